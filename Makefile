@@ -61,7 +61,7 @@ $(EMBEDDED_MODEL): | $(PROJECT)
 	@$(BIN)/python -m server.embedded_model $@
 
 # Editable, so that an edit is served at the next start; vLLM finds the plugin through the installed entry point.
-$(PROJECT): pyproject.toml | $(PACKAGES)
+$(PROJECT): | $(PACKAGES)
 	@echo "==> Registering this directory in $(VENV)"
 	@$(PIP) --quiet --no-build-isolation --editable .
 	@rm -f $(VENV)/.project-* && touch $@
