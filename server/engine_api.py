@@ -1,0 +1,58 @@
+"""What the gateway needs of an inference engine.
+
+Design decision: the adapter of a request is announced before the engine's own routes run, in the context (contextvars)
+in which they run; so the engine's HTTP handlers stay as they are, and the gateway never sees a forward pass.
+
+It does not say how requests are generated: that is the engine's own OpenAI API, added by `mount`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastapi import FastAPI
+
+from adapters.adapter import Adapter
+from adapters.factors import Factors
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAdapter:
+    """An adapter as a request runs with it.
+
+    `name` stands for one content: "acme/math@3", "inline:<sha12>" or "mix:<sha12>". `label` is for metrics: the
+    registered name, "inline" or "mix".
+    """
+
+    name: str
+    adapter: Adapter
+    label: str
+
+
+class Engine(Protocol):
+    """An engine that runs one base model, with or without an adapter, different in every request."""
+
+    @property
+    def base_models(self) -> tuple[str, ...]:
+        """The names under which the base model is served; the first one is its name in listings."""
+
+    @property
+    def factors(self) -> Factors:
+        """The factors of the base model that adapters must be made for."""
+
+    @property
+    def max_model_len(self) -> int:
+        """The longest sequence it serves, in tokens."""
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the inference routes (/v1/...), and the engine's own middleware and error handlers."""
+
+    async def check_health(self) -> None:
+        """Return when the engine is alive; raise any exception when it is not."""
+
+    def activate(self, served: ServedAdapter | None) -> None:
+        """Run the current request with `served`; None is the base model. Called once in every inference request.
+
+        None matters: a server may start a request in the context of another one on the same connection.
+        """

@@ -1,0 +1,221 @@
+"""Every error that leaves over HTTP, in OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
+
+    ApiError
+        BadRequest            400   the request says something that cannot be served
+        NotFound              404   no such adapter, version, model or route
+        PayloadTooLarge       413
+        UnsupportedMediaType  415
+        Unavailable           503   the engine or the database does not answer
+
+Design decision: no 409. OpenAI's clients retry it, and none of our errors goes away by itself.
+
+It does not translate vLLM's own exceptions: the engine's handlers do, and stay in place where they know better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, cast
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import JSONResponse, Response
+
+from adapters.errors import AdapterError
+
+ExceptionHandler = Callable[[Request, Exception], Awaitable[Response]]
+
+INVALID_REQUEST = "invalid_request_error"
+MAX_REPORTED_ERRORS = 3
+MAX_SHOWN_CHARS = 80
+
+_CODES = {
+    HTTPStatus.BAD_REQUEST: "invalid_request",
+    HTTPStatus.UNAUTHORIZED: "invalid_api_key",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "internal_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+}
+_VALIDATION_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+# The parts of the request in which FastAPI looks; the rest of an error's location is the caller's own spelling.
+_REQUEST_PARTS = {"body", "query", "path", "header"}
+
+
+class ApiError(Exception):
+    """An answer other than success. `param` names the field at fault, `code` is for programs, `message` for people."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    type = INVALID_REQUEST
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or _CODES[self.status]
+
+
+class BadRequest(ApiError):
+    """The request says something that cannot be served."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class NotFound(ApiError):
+    """What the request names does not exist, or no longer."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class PayloadTooLarge(ApiError):
+    """The body is longer than the server reads."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMediaType(ApiError):
+    """The body is in a format that this route does not read."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class Unavailable(ApiError):
+    """The engine or the database does not answer; trying again later may help."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "server_error"
+
+
+def error_response(
+    status: int, message: str, *, param: str | None, code: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The one shape in which errors leave."""
+    kind = INVALID_REQUEST if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    if status == HTTPStatus.UNAUTHORIZED:
+        kind = "authentication_error"
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def response_to(error: ApiError | AdapterError) -> JSONResponse:
+    """The answer to an error of ours. An AdapterError is the caller's: its field is the param."""
+    if isinstance(error, AdapterError):
+        return error_response(HTTPStatus.BAD_REQUEST, error.message, param=error.field, code="invalid_adapter")
+    return error_response(error.status, error.message, param=error.param, code=error.code)
+
+
+def internal_error() -> JSONResponse:
+    """The answer to a defect of the server, which says nothing of its insides."""
+    message = "The server failed to handle the request. Its log has the details under this response's x-request-id."
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, message, param=None, code="internal_error")
+
+
+def install_error_handlers(app: FastAPI) -> ExceptionHandler:
+    """Make `app` answer every error in OpenAI's shape; call it after the engine has added its routes and handlers.
+
+    Returns the handler of exceptions that nothing else handles, for the outermost middleware.
+    """
+    handlers: dict[Any, Any] = app.exception_handlers
+    handlers[ApiError] = _handle_own
+    handlers[AdapterError] = _handle_own
+    # FastAPI's class is the narrower one, and vLLM registers a handler for it.
+    handlers[HTTPException] = handlers[StarletteHTTPException] = _handle_http
+    handlers[RequestValidationError] = _handle_validation
+    # The serving code raises ValueError for a request it cannot serve. The engine's own handler says it better.
+    handlers.setdefault(ValueError, _handle_value_error)
+    engine_handler = cast(ExceptionHandler | None, handlers.get(Exception))
+
+    async def handle_unexpected(request: Request, error: Exception) -> Response:
+        # Some exceptions that only the engine knows are the client's fault, a chat template's refusal for one.
+        if engine_handler is not None:
+            response = await engine_handler(request, error)
+            if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                return response
+        return internal_error()
+
+    handlers[Exception] = handle_unexpected
+    return handle_unexpected
+
+
+async def _handle_own(_request: Request, error: Exception) -> Response:
+    return response_to(cast(ApiError | AdapterError, error))
+
+
+async def _handle_http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    status, message = error.status_code, str(error.detail)
+    if status == HTTPStatus.NOT_FOUND and message == HTTPStatus.NOT_FOUND.phrase:
+        message = f"There is no route {_request.method} {_request.url.path:.200}."
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"{_request.url.path:.200} does not take {_request.method}."
+    code = _CODES.get(HTTPStatus(status), "invalid_request" if status < 500 else "internal_error")
+    return error_response(status, message, param=None, code=code, headers=error.headers)
+
+
+async def _handle_value_error(_request: Request, error: Exception) -> Response:
+    return error_response(HTTPStatus.BAD_REQUEST, str(error), param=None, code="invalid_request")
+
+
+async def _handle_validation(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return response_to(validation_error(error.errors()))
+
+
+def validation_error(errors: Sequence[Any]) -> BadRequest:
+    """pydantic's errors as one BadRequest, which names the first field at fault, what came and what was expected."""
+    if not errors:
+        return BadRequest("The request is invalid.")
+    shown = [f"{field_of(error) or 'body'}: {_explain(error)}" for error in errors[:MAX_REPORTED_ERRORS]]
+    if len(errors) > len(shown):
+        shown.append(f"and {len(errors) - len(shown)} more")
+    code = _VALIDATION_CODES.get(errors[0]["type"], "invalid_value")
+    return BadRequest("; ".join(shown), param=field_of(errors[0]), code=code)
+
+
+def field_of(error: Mapping[str, Any]) -> str | None:
+    """The field that a pydantic error is about, as in "messages[0].role"; None when it is the body as a whole.
+
+    Types raising their own error may name the field in `parameter`, as vLLM's do.
+    """
+    named = getattr(error.get("ctx", {}).get("error"), "parameter", None)
+    if isinstance(named, str):
+        return named
+    location = list(error["loc"])
+    if location and location[0] in _REQUEST_PARTS:
+        location = location[1:]
+    path = ""
+    for part in location if error["type"] != "json_invalid" else ():
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not path:
+            path = part
+        elif part.isidentifier():
+            path += f".{part}"
+        else:
+            break  # the name of a branch of a union, as in "list[str]"
+    return path or None
+
+
+def quoted(value: object) -> str:
+    """`value` as an error message quotes it: short, whatever was sent."""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, Mapping):
+        return f"an object with {len(value)} keys"
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    if error["type"] in _VALIDATION_CODES:
+        return str(error["msg"])
+    if error["type"] == "json_invalid":
+        return f"not valid JSON: {error.get('ctx', {}).get('error', error['msg'])}"
+    return f"{error['msg']}, got {quoted(error.get('input'))}"

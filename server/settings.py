@@ -1,0 +1,36 @@
+"""What an operator may set, from the environment: TINYLORA_DATABASE_URL, TINYLORA_LOG_FORMAT and so on.
+
+Design decision: one frozen object, made once at start-up and handed on; nothing reads the environment later. vLLM's own
+flags are not repeated here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 2**20
+
+
+class Settings(BaseSettings):
+    """The gateway's settings. Sizes are in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="TINYLORA_", frozen=True)
+
+    database_url: str = Field("sqlite:///data/tinylora.db", description="SQLAlchemy URL of the registry")
+    database_busy_timeout_s: float = Field(10.0, gt=0, description="how long a write waits for another process's")
+    resolve_cache_size: int = Field(65_536, ge=1, description="adapter versions kept in memory")
+
+    max_upload_bytes: int = Field(64 * MIB, ge=1, description="longest body of an upload")
+    max_request_bytes: int = Field(64 * MIB, ge=1, description="longest JSON body of an inference request")
+    max_mixed_adapters: int = Field(32, ge=1, description="most adapters that one request may mix")
+
+    factors_rank: int = Field(2, ge=1, le=64, description="rank of the base model's factors")
+    factors_kind: Literal["svd", "random"] = "svd"
+
+    health_timeout_s: float = Field(4.0, gt=0, description="how long /health and /ready wait for the engine")
+    max_labelled_adapters: int = Field(200, ge=0, description="adapters with metrics of their own; the rest share")
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
