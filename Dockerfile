@@ -56,6 +56,7 @@ ENV TINYLORA_DATABASE_URL=sqlite:////data/tinylora.db \
     XDG_CACHE_HOME=/data/cache \
     HF_HOME=/data/huggingface \
     VLLM_CACHE_ROOT=/data/cache/vllm \
+    TINYLORA_LOG_FORMAT=json \
     DO_NOT_TRACK=1
 WORKDIR /data
 VOLUME /data

@@ -19,7 +19,7 @@ EMBEDDED_MODEL := $(or $(TINYLORA_MODELS_DIR),models)/SmolLM2-135M-Instruct
 REQUIREMENTS := deploy/requirements-$(DEVICE).txt
 PACKAGES := $(VENV)/.packages-$(shell cat $(REQUIREMENTS) deploy/requirements-dev.txt | cksum | cut -d' ' -f1)
 PROJECT := $(VENV)/.project-$(shell cksum < pyproject.toml | cut -d' ' -f1)
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --no-compile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -46,7 +46,7 @@ fmt: $(PROJECT) ## Format the code and repair what the linter can
 	$(BIN)/ruff format .
 
 bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of the README
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python -m benchmarks.throughput $(ARGS)
 
 model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct into models/
 
@@ -66,18 +66,24 @@ $(PROJECT): | $(PACKAGES)
 	@$(PIP) --quiet --no-build-isolation --editable .
 	@rm -f $(VENV)/.project-* && touch $@
 
+# torch goes first and alone: if this machine's index has no CPU build of it, only it may come from PyTorch's index.
+# pip compiles byte code on one core; compileall uses all of them. Its failures are templates that are not Python 3.
 $(PACKAGES): | $(BIN)/python
-	@echo "==> Installing $(REQUIREMENTS) into $(VENV) (once; 1 to 5 minutes)"
-	@if [ $(DEVICE) = cpu ]; then \
+	@echo "==> [1/3] Installing PyTorch into $(VENV)"
+	@$(PIP) --quiet pip==25.3
+	@if [ '$(DEVICE)' = cpu ]; then \
 		torch=$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' $(REQUIREMENTS)) && \
 		{ $(PIP) "$$torch" || { \
-			echo "==> This machine's package index has no $$torch; taking it from $(TORCH_INDEX)" && \
+			echo "==> The package index of this machine has no $$torch; taking it from $(TORCH_INDEX)" && \
 			$(PIP) --index-url $(TORCH_INDEX) "$$torch"; }; }; \
 	fi
+	@echo "==> [2/3] Installing $(REQUIREMENTS) and deploy/requirements-dev.txt"
 	@$(PIP) --requirement $(REQUIREMENTS) --requirement deploy/requirements-dev.txt
+	@echo "==> [3/3] Compiling byte code (about a minute)"
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@rm -f $(VENV)/.packages-* && touch $@
 
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 was not found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "==> Making $(VENV) with $(PYTHON)"
+	@echo "==> Making $(VENV) with $(PYTHON); this happens once and takes a few minutes"
 	@$(PYTHON) -m venv $(VENV)
