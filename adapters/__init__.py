@@ -1,0 +1,4 @@
+"""What a TinyLoRA vector is and does: recipes, factors of a base model, codecs, reconstruction, imports, the vLLM plugin.
+
+No HTTP and no database here; only the `vllm_*` modules import vLLM.
+"""

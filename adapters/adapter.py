@@ -1,0 +1,165 @@
+"""An adapter: recipe, factors it belongs to, bytes of its vector; immutable, and small enough to ride in a request.
+
+Design decision: the content is the identity. Two adapters are equal exactly when recipe, factors digest, dtype and
+bytes are, `digest` names that content, and the wire form carries all of it, so nothing has to be looked up to serve it.
+
+Names, versions and owners are the registry's business.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from adapters.codec import decode, encode, parse_dtype
+from adapters.errors import AdapterError, CheckpointError, FactorsError, VectorError
+from adapters.recipe import DType, Recipe
+
+WIRE_PREFIX = "tinylora:1:"
+_WIRE_KEYS = {"recipe", "factors", "dtype", "vector"}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DTYPES: dict[torch.dtype, DType] = {
+    torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """`factors` is the SHA-256 hex digest of the factors file; `data` the encoded vector (see codec).
+
+    Raises RecipeError, FactorsError or VectorError on construction when the parts do not fit each other.
+    """
+
+    recipe: Recipe
+    factors: str
+    dtype: DType
+    data: bytes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.recipe, Recipe):
+            raise AdapterError(f"recipe must be a Recipe, got {type(self.recipe).__name__}", field="recipe")
+        if not isinstance(self.factors, str) or not _DIGEST.fullmatch(self.factors):
+            raise FactorsError(
+                f"factors must be the SHA-256 of a factors file, 64 lower-case hex digits, got {self.factors!r:.80}",
+                field="factors",
+            )
+        if not isinstance(self.data, bytes):
+            raise VectorError(f"data must be bytes, got {type(self.data).__name__}", field="vector")
+        object.__setattr__(self, "dtype", parse_dtype(self.dtype))
+        decode(self.data, self.recipe, self.dtype)
+
+    @classmethod
+    def from_vector(cls, v_GU: Tensor, recipe: Recipe, factors: str, dtype: DType) -> "Adapter":
+        """The adapter of v (groups, u), rounded to `dtype`. Raises VectorError, as `codec.encode`."""
+        if tuple(v_GU.shape) != (recipe.groups, recipe.u):
+            raise VectorError(
+                f"the vector must have the shape (groups, u) = ({recipe.groups}, {recipe.u}), got {tuple(v_GU.shape)}",
+                field="vector",
+            )
+        return cls(recipe, factors, dtype, encode(v_GU, dtype))
+
+    def vector(self) -> Tensor:
+        """v in float32 (groups, u)."""
+        return decode(self.data, self.recipe, self.dtype)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 hex of the content, independent of how it was sent or stored."""
+        head = json.dumps(
+            {"dtype": self.dtype, "factors": self.factors, "recipe": self.recipe.to_dict()},
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+        return hashlib.sha256(head.encode() + b"\0" + self.data).hexdigest()
+
+    def to_wire(self) -> str:
+        """The adapter as one line of ASCII: `tinylora:1:` and a JSON object, without recipe fields at their default."""
+        default = Recipe().to_dict()
+        content = {
+            "recipe": {name: value for name, value in self.recipe.to_dict().items() if value != default[name]},
+            "factors": self.factors,
+            "dtype": self.dtype,
+            "vector": base64.b64encode(self.data).decode("ascii"),
+        }
+        return WIRE_PREFIX + json.dumps(content, separators=(",", ":"))
+
+    @classmethod
+    def from_wire(cls, text: str) -> "Adapter":
+        """The adapter `to_wire` wrote. Raises AdapterError for any other string."""
+        if not isinstance(text, str) or not text.startswith(WIRE_PREFIX):
+            raise AdapterError(f"a wire form begins with {WIRE_PREFIX!r}, got {text!r:.40}", field="adapter")
+        content = _parse_object(text[len(WIRE_PREFIX) :], AdapterError)
+        if content.keys() != _WIRE_KEYS:
+            raise AdapterError(
+                f"an adapter in wire form has the fields {', '.join(sorted(_WIRE_KEYS))}, got {list(content)!r:.200}",
+                field="adapter",
+            )
+        return cls(
+            Recipe.from_dict(content["recipe"]),
+            content["factors"],
+            parse_dtype(content["dtype"]),
+            _decode_base64(content["vector"]),
+        )
+
+    def to_safetensors(self) -> bytes:
+        """A safetensors file: `vector` (groups, u) in its dtype, recipe and factors in the metadata key `tinylora`."""
+        metadata = json.dumps(
+            {"factors": self.factors, "recipe": self.recipe.to_dict()}, sort_keys=True, separators=(",", ":")
+        )
+        torch_dtype = next(torch_dtype for torch_dtype, name in _DTYPES.items() if name == self.dtype)
+        return safetensors.torch.save({"vector": self.vector().to(torch_dtype)}, metadata={"tinylora": metadata})
+
+    @classmethod
+    def from_safetensors(cls, data: bytes) -> "Adapter":
+        """The adapter `to_safetensors` wrote. Raises CheckpointError for another file, and what construction raises."""
+        try:
+            tensors = safetensors.torch.load(data)
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
+            raise CheckpointError(f"not a readable safetensors file: {error}", field="file") from error
+        if tensors.keys() != {"vector"}:
+            raise CheckpointError(f"expected one tensor named 'vector', got {list(tensors)!r:.200}", field="file")
+        vector = tensors["vector"]
+        if vector.dtype not in _DTYPES or vector.ndim != 2:
+            raise CheckpointError(
+                f"'vector' must be (groups, u) in {', '.join(_DTYPES.values())}, got {tuple(vector.shape)} "
+                f"in {vector.dtype}",
+                field="file",
+            )
+        # The parser has checked the header above, but hands out no metadata for a file in memory.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        content = _parse_object(header.get("__metadata__", {}).get("tinylora", "null"), CheckpointError)
+        if content.keys() != {"factors", "recipe"}:
+            raise CheckpointError(
+                f"the metadata key 'tinylora' must hold recipe and factors, got {list(content)!r:.200}", field="file"
+            )
+        return cls.from_vector(
+            vector, Recipe.from_dict(content["recipe"]), content["factors"], _DTYPES[vector.dtype]
+        )
+
+
+def _parse_object(text: str, error: type[AdapterError]) -> Mapping[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as cause:
+        raise error(f"not JSON: {cause}", field="adapter") from cause
+    if not isinstance(content, dict):
+        raise error(f"expected a JSON object, got {text!r:.40}", field="adapter")
+    return content
+
+
+def _decode_base64(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise VectorError(f"vector must be a base64 string, got {type(text).__name__}", field="vector")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise VectorError(f"vector is not base64: {error}", field="vector") from error

@@ -1,0 +1,66 @@
+"""Numbers to bytes and back: a vector as little-endian bfloat16, float16 or float32, row by row, nothing around it.
+
+Design decision: the length is implied by the recipe and checked exactly, and only finite numbers exist, so every byte
+string that decodes is a usable vector and encodes to the same bytes again.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adapters.errors import VectorError
+from adapters.recipe import DType, Recipe
+
+_NAMES: dict[str, DType] = {
+    "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16", "fp16": "float16",
+    "float32": "float32", "fp32": "float32",
+}  # fmt: skip
+_TORCH: dict[DType, torch.dtype] = {
+    "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32,
+}  # fmt: skip
+_BITS: dict[DType, tuple[torch.dtype, str]] = {
+    "bfloat16": (torch.int16, "<i2"), "float16": (torch.int16, "<i2"), "float32": (torch.int32, "<i4"),
+}  # fmt: skip
+
+
+def parse_dtype(name: str) -> DType:
+    """The dtype called `name`: bfloat16, float16, float32 or bf16, fp16, fp32. Raises VectorError."""
+    if not isinstance(name, str) or name not in _NAMES:
+        raise VectorError(f"dtype must be one of {', '.join(_NAMES)}, got {name!r:.80}", field="dtype")
+    return _NAMES[name]
+
+
+def encode(v_GU: Tensor, dtype: DType) -> bytes:
+    """The bytes of v (groups, u), rounded to nearest even in `dtype`.
+
+    Raises VectorError for another shape, and for NaN, infinity or a number too large for `dtype`.
+    """
+    if v_GU.ndim != 2:
+        raise VectorError(f"a vector must have the shape (groups, u), got {tuple(v_GU.shape)}", field="vector")
+    dtype = parse_dtype(dtype)
+    rounded = v_GU.detach().to("cpu", _TORCH[dtype])
+    if not bool(torch.isfinite(rounded).all()):
+        raise VectorError(
+            f"the vector contains NaN, infinity or a number too large for {dtype} (at most "
+            f"{torch.finfo(rounded.dtype).max:.6g}); the largest magnitude is {v_GU.abs().max().item():.6g}",
+            field="vector",
+        )
+    bits, little_endian = _BITS[dtype]
+    return rounded.contiguous().view(bits).numpy().astype(little_endian).tobytes()
+
+
+def decode(data: bytes, recipe: Recipe, dtype: DType) -> Tensor:
+    """v in float32 (groups, u). Raises VectorError when the length does not fit or a number is not finite."""
+    dtype = parse_dtype(dtype)
+    little_endian = _BITS[dtype][1]
+    expected = recipe.num_parameters * np.dtype(little_endian).itemsize
+    if len(data) != expected:
+        raise VectorError(
+            f"a vector of {recipe.groups} groups x {recipe.u} in {dtype} has {expected} bytes, got {len(data)}",
+            field="vector",
+        )
+    native = np.frombuffer(data, dtype=little_endian).astype(little_endian[1:])
+    v_GU = torch.from_numpy(native).view(_TORCH[dtype]).float().reshape(recipe.groups, recipe.u)
+    if not bool(torch.isfinite(v_GU).all()):
+        raise VectorError("the vector contains NaN or infinity", field="vector")
+    return v_GU

@@ -1,0 +1,32 @@
+"""Pseudo-random normal numbers that are the same on every machine, for ever.
+
+Design decision: one SHA-256 digest per number, read as sixteen 16-bit integers whose sum is standardised (central limit
+theorem). Everything is integer arithmetic up to one float64 multiplication, so no maths library, SIMD width or version
+of a random generator can change a bit. The sum is bounded by 6.9 standard deviations and has an excess kurtosis of
+-0.075; to a projection that is a normal number.
+
+It is no cryptography and no fast generator: about a million numbers a second.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WORDS = 16
+_MEAN = _WORDS * (2**16 - 1) // 2
+# Variance of the sum of 16 integers, each uniform on 0..65535.
+VARIANCE = _WORDS * (2**32 - 1) / 12
+
+
+def centred_sums(key: bytes, count: int) -> NDArray[np.int64]:
+    """`count` integers of mean 0 and variance VARIANCE; number n depends on `key` and n only."""
+    start = hashlib.sha256(key)
+    digests = bytearray()
+    for counter in range(count):
+        state = start.copy()
+        state.update(counter.to_bytes(8, "little"))
+        digests += state.digest()
+    words = np.frombuffer(digests, dtype="<u2").reshape(count, _WORDS)
+    sums: NDArray[np.int64] = words.sum(axis=1, dtype=np.int64)
+    return sums - _MEAN
