@@ -1,0 +1,51 @@
+"""What the README states as fact about this repository, against the repository."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from server.embedded_model import MODEL_NAME, MODELS_DIR_VARIABLE
+from server.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def paths_of_the_tree() -> list[Path]:
+    block = README.split("## What is where")[1].split("```")[1]
+    room, paths = Path(), []
+    for line in block.strip().splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            room = Path(name)
+        paths.append(room / name if line.startswith(" ") else room)
+    return paths
+
+
+def test_every_path_of_the_annotated_tree_exists() -> None:
+    assert [str(path) for path in paths_of_the_tree() if not (ROOT / path).exists()] == []
+
+
+def test_the_configuration_table_lists_every_setting_with_its_default() -> None:
+    table = dict(re.findall(r"^\| `(TINYLORA_\w+)` \| `(.*?)` \|", README, flags=re.MULTILINE))
+    del table[MODELS_DIR_VARIABLE]
+    assert table == {f"TINYLORA_{name.upper()}": str(field.default) for name, field in Settings.model_fields.items()}
+
+
+def test_every_make_target_it_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    code = "\n".join(re.findall(r"`[^`]+`|```.*?```", README, flags=re.DOTALL))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", code)) <= targets
+
+
+def test_the_example_bytes_are_26_and_its_model_is_the_embedded_one() -> None:
+    (unit,) = re.findall(r'bytes\.fromhex\("([0-9a-f]+)" \* 13\)', README)
+    assert len(bytes.fromhex(unit * 13)) == 26
+    assert README.count(f'"{MODEL_NAME}"') == 2
+
+
+def test_the_license_it_names_is_the_packages() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"## License\n\n{project['license']}." in README
