@@ -23,7 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse, Response
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, CheckpointError, FactorsError, RecipeError, VectorError
 
 ExceptionHandler = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -41,6 +41,12 @@ _CODES = {
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded",
     HTTPStatus.INTERNAL_SERVER_ERROR: "internal_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+}
+_ADAPTER_CODES: dict[type[AdapterError], str] = {
+    RecipeError: "invalid_recipe",
+    VectorError: "invalid_vector",
+    FactorsError: "factors_mismatch",
+    CheckpointError: "invalid_checkpoint",
 }
 _VALIDATION_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 # The parts of the request in which FastAPI looks; the rest of an error's location is the caller's own spelling.
@@ -98,15 +104,21 @@ def error_response(
     kind = INVALID_REQUEST if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
     if status == HTTPStatus.UNAUTHORIZED:
         kind = "authentication_error"
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    body = {"error": {"message": _printable(message), "type": kind, "param": param and _printable(param), "code": code}}
     return JSONResponse(body, status_code=status, headers=headers)
 
 
 def response_to(error: ApiError | AdapterError) -> JSONResponse:
     """The answer to an error of ours. An AdapterError is the caller's: its field is the param."""
     if isinstance(error, AdapterError):
-        return error_response(HTTPStatus.BAD_REQUEST, error.message, param=error.field, code="invalid_adapter")
+        code = adapter_error_code(error)
+        return error_response(HTTPStatus.BAD_REQUEST, error.message, param=error.field, code=code)
     return error_response(error.status, error.message, param=error.param, code=error.code)
+
+
+def adapter_error_code(error: AdapterError) -> str:
+    """The code that stands for the kind of an AdapterError."""
+    return _ADAPTER_CODES.get(type(error), "invalid_adapter")
 
 
 def internal_error() -> JSONResponse:
@@ -211,6 +223,11 @@ def quoted(value: object) -> str:
         return f"an object with {len(value)} keys"
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
+
+
+def _printable(text: str) -> str:
+    # What a message quotes may hold half of a surrogate pair, which JSON can carry and UTF-8 cannot.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _explain(error: Mapping[str, Any]) -> str:

@@ -1,0 +1,164 @@
+"""The `adapter` field of an inference request, and adapters named by `model`: from JSON to a ServedAdapter.
+
+    "adapter": "acme/math" | "acme/math@3"
+    "adapter": {"vector": ..., "recipe": {...}, "dtype": ..., "factors": ...}
+    "adapter": [{"adapter": <either of the above>, "weight": 0.5}, ...]
+
+Design decision: whatever came in, what goes out is one immutable adapter whose name stands for its content; the engine
+does not know which of the forms it was.
+
+It does not read HTTP bodies, and leaves every other field to the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from starlette.concurrency import run_in_threadpool
+
+from adapters.adapter import Adapter
+from adapters.mixing import mix
+from server.adapter_spec import SPEC_FIELDS, check_servable, errors_under, number, parse_spec
+from server.engine_api import Engine, ServedAdapter
+from server.errors import ApiError, BadRequest, NotFound, quoted
+from server.metrics import INLINE_LABEL, MIX_LABEL, GatewayMetrics
+from server.names import Reference, parse_reference
+from server.registry import Registry, StoredVersion, adapter_not_found
+
+FORMS = (
+    "expected a name ('acme/math' or 'acme/math@3'), an object {'vector': ..., 'recipe': ...}, or a list of "
+    "{'adapter': ..., 'weight': ...}"
+)
+DIGEST_CHARS = 12
+
+
+class AdapterField:
+    """Resolves what a request says about its adapter."""
+
+    def __init__(self, registry: Registry, engine: Engine, metrics: GatewayMetrics, *, max_mixed: int) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._metrics = metrics
+        self._max_mixed = max_mixed
+
+    async def resolve(self, payload: Mapping[str, object]) -> ServedAdapter | None:
+        """The adapter that `payload` asks for by `adapter` or by `model`; None for the base model.
+
+        Raises BadRequest for a malformed field, or when `adapter` and `model` name different adapters; NotFound with
+        the code adapter_not_found or model_not_found.
+        """
+        model, field = payload.get("model"), payload.get("adapter")
+        if field is not None and not isinstance(model, str | None):
+            raise BadRequest(f"model is {quoted(model)}, expected a string", param="model", code="invalid_value")
+        # Without the field, a model that is no string is the engine's to refuse.
+        by_model = await self._by_model(model) if isinstance(model, str) and model else None
+        if field is None:
+            return by_model
+        served = await self._parse(field, "adapter")
+        if by_model is not None and by_model.name != served.name:
+            raise BadRequest(
+                f"model names the adapter {by_model.name} and adapter is {served.name}; send one of them, or the base "
+                f"model {quoted(self._engine.base_models[0])} as model",
+                param="adapter",
+                code="adapter_conflict",
+            )
+        return served
+
+    async def _by_model(self, model: str) -> ServedAdapter | None:
+        if model in self._engine.base_models:
+            return None
+        try:
+            return await self._registered(parse_reference(model, "model"), "model")
+        except (BadRequest, NotFound) as error:
+            # A stored adapter that this server cannot run does exist; anything else never was a model.
+            if error.code == "factors_mismatch":
+                raise
+            raise model_not_found(model, self._engine.base_models) from error
+
+    async def _parse(self, field: object, path: str) -> ServedAdapter:
+        if isinstance(field, list):
+            return await self._mixed(field, path)
+        return await self._single(field, path)
+
+    async def _single(self, field: object, path: str) -> ServedAdapter:
+        if isinstance(field, str):
+            return await self._registered(parse_reference(field, path), path)
+        if isinstance(field, Mapping):
+            return self._inline(field, path)
+        raise BadRequest(f"{path} is {quoted(field)}; {FORMS}", param=path, code="invalid_adapter")
+
+    async def _registered(self, reference: Reference, path: str) -> ServedAdapter:
+        source = "cache"
+        stored: StoredVersion | None = self._registry.cached(reference)
+        if stored is None:
+            source = "database"
+            try:
+                stored = await run_in_threadpool(self._registry.resolve, reference)
+            except NotFound:
+                self._metrics.observe_resolve(source, "not_found")
+                raise adapter_not_found(reference, path) from None
+        try:
+            check_servable(stored.adapter, self._engine.factors)
+        except BadRequest as error:
+            self._metrics.observe_resolve(source, "invalid")
+            raise BadRequest(
+                f"{stored.id} cannot be served here: {error.message}", param=path, code=error.code
+            ) from error
+        self._metrics.observe_resolve(source, "ok")
+        return ServedAdapter(stored.id, stored.adapter, stored.name)
+
+    def _inline(self, field: Mapping[str, object], path: str) -> ServedAdapter:
+        try:
+            for key in field:
+                if key not in SPEC_FIELDS:
+                    raise BadRequest(
+                        f"{path} has the unknown field {quoted(key)}; known are {', '.join(SPEC_FIELDS)}",
+                        param=f"{path}.{key}",
+                        code="unknown_parameter",
+                    )
+            adapter = parse_spec(field, self._engine.factors, path)
+        except ApiError:
+            self._metrics.observe_resolve("inline", "invalid")
+            raise
+        self._metrics.observe_resolve("inline", "ok")
+        return ServedAdapter(f"inline:{adapter.digest[:DIGEST_CHARS]}", adapter, INLINE_LABEL)
+
+    async def _mixed(self, field: Sequence[object], path: str) -> ServedAdapter:
+        try:
+            adapter = await self._mix(field, path)
+        except ApiError:
+            self._metrics.observe_resolve("mix", "invalid")
+            raise
+        self._metrics.observe_resolve("mix", "ok")
+        return ServedAdapter(f"mix:{adapter.digest[:DIGEST_CHARS]}", adapter, MIX_LABEL)
+
+    async def _mix(self, field: Sequence[object], path: str) -> Adapter:
+        if not 1 <= len(field) <= self._max_mixed:
+            raise BadRequest(
+                f"{path} lists {len(field)} adapters, expected 1 to {self._max_mixed}",
+                param=path,
+                code="invalid_adapter",
+            )
+        parts: list[tuple[Adapter, float]] = []
+        for index, item in enumerate(field):
+            where = f"{path}[{index}]"
+            if not isinstance(item, Mapping) or item.keys() != {"adapter", "weight"}:
+                raise BadRequest(
+                    f"{where} is {quoted(item)}, expected an object with the fields adapter and weight",
+                    param=where,
+                    code="invalid_adapter",
+                )
+            weight = number(item["weight"], f"{where}.weight", f"{where}.weight", "invalid_weight")
+            parts.append(((await self._single(item["adapter"], f"{where}.adapter")).adapter, weight))
+        with errors_under(path):
+            return mix(parts)
+
+
+def model_not_found(model: str, base_models: Sequence[str]) -> NotFound:
+    """OpenAI's answer to a model that does not exist."""
+    return NotFound(
+        f"The model {quoted(model)} does not exist: it is neither the base model ({', '.join(base_models)}) nor an "
+        "adapter (GET /v1/adapters lists them).",
+        param="model",
+        code="model_not_found",
+    )

@@ -1,0 +1,132 @@
+"""Gives every inference request its adapter before the engine's own route sees it.
+
+Design decision: pure ASGI around the engine's routes. A JSON body is read, `adapter` is taken out, `model` becomes the
+adapter's name, and the body is replayed; a body that needs no change is replayed byte for byte, and responses pass as
+they come, so streams are not held back.
+
+It covers whatever the engine serves by POST with a JSON body, not a list of paths. A body that is not a JSON object is
+the engine's to refuse.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.adapter_field import AdapterField
+from server.engine_api import Engine, ServedAdapter
+from server.errors import ApiError, BadRequest, response_to
+from server.metrics import GatewayMetrics
+from server.request_body import read_body
+
+ADAPTER_HEADER = "x-tinylora-adapter"
+
+
+class AdapterMiddleware:
+    """`own_prefix` is where the gateway's own routes live, which it leaves alone; `max_bytes` limits JSON bodies."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        engine: Engine,
+        field: AdapterField,
+        metrics: GatewayMetrics,
+        max_bytes: int,
+        own_prefix: str,
+    ) -> None:
+        self._app = app
+        self._engine = engine
+        self._field = field
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._own_prefix = own_prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._engine.activate(None)
+        if scope["type"] != "http" or not self._concerns(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await read_body(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
+            served, body = await self._take_adapter(body)
+        except ApiError as error:
+            self._metrics.observe_request(None, error.status, resolved=False)
+            await response_to(error)(scope, receive, send)
+            return
+        except ClientDisconnect:
+            return
+        await self._run(scope, _replay(body, receive), send, served, len(body))
+
+    def _concerns(self, scope: Scope) -> bool:
+        if scope["method"] != "POST" or scope["path"].startswith(self._own_prefix):
+            return False
+        media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+        return media_type == "application/json" or media_type.endswith("+json")
+
+    async def _take_adapter(self, body: bytes) -> tuple[ServedAdapter | None, bytes]:
+        """The adapter the request asks for, and the body to go on with."""
+        try:
+            payload: Any = json.loads(body)
+        except (ValueError, RecursionError):
+            return None, body
+        if not isinstance(payload, dict):
+            return None, body
+        served = await self._field.resolve(payload)
+        if served is None and "adapter" not in payload:
+            return None, body
+        payload.pop("adapter", None)
+        if served is not None:
+            payload["model"] = served.name
+        try:
+            return served, json.dumps(payload).encode()
+        except RecursionError as error:
+            raise BadRequest("The body is nested too deeply.") from error
+
+    async def _run(
+        self, scope: Scope, receive: Receive, send: Send, served: ServedAdapter | None, body_length: int
+    ) -> None:
+        scope = {**scope, "headers": _with_length(scope["headers"], body_length)}
+        status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        if served is not None:
+            self._engine.activate(served)
+            scope.setdefault("state", {})["adapter"] = served.name
+
+        async def send_with_header(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if served is not None:
+                    MutableHeaders(scope=message)[ADAPTER_HEADER] = served.name
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_header)
+        finally:
+            self._metrics.observe_request(served, status)
+
+
+def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    """Headers of the body as it is now: whole, and of this length."""
+    kept = [(name, value) for name, value in headers if name not in (b"content-length", b"transfer-encoding")]
+    return [*kept, (b"content-length", str(length).encode())]
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives `body` first and then goes on with `receive`, where a disconnect is announced."""
+    pending: Message | None = {"type": "http.request", "body": body, "more_body": False}
+
+    async def replay() -> Message:
+        nonlocal pending
+        if pending is not None:
+            message, pending = pending, None
+            return message
+        return await receive()
+
+    return replay

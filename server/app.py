@@ -1,0 +1,53 @@
+"""The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
+
+    RequestId -> AccessLog -> LastResort -> AdaptersAlias -> the engine's own (API key, CORS, ...) -> AdapterMiddleware
+
+Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from server.adapter_field import AdapterField
+from server.adapter_middleware import AdapterMiddleware
+from server.adapters_alias import AdaptersAlias
+from server.engine_api import Engine
+from server.errors import install_error_handlers
+from server.gateway import Gateway
+from server.last_resort import LastResort
+from server.logging import AccessLog, configure_logging
+from server.metrics import GatewayMetrics
+from server.registry import Registry
+from server.request_id import RequestId
+from server.routes import adapters, models, ops
+from server.settings import Settings
+
+
+def create_app(settings: Settings, engine: Engine, registry: Registry) -> FastAPI:
+    """The application; the caller closes `registry` when it is done with it."""
+    configure_logging(settings)
+    metrics = GatewayMetrics(max_adapters=settings.max_labelled_adapters)
+    app = FastAPI(title="TinyLoRA serving", description="Adapters of a few bytes, a different one in every request.")
+    app.state.gateway = Gateway(settings, engine, registry, metrics)
+    app.state.gateway_metrics = metrics
+
+    # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
+    for router in (ops.router, adapters.router, models.router):
+        app.include_router(router)
+
+    # The middleware added last is met first.
+    app.add_middleware(
+        AdapterMiddleware,
+        engine=engine,
+        field=AdapterField(registry, engine, metrics, max_mixed=settings.max_mixed_adapters),
+        metrics=metrics,
+        max_bytes=settings.max_request_bytes,
+        own_prefix=adapters.PREFIX,
+    )
+    engine.mount(app)
+    app.add_middleware(AdaptersAlias)
+    app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
+    app.add_middleware(AccessLog)
+    app.add_middleware(RequestId)
+    return app

@@ -1,0 +1,42 @@
+"""Reading a request's body up to a limit, whether or not its length was announced.
+
+It does not parse anything, and keeps the whole body in memory: the limits are what bounds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from server.errors import PayloadTooLarge
+
+
+async def read_body(headers: Headers, receive: Receive, limit: int, setting: str) -> bytes:
+    """The whole body. Raises as `body_chunks`."""
+    return b"".join([chunk async for chunk in body_chunks(headers, receive, limit, setting)])
+
+
+async def body_chunks(headers: Headers, receive: Receive, limit: int, setting: str) -> AsyncGenerator[bytes, None]:
+    """The body in pieces. PayloadTooLarge beyond `limit` bytes (of `setting`); ClientDisconnect when it breaks off."""
+    announced = headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and len(announced) < 20 and int(announced) > limit:
+        raise _too_large(f"{announced} bytes", limit, setting)
+    received = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect()
+        chunk = message.get("body", b"")
+        received += len(chunk)
+        if received > limit:
+            raise _too_large("more", limit, setting)
+        yield chunk
+        if not message.get("more_body", False):
+            return
+
+
+def _too_large(size: str, limit: int, setting: str) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body has {size}, expected at most {limit} bytes (the server's setting {setting}).")

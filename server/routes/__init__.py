@@ -1,0 +1,1 @@
+"""The routes that the gateway adds to the engine's own."""

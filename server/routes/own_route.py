@@ -1,0 +1,41 @@
+"""The route class of the gateway's own routes.
+
+Design decision: an exception that is not one of ours is our defect, hence a 500. Without this the engine's handlers,
+which take any ValueError of theirs for the client's mistake, would answer for our routes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from adapters.errors import AdapterError
+from server.errors import ApiError
+
+
+class Defect(Exception):
+    """An unexpected exception in one of our routes; its cause is what happened."""
+
+
+class OwnRoute(APIRoute):
+    """Lets our errors pass, and turns everything else into a Defect."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_or_defect(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (ApiError, AdapterError, HTTPException, RequestValidationError, ClientDisconnect):
+                raise
+            except Exception as error:
+                raise Defect(f"{type(error).__name__} in {request.method} {request.url.path}") from error
+
+        return handle_or_defect

@@ -1,0 +1,85 @@
+"""One gateway over a fake engine and a fresh database, by an httpx client, the official openai client or a socket."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from adapters.factors import Factors
+from server.app import create_app
+from server.registry import Registry
+from server.settings import Settings
+from tests.server.fake_engine import FakeEngine, tiny_factors
+
+
+@pytest.fixture(scope="session")
+def factors(tmp_path_factory: pytest.TempPathFactory) -> Factors:
+    return tiny_factors(tmp_path_factory.mktemp("factors"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        database_url=f"sqlite:///{tmp_path}/data/tinylora.db",
+        max_upload_bytes=100_000,
+        max_request_bytes=50_000,
+        max_mixed_adapters=4,
+        max_labelled_adapters=2,
+        health_timeout_s=1.0,
+        log_format="json",
+    )
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Iterator[Registry]:
+    registry = Registry(settings.database_url, cache_size=100)
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def engine(factors: Factors) -> FakeEngine:
+    return FakeEngine(factors)
+
+
+@pytest.fixture
+def app(settings: Settings, engine: FakeEngine, registry: Registry) -> FastAPI:
+    return create_app(settings, engine, registry)
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app) as client:
+        yield client
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
+@pytest.fixture
+def base_url(app: FastAPI) -> Iterator[str]:
+    """The gateway on a real socket."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def openai_client(base_url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{base_url}/v1", api_key="unused", max_retries=0) as client:
+        yield client

@@ -1,0 +1,110 @@
+"""An engine that answers at once and says what it was asked to run: the gateway's tests without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI, HTTPException, Request
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from adapters.factors import Factors, save_factors
+from server.engine_api import ServedAdapter
+
+BASE = "acme/base-135m"
+PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+PARTS += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+MODULES = [f"model.layers.{layer}.{part}" for layer in range(2) for part in PARTS]
+
+
+def tiny_factors(directory: Path, seed: int = 0) -> Factors:
+    """Real factors of rank 2 of a model with two layers of 8 x 8 weights."""
+    generator = torch.Generator().manual_seed(seed)
+    triplets = []
+    for module in MODULES:
+        left, values, right = torch.linalg.svd(torch.randn(8, 8, generator=generator))
+        triplets.append((module, (left[:, :2], values[:2], right[:2].T)))
+    return save_factors(
+        directory,
+        triplets,
+        rank=2,
+        kind="svd",
+        seed=seed,
+        base_model=BASE,
+        config_sha256="0" * 64,
+        weights_fingerprint=f"tiny-{seed}",
+    )
+
+
+class ChatRequest(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    messages: list[dict[str, Any]]
+    model: str | None = None
+    stream: bool = False
+    stop: str | list[str] | None = None
+
+
+class FakeEngine:
+    """`alive` and `hold` (an event a stream waits for after its first chunk) are for the tests to set."""
+
+    def __init__(self, factors: Factors) -> None:
+        self.base_models = (BASE, "base-alias")
+        self.factors = factors
+        self.max_model_len = 128
+        self.alive = True
+        self.hold: asyncio.Event | None = None
+        self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
+
+    def mount(self, app: FastAPI) -> None:
+        app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
+        app.add_api_route("/v1/completions", self._echo, methods=["POST"])
+        app.add_api_route("/tokenize", self._echo, methods=["POST"])
+        app.add_api_route("/v1/audio/transcriptions", self._echo, methods=["POST"])
+        app.add_api_route("/v1/fail/{kind}", self._fail, methods=["POST"])
+
+    async def check_health(self) -> None:
+        if not self.alive:
+            raise RuntimeError("the engine's process is gone")
+
+    def activate(self, served: ServedAdapter | None) -> None:
+        self._active.set(served)
+
+    async def _chat(self, request: ChatRequest) -> Response:
+        served = self._active.get()
+        # As vLLM does: a model is the base model or the adapter of this request.
+        if request.model not in (None, "", *self.base_models) and (served is None or served.name != request.model):
+            raise HTTPException(404, f"no model {request.model}")
+        content = f"{served.name}: {served.adapter.vector().flatten().tolist()}" if served else "base"
+        head = {"id": "chatcmpl-1", "created": 1, "model": request.model or BASE}
+        if request.stream:
+            return StreamingResponse(self._chunks(head, content), media_type="text/event-stream")
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    async def _chunks(self, head: dict[str, Any], content: str) -> AsyncIterator[str]:
+        for number, text in enumerate(content.split(" ")):
+            choice = {"index": 0, "delta": {"content": text + " "}, "finish_reason": None}
+            yield f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
+            if number == 0 and self.hold is not None:
+                await self.hold.wait()
+        yield "data: [DONE]\n\n"
+
+    async def _echo(self, request: Request) -> Response:
+        served = self._active.get()
+        headers = {"x-active": served.name if served else "base", "x-length": request.headers.get("content-length", "")}
+        return Response(await request.body(), headers=headers)
+
+    async def _fail(self, kind: str) -> None:
+        if kind == "http":
+            raise HTTPException(409, "busy", headers={"retry-after": "1"})
+        if kind == "value":
+            raise ValueError("prompt is too long")
+        raise KeyError("a secret of the engine")
