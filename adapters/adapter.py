@@ -141,9 +141,7 @@ class Adapter:
             raise CheckpointError(
                 f"the metadata key 'tinylora' must hold recipe and factors, got {list(content)!r:.200}", field="file"
             )
-        return cls.from_vector(
-            vector, Recipe.from_dict(content["recipe"]), content["factors"], _DTYPES[vector.dtype]
-        )
+        return cls.from_vector(vector, Recipe.from_dict(content["recipe"]), content["factors"], _DTYPES[vector.dtype])
 
 
 def _parse_object(text: str, error: type[AdapterError]) -> Mapping[str, Any]:

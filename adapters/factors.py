@@ -84,9 +84,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except (OSError, SafetensorError, ValueError) as error:
         raise FactorsError(f"{path} is not a readable factors file: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format_version") != FORMAT_VERSION:
-        raise FactorsError(
-            f"{path} is not a factors file of format version {FORMAT_VERSION}; build the factors again"
-        )
+        raise FactorsError(f"{path} is not a factors file of format version {FORMAT_VERSION}; build the factors again")
     for name, expected in _METADATA_TYPES.items():
         if type(metadata.get(name)) is not expected:
             raise FactorsError(f"{path}: {name} in its metadata is {metadata.get(name)!r:.80}; build the factors again")

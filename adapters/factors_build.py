@@ -123,9 +123,7 @@ def _triplet(weight: Weight, rank: int, kind: Kind, seed: int) -> Triplet:
     return random_triplet(weight_OI, rank, seed, weight.module) if kind == "random" else truncated_svd(weight_OI, rank)
 
 
-def _shown(
-    triplets: Iterator[tuple[str, Triplet]], count: int, description: str
-) -> Iterator[tuple[str, Triplet]]:
+def _shown(triplets: Iterator[tuple[str, Triplet]], count: int, description: str) -> Iterator[tuple[str, Triplet]]:
     console = Console(stderr=True)
     start = time.perf_counter()
     if console.is_terminal:

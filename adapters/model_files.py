@@ -103,11 +103,11 @@ def locate_model(model: str | Path) -> Path:
 def read_model(directory: Path) -> ModelFiles:
     """Find the adapted weights of the model in `directory`. Raises FactorsError: something missing or unsupported."""
     config_bytes, config = _read_config(directory)
+    layers = _layer_count(directory, config)
     weights: dict[str, dict[tuple[int, str], Weight]] = {}
     for path in _weight_files(directory):
         for weight, match in _scan(path):
             weights.setdefault(match["stack"], {})[int(match["layer"]), match["type"]] = weight
-    layers = _layer_count(directory, config)
     stacks = [stack for stack in weights.values() if len({layer for layer, _ in stack}) == layers]
     if len(stacks) != 1:
         found = ", ".join(f"{stack}layers ({len({i for i, _ in found})})" for stack, found in weights.items())

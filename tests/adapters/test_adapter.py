@@ -56,7 +56,8 @@ def test_the_wire_form_of_a_26_byte_adapter_is_short() -> None:
 
 def test_the_golden_wire_form_still_reads() -> None:
     adapter = Adapter.from_wire(
-        'tinylora:1:{"recipe":{"u":2,"groups":3},"factors":"' + FACTORS + '","dtype":"bfloat16","vector":"gD8AwAA/SUAAAACA"}'
+        'tinylora:1:{"recipe":{"u":2,"groups":3},"factors":"'
+        f'{FACTORS}","dtype":"bfloat16","vector":"gD8AwAA/SUAAAACA"}}'
     )
     assert adapter.recipe == Recipe(u=2, groups=3)
     assert adapter.vector().tolist() == [[1.0, -2.0], [0.5, 3.140625], [0.0, -0.0]]
@@ -122,7 +123,16 @@ def test_any_other_value_in_a_field_of_the_wire_form_is_refused(field: str, valu
 
 @pytest.mark.parametrize(
     "body",
-    ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "NaN", "{}", json.dumps(WIRE | {"more": 1}), "\udcff", json.dumps(WIRE)[:-1]],
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "1" * 10_000,
+        "NaN",
+        "{}",
+        json.dumps(WIRE | {"more": 1}),
+        "\udcff",
+        json.dumps(WIRE)[:-1],
+    ],
 )
 def test_hostile_wire_forms_are_refused(body: str) -> None:
     with pytest.raises(AdapterError):
