@@ -1,6 +1,7 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
-    RequestId -> AccessLog -> LastResort -> AdaptersAlias -> the engine's own (API key, CORS, ...) -> AdapterMiddleware
+    RequestId -> AccessLog -> LastResort -> AdaptersAlias -> ApiKeyErrors -> the engine's own (API key, CORS, ...)
+    -> AdapterMiddleware
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 from server.adapter_field import AdapterField
 from server.adapter_middleware import AdapterMiddleware
 from server.adapters_alias import AdaptersAlias
+from server.api_key_errors import ApiKeyErrors
 from server.engine_api import Engine
 from server.errors import install_error_handlers
 from server.gateway import Gateway
@@ -46,6 +48,7 @@ def create_app(settings: Settings, engine: Engine, registry: Registry) -> FastAP
         own_prefix=adapters.PREFIX,
     )
     engine.mount(app)
+    app.add_middleware(ApiKeyErrors)
     app.add_middleware(AdaptersAlias)
     app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
     app.add_middleware(AccessLog)

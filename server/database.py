@@ -10,6 +10,7 @@ substitute, and until it has one it says None, which means "do not cache".
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 METADATA = sa.MetaData(
     naming_convention={
@@ -68,6 +70,7 @@ class Database:
         self._engine = sa.create_engine(parsed)
         if self.is_sqlite:
             _configure_sqlite(self._engine, busy_timeout_s)
+            _switch_to_wal(self._engine, busy_timeout_s)
         self._lock = threading.Lock()
         self._writer: Connection = self._engine.connect().execution_options(tinylora_write=True)
         with self.write() as connection:
@@ -127,7 +130,6 @@ def _configure_sqlite(engine: Engine, busy_timeout_s: float) -> None:
         # The driver would begin transactions where it sees fit; `on_begin` does, where we do.
         driver.isolation_level = None
         driver.execute(f"PRAGMA busy_timeout={int(busy_timeout_s * 1000)}")
-        driver.execute("PRAGMA journal_mode=WAL")
         # An answered upload must survive a power cut, and uploads are few.
         driver.execute("PRAGMA synchronous=FULL")
         driver.execute("PRAGMA foreign_keys=ON")
@@ -136,6 +138,23 @@ def _configure_sqlite(engine: Engine, busy_timeout_s: float) -> None:
     def on_begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("tinylora_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _switch_to_wal(engine: Engine, timeout_s: float) -> None:
+    """A property of the file, which stays. SQLite does not wait for a lock here, as it does everywhere else."""
+    connection = engine.raw_connection()
+    driver: Any = connection.driver_connection
+    retrying = Retrying(
+        retry=retry_if_exception(_is_busy), wait=wait_fixed(0.02), stop=stop_after_delay(timeout_s), reraise=True
+    )
+    try:
+        retrying(driver.execute, "PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
 def _migrate(connection: Connection) -> None:

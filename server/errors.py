@@ -49,6 +49,7 @@ _ADAPTER_CODES: dict[type[AdapterError], str] = {
     CheckpointError: "invalid_checkpoint",
 }
 _VALIDATION_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+_TYPE_NAMES = {"str", "int", "float", "bool", "list", "dict", "none", "nullable"}
 # The parts of the request in which FastAPI looks; the rest of an error's location is the caller's own spelling.
 _REQUEST_PARTS = {"body", "query", "path", "header"}
 
@@ -180,8 +181,9 @@ async def _handle_validation(_request: Request, error: Exception) -> Response:
 
 def validation_error(errors: Sequence[Any]) -> BadRequest:
     """pydantic's errors as one BadRequest, which names the first field at fault, what came and what was expected."""
-    if not errors:
-        return BadRequest("The request is invalid.")
+    if not errors or not isinstance(errors[0], Mapping):
+        # Not pydantic's: the engine refuses a content type with a mere sentence in their place.
+        return BadRequest("; ".join(map(str, errors)) or "The request is invalid.")
     shown = [f"{field_of(error) or 'body'}: {_explain(error)}" for error in errors[:MAX_REPORTED_ERRORS]]
     if len(errors) > len(shown):
         shown.append(f"and {len(errors) - len(shown)} more")
@@ -204,12 +206,9 @@ def field_of(error: Mapping[str, Any]) -> str | None:
     for part in location if error["type"] != "json_invalid" else ():
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not path:
-            path = part
-        elif part.isidentifier():
-            path += f".{part}"
-        else:
-            break  # the name of a branch of a union, as in "list[str]"
+        # pydantic also names validators ("function-wrap[f()]") and branches of unions ("list[str]").
+        elif part.isidentifier() and part not in _TYPE_NAMES:
+            path += f".{part}" if path else part
     return path or None
 
 

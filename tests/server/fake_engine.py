@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -105,6 +106,8 @@ class FakeEngine:
     async def _fail(self, kind: str) -> None:
         if kind == "http":
             raise HTTPException(409, "busy", headers={"retry-after": "1"})
+        if kind == "sentence":  # as vLLM does for a content type
+            raise RequestValidationError(["Only 'application/json' is allowed"])
         if kind == "value":
             raise ValueError("prompt is too long")
         raise KeyError("a secret of the engine")

@@ -1,0 +1,68 @@
+"""What an adapter may be called, and how it is referred to."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from server.errors import BadRequest
+from server.names import MAX_NAME_LENGTH, Reference, check_new_name, parse_reference
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "acme/math", "a.b-c_d", "ft:base:acme:demo:1", "a/b/c", "9", "x" * MAX_NAME_LENGTH]
+)
+def test_reference_names_the_latest_or_a_pinned_version(name: str) -> None:
+    assert parse_reference(name, "adapter") == Reference(name, None)
+    assert parse_reference(f"{name}@12", "adapter") == Reference(name, 12)
+    assert str(parse_reference(f"{name}@12", "adapter")) == f"{name}@12"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "..",
+            "a/../b",
+            ".a",
+            "-a",
+            "a b",
+            "ä",
+            "a\n",
+            "a%2Fb",
+            "a?b",
+            "a\\b",
+            "x" * 129,
+        ),
+        *("vector", "a/vector", "a/versions", "base", "inline", "mix", "other", "inline:0", "mix:0"),
+        *("a@", "a@0", "a@01", "a@-1", "a@latest", "a@1@2", "a@1.0", "a@9999999999", "@1", "a@\uff11"),
+    ],
+)
+def test_anything_else_is_refused(name: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_reference(name, "adapter")
+    assert (caught.value.param, caught.value.code) == ("adapter", "invalid_name")
+
+
+def test_new_adapter_may_not_take_the_base_models_name() -> None:
+    with pytest.raises(BadRequest, match="base model"):
+        check_new_name("org/base", ("org/base",))
+    assert check_new_name("org/bases", ("org/base",)) == "org/bases"
+
+
+@given(st.text(max_size=200))
+@example("a" * 200)
+@example("a/vector")
+def test_accepted_names_are_safe_in_paths_and_headers(name: str) -> None:
+    try:
+        reference = parse_reference(name, "name")
+    except BadRequest:
+        return
+    assert str(reference) == name
+    assert name.isascii() and name.isprintable()
+    assert not set(name) & set(" %?#\\\"'")
+    assert all(part not in ("", ".", "..") for part in name.split("/"))
