@@ -1,0 +1,99 @@
+"""The table of engine matrices: one row per adapter lately seen, all modules of the model side by side.
+
+Design decision: a row is computed from the adapter's wire form and may be dropped at any time outside a batch, because
+it is cheaper to compute again than to manage. Row 0 is zero for ever and means "no adapter".
+
+It does not know what a token, a layer or a tensor-parallel rank is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from adapters.adapter import Adapter
+from adapters.errors import FactorsError
+from adapters.factors import Factors
+from adapters.reconstruct import matrices
+
+NO_ADAPTER_ROW = 0
+
+
+class Request(Protocol):
+    """What the table reads of vLLM's LoRARequest."""
+
+    lora_int_id: int
+    lora_path: str
+
+
+class MatrixTable:
+    """values_SK: (rows, modules * r * r) float32; columns in the order of `factors.modules`."""
+
+    def __init__(self, factors: Factors, rows: int, device: torch.device) -> None:
+        self.factors = factors
+        self.module_size = factors.rank**2
+        self.values_SK = torch.zeros(rows, len(factors.modules) * self.module_size, device=device)
+        self.free = list(range(rows - 1, NO_ADAPTER_ROW, -1))
+        self.entries: OrderedDict[int, tuple[int, str]] = OrderedDict()  # id -> (row, wire form), oldest use first
+
+    def columns(self, names: Sequence[str]) -> Tensor:
+        """The columns of modules that are neighbours in the factors' order, as a view: (rows, n * r * r)."""
+        positions = [self.factors.modules.index(name) for name in names]
+        if positions != list(range(positions[0], positions[0] + len(names))):
+            raise FactorsError(f"Modules packed into one linear must be neighbours in the factors, got {list(names)}.")
+        return self.values_SK[:, positions[0] * self.module_size : (positions[-1] + 1) * self.module_size]
+
+    def rows_for(self, requests: Collection[Request]) -> dict[int, int]:
+        """Rows, by request id, for every adapter of one batch; computed where not there yet.
+
+        Raises AdapterError for a wire form that cannot be read or belongs to other factors.
+        """
+        # Touch what is there before anything is evicted, so that a batch never evicts its own rows.
+        missing = [request for request in requests if not self._touch(request)]
+        for request in missing:
+            values_MRR = matrices(Adapter.from_wire(request.lora_path), self.factors)
+            copy_to(self.values_SK[self._take_row(request)], values_MRR.reshape(-1))
+        return {request.lora_int_id: self.entries[request.lora_int_id][0] for request in requests}
+
+    def add_zero(self, request: Request) -> None:
+        """A row for a warm-up request, whose path names no adapter."""
+        self.values_SK[self._take_row(request)].zero_()
+
+    def _touch(self, request: Request) -> bool:
+        entry = self.entries.get(request.lora_int_id)
+        if entry is None or entry[1] != request.lora_path:
+            return False
+        self.entries.move_to_end(request.lora_int_id)
+        return True
+
+    def _take_row(self, request: Request) -> int:
+        self.forget(request.lora_int_id)
+        if not self.free:
+            self.forget(next(iter(self.entries)))
+        row = self.free.pop()
+        self.entries[request.lora_int_id] = (row, request.lora_path)
+        return row
+
+    def forget(self, adapter_id: int) -> bool:
+        entry = self.entries.pop(adapter_id, None)
+        if entry is not None:
+            self.free.append(entry[0])
+        return entry is not None
+
+    def clear(self) -> None:
+        for adapter_id in list(self.entries):
+            self.forget(adapter_id)
+
+    def ids(self) -> set[int]:
+        return set(self.entries)
+
+
+def copy_to(target: Tensor, source: Tensor) -> None:
+    """Copy without stalling the device: a fresh pinned block per copy, which the allocator keeps until it was read."""
+    if target.is_cuda:
+        source = source.pin_memory()
+    target.copy_(source, non_blocking=True)

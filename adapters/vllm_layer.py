@@ -1,0 +1,113 @@
+"""The delta a TinyLoRA adapter adds inside one vLLM linear layer.
+
+Design decision: the layer is not wrapped. Only its `quant_method` is replaced by one that calls the original and adds the
+delta to what comes out. Every vLLM linear (packed or not, column or row parallel, quantised or not) calls
+`quant_method.apply(layer, x, bias)` exactly once, before gather, all-reduce and skip-bias logic, so this one place is
+right for all of them, and the names of the model's modules and parameters stay what they were.
+
+The shared factors and the table of per-adapter matrices are buffers of the layer: compiled graphs then take them as
+inputs and never bake their values or addresses in.
+
+It does not decide which adapter a token belongs to: see vllm_manager.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+
+# Up to this many rank-1 terms the expand step is written out as multiply-adds, which inductor fuses with whatever
+# elementwise work surrounds it; beyond, a matrix product moves less memory.
+MAX_FUSED_TERMS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFactors:
+    """Shared factors of the n modules packed into one vLLM linear, already sharded for this tensor-parallel rank.
+
+    shrink_IK: V of every packed module side by side, (in, n*r), the model's dtype.
+    expand_KO: block diagonal of (U S)^T, (n*r, out), float32.
+    rank:      r.
+    """
+
+    shrink_IK: Tensor
+    expand_KO: Tensor
+    rank: int
+
+
+class TinyLoRALinearMethod(QuantizeMethodBase):
+    """A vLLM linear method that adds `U S (R h)`, h = V^T x, to the output of another one."""
+
+    def __init__(self, base: QuantizeMethodBase) -> None:
+        self.base = base
+
+    def create_weights(self, layer: nn.Module, *weight_args: Any, **extra_weight_attrs: Any) -> None:
+        self.base.create_weights(layer, *weight_args, **extra_weight_attrs)
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        self.base.process_weights_after_loading(layer)
+
+    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """x (T, in) -> (T, out) in x's dtype; also (1, T, in), as the transformers backend calls it."""
+        y = self.base.apply(layer, x, bias)
+        flat = add_delta(
+            y.reshape(-1, y.shape[-1]),
+            x.reshape(-1, x.shape[-1]),
+            layer.tinylora_shrink,
+            layer.tinylora_expand,
+            layer.tinylora_matrices,
+            layer.tinylora_rows,
+            layer.tinylora_rank,
+        )
+        return flat.reshape(y.shape)
+
+    def __getattr__(self, name: str) -> Any:
+        # Models and kernels ask the linear method for capabilities of the weights, which are the base's.
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+
+def install(layer: nn.Module, factors: LayerFactors, matrices_SK: Tensor, rows_T: Tensor) -> None:
+    """Make `layer` adapter-aware.
+
+    matrices_SK: (slots, n*r*r) float32, this layer's columns of the manager's table; row 0 is zero ("no adapter").
+    rows_T:      (max tokens,) int64, the table row of every token of the running batch.
+    """
+    for name, tensor in (
+        ("tinylora_shrink", factors.shrink_IK),
+        ("tinylora_expand", factors.expand_KO),
+        ("tinylora_matrices", matrices_SK),
+        ("tinylora_rows", rows_T),
+    ):
+        layer.register_buffer(name, tensor, persistent=False)
+    layer.tinylora_rank = factors.rank
+    # The delta is computed from the layer's true input, so nothing upstream may hand this layer a quantised one.
+    layer.requires_unquantized_input = True
+    layer.quant_method = TinyLoRALinearMethod(layer.quant_method)
+
+
+def add_delta(
+    y_TO: Tensor,
+    x_TI: Tensor,
+    shrink_IK: Tensor,
+    expand_KO: Tensor,
+    matrices_SK: Tensor,
+    rows_T: Tensor,
+    rank: int,
+) -> Tensor:
+    """y + U S (R_row(t) (V^T x_t)) for every token t; accumulated in float32, returned in y's dtype."""
+    tokens, terms = x_TI.shape[0], expand_KO.shape[0]
+    h_TNR = (x_TI @ shrink_IK).float().view(tokens, terms // rank, 1, rank)
+    matrices_TNRR = matrices_SK[rows_T[:tokens]].view(tokens, terms // rank, rank, rank)
+    g_TK = (matrices_TNRR * h_TNR).sum(-1).view(tokens, terms)
+    if not torch.compiler.is_compiling() or terms > MAX_FUSED_TERMS:
+        return y_TO + (g_TK @ expand_KO).to(y_TO.dtype)
+    out_TO = y_TO.float()
+    for k in range(terms):
+        out_TO = out_TO + g_TK[:, k : k + 1] * expand_KO[k]
+    return out_TO.to(y_TO.dtype)

@@ -1,0 +1,91 @@
+"""vLLM's entry point into TinyLoRA: the one seam, and how an engine is told to use it.
+
+Design decision: one module global of vLLM (`LRUCacheWorkerLoRAManager`, from which every model runner builds its adapter
+manager) is replaced by a factory that returns our manager when the engine's `additional_config` names factors, and
+vLLM's own otherwise. vLLM calls `register` in every process before a model loads. `tests/adapters/test_vllm_seam.py`
+fails with a sentence when a vLLM upgrade moves the seam.
+
+It does not touch a model until an engine asks for adapters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapters.factors import Factors
+
+VLLM_VERSION = "0.32.0"
+# Part of vLLM's compile-cache key. Raise it whenever what is traced into a graph changes.
+GRAPH_VERSION = 1
+
+
+def engine_options(factors: Factors, max_num_seqs: int) -> dict[str, Any]:
+    """Keyword arguments for vLLM's `LLM` or `EngineArgs` that switch per-request TinyLoRA on.
+
+    `max_loras` equals `max_num_seqs`, so that the scheduler never holds a request back for its adapter.
+    """
+    return {
+        "enable_lora": True,
+        "max_loras": max_num_seqs,
+        "max_num_seqs": max_num_seqs,
+        "max_lora_rank": 1,  # sizes vLLM's own LoRA buffers, which are never made
+        "additional_config": {"tinylora": additional_config(factors)},
+    }
+
+
+def additional_config(factors: Factors) -> dict[str, Any]:
+    """What the worker processes need; vLLM hashes it into its compile-cache key."""
+    return {
+        "factors": str(factors.path),
+        "digest": factors.digest,
+        "rank": factors.rank,
+        "graph_version": GRAPH_VERSION,
+    }
+
+
+def register() -> None:
+    """Called by vLLM in the API process, the engine core and every worker; safe to call again."""
+    from vllm.platforms import current_platform
+    from vllm.v1.worker import lora_model_runner_mixin as mixin
+
+    if getattr(mixin.LRUCacheWorkerLoRAManager, "is_tinylora_seam", False):
+        return
+    mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
+    if current_platform.is_cpu():
+        _keep_compilation_on_cpu(type(current_platform))
+
+
+def is_enabled(vllm_config: Any) -> bool:
+    config = vllm_config.additional_config
+    return vllm_config.lora_config is not None and isinstance(config, dict) and "tinylora" in config
+
+
+def _manager_factory(vllm_manager: Any) -> Any:
+    def manager(vllm_config: Any, device: Any, embedding_modules: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_enabled(vllm_config):
+            return vllm_manager(vllm_config, device, embedding_modules, *args, **kwargs)
+        from adapters.vllm_manager import TinyLoRAManager
+
+        return TinyLoRAManager(vllm_config, device, embedding_modules)
+
+    manager.is_tinylora_seam = True  # type: ignore[attr-defined]
+    return manager
+
+
+def _keep_compilation_on_cpu(platform: Any) -> None:
+    """vLLM's CPU platform turns compilation off for any LoRA config, because its own LoRA kernels do not trace on CPU.
+    Ours do, so the platform is shown no LoRA config while it decides."""
+    original = platform.check_and_update_config.__func__
+
+    def check_and_update_config(cls: type, vllm_config: Any) -> None:
+        if not is_enabled(vllm_config):
+            original(cls, vllm_config)
+            return
+        lora_config, vllm_config.lora_config = vllm_config.lora_config, None
+        try:
+            original(cls, vllm_config)
+        finally:
+            vllm_config.lora_config = lora_config
+
+    platform.check_and_update_config = classmethod(check_and_update_config)

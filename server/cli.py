@@ -1,0 +1,87 @@
+"""The `tinylora` command.
+
+Design decision: it imports what a command needs when that command runs, so that `--help` and mistakes answer at once
+although serving imports an inference engine.
+
+Everything it does not know it hands to vLLM.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+FLAGS_OF_VLLM = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@cli.callback()
+def tinylora() -> None:
+    """Serve one base model with a different TinyLoRA adapter, of 26 bytes, in every request."""
+
+
+@cli.command(context_settings=FLAGS_OF_VLLM)
+def serve(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="Model directory or Hugging Face id; default: embedded")] = None,
+) -> None:
+    """Serve MODEL over OpenAI's API. Takes every flag of `vllm serve` besides: --port 9000, --max-model-len 4096, ...
+
+    The gateway's own settings are environment variables, TINYLORA_...; see README.md.
+    """
+    from pydantic import ValidationError
+
+    from server.embedded_model import EmbeddedModelError, ensure_embedded_model
+    from server.settings import Settings
+
+    flags = context.args
+    if model is not None and model.startswith("-"):
+        # Without MODEL the first flag would be taken for it.
+        flags, model = [model, *flags], None
+    # Standard output is for what the server says of itself; vLLM's lines would bury it. Set the variable to see them.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    try:
+        settings = Settings()
+        name = model or str(ensure_embedded_model(progress=Console(stderr=True).print))
+        from adapters.errors import AdapterError
+        from server.engine_launch import serve as run
+    except (ValidationError, EmbeddedModelError) as error:
+        raise typer.Exit(_fail(str(error))) from error
+    try:
+        run(settings, name, flags)
+    except AdapterError as error:
+        raise typer.Exit(_fail(str(error))) from error
+
+
+@cli.command()
+def factors(
+    model: Annotated[str, typer.Argument(help="Model directory or Hugging Face id")],
+    rank: Annotated[int, typer.Option(help="Singular triplets per module")] = 2,
+    kind: Annotated[Literal["svd", "random"], typer.Option(help="From the weights, or seeded random")] = "svd",
+    seed: Annotated[int, typer.Option(help="Seed of random factors")] = 0,
+) -> None:
+    """Build the factors of MODEL beside it, if they are not there yet, and print where they are and their digest."""
+    from adapters.errors import AdapterError
+    from adapters.factors_build import find_or_build_factors
+
+    try:
+        built = find_or_build_factors(model, rank=rank, kind=kind, seed=seed)
+    except AdapterError as error:
+        raise typer.Exit(_fail(str(error))) from error
+    print(f"{built.path}\n{built.digest}")
+
+
+def _fail(message: str) -> int:
+    Console(stderr=True).print(f"tinylora: {message}", style="bold red", highlight=False, soft_wrap=True)
+    return 1
+
+
+def main() -> None:
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""vLLM behind the gateway: its engine, its OpenAI serving classes, and the adapter of the request that is being served.
+
+Design decision: vLLM's own handlers find an adapter by looking a model name up in `OpenAIServingModels.lora_requests`. That
+mapping is replaced, on the one instance, by a view of a context variable: it holds exactly the adapter of the request in
+whose context it is read, and nothing else. No handler is rewritten, no name can reach another request's adapter, and
+nothing has to be unloaded.
+
+It does not resolve names or read the database: the middleware hands it resolved adapters.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from fastapi import FastAPI
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.api_server.routers import register_api_routers
+from vllm.entrypoints.launchers.utils.server_utils import lifespan
+from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.entrypoints.serve.middleware.register import init_entrypoints_middleware
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from adapters.factors import Factors
+from server.engine_api import ServedAdapter
+
+# An id stands for one adapter as long as any request may use it. vLLM's mapping of tokens to adapters is int32.
+MAX_LORA_ID = 2**31 - 1
+REMEMBERED_REQUESTS = 16_384
+
+TokenObserver = Callable[[ServedAdapter | None, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """The adapter of the request in whose context it is read."""
+
+    served: ServedAdapter
+    lora_request: LoRARequest
+
+
+ActiveVar = ContextVar[Active | None]
+
+
+class AdapterLLM(AsyncLLM):
+    """vLLM's engine client, which also tells how many tokens every request took, by adapter.
+
+    Counting here covers every endpoint and aborted requests alike, streamed or not, without parsing responses.
+    """
+
+    active: ActiveVar
+    observe_tokens: TokenObserver | None = None
+
+    async def generate(  # type: ignore[override]
+        self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        active = self.active.get()
+        cumulative = sampling_params.output_kind == RequestOutputKind.CUMULATIVE
+        prompt_tokens = completion_tokens = 0
+        try:
+            async with aclosing(super().generate(prompt, sampling_params, request_id, **kwargs)) as outputs:
+                async for output in outputs:
+                    new_tokens = sum(len(completion.token_ids) for completion in output.outputs)
+                    completion_tokens = new_tokens if cumulative else completion_tokens + new_tokens
+                    prompt_tokens = len(output.prompt_token_ids or ()) or prompt_tokens
+                    yield output
+        finally:
+            if self.observe_tokens is not None:
+                self.observe_tokens(active.served if active else None, prompt_tokens, completion_tokens)
+
+
+class ActiveAdapters(Mapping[str, LoRARequest]):
+    """What vLLM's serving classes see as the loaded adapters: the current request's one, or none."""
+
+    def __init__(self, active: ActiveVar) -> None:
+        self._active = active
+
+    def __getitem__(self, name: str) -> LoRARequest:
+        active = self._active.get()
+        if active is None or active.served.name != name:
+            raise KeyError(name)
+        return active.lora_request
+
+    def __iter__(self) -> Iterator[str]:
+        active = self._active.get()
+        return iter(()) if active is None else iter((active.served.name,))
+
+    def __len__(self) -> int:
+        return 0 if self._active.get() is None else 1
+
+
+class LoRARequests:
+    """Gives every adapter content one LoRARequest, so that all its requests in flight agree on the id."""
+
+    def __init__(self) -> None:
+        self._ids = count(1)
+        self._recent: OrderedDict[tuple[str, str], LoRARequest] = OrderedDict()
+
+    def get(self, served: ServedAdapter) -> LoRARequest:
+        wire = served.adapter.to_wire()
+        request = self._recent.get((served.name, wire))
+        if request is None:
+            lora_id = (next(self._ids) - 1) % MAX_LORA_ID + 1
+            request = self._recent[served.name, wire] = LoRARequest(served.name, lora_id, wire)
+            if len(self._recent) > REMEMBERED_REQUESTS:
+                self._recent.popitem(last=False)
+        else:
+            self._recent.move_to_end((served.name, wire))
+        return request
+
+
+class VllmEngine:
+    """Implements `engine_api.Engine` over a running AsyncLLM."""
+
+    def __init__(self, client: AdapterLLM, args: Namespace, supported_tasks: tuple[Any, ...], factors: Factors) -> None:
+        self.client = client
+        self.args = args
+        self.supported_tasks = supported_tasks
+        self.factors = factors
+        self.base_models: tuple[str, ...] = tuple(args.served_model_name or [args.model])
+        self.max_model_len: int = client.model_config.max_model_len
+        self._active: ActiveVar = ContextVar("tinylora_active", default=None)
+        self._requests = LoRARequests()
+        client.active = self._active
+
+    def mount(self, app: FastAPI) -> None:
+        """Add vLLM's routes, error handlers and middleware (API key, CORS, ...), as its flags ask for."""
+        app.state.args = self.args
+        app.router.lifespan_context = lifespan  # logs vLLM's statistics now and then, and freezes the heap
+        register_api_routers(self.args, app, self.supported_tasks, self.client.model_config)
+        init_exception_handler(app)
+        init_entrypoints_middleware(self.args, app, self.supported_tasks)
+
+    async def start(self, app: FastAPI, observe_tokens: TokenObserver | None = None) -> None:
+        """Build vLLM's serving objects on `app.state`. Call once, before the first request."""
+        self.client.observe_tokens = observe_tokens
+        await init_app_state(self.client, app.state, self.args, self.supported_tasks)
+        app.state.openai_serving_models.lora_requests = ActiveAdapters(self._active)
+
+    async def check_health(self) -> None:
+        await self.client.check_health()
+
+    def activate(self, served: ServedAdapter | None) -> None:
+        self._active.set(None if served is None else Active(served, self._requests.get(served)))

@@ -1,0 +1,193 @@
+"""From a command line to a served model: vLLM's flags, the factors, the engine, the app, and a graceful end.
+
+Design decision: vLLM's own argument parser reads everything that is not ours, so every vLLM flag works as its
+documentation says; the only defaults changed are those that per-request adapters need.
+
+It does not parse our own flags (cli.py) or prepare the embedded model (embedded_model.py).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import uvloop
+from fastapi import FastAPI
+from rich.console import Console
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.launchers.launcher import serve_http, setup_server
+from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.logger import configure_logging_from_args
+from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from adapters.factors import Factors
+from adapters.factors_build import find_or_build_factors
+from adapters.vllm_plugin import additional_config
+from server.app import create_app
+from server.engine import AdapterLLM, VllmEngine
+from server.registry import Registry
+from server.settings import Settings
+
+# Long enough for a running answer to end; vLLM's own default aborts it at once.
+SHUTDOWN_TIMEOUT_S = 60
+CPU_KV_CACHE_BYTES = 2 << 30
+# A step of more prompt tokens takes so long on a CPU that every other request's stream stalls, and start-up runs one.
+CPU_BATCHED_TOKENS = 512
+
+
+def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
+    """vLLM's serve flags for `model`. Exits with vLLM's own message where a flag is wrong."""
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(prog="tinylora serve"))
+    args = parser.parse_args([model, *vllm_flags])
+    args.model = args.model_tag
+    if args.api_server_count not in (None, 1) or args.headless or args.grpc:
+        parser.error("tinylora serves one HTTP API process; leave out --api-server-count, --headless and --grpc")
+    if args.enable_lora or args.lora_modules:
+        parser.error("tinylora takes the place of vLLM's own LoRA; leave out --enable-lora and --lora-modules")
+    if args.served_model_name is None and Path(model).is_dir():
+        args.served_model_name = [Path(model).resolve().name]
+    if not args.shutdown_timeout:
+        args.shutdown_timeout = SHUTDOWN_TIMEOUT_S
+    if current_platform.is_cpu():
+        _set_cpu_defaults(args)
+    validate_parsed_serve_args(args)
+    return args
+
+
+def _set_cpu_defaults(args: Namespace) -> None:
+    """What vLLM leaves to the user on a CPU: it would reserve nearly all memory, compute in bfloat16 even where the
+    processor has no instructions for it (several times slower than float32), and prefill thousands of tokens a step."""
+    if args.kv_cache_memory_bytes is None and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        args.kv_cache_memory_bytes = CPU_KV_CACHE_BYTES
+    native_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if args.dtype == "auto" and platform.machine() == "x86_64" and not native_bf16:
+        args.dtype = "float32"
+    if args.max_num_batched_tokens is None:
+        args.max_num_batched_tokens = CPU_BATCHED_TOKENS
+
+
+def enable_adapters(args: Namespace, factors: Factors) -> None:
+    """Switch per-request TinyLoRA on in vLLM's arguments."""
+    args.enable_lora = True
+    args.max_lora_rank = 1  # sizes vLLM's own LoRA buffers, which are never made
+    args.additional_config = {**(args.additional_config or {}), "tinylora": additional_config(factors)}
+
+
+def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is running. Raises FactorsError for a model without factors."""
+    args = parse_vllm_args(model, vllm_flags)
+    configure_logging_from_args(args)
+    factors = find_or_build_factors(model, rank=settings.factors_rank, kind=settings.factors_kind)
+    enable_adapters(args, factors)
+    uvloop.run(_serve(settings, args, factors))
+
+
+async def _serve(settings: Settings, args: Namespace, factors: Factors) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    signal.signal(signal.SIGTERM, interrupt)  # until uvicorn's handlers stand, a start-up can be stopped
+    address, sock = setup_server(args, reuse_port=False)
+    registry = Registry(
+        settings.database_url, cache_size=settings.resolve_cache_size, busy_timeout_s=settings.database_busy_timeout_s
+    )
+    with _progress("Starting the engine (a first start compiles the model: a minute or more)"):
+        client = _start_engine(args)
+    try:
+        await client.reset_mm_cache()
+        engine = VllmEngine(client, args, await client.get_supported_tasks(), factors)
+        app = create_app(settings, engine, registry)
+        await engine.start(app, app.state.gateway_metrics.observe_tokens)
+        _announce(address.replace("0.0.0.0", "localhost"), engine)
+        shutdown = await _serve_http(app, sock, args)
+        await shutdown
+    finally:
+        client.shutdown(timeout=0)
+        registry.close()
+        sock.close()
+
+
+def _start_engine(args: Namespace) -> AdapterLLM:
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    vllm_config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    # As many adapters as requests in a batch: the scheduler then never holds a request back for its adapter.
+    vllm_config.lora_config.max_loras = vllm_config.scheduler_config.max_num_seqs
+    vllm_config.lora_config.max_cpu_loras = vllm_config.scheduler_config.max_num_seqs
+    client = AdapterLLM.from_vllm_config(
+        vllm_config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=engine_args.enable_log_requests,
+        disable_log_stats=engine_args.disable_log_stats,
+    )
+    assert isinstance(client, AdapterLLM)
+    return client
+
+
+@contextmanager
+def _progress(sentence: str) -> Iterator[None]:
+    """A line now, and one every few seconds with the time that has passed: start-up output ends up in log files."""
+    console, start, done = Console(stderr=True), time.monotonic(), threading.Event()
+    console.print(f"==> {sentence}", highlight=False)
+
+    def tick() -> None:
+        while not done.wait(15):
+            console.print(f"    ... {time.monotonic() - start:.0f} s", highlight=False)
+
+    threading.Thread(target=tick, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        console.print(f"    took {time.monotonic() - start:.0f} s", highlight=False)
+
+
+def _announce(address: str, engine: VllmEngine) -> None:
+    model = engine.base_models[0]
+    print(
+        f"""
+{model} is served on {address}, with an adapter of its own in every request. To try it:
+
+  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3d" * 13))' > demo.bin   # 13 x 0.05, 26 bytes
+  curl -s '{address}/adapters?name=demo' -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
+  curl -s {address}/v1/chat/completions -H 'Content-Type: application/json' -d '{{
+    "model": "{model}", "adapter": "demo", "max_tokens": 64,
+    "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+""",
+        flush=True,
+    )
+
+
+async def _serve_http(app: FastAPI, sock: object, args: Namespace):  # type: ignore[no-untyped-def]
+    from vllm import envs
+
+    return await serve_http(
+        app,
+        sock=sock,  # type: ignore[arg-type]
+        enable_ssl_refresh=args.enable_ssl_refresh,
+        host=args.host,
+        port=args.port,
+        log_level=args.uvicorn_log_level,
+        log_config=get_uvicorn_log_config(args),
+        access_log=False,  # the gateway's own log has a line per request, with its id and adapter
+        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        ssl_keyfile=args.ssl_keyfile,
+        ssl_certfile=args.ssl_certfile,
+        ssl_ca_certs=args.ssl_ca_certs,
+        ssl_cert_reqs=args.ssl_cert_reqs,
+        ssl_ciphers=args.ssl_ciphers,
+        h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
+        h11_max_header_count=args.h11_max_header_count,
+    )

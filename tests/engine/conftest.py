@@ -1,0 +1,55 @@
+"""Tiny models, their factors and PEFT's answers for them, once for all engine tests."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from adapters.factors import Factors
+from adapters.factors_build import build_factors
+from tests.engine.reference import PeftReference, save_tiny_model
+from tests.engine.running import RunningEngine
+
+ADAPTERS = 32
+
+
+@dataclass(frozen=True)
+class Tiny:
+    path: Path
+    factors: Factors
+    reference: PeftReference
+
+    def engine(self, **options: object) -> RunningEngine:
+        return RunningEngine(str(self.path), self.factors, **options)  # type: ignore[arg-type]
+
+
+class TinyModels:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._made: dict[str, Tiny] = {}
+
+    def get(self, family: str) -> Tiny:
+        if family not in self._made:
+            path = save_tiny_model(self._directory / family, family)
+            factors = build_factors(path, progress=False)
+            self._made[family] = Tiny(path, factors, PeftReference(path, factors, ADAPTERS))
+        return self._made[family]
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    return TinyModels(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_models: TinyModels) -> Tiny:
+    return tiny_models.get("llama")
+
+
+@pytest.fixture(scope="module")
+def engine(llama: Tiny) -> Iterator[RunningEngine]:
+    """Eager, with prefix caching, and a token budget small enough that prompts are prefilled in chunks."""
+    running = llama.engine(max_num_batched_tokens=64, enable_prefix_caching=True)
+    yield running
+    running.close()

@@ -1,0 +1,106 @@
+"""A real vLLM engine on a tiny random model, driven from plain test functions.
+
+The engine lives in an event loop on a thread of its own, so that tests can stream, abort and overlap requests and still
+read from top to bottom.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeVar
+
+from adapters.adapter import Adapter
+from adapters.factors import Factors
+from adapters.vllm_plugin import engine_options
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer: its tokens, the log-probability of each, and how many prompt tokens came from the prefix cache."""
+
+    prompt: list[int]
+    tokens: list[int]
+    logprobs: list[float]
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
+class Job:
+    prompt: list[int]
+    adapter: tuple[str, int, Adapter] | None = None  # (name, id, content)
+    tokens: int = 8
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class RunningEngine:
+    def __init__(self, model: str, factors: Factors, max_num_seqs: int = 40, **options: Any) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._request_ids = count()
+        settings = {
+            "model": model, "dtype": "float32", "skip_tokenizer_init": True, "enforce_eager": True, "max_model_len": 128,
+            "kv_cache_memory_bytes": 64 << 20, "disable_log_stats": True, "block_size": 32,
+            **engine_options(factors, max_num_seqs), **options,
+        }  # fmt: skip
+
+        async def start() -> AsyncLLM:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
+
+        self.llm = self._submit(start()).result(timeout=280)
+
+    def close(self) -> None:
+        self.llm.shutdown()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _submit(self, work: Awaitable[T]) -> "Future[T]":
+        async def awaited() -> T:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(awaited(), self._loop)
+
+    def run(self, work: Awaitable[T], timeout: float = 250) -> T:
+        return self._submit(work).result(timeout=timeout)
+
+    def stream(self, job: Job) -> AsyncIterator[Any]:
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import SamplingParams
+
+        name_id_content = job.adapter
+        return self.llm.generate(
+            {"prompt_token_ids": job.prompt},
+            SamplingParams(
+                temperature=0, max_tokens=job.tokens, ignore_eos=True, logprobs=0, detokenize=False, **job.options
+            ),
+            request_id=f"r{next(self._request_ids)}",
+            lora_request=None
+            if name_id_content is None
+            else LoRARequest(name_id_content[0], name_id_content[1], name_id_content[2].to_wire()),
+        )
+
+    async def complete(self, job: Job) -> Generated:
+        last: Any = None
+        async for output in self.stream(job):
+            last = output
+        completion = last.outputs[0]
+        return Generated(
+            job.prompt,
+            list(completion.token_ids),
+            [step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)],
+            last.num_cached_tokens or 0,
+        )
+
+    def all(self, jobs: Sequence[Job]) -> list[Generated]:
+        """All jobs at once, each answer in its job's place."""
+
+        async def gather() -> list[Generated]:
+            return await asyncio.gather(*(self.complete(job) for job in jobs))
+
+        return self.run(gather())

@@ -1,0 +1,74 @@
+"""The same answers compiled, sharded, preempted, from a graph that was compiled before, and in other model families."""
+
+import pytest
+
+from tests.engine.conftest import ADAPTERS, Tiny, TinyModels
+from tests.engine.running import RunningEngine
+from tests.engine.test_answers import assert_is_adapters_answer, job, prompt_of
+
+pytestmark = pytest.mark.engine
+
+
+def assert_answers_are_right(tiny: Tiny, running: RunningEngine) -> None:
+    adapters = [None if i % 9 == 8 else i % ADAPTERS for i in range(36)]
+    jobs = [job(tiny.reference, prompt_of(3 + i, i), adapter) for i, adapter in enumerate(adapters)]
+    for answer, adapter in zip(running.all(jobs), adapters, strict=True):
+        assert_is_adapters_answer(tiny.reference, answer, adapter)
+
+
+def test_compiled_twice_and_with_other_factors(
+    tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second start loads the graph of the first; a third, with factors of other values, must not be misled by it."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path_factory.mktemp("compiled")))
+    qwen3 = tiny_models.get("qwen3")
+    from adapters.factors_build import build_factors
+    from tests.engine.reference import PeftReference
+
+    for start in ("first", "second"):
+        running = qwen3.engine(enforce_eager=False)
+        try:
+            assert_answers_are_right(qwen3, running)
+        except AssertionError as error:
+            raise AssertionError(f"wrong answers at the {start} start") from error
+        finally:
+            running.close()
+    rank_3 = build_factors(qwen3.path, rank=3, progress=False)
+    other = Tiny(qwen3.path, rank_3, PeftReference(qwen3.path, rank_3, ADAPTERS))
+    running = other.engine(enforce_eager=False)
+    try:
+        assert_answers_are_right(other, running)
+    finally:
+        running.close()
+
+
+def test_two_tensor_parallel_ranks(tiny_models: TinyModels) -> None:
+    qwen2 = tiny_models.get("qwen2")
+    running = qwen2.engine(tensor_parallel_size=2)
+    try:
+        assert_answers_are_right(qwen2, running)
+    finally:
+        running.close()
+
+
+def test_preempted_requests_come_back_with_their_adapter(llama: Tiny) -> None:
+    """Room for a quarter of the batch: the scheduler must preempt and recompute."""
+    running = llama.engine(num_gpu_blocks_override=16, disable_log_stats=False)
+    try:
+        jobs = [job(llama.reference, prompt_of(30, i), i % ADAPTERS, tokens=40) for i in range(16)]
+        for i, answer in enumerate(running.all(jobs)):
+            assert_is_adapters_answer(llama.reference, answer, i % ADAPTERS)
+        assert preemptions() > 0, "nothing was preempted, so this test shows nothing"
+    finally:
+        running.close()
+
+
+def preemptions() -> float:
+    from prometheus_client import REGISTRY
+
+    return sum(
+        sample.value
+        for metric in REGISTRY.collect()
+        for sample in metric.samples
+        if sample.name == "vllm:num_preemptions_total"
+    )
