@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -84,6 +85,23 @@ def test_deleted_adapter_is_gone_and_its_numbers_are_not_given_again(registry: R
     with pytest.raises(NotFound):
         registry.versions("a")
     assert registry.create("a", adapter()).id == "a@3"
+
+
+def test_deletions_and_uploads_of_two_processes_do_not_fail_each_other(registry: Registry, other: Registry) -> None:
+    registry.create("a", adapter())
+    done = Event()
+
+    def delete() -> None:
+        while not done.is_set():
+            with suppress(NotFound):
+                other.delete(Reference("a"))
+
+    with ThreadPoolExecutor(1) as pool:
+        deleting = pool.submit(delete)
+        versions = [registry.create("a", adapter()).version for _ in range(60)]
+        done.set()
+        deleting.result()
+    assert versions == list(range(2, 62))
 
 
 def test_deleting_the_latest_version_uncovers_the_one_before(registry: Registry) -> None:
