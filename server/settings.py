@@ -19,18 +19,22 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TINYLORA_", frozen=True)
 
-    database_url: str = Field("sqlite:///data/tinylora.db", description="SQLAlchemy URL of the registry")
-    database_busy_timeout_s: float = Field(10.0, gt=0, description="how long a write waits for another process's")
-    resolve_cache_size: int = Field(65_536, ge=1, description="adapter versions kept in memory")
+    database_url: str = Field(default="sqlite:///data/tinylora.db", description="SQLAlchemy URL of the registry")
+    database_busy_timeout_s: float = Field(
+        default=10.0, gt=0, description="how long a write waits for another process's"
+    )
+    resolve_cache_size: int = Field(default=65_536, ge=1, description="adapter versions kept in memory")
 
-    max_upload_bytes: int = Field(64 * MIB, ge=1, description="longest body of an upload")
-    max_request_bytes: int = Field(64 * MIB, ge=1, description="longest JSON body of an inference request")
-    max_mixed_adapters: int = Field(32, ge=1, description="most adapters that one request may mix")
+    max_upload_bytes: int = Field(default=64 * MIB, ge=1, description="longest body of an upload")
+    max_request_bytes: int = Field(default=64 * MIB, ge=1, description="longest JSON body of an inference request")
+    max_mixed_adapters: int = Field(default=32, ge=1, description="most adapters that one request may mix")
 
-    factors_rank: int = Field(2, ge=1, le=64, description="rank of the base model's factors")
+    factors_rank: int = Field(default=2, ge=1, le=64, description="rank of the base model's factors")
     factors_kind: Literal["svd", "random"] = "svd"
 
-    health_timeout_s: float = Field(4.0, gt=0, description="how long /health and /ready wait for the engine")
-    max_labelled_adapters: int = Field(200, ge=0, description="adapters with metrics of their own; the rest share")
+    health_timeout_s: float = Field(default=4.0, gt=0, description="how long /health and /ready wait for the engine")
+    max_labelled_adapters: int = Field(
+        default=200, ge=0, description="adapters with metrics of their own; the rest share"
+    )
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
