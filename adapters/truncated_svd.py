@@ -11,6 +11,7 @@ It does not aim at more than a few dozen triplets, and keeps nothing of the weig
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -77,23 +78,31 @@ class _Operator:
         if not self.precise:
             return (x_BO.float() @ self.weight_OI).double()
         result_BI = torch.zeros(len(x_BO), self.weight_OI.shape[1], dtype=torch.float64)
-        rows = self._rows()
-        for weight_CI, x_BC in zip(torch.split(self.weight_OI, rows), torch.split(x_BO, rows, 1), strict=True):
-            result_BI.addmm_(x_BC, weight_CI.double())
+        for rows, weight_CI in self._precise_rows():
+            result_BI.addmm_(x_BO[:, rows], weight_CI)
         return result_BI
 
     def _times_transpose(self, x_BI: Tensor) -> Tensor:
         if not self.precise:
             return (x_BI.float() @ self.weight_OI.T).double()
-        return torch.cat([x_BI @ weight_CI.double().T for weight_CI in torch.split(self.weight_OI, self._rows())], 1)
+        result_BO = torch.empty(len(x_BI), self.weight_OI.shape[0], dtype=torch.float64)
+        for rows, weight_CI in self._precise_rows():
+            result_BO[:, rows] = x_BI @ weight_CI.T
+        return result_BO
 
     @property
     def shape(self) -> tuple[int, int]:
         """(P, N), P >= N."""
         return max(self.weight_OI.shape), min(self.weight_OI.shape)
 
-    def _rows(self) -> int:
-        return max(1, _CHUNK // self.weight_OI.shape[1])
+    def _precise_rows(self) -> Iterator[tuple[slice, Tensor]]:
+        """Some rows of the weight at a time in float64, all in one buffer."""
+        height, width = self.weight_OI.shape
+        step = max(1, _CHUNK // width)
+        buffer_CI = torch.empty(step, width, dtype=torch.float64)
+        for start in range(0, height, step):
+            part_CI = self.weight_OI[start : start + step]
+            yield slice(start, start + step), buffer_CI[: len(part_CI)].copy_(part_CI)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,13 +133,13 @@ def test_a_model_is_named_by_its_directory_or_its_repository_in_the_hubs_cache(l
 def test_quantised_models_are_refused_with_what_to_do(llama: Path) -> None:
     name = "model.layers.1.mlp.up_proj"
     edit_weights(llama, {f"{name}.weight": None, f"{name}.qweight": torch.zeros(4, 4, dtype=torch.int32)})
-    with pytest.raises(FactorsError, match="quantised.*original weights"):
+    with pytest.raises(FactorsError, match=r"quantised.*original weights"):
         read_model(llama)
     edit_weights(llama, {f"{name}.weight": torch.zeros(48, 32, dtype=torch.int8), f"{name}.qweight": None})
-    with pytest.raises(FactorsError, match="I8.*original"):
+    with pytest.raises(FactorsError, match=r"I8.*original"):
         read_model(llama)
     edit_config(llama, quantization_config={"quant_method": "awq"})
-    with pytest.raises(FactorsError, match="quantised.*original weights"):
+    with pytest.raises(FactorsError, match=r"quantised.*original weights"):
         read_model(llama)
 
 
