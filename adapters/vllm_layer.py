@@ -1,7 +1,7 @@
 """The delta a TinyLoRA adapter adds inside one vLLM linear layer.
 
-Design decision: the layer is not wrapped. Only its `quant_method` is replaced by one that calls the original and adds the
-delta to what comes out. Every vLLM linear (packed or not, column or row parallel, quantised or not) calls
+Design decision: the layer is not wrapped. Only its `quant_method` is replaced by one that calls the original and adds
+the delta to what comes out. Every vLLM linear (packed or not, column or row parallel, quantised or not) calls
 `quant_method.apply(layer, x, bias)` exactly once, before gather, all-reduce and skip-bias logic, so this one place is
 right for all of them, and the names of the model's modules and parameters stay what they were.
 
@@ -14,7 +14,7 @@ It does not decide which adapter a token belongs to: see vllm_manager.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,18 @@ class LayerFactors:
     rank: int
 
 
+class AdaptedLayer(Protocol):
+    """What `install` puts on a vLLM linear."""
+
+    tinylora_shrink: Tensor
+    tinylora_expand: Tensor
+    tinylora_matrices: Tensor
+    tinylora_rows: Tensor
+    tinylora_rank: int
+    requires_unquantized_input: bool
+    quant_method: QuantizeMethodBase
+
+
 class TinyLoRALinearMethod(QuantizeMethodBase):
     """A vLLM linear method that adds `U S (R h)`, h = V^T x, to the output of another one."""
 
@@ -51,17 +63,18 @@ class TinyLoRALinearMethod(QuantizeMethodBase):
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         self.base.process_weights_after_loading(layer)
 
-    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (T, in) -> (T, out) in x's dtype; also (1, T, in), as the transformers backend calls it."""
-        y = self.base.apply(layer, x, bias)
+        y: Tensor = self.base.apply(layer, x, bias)
+        adapted = cast(AdaptedLayer, layer)
         flat = add_delta(
             y.reshape(-1, y.shape[-1]),
             x.reshape(-1, x.shape[-1]),
-            layer.tinylora_shrink,
-            layer.tinylora_expand,
-            layer.tinylora_matrices,
-            layer.tinylora_rows,
-            layer.tinylora_rank,
+            adapted.tinylora_shrink,
+            adapted.tinylora_expand,
+            adapted.tinylora_matrices,
+            adapted.tinylora_rows,
+            adapted.tinylora_rank,
         )
         return flat.reshape(y.shape)
 
@@ -85,10 +98,11 @@ def install(layer: nn.Module, factors: LayerFactors, matrices_SK: Tensor, rows_T
         ("tinylora_rows", rows_T),
     ):
         layer.register_buffer(name, tensor, persistent=False)
-    layer.tinylora_rank = factors.rank
+    adapted = cast(AdaptedLayer, layer)
+    adapted.tinylora_rank = factors.rank
     # The delta is computed from the layer's true input, so nothing upstream may hand this layer a quantised one.
-    layer.requires_unquantized_input = True
-    layer.quant_method = TinyLoRALinearMethod(layer.quant_method)
+    adapted.requires_unquantized_input = True
+    adapted.quant_method = TinyLoRALinearMethod(adapted.quant_method)
 
 
 def add_delta(

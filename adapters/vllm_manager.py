@@ -1,8 +1,8 @@
 """The engine's adapter manager: which row of the table of matrices every token of a batch uses.
 
-Design decision: nothing is loaded. An adapter arrives inside the LoRARequest of the request that uses it; the first time
-it enters a batch its r x r matrices are computed (float32) and written to one row of a table. The table is a cache of
-that arithmetic and nothing more: a row that was given to another adapter is recomputed from the next request.
+Design decision: nothing is loaded. An adapter arrives inside the LoRARequest of the request that uses it; the first
+time it enters a batch its r x r matrices are computed (float32) and written to one row of a table. The table is a cache
+of that arithmetic and nothing more: a row that was given to another adapter is recomputed from the next request.
 
 It implements the part of vLLM's worker LoRA manager that vLLM's model runners call, and does not touch disk, base
 weights or the database.
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.lora.layers import LoRAMapping

@@ -1,8 +1,8 @@
 """Tokens per second of base vLLM, of vLLM's own multi-LoRA and of per-request TinyLoRA, as ratios measured in one run.
 
-Every variant runs in a process of its own (one engine at a time), on the same prompts, with the same number of generated
-tokens. vLLM's own multi-LoRA gets the same adapters, exported as rank-r PEFT directories. Adapters are all distinct
-unless a row says otherwise. Printed: the best of the repeats, and its ratio to base at the same batch size and mode.
+Every variant runs in a process of its own (one engine at a time), on the same prompts, with the same number of
+generated tokens. vLLM's own multi-LoRA gets the same adapters, exported as rank-r PEFT directories. Adapters are all
+distinct unless a row says otherwise. Printed: the best of the repeats, and its ratio to base at the same batch size and mode.
 """
 
 from __future__ import annotations
@@ -55,11 +55,17 @@ def measure(job: dict[str, Any]) -> None:
     """One engine: its tokens per second by batch size, and for adapters the time to first token, new and warm."""
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
+    from vllm.platforms import current_platform
 
+    if job["dtype"] == "auto" and current_platform.is_cpu():
+        from server.cpu_defaults import auto_dtype
+
+        job["dtype"] = auto_dtype()
     options: dict[str, Any] = {
-        "model": job["model"], "dtype": job["dtype"], "enforce_eager": job["mode"] == "eager", "max_num_seqs": max(job["batches"]),
+        "model": job["model"], "dtype": job["dtype"], "enforce_eager": job["mode"] == "eager",
+        "max_num_seqs": max(job["batches"]), "max_num_batched_tokens": 1024,
         "max_model_len": 512, "enable_prefix_caching": False, "disable_log_stats": True,
-        "kv_cache_memory_bytes": 1 << 30,
+        "kv_cache_memory_bytes": 1 << 30 if current_platform.is_cpu() else None,
     }  # fmt: skip
     count = max(job["batches"])
     requests: list[LoRARequest | None] = [None] * count
@@ -83,7 +89,7 @@ def measure(job: dict[str, Any]) -> None:
 
     llm = LLM(**options)
     params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
-    prompts = [f"Question {i}: name three things that one finds in a town of {i + 2} houses. Answer:" for i in range(99)]
+    prompts = [f"Question {i}: name three things found in a town of {i + 2} houses. Answer:" for i in range(count)]
 
     def seconds(batch: int, lora: list[LoRARequest | None], sampling: SamplingParams = params) -> float:
         start = time.perf_counter()
@@ -145,7 +151,9 @@ def print_table(args: argparse.Namespace, results: list[dict[str, Any]]) -> None
             f"{r['variant']}, {r['mode']}",
             *(cell(r["tokens_per_s"][str(batch)], batch) for batch in args.batches),
             cell(r["same_adapter"].get(str(max(args.batches))), max(args.batches)),
-            f"{first['never seen']:.1f} / {first['warm']:.1f} ms" if "never seen" in first else f"{first['warm']:.1f} ms",
+            f"{first['never seen']:.1f} / {first['warm']:.1f} ms"
+            if "never seen" in first
+            else f"{first['warm']:.1f} ms",
         )
     Console(width=140).print(table)
 

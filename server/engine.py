@@ -1,9 +1,9 @@
 """vLLM behind the gateway: its engine, its OpenAI serving classes, and the adapter of the request that is being served.
 
-Design decision: vLLM's own handlers find an adapter by looking a model name up in `OpenAIServingModels.lora_requests`. That
-mapping is replaced, on the one instance, by a view of a context variable: it holds exactly the adapter of the request in
-whose context it is read, and nothing else. No handler is rewritten, no name can reach another request's adapter, and
-nothing has to be unloaded.
+Design decision: vLLM's own handlers find an adapter by looking a model name up in `OpenAIServingModels.lora_requests`.
+That mapping is replaced, on the one instance, by a view of a context variable: it holds exactly the adapter of the
+request in whose context it is read, and nothing else. No handler is rewritten, no name can reach another request's
+adapter, and nothing has to be unloaded.
 
 It does not resolve names or read the database: the middleware hands it resolved adapters.
 """
@@ -60,7 +60,7 @@ class AdapterLLM(AsyncLLM):
     active: ActiveVar
     observe_tokens: TokenObserver | None = None
 
-    async def generate(  # type: ignore[override]
+    async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         active = self.active.get()

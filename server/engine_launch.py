@@ -8,8 +8,6 @@ It does not parse our own flags (cli.py) or prepare the embedded model (embedded
 
 from __future__ import annotations
 
-import os
-import platform
 import signal
 import threading
 import time
@@ -18,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 import uvloop
 from fastapi import FastAPI
 from rich.console import Console
@@ -36,15 +33,13 @@ from adapters.factors import Factors
 from adapters.factors_build import find_or_build_factors
 from adapters.vllm_plugin import additional_config
 from server.app import create_app
+from server.cpu_defaults import set_cpu_defaults
 from server.engine import AdapterLLM, VllmEngine
 from server.registry import Registry
 from server.settings import Settings
 
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
 SHUTDOWN_TIMEOUT_S = 60
-CPU_KV_CACHE_BYTES = 2 << 30
-# A step of more prompt tokens takes so long on a CPU that every other request's stream stalls, and start-up runs one.
-CPU_BATCHED_TOKENS = 512
 
 
 def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
@@ -62,21 +57,9 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     if not args.shutdown_timeout:
         args.shutdown_timeout = SHUTDOWN_TIMEOUT_S
     if current_platform.is_cpu():
-        _set_cpu_defaults(args)
+        set_cpu_defaults(args)
     validate_parsed_serve_args(args)
     return args
-
-
-def _set_cpu_defaults(args: Namespace) -> None:
-    """What vLLM leaves to the user on a CPU: it would reserve nearly all memory, compute in bfloat16 even where the
-    processor has no instructions for it (several times slower than float32), and prefill thousands of tokens a step."""
-    if args.kv_cache_memory_bytes is None and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        args.kv_cache_memory_bytes = CPU_KV_CACHE_BYTES
-    native_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if args.dtype == "auto" and platform.machine() == "x86_64" and not native_bf16:
-        args.dtype = "float32"
-    if args.max_num_batched_tokens is None:
-        args.max_num_batched_tokens = CPU_BATCHED_TOKENS
 
 
 def enable_adapters(args: Namespace, factors: Factors) -> None:
@@ -160,7 +143,7 @@ def _announce(address: str, engine: VllmEngine) -> None:
         f"""
 {model} is served on {address}, with an adapter of its own in every request. To try it:
 
-  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3d" * 13))' > demo.bin   # 13 x 0.05, 26 bytes
+  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("9a3e" * 13))' > demo.bin   # 13 x 0.3, 26 bytes
   curl -s '{address}/adapters?name=demo' -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
   curl -s {address}/v1/chat/completions -H 'Content-Type: application/json' -d '{{
     "model": "{model}", "adapter": "demo", "max_tokens": 64,
@@ -175,7 +158,7 @@ async def _serve_http(app: FastAPI, sock: object, args: Namespace):  # type: ign
 
     return await serve_http(
         app,
-        sock=sock,  # type: ignore[arg-type]
+        sock=sock,
         enable_ssl_refresh=args.enable_ssl_refresh,
         host=args.host,
         port=args.port,

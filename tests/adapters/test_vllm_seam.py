@@ -25,7 +25,7 @@ from adapters.vllm_plugin import VLLM_VERSION, register  # noqa: E402
 
 def test_the_installed_vllm_is_the_pinned_one() -> None:
     assert vllm.__version__.split("+")[0] == VLLM_VERSION, (
-        f"vLLM is {vllm.__version__}, this project is written against {VLLM_VERSION}: run the tests in tests/adapters and "
+        f"vLLM is {vllm.__version__}, this project is written against {VLLM_VERSION}: run tests/adapters and "
         "tests/engine against it, then change VLLM_VERSION and the pins together"
     )
     pins = Path(__file__).parents[2].joinpath("pyproject.toml").read_text()
@@ -55,7 +55,7 @@ def test_our_manager_has_every_method_vllm_calls_with_the_same_parameters() -> N
         called |= set(re.findall(r"lora_manager\.(\w+)", inspect.getsource(module)))
     assert called, "no call of lora_manager found in vLLM's runners: the manager has another name now"
     for name in sorted(called):
-        assert hasattr(TinyLoRAManager, name), f"vLLM's runners now call lora_manager.{name}, which TinyLoRAManager lacks"
+        assert hasattr(TinyLoRAManager, name), f"vLLM's runners now call lora_manager.{name}; TinyLoRAManager lacks it"
         theirs, ours = getattr(LRUCacheWorkerLoRAManager, name), getattr(TinyLoRAManager, name)
         if callable(theirs):
             expected, got = (list(inspect.signature(f).parameters) for f in (theirs, ours))
@@ -80,13 +80,14 @@ def test_the_prefix_cache_key_holds_the_adapters_name_and_content() -> None:
         lora_request = LoRARequest("acme/math@3", 7, "content")
 
     assert kv_cache_utils._gen_lora_extra_hash_keys(Request()) == [("lora", "acme/math@3", "content")], (  # type: ignore[arg-type]
-        "vLLM's prefix-cache key no longer holds name and path of an adapter: one vector's KV could serve another's request"
+        "vLLM's prefix-cache key no longer holds name and path of an adapter: KV of one could serve another's request"
     )
 
 
 def test_serving_classes_look_adapters_up_in_the_mapping_that_is_replaced() -> None:
     source = inspect.getsource(serving)
-    assert "self.models.lora_requests[request.model]" in source and "request.model in self.models.lora_requests" in source, (
+    looked_up = "self.models.lora_requests[request.model]" in source
+    assert looked_up and "request.model in self.models.lora_requests" in source, (
         "vLLM's handlers no longer find adapters in OpenAIServingModels.lora_requests: see server/engine.py"
     )
     assert "self.lora_requests" in inspect.getsource(OpenAIServingModels.__init__)

@@ -46,8 +46,8 @@ class RunningEngine:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._request_ids = count()
         settings = {
-            "model": model, "dtype": "float32", "skip_tokenizer_init": True, "enforce_eager": True, "max_model_len": 128,
-            "kv_cache_memory_bytes": 64 << 20, "disable_log_stats": True, "block_size": 32,
+            "model": model, "dtype": "float32", "skip_tokenizer_init": True, "enforce_eager": True,
+            "max_model_len": 128, "kv_cache_memory_bytes": 64 << 20, "disable_log_stats": True, "block_size": 32,
             **engine_options(factors, max_num_seqs), **options,
         }  # fmt: skip
 

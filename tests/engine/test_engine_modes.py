@@ -19,7 +19,7 @@ def assert_answers_are_right(tiny: Tiny, running: RunningEngine) -> None:
 def test_compiled_twice_and_with_other_factors(
     tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second start loads the graph of the first; a third, with factors of other values, must not be misled by it."""
+    """The second start loads the graph of the first; a third, with other factors, must not be misled by it."""
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path_factory.mktemp("compiled")))
     qwen3 = tiny_models.get("qwen3")
     from adapters.factors_build import build_factors

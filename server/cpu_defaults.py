@@ -1,0 +1,33 @@
+"""Defaults of vLLM that do not suit a CPU, and what is used instead unless the user says otherwise.
+
+Design decision: only flags that were not given are touched, so vLLM's documentation stays true for every flag that is.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from argparse import Namespace
+
+import torch
+
+# vLLM would take nearly all memory of the NUMA node, or refuse to start where that much is not free.
+KV_CACHE_BYTES = 2 << 30
+# A step of more prompt tokens takes so long on a CPU that every other request's stream stalls, and start-up runs one.
+MAX_BATCHED_TOKENS = 512
+
+
+def auto_dtype() -> str:
+    """float32 on x86-64 without bfloat16 instructions, where emulating them is several times slower; else vLLM's auto."""
+    native_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "float32" if platform.machine() == "x86_64" and not native_bf16 else "auto"
+
+
+def set_cpu_defaults(args: Namespace) -> None:
+    """Fill in, in vLLM's parsed arguments, what was left to default."""
+    if args.kv_cache_memory_bytes is None and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        args.kv_cache_memory_bytes = KV_CACHE_BYTES
+    if args.max_num_batched_tokens is None:
+        args.max_num_batched_tokens = MAX_BATCHED_TOKENS
+    if args.dtype == "auto":
+        args.dtype = auto_dtype()
