@@ -48,7 +48,10 @@ def serve(
         name = model or str(ensure_embedded_model(progress=Console(stderr=True).print))
         from adapters.errors import AdapterError
         from server.engine_launch import serve as run
-    except (ValidationError, EmbeddedModelError) as error:
+    except ValidationError as error:
+        wrong = (f"TINYLORA_{item['loc'][0]}".upper() + f" is {item['input']!r}: {item['msg']}" for item in error.errors())
+        raise typer.Exit(_fail("; ".join(wrong))) from error
+    except EmbeddedModelError as error:
         raise typer.Exit(_fail(str(error))) from error
     try:
         run(settings, name, flags)
