@@ -49,7 +49,7 @@ def serve(
         from adapters.errors import AdapterError
         from server.engine_launch import serve as run
     except ValidationError as error:
-        wrong = (f"TINYLORA_{item['loc'][0]}".upper() + f" is {item['input']!r}: {item['msg']}" for item in error.errors())
+        wrong = (f"TINYLORA_{str(e['loc'][0]).upper()} is {e['input']!r}: {e['msg']}" for e in error.errors())
         raise typer.Exit(_fail("; ".join(wrong))) from error
     except EmbeddedModelError as error:
         raise typer.Exit(_fail(str(error))) from error
