@@ -22,6 +22,9 @@ _BITS: dict[DType, tuple[torch.dtype, str]] = {
     "bfloat16": (torch.int16, "<i2"), "float16": (torch.int16, "<i2"), "float32": (torch.int32, "<i4"),
 }  # fmt: skip
 
+# Trained vectors stay below 1. Far beyond this bound activations overflow, and NaN is no answer that anyone can use.
+MAX_MAGNITUDE = 1e4
+
 
 def parse_dtype(name: str) -> DType:
     """The dtype called `name`: bfloat16, float16, float32 or bf16, fp16, fp32. Raises VectorError."""
@@ -50,7 +53,7 @@ def encode(v_GU: Tensor, dtype: DType) -> bytes:
 
 
 def decode(data: bytes, recipe: Recipe, dtype: DType) -> Tensor:
-    """v in float32 (groups, u). Raises VectorError when the length does not fit or a number is not finite."""
+    """v in float32 (groups, u). Raises VectorError when the length does not fit or a number is not finite or absurd."""
     dtype = parse_dtype(dtype)
     little_endian = _BITS[dtype][1]
     expected = recipe.num_parameters * np.dtype(little_endian).itemsize
@@ -63,4 +66,11 @@ def decode(data: bytes, recipe: Recipe, dtype: DType) -> Tensor:
     v_GU = torch.from_numpy(native).view(_TORCH[dtype]).float().reshape(recipe.groups, recipe.u)
     if not bool(torch.isfinite(v_GU).all()):
         raise VectorError("the vector contains NaN or infinity", field="vector")
+    largest = v_GU.abs().max().item()
+    if largest > MAX_MAGNITUDE:
+        raise VectorError(
+            f"the numbers of a vector must be within +-{MAX_MAGNITUDE:g}, got one of magnitude {largest:.6g}; useful ones "
+            "are far below 1",
+            field="vector",
+        )
     return v_GU

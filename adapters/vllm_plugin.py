@@ -2,7 +2,7 @@
 
 Design decision: one module global of vLLM (`LRUCacheWorkerLoRAManager`, from which every model runner builds its
 adapter manager) is replaced by a factory that returns our manager when the engine's `additional_config` names factors,
-and vLLM's own otherwise. vLLM calls `register` in every process before a model loads. `tests/adapters/test_vllm_seam.py`
+and vLLM's own otherwise. vLLM calls `register` in every process before a model loads. tests/adapters/test_vllm_seam.py
 fails with a sentence when a vLLM upgrade moves the seam.
 
 It does not touch a model until an engine asks for adapters.

@@ -18,7 +18,7 @@ MAX_BATCHED_TOKENS = 512
 
 
 def auto_dtype() -> str:
-    """float32 on x86-64 without bfloat16 instructions, where emulating them is several times slower; else vLLM's auto."""
+    """float32 on x86-64 without bfloat16 instructions, where they are emulated several times slower; else `auto`."""
     native_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "float32" if platform.machine() == "x86_64" and not native_bf16 else "auto"
 

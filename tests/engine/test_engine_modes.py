@@ -42,7 +42,8 @@ def test_compiled_twice_and_with_other_factors(
         running.close()
 
 
-def test_two_tensor_parallel_ranks(tiny_models: TinyModels) -> None:
+def test_two_tensor_parallel_ranks(tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # vLLM would want a NUMA node for each rank
     qwen2 = tiny_models.get("qwen2")
     running = qwen2.engine(tensor_parallel_size=2)
     try:
