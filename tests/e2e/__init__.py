@@ -1,0 +1,1 @@
+"""A package, so that pytest stops its server after the last of its tests."""

@@ -1,0 +1,42 @@
+"""One real server for all tests of this directory, and the official openai client to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from server.embedded_model import ensure_embedded_model
+from tests.e2e.running import ServerProcess
+from tests.e2e.talking import Talk
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    running = ServerProcess(tmp_path_factory.mktemp("server"), ensure_embedded_model())
+    running.start()
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.terminate()
+            running.wait()
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture
+def http(server: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture
+def talk(client: openai.OpenAI, http: httpx.Client, server: ServerProcess) -> Talk:
+    return Talk(client, http, server.model)

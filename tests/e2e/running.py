@@ -1,0 +1,97 @@
+"""`tinylora serve` as a user starts it: a process of its own, on a free port, over a database that outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+# Beside the interpreter, not on PATH: the tests also run without an activated environment.
+TINYLORA = Path(sys.executable).with_name("tinylora")
+START_TIMEOUT_S = 240
+STOP_TIMEOUT_S = 90
+FLAGS = (
+    "--enforce-eager", "--dtype", "float32",
+    "--max-model-len", "1024", "--max-num-seqs", "16", "--max-num-batched-tokens", "256",
+)  # fmt: skip
+
+
+def start_tinylora(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
+    """Runs the installed command; `options` are Popen's."""
+    return subprocess.Popen([str(TINYLORA), *arguments], **options)  # type: ignore[call-overload, no-any-return]
+
+
+class ServerProcess:
+    """One server at a time in `directory`, which keeps its database and what its processes printed."""
+
+    def __init__(self, directory: Path, model: Path) -> None:
+        self.model = model.name
+        self._model_path = model
+        self._database = directory / "tinylora.db"
+        self._output = directory / "output.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the server was not started"
+        return self._process
+
+    def start(self) -> None:
+        """Returns when /ready says yes; AssertionError with everything the process printed when it does not."""
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        with self._output.open("ab") as output:
+            self._process = start_tinylora(
+                "serve", str(self._model_path), "--host", "127.0.0.1", "--port", str(port), *FLAGS,
+                env=self._environment(), stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._is_ready():
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.output()}")
+            if time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"the server was not ready after {START_TIMEOUT_S} s:\n{self.output()}")
+            time.sleep(0.5)
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting for the end."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """The exit status; AssertionError with the output when the process does not end."""
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the server did not end within {STOP_TIMEOUT_S} s:\n{self.output()}") from None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def output(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/ready", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _environment(self) -> Mapping[str, str]:
+        return {**os.environ, "TINYLORA_DATABASE_URL": f"sqlite:///{self._database}"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,115 @@
+"""Every request is answered by the adapter it names, in whichever way it names it, and by no other."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+
+import openai
+import pytest
+import torch
+
+from tests.e2e.running import ServerProcess
+from tests.e2e.talking import TOKENS, Answer, Talk, random_vector, vector_bytes
+
+pytestmark = pytest.mark.engine
+
+# Between requests with equal weights only the order of float32 sums differs; adapters of 0.3 move these by whole units.
+LOGPROB_TOLERANCE = 1e-3
+
+
+def assert_same(got: Answer, expected: Answer) -> None:
+    assert got.tokens == expected.tokens
+    assert got.logprobs == pytest.approx(expected.logprobs, abs=LOGPROB_TOLERANCE)
+
+
+def assert_differs(got: Answer, other: Answer) -> None:
+    assert abs(got.logprobs[0] - other.logprobs[0]) > 100 * LOGPROB_TOLERANCE
+
+
+def test_uploaded_bytes_come_back_and_answer_under_their_name(talk: Talk) -> None:
+    data = talk.upload("acme/named", 0.3)
+    assert talk.http.get("/adapters/acme%2Fnamed/vector").content == data
+    raw = talk.client.chat.completions.with_raw_response.create(**talk.greedy_request("acme/named"))
+    assert raw.headers["x-tinylora-adapter"] == "acme/named@1"
+    answer = Answer.of(raw.parse())
+    assert answer.model == "acme/named@1"
+    assert len(answer.tokens) == TOKENS
+    by_model = talk.greedy(model="acme/named")
+    assert by_model.model == "acme/named@1"
+    assert_same(by_model, answer)
+
+
+def test_a_version_is_pinned_while_the_name_moves_on(talk: Talk) -> None:
+    talk.upload("acme/versions", 0.3)
+    first = talk.greedy("acme/versions")
+    talk.upload("acme/versions", -0.3)
+    second = talk.greedy("acme/versions")
+    assert (first.model, second.model) == ("acme/versions@1", "acme/versions@2")
+    assert_differs(second, first)
+    assert_same(talk.greedy("acme/versions@1"), first)
+    assert_same(talk.greedy(model="acme/versions@1"), first)
+
+
+def test_name_inline_vector_and_mixture_of_one_content_answer_alike(talk: Talk) -> None:
+    base = talk.greedy()
+    data = talk.upload("acme/strong", 0.3)
+    named = talk.greedy("acme/strong")
+    assert_differs(named, base)
+    inline = {"vector": base64.b64encode(data).decode()}
+    for adapter, model in (
+        (inline, "inline:"),
+        ({"vector": [0.3] * 13}, "inline:"),
+        ([{"adapter": "acme/strong", "weight": 1}], "mix:"),
+        ([{"adapter": "acme/strong", "weight": 0.25}, {"adapter": inline, "weight": 0.75}], "mix:"),
+    ):
+        answer = talk.greedy(adapter)
+        assert answer.model.startswith(model)
+        assert_same(answer, named)
+    assert_differs(talk.greedy([{"adapter": "acme/strong", "weight": -1}]), named)
+    assert_same(talk.greedy([{"adapter": "acme/strong", "weight": 0}]), base)
+    assert_same(talk.greedy(), base)
+
+
+def test_stream_joins_to_the_whole_answer_and_counts_its_tokens(talk: Talk) -> None:
+    talk.upload("acme/streamed", 0.1)
+    whole = talk.greedy("acme/streamed")
+    request = talk.greedy_request("acme/streamed") | {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(talk.client.chat.completions.create(**request))
+    assert {chunk.model for chunk in chunks} == {"acme/streamed@1"}
+    choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
+    assert "".join(choice.delta.content or "" for choice in choices) == whole.text
+    assert [choice.finish_reason for choice in choices][-1] == "length"
+    usage = chunks[-1].usage
+    assert usage is not None and usage.completion_tokens == TOKENS
+    assert usage.total_tokens == usage.prompt_tokens + TOKENS
+
+
+async def test_32_requests_at_once_over_16_adapters_answer_as_they_do_alone(talk: Talk, server: ServerProcess) -> None:
+    questions = ("Name a colour.", "Count to ten, then stop and say why.")
+    requests = []
+    for number in range(16):
+        talk.upload(f"tenant{number}/own", random_vector(number, scale=0.1))
+        requests += [talk.greedy_request(f"tenant{number}/own", question=question) for question in questions]
+    alone = [Answer.of(talk.client.chat.completions.create(**request)) for request in requests]
+    # Neither two questions nor many adapters may look alike, or mistaken adapters would go unseen.
+    assert len({tuple(answer.logprobs) for answer in alone}) == 32
+    assert len({answer.text for answer in alone}) > 20
+
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        together = await asyncio.gather(*(client.chat.completions.create(**request) for request in requests))
+    for expected, completion in zip(alone, together, strict=True):
+        answer = Answer.of(completion)
+        assert answer.model == expected.model
+        assert_same(answer, expected)
+
+
+def test_base_answers_the_same_before_beside_and_after_adapters(talk: Talk) -> None:
+    before = talk.greedy()
+    assert before.model == talk.base
+    raw = talk.client.chat.completions.with_raw_response.create(**talk.greedy_request())
+    assert "x-tinylora-adapter" not in raw.headers
+    for seed in range(3):
+        talk.greedy({"vector": base64.b64encode(vector_bytes(random_vector(seed, scale=0.3))).decode()})
+    assert_same(talk.greedy(), before)
+    assert_same(talk.greedy({"vector": torch.zeros(13).tolist()}), before)

@@ -1,0 +1,60 @@
+"""Mistakes on the command line end at once: a sentence, an exit status, no traceback, and no engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.running import start_tinylora
+
+# Two of them import vLLM, which takes many seconds, so they run side by side.
+MISTAKES: Mapping[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "unknown flag": (("serve", "--no-such-flag", "7"), {}),
+    "missing directory": (("serve", "/no/such/directory"), {"HF_HUB_OFFLINE": "1"}),
+    "rank of zero": (("serve",), {"TINYLORA_FACTORS_RANK": "0"}),
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    stderr: str
+
+    @property
+    def last_line(self) -> str:
+        return self.stderr.rstrip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    directory: Path = tmp_path_factory.mktemp("mistakes")
+    running = {
+        mistake: start_tinylora(
+            *arguments,
+            env={**os.environ, **variables}, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for mistake, (arguments, variables) in MISTAKES.items()
+    }  # fmt: skip
+    outputs = {mistake: process.communicate(timeout=150) for mistake, process in running.items()}
+    return {mistake: Ended(running[mistake].returncode, outputs[mistake][1].decode()) for mistake in MISTAKES}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        ("unknown flag", "tinylora serve: error: unrecognized arguments: --no-such-flag 7"),
+        ("missing directory", "tinylora: '/no/such/directory' is neither a directory nor a model the hub could give"),
+        ("rank of zero", "tinylora: TINYLORA_FACTORS_RANK"),
+    ],
+    ids=list(MISTAKES),
+)
+@pytest.mark.slow
+def test_mistakes_end_with_one_sentence_and_a_status(ended: dict[str, Ended], mistake: str, sentence: str) -> None:
+    assert ended[mistake].status in (1, 2)
+    assert ended[mistake].last_line.startswith(sentence)
+    assert "Traceback" not in ended[mistake].stderr
