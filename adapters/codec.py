@@ -69,8 +69,8 @@ def decode(data: bytes, recipe: Recipe, dtype: DType) -> Tensor:
     largest = v_GU.abs().max().item()
     if largest > MAX_MAGNITUDE:
         raise VectorError(
-            f"the numbers of a vector must be within +-{MAX_MAGNITUDE:g}, got one of magnitude {largest:.6g}; useful ones "
-            "are far below 1",
+            f"the numbers of a vector must be within +-{MAX_MAGNITUDE:g}, got one of magnitude {largest:.6g}; useful "
+            "ones are far below 1",
             field="vector",
         )
     return v_GU

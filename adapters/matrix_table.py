@@ -31,21 +31,21 @@ class Request(Protocol):
 
 
 class MatrixTable:
-    """values_SK: (rows, modules * r * r) float32; columns in the order of `factors.modules`."""
+    """values_SC: (rows, modules * r * r) float32; columns in the order of `factors.modules`."""
 
     def __init__(self, factors: Factors, rows: int, device: torch.device) -> None:
         self.factors = factors
         self.module_size = factors.rank**2
-        self.values_SK = torch.zeros(rows, len(factors.modules) * self.module_size, device=device)
+        self.values_SC = torch.zeros(rows, len(factors.modules) * self.module_size, device=device)
         self.free = list(range(rows - 1, NO_ADAPTER_ROW, -1))
         self.entries: OrderedDict[int, tuple[int, str]] = OrderedDict()  # id -> (row, wire form), oldest use first
 
-    def columns(self, names: Sequence[str]) -> Tensor:
-        """The columns of modules that are neighbours in the factors' order, as a view: (rows, n * r * r)."""
+    def columns(self, names: Sequence[str]) -> slice:
+        """The columns of modules that are neighbours in the factors' order: n * r * r of them."""
         positions = [self.factors.modules.index(name) for name in names]
         if positions != list(range(positions[0], positions[0] + len(names))):
             raise FactorsError(f"Modules packed into one linear must be neighbours in the factors, got {list(names)}.")
-        return self.values_SK[:, positions[0] * self.module_size : (positions[-1] + 1) * self.module_size]
+        return slice(positions[0] * self.module_size, (positions[-1] + 1) * self.module_size)
 
     def rows_for(self, requests: Collection[Request]) -> dict[int, int]:
         """Rows, by request id, for every adapter of one batch; computed where not there yet.
@@ -56,12 +56,13 @@ class MatrixTable:
         missing = [request for request in requests if not self._touch(request)]
         for request in missing:
             values_MRR = matrices(Adapter.from_wire(request.lora_path), self.factors)
-            copy_to(self.values_SK[self._take_row(request)], values_MRR.reshape(-1))
+            row_C = to_device(values_MRR.reshape(-1), self.values_SC.device)
+            self.values_SC[self._take_row(request)].copy_(row_C)
         return {request.lora_int_id: self.entries[request.lora_int_id][0] for request in requests}
 
     def add_zero(self, request: Request) -> None:
         """A row for a warm-up request, whose path names no adapter."""
-        self.values_SK[self._take_row(request)].zero_()
+        self.values_SC[self._take_row(request)].zero_()
 
     def _touch(self, request: Request) -> bool:
         entry = self.entries.get(request.lora_int_id)
@@ -92,8 +93,6 @@ class MatrixTable:
         return set(self.entries)
 
 
-def copy_to(target: Tensor, source: Tensor) -> None:
-    """Copy without stalling the device: a fresh pinned block per copy, which the allocator keeps until it was read."""
-    if target.is_cuda:
-        source = source.pin_memory()
-    target.copy_(source, non_blocking=True)
+def to_device(source: Tensor, device: torch.device) -> Tensor:
+    """`source` on `device`, which does not wait for it: the pinned block is kept by its allocator until it was read."""
+    return source.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else source

@@ -5,7 +5,7 @@ the delta to what comes out. Every vLLM linear (packed or not, column or row par
 `quant_method.apply(layer, x, bias)` exactly once, before gather, all-reduce and skip-bias logic, so this one place is
 right for all of them, and the names of the model's modules and parameters stay what they were.
 
-The shared factors and the table of per-adapter matrices are buffers of the layer: compiled graphs then take them as
+The shared factors and the matrices of the batch's tokens are buffers of the layer: compiled graphs then take them as
 inputs and never bake their values or addresses in.
 
 It does not decide which adapter a token belongs to: see vllm_manager.py.
@@ -29,12 +29,12 @@ MAX_FUSED_TERMS = 24
 class LayerFactors:
     """Shared factors of the n modules packed into one vLLM linear, already sharded for this tensor-parallel rank.
 
-    shrink_IK: V of every packed module side by side, (in, n*r), the model's dtype.
+    shrink_KI: V^T of every packed module, one below the other, (n*r, in), the model's dtype.
     expand_KO: block diagonal of (U S)^T, (n*r, out), float32.
     rank:      r.
     """
 
-    shrink_IK: Tensor
+    shrink_KI: Tensor
     expand_KO: Tensor
     rank: int
 
@@ -45,7 +45,6 @@ class AdaptedLayer(Protocol):
     tinylora_shrink: Tensor
     tinylora_expand: Tensor
     tinylora_matrices: Tensor
-    tinylora_rows: Tensor
     tinylora_rank: int
     requires_unquantized_input: bool
     quant_method: QuantizeMethodBase
@@ -73,7 +72,6 @@ class TinyLoRALinearMethod(QuantizeMethodBase):
             adapted.tinylora_shrink,
             adapted.tinylora_expand,
             adapted.tinylora_matrices,
-            adapted.tinylora_rows,
             adapted.tinylora_rank,
         )
         return flat.reshape(y.shape)
@@ -85,17 +83,16 @@ class TinyLoRALinearMethod(QuantizeMethodBase):
         return getattr(self.base, name)
 
 
-def install(layer: nn.Module, factors: LayerFactors, matrices_SK: Tensor, rows_T: Tensor) -> None:
+def install(layer: nn.Module, factors: LayerFactors, matrices_TC: Tensor) -> None:
     """Make `layer` adapter-aware.
 
-    matrices_SK: (slots, n*r*r) float32, this layer's columns of the manager's table; row 0 is zero ("no adapter").
-    rows_T:      (max tokens,) int64, the table row of every token of the running batch.
+    matrices_TC: (max tokens, n*r*r) float32, a buffer that holds, before each forward, R of every token's adapter for
+                 the modules of this layer; zero where a token has none.
     """
     for name, tensor in (
-        ("tinylora_shrink", factors.shrink_IK),
+        ("tinylora_shrink", factors.shrink_KI),
         ("tinylora_expand", factors.expand_KO),
-        ("tinylora_matrices", matrices_SK),
-        ("tinylora_rows", rows_T),
+        ("tinylora_matrices", matrices_TC),
     ):
         layer.register_buffer(name, tensor, persistent=False)
     adapted = cast(AdaptedLayer, layer)
@@ -108,16 +105,15 @@ def install(layer: nn.Module, factors: LayerFactors, matrices_SK: Tensor, rows_T
 def add_delta(
     y_TO: Tensor,
     x_TI: Tensor,
-    shrink_IK: Tensor,
+    shrink_KI: Tensor,
     expand_KO: Tensor,
-    matrices_SK: Tensor,
-    rows_T: Tensor,
+    matrices_TC: Tensor,
     rank: int,
 ) -> Tensor:
-    """y + U S (R_row(t) (V^T x_t)) for every token t; accumulated in float32, returned in y's dtype."""
+    """y + U S (R_t (V^T x_t)) for every token t; accumulated in float32, returned in y's dtype."""
     tokens, terms = x_TI.shape[0], expand_KO.shape[0]
-    h_TNR = (x_TI @ shrink_IK).float().view(tokens, terms // rank, 1, rank)
-    matrices_TNRR = matrices_SK[rows_T[:tokens]].view(tokens, terms // rank, rank, rank)
+    h_TNR = nn.functional.linear(x_TI, shrink_KI).float().view(tokens, terms // rank, 1, rank)
+    matrices_TNRR = matrices_TC[:tokens].reshape(tokens, terms // rank, rank, rank)
     g_TK = (matrices_TNRR * h_TNR).sum(-1).view(tokens, terms)
     if not torch.compiler.is_compiling() or terms > MAX_FUSED_TERMS:
         return y_TO + (g_TK @ expand_KO).to(y_TO.dtype)

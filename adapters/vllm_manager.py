@@ -1,4 +1,4 @@
-"""The engine's adapter manager: which row of the table of matrices every token of a batch uses.
+"""The engine's adapter manager: puts the matrices of every token's adapter where the model's layers read them.
 
 Design decision: nothing is loaded. An adapter arrives inside the LoRARequest of the request that uses it; the first
 time it enters a batch its r x r matrices are computed (float32) and written to one row of a table. The table is a cache
@@ -24,7 +24,7 @@ from vllm.model_executor.layers.linear import ColumnParallelLinear, LinearBase, 
 
 from adapters.errors import FactorsError
 from adapters.factors import Factors, open_factors
-from adapters.matrix_table import NO_ADAPTER_ROW, MatrixTable, copy_to
+from adapters.matrix_table import NO_ADAPTER_ROW, MatrixTable, to_device
 from adapters.vllm_layer import LayerFactors, install
 
 logger = init_logger("vllm.tinylora")
@@ -48,7 +48,7 @@ class TinyLoRAManager:
         self.factors: Factors = open_factors(vllm_config.additional_config["tinylora"]["factors"])
         self.table = MatrixTable(self.factors, 1 + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
         max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
-        self.rows_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
+        self.matrices_TC = torch.zeros(max_tokens, self.table.values_SC.shape[1], device=device)
         self.written_tokens = 0
 
     def create_lora_manager(self, model: nn.Module, vllm_config: VllmConfig) -> nn.Module:
@@ -68,7 +68,7 @@ class TinyLoRAManager:
                     f"The factors {self.factors.path} have no entry for {missing}, which vLLM packs into {vllm_name}. "
                     "Build them again for this model."
                 )
-            install(layer, self._layer_factors(layer, names), self.table.columns(names), self.rows_T)
+            install(layer, self._layer_factors(layer, names), self.matrices_TC[:, self.table.columns(names)])
             adapted.update(names)
         if not adapted:
             raise FactorsError(
@@ -92,24 +92,25 @@ class TinyLoRAManager:
             shrink.append(v_IR)
             expand.append((u_OR * s_R).T)
         return LayerFactors(
-            torch.cat(shrink, dim=1).to(self.device, self.dtype).contiguous(),
+            torch.cat(shrink, dim=1).T.to(self.device, self.dtype).contiguous(),
             torch.block_diag(*expand).to(self.device, torch.float32).contiguous(),
             self.factors.rank,
         )
 
     def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
-        """Give every request of the coming forward a row, and every token its request's row."""
+        """Give every token of the coming forward the matrices of its request's adapter."""
         rows = self.table.rows_for(requests)
         if mapping is None:
             return
         rows[0] = NO_ADAPTER_ROW  # vLLM's id for "none"
         ids, inverse = np.unique(np.asarray(mapping.index_mapping, dtype=np.int64), return_inverse=True)
         token_rows = np.asarray([rows[int(i)] for i in ids], dtype=np.int64)[inverse]
+        used, dirty = len(token_rows), self.written_tokens
+        rows_T = to_device(torch.from_numpy(token_rows), self.device)
+        torch.index_select(self.table.values_SC, 0, rows_T, out=self.matrices_TC[:used])
         # Graphs are padded: what an earlier, longer batch left behind must read as "no adapter".
-        padded = np.zeros(max(len(token_rows), self.written_tokens), dtype=np.int64)
-        padded[: len(token_rows)] = token_rows
-        self.written_tokens = len(token_rows)
-        copy_to(self.rows_T[: len(padded)], torch.from_numpy(padded))
+        self.matrices_TC[used:dirty].zero_()
+        self.written_tokens = used
 
     def add_adapter(self, request: LoRARequest) -> bool:
         self.table.rows_for({request})
