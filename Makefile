@@ -45,8 +45,10 @@ fmt: $(PROJECT) ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of the README
+bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of the README (half an hour)
 	@$(BIN)/python -m benchmarks.throughput $(ARGS)
+	@$(BIN)/python -m benchmarks.gateway
+	@$(BIN)/python -m benchmarks.factors $(EMBEDDED_MODEL)
 
 model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct into models/
 

@@ -132,9 +132,7 @@ def print_table(args: argparse.Namespace, results: list[dict[str, Any]]) -> None
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{args.model}, {args.tokens} tokens a request, adapters all distinct (tokens/s, ratio to base)"
-    )
+    table = Table(title=f"{args.model}, {args.tokens} tokens a request, distinct adapters (tokens/s, ratio to base)")
     table.add_column("variant")
     for batch in args.batches:
         table.add_column(f"{batch} at once", justify="right")
