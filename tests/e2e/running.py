@@ -20,6 +20,7 @@ STOP_TIMEOUT_S = 90
 FLAGS = (
     "--enforce-eager", "--dtype", "float32",
     "--max-model-len", "1024", "--max-num-seqs", "16", "--max-num-batched-tokens", "256",
+    "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import openai
 import torch
 
 QUESTION = "What is the capital of France?"
-TOKENS = 12
+TOKENS = 8
 
 
 def vector_bytes(value: float | torch.Tensor) -> bytes:

@@ -13,7 +13,7 @@ from tests.e2e.talking import QUESTION, Talk, random_vector, user
 
 pytestmark = pytest.mark.engine
 
-STREAMED_TOKENS = 200
+STREAMED_TOKENS = 150
 
 
 def test_sigterm_ends_the_stream_whole_and_a_restart_answers_the_same(server: ServerProcess, talk: Talk) -> None:
