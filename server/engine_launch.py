@@ -8,21 +8,27 @@ It does not parse our own flags (cli.py) or prepare the embedded model (embedded
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from socket import socket
 
+import uvicorn
 import uvloop
 from fastapi import FastAPI
 from rich.console import Console
+from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.entrypoints.launchers.launcher import serve_http, setup_server
+from vllm.entrypoints.launchers.launcher import NoSignalServer, setup_server, watchdog_loop
 from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.logger import configure_logging_from_args
 from vllm.platforms import current_platform
@@ -40,6 +46,7 @@ from server.settings import Settings
 
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
 SHUTDOWN_TIMEOUT_S = 60
+ENGINE_STOP_TIMEOUT_S = 10
 
 
 def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
@@ -95,10 +102,9 @@ async def _serve(settings: Settings, args: Namespace, factors: Factors) -> None:
         app = create_app(settings, engine, registry)
         await engine.start(app, app.state.gateway_metrics.observe_tokens)
         _announce(address.replace("0.0.0.0", "localhost"), engine)
-        shutdown = await _serve_http(app, sock, args)
-        await shutdown
+        await _serve_http(app, sock, client, args)
     finally:
-        client.shutdown(timeout=0)
+        client.shutdown(timeout=ENGINE_STOP_TIMEOUT_S)
         registry.close()
         sock.close()
 
@@ -153,24 +159,43 @@ def _announce(address: str, engine: VllmEngine) -> None:
     )
 
 
-async def _serve_http(app: FastAPI, sock: object, args: Namespace):  # type: ignore[no-untyped-def]
-    from vllm import envs
+async def _serve_http(app: FastAPI, sock: socket, client: AdapterLLM, args: Namespace) -> None:
+    """Serve until SIGTERM or SIGINT; then refuse connections at once, and return when the running requests have ended.
 
-    return await serve_http(
+    vLLM's own `serve_http` stops the engine first: until the last answer has ended it would still accept requests, say
+    that it is ready, and fail every one of them.
+    """
+    config = uvicorn.Config(
         app,
-        sock=sock,
-        enable_ssl_refresh=args.enable_ssl_refresh,
         host=args.host,
         port=args.port,
         log_level=args.uvicorn_log_level,
         log_config=get_uvicorn_log_config(args),
         access_log=False,  # the gateway's own log has a line per request, with its id and adapter
         timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        timeout_graceful_shutdown=args.shutdown_timeout,
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,
         ssl_ca_certs=args.ssl_ca_certs,
         ssl_cert_reqs=args.ssl_cert_reqs,
         ssl_ciphers=args.ssl_ciphers,
         h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
-        h11_max_header_count=args.h11_max_header_count,
     )
+    config.load()
+    server = NoSignalServer(config)
+    app.state.server = server  # vLLM's error handlers stop it when the engine has died
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, partial(setattr, server, "should_exit", True))
+    watchdog = loop.create_task(watchdog_loop(server, client))
+    certificates = (
+        SSLCertRefresher(config.ssl, config.ssl_keyfile, config.ssl_certfile, config.ssl_ca_certs)
+        if args.enable_ssl_refresh
+        else None
+    )
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        watchdog.cancel()
+        if certificates is not None:
+            certificates.stop()
