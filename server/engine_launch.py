@@ -149,11 +149,11 @@ def _announce(address: str, engine: VllmEngine) -> None:
         f"""
 {model} is served on {address}, with an adapter of its own in every request. To try it:
 
-  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("9a3e" * 13))' > demo.bin   # 13 x 0.3, 26 bytes
+  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3e" * 13))' > demo.bin   # 13 x 0.2, 26 bytes
   curl -s '{address}/adapters?name=demo' -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
   curl -s {address}/v1/chat/completions -H 'Content-Type: application/json' -d '{{
-    "model": "{model}", "adapter": "demo", "max_tokens": 64,
-    "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    "model": "{model}", "adapter": "demo", "max_tokens": 64, "temperature": 0,
+    "messages": [{{"role": "user", "content": "Write one sentence about the sea."}}]}}'
 """,
         flush=True,
     )
