@@ -16,6 +16,7 @@ def assert_answers_are_right(tiny: Tiny, running: RunningEngine) -> None:
         assert_is_adapters_answer(tiny.reference, answer, adapter)
 
 
+@pytest.mark.timeout(900)
 def test_compiled_twice_and_with_other_factors(
     tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
