@@ -25,22 +25,22 @@ def engine_options(factors: Factors, max_num_seqs: int) -> dict[str, Any]:
 
     `max_loras` equals `max_num_seqs`, so that the scheduler never holds a request back for its adapter.
     """
-    return {
-        "enable_lora": True,
-        "max_loras": max_num_seqs,
-        "max_num_seqs": max_num_seqs,
-        "max_lora_rank": 1,  # sizes vLLM's own LoRA buffers, which are never made
-        "additional_config": {"tinylora": additional_config(factors)},
-    }
+    return {**adapter_options(factors), "max_loras": max_num_seqs, "max_num_seqs": max_num_seqs}
 
 
-def additional_config(factors: Factors) -> dict[str, Any]:
-    """What the worker processes need; vLLM hashes it into its compile-cache key."""
-    return {
+def adapter_options(factors: Factors) -> dict[str, Any]:
+    """`engine_options` for when `max_num_seqs` is not known yet: `max_loras` is then to be set afterwards."""
+    # The worker processes read it, and vLLM hashes it into its compile-cache key.
+    tinylora = {
         "factors": str(factors.path),
         "digest": factors.digest,
         "rank": factors.rank,
         "graph_version": GRAPH_VERSION,
+    }
+    return {
+        "enable_lora": True,
+        "max_lora_rank": 1,  # sizes vLLM's own LoRA buffers, which are never made
+        "additional_config": {"tinylora": tinylora},
     }
 
 

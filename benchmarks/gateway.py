@@ -31,6 +31,7 @@ from rich.table import Table
 
 from adapters.codec import encode
 from adapters.recipe import Recipe
+from server.cpu_defaults import auto_dtype
 
 TOKENS = 64
 BATCHES = (1, 8, 32)
@@ -78,9 +79,8 @@ def main() -> None:
 
 
 def best_dtype() -> str:
-    """bfloat16 where it is computed natively: elsewhere it is several times slower than float32."""
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if torch.cuda.is_available() or native else "float32"
+    """What `tinylora serve` would choose, so that vLLM's own server can be given the same."""
+    return "auto" if torch.cuda.is_available() else auto_dtype()
 
 
 def vllm_server(args: argparse.Namespace) -> contextlib.AbstractContextManager[str]:

@@ -12,7 +12,8 @@ It does not read HTTP bodies, and leaves every other field to the engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from starlette.concurrency import run_in_threadpool
 
@@ -97,18 +98,17 @@ class AdapterField:
             except NotFound:
                 self._metrics.observe_resolve(source, "not_found")
                 raise adapter_not_found(reference, path) from None
-        try:
-            check_servable(stored.adapter, self._engine.factors)
-        except BadRequest as error:
-            self._metrics.observe_resolve(source, "invalid")
-            raise BadRequest(
-                f"{stored.id} cannot be served here: {error.message}", param=path, code=error.code
-            ) from error
-        self._metrics.observe_resolve(source, "ok")
+        with self._counted(source):
+            try:
+                check_servable(stored.adapter, self._engine.factors)
+            except BadRequest as error:
+                raise BadRequest(
+                    f"{stored.id} cannot be served here: {error.message}", param=path, code=error.code
+                ) from error
         return ServedAdapter(stored.id, stored.adapter, stored.name)
 
     def _inline(self, field: Mapping[str, object], path: str) -> ServedAdapter:
-        try:
+        with self._counted("inline"):
             for key in field:
                 if key not in SPEC_FIELDS:
                     raise BadRequest(
@@ -117,20 +117,22 @@ class AdapterField:
                         code="unknown_parameter",
                     )
             adapter = parse_spec(field, self._engine.factors, path)
-        except ApiError:
-            self._metrics.observe_resolve("inline", "invalid")
-            raise
-        self._metrics.observe_resolve("inline", "ok")
         return ServedAdapter(f"inline:{adapter.digest[:DIGEST_CHARS]}", adapter, INLINE_LABEL)
 
     async def _mixed(self, field: Sequence[object], path: str) -> ServedAdapter:
-        try:
+        with self._counted("mix"):
             adapter = await self._mix(field, path)
-        except ApiError:
-            self._metrics.observe_resolve("mix", "invalid")
-            raise
-        self._metrics.observe_resolve("mix", "ok")
         return ServedAdapter(f"mix:{adapter.digest[:DIGEST_CHARS]}", adapter, MIX_LABEL)
+
+    @contextmanager
+    def _counted(self, source: str) -> Iterator[None]:
+        """Counts the block as one look-up from `source`: invalid when it ends in one of our errors, else ok."""
+        try:
+            yield
+        except ApiError:
+            self._metrics.observe_resolve(source, "invalid")
+            raise
+        self._metrics.observe_resolve(source, "ok")
 
     async def _mix(self, field: Sequence[object], path: str) -> Adapter:
         if not 1 <= len(field) <= self._max_mixed:

@@ -30,6 +30,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from adapters.adapter import Adapter
 from adapters.factors import Factors
 from server.engine_api import ServedAdapter
 
@@ -103,18 +104,18 @@ class LoRARequests:
 
     def __init__(self) -> None:
         self._ids = count(1)
-        self._recent: OrderedDict[tuple[str, str], LoRARequest] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, Adapter], LoRARequest] = OrderedDict()
 
     def get(self, served: ServedAdapter) -> LoRARequest:
-        wire = served.adapter.to_wire()
-        request = self._recent.get((served.name, wire))
+        key = (served.name, served.adapter)
+        request = self._recent.get(key)
         if request is None:
             lora_id = (next(self._ids) - 1) % MAX_LORA_ID + 1
-            request = self._recent[served.name, wire] = LoRARequest(served.name, lora_id, wire)
+            request = self._recent[key] = LoRARequest(served.name, lora_id, served.adapter.to_wire())
             if len(self._recent) > REMEMBERED_REQUESTS:
                 self._recent.popitem(last=False)
         else:
-            self._recent.move_to_end((served.name, wire))
+            self._recent.move_to_end(key)
         return request
 
 

@@ -37,7 +37,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adapters.factors import Factors
 from adapters.factors_build import find_or_build_factors
-from adapters.vllm_plugin import additional_config
+from adapters.vllm_plugin import adapter_options
 from server.app import create_app
 from server.cpu_defaults import set_cpu_defaults
 from server.engine import AdapterLLM, VllmEngine
@@ -71,9 +71,9 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
 
 def enable_adapters(args: Namespace, factors: Factors) -> None:
     """Switch per-request TinyLoRA on in vLLM's arguments."""
-    args.enable_lora = True
-    args.max_lora_rank = 1  # sizes vLLM's own LoRA buffers, which are never made
-    args.additional_config = {**(args.additional_config or {}), "tinylora": additional_config(factors)}
+    options = adapter_options(factors)
+    options["additional_config"] = {**(args.additional_config or {}), **options["additional_config"]}
+    vars(args).update(options)
 
 
 def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:

@@ -89,8 +89,8 @@ async def test_concurrent_requests_run_with_their_own_adapters(client: httpx.Asy
     assert await asyncio.gather(*map(active, range(20))) == [str([float(number)] * 13) for number in range(20)]
 
 
-async def test_stream_is_passed_on_as_it_comes(app: FastAPI, engine: FakeEngine) -> None:
-    engine.hold = asyncio.Event()
+def start_stream(app: FastAPI) -> tuple["asyncio.Task[None]", "asyncio.Queue[Any]", "asyncio.Queue[Any]"]:
+    """A streamed request with an inline adapter, message by message: the running app, what it receives and sends."""
     body = json.dumps({"messages": [], "stream": True, "adapter": {"vector": ONES}}).encode()
     scope = {
         "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/chat/completions",
@@ -99,7 +99,12 @@ async def test_stream_is_passed_on_as_it_comes(app: FastAPI, engine: FakeEngine)
     sent: asyncio.Queue[Any] = asyncio.Queue()
     incoming: asyncio.Queue[Any] = asyncio.Queue()
     incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
-    running = asyncio.create_task(app(scope, incoming.get, sent.put))
+    return asyncio.create_task(app(scope, incoming.get, sent.put)), incoming, sent
+
+
+async def test_stream_is_passed_on_as_it_comes(app: FastAPI, engine: FakeEngine) -> None:
+    engine.hold = asyncio.Event()
+    running, _, sent = start_stream(app)
     start, first = await sent.get(), await sent.get()
     assert dict(start["headers"])[b"x-tinylora-adapter"].startswith(b"inline:")
     assert first["body"].startswith(b"data: ") and first["more_body"]
@@ -112,15 +117,7 @@ async def test_stream_is_passed_on_as_it_comes(app: FastAPI, engine: FakeEngine)
 
 async def test_client_that_leaves_a_stream_ends_it(app: FastAPI, engine: FakeEngine) -> None:
     engine.hold = asyncio.Event()
-    body = json.dumps({"messages": [], "stream": True, "adapter": {"vector": ONES}}).encode()
-    scope = {
-        "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/chat/completions",
-        "query_string": b"", "headers": [(b"content-type", b"application/json")],
-    }  # fmt: skip
-    sent: asyncio.Queue[Any] = asyncio.Queue()
-    incoming: asyncio.Queue[Any] = asyncio.Queue()
-    incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
-    running = asyncio.create_task(app(scope, incoming.get, sent.put))
+    running, incoming, sent = start_stream(app)
     await sent.get(), await sent.get()
     incoming.put_nowait({"type": "http.disconnect"})
     await running
