@@ -1,11 +1,10 @@
-"""The database behind the registry: its tables, its connections, its migrations.
+"""The database behind the registry: SQLite or PostgreSQL, its connections and its migrations.
 
-Design decision: SQLite in WAL mode with one writing connection per process. Reads never wait; a write takes the lock at
-its beginning (BEGIN IMMEDIATE), so that what it read is still true when it commits. `data_version` on that connection
-changes exactly when some other process has committed, which is what caches need to know.
+Design decision: a write is one transaction that holds what it read. SQLite, in WAL mode, has one writing connection per
+process, which takes the lock at its beginning (BEGIN IMMEDIATE); readers never wait. On PostgreSQL writes lock the rows
+that they change.
 
-The URL and the statements are SQLAlchemy's, so another database can follow; only then must `data_version` find a
-substitute, and until it has one it says None, which means "do not cache".
+The statements are SQLAlchemy's and the same for both; what must differ (`insert` with ON CONFLICT) is here.
 """
 
 from __future__ import annotations
@@ -21,101 +20,92 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-METADATA = sa.MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    }
-)
-
-# A deleted adapter keeps its row, so that its next version does not take a number that was in use.
-ADAPTERS = sa.Table(
-    "adapters",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String(128), nullable=False, unique=True),
-    sa.Column("last_version", sa.Integer, nullable=False),  # the highest ever given
-    sa.Column("latest_version", sa.Integer),  # the highest there is; null when deleted
-)
-
-ADAPTER_VERSIONS = sa.Table(
-    "adapter_versions",
-    METADATA,
-    sa.Column("adapter_id", sa.Integer, sa.ForeignKey("adapters.id"), primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True),
-    sa.Column("created_at", sa.BigInteger, nullable=False),  # seconds since 1970
-    sa.Column("recipe", sa.Text, nullable=False),  # canonical JSON
-    sa.Column("factors", sa.String(64), nullable=False),  # SHA-256 of the factors file
-    sa.Column("dtype", sa.String(16), nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=False),  # the vector, as uploaded
-    sa.Column("sha256", sa.String(64), nullable=False),  # of data
-    sa.Column("metadata", sa.Text, nullable=False),  # JSON object of strings
-)
+from server.tables import ADAPTERS, DEFAULT_TENANT_ID
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+# PostgreSQL's lock under which servers that start together migrate one after the other. Any number will do.
+MIGRATION_LOCK = 0x71_4E_10_2A
 
 
 class Database:
     """Connections to one database, migrated to the newest schema. Safe to use from any thread."""
 
     def __init__(self, url: str, *, busy_timeout_s: float = 10.0) -> None:
-        parsed = make_url(url)
-        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self.url = parse_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            _prepare_file(parsed)
-        self._engine = sa.create_engine(parsed)
-        if self.is_sqlite:
+            _prepare_file(self.url)
+            self._engine = sa.create_engine(self.url)
             _configure_sqlite(self._engine, busy_timeout_s)
             _switch_to_wal(self._engine, busy_timeout_s)
-        self._lock = threading.Lock()
-        self._writer: Connection = self._engine.connect().execution_options(tinylora_write=True)
+        else:
+            # pre_ping: a server that was restarted costs a reconnection, not a failed request.
+            self._engine = sa.create_engine(self.url, pool_pre_ping=True, pool_size=16, max_overflow=24)
+        self._write_lock = threading.Lock()
         with self.write() as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             _migrate(connection)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection that sees one state of the database throughout."""
-        with self._engine.connect() as connection, connection.begin():
+        level: Any = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        with self._engine.connect().execution_options(**level) as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction: committed when the block ends, rolled back when it raises."""
-        with self._lock, self._writer.begin():
-            yield self._writer
+        if not self.is_sqlite:
+            with self._engine.begin() as connection:
+                yield connection
+            return
+        # Threads wait their turn here rather than in SQLite, which would have them poll and lets some starve.
+        with (
+            self._write_lock,
+            self._engine.connect().execution_options(tinylora_write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
 
-    def data_version(self, *, wait: bool) -> int | None:
-        """A number that changes when another process has written; None when that cannot be told.
-
-        Takes microseconds, except when this process is just writing: then it waits, or says None if not `wait`.
-        """
-        if not self.is_sqlite or not self._lock.acquire(blocking=wait):
-            return None
-        try:
-            driver: Any = self._writer.connection.driver_connection
-            version: int = driver.execute("PRAGMA data_version").fetchone()[0]
-            return version
-        finally:
-            self._lock.release()
+    def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+        """An INSERT that knows ON CONFLICT, in this database's dialect."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def check_writable(self) -> None:
         """Write and take it back. Raises SQLAlchemyError when the database cannot be written."""
-        with self._lock:
-            transaction = self._writer.begin()
+        with self._write_lock, self._engine.connect().execution_options(tinylora_write=True) as connection:
+            transaction = connection.begin()
             try:
-                self._writer.execute(ADAPTERS.insert().values(name="", last_version=0))
+                connection.execute(
+                    ADAPTERS.insert().values(
+                        tenant_id=DEFAULT_TENANT_ID, name="", created_at=0, last_version=0, revision=0, public=False
+                    )
+                )
             finally:
                 transaction.rollback()
 
     def close(self) -> None:
         """Close every connection; the object cannot be used afterwards."""
-        with self._lock:
-            self._writer.close()
-            self._engine.dispose()
+        self._engine.dispose()
+
+
+def parse_url(url: str) -> URL:
+    """SQLAlchemy's URL, with our driver for PostgreSQL. ValueError for another kind of database."""
+    parsed = make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return parsed
+    if backend in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise ValueError(
+        f"database_url begins with {backend}://, expected sqlite:///file or postgresql://user@host/database"
+    )
 
 
 def _prepare_file(url: URL) -> None:

@@ -5,6 +5,10 @@
         NotFound              404   no such adapter, version, model or route
         PayloadTooLarge       413
         UnsupportedMediaType  415
+        UnprocessableEntity   422   an Idempotency-Key that stands for another request
+        PreconditionFailed    412   it changed since the client last saw it
+        Unauthorized          401   no key, or none that is valid
+        Forbidden             403   a valid key that does not allow this
         Unavailable           503   the engine or the database does not answer
 
 Design decision: no 409. OpenAI's clients retry it, and none of our errors goes away by itself.
@@ -34,6 +38,9 @@ MAX_SHOWN_CHARS = 80
 _CODES = {
     HTTPStatus.BAD_REQUEST: "invalid_request",
     HTTPStatus.UNAUTHORIZED: "invalid_api_key",
+    HTTPStatus.FORBIDDEN: "insufficient_permissions",
+    HTTPStatus.PRECONDITION_FAILED: "precondition_failed",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "unprocessable",
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
@@ -89,6 +96,32 @@ class UnsupportedMediaType(ApiError):
     """The body is in a format that this route does not read."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class UnprocessableEntity(ApiError):
+    """The request is well formed, and contradicts an earlier one."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class PreconditionFailed(ApiError):
+    """What the request would change is not, or no longer, what its If-Match or If-None-Match says."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+
+
+class Unauthorized(ApiError):
+    """No API key, or none that is valid."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    type = "authentication_error"
+
+
+class Forbidden(ApiError):
+    """The API key is valid and does not allow this."""
+
+    status = HTTPStatus.FORBIDDEN
+    type = "permission_error"
 
 
 class Unavailable(ApiError):

@@ -1,4 +1,9 @@
-"""Names of adapters, and references to them: `acme/math` is the latest version, `acme/math@3` a pinned one.
+"""Names of adapters, and references to them.
+
+    acme/math          the latest version of one of the tenant's own adapters
+    acme/math@3        a version
+    acme/math@prod     the version, or one of the versions, that the alias `prod` stands for
+    ~globex/math       a public adapter of the tenant `globex`, with or without a version or alias
 
 Design decision: names are strict (ASCII, URL-safe, no empty parts), so that one may stand in a path, a header, a
 metric's label and the `model` field without escaping, and can never be mistaken for a route or a version.
@@ -14,36 +19,81 @@ from server.errors import BadRequest, quoted
 from server.metrics import SHARED_LABELS
 
 MAX_NAME_LENGTH = 128
-# A path below /adapters/<name> that means something else than an adapter.
-RESERVED_LAST_PARTS = frozenset({"vector", "versions"})
+# Paths below /adapters/<name> that mean something else than an adapter.
+RESERVED_PARTS = frozenset({"aliases"})
+RESERVED_LAST_PARTS = frozenset({"vector", "versions", "restore"})
+RESERVED_NAMES = SHARED_LABELS | {"bulk", "export"}
 # The names under which adapters without one are served: inline:<digest>, mix:<digest>.
 RESERVED_PREFIXES = ("inline:", "mix:")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(?:/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An adapter by name; its latest version when `version` is None."""
+    """An adapter by name; of the tenant that asks, unless `tenant` names another.
+
+    The latest version, unless one is named: at most one of `version` and `alias` is given.
+    """
 
     name: str
     version: int | None = None
+    alias: str | None = None
+    tenant: str | None = None
+
+    @property
+    def qualified_name(self) -> str:
+        """The name with the tenant before it, as in listings of others' adapters."""
+        return self.name if self.tenant is None else f"~{self.tenant}/{self.name}"
 
     def __str__(self) -> str:
-        return self.name if self.version is None else f"{self.name}@{self.version}"
+        which = self.version or self.alias
+        return self.qualified_name if which is None else f"{self.qualified_name}@{which}"
 
 
 def parse_reference(text: str, param: str) -> Reference:
-    """`name` or `name@version`. BadRequest naming `param` when it can be neither."""
-    name, at, version = text.partition("@")
-    if at and not _VERSION.fullmatch(version):
+    """`[~tenant/]name[@version|@alias]`. BadRequest naming `param` when it is not that."""
+    tenant: str | None = None
+    if text.startswith("~"):
+        tenant, _, text = text[1:].partition("/")
+        check_tenant_name(tenant, param)
+    name, at, which = text.partition("@")
+    if at and not _VERSION.fullmatch(which) and not _ALIAS.fullmatch(which):
         raise BadRequest(
-            f"{param} is {quoted(text)}: after '@' comes a version, a whole number from 1",
+            f"{param} is {quoted(text)}: after '@' comes a version, a whole number from 1, or an alias such as 'prod'",
             param=param,
             code="invalid_name",
         )
-    return Reference(check_name(name, param), int(version) if at else None)
+    name = check_name(name, param)
+    if which.isdigit():
+        return Reference(name, version=int(which), tenant=tenant)
+    return Reference(name, alias=which or None, tenant=tenant)
+
+
+def check_alias(alias: str, param: str) -> str:
+    """`alias` itself when an alias may be called so, else BadRequest naming `param`."""
+    if not _ALIAS.fullmatch(alias):
+        raise BadRequest(
+            f"{param} is {quoted(alias)}, expected a letter and then at most 63 letters, digits, '.', '_' and '-'",
+            param=param,
+            code="invalid_alias",
+        )
+    return alias
+
+
+def check_tenant_name(name: str, param: str) -> str:
+    """`name` itself when a tenant may be called so, else BadRequest naming `param`."""
+    if not _TENANT.fullmatch(name):
+        raise BadRequest(
+            f"{param} is {quoted(name)}, expected a tenant's name: a letter or digit and then at most 63 letters, "
+            "digits, '.', '_' and '-'",
+            param=param,
+            code="invalid_name",
+        )
+    return name
 
 
 def check_name(name: str, param: str) -> str:
@@ -63,8 +113,9 @@ def check_name(name: str, param: str) -> str:
             param=param,
             code="invalid_name",
         )
-    last = name.rpartition("/")[2]
-    if last in RESERVED_LAST_PARTS or name in SHARED_LABELS or name.startswith(RESERVED_PREFIXES):
+    parts = name.split("/")
+    reserved = parts[-1] in RESERVED_LAST_PARTS or not RESERVED_PARTS.isdisjoint(parts)
+    if reserved or name in RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
         raise BadRequest(
             f"{param} is {quoted(name)}, which is reserved; choose another name", param=param, code="invalid_name"
         )

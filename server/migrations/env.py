@@ -6,7 +6,7 @@ It does not read an alembic.ini: the server migrates its database itself when it
 from alembic import context
 from sqlalchemy import Connection
 
-from server.database import METADATA
+from server.tables import METADATA
 
 connection: Connection = context.config.attributes["connection"]
 # SQLite's DDL is transactional, whatever Alembic's default for it says: a killed migration leaves nothing behind.

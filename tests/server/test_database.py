@@ -12,11 +12,13 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from server.database import ADAPTERS, METADATA, Database
+from server.database import Database
+from server.tables import ADAPTERS, METADATA
 
 HOLD_A_TRANSACTION_OPEN = """
 import sys
-from server.database import ADAPTERS, Database
+from server.database import Database
+from server.tables import ADAPTERS
 with Database(sys.argv[1]).write() as connection:
     connection.execute(ADAPTERS.insert().values(name="half", last_version=1, latest_version=1))
     print("written", flush=True)

@@ -1,0 +1,159 @@
+"""The tables of the database, as SQLAlchemy sees them; `migrations/` makes them.
+
+Design decision: what is written once and then only read (versions, audit, moves of aliases) is kept apart from the one
+row per adapter that changes. Whatever changes about an adapter raises that row's `revision`, so one look at it tells
+whether anything remembered about the adapter still holds.
+
+Times are whole seconds since 1970. Columns called JSON hold JSON text.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only under a primary key called INTEGER.
+ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+DEFAULT_TENANT_ID = 1
+DEFAULT_TENANT_NAME = "default"
+
+# Null in a quota or limit means that there is none.
+TENANTS = sa.Table(
+    "tenants",
+    METADATA,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("disabled_at", sa.BigInteger),
+    sa.Column("max_adapters", sa.BigInteger),
+    sa.Column("adapter_count", sa.BigInteger, nullable=False),  # adapters with a version that is not deleted
+    sa.Column("requests_per_minute", sa.BigInteger),
+    sa.Column("tokens_per_minute", sa.BigInteger),
+    sa.Column("max_concurrent_requests", sa.BigInteger),
+    sa.Column("weight", sa.Float, nullable=False),  # its share of a full server, relative to the others'
+)
+
+API_KEYS = sa.Table(
+    "api_keys",
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("tenant_id", ROW_ID, sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),  # SHA-256 of the key, in hexadecimal
+    sa.Column("hint", sa.String(16), nullable=False),  # its last characters, to tell keys apart
+    sa.Column("scopes", sa.String(128), nullable=False),  # separated by spaces
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("revoked_at", sa.BigInteger),
+    sa.Column("requests_per_minute", sa.BigInteger),
+    sa.Column("tokens_per_minute", sa.BigInteger),
+    sa.Column("max_concurrent_requests", sa.BigInteger),
+)
+
+# A deleted adapter keeps its row, so that its next version does not take a number that was in use.
+ADAPTERS = sa.Table(
+    "adapters",
+    METADATA,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("tenant_id", ROW_ID, sa.ForeignKey("tenants.id"), nullable=False),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("last_version", sa.Integer, nullable=False),  # the highest ever given
+    sa.Column("latest_version", sa.Integer),  # the highest that is not deleted; null when all are
+    sa.Column("revision", sa.BigInteger, nullable=False),  # raised by every change of anything about the adapter
+    sa.Column("public", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("tenant_id", "name"),
+)
+
+ADAPTER_VERSIONS = sa.Table(
+    "adapter_versions",
+    METADATA,
+    sa.Column("adapter_id", ROW_ID, sa.ForeignKey("adapters.id"), primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("deleted_at", sa.BigInteger),
+    sa.Column("recipe", sa.Text, nullable=False),  # canonical JSON
+    sa.Column("factors", sa.String(64), nullable=False),  # SHA-256 of the factors file
+    sa.Column("dtype", sa.String(16), nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),  # the vector, as uploaded
+    sa.Column("sha256", sa.String(64), nullable=False),  # of data
+    sa.Column("metadata", sa.Text, nullable=False),  # JSON object of strings
+)
+
+# The latest version's metadata again, a row per pair, to search by.
+ADAPTER_METADATA = sa.Table(
+    "adapter_metadata",
+    METADATA,
+    sa.Column("adapter_id", ROW_ID, sa.ForeignKey("adapters.id"), primary_key=True, autoincrement=False),
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("value", sa.String(512), nullable=False),
+    sa.Index(None, "key", "value"),
+)
+
+ALIASES = sa.Table(
+    "aliases",
+    METADATA,
+    sa.Column("adapter_id", ROW_ID, sa.ForeignKey("adapters.id"), primary_key=True, autoincrement=False),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("targets", sa.Text, nullable=False),  # JSON object: version -> weight
+    sa.Column("moved_at", sa.BigInteger, nullable=False),
+)
+
+ALIAS_MOVES = sa.Table(
+    "alias_moves",
+    METADATA,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("adapter_id", ROW_ID, sa.ForeignKey("adapters.id"), nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("targets", sa.Text),  # as in aliases; null when the alias was removed
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index(None, "adapter_id", "name"),
+)
+
+# What a write with an Idempotency-Key answered, so that the same write again answers the same.
+IDEMPOTENCY_KEYS = sa.Table(
+    "idempotency_keys",
+    METADATA,
+    sa.Column("tenant_id", ROW_ID, sa.ForeignKey("tenants.id"), primary_key=True, autoincrement=False),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),  # SHA-256 of the request
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # JSON
+    sa.Column("headers", sa.Text, nullable=False),  # JSON object of strings
+    sa.Column("created_at", sa.BigInteger, nullable=False, index=True),
+)
+
+AUDIT_LOG = sa.Table(
+    "audit_log",
+    METADATA,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("tenant_id", ROW_ID, sa.ForeignKey("tenants.id"), nullable=False),
+    sa.Column("key_id", sa.String(32)),  # null: the admin key, or a server without keys
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(255), nullable=False),
+    sa.Column("request_id", sa.String(128), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),  # JSON object
+    sa.Index(None, "tenant_id", "id"),
+)
+
+USAGE = sa.Table(
+    "usage",
+    METADATA,
+    sa.Column("hour", sa.BigInteger, primary_key=True, autoincrement=False),  # its first second
+    sa.Column("tenant_id", ROW_ID, sa.ForeignKey("tenants.id"), primary_key=True, autoincrement=False),
+    sa.Column("key_id", sa.String(32), primary_key=True),  # "" without a key
+    sa.Column("adapter", sa.String(160), primary_key=True),  # "acme/math@3", "base", "inline" or "mix"
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Index(None, "tenant_id", "hour"),
+)

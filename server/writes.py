@@ -1,0 +1,158 @@
+"""Writes over HTTP: each is one transaction with its line in the audit log and, if asked for, its idempotency key.
+
+Design decision: the answer to a write with an Idempotency-Key is stored by the transaction that did the write. However
+the server ends, either both are there, and the same request again gets the same answer, or neither is, and it is done.
+
+It does not know what is written: that is a function of the connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import Depends, Request
+from sqlalchemy.engine import Connection
+from starlette.responses import JSONResponse
+
+from server.database import Database
+from server.errors import BadRequest, UnprocessableEntity, quoted
+from server.principal import Principal, principal_of
+from server.request_id import HEADER as REQUEST_ID_HEADER
+from server.tables import AUDIT_LOG, IDEMPOTENCY_KEYS
+
+IDEMPOTENCY_HEADER = "idempotency-key"
+REPLAYED_HEADER = "idempotent-replayed"
+MAX_KEY_CHARS = 255
+KEPT_S = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who writes, in which request. `idempotency_key` is None when the client sent none."""
+
+    principal: Principal
+    request_id: str = ""
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a write answers: an HTTP status, a JSON body and headers."""
+
+    body: Mapping[str, Any]
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> JSONResponse:
+        """The answer as it leaves."""
+        return JSONResponse(dict(self.body), status_code=self.status, headers=dict(self.headers))
+
+
+class Writes:
+    """Runs writes on one database. Blocks: call it from worker threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def run(
+        self,
+        author: Author,
+        action: str,
+        target: str,
+        do: Callable[[Connection], Answer],
+        *,
+        fingerprint: str = "",
+        detail: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """The answer of `do`, or the stored one when `author` has sent the same write before.
+
+        `fingerprint` stands for the request's content. Raises UnprocessableEntity (422) when the key was used for
+        another request, and whatever `do` raises, in which case nothing is stored and the key stays free.
+        """
+        digest = hashlib.sha256(json.dumps([action, target, fingerprint]).encode()).hexdigest()
+        with self._database.write() as connection:
+            known = self._claim(connection, author, digest)
+            if known is not None:
+                return known
+            answer = do(connection)
+            now = int(time.time())
+            connection.execute(
+                AUDIT_LOG.insert().values(
+                    created_at=now,
+                    tenant_id=author.principal.tenant.id,
+                    key_id=author.principal.key_id,
+                    action=action,
+                    target=target,
+                    request_id=author.request_id,
+                    detail=json.dumps(detail or {}),
+                )
+            )
+            if author.idempotency_key is not None:
+                connection.execute(
+                    IDEMPOTENCY_KEYS.update()
+                    .where(*_is_key(author))
+                    .values(status=answer.status, body=json.dumps(answer.body), headers=json.dumps(answer.headers))
+                )
+            return answer
+
+    def _claim(self, connection: Connection, author: Author, digest: str) -> Answer | None:
+        """Take the key, waiting for a write in progress that has it; the stored answer when it was taken before."""
+        if author.idempotency_key is None:
+            return None
+        now = int(time.time())
+        connection.execute(
+            IDEMPOTENCY_KEYS.delete().where(*_is_key(author), IDEMPOTENCY_KEYS.c.created_at < now - KEPT_S)
+        )
+        claim = self._database.insert(IDEMPOTENCY_KEYS).values(
+            tenant_id=author.principal.tenant.id,
+            key=author.idempotency_key,
+            fingerprint=digest,
+            status=0,
+            body="{}",
+            headers="{}",
+            created_at=now,
+        )
+        if connection.execute(claim.on_conflict_do_nothing()).rowcount == 1:
+            return None
+        row = connection.execute(sa.select(IDEMPOTENCY_KEYS).where(*_is_key(author))).one()
+        if row.fingerprint != digest:
+            raise UnprocessableEntity(
+                f"The Idempotency-Key {quoted(author.idempotency_key)} was used for another request; "
+                "send a new key with a new request.",
+                param=IDEMPOTENCY_HEADER,
+                code="idempotency_key_reused",
+            )
+        return Answer(json.loads(row.body), row.status, {**json.loads(row.headers), REPLAYED_HEADER: "true"})
+
+    def forget_old_keys(self) -> None:
+        """Remove the idempotency keys that are past their time."""
+        with self._database.write() as connection:
+            connection.execute(IDEMPOTENCY_KEYS.delete().where(IDEMPOTENCY_KEYS.c.created_at < time.time() - KEPT_S))
+
+
+def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        IDEMPOTENCY_KEYS.c.tenant_id == author.principal.tenant.id,
+        IDEMPOTENCY_KEYS.c.key == author.idempotency_key,
+    )
+
+
+def author_of(request: Request) -> Author:
+    """The author of `request`. BadRequest for an Idempotency-Key that is empty or too long."""
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is not None and not 1 <= len(key) <= MAX_KEY_CHARS:
+        raise BadRequest(
+            f"The Idempotency-Key has {len(key)} characters, expected 1 to {MAX_KEY_CHARS}.",
+            param=IDEMPOTENCY_HEADER,
+            code="invalid_value",
+        )
+    return Author(principal_of(request.scope), request.headers.get(REQUEST_ID_HEADER, ""), key)
+
+
+AuthorDep = Annotated[Author, Depends(author_of)]
