@@ -23,6 +23,7 @@ from server.engine_api import Engine, ServedAdapter
 from server.errors import ApiError, BadRequest, response_to
 from server.metrics import GatewayMetrics
 from server.request_body import read_body
+from server.request_usage import RequestUsage
 
 ADAPTER_HEADER = "x-tinylora-adapter"
 
@@ -55,7 +56,7 @@ class AdapterMiddleware:
             return
         try:
             body = await read_body(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
-            served, body = await self._take_adapter(body)
+            served, body = await self._take_adapter(body, scope.setdefault("state", {}))
         except ApiError as error:
             self._metrics.observe_request(None, error.status, resolved=False)
             await response_to(error)(scope, receive, send)
@@ -70,15 +71,16 @@ class AdapterMiddleware:
         media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
         return media_type == "application/json" or media_type.endswith("+json")
 
-    async def _take_adapter(self, body: bytes) -> tuple[ServedAdapter | None, bytes]:
-        """The adapter the request asks for, and the body to go on with."""
+    async def _take_adapter(self, body: bytes, state: dict[str, Any]) -> tuple[ServedAdapter | None, bytes]:
+        """The adapter the request asks for, and the body to go on with; a JSON object goes into `state` as payload."""
         try:
             payload: Any = json.loads(body)
         except (ValueError, RecursionError):
             return None, body
         if not isinstance(payload, dict):
             return None, body
-        served = await self._field.resolve(payload)
+        state["payload"] = payload
+        served = await self._field.resolve(payload, state["principal"])
         if served is None and "adapter" not in payload:
             return None, body
         payload.pop("adapter", None)
@@ -94,9 +96,10 @@ class AdapterMiddleware:
     ) -> None:
         scope = {**scope, "headers": _with_length(scope["headers"], body_length)}
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        usage = scope["state"]["usage"] = RequestUsage()
+        self._engine.activate(served, usage.add)
         if served is not None:
-            self._engine.activate(served)
-            scope.setdefault("state", {})["adapter"] = served.name
+            scope["state"]["adapter"] = served.name
 
         async def send_with_header(message: Message) -> None:
             nonlocal status
@@ -110,6 +113,7 @@ class AdapterMiddleware:
             await self._app(scope, receive, send_with_header)
         finally:
             self._metrics.observe_request(served, status)
+            self._metrics.observe_tokens(served, usage.prompt_tokens, usage.completion_tokens)
 
 
 def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:

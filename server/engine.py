@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -32,51 +32,66 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapters.adapter import Adapter
 from adapters.factors import Factors
-from server.engine_api import ServedAdapter
+from server.engine_api import ServedAdapter, TokenObserver
 
 # An id stands for one adapter as long as any request may use it. vLLM's mapping of tokens to adapters is int32.
 MAX_LORA_ID = 2**31 - 1
 REMEMBERED_REQUESTS = 16_384
 
-TokenObserver = Callable[[ServedAdapter | None, int, int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """The adapter of the request in whose context it is read."""
+    """The adapter of the request in whose context it is read, if it has one, and who is told its tokens."""
 
-    served: ServedAdapter
-    lora_request: LoRARequest
+    lora_request: LoRARequest | None
+    observe: TokenObserver | None
 
 
-ActiveVar = ContextVar[Active | None]
+ActiveVar = ContextVar[Active]
+NOTHING = Active(None, None)
 
 
 class AdapterLLM(AsyncLLM):
-    """vLLM's engine client, which also tells how many tokens every request took, by adapter.
+    """vLLM's engine client, which also tells how many tokens every request takes, as it takes them.
 
     Counting here covers every endpoint and aborted requests alike, streamed or not, without parsing responses.
     """
 
     active: ActiveVar
-    observe_tokens: TokenObserver | None = None
 
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
-        active = self.active.get()
-        cumulative = sampling_params.output_kind == RequestOutputKind.CUMULATIVE
-        prompt_tokens = completion_tokens = 0
-        try:
-            async with aclosing(super().generate(prompt, sampling_params, request_id, **kwargs)) as outputs:
-                async for output in outputs:
-                    new_tokens = sum(len(completion.token_ids) for completion in output.outputs)
-                    completion_tokens = new_tokens if cumulative else completion_tokens + new_tokens
-                    prompt_tokens = len(output.prompt_token_ids or ()) or prompt_tokens
-                    yield output
-        finally:
-            if self.observe_tokens is not None:
-                self.observe_tokens(active.served if active else None, prompt_tokens, completion_tokens)
+        observe = self.active.get().observe
+        count = TokenCount(cumulative=sampling_params.output_kind == RequestOutputKind.CUMULATIVE)
+        async with aclosing(super().generate(prompt, sampling_params, request_id, **kwargs)) as outputs:
+            async for output in outputs:
+                if observe is not None:
+                    observe(*count.new(output))
+                yield output
+
+
+class TokenCount:
+    """Counts the tokens of one generation, whose outputs repeat what was generated before when `cumulative`."""
+
+    def __init__(self, *, cumulative: bool) -> None:
+        self._cumulative = cumulative
+        self._prompt_tokens = 0
+        self._generated: dict[int, int] = {}
+
+    def new(self, output: RequestOutput) -> tuple[int, int]:
+        """The tokens of the prompt and of the answers in `output` that no output before it had."""
+        prompt_tokens = 0 if self._prompt_tokens else len(output.prompt_token_ids or ())
+        self._prompt_tokens += prompt_tokens
+        new_tokens = 0
+        for completion in output.outputs:
+            tokens = len(completion.token_ids)
+            if self._cumulative:
+                new_tokens += tokens - self._generated.get(completion.index, 0)
+                self._generated[completion.index] = tokens
+            else:
+                new_tokens += tokens
+        return prompt_tokens, new_tokens
 
 
 class ActiveAdapters(Mapping[str, LoRARequest]):
@@ -86,17 +101,17 @@ class ActiveAdapters(Mapping[str, LoRARequest]):
         self._active = active
 
     def __getitem__(self, name: str) -> LoRARequest:
-        active = self._active.get()
-        if active is None or active.served.name != name:
+        request = self._active.get().lora_request
+        if request is None or request.lora_name != name:
             raise KeyError(name)
-        return active.lora_request
+        return request
 
     def __iter__(self) -> Iterator[str]:
-        active = self._active.get()
-        return iter(()) if active is None else iter((active.served.name,))
+        request = self._active.get().lora_request
+        return iter(()) if request is None else iter((request.lora_name,))
 
     def __len__(self) -> int:
-        return 0 if self._active.get() is None else 1
+        return 0 if self._active.get().lora_request is None else 1
 
 
 class LoRARequests:
@@ -129,7 +144,8 @@ class VllmEngine:
         self.factors = factors
         self.base_models: tuple[str, ...] = tuple(args.served_model_name or [args.model])
         self.max_model_len: int = client.model_config.max_model_len
-        self._active: ActiveVar = ContextVar("tinylora_active", default=None)
+        self.max_num_seqs: int = client.vllm_config.scheduler_config.max_num_seqs
+        self._active: ActiveVar = ContextVar("tinylora_active", default=NOTHING)
         self._requests = LoRARequests()
         client.active = self._active
 
@@ -141,14 +157,13 @@ class VllmEngine:
         init_exception_handler(app)
         init_entrypoints_middleware(self.args, app, self.supported_tasks)
 
-    async def start(self, app: FastAPI, observe_tokens: TokenObserver | None = None) -> None:
+    async def start(self, app: FastAPI) -> None:
         """Build vLLM's serving objects on `app.state`. Call once, before the first request."""
-        self.client.observe_tokens = observe_tokens
         await init_app_state(self.client, app.state, self.args, self.supported_tasks)
         app.state.openai_serving_models.lora_requests = ActiveAdapters(self._active)
 
     async def check_health(self) -> None:
         await self.client.check_health()
 
-    def activate(self, served: ServedAdapter | None) -> None:
-        self._active.set(None if served is None else Active(served, self._requests.get(served)))
+    def activate(self, served: ServedAdapter | None, observe: TokenObserver | None = None) -> None:
+        self._active.set(Active(None if served is None else self._requests.get(served), observe))

@@ -8,6 +8,7 @@ It does not say how requests are generated: that is the engine's own OpenAI API,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,9 @@ from fastapi import FastAPI
 
 from adapters.adapter import Adapter
 from adapters.factors import Factors
+
+# Called with the tokens of the prompt, once, and those newly generated, as they come.
+TokenObserver = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,18 @@ class Engine(Protocol):
     def max_model_len(self) -> int:
         """The longest sequence it serves, in tokens."""
 
+    @property
+    def max_num_seqs(self) -> int:
+        """How many sequences it generates at once; those beyond wait inside it, in the order of their arrival."""
+
     def mount(self, app: FastAPI) -> None:
         """Add the inference routes (/v1/...), and the engine's own middleware and error handlers."""
 
     async def check_health(self) -> None:
         """Return when the engine is alive; raise any exception when it is not."""
 
-    def activate(self, served: ServedAdapter | None) -> None:
-        """Run the current request with `served`; None is the base model. Called once in every inference request.
+    def activate(self, served: ServedAdapter | None, observe: TokenObserver | None = None) -> None:
+        """Run the current request with `served` and tell `observe` its tokens; None is the base model, and nobody.
 
         None matters: a server may start a request in the context of another one on the same connection.
         """

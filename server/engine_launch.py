@@ -40,8 +40,8 @@ from adapters.factors_build import find_or_build_factors
 from adapters.vllm_plugin import adapter_options
 from server.app import create_app
 from server.cpu_defaults import set_cpu_defaults
+from server.database import Database
 from server.engine import AdapterLLM, VllmEngine
-from server.registry import Registry
 from server.settings import Settings
 
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
@@ -91,21 +91,20 @@ async def _serve(settings: Settings, args: Namespace, factors: Factors) -> None:
 
     signal.signal(signal.SIGTERM, interrupt)  # until uvicorn's handlers stand, a start-up can be stopped
     address, sock = setup_server(args, reuse_port=False)
-    registry = Registry(
-        settings.database_url, cache_size=settings.resolve_cache_size, busy_timeout_s=settings.database_busy_timeout_s
-    )
+    database = Database(settings.database_url, busy_timeout_s=settings.database_busy_timeout_s)
     with _progress("Starting the engine (a first start compiles the model: a minute or more)"):
         client = _start_engine(args)
     try:
         await client.reset_mm_cache()
         engine = VllmEngine(client, args, await client.get_supported_tasks(), factors)
-        app = create_app(settings, engine, registry)
-        await engine.start(app, app.state.gateway_metrics.observe_tokens)
+        app = create_app(settings, engine, database)
+        await engine.start(app)
         _announce(address.replace("0.0.0.0", "localhost"), engine)
         await _serve_http(app, sock, client, args)
+        await app.state.gateway.reads.close()
     finally:
         client.shutdown(timeout=ENGINE_STOP_TIMEOUT_S)
-        registry.close()
+        database.close()
         sock.close()
 
 

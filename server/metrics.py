@@ -61,7 +61,7 @@ class GatewayMetrics:
         self._requests.labels(label, f"{status // 100}xx").inc()
 
     def observe_tokens(self, served: ServedAdapter | None, prompt_tokens: int, completion_tokens: int) -> None:
-        """The tokens of one request, whole or aborted; `served` is None when it ran on the base model."""
+        """The tokens of one request, answered or left by its client; `served` is None when it ran on the base model."""
         label = self.label(served)
         self._prompt_tokens.labels(label).inc(prompt_tokens)
         self._completion_tokens.labels(label).inc(completion_tokens)

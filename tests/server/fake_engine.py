@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from adapters.factors import Factors, save_factors
-from server.engine_api import ServedAdapter
+from server.engine_api import ServedAdapter, TokenObserver
 
 BASE = "acme/base-135m"
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -59,9 +59,11 @@ class FakeEngine:
         self.base_models = (BASE, "base-alias")
         self.factors = factors
         self.max_model_len = 128
+        self.max_num_seqs = 4
         self.alive = True
         self.hold: asyncio.Event | None = None
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
+        self._observe: ContextVar[TokenObserver | None] = ContextVar("observe", default=None)
 
     def mount(self, app: FastAPI) -> None:
         app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
@@ -74,8 +76,14 @@ class FakeEngine:
         if not self.alive:
             raise RuntimeError("the engine's process is gone")
 
-    def activate(self, served: ServedAdapter | None) -> None:
+    def activate(self, served: ServedAdapter | None, observe: TokenObserver | None = None) -> None:
         self._active.set(served)
+        self._observe.set(observe)
+
+    def _report(self, prompt_tokens: int, completion_tokens: int) -> None:
+        observe = self._observe.get()
+        if observe is not None:
+            observe(prompt_tokens, completion_tokens)
 
     async def _chat(self, request: ChatRequest) -> Response:
         served = self._active.get()
@@ -86,16 +94,19 @@ class FakeEngine:
         head = {"id": "chatcmpl-1", "created": 1, "model": request.model or BASE}
         if request.stream:
             return StreamingResponse(self._chunks(head, content), media_type="text/event-stream")
+        self._report(3, 2)
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
     async def _chunks(self, head: dict[str, Any], content: str) -> AsyncIterator[str]:
+        self._report(3, 1)
         for number, text in enumerate(content.split(" ")):
             choice = {"index": 0, "delta": {"content": text + " "}, "finish_reason": None}
             yield f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
             if number == 0 and self.hold is not None:
                 await self.hold.wait()
+        self._report(0, 1)
         yield "data: [DONE]\n\n"
 
     async def _echo(self, request: Request) -> Response:
