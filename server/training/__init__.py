@@ -1,0 +1,1 @@
+"""Training: what turns rewards into a vector."""
