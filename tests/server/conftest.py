@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import openai
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 
 from adapters.factors import Factors
 from server.app import create_app
+from server.database import Database
 from server.registry import Registry
 from server.settings import Settings
 from tests.server.fake_engine import FakeEngine, tiny_factors
@@ -38,11 +40,28 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/tinylora.db"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
 @pytest.fixture
-def registry(settings: Settings) -> Iterator[Registry]:
-    registry = Registry(settings.database_url, cache_size=100)
-    yield registry
-    registry.close()
+def database(database_url: str) -> Iterator[Database]:
+    """An empty database, of each kind."""
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    database = Database(settings.database_url)
+    yield database
+    database.close()
 
 
 @pytest.fixture
@@ -51,8 +70,34 @@ def engine(factors: Factors) -> FakeEngine:
 
 
 @pytest.fixture
-def app(settings: Settings, engine: FakeEngine, registry: Registry) -> FastAPI:
-    return create_app(settings, engine, registry)
+def app(settings: Settings, engine: FakeEngine, database: Database) -> FastAPI:
+    return create_app(settings, engine, database)
+
+
+@pytest.fixture
+def registry(app: FastAPI) -> Registry:
+    """The app's own."""
+    registry: Registry = app.state.gateway.registry
+    return registry
+
+
+class Store(Protocol):
+    def __call__(
+        self, name: str, adapter: Adapter, metadata: Mapping[str, str] | None = None, tenant_id: int = DEFAULT_TENANT_ID
+    ) -> StoredVersion: ...
+
+
+@pytest.fixture
+def store(database: Database, registry: Registry) -> Store:
+    """Stores a version without HTTP."""
+
+    def store(
+        name: str, adapter: Adapter, metadata: Mapping[str, str] | None = None, tenant_id: int = DEFAULT_TENANT_ID
+    ) -> StoredVersion:
+        with database.write() as connection:
+            return registry.create_version(connection, tenant_id, name, adapter, metadata)
+
+    return store
 
 
 @pytest.fixture

@@ -1,0 +1,39 @@
+"""What all tests share: a PostgreSQL server, started when the first test asks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from server.database import Database
+from tests.postgres import NOT_INSTALLED, SKIP_VARIABLE, PostgresServer, find_programs, running_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real server. Where PostgreSQL is not installed tests fail, saying what to install."""
+    if os.environ.get(SKIP_VARIABLE) == "skip":
+        pytest.skip(f"{SKIP_VARIABLE}=skip")
+    programs = find_programs()
+    if programs is None:
+        pytest.fail(NOT_INSTALLED, pytrace=False)
+    with running_server(programs) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: PostgresServer) -> str:
+    """The name of a database with all tables and no connections, to copy."""
+    name = postgres.new_database()
+    Database(postgres.url(name)).close()
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, migrated_postgres: str) -> Iterator[str]:
+    """The URL of a database of the test's own, with all tables."""
+    name = postgres.new_database(migrated_postgres)
+    yield postgres.url(name)
+    postgres.drop(name)
