@@ -11,6 +11,13 @@ branch_labels = None
 depends_on = None
 
 ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def name_type(length: int) -> sa.types.TypeEngine[str]:
+    """A name, sorted by its bytes everywhere: listings of both databases have one order, and prefixes use the index."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 OLD = {"adapters": ("pk_adapters", "uq_adapters_name"), "adapter_versions": ("pk_adapter_versions",)}
 
 
@@ -25,7 +32,7 @@ def upgrade() -> None:
     op.create_table(
         "tenants",
         sa.Column("id", ROW_ID, nullable=False),
-        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("name", name_type(64), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("disabled_at", sa.BigInteger),
         sa.Column("max_adapters", sa.BigInteger),
@@ -64,7 +71,7 @@ def upgrade() -> None:
         "adapters",
         sa.Column("id", ROW_ID, nullable=False),
         sa.Column("tenant_id", ROW_ID, nullable=False),
-        sa.Column("name", sa.String(128), nullable=False),
+        sa.Column("name", name_type(128), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("last_version", sa.Integer, nullable=False),
         sa.Column("latest_version", sa.Integer),
@@ -117,7 +124,7 @@ def upgrade() -> None:
     op.create_table(
         "aliases",
         sa.Column("adapter_id", ROW_ID, nullable=False, autoincrement=False),
-        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("name", name_type(64), nullable=False),
         sa.Column("targets", sa.Text, nullable=False),
         sa.Column("moved_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("adapter_id", "name", name="pk_aliases"),
@@ -127,7 +134,7 @@ def upgrade() -> None:
         "alias_moves",
         sa.Column("id", ROW_ID, nullable=False),
         sa.Column("adapter_id", ROW_ID, nullable=False),
-        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("name", name_type(64), nullable=False),
         sa.Column("targets", sa.Text),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_alias_moves"),
