@@ -1,7 +1,7 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
-    RequestId -> AccessLog -> LastResort -> AdaptersAlias -> ApiKeyErrors -> the engine's own (API key, CORS, ...)
-    -> AdapterMiddleware
+    RequestId -> AccessLog -> LastResort -> AdaptersAlias -> OpenAccess -> ApiKeyErrors
+    -> the engine's own (API key, CORS, ...) -> AdapterMiddleware
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -14,28 +14,34 @@ from server.adapter_field import AdapterField
 from server.adapter_middleware import AdapterMiddleware
 from server.adapters_alias import AdaptersAlias
 from server.api_key_errors import ApiKeyErrors
+from server.database import Database
 from server.engine_api import Engine
 from server.errors import install_error_handlers
 from server.gateway import Gateway
 from server.last_resort import LastResort
 from server.logging import AccessLog, configure_logging
 from server.metrics import GatewayMetrics
+from server.open_access import OpenAccess
+from server.point_reads import open_point_reads
 from server.registry import Registry
 from server.request_id import RequestId
-from server.routes import adapters, models, ops
+from server.routes import adapters, aliases, bulk, models, ops
 from server.settings import Settings
+from server.writes import Writes
 
 
-def create_app(settings: Settings, engine: Engine, registry: Registry) -> FastAPI:
-    """The application; the caller closes `registry` when it is done with it."""
+def create_app(settings: Settings, engine: Engine, database: Database) -> FastAPI:
+    """The application. The caller closes `app.state.gateway.reads` and `database` when it is done with it."""
     configure_logging(settings)
     metrics = GatewayMetrics(max_adapters=settings.max_labelled_adapters)
     app = FastAPI(title="TinyLoRA serving", description="Adapters of a few bytes, a different one in every request.")
-    app.state.gateway = Gateway(settings, engine, registry, metrics)
+    reads = open_point_reads(database)
+    registry = Registry(database, reads, cache_size=settings.resolve_cache_size)
+    app.state.gateway = Gateway(settings, engine, database, reads, Writes(database), registry, metrics)
     app.state.gateway_metrics = metrics
 
     # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
-    for router in (ops.router, adapters.router, models.router):
+    for router in (ops.router, aliases.router, bulk.router, adapters.router, models.router):
         app.include_router(router)
 
     # The middleware added last is met first.
@@ -49,6 +55,7 @@ def create_app(settings: Settings, engine: Engine, registry: Registry) -> FastAP
     )
     engine.mount(app)
     app.add_middleware(ApiKeyErrors)
+    app.add_middleware(OpenAccess)
     app.add_middleware(AdaptersAlias)
     app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
     app.add_middleware(AccessLog)

@@ -10,10 +10,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.database import Database
 from server.engine_api import Engine
 from server.metrics import GatewayMetrics
+from server.point_reads import PointReads
 from server.registry import Registry
 from server.settings import Settings
+from server.writes import Writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,9 @@ class Gateway:
 
     settings: Settings
     engine: Engine
+    database: Database
+    reads: PointReads
+    writes: Writes
     registry: Registry
     metrics: GatewayMetrics
 

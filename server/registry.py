@@ -1,198 +1,235 @@
-"""The registry: named adapters in immutable versions, kept in the database.
+"""The registry: every tenant's adapters, in immutable versions, kept in the database.
 
-Design decision: a version is written once and never changed. Uploading makes the next one, deleting removes rows, and a
-number is never given twice; so whatever a version's name stands for can be cached without an expiry.
+Design decision: what is remembered of an adapter is remembered together with the revision at which it was read, and
+every request reads the current revision, one row by an index. So any number of gateways may write, each serves what was
+committed last, and vectors are read from the database once.
 
-Methods block on the database: call them from worker threads. Only `cached` is for the event loop.
+Only `look_up` and `resolve` are for the event loop; the rest blocks on the database. Writes are functions of a
+connection, run by `server.writes`: those that make versions are here, others in `server.deletion` and `server.aliases`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
-from collections.abc import Mapping
+import builtins
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
+from starlette.concurrency import run_in_threadpool
 
 from adapters.adapter import Adapter
-from adapters.recipe import Recipe
-from server.database import ADAPTER_VERSIONS, ADAPTERS, Database
-from server.errors import NotFound
+from server.adapter_rows import adapter_not_found, visible_row
+from server.alias_targets import Targets, pick_version, targets_from_json
+from server.conditional import NO_PRECONDITION, Precondition
+from server.creation import NewVersion, create_versions
+from server.database import Database
 from server.names import Reference
+from server.point_reads import PointReads
 from server.resolve_cache import ResolveCache
+from server.stored_version import VERSION_ROWS, Entry, Page, StoredVersion, entry_of, version_of
+from server.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS, ALIASES, TENANTS
+
+MAX_CACHED_BYTES = 128 * 2**20
+AFTER_NAMES = "\x7f"  # sorts behind every character that a name may have
+NO_TENANT = -1
+_NO_ALIASES: Mapping[str, Targets] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class StoredVersion:
-    """One version of a registered adapter. `created_at` is in seconds since 1970, `sha256` is of the vector's bytes."""
+class AdapterState:
+    """What may change about an adapter, as it was at one revision. `latest_version` is None when it is deleted."""
 
-    name: str
-    version: int
-    created_at: int
-    adapter: Adapter
-    sha256: str
-    metadata: Mapping[str, str]
+    revision: int
+    latest_version: int | None
+    public: bool
+    aliases: Mapping[str, Targets]
 
-    @property
-    def id(self) -> str:
-        return f"{self.name}@{self.version}"
+    def version_of(self, reference: Reference, pick: float | None) -> int | None:
+        """The version that `reference` stands for, which may be a deleted one if it names it; None for none."""
+        if self.latest_version is None or (reference.version is None and reference.alias is None):
+            return self.latest_version
+        if reference.alias is None:
+            return reference.version
+        targets = self.aliases.get(reference.alias)
+        return None if targets is None else pick_version(targets, pick)
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Some of a listing; `has_more` when another one follows it."""
+class _Kept:
+    """A version that was not deleted when its adapter had this revision."""
 
-    items: tuple[StoredVersion, ...]
-    has_more: bool
-
-
-_VERSION_ROWS = sa.select(ADAPTERS.c.name, ADAPTER_VERSIONS).join_from(
-    ADAPTER_VERSIONS, ADAPTERS, ADAPTERS.c.id == ADAPTER_VERSIONS.c.adapter_id
-)
-_LATEST_ROWS = _VERSION_ROWS.where(ADAPTER_VERSIONS.c.version == ADAPTERS.c.latest_version)
+    stored: StoredVersion
+    revision: int
 
 
 class Registry:
-    """Adapters by name. Safe to use from any thread, and by several processes at once."""
+    """Adapters by tenant and name. Safe to use from any thread, and by several processes at once."""
 
-    def __init__(self, database_url: str, *, cache_size: int = 65_536, busy_timeout_s: float = 10.0) -> None:
-        self._database = Database(database_url, busy_timeout_s=busy_timeout_s)
-        self._cache: ResolveCache[StoredVersion] = ResolveCache(cache_size)
+    def __init__(self, database: Database, reads: PointReads, *, cache_size: int = 65_536) -> None:
+        self._database = database
+        self._reads = reads
+        self._states: ResolveCache[int, AdapterState] = ResolveCache(cache_size)
+        self._versions: ResolveCache[tuple[int, int], _Kept] = ResolveCache(
+            cache_size, max_bytes=MAX_CACHED_BYTES, size_of=_content_bytes
+        )
 
-    def create(self, name: str, adapter: Adapter, metadata: Mapping[str, str] | None = None) -> StoredVersion:
-        """Store `adapter` as the next version of `name`, durably."""
-        with self._database.write() as connection:
-            bump = (
-                ADAPTERS.update()
-                .where(ADAPTERS.c.name == name)
-                .values(last_version=ADAPTERS.c.last_version + 1, latest_version=ADAPTERS.c.last_version + 1)
-                .returning(ADAPTERS.c.id, ADAPTERS.c.last_version)
-            )
-            begin = (
-                ADAPTERS.insert()
-                .values(name=name, last_version=1, latest_version=1)
-                .returning(ADAPTERS.c.id, ADAPTERS.c.last_version)
-            )
-            adapter_id, version = connection.execute(bump).one_or_none() or connection.execute(begin).one()
-            stored = StoredVersion(
-                name=name,
-                version=version,
-                created_at=int(time.time()),
-                adapter=adapter,
-                sha256=hashlib.sha256(adapter.data).hexdigest(),
-                metadata=dict(metadata or {}),
-            )
-            connection.execute(
-                ADAPTER_VERSIONS.insert().values(
-                    adapter_id=adapter_id,
-                    version=version,
-                    created_at=stored.created_at,
-                    recipe=adapter.recipe.canonical_json(),
-                    factors=adapter.factors,
-                    dtype=adapter.dtype,
-                    data=adapter.data,
-                    sha256=stored.sha256,
-                    metadata=json.dumps(stored.metadata),
-                )
-            )
-        self._cache.forget(Reference(name))
-        return stored
+    async def resolve(self, tenant_id: int, reference: Reference, *, pick: float | None = None) -> StoredVersion:
+        """The version that `reference` of this tenant stands for now. NotFound when there is none.
 
-    def cached(self, reference: Reference) -> StoredVersion | None:
-        """`resolve` without waiting: None when the database has to be asked."""
-        data_version = self._database.data_version(wait=False)
-        if data_version is None:
-            return None
-        self._cache.sync(data_version)
-        return self._cache.get(reference)
+        `pick` in [0, 1) chooses among the versions of a weighted alias; None is the one with most weight.
+        """
+        entry, _ = await self.look_up(tenant_id, reference, pick=pick)
+        return entry.stored
 
-    def resolve(self, reference: Reference) -> StoredVersion:
-        """The version that `reference` stands for now. NotFound when there is none."""
-        # What is read below is at least as new as this, so an entry can be outdated only by a change yet to be seen.
-        data_version = self._database.data_version(wait=True)
-        generation = None if data_version is None else self._cache.sync(data_version)
-        rows = _LATEST_ROWS if reference.version is None else _VERSION_ROWS
-        if reference.version is not None:
-            rows = rows.where(ADAPTER_VERSIONS.c.version == reference.version)
-        with self._database.read() as connection:
-            row = connection.execute(rows.where(ADAPTERS.c.name == reference.name)).one_or_none()
-        if row is None:
+    async def look_up(self, tenant_id: int, reference: Reference, *, pick: float | None = None) -> tuple[Entry, bool]:
+        """As `resolve`, with what may change about the adapter; and whether all of it was in memory."""
+        owner = tenant_id if reference.tenant is None else await self._reads.tenant_id(reference.tenant)
+        found = await self._reads.adapter_revision(NO_TENANT if owner is None else owner, reference.name)
+        if found is None:
             raise adapter_not_found(reference)
-        stored = _stored_version(row)
-        if generation is not None:
-            self._cache.put(reference, stored, generation)
+        adapter_id, revision = found
+        known = self._remembered(adapter_id, revision, reference, pick)
+        state, stored = known if known else await run_in_threadpool(self._load, adapter_id, reference, pick)
+        if stored is None or (owner != tenant_id and not state.public):
+            raise adapter_not_found(reference)
+        stored = stored.named(reference.name if owner == tenant_id else reference.qualified_name)
+        return Entry(stored, state.revision, state.public), known is not None
+
+    def _remembered(
+        self, adapter_id: int, revision: int, reference: Reference, pick: float | None
+    ) -> tuple[AdapterState, StoredVersion | None] | None:
+        state = self._states.get(adapter_id)
+        if state is None or state.revision < revision:
+            return None
+        version = state.version_of(reference, pick)
+        kept = None if version is None else self._versions.get((adapter_id, version))
+        # The latest version and those of aliases are not deleted, or the state would say so.
+        if kept is None or (reference.version not in (None, state.latest_version) and kept.revision < revision):
+            return None
+        return state, kept.stored
+
+    def _load(
+        self, adapter_id: int, reference: Reference, pick: float | None
+    ) -> tuple[AdapterState, StoredVersion | None]:
+        """Read and remember; None when the reference stands for nothing."""
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(ADAPTERS).where(ADAPTERS.c.id == adapter_id)).one()
+            aliases = connection.execute(sa.select(ALIASES).where(ALIASES.c.adapter_id == adapter_id)).all()
+            state = AdapterState(
+                row.revision,
+                row.latest_version,
+                row.public,
+                {alias.name: targets_from_json(alias.targets) for alias in aliases} or _NO_ALIASES,
+            )
+            version = state.version_of(reference, pick)
+            rows = VERSION_ROWS.where(ADAPTERS.c.id == adapter_id, ADAPTER_VERSIONS.c.version == version)
+            found = connection.execute(rows.where(ADAPTER_VERSIONS.c.deleted_at.is_(None))).one_or_none()
+        stored = None if found is None else version_of(found)
+        self._states.put(adapter_id, state)
+        if stored is not None:
+            self._versions.put((adapter_id, stored.version), _Kept(stored, state.revision))
+        return state, stored
+
+    def list(
+        self,
+        tenant_id: int,
+        *,
+        after: str = "",
+        limit: int = 20,
+        prefix: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Page:
+        """The latest version of each of the tenant's adapters, by name, beginning behind the name `after`.
+
+        Only names that begin with `prefix`, and adapters whose latest version has all of `metadata`.
+        """
+        rows = VERSION_ROWS.where(ADAPTERS.c.tenant_id == tenant_id, ADAPTERS.c.name > after)
+        rows = _filtered(rows, prefix, metadata or {}).order_by(ADAPTERS.c.name)
+        return self._page(rows, limit, lambda row: str(row.name))
+
+    def list_public(
+        self,
+        *,
+        after: tuple[str, str] = ("", ""),
+        limit: int = 20,
+        prefix: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Page:
+        """As `list`, of all tenants' public adapters, each with its tenant, beginning behind (tenant, name)."""
+        rows = (
+            VERSION_ROWS.add_columns(TENANTS.c.name.label("tenant"))
+            .join(TENANTS, TENANTS.c.id == ADAPTERS.c.tenant_id)
+            .where(ADAPTERS.c.public, sa.tuple_(TENANTS.c.name, ADAPTERS.c.name) > sa.tuple_(*after))
+        )
+        rows = _filtered(rows, prefix, metadata or {}).order_by(TENANTS.c.name, ADAPTERS.c.name)
+        return self._page(rows, limit, lambda row: f"~{row.tenant}/{row.name}")
+
+    def versions(
+        self, tenant_id: int, reference: Reference, *, before: int | None = None, limit: int = 20, deleted: bool = False
+    ) -> Page:
+        """The versions below `before` of one adapter, newest first; or, its owner only, the deleted ones.
+
+        NotFound when there is no such adapter, or it is deleted and its deleted versions are not asked for.
+        """
+        with self._database.read() as connection:
+            row = visible_row(connection, tenant_id, reference)
+            if (row.tenant_id != tenant_id) if deleted else row.latest_version is None:
+                raise adapter_not_found(reference)
+        is_deleted = ADAPTER_VERSIONS.c.deleted_at.is_not(None)
+        rows = VERSION_ROWS.where(ADAPTERS.c.id == row.id, is_deleted if deleted else ~is_deleted)
+        if before is not None:
+            rows = rows.where(ADAPTER_VERSIONS.c.version < before)
+        name = reference.name if row.tenant_id == tenant_id else reference.qualified_name
+        return self._page(rows.order_by(ADAPTER_VERSIONS.c.version.desc()), limit, lambda _: name)
+
+    def create_version(
+        self,
+        connection: Connection,
+        tenant_id: int,
+        name: str,
+        adapter: Adapter,
+        metadata: Mapping[str, str] | None = None,
+        precondition: Precondition = NO_PRECONDITION,
+    ) -> StoredVersion:
+        """Store `adapter` as the next version of `name`.
+
+        Raises PreconditionFailed, by the ETag of `name`, and BadRequest when the tenant would have too many adapters.
+        """
+        items = [NewVersion(name, adapter, metadata or {})]
+        (stored,) = create_versions(self._database, connection, tenant_id, items, precondition)
         return stored
 
-    def list(self, *, after: str = "", limit: int = 20) -> Page:
-        """The latest version of every adapter, by name, beginning behind the name `after` (which need not exist)."""
-        rows = _LATEST_ROWS.where(ADAPTERS.c.name > after).order_by(ADAPTERS.c.name)
-        return self._page(rows, limit)
+    def create_many(
+        self, connection: Connection, tenant_id: int, items: Sequence[NewVersion]
+    ) -> builtins.list[StoredVersion]:
+        """Store many versions at once, in the order given; a name that comes twice gets two versions.
 
-    def versions(self, name: str, *, before: int | None = None, limit: int = 20) -> Page:
-        """The versions of `name` below `before`, newest first. NotFound when `name` has no versions at all."""
-        rows = _VERSION_ROWS.where(ADAPTERS.c.name == name).order_by(ADAPTER_VERSIONS.c.version.desc())
-        page = self._page(rows if before is None else rows.where(ADAPTER_VERSIONS.c.version < before), limit)
-        if not page.items:
-            self.resolve(Reference(name))
-        return page
+        Made for batches of a thousand or so. BadRequest when the tenant would have too many adapters.
+        """
+        return create_versions(self._database, connection, tenant_id, items)
 
-    def delete(self, reference: Reference) -> None:
-        """Remove one version, or all of them. NotFound when there is nothing to remove."""
-        with self._database.write() as connection:
-            adapter_id = connection.execute(
-                sa.select(ADAPTERS.c.id).where(ADAPTERS.c.name == reference.name)
-            ).scalar_one_or_none()
-            doomed = ADAPTER_VERSIONS.delete().where(ADAPTER_VERSIONS.c.adapter_id == adapter_id)
-            if reference.version is not None:
-                doomed = doomed.where(ADAPTER_VERSIONS.c.version == reference.version)
-            if adapter_id is None or connection.execute(doomed).rowcount == 0:
-                raise adapter_not_found(reference)
-            latest = (
-                sa.select(sa.func.max(ADAPTER_VERSIONS.c.version))
-                .where(ADAPTER_VERSIONS.c.adapter_id == adapter_id)
-                .scalar_subquery()
-            )
-            connection.execute(ADAPTERS.update().where(ADAPTERS.c.id == adapter_id).values(latest_version=latest))
-        self._cache.clear()
-
-    def check_writable(self) -> None:
-        """Raises SQLAlchemyError when the database cannot be written."""
-        self._database.check_writable()
-
-    def close(self) -> None:
-        """Close the database."""
-        self._database.close()
-
-    def _page(self, rows: sa.Select[tuple[object, ...]], limit: int) -> Page:
+    def _page(self, rows: sa.Select[Any], limit: int, name_of: Callable[[Row[Any]], str]) -> Page:
         with self._database.read() as connection:
-            found = [_stored_version(row) for row in connection.execute(rows.limit(limit + 1))]
-        return Page(tuple(found[:limit]), has_more=len(found) > limit)
+            found = connection.execute(rows.limit(limit + 1)).all()
+        return Page(tuple(entry_of(row, name_of(row)) for row in found[:limit]), has_more=len(found) > limit)
 
 
-def adapter_not_found(reference: Reference, param: str = "name") -> NotFound:
-    """The answer to a reference that stands for nothing, whether it never did or was deleted."""
-    return NotFound(
-        f"There is no adapter {str(reference)!r}; GET /v1/adapters lists those there are.",
-        param=param,
-        code="adapter_not_found",
-    )
+def _filtered(rows: sa.Select[Any], prefix: str, metadata: Mapping[str, str]) -> sa.Select[Any]:
+    """Only latest versions, of names and with metadata as asked for."""
+    rows = rows.where(ADAPTER_VERSIONS.c.version == ADAPTERS.c.latest_version)
+    if prefix:
+        # A range, which an index finds on every database; LIKE's are found by some.
+        rows = rows.where(ADAPTERS.c.name >= prefix, ADAPTERS.c.name < prefix + AFTER_NAMES)
+    for key, value in metadata.items():
+        having = sa.select(ADAPTER_METADATA.c.adapter_id).where(
+            ADAPTER_METADATA.c.key == key, ADAPTER_METADATA.c.value == value
+        )
+        rows = rows.where(ADAPTERS.c.id.in_(having))
+    return rows
 
 
-def _stored_version(row: Row[tuple[object, ...]]) -> StoredVersion:
-    values = row._mapping
-    return StoredVersion(
-        name=values["name"],
-        version=values["version"],
-        created_at=values["created_at"],
-        adapter=Adapter(
-            recipe=Recipe.from_dict(json.loads(values["recipe"])),
-            factors=values["factors"],
-            dtype=values["dtype"],
-            data=values["data"],
-        ),
-        sha256=values["sha256"],
-        metadata=json.loads(values["metadata"]),
-    )
+def _content_bytes(kept: _Kept) -> int:
+    metadata = kept.stored.metadata
+    return len(kept.stored.adapter.data) + sum(len(key) + len(value) for key, value in metadata.items())

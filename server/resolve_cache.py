@@ -1,67 +1,52 @@
-"""The adapters in use, in memory, so that a request finds its adapter without the database.
+"""What is in use, in memory, so that a request finds its adapter without waiting for the database.
 
-Design decision: an entry is stored only when nothing was invalidated between reading it and storing it (generations),
-so a slow reader can never put an old version back.
+Design decision: bounded twice, by the number of entries and by the bytes that they hold, because one adapter may be a
+thousand times as long as another.
 
-It does not know when the database changes; the registry tells it.
+It does not know when an entry is outdated; the registry does.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from server.names import Reference
-
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class ResolveCache(Generic[V]):
-    """A least-recently-used map of references to values. Safe to use from any thread."""
+class ResolveCache(Generic[K, V]):
+    """A least-recently-used map. Safe to use from any thread.
 
-    def __init__(self, size: int) -> None:
+    `size_of` gives the bytes of a value; what is longer than `max_bytes` by itself is not kept.
+    """
+
+    def __init__(self, size: int, *, max_bytes: int = 2**62, size_of: Callable[[V], int] = lambda _: 0) -> None:
         self._size = size
-        self._entries: OrderedDict[Reference, V] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._size_of = size_of
+        self._bytes = 0
+        self._entries: OrderedDict[K, V] = OrderedDict()
         self._lock = threading.Lock()
-        self._generation = 0
-        self._data_version: int | None = None
 
-    def sync(self, data_version: int) -> int:
-        """Forget everything if `data_version` is not the one of the last call; returns the generation to `put` with."""
+    def get(self, key: K) -> V | None:
+        """The value of `key`, if it is here."""
         with self._lock:
-            if data_version != self._data_version:
-                self._data_version = data_version
-                self._entries.clear()
-                self._generation += 1
-            return self._generation
-
-    def get(self, reference: Reference) -> V | None:
-        """The value of `reference`, if it is here."""
-        with self._lock:
-            value = self._entries.get(reference)
+            value = self._entries.get(key)
             if value is not None:
-                self._entries.move_to_end(reference)
+                self._entries.move_to_end(key)
             return value
 
-    def put(self, reference: Reference, value: V, generation: int) -> None:
-        """Keep `value`, which was read after `generation` was current, unless something was invalidated since."""
+    def put(self, key: K, value: V) -> None:
+        """Keep `value`, in the place of what was under `key`."""
         with self._lock:
-            if generation != self._generation:
-                return
-            self._entries[reference] = value
-            self._entries.move_to_end(reference)
-            if len(self._entries) > self._size:
-                self._entries.popitem(last=False)
-
-    def forget(self, reference: Reference) -> None:
-        """Drop `reference`, and whatever is being read at this moment."""
-        with self._lock:
-            self._entries.pop(reference, None)
-            self._generation += 1
-
-    def clear(self) -> None:
-        """Drop everything, and whatever is being read at this moment."""
-        with self._lock:
-            self._entries.clear()
-            self._generation += 1
+            previous = self._entries.pop(key, None)
+            if previous is not None:
+                self._bytes -= self._size_of(previous)
+            self._entries[key] = value
+            self._bytes += self._size_of(value)
+            while len(self._entries) > self._size or self._bytes > self._max_bytes:
+                _, dropped = self._entries.popitem(last=False)
+                self._bytes -= self._size_of(dropped)

@@ -5,12 +5,17 @@ Design decision: only the edge knows these; inside, versions are `StoredVersion`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.registry import StoredVersion
+from server.errors import BadRequest, quoted
+from server.stored_version import Entry
+
+MAX_METADATA_FILTERS = 16
+_METADATA = re.compile(r"metadata(?:\[(?P<bracketed>.*)\]|\.(?P<dotted>.*))", re.DOTALL)
 
 
 class RecipeObject(BaseModel):
@@ -26,13 +31,18 @@ class RecipeObject(BaseModel):
 
 
 class AdapterObject(BaseModel):
-    """One version of an adapter. `bytes` is the length of its vector, `sha256` the digest of those bytes."""
+    """One version of an adapter. `bytes` is the length of its vector, `sha256` the digest of those bytes.
+
+    `public` is of the adapter, all of whose versions other tenants may then use as `~tenant/name`.
+    """
 
     id: str = Field(examples=["acme/math@3"])
     object: Literal["adapter"] = "adapter"
     name: str
     version: int
     created_at: int
+    deleted_at: int | None
+    public: bool
     recipe: RecipeObject
     factors: str
     dtype: str
@@ -41,13 +51,16 @@ class AdapterObject(BaseModel):
     metadata: dict[str, str]
 
     @classmethod
-    def of(cls, stored: StoredVersion) -> AdapterObject:
-        """The wire form of `stored`."""
+    def of(cls, entry: Entry) -> AdapterObject:
+        """The wire form of `entry`."""
+        stored = entry.stored
         return cls(
             id=stored.id,
             name=stored.name,
             version=stored.version,
             created_at=stored.created_at,
+            deleted_at=entry.deleted_at,
+            public=entry.public,
             recipe=RecipeObject(**stored.adapter.recipe.to_dict()),
             factors=stored.adapter.factors,
             dtype=stored.adapter.dtype,
@@ -67,7 +80,7 @@ class AdapterList(BaseModel):
     last_id: str | None
 
     @classmethod
-    def of(cls, items: Sequence[StoredVersion], has_more: bool) -> AdapterList:
+    def of(cls, items: Sequence[Entry], has_more: bool) -> AdapterList:
         """The wire form of a page."""
         data = [AdapterObject.of(item) for item in items]
         first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
@@ -75,11 +88,21 @@ class AdapterList(BaseModel):
 
 
 class AdapterDeleted(BaseModel):
-    """What was deleted: one version, or an adapter with all of its versions."""
+    """What was deleted: one version, or an adapter with all of its versions; `purged` when for good."""
 
     id: str
     object: Literal["adapter.deleted"] = "adapter.deleted"
     deleted: Literal[True] = True
+    versions: list[int]
+    purged: bool
+
+
+class AdapterChange(BaseModel):
+    """What to change about an adapter."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    public: bool
 
 
 class ModelObject(BaseModel):
@@ -113,6 +136,54 @@ class PageQuery(StrictQuery):
 
     after: str | None = None
     limit: int = Field(20, ge=1, le=100)
+
+
+class ListQuery(PageQuery):
+    """Which adapters to list: of a name that begins with `prefix`, with `metadata[key]=value` (or `metadata.key=value`,
+    which needs no escaping in a shell); with `public`, those of all tenants that are public."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prefix: str = Field("", max_length=128, pattern=r"^[A-Za-z0-9._:/-]*$")
+    public: bool = False
+
+    def metadata(self) -> dict[str, str]:
+        """The metadata to search for. BadRequest for a parameter that is neither this nor known."""
+        wanted: dict[str, str] = {}
+        for name, value in (self.model_extra or {}).items():
+            match = _METADATA.fullmatch(name)
+            if match is None:
+                raise BadRequest(
+                    f"the query has the unknown parameter {quoted(name)}; known are after, limit, prefix, public and "
+                    "metadata[<key>]",
+                    param=name,
+                    code="unknown_parameter",
+                )
+            key = match["bracketed"] if match["dotted"] is None else match["dotted"]
+            if not isinstance(value, str) or not (key + value).isprintable() or key in wanted:
+                raise BadRequest(
+                    f"{quoted(name)} is {quoted(value)}, expected one printable value", param=name, code="invalid_value"
+                )
+            wanted[key] = value
+        if len(wanted) > MAX_METADATA_FILTERS:
+            raise BadRequest(
+                f"the query has {len(wanted)} metadata keys, expected at most {MAX_METADATA_FILTERS}",
+                param="metadata",
+                code="invalid_value",
+            )
+        return wanted
+
+
+class VersionsQuery(PageQuery):
+    """With `deleted`, the versions that are deleted and can be restored, in the place of the others."""
+
+    deleted: bool = False
+
+
+class DeleteQuery(StrictQuery):
+    """With `purge`, for good: what is deleted cannot be restored."""
+
+    purge: bool = False
 
 
 class VectorQuery(StrictQuery):

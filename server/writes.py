@@ -43,11 +43,12 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a write answers: an HTTP status, a JSON body and headers."""
+    """What a write answers: an HTTP status, a JSON body and headers. `detail` is for the audit log only."""
 
     body: Mapping[str, Any]
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
     def response(self) -> JSONResponse:
         """The answer as it leaves."""
@@ -90,7 +91,7 @@ class Writes:
                     action=action,
                     target=target,
                     request_id=author.request_id,
-                    detail=json.dumps(detail or {}),
+                    detail=json.dumps({**(detail or {}), **answer.detail}),
                 )
             )
             if author.idempotency_key is not None:
@@ -156,3 +157,17 @@ def author_of(request: Request) -> Author:
 
 
 AuthorDep = Annotated[Author, Depends(author_of)]
+
+
+def fingerprint_of(request: Request, body: bytes) -> str:
+    """For `Writes.run`: SHA-256 of method, path, query and `body`."""
+    parts = (request.method, request.url.path, request.url.query)
+    return hashlib.sha256("\0".join(parts).encode() + b"\0" + body).hexdigest()
+
+
+async def _fingerprint(request: Request) -> str:
+    # Starlette keeps the body, so the route reads it again.
+    return fingerprint_of(request, await request.body())
+
+
+FingerprintDep = Annotated[str, Depends(_fingerprint)]

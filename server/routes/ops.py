@@ -33,7 +33,7 @@ async def ready(gateway: GatewayDep) -> dict[str, str]:
     """200 when the engine answers and the database can be written, else 503."""
     await _check_engine(gateway)
     try:
-        await run_in_threadpool(gateway.registry.check_writable)
+        await run_in_threadpool(gateway.database.check_writable)
     except SQLAlchemyError as error:
         raise Unavailable(
             "The registry's database cannot be written; see the server's log and its disk.", code="database_unavailable"

@@ -14,11 +14,14 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from adapters.adapter import Adapter
 from adapters.factors import Factors
 from server.app import create_app
 from server.database import Database
 from server.registry import Registry
 from server.settings import Settings
+from server.stored_version import StoredVersion
+from server.tables import DEFAULT_TENANT_ID
 from tests.server.fake_engine import FakeEngine, tiny_factors
 
 
@@ -58,7 +61,8 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
+def app_database(settings: Settings) -> Iterator[Database]:
+    """The app's own, of one kind: what differs between databases is tested below HTTP."""
     database = Database(settings.database_url)
     yield database
     database.close()
@@ -70,8 +74,8 @@ def engine(factors: Factors) -> FakeEngine:
 
 
 @pytest.fixture
-def app(settings: Settings, engine: FakeEngine, database: Database) -> FastAPI:
-    return create_app(settings, engine, database)
+def app(settings: Settings, engine: FakeEngine, app_database: Database) -> FastAPI:
+    return create_app(settings, engine, app_database)
 
 
 @pytest.fixture
@@ -88,13 +92,13 @@ class Store(Protocol):
 
 
 @pytest.fixture
-def store(database: Database, registry: Registry) -> Store:
-    """Stores a version without HTTP."""
+def store(app_database: Database, registry: Registry) -> Store:
+    """Stores a version in the app without HTTP."""
 
     def store(
         name: str, adapter: Adapter, metadata: Mapping[str, str] | None = None, tenant_id: int = DEFAULT_TENANT_ID
     ) -> StoredVersion:
-        with database.write() as connection:
+        with app_database.write() as connection:
             return registry.create_version(connection, tenant_id, name, adapter, metadata)
 
     return store

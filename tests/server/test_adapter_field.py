@@ -11,7 +11,7 @@ import torch
 from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.recipe import Recipe
-from server.registry import Registry
+from tests.server.conftest import Store
 from tests.server.fake_engine import BASE
 
 ONES = [1.0] * 13
@@ -19,12 +19,12 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(autouse=True)
-def stored(registry: Registry, factors: Factors) -> None:
+def stored(store: Store, factors: Factors) -> None:
     for name, value in (("acme/math", 1.0), ("acme/math", 2.0), ("brief", 4.0)):
         vector = torch.full((13, 1), value)
-        registry.create(name, Adapter.from_vector(vector, Recipe(), factors.digest, "bfloat16"))
+        store(name, Adapter.from_vector(vector, Recipe(), factors.digest, "bfloat16"))
     other = Adapter.from_vector(torch.ones(13, 1), Recipe(seed=1), factors.digest, "bfloat16")
-    registry.create("other-seed", other)
+    store("other-seed", other)
 
 
 async def run(client: httpx.AsyncClient, **body: Any) -> httpx.Response:

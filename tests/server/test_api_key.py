@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
 from server.app import create_app
-from server.registry import Registry
+from server.database import Database
 from server.settings import Settings
 from tests.server.conftest import client_of
 from tests.server.fake_engine import BASE, FakeEngine
@@ -25,8 +25,8 @@ class GuardedEngine(FakeEngine):
 
 
 @pytest.fixture
-def guarded(settings: Settings, engine: FakeEngine, registry: Registry) -> FastAPI:
-    return create_app(settings, GuardedEngine(engine.factors), registry)
+def guarded(settings: Settings, engine: FakeEngine, app_database: Database) -> FastAPI:
+    return create_app(settings, GuardedEngine(engine.factors), app_database)
 
 
 @pytest.fixture

@@ -1,13 +1,18 @@
 """Every error leaves in OpenAI's shape, whoever raised it."""
 
+from dataclasses import replace
+from typing import Any
+
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.database import Database
 from server.errors import error_response
 from server.registry import Registry
 from server.settings import Settings
+from server.stored_version import Page
 from tests.server.conftest import client_of
 from tests.server.fake_engine import FakeEngine
 
@@ -17,7 +22,8 @@ from tests.server.fake_engine import FakeEngine
     [
         ("GET", "/nowhere", None, 404, None, "not_found"),
         ("PUT", "/adapters", {}, 405, None, "method_not_allowed"),
-        ("PATCH", "/adapters/acme/math", {}, 405, None, "method_not_allowed"),
+        ("PATCH", "/adapters/acme/math", {}, 400, "public", "missing_required_parameter"),
+        ("PUT", "/adapters/acme/math", {}, 405, None, "method_not_allowed"),
         ("GET", "/v1/chat/completions", None, 405, None, "method_not_allowed"),
         ("POST", "/v1/fail/http", {}, 409, None, "invalid_request"),
         ("POST", "/v1/fail/value", {}, 400, None, "invalid_request"),
@@ -67,22 +73,23 @@ async def test_long_input_is_quoted_in_short(client: httpx.AsyncClient) -> None:
 
 
 async def test_defect_in_our_own_route_is_a_500_even_where_the_engine_takes_it_for_a_bad_request(
-    settings: Settings, engine: FakeEngine, registry: Registry
+    settings: Settings, engine: FakeEngine, app_database: Database
 ) -> None:
     class Broken(Registry):
-        def list(self, *, after: str = "", limit: int = 20):  # type: ignore[no-untyped-def]
+        def list(self, *_: Any, **__: Any) -> Page:
             raise ValueError("a defect")
 
-    broken = Broken(settings.database_url)
-    async with client_of(create_app(settings, engine, broken)) as client:
+    app = create_app(settings, engine, app_database)
+    gateway = app.state.gateway
+    app.state.gateway = replace(gateway, registry=Broken(app_database, gateway.reads))
+    async with client_of(app) as client:
         response = await client.get("/adapters")
-    broken.close()
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
     assert "defect" not in response.text
 
 
 async def test_engines_own_handler_may_say_that_an_exception_is_the_clients_fault(
-    settings: Settings, registry: Registry, engine: FakeEngine
+    settings: Settings, app_database: Database, engine: FakeEngine
 ) -> None:
     class Engine(FakeEngine):
         def mount(self, app: FastAPI) -> None:
@@ -93,6 +100,6 @@ async def test_engines_own_handler_may_say_that_an_exception_is_the_clients_faul
                 status = 400 if isinstance(error, KeyError) else 500
                 return error_response(status, "the engine says so", param=None, code="engine")  # type: ignore[return-value]
 
-    async with client_of(create_app(settings, Engine(engine.factors), registry)) as client:
+    async with client_of(create_app(settings, Engine(engine.factors), app_database)) as client:
         response = await client.post("/v1/fail/unexpected", json={})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "engine")

@@ -17,8 +17,9 @@ from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.recipe import Recipe
 from server.app import create_app
-from server.registry import Registry
+from server.database import Database
 from server.settings import Settings
+from server.tables import DEFAULT_TENANT_ID
 from tests.server.conftest import client_of
 from tests.server.fake_engine import BASE, FakeEngine
 
@@ -29,10 +30,12 @@ FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
 @pytest.fixture(scope="module")
 def post(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator[Post]:
     path: Path = tmp_path_factory.mktemp("fuzz")
-    registry = Registry(f"sqlite:///{path}/tinylora.db")
-    registry.create("a", Adapter.from_vector(torch.ones(13, 1), Recipe(), factors.digest, "bfloat16"))
+    database = Database(f"sqlite:///{path}/tinylora.db")
     made = Settings(database_url="unused", log_level="error", max_request_bytes=100_000, max_upload_bytes=100_000)
-    app = create_app(made, FakeEngine(factors), registry)
+    app = create_app(made, FakeEngine(factors), database)
+    adapter = Adapter.from_vector(torch.ones(13, 1), Recipe(), factors.digest, "bfloat16")
+    with database.write() as connection:
+        app.state.gateway.registry.create_version(connection, DEFAULT_TENANT_ID, "a", adapter)
     with asyncio.Runner() as runner:
 
         def post(path: str, **request: Any) -> httpx.Response:
@@ -43,7 +46,7 @@ def post(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator
             return runner.run(send())
 
         yield post
-    registry.close()
+    database.close()
 
 
 def assert_answered(response: httpx.Response) -> None:

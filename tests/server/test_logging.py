@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from server.app import create_app
-from server.registry import Registry
+from server.database import Database
 from server.settings import Settings
 from tests.server.conftest import client_of
 from tests.server.fake_engine import FakeEngine
@@ -58,9 +58,9 @@ async def test_probes_are_not_logged_unless_debugging(
 
 
 async def test_console_format_is_for_people(
-    settings: Settings, engine: FakeEngine, registry: Registry, capsys: pytest.CaptureFixture[str]
+    settings: Settings, engine: FakeEngine, app_database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app: FastAPI = create_app(settings.model_copy(update={"log_format": "console"}), engine, registry)
+    app: FastAPI = create_app(settings.model_copy(update={"log_format": "console"}), engine, app_database)
     async with client_of(app) as client:
         await client.post("/v1/fail/unexpected", json={"messages": "my diary"})
     output = capsys.readouterr().out

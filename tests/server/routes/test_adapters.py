@@ -18,7 +18,7 @@ from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.recipe import Recipe
 from server.app import create_app
-from server.registry import Registry
+from server.database import Database
 from server.settings import Settings
 from tests.server.conftest import client_of
 from tests.server.fake_engine import BASE, FakeEngine, tiny_factors
@@ -49,6 +49,8 @@ async def test_26_bytes_and_a_name_are_an_adapter(client: httpx.AsyncClient, fac
         "name": "acme/math",
         "version": 1,
         "created_at": pytest.approx(1_800_000_000, rel=0.2),
+        "deleted_at": None,
+        "public": False,
         "recipe": {
             "rank": 2, "u": 1, "groups": 13, "tying": "tiled", "seed": 0, "projection": "sha256", "convention": "paper",
         },
@@ -292,7 +294,9 @@ async def test_name_with_a_slash_works_escaped_or_not(client: httpx.AsyncClient,
     assert (await client.get(f"{prefix}/{path}/vector")).content == VECTOR
     response = await client.delete(f"{prefix}/{path}")
     expected = path.replace("%2F", "/").replace("%2f", "/")
-    assert response.json() == {"id": expected, "object": "adapter.deleted", "deleted": True}
+    assert response.json() == {
+        "id": expected, "object": "adapter.deleted", "deleted": True, "versions": [1], "purged": False,
+    }  # fmt: skip
     assert_error(await client.get(f"{prefix}/{path}"), 404, "name", "adapter_not_found")
     assert_error(await client.get(f"{prefix}/{path}/vector"), 404, "name", "adapter_not_found")
     assert_error(await client.delete(f"{prefix}/{path}"), 404, "name", "adapter_not_found")
@@ -338,7 +342,11 @@ async def test_versions_are_listed_newest_first(client: httpx.AsyncClient) -> No
         ("/adapters/acme/math/versions?after=acme/math", "after"),
         ("/adapters/acme/math/versions?after=other@1", "after"),
         ("/adapters/acme/math@1/versions", "name"),
-        ("/adapters/acme/math@x", "name"),
+        ("/adapters/acme/math@1x", "name"),
+        ("/adapters/acme/math@prod/aliases", "name"),
+        ("/adapters?prefix=%20", "prefix"),
+        ("/adapters?metadata[k]=%00", "metadata[k]"),
+        ("/adapters?public=true&after=a", "after"),
         ("/adapters/acme//math", "name"),
     ],
 )
@@ -367,12 +375,12 @@ async def test_unchanged_vector_is_not_sent_again(client: httpx.AsyncClient, fac
 
 
 async def test_adapters_survive_a_restart(
-    app: FastAPI, settings: Settings, engine: FakeEngine, registry: Registry
+    app: FastAPI, settings: Settings, engine: FakeEngine, app_database: Database
 ) -> None:
     async with client_of(app) as before:
         stored = await upload(before)
-    registry.close()
-    reopened = Registry(settings.database_url)
+    app_database.close()
+    reopened = Database(settings.database_url)
     async with client_of(create_app(settings, engine, reopened)) as after:
         assert (await after.get("/adapters/acme/math")).json() == stored
         chat = await after.post("/v1/chat/completions", json={"model": "acme/math", "messages": []})
@@ -381,12 +389,12 @@ async def test_adapters_survive_a_restart(
 
 
 async def test_adapter_of_another_base_model_is_listed_but_not_served(
-    app: FastAPI, settings: Settings, registry: Registry, tmp_path: Path
+    app: FastAPI, settings: Settings, app_database: Database, tmp_path: Path
 ) -> None:
     async with client_of(app) as before:
         await upload(before)
     other = FakeEngine(tiny_factors(tmp_path, seed=1))
-    async with client_of(create_app(settings, other, registry)) as after:
+    async with client_of(create_app(settings, other, app_database)) as after:
         assert len((await after.get("/adapters")).json()["data"]) == 1
         for body in ({"model": "acme/math"}, {"adapter": "acme/math"}):
             response = await after.post("/v1/chat/completions", json=body | {"messages": []})

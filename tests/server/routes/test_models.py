@@ -7,13 +7,13 @@ import torch
 from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.recipe import Recipe
-from server.registry import Registry
+from tests.server.conftest import Store
 from tests.server.fake_engine import BASE
 
 
 @pytest.fixture
-def stored(registry: Registry, factors: Factors) -> None:
-    registry.create("acme/math", Adapter.from_vector(torch.ones(13, 1), Recipe(), factors.digest, "bfloat16"))
+def stored(store: Store, factors: Factors) -> None:
+    store("acme/math", Adapter.from_vector(torch.ones(13, 1), Recipe(), factors.digest, "bfloat16"))
 
 
 async def test_base_models_come_first_then_adapters(client: httpx.AsyncClient, stored: None) -> None:

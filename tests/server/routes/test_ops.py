@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import make_url
 
 from server.app import create_app
+from server.database import Database
 from server.engine_api import ServedAdapter
-from server.registry import Registry
 from server.settings import Settings
 from tests.server.conftest import client_of
 from tests.server.fake_engine import FakeEngine
@@ -28,17 +28,17 @@ async def test_dead_engine_is_neither_healthy_nor_ready(client: httpx.AsyncClien
 
 
 async def test_locked_database_is_healthy_but_not_ready(settings: Settings, engine: FakeEngine) -> None:
-    registry = Registry(settings.database_url, busy_timeout_s=0.05)
+    database = Database(settings.database_url, busy_timeout_s=0.05)
     lock = sqlite3.connect(make_url(settings.database_url).database or "", isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    async with client_of(create_app(settings, engine, registry)) as client:
+    async with client_of(create_app(settings, engine, database)) as client:
         response = await client.get("/ready")
         assert (response.status_code, response.json()["error"]["code"]) == (503, "database_unavailable")
         assert (await client.get("/health")).status_code == 200
         lock.execute("ROLLBACK")
         assert (await client.get("/ready")).status_code == 200
     lock.close()
-    registry.close()
+    database.close()
 
 
 async def test_metrics_join_the_processes_registry_and_ours(client: httpx.AsyncClient) -> None:
@@ -78,9 +78,9 @@ async def test_resolves_tell_the_cache_from_the_database(client: httpx.AsyncClie
 
 
 def test_tokens_of_the_engine_are_counted_under_a_bounded_number_of_labels(
-    settings: Settings, engine: FakeEngine, registry: Registry
+    settings: Settings, engine: FakeEngine, app_database: Database
 ) -> None:
-    metrics = create_app(settings, engine, registry).state.gateway_metrics
+    metrics = create_app(settings, engine, app_database).state.gateway_metrics
     for name in ("a", "b", "c", "d", "a"):
         metrics.observe_tokens(ServedAdapter(f"{name}@1", None, name), 2, 3)  # type: ignore[arg-type]
     metrics.observe_tokens(None, 10, 20)

@@ -1,0 +1,31 @@
+"""What routes below /v1/adapters share: the adapter in the path, and answers to conditional reads.
+
+It has no routes of its own.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from server.conditional import Precondition
+from server.errors import BadRequest, quoted
+from server.names import Reference, parse_reference
+
+
+def adapter_of(name: str) -> Reference:
+    """The adapter that a path names. BadRequest when it names a version or an alias of it."""
+    reference = parse_reference(name, "name")
+    if reference.version is not None or reference.alias is not None:
+        raise BadRequest(
+            f"name is {quoted(name)}, expected it without a version or alias", param="name", code="invalid_name"
+        )
+    return reference
+
+
+def conditional_answer(precondition: Precondition, etag: str, body: BaseModel) -> Response:
+    """`body` with its ETag, or 304 when the client has it. PreconditionFailed when If-Match names another one."""
+    headers = {"etag": etag}
+    if precondition.not_modified(etag):
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(body.model_dump(), headers=headers)
