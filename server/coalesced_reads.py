@@ -115,7 +115,7 @@ async def _rows(connection: AsyncConnection[Any], statement: str, parameters: Se
     types = tuple("bigint" if isinstance(value, int) else "text" for value in parameters[0])
     columns = [list(column) for column in zip(*parameters, strict=True)]
     cursor = await connection.execute(_for_many(statement, types), columns, prepare=True, binary=True)
-    found = {place: row for *row, place in await cursor.fetchall()}
+    found = {row[-1]: row[:-1] for row in await cursor.fetchall()}
     return [found.get(place) for place in range(1, len(parameters) + 1)]
 
 
