@@ -1,8 +1,8 @@
 """Gives every inference request its adapter before the engine's own route sees it.
 
-Design decision: pure ASGI around the engine's routes. A JSON body is read, `adapter` is taken out, `model` becomes the
-adapter's name, and the body is replayed; a body that needs no change is replayed byte for byte, and responses pass as
-they come, so streams are not held back.
+Design decision: pure ASGI around the engine's routes. A JSON body is read and parsed once, `adapter` is taken out,
+`model` becomes the adapter's name, the gateway's own fields are set (gateway_fields.py), and the body is replayed; one
+that needs no change is replayed byte for byte, and responses pass as they come, so streams are not held back.
 
 It covers whatever the engine serves by POST with a JSON body, not a list of paths. A body that is not a JSON object is
 the engine's to refuse.
@@ -21,8 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.adapter_field import AdapterField
 from server.engine_api import Engine, ServedAdapter
 from server.errors import ApiError, BadRequest, response_to
+from server.gateway_fields import MODEL_ROUTES, set_gateway_fields
 from server.metrics import GatewayMetrics
-from server.request_body import read_body
+from server.principal import principal_of
+from server.request_body import read_body, replay
 from server.request_usage import RequestUsage
 
 ADAPTER_HEADER = "x-tinylora-adapter"
@@ -56,14 +58,14 @@ class AdapterMiddleware:
             return
         try:
             body = await read_body(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
-            served, body = await self._take_adapter(body, scope.setdefault("state", {}))
+            served, body = await self._rewrite(body, scope)
         except ApiError as error:
             self._metrics.observe_request(None, error.status, resolved=False)
             await response_to(error)(scope, receive, send)
             return
         except ClientDisconnect:
             return
-        await self._run(scope, _replay(body, receive), send, served, len(body))
+        await self._run(scope, replay(body, receive), send, served, len(body))
 
     def _concerns(self, scope: Scope) -> bool:
         if scope["method"] != "POST" or scope["path"].startswith(self._own_prefix):
@@ -71,19 +73,22 @@ class AdapterMiddleware:
         media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
         return media_type == "application/json" or media_type.endswith("+json")
 
-    async def _take_adapter(self, body: bytes, state: dict[str, Any]) -> tuple[ServedAdapter | None, bytes]:
-        """The adapter the request asks for, and the body to go on with; a JSON object goes into `state` as payload."""
+    async def _rewrite(self, body: bytes, scope: Scope) -> tuple[ServedAdapter | None, bytes]:
+        """The adapter the request asks for, and the body to go on with; a JSON object is put beside it, parsed."""
         try:
             payload: Any = json.loads(body)
         except (ValueError, RecursionError):
             return None, body
         if not isinstance(payload, dict):
             return None, body
-        state["payload"] = payload
-        served = await self._field.resolve(payload, state["principal"])
-        if served is None and "adapter" not in payload:
+        principal, runs_model = principal_of(scope), scope["path"] in MODEL_ROUTES
+        scope["state"]["payload"] = payload
+        served = await self._field.resolve(payload, principal)
+        if served is None and "adapter" not in payload and not runs_model:
             return None, body
         payload.pop("adapter", None)
+        if runs_model:
+            set_gateway_fields(payload, principal.tenant.id)
         if served is not None:
             payload["model"] = served.name
         try:
@@ -120,17 +125,3 @@ def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[
     """Headers of the body as it is now: whole, and of this length."""
     kept = [(name, value) for name, value in headers if name not in (b"content-length", b"transfer-encoding")]
     return [*kept, (b"content-length", str(length).encode())]
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives `body` first and then goes on with `receive`, where a disconnect is announced."""
-    pending: Message | None = {"type": "http.request", "body": body, "more_body": False}
-
-    async def replay() -> Message:
-        nonlocal pending
-        if pending is not None:
-            message, pending = pending, None
-            return message
-        return await receive()
-
-    return replay

@@ -1,7 +1,7 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
     RequestId -> AccessLog -> LastResort -> AdaptersAlias -> OpenAccess -> ApiKeyErrors
-    -> the engine's own (API key, CORS, ...) -> AdapterMiddleware
+    -> the engine's own (API key, CORS, ...) -> AdapterMiddleware -> Admission
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from server.adapter_field import AdapterField
 from server.adapter_middleware import AdapterMiddleware
 from server.adapters_alias import AdaptersAlias
+from server.admission import add_admission
 from server.api_key_errors import ApiKeyErrors
 from server.database import Database
 from server.engine_api import Engine
@@ -45,6 +46,7 @@ def create_app(settings: Settings, engine: Engine, database: Database) -> FastAP
         app.include_router(router)
 
     # The middleware added last is met first.
+    add_admission(app, settings, engine, metrics.registry)
     app.add_middleware(
         AdapterMiddleware,
         engine=engine,

@@ -9,6 +9,7 @@
         PreconditionFailed    412   it changed since the client last saw it
         Unauthorized          401   no key, or none that is valid
         Forbidden             403   a valid key that does not allow this
+        TooManyRequests       429   a quota is used up, or too many requests wait; it says when to try again
         Unavailable           503   the engine or the database does not answer
 
 Design decision: no 409. OpenAI's clients retry it, and none of our errors goes away by itself.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -65,7 +66,8 @@ class ApiError(Exception):
     """An answer other than success. `param` names the field at fault, `code` is for programs, `message` for people."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    type = INVALID_REQUEST
+    type: str = INVALID_REQUEST
+    headers: Mapping[str, str] | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -124,6 +126,20 @@ class Forbidden(ApiError):
     type = "permission_error"
 
 
+class TooManyRequests(ApiError):
+    """A quota is used up or too many requests wait. `counted` is what there is too much of, `reason` is for metrics."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(
+        self, message: str, *, counted: Literal["requests", "tokens"], reason: str, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(message)
+        self.type = counted
+        self.reason = reason
+        self.headers = headers
+
+
 class Unavailable(ApiError):
     """The engine or the database does not answer; trying again later may help."""
 
@@ -132,12 +148,19 @@ class Unavailable(ApiError):
 
 
 def error_response(
-    status: int, message: str, *, param: str | None, code: str, headers: Mapping[str, str] | None = None
+    status: int,
+    message: str,
+    *,
+    param: str | None,
+    code: str,
+    kind: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """The one shape in which errors leave."""
-    kind = INVALID_REQUEST if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    if status == HTTPStatus.UNAUTHORIZED:
-        kind = "authentication_error"
+    """The one shape in which errors leave; `kind` is its type, by default the one that goes with `status`."""
+    if kind is None:
+        kind = INVALID_REQUEST if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+        if status == HTTPStatus.UNAUTHORIZED:
+            kind = "authentication_error"
     body = {"error": {"message": _printable(message), "type": kind, "param": param and _printable(param), "code": code}}
     return JSONResponse(body, status_code=status, headers=headers)
 
@@ -147,7 +170,19 @@ def response_to(error: ApiError | AdapterError) -> JSONResponse:
     if isinstance(error, AdapterError):
         code = adapter_error_code(error)
         return error_response(HTTPStatus.BAD_REQUEST, error.message, param=error.field, code=code)
-    return error_response(error.status, error.message, param=error.param, code=error.code)
+    return error_response(
+        error.status, error.message, param=error.param, code=error.code, kind=error.type, headers=error.headers
+    )
+
+
+def error_object(error: ApiError) -> dict[str, str | None]:
+    """What stands under "error" in the answer to `error`."""
+    return {
+        "message": _printable(error.message),
+        "type": error.type,
+        "param": error.param and _printable(error.param),
+        "code": error.code,
+    }
 
 
 def adapter_error_code(error: AdapterError) -> str:

@@ -1,4 +1,4 @@
-"""Reading a request's body up to a limit, whether or not its length was announced.
+"""Reading a request's body up to a limit, whether or not its length was announced, and giving it to the next reader.
 
 It does not parse anything, and keeps the whole body in memory: the limits are what bounds it.
 """
@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from server.errors import PayloadTooLarge
 
@@ -36,6 +36,20 @@ async def body_chunks(headers: Headers, receive: Receive, limit: int, setting: s
         yield chunk
         if not message.get("more_body", False):
             return
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives `body` first and then goes on with `receive`, where a disconnect is announced."""
+    pending: Message | None = {"type": "http.request", "body": body, "more_body": False}
+
+    async def receive_replayed() -> Message:
+        nonlocal pending
+        if pending is not None:
+            message, pending = pending, None
+            return message
+        return await receive()
+
+    return receive_replayed
 
 
 def _too_large(size: str, limit: int, setting: str) -> PayloadTooLarge:

@@ -26,8 +26,14 @@ class Settings(BaseSettings):
     resolve_cache_size: int = Field(default=65_536, ge=1, description="adapter versions kept in memory")
 
     max_upload_bytes: int = Field(default=64 * MIB, ge=1, description="longest body of an upload")
+    max_bulk_bytes: int = Field(default=16 * 1024 * MIB, ge=1, description="longest body of a bulk import, as NDJSON")
     max_request_bytes: int = Field(default=64 * MIB, ge=1, description="longest JSON body of an inference request")
     max_mixed_adapters: int = Field(default=32, ge=1, description="most adapters that one request may mix")
+
+    max_running_requests: int | None = Field(
+        default=None, ge=1, description="sequences in the engine at once; by default as many as it runs (max_num_seqs)"
+    )
+    max_queued_requests: int = Field(default=256, ge=0, description="requests of each tenant waiting for the engine")
 
     factors_rank: int = Field(default=2, ge=1, le=64, description="rank of the base model's factors")
     factors_kind: Literal["svd", "random"] = "svd"

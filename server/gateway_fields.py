@@ -1,0 +1,59 @@
+"""The engine's own fields that are the gateway's to set: `cache_salt` and `priority`.
+
+    cache_salt   who may share computed prefixes: the requests of one tenant. Whatever a client sends is replaced.
+    priority     0 (as soon as possible, the default) to 100: a client can only let its requests wait for others.
+
+Design decision: a list of the routes that run the model. What is not on it is neither counted nor queued, nor salted;
+the tests hold it against the routes and request models of the engine.
+"""
+
+from __future__ import annotations
+
+from server.errors import BadRequest, quoted
+
+# Their bodies are JSON objects, and their answers are computed by the model.
+MODEL_ROUTES = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/chat/completions/batch",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/systemone",
+        "/generative_scoring",
+        "/inference/v1/generate",
+        "/invocations",
+        "/cohere/v2/chat",
+        "/v1/embeddings",
+        "/v2/embed",
+        "/pooling",
+        "/classify",
+        "/score",
+        "/v1/score",
+        "/rerank",
+        "/v1/rerank",
+        "/v2/rerank",
+    }
+)
+MAX_PRIORITY = 100
+
+
+def set_gateway_fields(payload: dict[str, object], tenant_id: int) -> None:
+    """Set in `payload`, the body of a request to a MODEL_ROUTE, what its tenant decides. BadRequest for `priority`."""
+    priority_of(payload)
+    payload["cache_salt"] = f"tenant-{tenant_id}"
+
+
+def priority_of(payload: dict[str, object]) -> int:
+    """How long the request may wait for others: 0 to 100. BadRequest for anything else."""
+    priority = payload.get("priority")
+    if priority is None:
+        return 0
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
+        raise BadRequest(
+            f"priority is {quoted(priority)}, expected a whole number from 0 (as soon as possible) to {MAX_PRIORITY} "
+            "(after the others)",
+            param="priority",
+            code="invalid_value",
+        )
+    return priority

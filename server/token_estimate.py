@@ -1,0 +1,76 @@
+"""What a request will cost, before the engine has seen it: its tokens and how many sequences it generates.
+
+Design decision: no tokenizer. Text is taken for a token per four bytes, and an answer for as long as the request may
+have it; the engine's own count replaces both when the request has ended, so that a wrong estimate is only lent.
+
+It reads whatever was sent and refuses nothing: fields that make no sense are the engine's to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+BYTES_PER_TOKEN = 4
+# For an answer without a limit: the rest of the context is rarely used, and would take a whole minute's quota.
+USUAL_ANSWER_TOKENS = 256
+MAX_SEQUENCES = 1_000_000
+
+_PROMPT_FIELDS = ("messages", "prompt", "input", "instructions", "system", "tools", "token_ids", "documents")
+_ANSWER_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """`tokens` of prompts and answers together; `sequences` that the engine generates for it."""
+
+    tokens: int
+    sequences: int
+
+
+def estimate(payload: Mapping[str, object], max_model_len: int) -> Estimate:
+    """The estimate for a request body; no sequence is longer than `max_model_len` tokens."""
+    prompts = max(_list_length(payload.get("messages")), _list_length(payload.get("prompt")))
+    sequences = min(prompts * (_count(payload.get("n")) or 1), MAX_SEQUENCES)
+    tokens = ceil(sum(_tokens(payload.get(field)) for field in _PROMPT_FIELDS))
+    prompt = min(max(1, ceil(tokens / prompts)), max_model_len)
+    answer = min(_answer_limit(payload), max_model_len - prompt)
+    return Estimate(prompts * prompt + sequences * answer, sequences)
+
+
+def _answer_limit(payload: Mapping[str, object]) -> int:
+    # A body of token ids has its limit among the sampling parameters.
+    nested = payload.get("sampling_params")
+    for fields in (payload, nested if isinstance(nested, Mapping) else {}):
+        for name in _ANSWER_FIELDS:
+            limit = _count(fields.get(name))
+            if limit is not None:
+                return limit
+    return USUAL_ANSWER_TOKENS
+
+
+def _list_length(value: object) -> int:
+    """How many prompts `value` is: a list of strings or of lists is several, anything else one."""
+    several = isinstance(value, list) and value and isinstance(value[0], str | list)
+    return len(value) if isinstance(value, list) and several else 1
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else None
+
+
+def _tokens(value: object) -> float:
+    """A token per number and a quarter per byte of text in `value`; images and other data are not text."""
+    tokens, pending = 0.0, [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            tokens += 0 if item.startswith("data:") else len(item.encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN
+        elif isinstance(item, int):
+            tokens += 1
+        elif isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, Mapping):
+            pending.extend(item.values())
+    return tokens
