@@ -53,6 +53,7 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     """vLLM's serve flags for `model`. Exits with vLLM's own message where a flag is wrong."""
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="tinylora serve"))
+    parser.set_defaults(scheduling_policy="priority")  # so that requests may ask to come after others
     args = parser.parse_args([model, *vllm_flags])
     args.model = args.model_tag
     if args.api_server_count not in (None, 1) or args.headless or args.grpc:
