@@ -23,6 +23,7 @@ from server.settings import Settings
 from server.stored_version import StoredVersion
 from server.tables import DEFAULT_TENANT_ID
 from tests.server.fake_engine import FakeEngine, tiny_factors
+from tests.server.process import Process
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +67,22 @@ def app_database(settings: Settings) -> Iterator[Database]:
     database = Database(settings.database_url)
     yield database
     database.close()
+
+
+@pytest.fixture
+async def process(database_url: str) -> AsyncIterator[Process]:
+    """A gateway's part that uses the database, on each kind."""
+    process = Process.on(database_url)
+    yield process
+    await process.close()
+
+
+@pytest.fixture
+async def other_process(process: Process, database_url: str) -> AsyncIterator[Process]:
+    """Another gateway on the same database."""
+    other = Process.on(database_url)
+    yield other
+    await other.close()
 
 
 @pytest.fixture
