@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import safetensors.torch
@@ -20,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from adapters.codec import decode, encode, parse_dtype
+from adapters.codec import decode, encode, numbers, parse_dtype
 from adapters.errors import AdapterError, CheckpointError, FactorsError, VectorError
 from adapters.recipe import DType, Recipe
 
@@ -55,7 +56,7 @@ class Adapter:
         if not isinstance(self.data, bytes):
             raise VectorError(f"data must be bytes, got {type(self.data).__name__}", field="vector")
         object.__setattr__(self, "dtype", parse_dtype(self.dtype))
-        decode(self.data, self.recipe, self.dtype)
+        numbers(self.data, self.recipe, self.dtype)
 
     @classmethod
     def from_vector(cls, v_GU: Tensor, recipe: Recipe, factors: str, dtype: DType) -> "Adapter":
@@ -74,12 +75,8 @@ class Adapter:
     @property
     def digest(self) -> str:
         """SHA-256 hex of the content, independent of how it was sent or stored."""
-        head = json.dumps(
-            {"dtype": self.dtype, "factors": self.factors, "recipe": self.recipe.to_dict()},
-            sort_keys=True,
-            separators=(",", ":"),
-        )
-        return hashlib.sha256(head.encode() + b"\0" + self.data).hexdigest()
+        head = _content_head(self.recipe, self.factors, self.dtype)
+        return hashlib.sha256(head + self.data).hexdigest()
 
     def to_wire(self) -> str:
         """The adapter as one line of ASCII: `tinylora:1:` and a JSON object, without recipe fields at their default."""
@@ -142,6 +139,12 @@ class Adapter:
                 f"the metadata key 'tinylora' must hold recipe and factors, got {list(content)!r:.200}", field="file"
             )
         return cls.from_vector(vector, Recipe.from_dict(content["recipe"]), content["factors"], _DTYPES[vector.dtype])
+
+
+@lru_cache(maxsize=1024)
+def _content_head(recipe: Recipe, factors: str, dtype: DType) -> bytes:
+    head = {"dtype": dtype, "factors": factors, "recipe": recipe.to_dict()}
+    return json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\0"
 
 
 def _parse_object(text: str, error: type[AdapterError]) -> Mapping[str, Any]:

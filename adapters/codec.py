@@ -4,8 +4,11 @@ Design decision: the length is implied by the recipe and checked exactly, and on
 string that decodes is a usable vector and encodes to the same bytes again.
 """
 
+import math
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.errors import VectorError
@@ -54,6 +57,11 @@ def encode(v_GU: Tensor, dtype: DType) -> bytes:
 
 def decode(data: bytes, recipe: Recipe, dtype: DType) -> Tensor:
     """v in float32 (groups, u). Raises VectorError when the length does not fit or a number is not finite or absurd."""
+    return torch.from_numpy(numbers(data, recipe, dtype))
+
+
+def numbers(data: bytes, recipe: Recipe, dtype: DType) -> NDArray[np.float32]:
+    """`decode` as a NumPy array, which for so few numbers takes a fraction of the time."""
     dtype = parse_dtype(dtype)
     little_endian = _BITS[dtype][1]
     expected = recipe.num_parameters * np.dtype(little_endian).itemsize
@@ -62,11 +70,10 @@ def decode(data: bytes, recipe: Recipe, dtype: DType) -> Tensor:
             f"a vector of {recipe.groups} groups x {recipe.u} in {dtype} has {expected} bytes, got {len(data)}",
             field="vector",
         )
-    native = np.frombuffer(data, dtype=little_endian).astype(little_endian[1:])
-    v_GU = torch.from_numpy(native).view(_TORCH[dtype]).float().reshape(recipe.groups, recipe.u)
-    if not bool(torch.isfinite(v_GU).all()):
+    v_GU = _float32(data, dtype).reshape(recipe.groups, recipe.u)
+    largest = float(np.abs(v_GU).max())
+    if not math.isfinite(largest):  # the largest of numbers with a NaN among them is NaN
         raise VectorError("the vector contains NaN or infinity", field="vector")
-    largest = v_GU.abs().max().item()
     if largest > MAX_MAGNITUDE:
         raise VectorError(
             f"the numbers of a vector must be within +-{MAX_MAGNITUDE:g}, got one of magnitude {largest:.6g}; useful "
@@ -74,3 +81,9 @@ def decode(data: bytes, recipe: Recipe, dtype: DType) -> Tensor:
             field="vector",
         )
     return v_GU
+
+
+def _float32(data: bytes, dtype: DType) -> NDArray[np.float32]:
+    if dtype == "bfloat16":  # the upper half of a float32, which NumPy has no type for
+        return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, dtype="<f2" if dtype == "float16" else "<f4").astype(np.float32)

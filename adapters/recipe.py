@@ -8,7 +8,7 @@ It does not hold the vector and does not draw the projections.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from adapters.errors import RecipeError
@@ -81,22 +81,24 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, as JSON values."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _FIELDS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """The recipe with these fields and defaults for the rest. Raises RecipeError, also for an unknown field."""
         if not isinstance(values, Mapping):
             raise RecipeError(f"a recipe must be an object, got {type(values).__name__}", field="recipe")
-        known = [field.name for field in fields(cls)]
         for name in values:
-            if name not in known:
-                raise RecipeError(f"unknown recipe field {name!r:.80}; known are {', '.join(known)}", field="recipe")
+            if name not in _FIELDS:
+                raise RecipeError(f"unknown recipe field {name!r:.80}; known are {', '.join(_FIELDS)}", field="recipe")
         return cls(**values)
 
     def canonical_json(self) -> str:
         """The same string for equal recipes: all fields, sorted, without spaces."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+
+_FIELDS = tuple(field.name for field in fields(Recipe))
 
 
 def group_of(recipe: Recipe, modules: Sequence[str]) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from adapters.recipe import DType, Recipe, group_of
 from server.errors import BadRequest, adapter_error_code, quoted
 
 DEFAULT_DTYPE: DType = "bfloat16"
+DEFAULT_RECIPE = Recipe()
 SPEC_FIELDS = ("vector", "recipe", "dtype", "factors")
 
 
@@ -79,7 +80,7 @@ def parse_spec(spec: Mapping[str, object], factors: Factors, path: str = "") -> 
 def parse_recipe(value: object, path: str) -> Recipe:
     """The recipe with the fields that `value` gives and defaults for the rest; None gives none."""
     if value is None:
-        return Recipe()
+        return DEFAULT_RECIPE
     if not isinstance(value, Mapping):
         raise BadRequest(f"{path} is {quoted(value)}, expected an object", param=path, code="invalid_recipe")
     with errors_under(path):
