@@ -95,7 +95,7 @@ async def _read_vector(request: Request, factors: Factors, max_bytes: int) -> Up
         dtype=parse_dtype(query.get("dtype", DEFAULT_DTYPE)),
         data=data,
     )
-    return Upload(_name(query), adapter, {})
+    return Upload(name_of(query), adapter, {})
 
 
 async def _read_json(request: Request, factors: Factors, max_bytes: int) -> Upload:
@@ -110,11 +110,11 @@ async def _read_json(request: Request, factors: Factors, max_bytes: int) -> Uplo
                 param=field,
                 code="unknown_parameter",
             )
-    return Upload(_name(fields), parse_spec(fields, factors), _metadata(fields.get("metadata")))
+    return Upload(name_of(fields), parse_spec(fields, factors), metadata_of(fields.get("metadata")))
 
 
 async def _read_safetensors(request: Request, factors: Factors, max_bytes: int) -> Upload:
-    name = _name(_query(request, ("name",)))
+    name = name_of(_query(request, ("name",)))
     data = await read_body(request.headers, request.receive, max_bytes, LIMIT_SETTING)
     return Upload(name, await _import(data, factors, None), {})
 
@@ -161,7 +161,7 @@ async def _read_form(request: Request, factors: Factors, max_bytes: int) -> Uplo
     metadata = fields.get("metadata")
     if isinstance(metadata, str):
         metadata = _json_object(metadata.encode("utf-8", "surrogatepass"), "metadata", "metadata")
-    return Upload(_name(fields), await _import(checkpoint, factors, config), _metadata(metadata))
+    return Upload(name_of(fields), await _import(checkpoint, factors, config), metadata_of(metadata))
 
 
 async def _import(data: bytes, factors: Factors, config: Mapping[str, object] | None) -> Adapter:
@@ -214,7 +214,8 @@ def _whole_number(text: str, field: str) -> int:
     return int(text)
 
 
-def _name(fields: Mapping[str, object]) -> str:
+def name_of(fields: Mapping[str, object]) -> str:
+    """The field `name`, unchecked but for being a string."""
     name = fields.get("name")
     if name is None:
         raise BadRequest(
@@ -225,7 +226,7 @@ def _name(fields: Mapping[str, object]) -> str:
     return name
 
 
-def _metadata(value: object) -> Mapping[str, str]:
+def metadata_of(value: object) -> Mapping[str, str]:
     """At most 16 pairs of strings, of at most 64 and 512 characters: the rules of OpenAI's metadata."""
     if value is None:
         return {}

@@ -1,0 +1,196 @@
+"""Many adapters in one body: NDJSON, a line per adapter, or a safetensors file with a tensor per adapter.
+
+    {"name": "acme/math", "vector": "TT5NPk0+...", "recipe": {...}, "dtype": "bfloat16", "metadata": {...}}
+
+    safetensors: tensor "acme/math" of (groups, u) in its dtype; metadata key "tinylora" = {"recipe", "factors"} of all
+    tensors, and "tinylora:acme/math" = {"recipe", "factors", "metadata"} of one where it differs
+
+Design decision: what is exported is what is imported. A line takes the same fields as a single upload, so those of an
+export that describe the stored version (`version`, `created_at`) are allowed and ignored.
+
+NDJSON is read line by line, however long; a safetensors file begins with an index of all tensors, so it is read whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from adapters.adapter import Adapter
+from adapters.codec import parse_dtype
+from adapters.errors import AdapterError
+from adapters.factors import Factors
+from server.adapter_spec import SPEC_FIELDS, check_servable, errors_under, parse_recipe, parse_spec
+from server.creation import NewVersion
+from server.errors import ApiError, BadRequest, PayloadTooLarge, quoted
+from server.names import check_new_name
+from server.stored_version import StoredVersion
+from server.uploads import metadata_of, name_of
+
+NDJSON = "application/x-ndjson"
+MAX_LINE_BYTES = 2**20
+COMMON_KEY = "tinylora"
+ONE_KEY = "tinylora:"
+ITEM_FIELDS = ("name", *SPEC_FIELDS, "metadata")
+# Fields of an exported line that a new version cannot be told.
+IGNORED_FIELDS = ("version", "created_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An item that cannot be stored, and why. `name` is None when it has none that could be read."""
+
+    name: str | None
+    error: ApiError
+
+
+Item = NewVersion | Rejected
+
+
+async def lines_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The lines of a body that comes in pieces, without their ends; empty lines too, so that they can be counted.
+
+    PayloadTooLarge for a line beyond MAX_LINE_BYTES.
+    """
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > MAX_LINE_BYTES:
+            raise PayloadTooLarge(
+                f"A line has more than {MAX_LINE_BYTES} bytes, expected one adapter per line, ended by a line feed."
+            )
+    if rest.strip():
+        yield rest
+
+
+def parse_line(line: bytes, factors: Factors, base_models: Collection[str]) -> Item:
+    """The adapter that one line of NDJSON writes out."""
+    name: str | None = None
+    try:
+        try:
+            fields: Any = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"the line is not valid JSON: {error}", code="invalid_json") from error
+        if not isinstance(fields, dict):
+            raise BadRequest(f"the line is {quoted(fields)}, expected a JSON object", code="invalid_json")
+        name = name_of(fields)
+        for field in fields:
+            if field not in ITEM_FIELDS and field not in IGNORED_FIELDS:
+                raise BadRequest(
+                    f"the line has the unknown field {quoted(field)}; known are {', '.join(ITEM_FIELDS)}",
+                    param=field,
+                    code="unknown_parameter",
+                )
+        check_new_name(name, base_models)
+        return NewVersion(name, parse_spec(fields, factors), metadata_of(fields.get("metadata")))
+    except ApiError as error:
+        return Rejected(name, error)
+
+
+def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str]) -> Iterator[Item]:
+    """The adapters in a safetensors file. BadRequest when it is none, or what it says of all tensors is wrong."""
+    try:
+        tensors = safetensors.torch.load(data)
+        metadata = _metadata_of(data)
+    except (SafetensorError, ValueError) as error:
+        raise BadRequest(f"the body is not a safetensors file: {error}", code="invalid_checkpoint") from error
+    common = _description(metadata, COMMON_KEY)
+    parse_recipe(common.get("recipe"), COMMON_KEY)
+    for name, tensor in tensors.items():
+        try:
+            check_new_name(name, base_models)
+            fields = common | _description(metadata, ONE_KEY + name)
+            yield NewVersion(name, _adapter_of(tensor, fields, factors), metadata_of(fields.get("metadata")))
+        except (ApiError, AdapterError) as error:
+            yield Rejected(name, error if isinstance(error, ApiError) else BadRequest(error.message, param=error.field))
+
+
+def _metadata_of(data: bytes) -> Mapping[str, str]:
+    # The library hands out a file's metadata only for files on disk; the header is JSON behind its length.
+    length = int.from_bytes(data[:8], "little")
+    found: Mapping[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    return found
+
+
+def _description(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    if key not in metadata:
+        return {}
+    try:
+        value = json.loads(metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(
+            f"metadata[{quoted(key)}] is not valid JSON: {error}", param=key, code="invalid_json"
+        ) from error
+    if not isinstance(value, dict) or not value.keys() <= {"recipe", "factors", "metadata"}:
+        raise BadRequest(
+            f"metadata[{quoted(key)}] is {quoted(value)}, expected an object with recipe, factors or metadata",
+            param=key,
+            code="invalid_json",
+        )
+    return value
+
+
+def _adapter_of(tensor: Tensor, fields: Mapping[str, Any], factors: Factors) -> Adapter:
+    recipe = parse_recipe(fields.get("recipe"), "recipe")
+    with errors_under(""):
+        dtype = parse_dtype(str(tensor.dtype).removeprefix("torch."))
+        if tensor.numel() != recipe.num_parameters:
+            raise BadRequest(
+                f"the tensor has shape {tuple(tensor.shape)}, expected ({recipe.groups}, {recipe.u})",
+                param="vector",
+                code="invalid_vector",
+            )
+        vector = tensor.reshape(recipe.groups, recipe.u)
+        adapter = Adapter.from_vector(vector, recipe, fields.get("factors", factors.digest), dtype)
+    check_servable(adapter, factors)
+    return adapter
+
+
+def ndjson_line(stored: StoredVersion) -> bytes:
+    """One version as a line that `parse_line` reads back."""
+    adapter = stored.adapter
+    fields = {
+        "name": stored.name,
+        "version": stored.version,
+        "created_at": stored.created_at,
+        "vector": base64.b64encode(adapter.data).decode(),
+        "dtype": adapter.dtype,
+        "recipe": adapter.recipe.to_dict(),
+        "factors": adapter.factors,
+        "metadata": dict(stored.metadata),
+    }
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def safetensors_file(versions: Sequence[StoredVersion]) -> bytes:
+    """Versions of different names as a file that `parse_safetensors` reads back."""
+    metadata: dict[str, str] = {}
+    common = _describe(versions[0]) if versions else {}
+    if versions:
+        metadata[COMMON_KEY] = json.dumps(common)
+    for stored in versions:
+        own = {key: value for key, value in _describe(stored).items() if value != common[key]}
+        if stored.metadata:
+            own["metadata"] = dict(stored.metadata)
+        if own:
+            metadata[ONE_KEY + stored.name] = json.dumps(own)
+    return safetensors.torch.save({stored.name: _tensor(stored.adapter) for stored in versions}, metadata or None)
+
+
+def _describe(stored: StoredVersion) -> dict[str, Any]:
+    return {"recipe": stored.adapter.recipe.to_dict(), "factors": stored.adapter.factors}
+
+
+def _tensor(adapter: Adapter) -> Tensor:
+    dtype: torch.dtype = getattr(torch, adapter.dtype)
+    return adapter.vector().to(dtype)
