@@ -47,6 +47,7 @@ def serve(
         settings = Settings()
         name = model or str(ensure_embedded_model(progress=Console(stderr=True).print))
         from adapters.errors import AdapterError
+        from server.database_url import DatabaseStartError
         from server.engine_launch import serve as run
     except ValidationError as error:
         wrong = (f"TINYLORA_{str(e['loc'][0]).upper()} is {e['input']!r}: {e['msg']}" for e in error.errors())
@@ -55,7 +56,7 @@ def serve(
         raise typer.Exit(_fail(str(error))) from error
     try:
         run(settings, name, flags)
-    except AdapterError as error:
+    except (AdapterError, DatabaseStartError) as error:
         raise typer.Exit(_fail(str(error))) from error
 
 

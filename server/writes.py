@@ -30,6 +30,7 @@ IDEMPOTENCY_HEADER = "idempotency-key"
 REPLAYED_HEADER = "idempotent-replayed"
 MAX_KEY_CHARS = 255
 KEPT_S = 24 * 3600
+FORGET_AFTER_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,12 @@ class Writes:
         """The answer of `do`, or the stored one when `author` has sent the same write before.
 
         `fingerprint` stands for the request's content. Raises UnprocessableEntity (422) when the key was used for
-        another request, and whatever `do` raises, in which case nothing is stored and the key stays free.
+        another request, and whatever `do` raises, in which case nothing is stored and the key stays free. `do` may be
+        called again, for a new transaction.
         """
         digest = hashlib.sha256(json.dumps([action, target, fingerprint]).encode()).hexdigest()
-        with self._database.write() as connection:
+
+        def once(connection: Connection) -> Answer:
             known = self._claim(connection, author, digest)
             if known is not None:
                 return known
@@ -101,6 +104,9 @@ class Writes:
                     .values(status=answer.status, body=json.dumps(answer.body), headers=json.dumps(answer.headers))
                 )
             return answer
+
+        # Not merely `write`: when two writes wait for each other, PostgreSQL ends one, which is then done again.
+        return self._database.transact(once)
 
     def _claim(self, connection: Connection, author: Author, digest: str) -> Answer | None:
         """Take the key, waiting for a write in progress that has it; the stored answer when it was taken before."""
@@ -132,9 +138,9 @@ class Writes:
         return Answer(json.loads(row.body), row.status, {**json.loads(row.headers), REPLAYED_HEADER: "true"})
 
     def forget_old_keys(self) -> None:
-        """Remove the idempotency keys that are past their time."""
-        with self._database.write() as connection:
-            connection.execute(IDEMPOTENCY_KEYS.delete().where(IDEMPOTENCY_KEYS.c.created_at < time.time() - KEPT_S))
+        """Remove the idempotency keys that are well past their time, and so not about to be answered from."""
+        old = IDEMPOTENCY_KEYS.c.created_at < int(time.time()) - KEPT_S - FORGET_AFTER_S
+        self._database.transact(lambda connection: connection.execute(IDEMPOTENCY_KEYS.delete().where(old)))
 
 
 def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:
