@@ -70,6 +70,11 @@ class Quotas:
         self.buckets = TokenBuckets(clock)
         self._open: Counter[Hashable] = Counter()
 
+    @property
+    def open_requests(self) -> int:
+        """Requests now open, once for every tenant and key that has a limit on them."""
+        return self._open.total()
+
     def admit(self, principal: Principal, tokens: int) -> Ticket:
         """Charge a request of so many tokens, by estimate. TooManyRequests says which quota does not allow it."""
         owners = _owners(principal)
