@@ -9,7 +9,6 @@ from server.principal import Limits, Principal, Tenant
 from server.quotas import Quotas, Ticket
 from tests.server.test_token_bucket import Clock
 
-
 UNLIMITED = Limits()
 
 
