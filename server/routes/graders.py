@@ -1,0 +1,147 @@
+"""/v1/fine_tuning/alpha/graders: try a grader on one sample, or have its definition checked, before a job is paid for.
+
+Design decision: what goes wrong while grading is part of the answer, counted as OpenAI does (reward 0 and a flag),
+because in training it would be, too. A definition that no job could use is refused with a 400.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, TypeVar, get_args
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from server.errors import validation_error
+from server.request_body import read_body
+from server.routes.own_route import OwnRoute
+from server.training.graders.build import GraderTools, parse_spec
+from server.training.graders.grade import ErrorKind, Grade, GraderError, Sample, grade_row
+from server.training.graders.multi import MultiSpec
+from server.training.graders.spec import GraderSpec
+
+PREFIX = "/v1/fine_tuning/alpha/graders"
+MAX_BODY_BYTES = 4 * 2**20
+router = APIRouter(prefix=PREFIX, tags=["fine-tuning"], route_class=OwnRoute)
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+class GraderRunRequest(BaseModel):
+    """`model_sample` is the completion's text; `item` the fields of the row that it answers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    grader: dict[str, Any]
+    model_sample: str
+    item: dict[str, Any] | None = None
+
+
+class GraderValidateRequest(BaseModel):
+    """The definition to check."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    grader: dict[str, Any]
+
+
+class GraderRunMetadata(BaseModel):
+    """`scores` by name of grader; `errors` has OpenAI's flags; `detail` (ours) is how the score came about."""
+
+    name: str
+    type: str
+    errors: dict[str, Any]
+    execution_time: float
+    scores: dict[str, float]
+    token_usage: int | None
+    sampled_model_name: str | None
+    detail: dict[str, Any]
+    passes: bool | None
+
+
+class GraderRunResponse(BaseModel):
+    """`reward` is 0 when the grader could not grade; then `metadata.errors` says why."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    reward: float
+    metadata: GraderRunMetadata
+    sub_rewards: dict[str, float]
+    model_grader_token_usage_per_model: dict[str, int]
+
+
+class GraderValidateResponse(BaseModel):
+    """The grader, with defaults filled in."""
+
+    grader: dict[str, Any] = Field(examples=[{"type": "string_check", "name": "exact"}])
+
+
+def _tools(request: Request) -> GraderTools:
+    tools: GraderTools = request.app.state.grader_tools
+    return tools
+
+
+ToolsDep = Annotated[GraderTools, Depends(_tools)]
+
+
+def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+@router.post("/run", openapi_extra=_body_of(GraderRunRequest))
+async def run_grader(request: Request, tools: ToolsDep) -> GraderRunResponse:
+    """Grade one sample."""
+    body = await _read(request, GraderRunRequest)
+    spec = parse_spec(body.grader)
+    grader = tools.build(spec)
+    started = time.perf_counter()
+    grade = await grade_row(grader, Sample.of_text(body.model_sample), body.item or {})
+    return _response(spec, grade, time.perf_counter() - started)
+
+
+@router.post("/validate", openapi_extra=_body_of(GraderValidateRequest))
+async def validate_grader(request: Request, tools: ToolsDep) -> GraderValidateResponse:
+    """Check a definition without grading anything."""
+    spec = parse_spec((await _read(request, GraderValidateRequest)).grader)
+    await tools.check(spec)
+    return GraderValidateResponse(grader=spec.to_wire())
+
+
+async def _read(request: Request, model: type[RequestT]) -> RequestT:
+    body = await read_body(request.headers, request.receive, MAX_BODY_BYTES, "graders' MAX_BODY_BYTES")
+    try:
+        return model.model_validate_json(body or b"null")
+    except ValidationError as error:
+        raise validation_error(error.errors(include_url=False)) from None
+
+
+def _response(spec: GraderSpec, grade: Grade, seconds: float) -> GraderRunResponse:
+    return GraderRunResponse(
+        reward=grade.score,
+        sub_rewards=dict(grade.parts),
+        model_grader_token_usage_per_model=dict(grade.tokens),
+        metadata=GraderRunMetadata(
+            name=spec.name,
+            type=spec.type,
+            errors=_flags(grade.error),
+            execution_time=seconds,
+            scores=dict(grade.parts) if isinstance(spec, MultiSpec) else {spec.name: grade.score},
+            token_usage=sum(grade.tokens.values()) or None,
+            sampled_model_name=None,
+            detail=dict(grade.detail),
+            passes=grade.passes,
+        ),
+    )
+
+
+def _flags(error: GraderError | None) -> dict[str, Any]:
+    flags: dict[str, Any] = {kind: error is not None and error.kind == kind for kind in get_args(ErrorKind)}
+    details = {
+        "model_grader_server_error_details": "model_grader_server_error",
+        "python_grader_runtime_error_details": "python_grader_runtime_error",
+        "python_grader_server_error_type": "python_grader_server_error",
+    }
+    for field, kind in details.items():
+        flags[field] = error.message if error is not None and error.kind == kind else None
+    # OpenAI's shape has no words for the other kinds.
+    return flags | {"message": error and error.message}

@@ -1,0 +1,1 @@
+"""Graders: what turns a completion into a reward."""

@@ -1,0 +1,119 @@
+"""From JSON to a grader: `parse_spec` checks a definition, `GraderTools.build` makes the grader.
+
+Design decision: what graders need from outside (a judge, a sandbox, processes for mathematics) is handed in. A kind
+whose tool is missing is refused when the grader is defined, not when the first completion is graded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import openai
+from pydantic import ValidationError
+
+from server.errors import BadRequest, quoted, validation_error
+from server.training.graders.grade import Grader
+from server.training.graders.math_grader import MathGrader, MathSpec
+from server.training.graders.math_pool import MathPool
+from server.training.graders.multi import Multi, MultiSpec
+from server.training.graders.python_grader import PythonGrader, PythonSpec
+from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxedCodeError
+from server.training.graders.score_model import ScoreModel, ScoreModelSpec
+from server.training.graders.spec import GraderSpec
+from server.training.graders.string_check import StringCheck, StringCheckSpec
+from server.training.graders.text_similarity import TextSimilarity, TextSimilaritySpec
+
+SPECS: Mapping[str, type[GraderSpec]] = MappingProxyType(
+    {
+        "string_check": StringCheckSpec,
+        "text_similarity": TextSimilaritySpec,
+        "math": MathSpec,
+        "python": PythonSpec,
+        "score_model": ScoreModelSpec,
+        "multi": MultiSpec,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GraderTools:
+    """What graders need from outside. No judge: no score_model graders. No sandbox: no python graders."""
+
+    math: MathPool
+    judge: openai.AsyncOpenAI | None = None
+    sandbox: Sandbox | None = None
+
+    def build(self, spec: GraderSpec, param: str = "grader") -> Grader:
+        """The grader that `spec` defines. Raises BadRequest when this server has no tool for it."""
+        match spec:
+            case StringCheckSpec():
+                return StringCheck(spec)
+            case TextSimilaritySpec():
+                return TextSimilarity(spec)
+            case MathSpec():
+                return MathGrader(spec, self.math)
+            case PythonSpec():
+                if self.sandbox is None:
+                    raise _unavailable("python graders are switched off on this server", param)
+                return PythonGrader(spec, self.sandbox)
+            case ScoreModelSpec():
+                if self.judge is None:
+                    raise _unavailable("this server has no judge for score_model graders", param)
+                return ScoreModel(spec, self.judge)
+            case MultiSpec():
+                parts = {name: self.build(part, f"{param}.graders.{name}") for name, part in spec.graders.items()}
+                return Multi(spec, parts)
+        raise AssertionError(f"no such kind of grader: {spec.type}")
+
+    async def check(self, spec: GraderSpec, param: str = "grader") -> None:
+        """Everything that can be known before the first row. Raises BadRequest."""
+        self.build(spec, param)
+        if isinstance(spec, MultiSpec):
+            for name, part in spec.graders.items():
+                await self.check(part, f"{param}.graders.{name}")
+        if isinstance(spec, PythonSpec) and self.sandbox is not None:
+            try:
+                await self.sandbox.check(spec.source)
+            except SandboxedCodeError as error:
+                raise BadRequest(f"{param}.source: {error.message}", param=f"{param}.source") from error
+            except IsolationUnavailable as error:
+                raise _unavailable(str(error), param) from error
+
+    async def close(self) -> None:
+        """End the processes. The judge's client is its owner's."""
+        await self.math.close()
+
+
+def parse_spec(value: object, param: str = "grader") -> GraderSpec:
+    """The definition of a grader from JSON. Raises BadRequest naming the field at fault, which begins with `param`."""
+    if not isinstance(value, Mapping):
+        raise BadRequest(f"{param}: expected an object, got {quoted(value)}", param=param, code="invalid_value")
+    kind = value.get("type")
+    if not isinstance(kind, str) or kind not in SPECS:
+        raise BadRequest(
+            f"{param}.type is {quoted(kind)}, expected one of {', '.join(SPECS)}",
+            param=f"{param}.type",
+            code="invalid_value" if "type" in value else "missing_required_parameter",
+        )
+    fields: Mapping[str, Any] = value
+    if kind == "multi" and isinstance(parts := value.get("graders"), Mapping):
+        fields = {**value, "graders": _parse_parts(parts, f"{param}.graders")}
+    try:
+        return SPECS[kind].model_validate(fields)
+    except ValidationError as error:
+        errors = [{**one, "loc": (*param.split("."), *one["loc"])} for one in error.errors(include_url=False)]
+        raise validation_error(errors) from None
+
+
+def _parse_parts(parts: Mapping[str, Any], param: str) -> dict[str, GraderSpec]:
+    if isinstance(parts.get("type"), str):
+        spec = parse_spec(parts, param)
+        return {spec.name: spec}
+    return {name: parse_spec(part, f"{param}.{name}") for name, part in parts.items()}
+
+
+def _unavailable(message: str, param: str) -> BadRequest:
+    return BadRequest(f"{param}: {message}", param=f"{param}.type", code="unsupported_grader")

@@ -1,0 +1,122 @@
+"""What a grader is given (a sample, a row's fields), what it answers, and how it fails.
+
+Design decision: a grader that cannot grade raises GraderError, and `grade_row` makes a Grade of it that scores 0 and
+names the grader and the row. A bad completion or a bad row is data; it never ends a training job.
+
+It knows no kind of grader; those are the modules beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+import structlog
+
+# The names under which OpenAI's graders/run counts errors.
+ErrorKind = Literal[
+    "formula_parse_error",
+    "invalid_variable_error",
+    "model_grader_parse_error",
+    "model_grader_refusal_error",
+    "model_grader_server_error",
+    "other_error",
+    "python_grader_runtime_error",
+    "python_grader_server_error",
+    "sample_parse_error",
+    "truncated_observation_error",
+    "unresponsive_reward_error",
+]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion. `fields` is the `sample` namespace of templates and of python graders.
+
+    output_text: its text. output_json: the text parsed, absent when it is not JSON. output_tools: its tool calls.
+    choices: the one choice, as a chat completion has it.
+    """
+
+    fields: Mapping[str, Any]
+
+    @classmethod
+    def of_text(cls, text: str, tools: tuple[Mapping[str, Any], ...] = ()) -> Sample:
+        """The sample whose text is `text`, with tool calls in OpenAI's shape."""
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if tools:
+            message["tool_calls"] = list(tools)
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if tools else "stop"}
+        fields: dict[str, Any] = {"output_text": text, "output_tools": list(tools), "choices": [choice]}
+        with contextlib.suppress(ValueError, RecursionError):
+            fields["output_json"] = json.loads(text, parse_constant=_refuse_constant)
+        return cls(fields)
+
+    @property
+    def text(self) -> str:
+        """The completion's text."""
+        text: str = self.fields["output_text"]
+        return text
+
+
+class GraderError(Exception):
+    """The grader could not grade. `kind` counts it as OpenAI does; `message` is for people."""
+
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: ErrorKind = kind
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """score: the reward, finite. passes: right or wrong, for graders that know it; else None.
+
+    detail: how the score came about, as JSON. parts: the scores inside a multi grader. tokens: what judges used, by
+    model. error: why there is no score; then the score is 0.
+    """
+
+    score: float
+    passes: bool | None = None
+    detail: Mapping[str, Any] = _NOTHING
+    parts: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    error: GraderError | None = None
+
+
+class Grader(Protocol):
+    """Grades one completion. Raises GraderError when it cannot."""
+
+    @property
+    def name(self) -> str:
+        """The name its owner gave it."""
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        """The grade of `sample`, drawn for the row whose fields are `item`."""
+
+
+async def grade_row(grader: Grader, sample: Sample, item: Mapping[str, Any], row: int | None = None) -> Grade:
+    """As `grader.grade`, with failures as grades. `row` is the line of the data file, for the message."""
+    try:
+        grade = await grader.grade(sample, item)
+        if not math.isfinite(grade.score):
+            raise GraderError("other_error", f"the score is {grade.score}, expected a finite number")
+        return grade
+    except GraderError as error:
+        failure = error
+    except Exception as error:  # A grader runs on whatever a model wrote; what nobody foresaw must cost one reward.
+        log.exception("grader_failed", grader=grader.name, row=row)
+        failure = GraderError("other_error", f"{type(error).__name__}: {error:.300}")
+    where = f"grader {grader.name!r}" if row is None else f"grader {grader.name!r}, row {row}"
+    return Grade(0.0, error=GraderError(failure.kind, f"{where}: {failure.message}"))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,84 @@
+r"""Finding the final answer in a completion, or in a worked solution.
+
+    boxed        what is inside the last \boxed{...} (or \fbox{...}) whose braces close
+    hashes       what follows the last "####" on its line, as GSM8K writes answers
+    last_number  the last number: 1,234.5 or -3/4 or 12%
+
+Design decision: which of these found the answer is part of the result. A reward that also takes the last number teaches
+less format than one that wants a box, and figures of the two are not comparable.
+
+It parses no mathematics, and takes time linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+Extractor = Literal["boxed", "hashes", "last_number"]
+ALL: tuple[Extractor, ...] = ("boxed", "hashes", "last_number")
+
+_BOX = re.compile(r"\\f?boxed\s*\{|\\fbox\s*\{")
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?!\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A final answer as written, and what found it."""
+
+    text: str
+    extractor: Extractor
+
+
+def extract(text: str, extractors: Sequence[Extractor] = ALL) -> Answer | None:
+    """The answer by the first of `extractors` that finds one."""
+    for extractor in extractors:
+        if found := _EXTRACTORS[extractor](text):
+            return Answer(found, extractor)
+    return None
+
+
+def _boxed(text: str) -> str | None:
+    answer = None
+    position = 0
+    while match := _BOX.search(text, position):
+        end = _closing_brace(text, match.end())
+        if end is None:
+            break  # Whatever opens later inside it is no answer either.
+        answer = text[match.end() : end].strip()
+        position = end
+    return answer
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth = 1
+    escaped = False
+    for position in range(start, len(text)):
+        character = text[position]
+        if escaped:
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        elif character in "{}":
+            depth += 1 if character == "{" else -1
+            if depth == 0:
+                return position
+    return None
+
+
+def _hashes(text: str) -> str | None:
+    _, found, rest = text.rpartition("####")
+    return rest.strip().partition("\n")[0].strip() if found else None
+
+
+def _last_number(text: str) -> str | None:
+    numbers = _NUMBER.findall(text)
+    return numbers[-1] if numbers else None
+
+
+_EXTRACTORS: Mapping[Extractor, Callable[[str], str | None]] = MappingProxyType(
+    {"boxed": _boxed, "hashes": _hashes, "last_number": _last_number}
+)

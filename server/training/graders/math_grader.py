@@ -1,0 +1,70 @@
+r"""math: is the completion's final answer mathematically equal to the reference? Scores 0 or 1. Not one of OpenAI's.
+
+The answer is found by `math_extract` and compared by math-verify: 1/2, 0.5 and \frac{1}{2} are one answer. The
+reference may be the answer alone or a worked solution that ends in a box or in "####".
+
+Design decision: a completion without an answer, or with one that cannot be compared (too long, too slow), is wrong, not
+an error: it is the model's doing. A reference that is empty or too long is the row's, and an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from server.training.graders.grade import Grade, GraderError, Sample
+from server.training.graders.math_extract import ALL, Extractor, extract
+from server.training.graders.math_pool import MathPool, MathPoolError
+from server.training.graders.spec import GraderSpec
+from server.training.graders.template import Template, TemplateText
+
+MAX_ANSWER_CHARS = 1000
+
+
+class MathSpec(GraderSpec):
+    """`extract` says where answers are looked for, in this order."""
+
+    type: Literal["math"]
+    name: str = "math"
+    input: TemplateText = "{{ sample.output_text }}"
+    reference: TemplateText
+    extract: tuple[Extractor, ...] = Field(ALL, min_length=1, max_length=len(ALL))
+
+    def templates(self) -> tuple[str, ...]:
+        return self.input, self.reference
+
+
+class MathGrader:
+    """See the module."""
+
+    def __init__(self, spec: MathSpec, pool: MathPool) -> None:
+        self.name = spec.name
+        self._extractors = spec.extract
+        self._input = Template.parse(spec.input)
+        self._reference = Template.parse(spec.reference)
+        self._pool = pool
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        """1 when the answers are equal; `detail` has both and the extractor."""
+        solution = self._reference.render(sample, item)
+        found = extract(solution, ("boxed", "hashes"))
+        reference = found.text if found else solution.strip()
+        if not 0 < len(reference) <= MAX_ANSWER_CHARS:
+            raise GraderError(
+                "other_error",
+                f"the reference answer has {len(reference)} characters, expected 1 to {MAX_ANSWER_CHARS}; give the "
+                "answer alone, or a solution that ends in \\boxed{...} or ####",
+            )
+        answer = extract(self._input.render(sample, item), self._extractors)
+        if answer is None:
+            return Grade(0.0, False, {"extractor": None, "reference": reference})
+        detail = {"extractor": answer.extractor, "answer": answer.text[:MAX_ANSWER_CHARS], "reference": reference}
+        if len(answer.text) > MAX_ANSWER_CHARS:
+            return Grade(0.0, False, detail | {"not_compared": f"longer than {MAX_ANSWER_CHARS} characters"})
+        try:
+            passes = await self._pool.equal(reference, answer.text)
+        except MathPoolError as error:
+            return Grade(0.0, False, detail | {"not_compared": str(error)})
+        return Grade(float(passes), passes, detail)

@@ -1,0 +1,76 @@
+"""multi: several graders and a formula over their scores.
+
+Design decision: when a part fails, the whole fails. The formula may subtract or invert a score, so a failed part that
+silently counted as 0 could be a reward.
+
+The wire form is a map of name to grader, as OpenAI's service takes it. Its Python package declares one grader there,
+which is therefore taken too, under its own name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import keyword
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from server.training.graders.formula import FUNCTION_NAMES, MAX_CHARS, Formula, FormulaError
+from server.training.graders.grade import Grade, Grader, GraderError, Sample
+from server.training.graders.spec import GraderSpec
+
+MAX_GRADERS = 16
+
+
+class MultiSpec(GraderSpec):
+    """OpenAI's MultiGrader; its parts are specs already, see `server.training.graders.build`."""
+
+    type: Literal["multi"]
+    name: str = "multi"
+    graders: dict[str, SerializeAsAny[GraderSpec]] = Field(min_length=1, max_length=MAX_GRADERS)
+    calculate_output: str = Field(min_length=1, max_length=MAX_CHARS)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        for name, part in self.graders.items():
+            if part.type == "multi":
+                raise ValueError(f"the grader {name!r} is itself a multi grader; write one formula over all parts")
+            if not name.isidentifier() or keyword.iskeyword(name) or name in FUNCTION_NAMES:
+                raise ValueError(f"the grader {name[:80]!r} cannot be named in a formula; use letters, digits and _")
+        Formula.parse(self.calculate_output, self.graders)
+        return self
+
+    def templates(self) -> tuple[str, ...]:
+        return tuple(text for part in self.graders.values() for text in part.templates())
+
+
+class Multi:
+    """See the module."""
+
+    def __init__(self, spec: MultiSpec, parts: Mapping[str, Grader]) -> None:
+        self.name = spec.name
+        self._parts = parts
+        self._formula = Formula.parse(spec.calculate_output, parts)
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        """The formula of the parts' scores; `parts` has each of them."""
+        results = await asyncio.gather(*(self._grade_part(name, sample, item) for name in self._parts))
+        grades = dict(zip(self._parts, results, strict=True))
+        scores = {name: grade.score for name, grade in grades.items()}
+        try:
+            score = self._formula.evaluate(scores)
+        except FormulaError as error:
+            raise GraderError("formula_parse_error", str(error)) from None
+        tokens: Counter[str] = Counter()
+        for grade in grades.values():
+            tokens.update(grade.tokens)
+        detail = {name: dict(grade.detail) for name, grade in grades.items() if grade.detail}
+        return Grade(score, detail=detail, parts=scores, tokens=dict(tokens))
+
+    async def _grade_part(self, name: str, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        try:
+            return await self._parts[name].grade(sample, item)
+        except GraderError as error:
+            raise GraderError(error.kind, f"its part {name!r}: {error.message}") from error

@@ -1,0 +1,48 @@
+"""python: the tenant's own `grade(sample, item) -> float`, run in the sandbox and nowhere else.
+
+Design decision: the source is only ever compiled inside the sandbox, too: a compiler is attack surface.
+
+OpenAI's `image_tag` is accepted and has no effect: there is one environment, Python's standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from server.training.graders.grade import Grade, GraderError, Sample
+from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxedCodeError
+from server.training.graders.spec import GraderSpec
+
+MAX_SOURCE_CHARS = 256_000
+
+
+class PythonSpec(GraderSpec):
+    """OpenAI's PythonGrader."""
+
+    type: Literal["python"]
+    name: str = "python"
+    source: str = Field(min_length=1, max_length=MAX_SOURCE_CHARS)
+    image_tag: str | None = Field(None, max_length=128)
+
+
+class PythonGrader:
+    """See the module."""
+
+    def __init__(self, spec: PythonSpec, sandbox: Sandbox) -> None:
+        self.name = spec.name
+        self._source = spec.source
+        self._sandbox = sandbox
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        """What the source's grade returns; `detail` has what it printed and how it was shut in."""
+        try:
+            result = await self._sandbox.grade(self._source, sample.fields, item)
+        except SandboxedCodeError as error:
+            printed = f" (printed: {error.printed})" if error.printed else ""
+            raise GraderError("python_grader_runtime_error", f"{error.message}{printed}") from error
+        except IsolationUnavailable as error:
+            raise GraderError("python_grader_server_error", str(error)) from error
+        return Grade(result.score, detail={"printed": result.printed, "isolation": dict(result.isolation)})

@@ -1,0 +1,164 @@
+"""Runs a stranger's `grade(sample, item)` in a process that reaches neither network, nor files, nor other processes.
+
+What holds, and is looked up inside before the code runs (sandbox_child):
+    network     a namespace of its own with no interface but an unconnected loopback
+    files       a file system of its own: the standard library and shared libraries, read-only, and a /tmp in memory
+                that vanishes afterwards; no devices, no /proc, no shell
+    processes   a PID namespace of its own; all of it ends when the call does
+    identity    no capabilities, no_new_privs, no environment variables; where the server is root, the user nobody
+    limits      wall-clock and CPU time, memory, file size, number of processes, open files, length of the answer
+What does not: it is the same kernel, without a seccomp filter, and CPU time is shared.
+
+Design decision: all of that or nothing. Where the kernel or the container forbids namespaces, nothing runs, and
+the error says what is missing.
+
+Only the standard library can be imported in there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_ANSWER_BYTES = 65_536
+_CHILD = Path(__file__).with_name("sandbox_child.py")
+_NAMESPACES = ("--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
+
+
+class IsolationUnavailable(Exception):
+    """The code was not run, because it could not be shut in; says what is missing."""
+
+
+class SandboxedCodeError(Exception):
+    """The code ran and failed, or cannot run at all; says how. `printed` is the end of what it printed."""
+
+    def __init__(self, message: str, printed: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.printed = printed
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLimits:
+    """Per call. `timeout_s` bounds wall-clock and CPU time; `scratch_bytes` /tmp and each file in it."""
+
+    timeout_s: int = 10
+    memory_bytes: int = 512 * 2**20
+    scratch_bytes: int = 16 * 2**20
+    processes: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxResult:
+    """The score, what the code printed (its end), and what was found to hold inside."""
+
+    score: float
+    printed: str
+    isolation: Mapping[str, Any]
+
+
+class Sandbox:
+    """At most `concurrency` calls at a time, each a new process."""
+
+    def __init__(self, limits: SandboxLimits | None = None, concurrency: int = 2) -> None:
+        self._limits = limits or SandboxLimits()
+        self._free = asyncio.Semaphore(concurrency)
+
+    async def grade(self, source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> SandboxResult:
+        """Run `source` and call its grade. Raises IsolationUnavailable or SandboxedCodeError."""
+        answer = await self._call({"source": source, "sample": dict(sample), "item": dict(item)})
+        return SandboxResult(answer["score"], answer["printed"], answer["isolation"])
+
+    async def check(self, source: str) -> Mapping[str, Any]:
+        """Compile `source` without running it; returns what holds inside. Raises as `grade`."""
+        isolation: Mapping[str, Any] = (await self._call({"source": source}))["isolation"]
+        return isolation
+
+    async def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+        limits = self._limits
+        async with self._free:
+            with tempfile.TemporaryDirectory(prefix="tinylora-grader-") as root:
+                request |= {
+                    "root": root,
+                    "cpu_s": limits.timeout_s + 1,
+                    "memory_bytes": limits.memory_bytes,
+                    "scratch_bytes": limits.scratch_bytes,
+                    "processes": limits.processes,
+                }
+                process = await _start()
+                try:
+                    async with asyncio.timeout(limits.timeout_s):
+                        output = await _exchange(process, json.dumps(request).encode())
+                except TimeoutError:
+                    raise SandboxedCodeError(f"it ran longer than {limits.timeout_s} s") from None
+                finally:
+                    await _kill(process)
+        return _answer(output, process.returncode)
+
+
+async def _start() -> Process:
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise IsolationUnavailable("python graders need the program unshare (util-linux), which is not installed")
+    # Whoever is not root needs a user namespace to make the others.
+    user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    command = (unshare, *user, *_NAMESPACES, "--", sys.executable, "-I", "-S", "-B", str(_CHILD))
+    return await asyncio.create_subprocess_exec(
+        *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env={}, start_new_session=True
+    )
+
+
+async def _exchange(process: Process, request: bytes) -> bytes:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(ConnectionError):  # It ended early; what it said is the reason.
+        process.stdin.write(request)
+        await process.stdin.drain()
+        process.stdin.close()
+    output = b""
+    while len(output) <= MAX_ANSWER_BYTES and (chunk := await process.stdout.read(MAX_ANSWER_BYTES)):
+        output += chunk
+    if len(output) <= MAX_ANSWER_BYTES:
+        await process.wait()
+    return output
+
+
+async def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _answer(output: bytes, status: int | None) -> dict[str, Any]:
+    try:
+        answer = json.loads(output.rstrip(b"\n").rpartition(b"\n")[2])
+        isolation, error = answer.get("isolation"), answer.get("isolation_error")
+    except (ValueError, AttributeError, RecursionError):
+        said = output[-300:].decode("utf-8", "replace").strip()
+        if said.startswith("unshare:"):
+            raise IsolationUnavailable(
+                f"python graders are not run here, because the system does not allow their isolation ({said}); allow "
+                "unprivileged user namespaces, or run the server where they are allowed"
+            ) from None
+        raise SandboxedCodeError(f"it ended without a result (status {status}): {said or 'nothing printed'}") from None
+    if error is not None:
+        raise IsolationUnavailable(f"python graders are not run here, because they could not be isolated: {error}")
+    printed = str(answer.get("printed", ""))
+    if "error" in answer:
+        raise SandboxedCodeError(str(answer["error"]), printed)
+    # The code can write the answer itself, so its types are not taken for granted.
+    score = answer.get("score", 0.0)
+    if not isinstance(isolation, dict) or isinstance(score, bool) or not isinstance(score, int | float):
+        raise SandboxedCodeError(f"it ended without a result (status {status})")
+    return {"score": float(score), "printed": printed, "isolation": isolation}

@@ -1,0 +1,50 @@
+"""string_check: is one text the other, or does it contain it? Scores 0 or 1.
+
+eq and ne compare exactly; like asks whether the input contains the reference, ilike the same whatever the case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from server.training.graders.grade import Grade, Sample
+from server.training.graders.spec import GraderSpec
+from server.training.graders.template import Template, TemplateText
+
+
+class StringCheckSpec(GraderSpec):
+    """OpenAI's StringCheckGrader."""
+
+    type: Literal["string_check"]
+    name: str = "string_check"
+    input: TemplateText
+    reference: TemplateText
+    operation: Literal["eq", "ne", "like", "ilike"]
+
+    def templates(self) -> tuple[str, ...]:
+        return self.input, self.reference
+
+
+class StringCheck:
+    """See the module."""
+
+    def __init__(self, spec: StringCheckSpec) -> None:
+        self.name = spec.name
+        self._operation = spec.operation
+        self._input = Template.parse(spec.input)
+        self._reference = Template.parse(spec.reference)
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        """1 when the comparison holds."""
+        given, reference = self._input.render(sample, item), self._reference.render(sample, item)
+        match self._operation:
+            case "eq":
+                passes = given == reference
+            case "ne":
+                passes = given != reference
+            case "like":
+                passes = reference in given
+            case "ilike":
+                passes = reference.casefold() in given.casefold()
+        return Grade(float(passes), passes)

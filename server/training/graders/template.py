@@ -1,0 +1,133 @@
+"""Texts with variables: `{{ item.answer }}`, `{{ sample.output_text }}`, `{{ sample.output_tools[0].function.name }}`.
+
+Design decision: a path is looked up and nothing is evaluated: no filters, no expressions, no attributes of objects. So
+a template can be anybody's, and the variables that it needs are known before the first row is read.
+
+Strings are inserted as they are, everything else as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from server.training.graders.grade import GraderError, Sample
+
+MAX_CHARS = 100_000
+MAX_RENDERED_CHARS = 1_000_000
+NAMESPACES = ("item", "sample")
+SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices")
+
+_VARIABLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*)|\[(\d{1,9})\]")
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A path into a namespace: ("item", ("answer",)) is `item.answer`."""
+
+    namespace: str
+    path: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
+        return self.namespace + "".join(steps)
+
+    def look_up(self, fields: Mapping[str, Any]) -> object:
+        """What `fields`, the namespace, has at this path. Raises KeyError with the longest path that is missing."""
+        value: Any = fields
+        for depth, step in enumerate(self.path):
+            value = _step(value, step)
+            if value is _ABSENT:
+                raise KeyError(str(Variable(self.namespace, self.path[: depth + 1])))
+        return value
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text, its pieces between variables (one more than variables), and the variables."""
+
+    pieces: tuple[str, ...]
+    variables: tuple[Variable, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Template:
+        """Raises ValueError, in a sentence, when `text` has a variable that no row could have."""
+        parts = _VARIABLE.split(text)
+        return cls(tuple(parts[::2]), tuple(_variable(part.strip()) for part in parts[1::2]))
+
+    @cached_property
+    def item_variables(self) -> frozenset[Variable]:
+        """The variables that a row of the data has to have."""
+        return frozenset(variable for variable in self.variables if variable.namespace == "item")
+
+    def render(self, sample: Sample, item: Mapping[str, Any]) -> str:
+        """The text with its variables filled in. Raises GraderError naming a variable that is missing."""
+        texts = [self.pieces[0]]
+        for variable, piece in zip(self.variables, self.pieces[1:], strict=True):
+            texts.append(_text(_value(variable, sample, item)))
+            texts.append(piece)
+        if (length := sum(map(len, texts))) > MAX_RENDERED_CHARS:
+            raise GraderError(
+                "truncated_observation_error",
+                f"a filled-in template has {length} characters, expected at most {MAX_RENDERED_CHARS}",
+            )
+        return "".join(texts)
+
+
+def _check(text: str) -> str:
+    Template.parse(text)
+    return text
+
+
+TemplateText = Annotated[str, Field(max_length=MAX_CHARS), AfterValidator(_check)]
+
+
+def _variable(text: str) -> Variable:
+    namespace, steps, position = "", [], 0
+    for namespace in NAMESPACES:
+        if text.startswith(namespace):
+            position = len(namespace)
+            break
+    while position and (match := _STEP.match(text, position)):
+        name, index = match.groups()
+        steps.append(name if index is None else int(index))
+        position = match.end()
+    if position != len(text) or not steps:
+        raise ValueError(
+            f"the template variable {text[:80]!r} is not a path such as item.answer, sample.output_text or item.list[0]"
+        )
+    if namespace == "sample" and steps[0] not in SAMPLE_FIELDS:
+        raise ValueError(f"a sample has no {steps[0]!r}, only {', '.join(SAMPLE_FIELDS)}")
+    return Variable(namespace, tuple(steps))
+
+
+def _step(value: Any, step: str | int) -> Any:
+    if isinstance(step, str):
+        return value.get(step, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    return value[step] if isinstance(value, list) and step < len(value) else _ABSENT
+
+
+def _value(variable: Variable, sample: Sample, item: Mapping[str, Any]) -> object:
+    if variable.namespace == "sample" and variable.path[0] == "output_json" and "output_json" not in sample.fields:
+        raise GraderError("sample_parse_error", f"{variable} is missing: the sample is not JSON")
+    fields = item if variable.namespace == "item" else sample.fields
+    try:
+        return variable.look_up(fields)
+    except KeyError as error:
+        has = ", ".join(sorted(map(str, fields))[:20]) or "no fields"
+        raise GraderError(
+            "invalid_variable_error",
+            f"the template variable {error.args[0]} is missing; {variable.namespace} has {has:.300}",
+        ) from None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

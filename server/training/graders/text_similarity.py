@@ -1,0 +1,86 @@
+"""text_similarity: how alike two texts are, 0..1, by one of OpenAI's metrics.
+
+Design decision: what cannot be computed soundly here is refused with the reason: cosine needs an embedding model,
+meteor WordNet. fuzzy_match is rapidfuzz's `ratio` (normalised insertions and deletions), in 0..1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import field_validator
+from rapidfuzz import fuzz
+
+from server.training.graders import ngrams
+from server.training.graders.grade import Grade, GraderError, Sample
+from server.training.graders.spec import GraderSpec
+from server.training.graders.template import Template, TemplateText
+
+# The time of the metrics grows with the product of the lengths.
+MAX_CHARS = 50_000
+_METRICS: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
+    {
+        "fuzzy_match": lambda candidate, reference: fuzz.ratio(candidate, reference) / 100,
+        "bleu": ngrams.bleu,
+        "gleu": ngrams.gleu,
+        **{f"rouge_{n}": partial(ngrams.rouge_n, n=n) for n in range(1, 6)},
+        "rouge_l": ngrams.rouge_l,
+    }
+)
+_REFUSED = {"cosine": "cosine needs an embedding model", "meteor": "meteor needs WordNet's synonyms"}
+
+
+class TextSimilaritySpec(GraderSpec):
+    """OpenAI's TextSimilarityGrader."""
+
+    type: Literal["text_similarity"]
+    name: str = "text_similarity"
+    input: TemplateText
+    reference: TemplateText
+    evaluation_metric: Literal[
+        "cosine",
+        "fuzzy_match",
+        "bleu",
+        "gleu",
+        "meteor",
+        "rouge_1",
+        "rouge_2",
+        "rouge_3",
+        "rouge_4",
+        "rouge_5",
+        "rouge_l",
+    ]
+
+    @field_validator("evaluation_metric")
+    @classmethod
+    def _is_computed_here(cls, metric: str) -> str:
+        if metric in _REFUSED:
+            raise ValueError(
+                f"{_REFUSED[metric]}, which this server does not have; choose one of {', '.join(_METRICS)}"
+            )
+        return metric
+
+    def templates(self) -> tuple[str, ...]:
+        return self.input, self.reference
+
+
+class TextSimilarity:
+    """See the module."""
+
+    def __init__(self, spec: TextSimilaritySpec) -> None:
+        self.name = spec.name
+        self._metric = _METRICS[spec.evaluation_metric]
+        self._input = Template.parse(spec.input)
+        self._reference = Template.parse(spec.reference)
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        """The metric of the input against the reference."""
+        given, reference = self._input.render(sample, item), self._reference.render(sample, item)
+        if (longest := max(len(given), len(reference))) > MAX_CHARS:
+            raise GraderError(
+                "truncated_observation_error", f"a text has {longest} characters, expected at most {MAX_CHARS}"
+            )
+        return Grade(self._metric(given, reference))
