@@ -54,6 +54,7 @@ def register() -> None:
     mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
     if current_platform.is_cpu():
         _keep_compilation_on_cpu(type(current_platform))
+        _read_saved_graphs_on_cpu()
 
 
 def is_enabled(vllm_config: Any) -> bool:
@@ -82,6 +83,7 @@ def _keep_compilation_on_cpu(platform: Any) -> None:
         if not is_enabled(vllm_config):
             original(cls, vllm_config)
             return
+        vllm_config.additional_config["tinylora"]["cpu"] = _cpu_features()
         lora_config, vllm_config.lora_config = vllm_config.lora_config, None
         try:
             original(cls, vllm_config)
@@ -89,3 +91,29 @@ def _keep_compilation_on_cpu(platform: Any) -> None:
             vllm_config.lora_config = lora_config
 
     platform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def _cpu_features() -> list[str]:
+    """What this CPU can do, for vLLM's compile-cache key, which has only a GPU's name: a saved graph has the width of
+    vectors and the instructions of the machine that compiled it, and gives wrong numbers, or none, on another."""
+    import torch
+
+    return sorted(name for name, present in torch.cpu.get_capabilities().items() if present is True)
+
+
+def _read_saved_graphs_on_cpu() -> None:
+    """vLLM saves the CPU's graphs but would not read them back, and compile at every start: it calls `finalize_loading`
+    on what it has read, which only the graphs of its GPU backend have. A graph of torch's own has nothing to finalize.
+    """
+    from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable
+
+    original = BundledAOTAutogradSerializableCallable.deserialize_compile_artifacts.__func__  # type: ignore[attr-defined]
+
+    def deserialize_compile_artifacts(cls: type, data: bytes) -> Any:
+        graph = original(cls, data)
+        graph.finalize_loading = lambda vllm_config: None
+        return graph
+
+    BundledAOTAutogradSerializableCallable.deserialize_compile_artifacts = classmethod(  # type: ignore[assignment, method-assign]
+        deserialize_compile_artifacts
+    )
