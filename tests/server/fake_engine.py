@@ -53,7 +53,10 @@ class ChatRequest(BaseModel):
 
 
 class FakeEngine:
-    """`alive` and `hold` (an event a stream waits for after its first chunk) are for the tests to set."""
+    """`alive` and `hold` (an event an answer waits for, a stream after its first chunk) are for the tests to set.
+
+    `received` are the chat requests in the order in which they came.
+    """
 
     def __init__(self, factors: Factors) -> None:
         self.base_models = (BASE, "base-alias")
@@ -62,6 +65,7 @@ class FakeEngine:
         self.max_num_seqs = 4
         self.alive = True
         self.hold: asyncio.Event | None = None
+        self.received: list[ChatRequest] = []
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
         self._observe: ContextVar[TokenObserver | None] = ContextVar("observe", default=None)
 
@@ -85,8 +89,9 @@ class FakeEngine:
         if observe is not None:
             observe(prompt_tokens, completion_tokens)
 
-    async def _chat(self, request: ChatRequest) -> Response:
+    async def _chat(self, request: ChatRequest, http: Request) -> Response:
         served = self._active.get()
+        self.received.append(request)
         # As vLLM does: a model is the base model or the adapter of this request.
         if request.model not in (None, "", *self.base_models) and (served is None or served.name != request.model):
             raise HTTPException(404, f"no model {request.model}")
@@ -94,10 +99,21 @@ class FakeEngine:
         head = {"id": "chatcmpl-1", "created": 1, "model": request.model or BASE}
         if request.stream:
             return StreamingResponse(self._chunks(head, content), media_type="text/event-stream")
+        if self.hold is not None and not await self._held(self.hold, http):
+            return Response()
         self._report(3, 2)
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    async def _held(self, hold: asyncio.Event, http: Request) -> bool:
+        """Waits; as vLLM does, not for a client that has left."""
+        held, left = asyncio.create_task(hold.wait()), asyncio.create_task(http.receive())
+        await asyncio.wait((held, left), return_when=asyncio.FIRST_COMPLETED)
+        finished = held.done()
+        held.cancel()
+        left.cancel()
+        return finished
 
     async def _chunks(self, head: dict[str, Any], content: str) -> AsyncIterator[str]:
         self._report(3, 1)
