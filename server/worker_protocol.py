@@ -54,7 +54,7 @@ class ClaimRequest(Message):
 
 
 class Checkpoint(Message):
-    """Where to go on: behind `step`. `optimizer` is base64 of whatever bytes, `state` whatever JSON the worker needs."""
+    """Where to go on: behind `step`. `optimizer` is base64 of any bytes, `state` any JSON that the worker needs."""
 
     step: int
     vector: str
