@@ -26,6 +26,7 @@ from server.metrics import GatewayMetrics
 from server.principal import principal_of
 from server.request_body import read_body, replay
 from server.request_usage import RequestUsage
+from server.usage import UsageMeter
 
 ADAPTER_HEADER = "x-tinylora-adapter"
 
@@ -40,6 +41,7 @@ class AdapterMiddleware:
         engine: Engine,
         field: AdapterField,
         metrics: GatewayMetrics,
+        meter: UsageMeter,
         max_bytes: int,
         own_prefix: str,
     ) -> None:
@@ -47,6 +49,7 @@ class AdapterMiddleware:
         self._engine = engine
         self._field = field
         self._metrics = metrics
+        self._meter = meter
         self._max_bytes = max_bytes
         self._own_prefix = own_prefix
 
@@ -60,7 +63,7 @@ class AdapterMiddleware:
             body = await read_body(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
             served, body = await self._rewrite(body, scope)
         except ApiError as error:
-            self._metrics.observe_request(None, error.status, resolved=False)
+            self._metrics.observe_unresolved(principal_of(scope).tenant, error.status)
             await response_to(error)(scope, receive, send)
             return
         except ClientDisconnect:
@@ -83,7 +86,8 @@ class AdapterMiddleware:
             return None, body
         principal, runs_model = principal_of(scope), scope["path"] in MODEL_ROUTES
         scope["state"]["payload"] = payload
-        served = await self._field.resolve(payload, principal)
+        with self._metrics.resolve_seconds.time():
+            served = await self._field.resolve(payload, principal)
         if served is None and "adapter" not in payload and not runs_model:
             return None, body
         payload.pop("adapter", None)
@@ -101,6 +105,7 @@ class AdapterMiddleware:
     ) -> None:
         scope = {**scope, "headers": _with_length(scope["headers"], body_length)}
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        principal = principal_of(scope)
         usage = scope["state"]["usage"] = RequestUsage()
         self._engine.activate(served, usage.add)
         if served is not None:
@@ -115,10 +120,10 @@ class AdapterMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_header)
+            with self._meter.counted(principal, served, usage):
+                await self._app(scope, receive, send_with_header)
         finally:
-            self._metrics.observe_request(served, status)
-            self._metrics.observe_tokens(served, usage.prompt_tokens, usage.completion_tokens)
+            self._metrics.observe_request(principal.tenant, served, status, usage)
 
 
 def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:

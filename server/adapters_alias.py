@@ -1,4 +1,4 @@
-"""/adapters as another name of /v1/adapters.
+"""/adapters and /usage as other names of /v1/adapters and /v1/usage.
 
 Design decision: the path is rewritten before any other middleware sees it. Registering the routes twice would leave the
 short ones outside whatever guards /v1, the engine's API key first of all.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-ALIAS, TARGET = "/adapters", "/v1/adapters"
+ALIASES = ("/adapters", "/usage")
+PREFIX = "/v1"
 
 
 class AdaptersAlias:
@@ -18,7 +19,9 @@ class AdaptersAlias:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (scope["path"] == ALIAS or scope["path"].startswith(f"{ALIAS}/")):
-            path = scope["path"].replace(ALIAS, TARGET, 1)
-            scope = {**scope, "path": path, "raw_path": TARGET.encode() + (scope.get("raw_path") or b"")[len(ALIAS) :]}
+        if scope["type"] == "http" and any(
+            scope["path"] == alias or scope["path"].startswith(f"{alias}/") for alias in ALIASES
+        ):
+            raw_path = scope.get("raw_path") or scope["path"].encode()
+            scope = {**scope, "path": PREFIX + scope["path"], "raw_path": PREFIX.encode() + raw_path}
         await self._app(scope, receive, send)

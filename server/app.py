@@ -1,7 +1,7 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
-    RequestId -> AccessLog -> LastResort -> AdaptersAlias -> OpenAccess -> ApiKeyErrors
-    -> the engine's own (API key, CORS, ...) -> AdapterMiddleware -> Admission
+    RequestId -> AccessLog -> HttpMetrics -> LastResort -> AdaptersAlias -> OpenAccess -> ApiKeyErrors
+    -> the engine's own (API key, CORS, ...) -> AdapterMiddleware -> Admission -> NoteRoute
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -19,47 +19,55 @@ from server.database import Database
 from server.engine_api import Engine
 from server.errors import install_error_handlers
 from server.gateway import Gateway
+from server.http_metrics import HttpMetrics, NoteRoute
 from server.last_resort import LastResort
+from server.lifespan import run_with
 from server.logging import AccessLog, configure_logging
 from server.metrics import GatewayMetrics
 from server.open_access import OpenAccess
 from server.point_reads import open_point_reads
 from server.registry import Registry
 from server.request_id import RequestId
-from server.routes import adapters, aliases, bulk, models, ops
+from server.routes import adapters, aliases, audit, bulk, models, ops, usage
 from server.settings import Settings
+from server.usage import UsageMeter
 from server.writes import Writes
 
 
 def create_app(settings: Settings, engine: Engine, database: Database) -> FastAPI:
     """The application. The caller closes `app.state.gateway.reads` and `database` when it is done with it."""
     configure_logging(settings)
-    metrics = GatewayMetrics(max_adapters=settings.max_labelled_adapters)
+    metrics = GatewayMetrics(max_adapters=settings.max_labelled_adapters, max_tenants=settings.max_labelled_tenants)
     app = FastAPI(title="TinyLoRA serving", description="Adapters of a few bytes, a different one in every request.")
     reads = open_point_reads(database)
     registry = Registry(database, reads, cache_size=settings.resolve_cache_size)
-    app.state.gateway = Gateway(settings, engine, database, reads, Writes(database), registry, metrics)
+    meter = UsageMeter(database, metrics.usage_flush_failures)
+    app.state.gateway = Gateway(settings, engine, database, reads, Writes(database), registry, metrics, meter)
     app.state.gateway_metrics = metrics
 
     # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
-    for router in (ops.router, aliases.router, bulk.router, adapters.router, models.router):
+    for router in (ops.router, aliases.router, bulk.router, adapters.router, models.router, usage.router, audit.router):
         app.include_router(router)
 
     # The middleware added last is met first.
+    app.add_middleware(NoteRoute)
     add_admission(app, settings, engine, metrics.registry)
     app.add_middleware(
         AdapterMiddleware,
         engine=engine,
         field=AdapterField(registry, engine, metrics, max_mixed=settings.max_mixed_adapters),
         metrics=metrics,
+        meter=meter,
         max_bytes=settings.max_request_bytes,
         own_prefix=adapters.PREFIX,
     )
     engine.mount(app)
+    run_with(app, meter.flushing(settings.usage_flush_s))
     app.add_middleware(ApiKeyErrors)
     app.add_middleware(OpenAccess)
     app.add_middleware(AdaptersAlias)
     app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
+    app.add_middleware(HttpMetrics, seconds=metrics.http_seconds)
     app.add_middleware(AccessLog)
     app.add_middleware(RequestId)
     return app

@@ -16,6 +16,7 @@ from server.metrics import GatewayMetrics
 from server.point_reads import PointReads
 from server.registry import Registry
 from server.settings import Settings
+from server.usage import UsageMeter
 from server.writes import Writes
 
 
@@ -30,6 +31,7 @@ class Gateway:
     writes: Writes
     registry: Registry
     metrics: GatewayMetrics
+    usage: UsageMeter
 
 
 def _gateway(request: Request) -> Gateway:

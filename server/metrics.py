@@ -1,33 +1,38 @@
-"""The gateway's own Prometheus metrics: uploads, resolves, requests and tokens by adapter.
+"""The gateway's own Prometheus metrics: uploads, look-ups, and requests and tokens by adapter and by tenant.
 
-Design decision: the first N registered adapters to be used get a label of their own and the others share "other", so
-that the number of time series is bounded however many tenants there are. Requests without a registered adapter count
-under "base", "inline" or "mix", which no adapter may be named.
+Design decision: the number of time series is bounded however many adapters and tenants there are: the most used ones
+have a label of their own (top_counters.py, which also says what "other" and "former" are). Requests without a
+registered adapter count under "base", "inline" or "mix", which no adapter may be named.
 
 Tokens are reported by the engine, which knows them for streamed and aborted requests too; responses are not parsed.
 """
 
 from __future__ import annotations
 
-import threading
-
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from server.engine_api import ServedAdapter
+from server.principal import Tenant
+from server.request_usage import RequestUsage
+from server.top_counters import FORMER, OTHER, TopCounters
 
-BASE_LABEL, INLINE_LABEL, MIX_LABEL, OTHER_LABEL = "base", "inline", "mix", "other"
-SHARED_LABELS = frozenset({BASE_LABEL, INLINE_LABEL, MIX_LABEL, OTHER_LABEL})
-UNKNOWN_LABEL = "unresolved"
+BASE_LABEL, INLINE_LABEL, MIX_LABEL, UNRESOLVED_LABEL = "base", "inline", "mix", "unresolved"
+SHARED_LABELS = frozenset({BASE_LABEL, INLINE_LABEL, MIX_LABEL, UNRESOLVED_LABEL, OTHER, FORMER})
+RESOLVE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
+HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+UPLOAD_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 
 
 class GatewayMetrics:
-    """Counters of one app, in a registry of their own. Safe to use from any thread."""
+    """The metrics of one app, in a registry of their own. Safe to use from any thread.
 
-    def __init__(self, registry: CollectorRegistry | None = None, *, max_adapters: int = 200) -> None:
+    `upload_seconds` and `resolve_seconds` are histograms, for `with metrics.upload_seconds.time():`.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, max_adapters: int = 200, max_tenants: int = 50
+    ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
-        self.max_adapters = max_adapters
-        self._labelled: set[str] = set()
-        self._lock = threading.Lock()
         self._uploads = Counter(
             "tinylora_adapter_uploads", "Adapter uploads, by body format.", ("format", "result"), registry=self.registry
         )
@@ -37,14 +42,45 @@ class GatewayMetrics:
             ("source", "result"),
             registry=self.registry,
         )
-        self._requests = Counter(
-            "tinylora_requests", "Inference requests, by adapter.", ("adapter", "status"), registry=self.registry
+        self.upload_seconds = Histogram(
+            "tinylora_adapter_upload_duration_seconds",
+            "How long uploads took, from the first byte of the body to the answer.",
+            buckets=UPLOAD_BUCKETS_S,
+            registry=self.registry,
         )
-        self._prompt_tokens = Counter(
-            "tinylora_prompt_tokens", "Prompt tokens, by adapter.", ("adapter",), registry=self.registry
+        self.resolve_seconds = Histogram(
+            "tinylora_adapter_resolve_duration_seconds",
+            "How long it took to find the adapter of a request, or that it has none.",
+            buckets=RESOLVE_BUCKETS_S,
+            registry=self.registry,
         )
-        self._completion_tokens = Counter(
-            "tinylora_completion_tokens", "Generated tokens, by adapter.", ("adapter",), registry=self.registry
+        self.http_seconds = Histogram(
+            "tinylora_http_request_duration_seconds",
+            "How long HTTP requests took, to the last byte of the answer.",
+            ("method", "route", "status"),
+            buckets=HTTP_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.usage_flush_failures = Counter(
+            "tinylora_usage_flush_failures",
+            "Times that usage could not be written to the database; it is tried again.",
+            registry=self.registry,
+        )
+        self._by_adapter = TopCounters(self.registry, "adapter", max_adapters, always=SHARED_LABELS - {OTHER, FORMER})
+        self._requests = self._by_adapter.counter("tinylora_requests", "Inference requests, by adapter.", "status")
+        self._prompt_tokens = self._by_adapter.counter("tinylora_prompt_tokens", "Prompt tokens, by adapter.")
+        self._completion_tokens = self._by_adapter.counter(
+            "tinylora_completion_tokens", "Generated tokens, by adapter."
+        )
+        self._by_tenant = TopCounters(self.registry, "tenant", max_tenants)
+        self._tenant_requests = self._by_tenant.counter(
+            "tinylora_tenant_requests", "Inference requests, by tenant.", "status"
+        )
+        self._tenant_prompt_tokens = self._by_tenant.counter(
+            "tinylora_tenant_prompt_tokens", "Prompt tokens, by tenant."
+        )
+        self._tenant_completion_tokens = self._by_tenant.counter(
+            "tinylora_tenant_completion_tokens", "Generated tokens, by tenant."
         )
 
     def observe_upload(self, body_format: str, *, stored: bool) -> None:
@@ -55,27 +91,28 @@ class GatewayMetrics:
         """One look-up. `source`: "cache", "database", "inline" or "mix"; `result`: "ok", "not_found" or "invalid"."""
         self._resolves.labels(source, result).inc()
 
-    def observe_request(self, served: ServedAdapter | None, status: int, *, resolved: bool = True) -> None:
-        """One inference request that was answered with HTTP `status`; not `resolved`: it ended at its adapter."""
-        label = self.label(served) if resolved else UNKNOWN_LABEL
-        self._requests.labels(label, f"{status // 100}xx").inc()
+    def observe_request(self, tenant: Tenant, served: ServedAdapter | None, status: int, usage: RequestUsage) -> None:
+        """One inference request that was answered with HTTP `status`, or left by its client, and what it used."""
+        self._observe(tenant, BASE_LABEL if served is None else served.label, status, usage)
 
-    def observe_tokens(self, served: ServedAdapter | None, prompt_tokens: int, completion_tokens: int) -> None:
-        """The tokens of one request, answered or left by its client; `served` is None when it ran on the base model."""
-        label = self.label(served)
-        self._prompt_tokens.labels(label).inc(prompt_tokens)
-        self._completion_tokens.labels(label).inc(completion_tokens)
+    def observe_unresolved(self, tenant: Tenant, status: int) -> None:
+        """One inference request that ended at its adapter."""
+        self._observe(tenant, UNRESOLVED_LABEL, status, RequestUsage())
 
-    def label(self, served: ServedAdapter | None) -> str:
-        """The value of the label `adapter` for a request with `served`."""
-        name = BASE_LABEL if served is None else served.label
-        if name in SHARED_LABELS or name in self._labelled:
-            return name
-        with self._lock:
-            if len(self._labelled) >= self.max_adapters:
-                return OTHER_LABEL
-            self._labelled.add(name)
-        return name
+    def _observe(self, tenant: Tenant, adapter: str, status: int, usage: RequestUsage) -> None:
+        status_class = f"{status // 100}xx"
+        self._by_adapter.count(
+            adapter,
+            (self._requests, (status_class,), 1),
+            (self._prompt_tokens, (), usage.prompt_tokens),
+            (self._completion_tokens, (), usage.completion_tokens),
+        )
+        self._by_tenant.count(
+            tenant.name,
+            (self._tenant_requests, (status_class,), 1),
+            (self._tenant_prompt_tokens, (), usage.prompt_tokens),
+            (self._tenant_completion_tokens, (), usage.completion_tokens),
+        )
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""

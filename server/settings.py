@@ -42,5 +42,7 @@ class Settings(BaseSettings):
     max_labelled_adapters: int = Field(
         default=200, ge=0, description="adapters with metrics of their own; the rest share"
     )
+    max_labelled_tenants: int = Field(default=50, ge=0, description="tenants with metrics of their own; the rest share")
+    usage_flush_s: float = Field(default=5.0, gt=0, description="how often usage is added to the database")
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

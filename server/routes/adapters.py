@@ -17,10 +17,10 @@ from starlette.concurrency import run_in_threadpool
 
 from adapters.errors import AdapterError
 from server.adapter_rows import entry_at, set_public, visible_row
-from server.conditional import PreconditionDep, revision_etag, version_etag
+from server.conditional import Precondition, PreconditionDep, revision_etag, version_etag
 from server.deletion import delete, purge, restore
 from server.errors import ApiError, BadRequest, quoted
-from server.gateway import GatewayDep
+from server.gateway import Gateway, GatewayDep
 from server.names import Reference, check_new_name, parse_reference
 from server.principal import PrincipalDep
 from server.routes.adapter_docs import CONDITIONAL, SEARCH_DOCS, UPLOAD_DOCS
@@ -39,7 +39,7 @@ from server.schemas import (
 )
 from server.stored_version import Entry
 from server.uploads import RAW, SAFETENSORS, body_format, read_upload
-from server.writes import Answer, AuthorDep, FingerprintDep, fingerprint_of
+from server.writes import Answer, Author, AuthorDep, FingerprintDep, fingerprint_of
 
 PREFIX = "/v1/adapters"
 router = APIRouter(prefix=PREFIX, tags=["adapters"], route_class=OwnRoute)
@@ -51,6 +51,13 @@ async def upload_adapter(
 ) -> Response:
     """Store an adapter as the next version of its name; with `If-None-Match: *` only if there is none of that name."""
     form = body_format(request)
+    with gateway.metrics.upload_seconds.time():
+        return await _upload(form, request, gateway, author, precondition)
+
+
+async def _upload(
+    form: str, request: Request, gateway: Gateway, author: Author, precondition: Precondition
+) -> Response:
     try:
         upload = await read_upload(request, gateway.engine.factors, gateway.settings.max_upload_bytes)
         name = check_new_name(upload.name, gateway.engine.base_models)

@@ -8,7 +8,6 @@ from sqlalchemy import make_url
 
 from server.app import create_app
 from server.database import Database
-from server.engine_api import ServedAdapter
 from server.settings import Settings
 from tests.server.conftest import client_of
 from tests.server.fake_engine import FakeEngine
@@ -75,16 +74,3 @@ async def test_resolves_tell_the_cache_from_the_database(client: httpx.AsyncClie
     assert 'tinylora_adapter_resolves_total{result="ok",source="database"} 1.0' in text
     assert 'tinylora_adapter_resolves_total{result="ok",source="cache"} 1.0' in text
     assert 'tinylora_adapter_resolves_total{result="not_found",source="database"} 1.0' in text
-
-
-def test_tokens_of_the_engine_are_counted_under_a_bounded_number_of_labels(
-    settings: Settings, engine: FakeEngine, app_database: Database
-) -> None:
-    metrics = create_app(settings, engine, app_database).state.gateway_metrics
-    for name in ("a", "b", "c", "d", "a"):
-        metrics.observe_tokens(ServedAdapter(f"{name}@1", None, name), 2, 3)  # type: ignore[arg-type]
-    metrics.observe_tokens(None, 10, 20)
-    text = metrics.render().decode()
-    for label, prompt, completion in (("a", 4, 6), ("b", 2, 3), ("other", 4, 6), ("base", 10, 20)):
-        assert f'tinylora_prompt_tokens_total{{adapter="{label}"}} {prompt}.0' in text
-        assert f'tinylora_completion_tokens_total{{adapter="{label}"}} {completion}.0' in text

@@ -1,0 +1,25 @@
+"""What runs as long as an app does, beside what the engine runs.
+
+Design decision: Starlette knows one lifespan per app, and the engine sets its own when it is mounted. Ours is put
+around it and knows nothing of it: ours begins first, and ends when the engine's has ended and no request runs any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+
+def run_with(app: FastAPI, running: AbstractAsyncContextManager[None]) -> None:
+    """Enter `running`, once, around the lifespan that `app` has."""
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(started: FastAPI) -> AsyncIterator[Any]:
+        async with running, inner(started) as state:
+            yield state
+
+    app.router.lifespan_context = lifespan
