@@ -125,7 +125,8 @@ class Writes:
             headers="{}",
             created_at=now,
         )
-        if connection.execute(claim.on_conflict_do_nothing()).rowcount == 1:
+        claimed = claim.on_conflict_do_nothing().returning(IDEMPOTENCY_KEYS.c.key)
+        if connection.execute(claimed).one_or_none() is not None:
             return None
         row = connection.execute(sa.select(IDEMPOTENCY_KEYS).where(*_is_key(author))).one()
         if row.fingerprint != digest:
