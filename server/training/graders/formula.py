@@ -65,12 +65,13 @@ class Formula:
         """Raises FormulaError saying what is not allowed in it and what is."""
         if len(text) > MAX_CHARS:
             raise FormulaError(f"the formula has {len(text)} characters, expected at most {MAX_CHARS}")
+        # No strings are allowed, so every ^ is the power that OpenAI's formulas write so.
+        source = text.strip().replace("^", "**")
         try:
-            # No strings are allowed, so every ^ is the power that OpenAI's formulas write so.
-            root = ast.parse(text.strip().replace("^", "**"), mode="eval").body
+            root = ast.parse(source, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise FormulaError(f"the formula {text[:80]!r} cannot be read: {_reason(error)}") from None
-        _check(root, names, MAX_DEPTH)
+        _check(root, source, names, MAX_DEPTH)
         return cls(text, root)
 
     def evaluate(self, scores: Mapping[str, float]) -> float:
@@ -86,7 +87,7 @@ class Formula:
         raise FormulaError(f"{self.text[:80]!r} has no finite real value for {shown[:300]}: {reason}")
 
 
-def _check(node: ast.expr, names: Collection[str], depth: int) -> None:
+def _check(node: ast.expr, source: str, names: Collection[str], depth: int) -> None:
     if depth == 0:
         raise FormulaError(f"the formula is nested more than {MAX_DEPTH} deep")
     children: list[ast.expr] = []
@@ -105,13 +106,13 @@ def _check(node: ast.expr, names: Collection[str], depth: int) -> None:
             if not least <= len(children) <= most:
                 raise FormulaError(f"{name} is given {len(children)} arguments, expected {least} to {most}")
         case _:
-            what = ast.unparse(node)[:80] if depth > 1 else type(node).__name__
+            what = ast.get_source_segment(source, node) or ""
             raise FormulaError(
-                f"{what!r} is not allowed in a formula; allowed are numbers, names of graders, + - * / // % **, "
+                f"{what[:80]!r} is not allowed in a formula; allowed are numbers, names of graders, + - * / // % **, "
                 f"parentheses and {', '.join(_FUNCTIONS)}"
             )
     for child in children:
-        _check(child, names, depth - 1)
+        _check(child, source, names, depth - 1)
 
 
 def _value(node: ast.expr, scores: Mapping[str, float]) -> Any:

@@ -13,7 +13,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -32,7 +31,6 @@ ErrorKind = Literal[
     "truncated_observation_error",
     "unresponsive_reward_error",
 ]
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +83,7 @@ class Grade:
 
     score: float
     passes: bool | None = None
-    detail: Mapping[str, Any] = _NOTHING
+    detail: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
     error: GraderError | None = None

@@ -16,10 +16,8 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 
-import server
-
 START_TIMEOUT_S = 60.0
-_ROOT = Path(server.__file__).parents[1]
+_ROOT = Path(__file__).parents[3]
 
 
 class MathPoolError(Exception):

@@ -13,9 +13,9 @@ import asyncio
 import keyword
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from server.training.graders.formula import FUNCTION_NAMES, MAX_CHARS, Formula, FormulaError
 from server.training.graders.grade import Grade, Grader, GraderError, Sample
@@ -32,15 +32,22 @@ class MultiSpec(GraderSpec):
     graders: dict[str, SerializeAsAny[GraderSpec]] = Field(min_length=1, max_length=MAX_GRADERS)
     calculate_output: str = Field(min_length=1, max_length=MAX_CHARS)
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        for name, part in self.graders.items():
+    @field_validator("graders")
+    @classmethod
+    def _are_parts(cls, graders: dict[str, GraderSpec]) -> dict[str, GraderSpec]:
+        for name, part in graders.items():
             if part.type == "multi":
                 raise ValueError(f"the grader {name!r} is itself a multi grader; write one formula over all parts")
             if not name.isidentifier() or keyword.iskeyword(name) or name in FUNCTION_NAMES:
                 raise ValueError(f"the grader {name[:80]!r} cannot be named in a formula; use letters, digits and _")
-        Formula.parse(self.calculate_output, self.graders)
-        return self
+        return graders
+
+    @field_validator("calculate_output")
+    @classmethod
+    def _is_formula(cls, formula: str, info: ValidationInfo) -> str:
+        if "graders" in info.data:
+            Formula.parse(formula, info.data["graders"])
+        return formula
 
     def templates(self) -> tuple[str, ...]:
         return tuple(text for part in self.graders.values() for text in part.templates())

@@ -33,7 +33,7 @@ from typing import Any
 
 MAX_ANSWER_BYTES = 65_536
 _CHILD = Path(__file__).with_name("sandbox_child.py")
-_NAMESPACES = ("--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
+_NAMESPACES = {"net": "--net", "mnt": "--mount", "pid": "--pid", "ipc": "--ipc", "uts": "--uts"}
 
 
 class IsolationUnavailable(Exception):
@@ -91,6 +91,7 @@ class Sandbox:
             with tempfile.TemporaryDirectory(prefix="tinylora-grader-") as root:
                 request |= {
                     "root": root,
+                    "host_namespaces": {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in _NAMESPACES},
                     "cpu_s": limits.timeout_s + 1,
                     "memory_bytes": limits.memory_bytes,
                     "scratch_bytes": limits.scratch_bytes,
@@ -113,7 +114,19 @@ async def _start() -> Process:
         raise IsolationUnavailable("python graders need the program unshare (util-linux), which is not installed")
     # Whoever is not root needs a user namespace to make the others.
     user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    command = (unshare, *user, *_NAMESPACES, "--", sys.executable, "-I", "-S", "-B", str(_CHILD))
+    command = (
+        unshare,
+        *user,
+        *_NAMESPACES.values(),
+        "--fork",
+        "--kill-child",
+        "--",
+        sys.executable,
+        "-I",
+        "-S",
+        "-B",
+        str(_CHILD),
+    )
     return await asyncio.create_subprocess_exec(
         *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env={}, start_new_session=True
     )

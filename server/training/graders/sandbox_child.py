@@ -1,8 +1,9 @@
 """The inside of the sandbox: shuts itself in, then runs somebody's `grade(sample, item)`. See `sandbox`.
 
 It is started inside new namespaces and finds a request as JSON on standard input; what it answers is one line of JSON.
-In this order it: replaces the file system by a read-only one that holds the standard library and shared libraries, and
-an empty /tmp in memory; gives up root and every capability; sets its limits; looks whether that is so; runs the code.
+In this order it: looks whether the namespaces are new; replaces the file system by a read-only one that holds the
+standard library and shared libraries, and an empty /tmp in memory; gives up root and every capability; sets its limits;
+looks whether all of that is so; runs the code.
 
 Design decision: the standard library alone, in one file, because it runs where nothing else can be read.
 """
@@ -40,6 +41,7 @@ def main() -> None:
     """Answer the request on standard input."""
     request = json.load(sys.stdin)
     try:
+        require_namespaces(request["host_namespaces"])
         confine_files(request["root"], request["scratch_bytes"])
         drop_privileges()
         limit(request)
@@ -49,6 +51,13 @@ def main() -> None:
     else:
         answer = {"isolation": isolation, **run(request)}
     os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+def require_namespaces(host: dict[str, str]) -> None:
+    """Raises OSError unless these namespaces are not the host's. It comes first, before anything is mounted."""
+    shared = [kind for kind, host_id in host.items() if os.readlink(f"/proc/self/ns/{kind}") == host_id]
+    if shared or os.getpid() != 1:
+        raise OSError(f"these namespaces are the machine's own: {', '.join(shared)}")
 
 
 def confine_files(root: str, scratch_bytes: int) -> None:
@@ -117,9 +126,9 @@ def verify_isolation() -> dict[str, object]:
         raise OSError(f"the network is within reach through {', '.join(interfaces)}")
     if set(files) - {"lib", "lib64", "tmp", "usr", sysconfig.get_path("stdlib").split("/")[1]}:
         raise OSError(f"the machine's files are within reach: /{', /'.join(files)}")
-    if any(capabilities) or os.getpid() != 1:
-        raise OSError("capabilities or the machine's processes are left")
-    return {"interfaces": interfaces, "files": files, "processes": "own", "capabilities": 0, "uid": os.getuid()}
+    if any(capabilities):
+        raise OSError("it still has capabilities")
+    return {"interfaces": interfaces, "files": files, "pid": os.getpid(), "capabilities": 0, "uid": os.getuid()}
 
 
 def run(request: dict[str, Any]) -> dict[str, object]:

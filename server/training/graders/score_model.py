@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.spec import GraderSpec
@@ -44,13 +44,25 @@ class TextPart(BaseModel):
     text: TemplateText
 
 
+def _json_type(value: object) -> str:
+    return "list" if isinstance(value, list | tuple) else "dict" if isinstance(value, dict | TextPart) else "str"
+
+
+# Told apart by their JSON type, so that an error is about the one that was meant.
+Block = Annotated[Annotated[TemplateText, Tag("str")] | Annotated[TextPart, Tag("dict")], Discriminator(_json_type)]
+Content = Annotated[
+    Annotated[TemplateText, Tag("str")] | Annotated[TextPart, Tag("dict")] | Annotated[tuple[Block, ...], Tag("list")],
+    Discriminator(_json_type),
+]
+
+
 class JudgeMessage(BaseModel):
     """A message to the judge. `content` is a text, a block of text, or a list of these."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: Literal["user", "assistant", "system", "developer"]
-    content: TemplateText | TextPart | tuple[TemplateText | TextPart, ...]
+    content: Content
     type: Literal["message"] = "message"
 
     def texts(self) -> tuple[str, ...]:
