@@ -111,7 +111,7 @@ async def grade_row(grader: Grader, sample: Sample, item: Mapping[str, Any], row
         failure = error
     except Exception as error:  # A grader runs on whatever a model wrote; what nobody foresaw must cost one reward.
         log.exception("grader_failed", grader=grader.name, row=row)
-        failure = GraderError("other_error", f"{type(error).__name__}: {error:.300}")
+        failure = GraderError("other_error", f"{type(error).__name__}: {str(error)[:300]}")
     where = f"grader {grader.name!r}" if row is None else f"grader {grader.name!r}, row {row}"
     return Grade(0.0, error=GraderError(failure.kind, f"{where}: {failure.message}"))
 

@@ -47,7 +47,7 @@ def main() -> None:
         except TimeoutException:
             answer = {"error": "it took too long"}
         except Exception as error:  # sympy, on whatever a model wrote
-            answer = {"error": f"{type(error).__name__}: {error:.200}" if str(error) else type(error).__name__}
+            answer = {"error": f"{type(error).__name__}: {str(error)[:200]}" if str(error) else type(error).__name__}
         print(json.dumps(answer), flush=True)
 
 

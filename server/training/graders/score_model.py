@@ -135,7 +135,7 @@ class ScoreModel:
                 **self._params,
             )
         except openai.OpenAIError as error:
-            raise GraderError("model_grader_server_error", f"the judge {self._model!r}: {error:.300}") from error
+            raise GraderError("model_grader_server_error", f"the judge {self._model!r}: {str(error)[:300]}") from error
         if not completion.choices:
             raise GraderError("model_grader_server_error", f"the judge {self._model!r} answered without a choice")
         message = completion.choices[0].message

@@ -1,0 +1,141 @@
+"""Mathematics in its own processes: as math-verify judges, and never longer than allowed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import math_verify
+import pytest
+import pytest_asyncio
+
+from server.training.graders.grade import GraderError, Sample
+from server.training.graders.math_grader import MathGrader, MathSpec
+from server.training.graders.math_pool import MathPool, MathPoolError
+
+# Mathematics as MATH, GSM8K and AIME have it, right and wrong.
+PAIRS = [
+    (r"\frac{1}{2}", "0.5"),
+    (r"\frac{1}{2}", r"\dfrac12"),
+    (r"\frac{1}{2}", "1/3"),
+    ("1234", "1,234"),
+    ("1234", "1234.0"),
+    ("1234", "1235"),
+    (r"\sqrt{8}", r"2\sqrt{2}"),
+    (r"\sqrt{8}", r"3\sqrt{2}"),
+    (r"x^2+2x+1", r"(x+1)^2"),
+    (r"x^2+2x+1", r"(x-1)^2"),
+    (r"\{1,2,3\}", r"\{3,2,1\}"),
+    ("(1,2)", "(2,1)"),
+    (r"(1, 2)", r"\left(1, 2\right)"),
+    (r"\frac{\pi}{4}", r"0.25\pi"),
+    (r"50\%", "0.5"),
+    (r"10^{-3}", "0.001"),
+    (r"[0, \infty)", r"[0,\infty)"),
+    ("x=5", "5"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    ("-7", "7"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[MathPool]:
+    pool = MathPool(processes=1, timeout_s=2)
+    yield pool
+    await pool.close()
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def grader(pool: MathPool, **fields: object) -> MathGrader:
+    return MathGrader(MathSpec.model_validate({"type": "math", "reference": "{{item.answer}}", **fields}), pool)
+
+
+@pytest.mark.parametrize(("reference", "answer"), PAIRS)
+async def test_equality_is_what_math_verify_says_of_the_whole_completion(
+    pool: MathPool, reference: str, answer: str
+) -> None:
+    completion = f"Therefore the answer is \\boxed{{{answer}}}."
+    expected = math_verify.verify(
+        math_verify.parse(f"\\boxed{{{reference}}}"), math_verify.parse(completion), timeout_seconds=2
+    )
+
+    grade = await grader(pool).grade(Sample.of_text(completion), {"answer": reference})
+
+    assert grade.passes == expected
+    assert grade.detail == {"extractor": "boxed", "answer": answer, "reference": reference}
+
+
+async def test_a_worked_solution_may_be_the_reference(pool: MathPool) -> None:
+    gsm8k = {"answer": "Natalia sold 48/2 = <<48/2=24>>24 clips.\n48+24 = 72\n#### 72"}
+
+    grade = await grader(pool).grade(Sample.of_text("In all she sold 72 clips."), gsm8k)
+
+    assert grade.score == 1
+    assert grade.detail == {"extractor": "last_number", "answer": "72", "reference": "72"}
+
+
+async def test_the_fallback_to_the_last_number_can_be_forbidden(pool: MathPool) -> None:
+    strict = grader(pool, extract=["boxed"])
+
+    grade = await strict.grade(Sample.of_text("it is 72"), {"answer": "72"})
+
+    assert (grade.score, grade.passes, grade.detail["extractor"]) == (0, False, None)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "passes"),
+    [
+        ("Paris", "paris", True),
+        ("Paris", "pairs", False),
+        ("18", "18 dollars", True),
+        ("C", "C", True),
+        ("C", "B", False),
+    ],
+)
+async def test_words_are_texts_and_not_products_of_variables(
+    pool: MathPool, reference: str, answer: str, passes: bool
+) -> None:
+    grade = await grader(pool).grade(Sample.of_text(f"\\boxed{{{answer}}}"), {"answer": reference})
+
+    assert grade.passes is passes
+
+
+async def test_an_answer_that_never_ends_is_wrong_and_the_next_one_is_graded(pool: MathPool) -> None:
+    endless = await grader(pool).grade(Sample.of_text(r"\boxed{9^{9^{9^{9}}}}"), {"answer": "3"})
+    after = await grader(pool).grade(Sample.of_text(r"\boxed{3}"), {"answer": "3.0"})
+
+    assert endless.passes is False
+    assert "not_compared" in endless.detail
+    assert after.passes is True
+
+
+async def test_an_answer_is_never_read_by_another_caller(pool: MathPool) -> None:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(pool.equal("3", r"\int_0^1 \sin(\sin(x^x)) dx"), 0.2)
+
+    verdicts = await asyncio.gather(*(pool.equal(str(n), str(n % 3)) for n in range(6)))
+
+    assert verdicts == [True, True, True, False, False, False]
+
+
+async def test_long_answers_are_not_compared_and_hostile_ones_are_survived(pool: MathPool) -> None:
+    for answer in ("1" * 2000, "(" * 900, "\\frac" * 180, "\x00", "\\input{/etc/passwd}"):
+        grade = await grader(pool).grade(Sample.of_text(f"\\boxed{{{answer}}}"), {"answer": "3"})
+        assert grade.passes is False
+
+
+@pytest.mark.parametrize("answer", ["", "  ", "\\boxed{" + "x" * 2000 + "}"])
+async def test_a_row_without_a_usable_reference_is_an_error(pool: MathPool, answer: str) -> None:
+    with pytest.raises(GraderError, match="the reference answer has"):
+        await grader(pool).grade(Sample.of_text("1"), {"answer": answer})
+
+
+async def test_a_pool_that_was_closed_starts_again(pool: MathPool) -> None:
+    await pool.close()
+
+    assert await pool.equal("1/2", "0.5")
+
+
+async def test_a_comparison_without_an_answer_says_why(pool: MathPool) -> None:
+    with pytest.raises(MathPoolError, match=r"too long|no answer|memory or time"):
+        await pool.equal("3", r"\sum_{n=1}^{10^{12}} \sin(n^n)")

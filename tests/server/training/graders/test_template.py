@@ -1,0 +1,117 @@
+"""Templates fill in paths, and say which one is missing."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.training.graders.grade import GraderError, Sample
+from server.training.graders.template import MAX_RENDERED_CHARS, Template
+
+SAMPLE = Sample.of_text(
+    '{"answer": {"value": [3, "four"]}}', ({"type": "function", "function": {"name": "add", "arguments": "{}"}},)
+)
+ITEM = {"answer": "34", "number": 34, "list": [{"deep": "yes"}], "none": None, "flag": True, "ünïcode key": 1, "a-b": 2}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("no variables, { braces } and {{}", "no variables, { braces } and {{}"),
+        ("{{item.answer}}", "34"),
+        ("<{{ item.answer }}|{{item.number}}>", "<34|34>"),
+        ("{{ item.list[0].deep }}", "yes"),
+        ("{{item.list}}", '[{"deep": "yes"}]'),
+        ("{{item.none}} {{item.flag}}", "null true"),
+        ("{{item.a-b}}", "2"),
+        ("{{ sample.output_json.answer.value[1] }}", "four"),
+        ("{{sample.output_tools[0].function.name}}", "add"),
+        ("{{sample.choices[0].message.role}}", "assistant"),
+    ],
+)
+def test_paths_are_filled_in(text: str, rendered: str) -> None:
+    assert Template.parse(text).render(SAMPLE, ITEM) == rendered
+
+
+@given(st.text(), JSON)
+def test_strings_come_as_they_are_and_values_as_json(text: str, value: object) -> None:
+    template = Template.parse("{{sample.output_text}}|{{item.value}}")
+
+    output, _, rest = template.render(Sample.of_text(text), {"value": value})[len(text) :].partition("|")
+
+    assert output == ""
+    assert rest == value if isinstance(value, str) else json.loads(rest) == value
+
+
+def test_what_is_filled_in_is_not_a_template_again() -> None:
+    assert Template.parse("{{item.answer}}").render(SAMPLE, {"answer": "{{item.secret}}"}) == "{{item.secret}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("{{item.question}}", "item.question"),
+        ("{{item.list[1].deep}}", "item.list[1]"),
+        ("{{item.answer.more}}", "item.answer.more"),
+        ("{{sample.output_tools[0].name}}", "sample.output_tools[0].name"),
+    ],
+)
+def test_a_missing_variable_is_named_with_what_there_is(text: str, missing: str) -> None:
+    with pytest.raises(GraderError, match="is missing") as caught:
+        Template.parse(text).render(SAMPLE, ITEM)
+
+    assert caught.value.kind == "invalid_variable_error"
+    assert f"variable {missing} is missing" in caught.value.message
+    assert "has " in caught.value.message
+
+
+def test_a_sample_that_is_not_json_is_said_to_be_the_reason() -> None:
+    with pytest.raises(GraderError, match="the sample is not JSON") as caught:
+        Template.parse("{{sample.output_json.a}}").render(Sample.of_text("prose"), {})
+
+    assert caught.value.kind == "sample_parse_error"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ }}",
+        "{{item}}",
+        "{{answer}}",
+        "{{items.answer}}",
+        "{{item.answer | upper}}",
+        "{{item.a()}}",
+        "{{item.list[-1]}}",
+        "{{item['a']}}",
+        "{{sample.output}}",
+        "{{item.}}",
+        "{{ item.x + 1 }}",
+    ],
+)
+def test_what_is_not_a_path_is_refused_before_any_row(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a path|a sample has no"):
+        Template.parse(text)
+
+
+def test_attributes_of_python_objects_are_out_of_reach() -> None:
+    with pytest.raises(GraderError, match="__class__"):
+        Template.parse("{{item.answer.__class__}}").render(SAMPLE, ITEM)
+
+
+def test_a_template_that_multiplies_its_row_is_stopped() -> None:
+    template = Template.parse("{{item.answer}}" * 11)
+
+    with pytest.raises(GraderError, match="at most"):
+        template.render(SAMPLE, {"answer": "x" * (MAX_RENDERED_CHARS // 10)})
+
+
+def test_the_variables_of_rows_are_known_beforehand() -> None:
+    template = Template.parse("{{item.a}} {{sample.output_text}} {{item.b[0].c}} {{item.a}}")
+
+    assert {str(variable) for variable in template.item_variables} == {"item.a", "item.b[0].c"}
