@@ -99,13 +99,15 @@ class Report:
     next: Cursor | None
 
 
-def read_usage(connection: Connection, query: UsageQuery, cursor: Cursor, max_buckets: int) -> Report:
-    """The page that begins at `cursor`, of at most `max_buckets` buckets and MAX_RESULTS results."""
+def read_usage(
+    connection: Connection, query: UsageQuery, cursor: Cursor, max_buckets: int, max_results: int = MAX_RESULTS
+) -> Report:
+    """The page that begins at `cursor`, of at most `max_buckets` buckets and `max_results` results."""
     end = min(query.end, cursor.bucket + max_buckets * query.width)
-    rows = connection.execute(_statement(query, cursor, end).limit(MAX_RESULTS + 1)).all()
+    rows = connection.execute(_statement(query, cursor, end).limit(max_results + 1)).all()
     following = Cursor(end) if end < query.end else None
-    if len(rows) > MAX_RESULTS:
-        rows = rows[:MAX_RESULTS]
+    if len(rows) > max_results:
+        rows = rows[:max_results]
         following = Cursor(rows[-1].bucket, tuple(getattr(rows[-1], group) for group in query.groups))
         end = rows[-1].bucket + query.width
     found: dict[int, list[Usage]] = {bucket: [] for bucket in range(cursor.bucket, end, query.width)}
