@@ -35,7 +35,7 @@ def serve(
     from pydantic import ValidationError
 
     from server.embedded_model import EmbeddedModelError, ensure_embedded_model
-    from server.settings import Settings
+    from server.settings import Settings, explain
 
     flags = context.args
     if model is not None and model.startswith("-"):
@@ -50,8 +50,7 @@ def serve(
         from server.database_url import DatabaseStartError
         from server.engine_launch import serve as run
     except ValidationError as error:
-        wrong = (f"TINYLORA_{str(e['loc'][0]).upper()} is {e['input']!r}: {e['msg']}" for e in error.errors())
-        raise typer.Exit(_fail("; ".join(wrong))) from error
+        raise typer.Exit(_fail(explain(error))) from error
     except EmbeddedModelError as error:
         raise typer.Exit(_fail(str(error))) from error
     try:

@@ -117,6 +117,7 @@ class Unauthorized(ApiError):
 
     status = HTTPStatus.UNAUTHORIZED
     type = "authentication_error"
+    headers: Mapping[str, str] | None = {"www-authenticate": "Bearer"}
 
 
 class Forbidden(ApiError):

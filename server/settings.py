@@ -1,15 +1,17 @@
 """What an operator may set, from the environment: TINYLORA_DATABASE_URL, TINYLORA_LOG_FORMAT and so on.
 
 Design decision: one frozen object, made once at start-up and handed on; nothing reads the environment later. vLLM's own
-flags are not repeated here.
+flags are not repeated here. An admin key that others could know is refused here, before anything listens.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.key_strength import why_not_a_key, why_weak
 
 MIB = 2**20
 
@@ -18,6 +20,12 @@ class Settings(BaseSettings):
     """The gateway's settings. Sizes are in bytes, times in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="TINYLORA_", frozen=True)
+
+    environment: Literal["production", "development"] = "production"  # which keys are good enough
+    admin_key: SecretStr | None = Field(
+        default=None, description="the operator's; with none, and none in the database, the server is for this machine"
+    )
+    metrics_without_key: bool = Field(default=False, description="let anyone read /metrics")
 
     database_url: str = Field(default="sqlite:///data/tinylora.db", description="SQLAlchemy URL of the registry")
     database_busy_timeout_s: float = Field(
@@ -46,3 +54,26 @@ class Settings(BaseSettings):
     usage_flush_s: float = Field(default=5.0, gt=0, description="how often usage is added to the database")
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("admin_key")
+    @classmethod
+    def _check_admin_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if key is None:
+            return None
+        secret = key.get_secret_value()
+        wrong = why_not_a_key(secret)
+        if wrong is None and info.data.get("environment") != "development":
+            wrong = why_weak(secret)
+        if wrong is not None:
+            raise ValueError(f"{wrong}; `openssl rand -hex 32` makes a good one")
+        return key
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with the environment, for the operator; it does not show the admin key."""
+    sentences = []
+    for wrong in error.errors():
+        name, message = str(wrong["loc"][0]), wrong["msg"].removeprefix("Value error, ")
+        value = "" if name == "admin_key" else f"is {wrong['input']!r}: "
+        sentences.append(f"TINYLORA_{name.upper()} {value}{message}")
+    return "; ".join(sentences)

@@ -1,0 +1,142 @@
+"""Who a request is from, and whether it may do what it asks: API keys, as `Authorization: Bearer <key>`.
+
+Design decision: deny by default. A request without a valid key learns nothing, not even which routes there are, and a
+key that is unknown, revoked, expired or of a disabled tenant is refused in the same words. A server on which there is
+no key at all is open: everyone is the default tenant, and may do everything but make tenants and keys.
+
+`OpenAI-Organization: <tenant>` (the official clients' `organization`) has an admin act for that tenant, with its
+adapters, quotas and audit log. Any other key may only name its own tenant. An open server ignores it.
+
+Tenants' keys are looked up by their digest (api_keys.py): how long the database takes tells of digests only, from which
+no key follows. The operator's (operator_keys.py) are compared in constant time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.api_keys import any_key, digest_of, principal_of_row, tenant_of_row
+from server.database import Database
+from server.errors import ApiError, Forbidden, NotFound, Unauthorized, quoted, response_to
+from server.operator_keys import OperatorKeys
+from server.path_scopes import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below, scope_of_path
+from server.point_reads import PointReads
+from server.principal import OPEN_PRINCIPAL, KeyScope, Principal, Tenant
+from server.tables import DEFAULT_TENANT_NAME
+
+Mode = Literal["keys", "open"]
+ORGANIZATION_HEADER = "openai-organization"
+MISSING = "There is no API key in the request; send one as 'Authorization: Bearer <key>'."
+INVALID = "The API key is not valid: it is unknown, revoked or expired. Ask the operator of this server for another."
+
+
+def auth_mode(keys: OperatorKeys, database: Database) -> Mode:
+    """How a server with these keys in its configuration and database answers; settled once, when it starts."""
+    if keys.scopes_by_digest:
+        return "keys"
+    with database.read() as connection:
+        return "keys" if any_key(connection) else "open"
+
+
+class AuthMiddleware:
+    """Pure ASGI middleware: sets the principal of requests, or refuses them (401, 403).
+
+    `metrics_without_key` lets anyone read /metrics.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, mode: Mode, keys: OperatorKeys, reads: PointReads, metrics_without_key: bool
+    ) -> None:
+        self._app = app
+        self._mode = mode
+        self._keys = keys
+        self._reads = reads
+        self._open_paths = OPEN_PATHS | ({METRICS_PATH} if metrics_without_key else frozenset())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or self._needs_no_key(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            principal = await self._principal(Headers(scope=scope))
+            self._check(principal, scope["path"])
+        except ApiError as error:
+            await response_to(error)(scope, receive, send)
+            return
+        scope.setdefault("state", {})["principal"] = principal
+        with structlog.contextvars.bound_contextvars(tenant=principal.tenant.name, key_id=principal.key_id):
+            await self._app(scope, receive, send)
+
+    def _needs_no_key(self, scope: Scope) -> bool:
+        method = scope.get("method")
+        if method == "OPTIONS":
+            # A browser asks without a key whether it may send one (CORS); any other OPTIONS request has its key.
+            headers = Headers(scope=scope)
+            return "origin" in headers and "access-control-request-method" in headers
+        return method in ("GET", "HEAD") and scope["path"] in self._open_paths
+
+    async def _principal(self, headers: Headers) -> Principal:
+        if self._mode == "open":
+            return OPEN_PRINCIPAL
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not key.strip():
+            raise Unauthorized(MISSING)
+        # Headers are bytes, shown as Latin-1.
+        digest = digest_of(key.strip().encode("latin-1"))
+        organization = headers.get(ORGANIZATION_HEADER)
+        scopes = self._keys.scopes_of(digest)
+        if scopes is not None:
+            principal = Principal(await self._tenant(DEFAULT_TENANT_NAME), None, scopes)
+        else:
+            row = await self._reads.key(digest)
+            known = None if row is None else principal_of_row(row, time.time())
+            if known is None:
+                raise Unauthorized(INVALID)
+            principal = known
+        return await self._acting_for(principal, organization)
+
+    async def _acting_for(self, principal: Principal, organization: str | None) -> Principal:
+        if organization is None or organization == principal.tenant.name:
+            return principal
+        if not principal.may("admin"):
+            raise Forbidden(
+                f"The API key belongs to the tenant {quoted(principal.tenant.name)}; leave out OpenAI-Organization, "
+                f"which is {quoted(organization)}.",
+                param=ORGANIZATION_HEADER,
+                code="mismatched_organization",
+            )
+        return Principal(await self._tenant(organization), principal.key_id, principal.scopes, principal.key_limits)
+
+    async def _tenant(self, name: str) -> Tenant:
+        row = await self._reads.tenant(name)
+        if row is None:
+            raise NotFound(
+                f"OpenAI-Organization is {quoted(name)}, and there is no tenant of this name; GET /v1/tenants lists "
+                "those there are.",
+                param=ORGANIZATION_HEADER,
+                code="tenant_not_found",
+            )
+        return tenant_of_row(row)
+
+    def _check(self, principal: Principal, path: str) -> None:
+        """Forbidden when the principal's key does not allow `path`."""
+        if self._mode == "open":
+            if is_below(path, OPERATOR_PATHS):
+                raise Forbidden(
+                    "This server has no keys, so nobody may administer it. Start it with TINYLORA_ADMIN_KEY, and "
+                    "send that key."
+                )
+            return
+        needed: KeyScope = scope_of_path(path)
+        if not principal.may(needed):
+            error = Forbidden(
+                f"This takes an API key with the scope '{needed}'; the scopes of this one are "
+                f"{', '.join(sorted(principal.scopes))}."
+            )
+            error.headers = {"www-authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'}
+            raise error

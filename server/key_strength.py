@@ -1,0 +1,36 @@
+"""Whether a key that an operator thought of may guard a server.
+
+Design decision: refused are keys that others know or soon guess: what templates and tutorials have in a key's place, and
+what is short or monotonous. How random a long key is cannot be seen from it.
+"""
+
+from __future__ import annotations
+
+import re
+
+MIN_CHARS = 16
+MIN_DIFFERENT_CHARS = 6
+# Compared without case and punctuation.
+_PLACEHOLDER = re.compile(
+    r".*(changeme|changethis|replaceme|placeholder|example|youradmin|yourapikey|yoursecret).*"
+    r"|(sk|tinylora)*(admin|root|secret|password|default|test|key|token)+[0-9]*"
+)
+_ONLY_FOR_DEVELOPMENT = "allowed with TINYLORA_ENVIRONMENT=development only"
+
+
+def why_not_a_key(key: str) -> str | None:
+    """Why `key` cannot be sent in a header, or None."""
+    if not key:
+        return "is empty; unset it for a server without keys"
+    if not re.fullmatch(r"[!-~]+", key):
+        return "has other characters than ASCII letters, digits and punctuation"
+    return None
+
+
+def why_weak(key: str) -> str | None:
+    """Why `key` is no secret, or None."""
+    if _PLACEHOLDER.fullmatch(re.sub(r"[^a-z0-9]", "", key.lower())):
+        return f"is a placeholder that everyone knows, {_ONLY_FOR_DEVELOPMENT}"
+    if len(key) < MIN_CHARS or len(set(key)) < MIN_DIFFERENT_CHARS:
+        return f"has less than {MIN_CHARS} characters, or hardly any different ones, {_ONLY_FOR_DEVELOPMENT}"
+    return None
