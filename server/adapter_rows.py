@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -69,7 +70,7 @@ def versions_changed(connection: Connection, before: Row[Any]) -> int | None:
         connection.execute(ADAPTER_METADATA.delete().where(ADAPTER_METADATA.c.adapter_id == before.id))
         pairs = {} if latest is None else json.loads(latest.metadata)
         if pairs:
-            connection.execute(ADAPTER_METADATA.insert(), metadata_rows(before.id, pairs))
+            connection.execute(ADAPTER_METADATA.insert(), metadata_rows(before, pairs))
     if before.latest_version is None and version is not None:
         drop_dangling_aliases(connection, [before.id])
     count_adapters(connection, before.tenant_id, (version is not None) - (before.latest_version is not None))
@@ -104,9 +105,10 @@ def entry_at(connection: Connection, tenant_id: int, reference: Reference, versi
     return entry_of(connection.execute(rows).one())
 
 
-def metadata_rows(adapter_id: int, metadata: Any) -> list[dict[str, Any]]:
-    """The rows of ADAPTER_METADATA for the metadata of an adapter's latest version."""
-    return [{"adapter_id": adapter_id, "key": key, "value": value} for key, value in metadata.items()]
+def metadata_rows(row: Row[Any], metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of ADAPTER_METADATA for the metadata of an adapter's latest version; `row` is the adapter's."""
+    adapter = {"adapter_id": row.id, "tenant_id": row.tenant_id, "name": row.name}
+    return [{"key": key, "value": value, **adapter} for key, value in metadata.items()]
 
 
 def count_adapters(connection: Connection, tenant_id: int, more: int) -> None:

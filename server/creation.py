@@ -104,6 +104,6 @@ def _replace_metadata(
     existing = [row.id for row in rows.values() if row.latest_version is not None]
     if existing:
         connection.execute(ADAPTER_METADATA.delete().where(ADAPTER_METADATA.c.adapter_id.in_(existing)))
-    pairs = [pair for name, version in latest.items() for pair in metadata_rows(rows[name].id, version.metadata)]
+    pairs = [pair for name, version in latest.items() for pair in metadata_rows(rows[name], version.metadata)]
     if pairs:
         connection.execute(ADAPTER_METADATA.insert(), pairs)

@@ -34,6 +34,7 @@ from server.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS, ALIASES,
 MAX_CACHED_BYTES = 128 * 2**20
 AFTER_NAMES = "\x7f"  # sorts behind every character that a name may have
 NO_TENANT = -1
+_LATEST_ROWS = VERSION_ROWS.where(ADAPTER_VERSIONS.c.version == ADAPTERS.c.latest_version)
 _NO_ALIASES: Mapping[str, Targets] = {}
 
 
@@ -143,27 +144,45 @@ class Registry:
     ) -> Page:
         """The latest version of each of the tenant's adapters, by name, beginning behind the name `after`.
 
-        Only names that begin with `prefix`, and adapters whose latest version has all of `metadata`.
+        Only names that begin with `prefix`, and adapters whose latest version has all of `metadata`; of which the first
+        pair is found by an index and the others are looked up, so the rarest is best first.
         """
-        rows = VERSION_ROWS.where(ADAPTERS.c.tenant_id == tenant_id, ADAPTERS.c.name > after)
-        rows = _filtered(rows, prefix, metadata or {}).order_by(ADAPTERS.c.name)
-        return self._page(rows, limit, lambda row: str(row.name))
+        wanted = dict(metadata or {})
+        name, rows = ADAPTERS.c.name, _LATEST_ROWS
+        if wanted:
+            key = next(iter(wanted))
+            name = ADAPTER_METADATA.c.name
+            rows = rows.join(ADAPTER_METADATA, ADAPTER_METADATA.c.adapter_id == ADAPTERS.c.id).where(
+                ADAPTER_METADATA.c.tenant_id == tenant_id,
+                ADAPTER_METADATA.c.key == key,
+                ADAPTER_METADATA.c.value == wanted.pop(key),
+            )
+        else:
+            rows = rows.where(ADAPTERS.c.tenant_id == tenant_id)
+        # One lower bound: of two, SQLite would use either.
+        rows = rows.where(name > after if after >= prefix else name >= prefix, *_beginning(name, prefix))
+        return self._page(_having(rows, wanted).order_by(name), limit, lambda row: str(row.name))
 
     def list_public(
         self,
         *,
-        after: tuple[str, str] = ("", ""),
+        after: tuple[str, str] | None = None,
         limit: int = 20,
         prefix: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> Page:
-        """As `list`, of all tenants' public adapters, each with its tenant, beginning behind (tenant, name)."""
+        """As `list`, of all tenants' public adapters, by tenant, oldest first, beginning behind (tenant, name)."""
         rows = (
-            VERSION_ROWS.add_columns(TENANTS.c.name.label("tenant"))
+            _LATEST_ROWS.add_columns(TENANTS.c.name.label("tenant"))
             .join(TENANTS, TENANTS.c.id == ADAPTERS.c.tenant_id)
-            .where(ADAPTERS.c.public, sa.tuple_(TENANTS.c.name, ADAPTERS.c.name) > sa.tuple_(*after))
+            .where(ADAPTERS.c.public, *_beginning(ADAPTERS.c.name, prefix))
         )
-        rows = _filtered(rows, prefix, metadata or {}).order_by(TENANTS.c.name, ADAPTERS.c.name)
+        if prefix:
+            rows = rows.where(ADAPTERS.c.name >= prefix)
+        if after is not None:
+            tenant = sa.select(TENANTS.c.id).where(TENANTS.c.name == after[0]).scalar_subquery()
+            rows = rows.where(sa.tuple_(ADAPTERS.c.tenant_id, ADAPTERS.c.name) > sa.tuple_(tenant, after[1]))
+        rows = _having(rows, metadata or {}).order_by(ADAPTERS.c.tenant_id, ADAPTERS.c.name)
         return self._page(rows, limit, lambda row: f"~{row.tenant}/{row.name}")
 
     def versions(
@@ -216,17 +235,17 @@ class Registry:
         return Page(tuple(entry_of(row, name_of(row)) for row in found[:limit]), has_more=len(found) > limit)
 
 
-def _filtered(rows: sa.Select[Any], prefix: str, metadata: Mapping[str, str]) -> sa.Select[Any]:
-    """Only latest versions, of names and with metadata as asked for."""
-    rows = rows.where(ADAPTER_VERSIONS.c.version == ADAPTERS.c.latest_version)
-    if prefix:
-        # A range, which an index finds on every database; LIKE's are found by some.
-        rows = rows.where(ADAPTERS.c.name >= prefix, ADAPTERS.c.name < prefix + AFTER_NAMES)
+def _beginning(name: sa.ColumnElement[str], prefix: str) -> builtins.list[sa.ColumnElement[bool]]:
+    """The upper end of the names with this prefix: a range is found by every index, LIKE's by some."""
+    return [name < prefix + AFTER_NAMES] if prefix else []
+
+
+def _having(rows: sa.Select[Any], metadata: Mapping[str, str]) -> sa.Select[Any]:
     for key, value in metadata.items():
-        having = sa.select(ADAPTER_METADATA.c.adapter_id).where(
-            ADAPTER_METADATA.c.key == key, ADAPTER_METADATA.c.value == value
+        pair = ADAPTER_METADATA.alias()
+        rows = rows.where(
+            sa.exists().where(pair.c.adapter_id == ADAPTERS.c.id, pair.c.key == key, pair.c.value == value)
         )
-        rows = rows.where(ADAPTERS.c.id.in_(having))
     return rows
 
 

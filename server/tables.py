@@ -71,6 +71,13 @@ ADAPTERS = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),  # raised by every change of anything about the adapter
     sa.Column("public", sa.Boolean, nullable=False),
     sa.UniqueConstraint("tenant_id", "name"),
+    sa.Index(
+        "ix_adapters_public",
+        "tenant_id",
+        "name",
+        sqlite_where=sa.text("public = 1"),
+        postgresql_where=sa.text("public"),
+    ),
 )
 
 ADAPTER_VERSIONS = sa.Table(
@@ -88,14 +95,17 @@ ADAPTER_VERSIONS = sa.Table(
     sa.Column("metadata", sa.Text, nullable=False),  # JSON object of strings
 )
 
-# The latest version's metadata again, a row per pair, to search by.
+# The latest version's metadata again, a row per pair, to search by; with what the listing is ordered by, so that a page
+# of it is read off the index.
 ADAPTER_METADATA = sa.Table(
     "adapter_metadata",
     METADATA,
     sa.Column("adapter_id", ROW_ID, sa.ForeignKey("adapters.id"), primary_key=True, autoincrement=False),
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("value", sa.String(512), nullable=False),
-    sa.Index(None, "key", "value"),
+    sa.Column("tenant_id", ROW_ID, nullable=False),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Index(None, "tenant_id", "key", "value", "name"),
 )
 
 ALIASES = sa.Table(

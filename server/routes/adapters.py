@@ -94,7 +94,7 @@ def list_adapters(gateway: GatewayDep, principal: PrincipalDep, query: Annotated
                 param="after",
                 code="invalid_value",
             )
-        behind = ("", "") if after is None else (after.tenant or "", after.name)
+        behind = None if after is None else (after.tenant or "", after.name)
         page = gateway.registry.list_public(after=behind, limit=query.limit, prefix=query.prefix, metadata=metadata)
     else:
         page = gateway.registry.list(

@@ -353,7 +353,7 @@ def test_adapters_from_before_tenants_belong_to_the_default_tenant(new_database_
             ("a", 2, None, "default"),
             ("b/old", 2, 2, "default"),
         ]
-        metadata = "SELECT name, version, key, value FROM adapter_versions v JOIN adapters a ON a.id = v.adapter_id "
+        metadata = "SELECT a.name, version, key, value FROM adapter_versions v JOIN adapters a ON a.id = v.adapter_id "
         metadata += "LEFT JOIN adapter_metadata m ON m.adapter_id = a.id AND v.version = a.latest_version"
         assert connection.exec_driver_sql(f"{metadata} ORDER BY version").all() == [
             ("b/old", 1, None, None),

@@ -81,6 +81,13 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "name", name="uq_adapters_tenant_id_name"),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name="fk_adapters_tenant_id"),
     )
+    op.create_index(
+        "ix_adapters_public",
+        "adapters",
+        ["tenant_id", "name"],
+        sqlite_where=sa.text("public = 1"),
+        postgresql_where=sa.text("public"),
+    )
     op.create_table(
         "adapter_versions",
         sa.Column("adapter_id", ROW_ID, nullable=False, autoincrement=False),
@@ -116,10 +123,14 @@ def upgrade() -> None:
         sa.Column("adapter_id", ROW_ID, nullable=False, autoincrement=False),
         sa.Column("key", sa.String(64), nullable=False),
         sa.Column("value", sa.String(512), nullable=False),
+        sa.Column("tenant_id", ROW_ID, nullable=False),
+        sa.Column("name", name_type(128), nullable=False),
         sa.PrimaryKeyConstraint("adapter_id", "key", name="pk_adapter_metadata"),
         sa.ForeignKeyConstraint(["adapter_id"], ["adapters.id"], name="fk_adapter_metadata_adapter_id"),
     )
-    op.create_index("ix_adapter_metadata_key_value", "adapter_metadata", ["key", "value"])
+    op.create_index(
+        "ix_adapter_metadata_tenant_id_key_value_name", "adapter_metadata", ["tenant_id", "key", "value", "name"]
+    )
     _fill_metadata()
     op.create_table(
         "aliases",
@@ -190,7 +201,8 @@ def _fill_metadata() -> None:
         else "json_each_text(v.metadata::json) pair"
     )
     op.execute(
-        "INSERT INTO adapter_metadata (adapter_id, key, value) SELECT a.id, pair.key, pair.value FROM adapters a "
+        "INSERT INTO adapter_metadata (adapter_id, key, value, tenant_id, name) "
+        "SELECT a.id, pair.key, pair.value, a.tenant_id, a.name FROM adapters a "
         f"JOIN adapter_versions v ON v.adapter_id = a.id AND v.version = a.latest_version, {pairs}"
     )
 
