@@ -32,7 +32,7 @@ ADAPTER_HEADER = "x-tinylora-adapter"
 
 
 class AdapterMiddleware:
-    """`own_prefix` is where the gateway's own routes live, which it leaves alone; `max_bytes` limits JSON bodies."""
+    """`own_prefixes` are where the gateway's own routes live, which it leaves alone; `max_bytes` limits JSON bodies."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class AdapterMiddleware:
         metrics: GatewayMetrics,
         meter: UsageMeter,
         max_bytes: int,
-        own_prefix: str,
+        own_prefixes: tuple[str, ...],
     ) -> None:
         self._app = app
         self._engine = engine
@@ -51,7 +51,7 @@ class AdapterMiddleware:
         self._metrics = metrics
         self._meter = meter
         self._max_bytes = max_bytes
-        self._own_prefix = own_prefix
+        self._own_prefixes = own_prefixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -71,7 +71,7 @@ class AdapterMiddleware:
         await self._run(scope, replay(body, receive), send, served, len(body))
 
     def _concerns(self, scope: Scope) -> bool:
-        if scope["method"] != "POST" or scope["path"].startswith(self._own_prefix):
+        if scope["method"] != "POST" or scope["path"].startswith(self._own_prefixes):
             return False
         media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
         return media_type == "application/json" or media_type.endswith("+json")

@@ -1,12 +1,14 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
-    RequestId -> AccessLog -> HttpMetrics -> LastResort -> AdaptersAlias -> OpenAccess -> ApiKeyErrors
-    -> the engine's own (API key, CORS, ...) -> AdapterMiddleware -> Admission -> NoteRoute
+    RequestId -> AccessLog -> HttpMetrics -> LastResort -> AdaptersAlias -> AuthMiddleware
+    -> the engine's own (CORS, ...) -> AdapterMiddleware -> Admission -> NoteRoute
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from fastapi import FastAPI
 
@@ -14,7 +16,7 @@ from server.adapter_field import AdapterField
 from server.adapter_middleware import AdapterMiddleware
 from server.adapters_alias import AdaptersAlias
 from server.admission import add_admission
-from server.api_key_errors import ApiKeyErrors
+from server.auth import AuthMiddleware, auth_mode
 from server.database import Database
 from server.engine_api import Engine
 from server.errors import install_error_handlers
@@ -24,7 +26,7 @@ from server.last_resort import LastResort
 from server.lifespan import run_with
 from server.logging import AccessLog, configure_logging
 from server.metrics import GatewayMetrics
-from server.open_access import OpenAccess
+from server.operator_keys import OperatorKeys
 from server.point_reads import open_point_reads
 from server.registry import Registry
 from server.request_id import RequestId
@@ -33,9 +35,15 @@ from server.settings import Settings
 from server.usage import UsageMeter
 from server.writes import Writes
 
+# Routes that the model and its adapters have no part in.
+OWN_PREFIXES = (adapters.PREFIX, "/v1/tenants", "/v1/files", "/v1/fine_tuning")
 
-def create_app(settings: Settings, engine: Engine, database: Database) -> FastAPI:
-    """The application. The caller closes `app.state.gateway.reads` and `database` when it is done with it."""
+
+def create_app(settings: Settings, engine: Engine, database: Database, api_keys: Sequence[str] = ()) -> FastAPI:
+    """The application; `api_keys` are those of vLLM's flag, for the default tenant.
+
+    The caller closes `app.state.gateway.reads` and `database` when it is done with it.
+    """
     configure_logging(settings)
     metrics = GatewayMetrics(max_adapters=settings.max_labelled_adapters, max_tenants=settings.max_labelled_tenants)
     app = FastAPI(title="TinyLoRA serving", description="Adapters of a few bytes, a different one in every request.")
@@ -59,12 +67,18 @@ def create_app(settings: Settings, engine: Engine, database: Database) -> FastAP
         metrics=metrics,
         meter=meter,
         max_bytes=settings.max_request_bytes,
-        own_prefix=adapters.PREFIX,
+        own_prefixes=OWN_PREFIXES,
     )
     engine.mount(app)
     run_with(app, meter.flushing(settings.usage_flush_s))
-    app.add_middleware(ApiKeyErrors)
-    app.add_middleware(OpenAccess)
+    keys = OperatorKeys.of(settings, api_keys)
+    app.add_middleware(
+        AuthMiddleware,
+        mode=auth_mode(keys, database),
+        keys=keys,
+        reads=reads,
+        metrics_without_key=settings.metrics_without_key,
+    )
     app.add_middleware(AdaptersAlias)
     app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
     app.add_middleware(HttpMetrics, seconds=metrics.http_seconds)

@@ -49,13 +49,14 @@ def serve(
         from adapters.errors import AdapterError
         from server.database_url import DatabaseStartError
         from server.engine_launch import serve as run
+        from server.listening import OpenToOthers
     except ValidationError as error:
         raise typer.Exit(_fail(explain(error))) from error
     except EmbeddedModelError as error:
         raise typer.Exit(_fail(str(error))) from error
     try:
         run(settings, name, flags)
-    except (AdapterError, DatabaseStartError) as error:
+    except (AdapterError, DatabaseStartError, OpenToOthers) as error:
         raise typer.Exit(_fail(str(error))) from error
 
 

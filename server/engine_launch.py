@@ -39,9 +39,12 @@ from adapters.factors import Factors
 from adapters.factors_build import find_or_build_factors
 from adapters.vllm_plugin import adapter_options
 from server.app import create_app
+from server.auth import Mode, auth_mode
 from server.cpu_defaults import set_cpu_defaults
 from server.database import Database
 from server.engine import AdapterLLM, VllmEngine
+from server.listening import keep_local
+from server.operator_keys import OperatorKeys, take_api_keys
 from server.settings import Settings
 
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
@@ -81,28 +84,35 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running. Raises FactorsError for a model without factors."""
     args = parse_vllm_args(model, vllm_flags)
     configure_logging_from_args(args)
+    api_keys = take_api_keys(args, envs.VLLM_API_KEY)
+    database = Database(settings.database_url, busy_timeout_s=settings.database_busy_timeout_s)
+    mode = auth_mode(OperatorKeys.of(settings, api_keys), database)
+    if mode == "open":
+        keep_local(args)
     factors = find_or_build_factors(model, rank=settings.factors_rank, kind=settings.factors_kind)
     enable_adapters(args, factors)
-    uvloop.run(_serve(settings, args, factors))
+    uvloop.run(_serve(settings, args, factors, database, api_keys, mode))
 
 
-async def _serve(settings: Settings, args: Namespace, factors: Factors) -> None:
+async def _serve(
+    settings: Settings, args: Namespace, factors: Factors, database: Database, api_keys: Sequence[str], mode: Mode
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt("terminated")
 
     signal.signal(signal.SIGTERM, interrupt)  # until uvicorn's handlers stand, a start-up can be stopped
     address, sock = setup_server(args, reuse_port=False)
-    database = Database(settings.database_url, busy_timeout_s=settings.database_busy_timeout_s)
     with _progress("Starting the engine (a first start compiles the model: a minute or more)"):
         client = _start_engine(args)
     try:
         await client.reset_mm_cache()
         engine = VllmEngine(client, args, await client.get_supported_tasks(), factors)
-        app = create_app(settings, engine, database)
+        app = create_app(settings, engine, database, api_keys)
+        reads = app.state.gateway.reads  # vLLM's lifespan deletes `app.state` at its end
         await engine.start(app)
-        _announce(address.replace("0.0.0.0", "localhost"), engine)
+        _announce(address.replace("0.0.0.0", "localhost"), engine, mode)
         await _serve_http(app, sock, client, args)
-        await app.state.gateway.reads.close()
+        await reads.close()
     finally:
         client.shutdown(timeout=ENGINE_STOP_TIMEOUT_S)
         database.close()
@@ -143,15 +153,20 @@ def _progress(sentence: str) -> Iterator[None]:
         console.print(f"    took {time.monotonic() - start:.0f} s", highlight=False)
 
 
-def _announce(address: str, engine: VllmEngine) -> None:
+def _announce(address: str, engine: VllmEngine, mode: Mode) -> None:
     model = engine.base_models[0]
+    if mode == "open":
+        access, key = "Without API keys, and so for this machine only; set TINYLORA_ADMIN_KEY to serve others.", ""
+    else:
+        access, key = "Every request needs an API key.", ' -H "Authorization: Bearer $TINYLORA_API_KEY"'
     print(
         f"""
-{model} is served on {address}, with an adapter of its own in every request. To try it:
+{model} is served on {address}, with an adapter of its own in every request.
+{access} To try it:
 
   python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3e" * 13))' > demo.bin   # 13 x 0.2, 26 bytes
-  curl -s '{address}/adapters?name=demo' -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
-  curl -s {address}/v1/chat/completions -H 'Content-Type: application/json' -d '{{
+  curl -s '{address}/adapters?name=demo'{key} -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
+  curl -s {address}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{
     "model": "{model}", "adapter": "demo", "max_tokens": 64, "temperature": 0,
     "messages": [{{"role": "user", "content": "Write one sentence about the sea."}}]}}'
 """,

@@ -1,6 +1,6 @@
 """Whether a key that an operator thought of may guard a server.
 
-Design decision: refused are keys that others know or soon guess: what templates and tutorials have in a key's place, and
+Design decision: refused are keys that others know or soon guess: what templates and tutorials have in their place, and
 what is short or monotonous. How random a long key is cannot be seen from it.
 """
 

@@ -15,6 +15,7 @@ import time
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.principal import Principal
 from server.routes.ops import PATHS as OPERATIONS
 from server.settings import Settings
 
@@ -43,7 +44,8 @@ def configure_logging(settings: Settings) -> None:
 class AccessLog:
     """Pure ASGI middleware that logs every HTTP request; the probes' requests only at level debug.
 
-    `status` is None when the client left before the response began, `adapter` None for the base model.
+    `status` is None when the client left before the response began, `adapter` None for the base model, `tenant` None
+    for a request without a valid key.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -67,6 +69,8 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_and_note)
         finally:
+            # Bound to the context only within the middleware that checks keys.
+            principal: Principal | None = state.get("principal")
             log = self._log.debug if scope["path"] in OPERATIONS else self._log.info
             log(
                 "request",
@@ -75,4 +79,6 @@ class AccessLog:
                 status=status,
                 duration_ms=round((time.perf_counter() - began) * 1000, 1),
                 adapter=state.get("adapter"),
+                tenant=principal and principal.tenant.name,
+                key_id=principal and principal.key_id,
             )

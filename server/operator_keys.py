@@ -1,4 +1,4 @@
-"""The operator's keys, given when the server starts: the admin key, and those of vLLM's flag --api-key.
+"""The operator's keys, given when the server starts: the admin's and the workers', and those of vLLM's flag --api-key.
 
 Design decision: a key that came with a request is compared with every one of them, each time, in constant time and by
 digest, so that how long it takes tells neither which one matched nor how much of it.
@@ -9,6 +9,7 @@ Tenants' keys are in the database (api_keys.py).
 from __future__ import annotations
 
 import hmac
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,8 +28,9 @@ class OperatorKeys:
 
     @classmethod
     def of(cls, settings: Settings, api_keys: Sequence[str] = ()) -> OperatorKeys:
-        """The admin key of `settings`, if it has one, and vLLM's `api_keys`, which may do all but administer."""
-        admin = [] if settings.admin_key is None else [(settings.admin_key.get_secret_value(), ADMIN)]
+        """The keys of `settings`, if it has any, and vLLM's `api_keys`, which may do all but administer."""
+        given = (key for key in (settings.admin_key, settings.worker_key) if key is not None)
+        admin = [(key.get_secret_value(), ADMIN) for key in given]
         keys = [*admin, *((key, OPEN_PRINCIPAL.scopes) for key in api_keys)]
         return cls(tuple((digest_of(key.encode()), scopes) for key, scopes in keys))
 
@@ -39,3 +41,11 @@ class OperatorKeys:
             if hmac.compare_digest(known, digest):
                 found = scopes
         return found
+
+
+def take_api_keys(args: Namespace, environment_key: str | None) -> list[str]:
+    """The keys of --api-key, else of VLLM_API_KEY, out of vLLM's arguments: vLLM then does not check keys itself."""
+    keys = [key for key in (args.api_key or [environment_key]) if key]
+    # Not None, for which vLLM would look into the environment.
+    args.api_key = [""]
+    return keys
