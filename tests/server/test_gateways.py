@@ -1,0 +1,146 @@
+"""Several gateways on one database: what one has acknowledged, the next request to any other sees."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from itertools import count
+
+import httpx
+import pytest
+
+from adapters.factors import Factors
+from server.app import create_app
+from server.database import Database
+from server.settings import Settings
+from tests.server.conftest import client_of
+from tests.server.fake_engine import FakeEngine
+from tests.server.serve_fake import gateway_processes
+
+NUMBERS = count(1)
+
+
+@pytest.fixture(params=["apps", "processes"])
+async def gateways(
+    request: pytest.FixtureRequest, database_url: str, factors: Factors
+) -> AsyncIterator[list[httpx.AsyncClient]]:
+    """Clients of three gateways in this process, or of two in processes of their own, on each kind of database."""
+    async with AsyncExitStack() as stack:
+        if request.param == "processes":
+            processes = stack.enter_context(gateway_processes(2))
+            urls = await asyncio.gather(*(asyncio.to_thread(process.serve, database_url) for process in processes))
+            clients = [httpx.AsyncClient(base_url=url, timeout=60) for url in urls]
+        else:
+            clients = []
+            for _ in range(3):
+                database = Database(database_url)
+                stack.callback(database.close)
+                app = create_app(Settings(database_url=database_url, log_level="error"), FakeEngine(factors), database)
+                stack.push_async_callback(app.state.gateway.reads.close)
+                clients.append(client_of(app))
+        for client in clients:
+            await stack.enter_async_context(client)
+        yield clients
+
+
+async def upload(client: httpx.AsyncClient, name: str) -> int:
+    """The version that a new vector became."""
+    vector = struct.pack("<13f", *[next(NUMBERS) / 2**14] * 13)
+    headers = {"content-type": "application/octet-stream"}
+    params = {"name": name, "dtype": "float32"}
+    response = await client.post("/v1/adapters", params=params, content=vector, headers=headers)
+    assert response.status_code == 201, response.text
+    version: int = response.json()["version"]
+    return version
+
+
+async def served(client: httpx.AsyncClient, reference: str) -> str:
+    """What a request for `reference` runs with, or the code of its error."""
+    response = await client.post("/v1/completions", json={"prompt": "", "adapter": reference})
+    return response.headers["x-active"] if response.status_code == 200 else response.json()["error"]["code"]
+
+
+async def test_change_on_one_gateway_is_seen_by_the_next_request_on_every_other(
+    gateways: list[httpx.AsyncClient],
+) -> None:
+    async def expect(**answers: str) -> None:
+        for reference, answer in answers.items():
+            wanted = [answer] * len(gateways)
+            name = reference.replace("_", "@")
+            assert [await served(client, name) for client in gateways] == wanted
+
+    turn = iter(gateways * 10)
+    missing = await served(gateways[0], "nothing")
+    await expect(a=missing, a_1=missing, a_prod=missing)
+    await upload(next(turn), "a")
+    await expect(a="a@1", a_1="a@1", a_2=missing, a_prod=missing)
+    await upload(next(turn), "a")
+    await expect(a="a@2", a_1="a@1", a_2="a@2")
+    for version in (1, 2, 1):
+        moved = await next(turn).put("/v1/adapters/a/aliases/prod", json={"version": version})
+        assert moved.is_success, moved.text
+        await expect(a_prod=f"a@{version}", a="a@2")
+    assert (await next(turn).delete("/v1/adapters/a@2")).is_success
+    await expect(a="a@1", a_2=missing, a_prod="a@1")
+    assert (await next(turn).post("/v1/adapters/a@2/restore")).is_success
+    await expect(a="a@2", a_2="a@2")
+    assert (await next(turn).delete("/v1/adapters/a/aliases/prod")).is_success
+    await expect(a_prod=missing)
+    assert (await next(turn).delete("/v1/adapters/a")).is_success
+    await expect(a=missing, a_1=missing, a_2=missing)
+    await upload(next(turn), "a")
+    await expect(a="a@3", a_1=missing)
+
+
+async def test_uploads_of_one_name_through_every_gateway_get_consecutive_versions(
+    gateways: list[httpx.AsyncClient],
+) -> None:
+    versions = await asyncio.gather(*(upload(gateways[number % len(gateways)], "a") for number in range(60)))
+    assert sorted(versions) == list(range(1, 61))
+
+
+async def test_same_idempotency_key_through_every_gateway_at_once_makes_one_version(
+    gateways: list[httpx.AsyncClient],
+) -> None:
+    async def send(client: httpx.AsyncClient, number: int) -> httpx.Response:
+        headers = {"idempotency-key": f"k{number}", "content-type": "application/octet-stream"}
+        return await client.post("/v1/adapters?name=a&dtype=float32", content=bytes(52), headers=headers)
+
+    for number in range(10):
+        responses = await asyncio.gather(*(send(client, number) for client in gateways * 2))
+        assert [response.status_code for response in responses] == [201] * len(responses)
+        assert {response.json()["version"] for response in responses} == {number + 1}
+        assert [response.headers.get("idempotent-replayed") for response in responses].count(None) == 1
+
+
+async def test_readers_never_get_a_version_older_than_one_acknowledged_before_they_asked(
+    gateways: list[httpx.AsyncClient],
+) -> None:
+    writer, *readers = gateways
+    names = [f"acme/n{number}" for number in range(3)]
+    latest = {name: await upload(writer, name) for name in names}
+    aliased = dict.fromkeys(names, 0)
+    writing = True
+
+    async def write(name: str) -> None:
+        for _ in range(40):
+            latest[name] = await upload(writer, name)
+            (await writer.put(f"/v1/adapters/{name}/aliases/prod", json={"version": latest[name]})).raise_for_status()
+            aliased[name] = latest[name]
+
+    async def read(client: httpx.AsyncClient, name: str) -> int:
+        reads = 0
+        while writing:
+            at_least, aliased_at_least = latest[name], aliased[name]
+            assert int((await served(client, name)).rpartition("@")[2]) >= at_least
+            if aliased_at_least:
+                assert int((await served(client, f"{name}@prod")).rpartition("@")[2]) >= aliased_at_least
+            reads += 1
+        return reads
+
+    reading = [asyncio.create_task(read(client, name)) for client in readers for name in names]
+    await asyncio.gather(*(write(name) for name in names))
+    writing = False
+    assert min(await asyncio.gather(*reading)) > 1
