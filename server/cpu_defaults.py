@@ -24,7 +24,7 @@ def auto_dtype() -> str:
 
 
 def set_cpu_defaults(args: Namespace) -> None:
-    """Fill in what was left to default, in vLLM's parsed arguments and, for its processes, in the environment."""
+    """Fill in what was left to default in vLLM's parsed arguments."""
     if args.kv_cache_memory_bytes is None and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
         args.kv_cache_memory_bytes = KV_CACHE_BYTES
     if args.max_num_batched_tokens is None:
