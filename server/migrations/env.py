@@ -6,6 +6,7 @@ It does not read an alembic.ini: the server migrates its database itself when it
 from alembic import context
 from sqlalchemy import Connection
 
+import server.training_tables  # noqa: F401, puts its tables beside the others
 from server.tables import METADATA
 
 connection: Connection = context.config.attributes["connection"]
