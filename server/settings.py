@@ -1,7 +1,7 @@
 """What an operator may set, from the environment: TINYLORA_DATABASE_URL, TINYLORA_LOG_FORMAT and so on.
 
 Design decision: one frozen object, made once at start-up and handed on; nothing reads the environment later. vLLM's own
-flags are not repeated here. An admin key that others could know is refused here, before anything listens.
+flags are not repeated here. A key of the operator's that others could know is refused here, before anything listens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from server.key_strength import why_not_a_key, why_weak
 
 MIB = 2**20
+SECRETS = ("admin_key", "worker_key", "judge_api_key")
 
 
 class Settings(BaseSettings):
@@ -24,6 +25,9 @@ class Settings(BaseSettings):
     environment: Literal["production", "development"] = "production"  # which keys are good enough
     admin_key: SecretStr | None = Field(
         default=None, description="the operator's; with none, and none in the database, the server is for this machine"
+    )
+    worker_key: SecretStr | None = Field(
+        default=None, description="of training workers, who may do what the admin key may; with none, that is theirs"
     )
     metrics_without_key: bool = Field(default=False, description="let anyone read /metrics")
 
@@ -43,6 +47,18 @@ class Settings(BaseSettings):
     )
     max_queued_requests: int = Field(default=256, ge=0, description="requests of each tenant waiting for the engine")
 
+    files_url: str = Field(
+        default="data/files", description="where uploaded files are: a directory, or a URL that fsspec knows (s3://...)"
+    )
+    max_file_bytes: int = Field(default=512 * MIB, ge=1, description="longest file of /v1/files")
+    worker_lease_s: int = Field(
+        default=30, ge=5, le=3600, description="how long a worker may be silent before its training jobs are another's"
+    )
+    judge_url: str | None = Field(
+        default=None, description="API like OpenAI's with the models of score_model graders; none: no such graders"
+    )
+    judge_api_key: SecretStr | None = Field(default=None, description="the key of that API")
+
     factors_rank: int = Field(default=2, ge=1, le=64, description="rank of the base model's factors")
     factors_kind: Literal["svd", "random"] = "svd"
 
@@ -55,9 +71,9 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("admin_key")
+    @field_validator("admin_key", "worker_key")
     @classmethod
-    def _check_admin_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _check_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if key is None:
             return None
         secret = key.get_secret_value()
@@ -70,10 +86,10 @@ class Settings(BaseSettings):
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong with the environment, for the operator; it does not show the admin key."""
+    """What is wrong with the environment, for the operator; it does not show keys."""
     sentences = []
     for wrong in error.errors():
         name, message = str(wrong["loc"][0]), wrong["msg"].removeprefix("Value error, ")
-        value = "" if name == "admin_key" else f"is {wrong['input']!r}: "
+        value = "" if name in SECRETS else f"is {wrong['input']!r}: "
         sentences.append(f"TINYLORA_{name.upper()} {value}{message}")
     return "; ".join(sentences)

@@ -1,0 +1,67 @@
+"""Prometheus metrics of training.
+
+Design decision: how many jobs are in which state is read from the database when it is asked for, so that it is right
+after a restart and the same on every gateway (take the maximum over them, not the sum). Steps are counted where they
+were reported (take the sum).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from server.database import Database
+from server.errors import Unavailable
+from server.job_states import STATUSES
+from server.training_tables import JOBS
+
+
+class JobMetrics:
+    """The metrics of one app. Safe to use from any thread."""
+
+    def __init__(self, registry: CollectorRegistry, database: Database) -> None:
+        self._steps = Counter("tinylora_training_steps", "Steps that workers reported.", registry=registry)
+        self._tokens = Counter("tinylora_training_tokens", "Tokens trained on.", registry=registry)
+        self._finished = Counter(
+            "tinylora_training_jobs_finished", "Jobs that workers ended, by outcome.", ("status",), registry=registry
+        )
+        registry.register(_JobsByStatus(database))
+
+    def observe_step(self, tokens: int) -> None:
+        """One step, not seen before."""
+        self._steps.inc()
+        self._tokens.inc(tokens)
+
+    def observe_finished(self, status: str) -> None:
+        """One job that is "succeeded" or "failed"."""
+        self._finished.labels(status).inc()
+
+
+class _JobsByStatus:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def describe(self) -> Iterable[Metric]:
+        """Without asking the database, which may not be there when the app is made."""
+        return [self._family()]
+
+    def collect(self) -> Iterable[Metric]:
+        family = self._family()
+        try:
+            with self._database.read() as connection:
+                rows = connection.execute(
+                    sa.select(JOBS.c.status, sa.func.count().label("jobs")).group_by(JOBS.c.status)
+                )
+                counts = {row.status: row.jobs for row in rows}
+        except Unavailable:
+            # The other metrics are needed most when the database is gone.
+            return [family]
+        for status in STATUSES:
+            family.add_metric([status], counts.get(status, 0))
+        return [family]
+
+    def _family(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily("tinylora_training_jobs", "Training jobs, by status.", labels=["status"])

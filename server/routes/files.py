@@ -1,0 +1,228 @@
+"""/v1/files, in OpenAI's shape: upload, list, look up, download and delete a tenant's files.
+
+Design decision: a file's id is given out when its bytes are durable and its row is committed; so a file is "processed"
+from the first moment, and what cannot be trained on is the job's to say.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
+from sqlalchemy.engine import Connection, Row
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from server.errors import ApiError, Unavailable
+from server.file_upload import FileUpload, read_file_upload
+from server.files import PREFIX as ID_PREFIX
+from server.files import delete_expired, delete_file, get_file, insert_file, list_files
+from server.gateway import Gateway, GatewayDep
+from server.principal import PrincipalDep
+from server.record_ids import new_id
+from server.routes.own_route import OwnRoute
+from server.schemas import NoQuery, StrictQuery
+from server.training_parts import Training, TrainingDep
+from server.writes import Answer, Author, AuthorDep, FingerprintDep, fingerprint_of
+
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=OwnRoute)
+
+_UPLOAD_DOCS = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["purpose", "file"],
+                    "properties": {
+                        "purpose": {"type": "string", "enum": ["fine-tune", "evals", "user_data"]},
+                        "file": {"type": "string", "format": "binary"},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+class FileObject(BaseModel):
+    """One file. `sha256` (ours) is of its bytes."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+    status_details: None = None
+    sha256: str
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> FileObject:
+        names = ("id", "bytes", "created_at", "expires_at", "filename", "purpose", "sha256")
+        return cls(**{name: getattr(row, name) for name in names})
+
+
+class FileList(BaseModel):
+    """A page of files; ask for the next one with `after` = `last_id`."""
+
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class FileDeleted(BaseModel):
+    """What was deleted."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class FilesQuery(StrictQuery):
+    """Which files, in the order of the time they were made."""
+
+    after: str | None = Field(None, max_length=64, pattern=rf"^{ID_PREFIX}[0-9a-f]+$")
+    limit: int = Field(10_000, ge=1, le=10_000)
+    order: Literal["asc", "desc"] = "desc"
+    purpose: str | None = Field(None, max_length=32, pattern="^[a-z_-]+$")
+
+
+@router.post("", response_model=FileObject, openapi_extra=_UPLOAD_DOCS)
+async def upload_file(
+    request: Request,
+    gateway: GatewayDep,
+    training: TrainingDep,
+    author: AuthorDep,
+    _query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Store a file."""
+    async with read_file_upload(request, gateway.settings.max_file_bytes) as upload:
+        answer = await run_in_threadpool(_store, upload, request, gateway, training, author)
+    return answer.response()
+
+
+def _store(upload: FileUpload, request: Request, gateway: Gateway, training: Training, author: Author) -> Answer:
+    _sweep(gateway, training)
+    tenant_id = author.principal.tenant.id
+    file_id = new_id(ID_PREFIX)
+    location = f"{tenant_id}/{file_id}"
+    stored = training.files.write(upload.source, location)
+    created_at = int(time.time())
+    expiry = upload.fields.expires_after
+
+    def do(connection: Connection) -> Answer:
+        row = insert_file(
+            connection,
+            id=file_id,
+            tenant_id=tenant_id,
+            purpose=upload.fields.purpose,
+            filename=upload.filename,
+            bytes=stored.size,
+            sha256=stored.sha256,
+            location=location,
+            created_at=created_at,
+            expires_at=None if expiry is None else created_at + expiry.seconds,
+        )
+        return Answer(FileObject.of(row).model_dump(), detail={"file": file_id, "bytes": stored.size})
+
+    # Of the content, not of its bytes: a form has other bytes every time it is sent.
+    content = json.dumps([upload.filename, stored.sha256, upload.fields.model_dump()])
+    fingerprint = fingerprint_of(request, content.encode())
+    try:
+        answer = gateway.writes.run(author, "file.create", upload.filename, do, fingerprint=fingerprint)
+    except Unavailable:
+        raise  # the transaction may have been committed
+    except ApiError:
+        training.files.delete(location)
+        raise
+    if answer.body["id"] != file_id:
+        training.files.delete(location)
+    return answer
+
+
+def _sweep(gateway: Gateway, training: Training) -> None:
+    for location in gateway.database.transact(delete_expired):
+        training.files.delete(location)
+
+
+@router.get("")
+def list_all(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[FilesQuery, Query()]) -> FileList:
+    """The tenant's files, newest first unless asked for otherwise."""
+    with gateway.database.read() as connection:
+        page = list_files(
+            connection,
+            principal.tenant.id,
+            after=query.after,
+            limit=query.limit,
+            purpose=query.purpose,
+            order=query.order,
+        )
+    data = [FileObject.of(row) for row in page.rows]
+    first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
+    return FileList(data=data, has_more=page.has_more, first_id=first_id, last_id=last_id)
+
+
+@router.get("/{file_id}")
+def retrieve_file(
+    file_id: str, gateway: GatewayDep, principal: PrincipalDep, _query: Annotated[NoQuery, Query()]
+) -> FileObject:
+    """One file."""
+    with gateway.database.read() as connection:
+        return FileObject.of(get_file(connection, principal.tenant.id, file_id))
+
+
+@router.get(
+    "/{file_id}/content",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+)
+def download_file(
+    file_id: str,
+    gateway: GatewayDep,
+    training: TrainingDep,
+    principal: PrincipalDep,
+    _query: Annotated[NoQuery, Query()],
+) -> StreamingResponse:
+    """The bytes of a file."""
+    with gateway.database.read() as connection:
+        row = get_file(connection, principal.tenant.id, file_id)
+    headers = {
+        "content-length": str(row.bytes),
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename, safe='')}",
+        "etag": f'"{row.sha256}"',
+    }
+    return StreamingResponse(training.files.read(row.location), media_type="application/octet-stream", headers=headers)
+
+
+@router.delete("/{file_id}", response_model=FileDeleted)
+def delete_one(
+    file_id: str,
+    gateway: GatewayDep,
+    training: TrainingDep,
+    author: AuthorDep,
+    fingerprint: FingerprintDep,
+    _query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Delete a file for good, unless a job that has not finished uses it."""
+    locations: list[str] = []
+
+    def do(connection: Connection) -> Answer:
+        locations[:] = [delete_file(connection, author.principal.tenant.id, file_id).location]
+        return Answer(FileDeleted(id=file_id).model_dump())
+
+    answer = gateway.writes.run(author, "file.delete", file_id, do, fingerprint=fingerprint)
+    for location in locations:
+        training.files.delete(location)
+    return answer.response()
