@@ -1,0 +1,43 @@
+"""The gateway's side of training, added to an app: files, jobs, workers, graders.
+
+Design decision: one function adds all of it; the rest of the gateway does not know that there is training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from server.database import Database
+from server.file_storage import FileStorage
+from server.job_metrics import JobMetrics
+from server.lifespan import run_with
+from server.routes import files, fine_tuning, graders, worker
+from server.settings import Settings
+from server.training.graders.build import GraderTools
+from server.training_parts import Training, grader_tools
+
+ROUTERS = (files.router, graders.router, fine_tuning.router, worker.router)
+
+
+def add_training(app: FastAPI, settings: Settings, database: Database, registry: CollectorRegistry) -> None:
+    """Add the routes and what they need; after the engine was mounted, whose lifespan this goes around."""
+    training = Training(FileStorage(settings.files_url), JobMetrics(registry, database), grader_tools(settings))
+    app.state.training = training
+    app.state.grader_tools = training.graders
+    for router in ROUTERS:
+        app.include_router(router)
+    run_with(app, _closing(training.graders))
+
+
+@asynccontextmanager
+async def _closing(tools: GraderTools) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await tools.close()
+        if tools.judge is not None:
+            await tools.judge.close()
