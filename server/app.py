@@ -32,11 +32,12 @@ from server.registry import Registry
 from server.request_id import RequestId
 from server.routes import adapters, aliases, audit, bulk, models, ops, usage
 from server.settings import Settings
+from server.training_app import add_training
 from server.usage import UsageMeter
 from server.writes import Writes
 
 # Routes that the model and its adapters have no part in.
-OWN_PREFIXES = (adapters.PREFIX, "/v1/tenants", "/v1/files", "/v1/fine_tuning")
+OWN_PREFIXES = (adapters.PREFIX, "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker")
 
 
 def create_app(settings: Settings, engine: Engine, database: Database, api_keys: Sequence[str] = ()) -> FastAPI:
@@ -70,6 +71,7 @@ def create_app(settings: Settings, engine: Engine, database: Database, api_keys:
         own_prefixes=OWN_PREFIXES,
     )
     engine.mount(app)
+    add_training(app, settings, database, metrics.registry)
     run_with(app, meter.flushing(settings.usage_flush_s))
     keys = OperatorKeys.of(settings, api_keys)
     app.add_middleware(
