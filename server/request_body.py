@@ -13,13 +13,18 @@ from starlette.types import Message, Receive
 
 from server.errors import PayloadTooLarge
 
+# What the gateway's own routes read of bodies that are descriptions, not data.
+MAX_JSON_BYTES = 2**20
 
-async def read_body(headers: Headers, receive: Receive, limit: int, setting: str) -> bytes:
+
+async def read_body(headers: Headers, receive: Receive, limit: int, setting: str | None = None) -> bytes:
     """The whole body. Raises as `body_chunks`."""
     return b"".join([chunk async for chunk in body_chunks(headers, receive, limit, setting)])
 
 
-async def body_chunks(headers: Headers, receive: Receive, limit: int, setting: str) -> AsyncGenerator[bytes, None]:
+async def body_chunks(
+    headers: Headers, receive: Receive, limit: int, setting: str | None = None
+) -> AsyncGenerator[bytes, None]:
     """The body in pieces. PayloadTooLarge beyond `limit` bytes (of `setting`); ClientDisconnect when it breaks off."""
     announced = headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and len(announced) < 20 and int(announced) > limit:
@@ -52,5 +57,6 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return receive_replayed
 
 
-def _too_large(size: str, limit: int, setting: str) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The body has {size}, expected at most {limit} bytes (the server's setting {setting}).")
+def _too_large(size: str, limit: int, setting: str | None) -> PayloadTooLarge:
+    whose = f" (the server's setting {setting})" if setting else ""
+    return PayloadTooLarge(f"The body has {size}, expected at most {limit} bytes{whose}.")

@@ -21,8 +21,9 @@ from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
 from server.database import Database
-from server.errors import BadRequest, UnprocessableEntity, quoted
+from server.errors import BadRequest, PayloadTooLarge, UnprocessableEntity, quoted
 from server.principal import Principal, principal_of
+from server.request_body import MAX_JSON_BYTES
 from server.request_id import HEADER as REQUEST_ID_HEADER
 from server.tables import AUDIT_LOG, IDEMPOTENCY_KEYS
 
@@ -152,11 +153,11 @@ def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def author_of(request: Request) -> Author:
-    """The author of `request`. BadRequest for an Idempotency-Key that is empty or too long."""
+    """The author of `request`. BadRequest for an Idempotency-Key that is empty, too long or no printable ASCII."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
-    if key is not None and not 1 <= len(key) <= MAX_KEY_CHARS:
+    if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()):
         raise BadRequest(
-            f"The Idempotency-Key has {len(key)} characters, expected 1 to {MAX_KEY_CHARS}.",
+            f"The Idempotency-Key is {quoted(key)}, expected 1 to {MAX_KEY_CHARS} printable ASCII characters.",
             param=IDEMPOTENCY_HEADER,
             code="invalid_value",
         )
@@ -173,8 +174,13 @@ def fingerprint_of(request: Request, body: bytes) -> str:
 
 
 async def _fingerprint(request: Request) -> str:
-    # Starlette keeps the body, so the route reads it again.
-    return fingerprint_of(request, await request.body())
+    # Of a body that the route takes Starlette keeps a copy; of any other none is needed.
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise PayloadTooLarge(f"The body has more than {MAX_JSON_BYTES} bytes, expected none or a short one.")
+    return fingerprint_of(request, bytes(body))
 
 
 FingerprintDep = Annotated[str, Depends(_fingerprint)]

@@ -2,6 +2,8 @@
 
 Design decision: an exception that is not one of ours is our defect, hence a 500. Without this the engine's handlers,
 which take any ValueError of theirs for the client's mistake, would answer for our routes too.
+
+Bodies that FastAPI reads are bounded here; routes that read their own (uploads) bound it themselves.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from starlette.responses import Response
 
 from adapters.errors import AdapterError
 from server.errors import ApiError
+from server.request_body import MAX_JSON_BYTES, read_body, replay
 
 
 class Defect(Exception):
@@ -32,6 +35,9 @@ class OwnRoute(APIRoute):
 
         async def handle_or_defect(request: Request) -> Response:
             try:
+                if self.body_field is not None:
+                    body = await read_body(request.headers, request.receive, MAX_JSON_BYTES)
+                    request = Request(request.scope, replay(body, request.receive))
                 return await handle(request)
             except (ApiError, AdapterError, HTTPException, RequestValidationError, ClientDisconnect):
                 raise

@@ -1,5 +1,6 @@
 """Every error leaves in OpenAI's shape, whoever raised it."""
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -103,3 +104,25 @@ async def test_engines_own_handler_may_say_that_an_exception_is_the_clients_faul
     async with client_of(create_app(settings, Engine(engine.factors), app_database)) as client:
         response = await client.post("/v1/fail/unexpected", json={})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "engine")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/adapters/a/aliases/prod"),
+        ("PATCH", "/adapters/a"),
+        ("DELETE", "/adapters/a"),
+        ("POST", "/adapters/a/restore"),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_body_of_our_own_route_is_read_up_to_a_megabyte(
+    client: httpx.AsyncClient, method: str, path: str, chunked: bool
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(1025):
+            yield b" " * 1024
+
+    content = chunks() if chunked else b" " * 1025 * 1024
+    response = await client.request(method, path, content=content, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")

@@ -142,8 +142,10 @@ async def test_many_at_once_with_one_key_make_one_version(client: httpx.AsyncCli
     assert sum("idempotent-replayed" in answer.headers for answer in answers) == 7
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256])
-async def test_key_of_no_or_too_many_characters_is_refused(client: httpx.AsyncClient, key: str) -> None:
+@pytest.mark.parametrize("key", ["", "x" * 256, b"\xff", b"\0"])
+async def test_key_of_no_or_too_many_or_unprintable_characters_is_refused(
+    client: httpx.AsyncClient, key: str | bytes
+) -> None:
     response = await client.post("/adapters", json=BODY, headers={"idempotency-key": key})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "idempotency-key")
 
