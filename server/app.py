@@ -30,14 +30,13 @@ from server.operator_keys import OperatorKeys
 from server.point_reads import open_point_reads
 from server.registry import Registry
 from server.request_id import RequestId
-from server.routes import adapters, aliases, audit, bulk, models, ops, usage
+from server.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
 from server.settings import Settings
-from server.training_app import add_training
 from server.usage import UsageMeter
 from server.writes import Writes
 
 # Routes that the model and its adapters have no part in.
-OWN_PREFIXES = (adapters.PREFIX, "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker")
+OWN_PREFIXES = (adapters.PREFIX, tenants.PREFIX, "/v1/files", "/v1/fine_tuning", "/v1/worker")
 
 
 def create_app(settings: Settings, engine: Engine, database: Database, api_keys: Sequence[str] = ()) -> FastAPI:
@@ -55,8 +54,8 @@ def create_app(settings: Settings, engine: Engine, database: Database, api_keys:
     app.state.gateway_metrics = metrics
 
     # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
-    for router in (ops.router, aliases.router, bulk.router, adapters.router, models.router, usage.router, audit.router):
-        app.include_router(router)
+    for routes in (ops, aliases, bulk, adapters, models, usage, audit, tenants, keys):
+        app.include_router(routes.router)
 
     # The middleware added last is met first.
     app.add_middleware(NoteRoute)
@@ -71,13 +70,12 @@ def create_app(settings: Settings, engine: Engine, database: Database, api_keys:
         own_prefixes=OWN_PREFIXES,
     )
     engine.mount(app)
-    add_training(app, settings, database, metrics.registry)
     run_with(app, meter.flushing(settings.usage_flush_s))
-    keys = OperatorKeys.of(settings, api_keys)
+    operator_keys = OperatorKeys.of(settings, api_keys)
     app.add_middleware(
         AuthMiddleware,
-        mode=auth_mode(keys, database),
-        keys=keys,
+        mode=auth_mode(operator_keys, database),
+        keys=operator_keys,
         reads=reads,
         metrics_without_key=settings.metrics_without_key,
     )
