@@ -1,7 +1,7 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
-    RequestId -> AccessLog -> HttpMetrics -> LastResort -> AdaptersAlias -> AuthMiddleware
-    -> the engine's own (CORS, ...) -> AdapterMiddleware -> Admission -> NoteRoute
+    RequestId -> AccessLog -> HttpMetrics -> Telemetry -> LastResort -> AdaptersAlias -> AuthMiddleware
+    -> the engine's own (CORS, ...) -> AdapterMiddleware -> Stage -> Admission -> Stage -> NoteRoute
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastapi import FastAPI
+from opentelemetry.sdk.trace import TracerProvider
 
 from server.adapter_field import AdapterField
 from server.adapter_middleware import AdapterMiddleware
@@ -32,15 +33,24 @@ from server.registry import Registry
 from server.request_id import RequestId
 from server.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
 from server.settings import Settings
+from server.telemetry import ADMISSION, ENGINE, Stage, Telemetry, tracer_of
+from server.trace_export import exporting
+from server.training_app import add_training
 from server.usage import UsageMeter
 from server.writes import Writes
 
 # Routes that the model and its adapters have no part in.
-OWN_PREFIXES = (adapters.PREFIX, tenants.PREFIX, "/v1/files", "/v1/fine_tuning", "/v1/worker")
+OWN_PREFIXES = (adapters.PREFIX, "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker")
 
 
-def create_app(settings: Settings, engine: Engine, database: Database, api_keys: Sequence[str] = ()) -> FastAPI:
-    """The application; `api_keys` are those of vLLM's flag, for the default tenant.
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    database: Database,
+    api_keys: Sequence[str] = (),
+    tracing: TracerProvider | None = None,
+) -> FastAPI:
+    """The application; `api_keys` are those of vLLM's flag, for the default tenant. It shuts `tracing` down at its end.
 
     The caller closes `app.state.gateway.reads` and `database` when it is done with it.
     """
@@ -59,7 +69,11 @@ def create_app(settings: Settings, engine: Engine, database: Database, api_keys:
 
     # The middleware added last is met first.
     app.add_middleware(NoteRoute)
+    if tracing is not None:
+        app.add_middleware(Stage, name=ENGINE)
     add_admission(app, settings, engine, metrics.registry)
+    if tracing is not None:
+        app.add_middleware(Stage, name=ADMISSION)
     app.add_middleware(
         AdapterMiddleware,
         engine=engine,
@@ -70,6 +84,7 @@ def create_app(settings: Settings, engine: Engine, database: Database, api_keys:
         own_prefixes=OWN_PREFIXES,
     )
     engine.mount(app)
+    add_training(app, settings, database, metrics.registry)
     run_with(app, meter.flushing(settings.usage_flush_s))
     operator_keys = OperatorKeys.of(settings, api_keys)
     app.add_middleware(
@@ -81,6 +96,9 @@ def create_app(settings: Settings, engine: Engine, database: Database, api_keys:
     )
     app.add_middleware(AdaptersAlias)
     app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
+    if tracing is not None:
+        app.add_middleware(Telemetry, tracer=tracer_of(tracing))
+        run_with(app, exporting(tracing))
     app.add_middleware(HttpMetrics, seconds=metrics.http_seconds)
     app.add_middleware(AccessLog)
     app.add_middleware(RequestId)

@@ -9,6 +9,7 @@ It does not parse our own flags (cli.py) or prepare the embedded model (embedded
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 import time
@@ -46,6 +47,7 @@ from server.engine import AdapterLLM, VllmEngine
 from server.listening import keep_local
 from server.operator_keys import OperatorKeys, take_api_keys
 from server.settings import Settings
+from server.trace_export import tell_vllm, trace_target, tracer_provider
 
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
 SHUTDOWN_TIMEOUT_S = 60
@@ -70,6 +72,10 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     if current_platform.is_cpu():
         set_cpu_defaults(args)
     validate_parsed_serve_args(args)
+    try:
+        tell_vllm(trace_target(args.otlp_traces_endpoint, os.environ), args, os.environ)
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 
@@ -107,7 +113,9 @@ async def _serve(
     try:
         await client.reset_mm_cache()
         engine = VllmEngine(client, args, await client.get_supported_tasks(), factors)
-        app = create_app(settings, engine, database, api_keys)
+        target = trace_target(args.otlp_traces_endpoint, os.environ)
+        tracing = None if target is None else tracer_provider(target)
+        app = create_app(settings, engine, database, api_keys, tracing)
         reads = app.state.gateway.reads  # vLLM's lifespan deletes `app.state` at its end
         await engine.start(app)
         _announce(address.replace("0.0.0.0", "localhost"), engine, mode)
