@@ -318,6 +318,39 @@ async def test_pages_follow_each_other_by_last_id(client: httpx.AsyncClient) -> 
     assert empty == {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"metadata[team]": "x", "metadata[stage]": "prod"},
+        {"metadata.team": "x", "metadata.stage": "prod"},
+        {"metadata[team]": "x", "prefix": "acme/", "metadata.stage": "prod"},
+    ],
+)
+async def test_adapters_are_found_by_prefix_and_metadata(client: httpx.AsyncClient, query: dict[str, str]) -> None:
+    for number in range(6):
+        stage = "prod" if number % 2 else "test"
+        body = {"name": f"acme/n{number}", "vector": NUMBERS, "metadata": {"team": "x", "stage": stage, "a.b": "ü&="}}
+        assert (await client.post("/adapters", json=body)).status_code == 201
+    await upload(client, "acme/other")
+    first = (await client.get("/adapters", params=query | {"limit": "2"})).json()
+    rest = (await client.get("/adapters", params=query | {"after": first["last_id"]})).json()
+    assert [item["id"] for item in first["data"] + rest["data"]] == ["acme/n1@1", "acme/n3@1", "acme/n5@1"]
+    assert (first["has_more"], rest["has_more"]) == (True, False)
+    for exotic in ({"metadata[a.b]": "ü&="}, {"metadata.a.b": "ü&="}):
+        assert len((await client.get("/adapters", params=exotic)).json()["data"]) == 6
+    assert (await client.get("/adapters", params={"prefix": "acme/n", "metadata[team]": "y"})).json()["data"] == []
+
+
+async def test_new_version_takes_its_own_metadata_into_the_search(client: httpx.AsyncClient) -> None:
+    for metadata in ({"team": "x", "old": "1"}, {"team": "y"}):
+        await client.post("/adapters", json={"name": "a", "vector": NUMBERS, "metadata": metadata})
+    found = {
+        query: [item["id"] for item in (await client.get(f"/adapters?{query}")).json()["data"]]
+        for query in ("metadata.team=x", "metadata.old=1", "metadata.team=y")
+    }
+    assert found == {"metadata.team=x": [], "metadata.old=1": [], "metadata.team=y": ["a@2"]}
+
+
 async def test_versions_are_listed_newest_first(client: httpx.AsyncClient) -> None:
     for _ in range(3):
         await upload(client)
@@ -345,6 +378,16 @@ async def test_versions_are_listed_newest_first(client: httpx.AsyncClient) -> No
         ("/adapters/acme/math@1x", "name"),
         ("/adapters/acme/math@prod/aliases", "name"),
         ("/adapters?prefix=%20", "prefix"),
+        ("/adapters?metadata=x", "metadata"),
+        ("/adapters?metadata[k]=a&metadata.k=a", "metadata.k"),
+        ("/adapters?metadata[k]=a&metadata[k]=b", "metadata[k]"),
+        ("/adapters?" + "&".join(f"metadata.{n}=x" for n in range(17)), "metadata"),
+        ("/adapters?public=maybe", "public"),
+        ("/adapters/acme/math?purge=maybe", "purge"),
+        ("/adapters/acme/math/aliases?limit=2", "limit"),
+        ("/adapters/acme/math/aliases/prod/history?after=x", "after"),
+        ("/adapters/acme/math/versions?deleted=maybe", "deleted"),
+        ("/adapters/~a%20b/math", "name"),
         ("/adapters?metadata[k]=%00", "metadata[k]"),
         ("/adapters?public=true&after=a", "after"),
         ("/adapters/acme//math", "name"),
