@@ -16,7 +16,6 @@ from sqlalchemy.engine import Connection
 from server.api_keys import NewKey, create_key, find_key, list_keys, new_key_id, new_secret, revoke_key
 from server.errors import BadRequest
 from server.gateway import GatewayDep
-from server.names import check_tenant_name
 from server.routes.own_route import OwnRoute
 from server.schemas import NoQuery, PageQuery
 from server.tenant_schemas import KeyCreate, KeyList, KeyObject, NewKeyObject
@@ -38,7 +37,6 @@ def make_key(
             param=IDEMPOTENCY_HEADER,
             code="idempotency_not_supported",
         )
-    check_tenant_name(tenant, "tenant")
     key = NewKey(new_key_id(), new_secret(), body.name, body.scopes, body.expiry(), body.limits())
 
     def do(connection: Connection) -> Answer:

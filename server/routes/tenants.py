@@ -73,5 +73,4 @@ def change_tenant(
         return Answer(TenantObject.of(row).model_dump())
 
     detail = change.model_dump(exclude_unset=True)
-    check_tenant_name(tenant, "tenant")
     return gateway.writes.run(author, "tenant.update", tenant, do, fingerprint=fingerprint, detail=detail).response()
