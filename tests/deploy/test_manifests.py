@@ -133,3 +133,19 @@ def test_the_cpu_and_gpu_environments_differ_only_where_the_builds_of_vllm_do() 
     assert {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]} == {"torch", "apache-tvm-ffi"}
     assert cpu["torch"] == f"{gpu['torch']}+cpu"
     assert not cpu.keys() & {"torchvision", "torchaudio", "torchcodec", "triton"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_compose_does_not_start_without_an_admin_key(device: str) -> None:
+    environment = one("deploy/compose.yaml")["services"][device]["environment"]
+    assert environment["TINYLORA_ADMIN_KEY"].startswith("${TINYLORA_ADMIN_KEY:?")
+
+
+def test_the_pods_admin_key_comes_from_a_secret() -> None:
+    variables = {variable["name"]: variable for variable in server_container()["env"]}
+    assert variables["TINYLORA_ADMIN_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "tinylora", "key": "admin-key"}}
+
+
+def test_prometheus_needs_no_key_where_it_is_told_to_scrape() -> None:
+    variables = {variable["name"]: variable.get("value") for variable in server_container()["env"]}
+    assert variables["TINYLORA_METRICS_WITHOUT_KEY"] == "true"
