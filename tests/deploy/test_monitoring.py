@@ -1,0 +1,135 @@
+"""Dashboard and alerts read metrics and labels that exist, and are what Grafana and Prometheus can load."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.app import create_app
+from server.database import Database
+from server.settings import Settings
+from tests.deploy.monitoring import METRIC, dashboard, expressions, metrics_named, panels, rules
+from tests.server.conftest import client_of
+from tests.server.fake_engine import FakeEngine, tiny_factors
+
+FUNCTIONS = {"sum", "max", "rate", "increase", "topk", "histogram_quantile", "by"}
+SELECTOR = re.compile(METRIC.pattern.join("()") + r"(?:\{([^}]*)\})?")
+# Labels that Prometheus itself adds.
+ADDED = {"instance", "job", "le"}
+DURATION = re.compile(r"\d+[smhd]")
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
+    """What /metrics has after a few requests, by the names of samples."""
+    directory = tmp_path_factory.mktemp("app")
+    database = Database(f"sqlite:///{directory}/tinylora.db")
+    settings = Settings(database_url=str(database.url))
+
+    async def scrape() -> str:
+        async with client_of(create_app(settings, FakeEngine(tiny_factors(directory)), database)) as client:
+            await client.post("/adapters", json={"name": "a", "vector": [0.5] * 13})
+            for adapter in ("a", "none"):
+                await client.post("/v1/chat/completions", json={"messages": [], "adapter": adapter})
+            return (await client.get("/metrics")).text
+
+    text = asyncio.run(scrape())
+    database.close()
+    found: dict[str, Metric] = {}
+    for family in text_string_to_metric_families(text):
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        found.update({f"{family.name}{suffix}": family for suffix in suffixes})
+    return found
+
+
+def test_every_metric_they_read_exists(families: dict[str, Metric]) -> None:
+    ours = {name for name in metrics_named() if not name.startswith("vllm:")}
+    assert len(ours) > 15 and ours - families.keys() == set()
+
+
+def test_every_metric_of_the_gateway_is_on_the_dashboard(families: dict[str, Metric]) -> None:
+    shown = {families[name].name for name in metrics_named() if name in families}
+    ours = {family.name for name, family in families.items() if name.startswith("tinylora_")}
+    # The client library adds when each series began.
+    assert {name for name in ours if not name.endswith("_created")} <= shown
+
+
+def test_every_label_they_read_exists(families: dict[str, Metric]) -> None:
+    checked = 0
+    for expression in expressions():
+        for name, matchers in SELECTOR.findall(expression):
+            samples = families[name].samples if name in families else []
+            if not samples:
+                continue
+            labels = {label for sample in samples for label in sample.labels} | ADDED
+            read = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)
+            for group in re.findall(r"by \(([^)]*)\)", expression):
+                read += [label.strip() for label in group.split(",")]
+            assert set(read) <= labels, expression
+            checked += len(read)
+    assert checked > 20
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_expressions_are_well_formed(expression: str) -> None:
+    plain = re.sub(r'"[^"]*"', "", expression)
+    for opening, closing in ("()", "{}", "[]"):
+        assert plain.count(opening) == plain.count(closing)
+    for called in re.findall(r"(\w+)\s*\(", plain):
+        assert called in FUNCTIONS, called
+    for name in re.findall(r"(?:rate|increase)\(([^)]*)\)", plain):
+        (window,) = re.findall(r"\[([^\]]*)\]", name)
+        assert window == "$__rate_interval" or DURATION.fullmatch(window)
+    # Counters are read as rates, and only counters are.
+    for metric in METRIC.findall(plain):
+        is_counter = metric.endswith(("_total", "_bucket", "_count", "_sum"))
+        assert is_counter == bool(re.search(rf"(?:rate|increase)\({re.escape(metric)}[\[{{]", plain)), metric
+
+
+def test_rates_leave_out_what_series_that_ended_had_counted() -> None:
+    for expression in expressions():
+        for name, matchers in SELECTOR.findall(expression):
+            if re.fullmatch(r"tinylora_(tenant_)?(requests|prompt_tokens|completion_tokens)_total", name):
+                assert re.search(r'(adapter|tenant)!="former"', matchers), expression
+
+
+def test_the_dashboard_is_one_that_grafana_loads() -> None:
+    content = dashboard()
+    assert content["uid"] and content["title"] and content["schemaVersion"] >= 39
+    assert [variable["name"] for variable in content["templating"]["list"]] == ["datasource"]
+    ids = [panel["id"] for panel in content["panels"]]
+    assert len(set(ids)) == len(ids)
+    places = set()
+    for panel in panels():
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24 and (place["x"], place["y"]) not in places
+        places.add((place["x"], place["y"]))
+        assert panel["datasource"]["uid"] == "${datasource}" and panel["targets"]
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+        for target in panel["targets"]:
+            for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+                assert re.search(rf"by \([^)]*\b{label}\b", target["expr"]), target
+
+
+def test_the_alerts_are_rules_that_prometheus_loads() -> None:
+    names = [rule["alert"] for rule in rules()]
+    assert len(set(names)) == len(names) >= 8
+    for rule in rules():
+        assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"[A-Z][A-Za-z]+", rule["alert"]) and DURATION.fullmatch(rule["for"])
+        assert rule["labels"].keys() == {"severity"} and rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"].keys() == {"summary", "description"}
+        assert re.search(r"(>|==) [0-9.]+\s*$", rule["expr"]), rule["expr"]
+        for label in re.findall(r"\$labels\.(\w+)", "".join(rule["annotations"].values())):
+            assert label in ADDED and (f"by ({label}" in rule["expr"] or rule["expr"].startswith("up{"))
+
+
+def test_the_settings_that_alerts_name_exist() -> None:
+    text = (Path(__file__).resolve().parents[2] / "deploy" / "alerts.yaml").read_text()
+    named = set(re.findall(r"TINYLORA_\w+", text))
+    assert named and named <= {f"TINYLORA_{name.upper()}" for name in Settings.model_fields}
