@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -23,6 +24,7 @@ from server.settings import Settings
 from server.stored_version import StoredVersion
 from server.tables import DEFAULT_TENANT_ID
 from tests.server.fake_engine import FakeEngine, tiny_factors
+from tests.server.keyed import Operator, with_admin_key
 from tests.server.process import Process
 
 
@@ -35,6 +37,8 @@ def factors(tmp_path_factory: pytest.TempPathFactory) -> Factors:
 def settings(tmp_path: Path) -> Settings:
     return Settings(
         database_url=f"sqlite:///{tmp_path}/data/tinylora.db",
+        files_url=f"{tmp_path}/files",
+        max_file_bytes=10_000,
         max_upload_bytes=100_000,
         max_request_bytes=50_000,
         max_mixed_adapters=4,
@@ -44,11 +48,19 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with all tables and no connections, to copy."""
+    path = tmp_path_factory.mktemp("migrated") / "tinylora.db"
+    Database(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated_sqlite: Path) -> str:
     """The URL of an empty database, of each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/tinylora.db"
+        return f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path)}"
     url: str = request.getfixturevalue("postgres_url")
     return url
 
@@ -62,8 +74,10 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def app_database(settings: Settings) -> Iterator[Database]:
+def app_database(settings: Settings, tmp_path: Path, migrated_sqlite: Path) -> Iterator[Database]:
     """The app's own, of one kind: what differs between databases is tested below HTTP."""
+    (tmp_path / "data").mkdir()
+    shutil.copy(migrated_sqlite, tmp_path / "data")
     database = Database(settings.database_url)
     yield database
     database.close()
@@ -125,6 +139,19 @@ def store(app_database: Database, registry: Registry) -> Store:
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(app) as client:
         yield client
+
+
+@pytest.fixture
+def keyed_app(settings: Settings, engine: FakeEngine, app_database: Database) -> FastAPI:
+    """A gateway on which keys are checked."""
+    return create_app(with_admin_key(settings), engine, app_database)
+
+
+@pytest.fixture
+async def operator(keyed_app: FastAPI) -> AsyncIterator[Operator]:
+    """The operator of `keyed_app`."""
+    async with client_of(keyed_app) as client:
+        yield Operator(client)
 
 
 def client_of(app: FastAPI) -> httpx.AsyncClient:
