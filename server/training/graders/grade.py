@@ -116,5 +116,10 @@ async def grade_row(grader: Grader, sample: Sample, item: Mapping[str, Any], row
     return Grade(0.0, error=GraderError(failure.kind, f"{where}: {failure.message}"))
 
 
+def printable(text: str) -> str:
+    """`text` as UTF-8 can carry it: what strangers' code and models write may hold half of a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")

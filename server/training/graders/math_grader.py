@@ -17,7 +17,7 @@ from pydantic import Field
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.math_extract import ALL, Extractor, extract
 from server.training.graders.math_pool import MathPool, MathPoolError
-from server.training.graders.spec import GraderSpec
+from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText
 
 MAX_ANSWER_CHARS = 1000
@@ -27,7 +27,7 @@ class MathSpec(GraderSpec):
     """`extract` says where answers are looked for, in this order."""
 
     type: Literal["math"]
-    name: str = "math"
+    name: Name = "math"
     input: TemplateText = "{{ sample.output_text }}"
     reference: TemplateText
     extract: tuple[Extractor, ...] = Field(ALL, min_length=1, max_length=len(ALL))

@@ -24,6 +24,10 @@ class MathPoolError(Exception):
     """No answer; says why."""
 
 
+class MathUnavailable(Exception):
+    """No process could be started: a fault of the installation, whatever the question."""
+
+
 class MathPool:
     """At most `processes` comparisons at a time, each of at most `timeout_s` (whole seconds)."""
 
@@ -33,7 +37,7 @@ class MathPool:
         self._idle: list[Process] = []
 
     async def equal(self, reference: str, answer: str) -> bool:
-        """Whether the two are equal. Raises MathPoolError when that cannot be said."""
+        """Whether the two are equal. MathPoolError when that cannot be said; MathUnavailable."""
         async with self._free:
             process = self._idle.pop() if self._idle else await self._start()
             try:
@@ -62,8 +66,10 @@ class MathPool:
         )
         try:
             await _ask(process, "", START_TIMEOUT_S)
-        except BaseException:
+        except BaseException as error:
             await _kill(process)
+            if isinstance(error, MathPoolError):
+                raise MathUnavailable(f"{' '.join(command)} does not start; what it wrote is above") from error
             raise
         return process
 

@@ -19,7 +19,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from server.training.graders.formula import FUNCTION_NAMES, MAX_CHARS, Formula, FormulaError
 from server.training.graders.grade import Grade, Grader, GraderError, Sample
-from server.training.graders.spec import GraderSpec
+from server.training.graders.spec import GraderSpec, Name
 
 MAX_GRADERS = 16
 
@@ -28,7 +28,7 @@ class MultiSpec(GraderSpec):
     """OpenAI's MultiGrader; its parts are specs already, see `server.training.graders.build`."""
 
     type: Literal["multi"]
-    name: str = "multi"
+    name: Name = "multi"
     graders: dict[str, SerializeAsAny[GraderSpec]] = Field(min_length=1, max_length=MAX_GRADERS)
     calculate_output: str = Field(min_length=1, max_length=MAX_CHARS)
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxedCodeError
-from server.training.graders.spec import GraderSpec
+from server.training.graders.spec import GraderSpec, Name
 
 MAX_SOURCE_CHARS = 256_000
 
@@ -23,7 +23,7 @@ class PythonSpec(GraderSpec):
     """OpenAI's PythonGrader."""
 
     type: Literal["python"]
-    name: str = "python"
+    name: Name = "python"
     source: str = Field(min_length=1, max_length=MAX_SOURCE_CHARS)
     image_tag: str | None = Field(None, max_length=128)
 

@@ -31,7 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.training.graders.grade import printable
+
 MAX_ANSWER_BYTES = 65_536
+START_TIMEOUT_S = 30
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 _NAMESPACES = {"net": "--net", "mnt": "--mount", "pid": "--pid", "ipc": "--ipc", "uts": "--uts"}
 
@@ -51,7 +54,7 @@ class SandboxedCodeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """Per call. `timeout_s` bounds wall-clock and CPU time; `scratch_bytes` /tmp and each file in it."""
+    """Per call. `timeout_s` is of wall-clock time, CPU time gets a second more; `scratch_bytes` is all of /tmp."""
 
     timeout_s: int = 10
     memory_bytes: int = 512 * 2**20
@@ -99,10 +102,7 @@ class Sandbox:
                 }
                 process = await _start()
                 try:
-                    async with asyncio.timeout(limits.timeout_s):
-                        output = await _exchange(process, json.dumps(request).encode())
-                except TimeoutError:
-                    raise SandboxedCodeError(f"it ran longer than {limits.timeout_s} s") from None
+                    output = await _exchange(process, json.dumps(request).encode(), limits.timeout_s)
                 finally:
                     await _kill(process)
         return _answer(output, process.returncode)
@@ -132,18 +132,26 @@ async def _start() -> Process:
     )
 
 
-async def _exchange(process: Process, request: bytes) -> bytes:
+async def _exchange(process: Process, request: bytes, timeout_s: int) -> bytes:
     assert process.stdin is not None
     assert process.stdout is not None
-    with contextlib.suppress(ConnectionError):  # It ended early; what it said is the reason.
-        process.stdin.write(request)
-        await process.stdin.drain()
-        process.stdin.close()
-    output = b""
-    while len(output) <= MAX_ANSWER_BYTES and (chunk := await process.stdout.read(MAX_ANSWER_BYTES)):
-        output += chunk
-    if len(output) <= MAX_ANSWER_BYTES:
-        await process.wait()
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            with contextlib.suppress(ConnectionError):  # It ended early; what it said is the reason.
+                process.stdin.write(request)
+                await process.stdin.drain()
+                process.stdin.close()
+            output = await process.stdout.readline()
+    except TimeoutError:
+        raise SandboxedCodeError(f"the sandbox did not start within {START_TIMEOUT_S} s") from None
+    try:
+        async with asyncio.timeout(timeout_s):
+            while len(output) <= MAX_ANSWER_BYTES and (chunk := await process.stdout.read(MAX_ANSWER_BYTES)):
+                output += chunk
+            if len(output) <= MAX_ANSWER_BYTES:
+                await process.wait()
+    except TimeoutError:
+        raise SandboxedCodeError(f"it ran longer than {timeout_s} s") from None
     return output
 
 
@@ -154,24 +162,33 @@ async def _kill(process: Process) -> None:
 
 
 def _answer(output: bytes, status: int | None) -> dict[str, Any]:
+    lines = output.splitlines()
+    first = _json_object(lines[0] if lines else b"")
+    if "isolation_error" in first:
+        reason = f"python graders are not run here, because they could not be isolated: {first['isolation_error']}"
+        raise IsolationUnavailable(reason)
+    said = printable(output[-300:].decode("utf-8", "replace").strip()) or "nothing printed"
+    if "isolation" not in first:
+        if status == 0 or not said.startswith("unshare:"):
+            raise SandboxedCodeError(f"it could not be started (status {status}): {said}")
+        raise IsolationUnavailable(
+            f"python graders are not run here, because the system does not allow their isolation ({said}); allow "
+            "unprivileged user namespaces, or run the server where they are allowed"
+        )
+    # From here on the code may have written the lines itself, so nothing about them is taken for granted.
+    last = _json_object(lines[-1]) if len(lines) > 1 else {"error": f"it ended without a result (status {status})"}
+    printed = printable(str(last.get("printed", "")))[-1000:]
+    if "error" in last:
+        raise SandboxedCodeError(printable(str(last["error"]))[:1000], printed)
+    score = last.get("score", 0.0)
+    if not last or isinstance(score, bool) or not isinstance(score, int | float) or abs(score) > sys.float_info.max:
+        raise SandboxedCodeError(f"it ended without a result (status {status}): {said}")
+    return {"score": float(score), "printed": printed, "isolation": first["isolation"]}
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(output.rstrip(b"\n").rpartition(b"\n")[2])
-        isolation, error = answer.get("isolation"), answer.get("isolation_error")
-    except (ValueError, AttributeError, RecursionError):
-        said = output[-300:].decode("utf-8", "replace").strip()
-        if said.startswith("unshare:"):
-            raise IsolationUnavailable(
-                f"python graders are not run here, because the system does not allow their isolation ({said}); allow "
-                "unprivileged user namespaces, or run the server where they are allowed"
-            ) from None
-        raise SandboxedCodeError(f"it ended without a result (status {status}): {said or 'nothing printed'}") from None
-    if error is not None:
-        raise IsolationUnavailable(f"python graders are not run here, because they could not be isolated: {error}")
-    printed = str(answer.get("printed", ""))
-    if "error" in answer:
-        raise SandboxedCodeError(str(answer["error"]), printed)
-    # The code can write the answer itself, so its types are not taken for granted.
-    score = answer.get("score", 0.0)
-    if not isinstance(isolation, dict) or isinstance(score, bool) or not isinstance(score, int | float):
-        raise SandboxedCodeError(f"it ended without a result (status {status})")
-    return {"score": float(score), "printed": printed, "isolation": isolation}
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,6 +1,7 @@
 """The inside of the sandbox: shuts itself in, then runs somebody's `grade(sample, item)`. See `sandbox`.
 
-It is started inside new namespaces and finds a request as JSON on standard input; what it answers is one line of JSON.
+It is started inside new namespaces and finds a request as JSON on standard input; it answers in lines of JSON, first
+what holds inside, last what came of it.
 In this order it: looks whether the namespaces are new; replaces the file system by a read-only one that holds the
 standard library and shared libraries, and an empty /tmp in memory; gives up root and every capability; sets its limits;
 looks whether all of that is so; runs the code.
@@ -49,7 +50,9 @@ def main() -> None:
     except OSError as error:
         answer: dict[str, object] = {"isolation_error": str(error)}
     else:
-        answer = {"isolation": isolation, **run(request)}
+        # Said before the code can say anything, so it cannot be the code that says it.
+        os.write(1, json.dumps({"isolation": isolation}).encode() + b"\n")
+        answer = run(request)
     os.write(1, json.dumps(answer).encode() + b"\n")
 
 
@@ -137,7 +140,7 @@ def run(request: dict[str, Any]) -> dict[str, object]:
     try:
         code = compile(request["source"], "grader", "exec", dont_inherit=True)
         if "sample" not in request:
-            return {} if "grade" in code.co_names else {"error": NO_GRADE}
+            return {"checked": True} if "grade" in code.co_names else {"error": NO_GRADE}
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             result = score(code, request["sample"], request["item"])
     except BaseException as error:  # SystemExit and the like are the code's own, too.

@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, Self
 import openai
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from server.training.graders.grade import Grade, GraderError, Sample
-from server.training.graders.spec import GraderSpec
+from server.training.graders.grade import Grade, GraderError, Sample, printable
+from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText
 
 _STEP = {"type": "object", "properties": {"description": {"type": "string"}, "conclusion": {"type": "string"}}}
@@ -87,7 +87,7 @@ class ScoreModelSpec(GraderSpec):
     """OpenAI's ScoreModelGrader."""
 
     type: Literal["score_model"]
-    name: str = "score_model"
+    name: Name = "score_model"
     model: str = Field(min_length=1, max_length=256)
     input: tuple[JudgeMessage, ...] = Field(min_length=1, max_length=64)
     range: tuple[float, float] = (0.0, 1.0)
@@ -135,16 +135,18 @@ class ScoreModel:
                 **self._params,
             )
         except openai.OpenAIError as error:
-            raise GraderError("model_grader_server_error", f"the judge {self._model!r}: {str(error)[:300]}") from error
+            raise GraderError(
+                "model_grader_server_error", f"the judge {self._model!r}: {printable(str(error))[:300]}"
+            ) from error
         if not completion.choices:
             raise GraderError("model_grader_server_error", f"the judge {self._model!r} answered without a choice")
         message = completion.choices[0].message
         if message.refusal:
-            raise GraderError("model_grader_refusal_error", f"the judge refused: {message.refusal:.300}")
-        answer = message.content or ""
+            raise GraderError("model_grader_refusal_error", f"the judge refused: {printable(message.refusal)[:300]}")
+        answer = printable(message.content or "")
         score = min(max(_score(answer), self._low), self._high)
         tokens = {self._model: completion.usage.total_tokens} if completion.usage else {}
-        return Grade(score, detail={"answer": answer[:2000], "model": completion.model}, tokens=tokens)
+        return Grade(score, detail={"answer": answer[:2000], "model": printable(completion.model)}, tokens=tokens)
 
     def _render(self, sample: Sample, item: Mapping[str, Any]) -> list[dict[str, str]]:
         rule = (

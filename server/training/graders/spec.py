@@ -6,11 +6,13 @@ towards something else.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.training.graders.template import Template, Variable
+
+Name = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class GraderSpec(BaseModel):
@@ -19,7 +21,7 @@ class GraderSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     type: str
-    name: str = Field(min_length=1, max_length=128)
+    name: Name
 
     def templates(self) -> tuple[str, ...]:
         """Its texts with variables."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from server.training.graders.grade import Grade, Sample
-from server.training.graders.spec import GraderSpec
+from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText
 
 
@@ -17,7 +17,7 @@ class StringCheckSpec(GraderSpec):
     """OpenAI's StringCheckGrader."""
 
     type: Literal["string_check"]
-    name: str = "string_check"
+    name: Name = "string_check"
     input: TemplateText
     reference: TemplateText
     operation: Literal["eq", "ne", "like", "ilike"]

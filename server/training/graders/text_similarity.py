@@ -16,7 +16,7 @@ from rapidfuzz import fuzz
 
 from server.training.graders import ngrams
 from server.training.graders.grade import Grade, GraderError, Sample
-from server.training.graders.spec import GraderSpec
+from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText
 
 # The time of the metrics grows with the product of the lengths.
@@ -37,7 +37,7 @@ class TextSimilaritySpec(GraderSpec):
     """OpenAI's TextSimilarityGrader."""
 
     type: Literal["text_similarity"]
-    name: str = "text_similarity"
+    name: Name = "text_similarity"
     input: TemplateText
     reference: TemplateText
     evaluation_metric: Literal[

@@ -1,0 +1,95 @@
+"""Definitions of graders are checked when they are given, and refused where the server lacks the tool."""
+
+from typing import Any, get_args
+
+import pytest
+from openai.types import graders as openai_graders
+
+from server.errors import BadRequest
+from server.training.graders.build import SPECS, GraderTools, parse_spec
+from server.training.graders.math_pool import MathPool
+
+TEXTS = {"input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+DEFINITIONS: dict[str, dict[str, Any]] = {
+    "string_check": {"type": "string_check", **TEXTS, "operation": "eq"},
+    "text_similarity": {"type": "text_similarity", **TEXTS, "evaluation_metric": "bleu"},
+    "math": {"type": "math", "reference": "{{item.answer}}"},
+    "python": {"type": "python", "source": "def grade(sample, item): return 1", "image_tag": "2025-05-08"},
+    "score_model": {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "?"}]},
+}
+OPENAI = {
+    "string_check": openai_graders.StringCheckGrader,
+    "text_similarity": openai_graders.TextSimilarityGrader,
+    "python": openai_graders.PythonGrader,
+    "score_model": openai_graders.ScoreModelGrader,
+    "multi": openai_graders.MultiGrader,
+}
+
+
+@pytest.mark.parametrize("kind", DEFINITIONS)
+def test_the_wire_form_survives_being_read(kind: str) -> None:
+    wire = parse_spec(DEFINITIONS[kind]).to_wire()
+
+    assert wire["name"] == kind
+    assert parse_spec(wire).to_wire() == wire
+    if kind == "score_model":
+        wire["input"][0].pop("type")  # filled in, like the name
+    assert wire | DEFINITIONS[kind] == wire
+
+
+@pytest.mark.parametrize("kind", OPENAI)
+def test_every_field_of_openai_exists_here(kind: str) -> None:
+    assert set(SPECS[kind].model_fields) >= set(OPENAI[kind].model_fields)
+
+
+def test_every_metric_and_operation_of_openai_is_known() -> None:
+    for kind, field in (("text_similarity", "evaluation_metric"), ("string_check", "operation")):
+        ours = SPECS[kind].model_fields[field].annotation
+        theirs = OPENAI[kind].model_fields[field].annotation
+        assert set(get_args(ours)) == set(get_args(theirs))
+
+
+@pytest.mark.parametrize(
+    ("value", "param", "code"),
+    [
+        (None, "grader", "invalid_value"),
+        ([], "grader", "invalid_value"),
+        ({}, "grader.type", "missing_required_parameter"),
+        ({"type": "label_model"}, "grader.type", "invalid_value"),
+        ({"type": ["math"]}, "grader.type", "invalid_value"),
+        ({"type": "math"}, "grader.reference", "missing_required_parameter"),
+        ({**DEFINITIONS["math"], "refrence": "x"}, "grader.refrence", "unknown_parameter"),
+        ({**DEFINITIONS["math"], "name": ""}, "grader.name", "invalid_value"),
+        ({**DEFINITIONS["math"], "input": "{{answer}}"}, "grader.input", "invalid_value"),
+        ({**DEFINITIONS["python"], "source": "x" * 256_001}, "grader.source", "invalid_value"),
+        (
+            {**DEFINITIONS["text_similarity"], "evaluation_metric": "cosine"},
+            "grader.evaluation_metric",
+            "invalid_value",
+        ),
+    ],
+)
+def test_the_field_at_fault_is_named(value: object, param: str, code: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_spec(value)
+
+    assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_the_name_of_the_field_begins_where_the_definition_is() -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_spec({"type": "math"}, "method.reinforcement.grader")
+
+    assert caught.value.param == "method.reinforcement.grader.reference"
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("python", "switched off"), ("score_model", "no judge")])
+def test_a_kind_without_its_tool_is_refused_even_inside_a_multi(kind: str, reason: str) -> None:
+    inside = {"type": "multi", "graders": {"part": DEFINITIONS[kind]}, "calculate_output": "part"}
+
+    with pytest.raises(BadRequest, match=reason):
+        GraderTools(MathPool()).build(parse_spec(DEFINITIONS[kind]))
+    with pytest.raises(BadRequest) as caught:
+        GraderTools(MathPool()).build(parse_spec(inside))
+    assert caught.value.param == "grader.graders.part.type"
+    assert caught.value.code == "unsupported_grader"

@@ -1,0 +1,139 @@
+"""score_model asks a judge over the official client, and takes only a number for a verdict."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from server.training.graders.grade import Grade, GraderError, Sample
+from server.training.graders.score_model import ScoreModel, ScoreModelSpec
+from tests.server.training.graders.judge_app import Answer, judge
+
+SPEC: dict[str, Any] = {
+    "type": "score_model",
+    "model": "judge",
+    "input": [
+        {"role": "developer", "content": "Compare."},
+        {"role": "user", "content": "Say {{item.answer}}: {{sample.output_text}}"},
+    ],
+}
+
+
+async def graded(*answers: Answer, refusal: str | None = None, **fields: object) -> tuple[Grade, dict[str, Any]]:
+    client, requests = judge(*answers, refusal=refusal)
+    grader = ScoreModel(ScoreModelSpec.model_validate({**SPEC, **fields}), client)
+    grade = await grader.grade(Sample.of_text("it is 34"), {"answer": "34"})
+    return grade, requests[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ('{"steps": [], "result": 0.75}', 0.75),
+        ('{"steps": [{"description": "9", "conclusion": "8"}], "result": 1}', 1),
+        ("0.5", 0.5),
+        ('```json\n{"steps": [], "result": 0.25}\n```', 0.25),
+        ('{"result": 7}', 1),
+        ('{"result": -3e5}', 0),
+    ],
+)
+async def test_the_verdict_is_the_result_within_the_range(answer: str, score: float) -> None:
+    grade, _ = await graded(answer)
+
+    assert grade.score == score
+    assert grade.tokens == {"judge": 42}
+    assert grade.detail == {"answer": answer, "model": "judge-2026"}
+
+
+async def test_a_range_of_its_own_bounds_the_score_and_is_told_to_the_judge() -> None:
+    grade, request = await graded('{"result": 12}', range=[1, 10])
+
+    assert grade.score == 10
+    assert "from 1 to 10" in request["messages"][0]["content"]
+
+
+async def test_the_judge_gets_templates_filled_in_the_rule_and_the_sampling_params() -> None:
+    params = {"temperature": 0.5, "top_p": 0.9, "seed": 7, "max_completions_tokens": 99, "reasoning_effort": "low"}
+
+    _, request = await graded('{"result": 1}', sampling_params=params)
+
+    system, user = request["messages"]
+    assert system["role"] == "system"
+    assert system["content"].startswith("Compare.")
+    assert '"result": number' in system["content"]
+    assert user == {"role": "user", "content": "Say 34: it is 34"}
+    assert request["model"] == "judge"
+    assert request["response_format"]["json_schema"]["schema"]["required"] == ["steps", "result"]
+    sent = {key: request[key] for key in ("temperature", "top_p", "seed", "max_completion_tokens", "reasoning_effort")}
+    assert sent == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 7,
+        "max_completion_tokens": 99,
+        "reasoning_effort": "low",
+    }
+
+
+async def test_messages_may_be_made_of_text_blocks_and_need_no_system() -> None:
+    blocks = [{"type": "input_text", "text": "a {{item.answer}}"}, "b"]
+
+    _, request = await graded('{"result": 1}', input=[{"role": "user", "content": blocks}])
+
+    assert [message["role"] for message in request["messages"]] == ["system", "user"]
+    assert request["messages"][1]["content"] == "a 34\nb"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "8 out of 10",
+        "",
+        None,
+        '{"result": "0.5"}',
+        '{"result": true}',
+        '{"result": NaN}',
+        '{"score": 1}',
+        "[0.5]",
+        "{{{",
+    ],
+)
+async def test_an_answer_without_a_number_is_an_error_and_no_guess(answer: str | None) -> None:
+    with pytest.raises(GraderError, match="expected JSON with a number") as caught:
+        await graded(answer)
+
+    assert caught.value.kind == "model_grader_parse_error"
+
+
+async def test_a_refusal_is_an_error_of_its_own() -> None:
+    with pytest.raises(GraderError, match="I would rather not") as caught:
+        await graded(None, refusal="I would rather not")
+
+    assert caught.value.kind == "model_grader_refusal_error"
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500])
+async def test_an_error_of_the_judge_is_an_error_with_its_words(status: int) -> None:
+    with pytest.raises(GraderError, match="no such model") as caught:
+        await graded((status, {"message": "no such model", "type": "x", "param": None, "code": None}))
+
+    assert caught.value.kind == "model_grader_server_error"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"range": [1, 0]},
+        {"range": [0, float("inf")]},
+        {"range": [1]},
+        {"input": []},
+        {"input": [{"role": "user", "content": " "}]},
+        {"input": [{"role": "user", "content": "{{question}}"}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://x"}]}]},
+        {"input": [{"role": "tool", "content": "x"}]},
+        {"sampling_params": {"temperature": 3}},
+        {"sampling_params": {"n": 3}},
+    ],
+)
+def test_a_definition_that_no_judge_could_use_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ScoreModelSpec.model_validate({**SPEC, **fields})
