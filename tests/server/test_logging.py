@@ -34,6 +34,8 @@ async def test_request_is_logged_once_with_what_identifies_it(
         "path": "/v1/chat/completions",
         "status": 200,
         "adapter": response.headers["x-tinylora-adapter"],
+        "tenant": "default",
+        "key_id": None,
     }
 
 
