@@ -11,11 +11,18 @@ import pytest
 from server.embedded_model import ensure_embedded_model
 from tests.e2e.running import ServerProcess
 from tests.e2e.talking import Talk
+from tests.e2e.trace_receiver import TraceReceiver, receiving_traces
 
 
 @pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    running = ServerProcess(tmp_path_factory.mktemp("server"), ensure_embedded_model())
+def traces() -> Iterator[TraceReceiver]:
+    with receiving_traces() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver) -> Iterator[ServerProcess]:
+    running = ServerProcess(tmp_path_factory.mktemp("server"), ensure_embedded_model(), traces_url=traces.url)
     running.start()
     try:
         yield running

@@ -30,12 +30,16 @@ def start_tinylora(*arguments: str, **options: object) -> subprocess.Popen[bytes
 
 
 class ServerProcess:
-    """One server at a time in `directory`, which keeps its database and what its processes printed."""
+    """One server at a time in `directory`, which keeps its database and what its processes printed.
 
-    def __init__(self, directory: Path, model: Path) -> None:
+    Traces go to the collector at `traces_url`, by OTLP over HTTP, at once.
+    """
+
+    def __init__(self, directory: Path, model: Path, traces_url: str) -> None:
         self.model = model.name
         self._model_path = model
         self._database = directory / "tinylora.db"
+        self._traces_url = traces_url
         self._output = directory / "output.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -89,7 +93,13 @@ class ServerProcess:
             return False
 
     def _environment(self) -> Mapping[str, str]:
-        return {**os.environ, "TINYLORA_DATABASE_URL": f"sqlite:///{self._database}"}
+        return {
+            **os.environ,
+            "TINYLORA_DATABASE_URL": f"sqlite:///{self._database}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self._traces_url,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
 
 
 def free_port() -> int:
