@@ -14,9 +14,10 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from clients import cli_admin
+from clients import cli_adapters, cli_admin
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+cli.add_typer(cli_adapters.adapters, name="adapters")
 cli.add_typer(cli_admin.tenants, name="tenants")
 cli.add_typer(cli_admin.keys, name="keys")
 FLAGS_OF_VLLM = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -1,5 +1,15 @@
 """The gateway that the server's tests use, on a real socket."""
 
-from tests.server.conftest import app, app_database, base_url, engine, factors, openai_client, settings
+import pytest
 
-__all__ = ["app", "app_database", "base_url", "engine", "factors", "openai_client", "settings"]
+from server.settings import Settings
+from tests.server.conftest import app, app_database, base_url, engine, factors, migrated_sqlite, openai_client
+from tests.server.conftest import settings as server_settings
+
+SHARED = (app, app_database, base_url, engine, factors, migrated_sqlite, openai_client, server_settings)
+
+
+@pytest.fixture
+def settings(server_settings: Settings) -> Settings:
+    # The server runs in the process whose output is looked at, and writes its log there.
+    return server_settings.model_copy(update={"log_level": "error"})
