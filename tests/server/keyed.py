@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from pydantic import SecretStr
 
+from server.database import Database
 from server.settings import Settings
+from server.tables import API_KEYS
 
 ADMIN_KEY = "0d1f5c1b2a7e4c90b5e6d7a8"
 
@@ -21,6 +24,12 @@ def with_admin_key(settings: Settings, **more: Any) -> Settings:
 def bearer(key: str) -> dict[str, str]:
     """The headers of a request with this key."""
     return {"authorization": f"Bearer {key}"}
+
+
+def expire(database: Database, key_id: str) -> None:
+    """Make this the last second of a key, as if time had passed."""
+    with database.write() as connection:
+        connection.execute(API_KEYS.update().where(API_KEYS.c.id == key_id).values(expires_at=int(time.time())))
 
 
 @dataclass(frozen=True)
