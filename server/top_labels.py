@@ -14,22 +14,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 HALF_LIFE_S = 3600.0
 LEAD = 1.5
 # A power of two that is far from what a float can hold.
 MAX_HALF_LIVES = 500.0
-
-
-@dataclass(slots=True)
-class _Candidate:
-    count: float
-    inherited: float = 0.0
-
-    @property
-    def certain(self) -> float:
-        return self.count - self.inherited
 
 
 class TopLabels:
@@ -43,7 +32,10 @@ class TopLabels:
         self._clock = clock
         self._epoch = clock()
         self._labelled: dict[str, float] = {}
-        self._candidates: dict[str, _Candidate] = {}
+        # Not above the least count of a labelled name. These counts only grow, so it stays true without looking.
+        self._least = 0.0
+        self._candidates: dict[str, float] = {}
+        self._inherited: dict[str, float] = {}
 
     def __contains__(self, name: str) -> bool:
         """Whether `name` has a label."""
@@ -63,26 +55,28 @@ class TopLabels:
         if len(self._labelled) < self.size:
             self._labelled[name] = unit
             return None
-        candidate = self._candidate(name)
-        candidate.count += unit
-        weakest = min(self._labelled, key=self._labelled.__getitem__)
-        if candidate.certain <= LEAD * self._labelled[weakest]:
+        if name not in self._candidates:
+            self._admit(name)
+        self._candidates[name] += unit
+        certain = self._candidates[name] - self._inherited[name]
+        if certain <= LEAD * self._least:
             return None
-        del self._candidates[name]
-        self._labelled[name] = candidate.certain
-        self._candidates[weakest] = _Candidate(self._labelled.pop(weakest))
+        weakest = _least_of(self._labelled)
+        self._least = self._labelled[weakest]
+        if certain <= LEAD * self._least:
+            return None
+        del self._candidates[name], self._inherited[name]
+        self._labelled[name] = certain
+        self._candidates[weakest], self._inherited[weakest] = self._labelled.pop(weakest), 0.0
         return weakest
 
-    def _candidate(self, name: str) -> _Candidate:
-        known = self._candidates.get(name)
-        if known is not None:
-            return known
+    def _admit(self, name: str) -> None:
         inherited = 0.0
         if len(self._candidates) >= self.size:
-            least = min(self._candidates, key=lambda other: self._candidates[other].count)
-            inherited = self._candidates.pop(least).count
-        candidate = self._candidates[name] = _Candidate(inherited, inherited)
-        return candidate
+            least = _least_of(self._candidates)
+            inherited = self._candidates.pop(least)
+            del self._inherited[least]
+        self._candidates[name] = self._inherited[name] = inherited
 
     def _unit(self) -> float:
         """What a use counts now: 2 to the power of the half-lives since the epoch."""
@@ -94,8 +88,11 @@ class TopLabels:
 
     def _begin_epoch(self, shrink: float) -> None:
         self._epoch = self._clock()
-        for name in self._labelled:
-            self._labelled[name] *= shrink
-        for candidate in self._candidates.values():
-            candidate.count *= shrink
-            candidate.inherited *= shrink
+        self._least *= shrink
+        for counts in (self._labelled, self._candidates, self._inherited):
+            for name in counts:
+                counts[name] *= shrink
+
+
+def _least_of(counts: dict[str, float]) -> str:
+    return min(counts, key=counts.__getitem__)
