@@ -1,0 +1,128 @@
+"""Requests to the gateway that are sent again until it answers.
+
+Design decision: a worker outlives the gateway's restarts, so no answer (a connection that fails, 429, 502, 503, 504)
+is never an error: it is waited for, longer each time or as long as Retry-After says, by whoever is not cancelled. Any
+other 5xx is tried a few times, for it may be about this one request.
+
+Every request sent through here must be one that may arrive twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity.wait import wait_exponential_jitter
+
+_BUSY = frozenset({429, 502, 503, 504})
+_MAX_RETRY_AFTER_S = 120.0
+
+
+class GatewayRefused(Exception):
+    """The gateway answered, and will not do it. `code` is that of OpenAI's error object, "" when there is none."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds before the first repetition and the longest between two; how often a 500 is tried."""
+
+    first_s: float = 0.5
+    longest_s: float = 30.0
+    errors: int = 4
+
+
+class _Again(Exception):
+    def __init__(self, why: str, retry_after_s: float | None, response: httpx.Response | None) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+        self.response = response
+
+
+async def request(
+    http: httpx.AsyncClient,
+    method: str,
+    path: str,
+    *,
+    patience: Patience,
+    json: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+    report: Callable[[str], None] | None = None,
+) -> httpx.Response:
+    """The answer, a 2xx. Raises GatewayRefused for any other that does not pass. `report` hears of every repetition.
+
+    timeout_s: of one attempt, in each of its phases; None, as the client has it.
+    """
+
+    def wait(state: RetryCallState) -> float:
+        again = state.outcome.exception() if state.outcome else None
+        given = again.retry_after_s if isinstance(again, _Again) else None
+        backoff = wait_exponential_jitter(initial=patience.first_s, max=patience.longest_s, jitter=patience.first_s)
+        return backoff(state) if given is None else max(given, patience.first_s)
+
+    def before_sleep(state: RetryCallState) -> None:
+        if report is not None and state.outcome is not None and state.next_action is not None:
+            report(f"{path}: {state.outcome.exception()}; again in {state.next_action.sleep:.1f} s")
+
+    def stop(state: RetryCallState) -> bool:
+        again = state.outcome.exception() if state.outcome else None
+        lasting = isinstance(again, _Again) and again.response is not None and again.response.status_code not in _BUSY
+        return lasting and state.attempt_number >= patience.errors
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(_Again), wait=wait, stop=stop, before_sleep=before_sleep, reraise=True
+    )
+    try:
+        async for attempt in retrying:
+            with attempt:
+                response = await _send(http, method, path, json, headers, timeout_s)
+    except _Again as error:
+        assert error.response is not None
+        raise _refused(error.response) from None
+    if not response.is_success:
+        raise _refused(response)
+    return response
+
+
+async def _send(
+    http: httpx.AsyncClient,
+    method: str,
+    path: str,
+    json: Mapping[str, Any] | None,
+    headers: Mapping[str, str] | None,
+    timeout_s: float | None,
+) -> httpx.Response:
+    timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
+    try:
+        response = await http.request(method, path, json=json, headers=headers, timeout=timeout)
+    except httpx.TransportError as error:
+        raise _Again(f"no answer ({type(error).__name__}: {error})", None, None) from error
+    if response.status_code in _BUSY or response.status_code >= 500:
+        raise _Again(f"status {response.status_code}", _retry_after(response), response)
+    return response
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        seconds = float(response.headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_S)
+
+
+def _refused(response: httpx.Response) -> GatewayRefused:
+    try:
+        error = response.json()["error"]
+        code, message = str(error.get("code") or ""), str(error.get("message") or "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        code, message = "", response.text[:300]
+    return GatewayRefused(response.status_code, code, message or f"status {response.status_code}")

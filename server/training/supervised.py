@@ -1,0 +1,43 @@
+"""Supervised: the cross-entropy of the answers in the data, with no sampling at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.adapter import Adapter
+from server.training.forward import Task, TokenSequence
+from server.training.job_data import Example, JobData
+from server.training.method import Batch, Evaluation
+from server.training.sft import SftMetrics, sft_objective
+from server.training.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """server.training.method.Method."""
+
+    data: JobData
+    trainer: Trainer
+
+    async def collect(self, step: int, adapter: Adapter | None) -> list[Example]:
+        return [self.data.training[index] for index in self.data.sampler.batch(step - 1)]
+
+    async def batch(self, collected: list[Example], handle: int, sampled_with: Adapter | None) -> Batch:
+        sequences = _sequences(collected, handle)
+        return Batch(Task(sequences, sft_objective(sequences)), sum(map(len, sequences)), metrics={})
+
+    def measures(self, metrics: Any) -> dict[str, float]:
+        assert isinstance(metrics, SftMetrics)
+        return {"train_loss": metrics.loss, "train_mean_token_accuracy": metrics.accuracy}
+
+    async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
+        tokens = await self.trainer.score(_sequences(self.data.validation, handle))
+        count = int(tokens.mask_BC.sum())
+        loss = -tokens.logprobs_BC.double().sum().item() / count
+        return Evaluation({"valid_loss": loss, "valid_mean_token_accuracy": int(tokens.hits_BC.sum()) / count}, -loss)
+
+
+def _sequences(examples: Sequence[Example], handle: int) -> list[TokenSequence]:
+    return [TokenSequence(handle, example.prompt, example.completion) for example in examples]
