@@ -164,13 +164,15 @@ def _progress(sentence: str) -> Iterator[None]:
 def _announce(address: str, engine: VllmEngine, mode: Mode) -> None:
     model = engine.base_models[0]
     if mode == "open":
-        access, key = "Without API keys, and so for this machine only; set TINYLORA_ADMIN_KEY to serve others.", ""
+        access, key = "Without API keys, and so for this machine only; set TINYLORA_ADMIN_KEY to serve others. ", ""
     else:
-        access, key = "Every request needs an API key.", ' -H "Authorization: Bearer $TINYLORA_API_KEY"'
+        make = f"tinylora keys create default me --scope infer --scope adapters --url {address}"
+        access = f"Every request needs an API key; with the admin key, this makes one:\n\n  {make}\n\n"
+        key = ' -H "Authorization: Bearer $TINYLORA_API_KEY"'
     print(
         f"""
 {model} is served on {address}, with an adapter of its own in every request.
-{access} To try it:
+{access}To try it:
 
   python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3e" * 13))' > demo.bin   # 13 x 0.2, 26 bytes
   curl -s '{address}/adapters?name=demo'{key} -H 'Content-Type: application/octet-stream' --data-binary @demo.bin

@@ -12,11 +12,13 @@ import pytest
 
 from tests.e2e.running import start_tinylora
 
-# Two of them import vLLM, which takes many seconds, so they run side by side.
+# Three of them import vLLM, which takes many seconds, so they run side by side.
 MISTAKES: Mapping[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "unknown flag": (("serve", "--no-such-flag", "7"), {}),
     "missing directory": (("serve", "/no/such/directory"), {"HF_HUB_OFFLINE": "1"}),
     "rank of zero": (("serve",), {"TINYLORA_FACTORS_RANK": "0"}),
+    "no key for others": (("serve", "--host", "0.0.0.0"), {}),
+    "known admin key": (("serve",), {"TINYLORA_ADMIN_KEY": "change-me"}),
 }
 
 
@@ -50,6 +52,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
         ("unknown flag", "tinylora serve: error: unrecognized arguments: --no-such-flag 7"),
         ("missing directory", "tinylora: '/no/such/directory' is neither a directory nor a model the hub could give"),
         ("rank of zero", "tinylora: TINYLORA_FACTORS_RANK"),
+        ("no key for others", "tinylora: --host 0.0.0.0 can be reached from other machines, and there are no API keys"),
+        ("known admin key", "tinylora: TINYLORA_ADMIN_KEY is a placeholder that everyone knows"),
     ],
     ids=list(MISTAKES),
 )
