@@ -161,7 +161,7 @@ USAGE = sa.Table(
     sa.Column("hour", sa.BigInteger, primary_key=True, autoincrement=False),  # its first second
     sa.Column("tenant_id", ROW_ID, sa.ForeignKey("tenants.id"), primary_key=True, autoincrement=False),
     sa.Column("key_id", sa.String(32), primary_key=True),  # "" without a key
-    sa.Column("adapter", sa.String(160), primary_key=True),  # "acme/math@3", "base", "inline" or "mix"
+    sa.Column("adapter", sa.String(255), primary_key=True),  # "acme/math@3", "base", "inline" or "mix"
     sa.Column("requests", sa.BigInteger, nullable=False),
     sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
     sa.Column("completion_tokens", sa.BigInteger, nullable=False),

@@ -184,7 +184,7 @@ def upgrade() -> None:
         sa.Column("hour", sa.BigInteger, nullable=False, autoincrement=False),
         sa.Column("tenant_id", ROW_ID, nullable=False, autoincrement=False),
         sa.Column("key_id", sa.String(32), nullable=False),
-        sa.Column("adapter", sa.String(160), nullable=False),
+        sa.Column("adapter", sa.String(255), nullable=False),
         sa.Column("requests", sa.BigInteger, nullable=False),
         sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
         sa.Column("completion_tokens", sa.BigInteger, nullable=False),
