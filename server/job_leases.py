@@ -28,8 +28,6 @@ from server.training_tables import JOB_CHECKPOINTS, JOBS
 from server.worker_protocol import Checkpoint, ClaimAnswer, ClaimedJob, ClaimRequest, LeaseAnswer
 
 MAX_ATTEMPTS = 5
-# Reading files takes little of a worker, so it may do so beside its capacity.
-MAX_VALIDATING = 4
 # PostgreSQL's lock under which workers claim. Any number will do.
 CLAIM_LOCK = 0x71_4E_10_2B
 
@@ -40,7 +38,7 @@ def claim(database: Database, connection: Connection, request: ClaimRequest, lea
     if not database.is_sqlite:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
     jobs = [
-        *_claim_some(connection, request, lease_s, ("validating_files",), MAX_VALIDATING if request.capacity else 0),
+        *_claim_some(connection, request, lease_s, ("validating_files",), request.validating),
         *_claim_some(connection, request, lease_s, ("queued", "running"), request.capacity),
     ]
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)

@@ -44,13 +44,15 @@ class Message(BaseModel):
 
 class ClaimRequest(Message):
     """`worker` names one process, never two, also not one after the other. `base_model` and `factors` (the digest) are
-    what it trains; `capacity` how many more jobs it can take; `running` the jobs it holds, whose leases are renewed."""
+    what it trains; `capacity` how many more jobs it can train, `validating` how many it can read the files of, which
+    takes little; `running` the jobs it holds, of either kind, whose leases are renewed."""
 
     worker: WorkerName
     base_model: str
     factors: str
     capacity: int = Field(ge=0, le=64)
-    running: list[str] = Field([], max_length=256)
+    validating: int = Field(default=4, ge=0, le=64)
+    running: list[str] = Field(default=[], max_length=256)
 
 
 class Checkpoint(Message):
@@ -107,7 +109,7 @@ class ValidatedRequest(Message):
     worker: WorkerName
     total_steps: int = Field(ge=1)
     training_rows: int = Field(ge=1)
-    validation_rows: int = Field(0, ge=0)
+    validation_rows: int = Field(default=0, ge=0)
 
 
 class WorkerEvent(Message):
@@ -153,7 +155,7 @@ class ReportedCheckpoint(Message):
     served at once, as `<name of the result>:ckpt-step-<step>`."""
 
     vector: str
-    optimizer: str = Field("", max_length=2**26)
+    optimizer: str = Field(default="", max_length=2**26)
     state: dict[str, Any] = {}
     publish: bool = False
 
@@ -165,8 +167,8 @@ class ReportRequest(Message):
     step: int = Field(ge=0)
     checkpoint: ReportedCheckpoint
     metrics: Metrics = {}
-    trained_tokens: int = Field(0, ge=0)
-    events: list[WorkerEvent] = Field([], max_length=100)
+    trained_tokens: int = Field(default=0, ge=0)
+    events: list[WorkerEvent] = Field(default=[], max_length=100)
 
 
 class JobError(Message):
@@ -174,7 +176,7 @@ class JobError(Message):
 
     code: str = Field(min_length=1, max_length=64)
     message: str = Field(min_length=1, max_length=2000)
-    param: str | None = Field(None, max_length=128)
+    param: str | None = Field(default=None, max_length=128)
 
 
 class BestVector(Message):
@@ -193,7 +195,7 @@ class FinishRequest(Message):
     status: Literal["succeeded", "failed", "cancelled", "paused", "released"]
     best: BestVector | None = None
     error: JobError | None = None
-    events: list[WorkerEvent] = Field([], max_length=100)
+    events: list[WorkerEvent] = Field(default=[], max_length=100)
 
 
 class FinishAnswer(Message):

@@ -27,7 +27,7 @@ from server.record_ids import new_id
 from server.routes.own_route import OwnRoute
 from server.schemas import NoQuery, StrictQuery
 from server.training_parts import Training, TrainingDep
-from server.writes import Answer, Author, AuthorDep, FingerprintDep, fingerprint_of
+from server.writes import Answer, Author, AuthorDep, fingerprint_of
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=OwnRoute)
 
@@ -212,7 +212,6 @@ def delete_one(
     gateway: GatewayDep,
     training: TrainingDep,
     author: AuthorDep,
-    fingerprint: FingerprintDep,
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Delete a file for good, unless a job that has not finished uses it."""
@@ -222,7 +221,7 @@ def delete_one(
         locations[:] = [delete_file(connection, author.principal.tenant.id, file_id).location]
         return Answer(FileDeleted(id=file_id).model_dump())
 
-    answer = gateway.writes.run(author, "file.delete", file_id, do, fingerprint=fingerprint)
+    answer = gateway.writes.run(author, "file.delete", file_id, do)
     for location in locations:
         training.files.delete(location)
     return answer.response()

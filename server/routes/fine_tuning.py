@@ -45,7 +45,7 @@ from server.schemas import NoQuery, PageQuery
 from server.stored_version import StoredVersion
 from server.training.graders.build import GraderTools, parse_spec
 from server.training_parts import TrainingDep
-from server.writes import Answer, Author, AuthorDep, FingerprintDep, fingerprint_of
+from server.writes import Answer, Author, AuthorDep, fingerprint_of
 
 MAX_BODY_BYTES = 4 * 2**20
 GRADER_PARAM = "method.reinforcement.grader"
@@ -191,39 +191,21 @@ def retrieve(
 
 
 @router.post("/{job_id}/cancel", response_model=JobObject)
-def cancel(
-    job_id: str,
-    gateway: GatewayDep,
-    author: AuthorDep,
-    fingerprint: FingerprintDep,
-    _query: Annotated[NoQuery, Query()],
-) -> Response:
+def cancel(job_id: str, gateway: GatewayDep, author: AuthorDep, _query: Annotated[NoQuery, Query()]) -> Response:
     """End a job; what it has published stays."""
-    return _change(gateway, author, fingerprint, "job.cancel", job_id, cancel_job)
+    return _change(gateway, author, "job.cancel", job_id, cancel_job)
 
 
 @router.post("/{job_id}/pause", response_model=JobObject)
-def pause(
-    job_id: str,
-    gateway: GatewayDep,
-    author: AuthorDep,
-    fingerprint: FingerprintDep,
-    _query: Annotated[NoQuery, Query()],
-) -> Response:
+def pause(job_id: str, gateway: GatewayDep, author: AuthorDep, _query: Annotated[NoQuery, Query()]) -> Response:
     """Stop a job behind its current step, until it is resumed."""
-    return _change(gateway, author, fingerprint, "job.pause", job_id, pause_job)
+    return _change(gateway, author, "job.pause", job_id, pause_job)
 
 
 @router.post("/{job_id}/resume", response_model=JobObject)
-def resume(
-    job_id: str,
-    gateway: GatewayDep,
-    author: AuthorDep,
-    fingerprint: FingerprintDep,
-    _query: Annotated[NoQuery, Query()],
-) -> Response:
+def resume(job_id: str, gateway: GatewayDep, author: AuthorDep, _query: Annotated[NoQuery, Query()]) -> Response:
     """Go on with a job that was paused."""
-    return _change(gateway, author, fingerprint, "job.resume", job_id, resume_job)
+    return _change(gateway, author, "job.resume", job_id, resume_job)
 
 
 @router.get("/{job_id}/events")
@@ -253,7 +235,6 @@ def checkpoints(
 def _change(
     gateway: Gateway,
     author: Author,
-    fingerprint: str,
     action: str,
     job_id: str,
     change: Callable[[Connection, int, str], Row[Any]],
@@ -261,7 +242,7 @@ def _change(
     def do(connection: Connection) -> Answer:
         return Answer(_shown(change(connection, author.principal.tenant.id, job_id), author))
 
-    return gateway.writes.run(author, action, job_id, do, fingerprint=fingerprint).response()
+    return gateway.writes.run(author, action, job_id, do).response()
 
 
 def _shown(row: Row[Any], author: Author) -> dict[str, Any]:
