@@ -9,14 +9,12 @@ import httpx
 import openai
 import pytest
 from fastapi import FastAPI
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.adapter_middleware import AdapterMiddleware
 from server.app import create_app
 from server.database import Database
 from server.principal import Limits, Principal, Tenant
 from server.settings import Settings
+from tests.server.acting import HEADER, act_as
 from tests.server.conftest import client_of
 from tests.server.fake_engine import FakeEngine
 
@@ -34,17 +32,6 @@ PRINCIPALS = {
 }
 
 
-class As:
-    """Makes a request one of the tenant that its header x-tenant names."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = dict(scope["headers"]).get(b"x-tenant", b"a").decode() if scope["type"] == "http" else "a"
-        await self._app({**scope, "state": {**scope["state"], "principal": PRINCIPALS[name]}}, receive, send)
-
-
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"max_running_requests": 1, "max_queued_requests": 3})
@@ -53,8 +40,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def app(settings: Settings, engine: FakeEngine, app_database: Database) -> FastAPI:
     app = create_app(settings, engine, app_database)
-    position = [middleware.cls for middleware in app.user_middleware].index(AdapterMiddleware)  # type: ignore[comparison-overlap]
-    app.user_middleware.insert(position, Middleware(As))
+    act_as(app, PRINCIPALS)
     return app
 
 
@@ -77,7 +63,7 @@ async def until(condition: Any) -> None:
 
 async def chat(client: httpx.AsyncClient, tenant: str, text: str = "", **fields: Any) -> httpx.Response:
     body = {"messages": [{"role": "user", "content": text}], "max_tokens": 20, **fields}
-    return await client.post(PATH, json=body, headers={"x-tenant": tenant})
+    return await client.post(PATH, json=body, headers={HEADER: tenant})
 
 
 async def metrics(client: httpx.AsyncClient) -> list[str]:
@@ -148,7 +134,7 @@ async def test_a_full_queue_is_full_for_its_tenant_only(
 def start(app: FastAPI, tenant: str, **fields: Any) -> tuple["asyncio.Task[None]", "asyncio.Queue[Any]", list[Any]]:
     """A request, message by message: the running app, what it will receive, and what it has sent."""
     body = {"messages": [{"role": "user", "content": tenant}], "max_tokens": 20, **fields}
-    headers = [(b"content-type", b"application/json"), (b"x-tenant", tenant.encode())]
+    headers = [(b"content-type", b"application/json"), (HEADER.encode(), tenant.encode())]
     scope = {
         "type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b"",
         "headers": headers,
@@ -245,7 +231,7 @@ async def test_one_open_request_at_a_time(
 
 
 async def test_only_routes_that_run_the_model_are_counted(client: httpx.AsyncClient) -> None:
-    headers = {"x-tenant": "few"}
+    headers = {HEADER: "few"}
     for _ in range(5):
         assert (await client.post("/tokenize", json={"prompt": "x"}, headers=headers)).status_code == 200
         assert (await client.get("/v1/models", headers=headers)).status_code == 200
@@ -267,7 +253,7 @@ async def test_how_long_requests_waited_is_measured(
 
 
 def test_the_official_client_raises_rate_limit_errors_and_reads_the_headers(openai_client: openai.OpenAI) -> None:
-    client = openai_client.with_options(default_headers={"x-tenant": "few"})
+    client = openai_client.with_options(default_headers={HEADER: "few"})
     call = client.chat.completions.with_raw_response.create
     answers = [call(model="acme/base-135m", messages=[{"role": "user", "content": "x"}]) for _ in range(2)]
     assert [a.headers["x-ratelimit-remaining-requests"] for a in answers] == ["1", "0"]
