@@ -80,8 +80,18 @@ def _groups(recipe: Recipe, modules: tuple[str, ...]) -> Tensor:
     return torch.tensor(group_of(recipe, modules))
 
 
-# At most 37 MB each (recipe.MAX_PROJECTION_SIZE), normally some kilobytes.
-@lru_cache(maxsize=16)
 def _projections(recipe: Recipe, modules: tuple[str, ...]) -> Tensor:
     """P of all modules, float32 (M, u, r * r)."""
+    small = len(modules) * recipe.u * recipe.rank**2 <= SMALL_PROJECTIONS
+    return (_small_projections if small else _large_projections)(recipe, modules)
+
+
+def _draw(recipe: Recipe, modules: tuple[str, ...]) -> Tensor:
     return torch.stack([projection(recipe, module, index) for index, module in enumerate(modules)]).flatten(2)
+
+
+# Tenants may have a recipe (seed) each. A default one takes some kilobytes, so that all of them together stay below
+# 256 MB; a large one up to 37 MB (recipe.MAX_PROJECTION_SIZE).
+SMALL_PROJECTIONS = 2**16
+_small_projections = lru_cache(maxsize=1024)(_draw)
+_large_projections = lru_cache(maxsize=16)(_draw)

@@ -30,6 +30,7 @@ from server.errors import ApiError, BadRequest, NotFound, quoted
 from server.metrics import INLINE_LABEL, MIX_LABEL, GatewayMetrics
 from server.names import Reference, parse_reference
 from server.principal import Principal
+from server.recipe_budget import RecipeBudget
 from server.registry import Registry
 from server.tables import DEFAULT_TENANT_NAME
 
@@ -65,8 +66,11 @@ class _Asker:
 class AdapterField:
     """Resolves what a request says about its adapter."""
 
-    def __init__(self, registry: Registry, engine: Engine, metrics: GatewayMetrics, *, max_mixed: int) -> None:
+    def __init__(
+        self, registry: Registry, engine: Engine, metrics: GatewayMetrics, recipes: RecipeBudget, *, max_mixed: int
+    ) -> None:
         self._registry = registry
+        self._recipes = recipes
         self._engine = engine
         self._metrics = metrics
         self._max_mixed = max_mixed
@@ -75,8 +79,15 @@ class AdapterField:
         """The adapter that `payload` of `principal` asks for by `adapter` or by `model`; None for the base model.
 
         Raises BadRequest for a malformed field, or when `adapter` and `model` name different adapters; NotFound with
-        the code adapter_not_found or model_not_found.
+        the code adapter_not_found or model_not_found; and as RecipeBudget.charge.
         """
+        served = await self._resolve(payload, principal)
+        if served is not None:
+            path = "model" if payload.get("adapter") is None else "adapter"
+            self._recipes.charge(served.adapter.recipe, principal, path)
+        return served
+
+    async def _resolve(self, payload: Mapping[str, object], principal: Principal) -> ServedAdapter | None:
         model, field = payload.get("model"), payload.get("adapter")
         if field is not None and not isinstance(model, str | None):
             raise BadRequest(f"model is {quoted(model)}, expected a string", param="model", code="invalid_value")

@@ -27,8 +27,10 @@ from server.last_resort import LastResort
 from server.lifespan import run_with
 from server.logging import AccessLog, configure_logging
 from server.metrics import GatewayMetrics
+from server.openapi_docs import document_errors
 from server.operator_keys import OperatorKeys
 from server.point_reads import open_point_reads
+from server.recipe_budget import RecipeBudget
 from server.registry import Registry
 from server.request_id import RequestId
 from server.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
@@ -59,6 +61,9 @@ def create_app(
     app = FastAPI(title="TinyLoRA serving", description="Adapters of a few bytes, a different one in every request.")
     reads = open_point_reads(database)
     registry = Registry(database, reads, cache_size=settings.resolve_cache_size)
+    recipes = RecipeBudget(
+        modules=len(engine.factors.modules), per_minute=settings.recipe_ms_per_minute, at_once=settings.max_recipe_ms
+    )
     meter = UsageMeter(database, metrics.usage_flush_failures)
     app.state.gateway = Gateway(settings, engine, database, reads, Writes(database), registry, metrics, meter)
     app.state.gateway_metrics = metrics
@@ -77,7 +82,7 @@ def create_app(
     app.add_middleware(
         AdapterMiddleware,
         engine=engine,
-        field=AdapterField(registry, engine, metrics, max_mixed=settings.max_mixed_adapters),
+        field=AdapterField(registry, engine, metrics, recipes, max_mixed=settings.max_mixed_adapters),
         metrics=metrics,
         meter=meter,
         max_bytes=settings.max_request_bytes,
@@ -87,9 +92,11 @@ def create_app(
     add_training(app, settings, database, metrics.registry)
     run_with(app, meter.flushing(settings.usage_flush_s))
     operator_keys = OperatorKeys.of(settings, api_keys)
+    mode = auth_mode(operator_keys, database)
+    document_errors(app, mode)
     app.add_middleware(
         AuthMiddleware,
-        mode=auth_mode(operator_keys, database),
+        mode=mode,
         keys=operator_keys,
         reads=reads,
         metrics_without_key=settings.metrics_without_key,

@@ -42,6 +42,11 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(default=64 * MIB, ge=1, description="longest JSON body of an inference request")
     max_mixed_adapters: int = Field(default=32, ge=1, description="most adapters that one request may mix")
 
+    max_recipe_ms: int = Field(default=1000, ge=1, description="longest time that drawing a recipe's P may take")
+    recipe_ms_per_minute: int = Field(
+        default=2000, ge=0, description="time in which each tenant may have new recipes drawn; 0 is no limit"
+    )
+
     max_running_requests: int | None = Field(
         default=None, ge=1, description="sequences in the engine at once; by default as many as it runs (max_num_seqs)"
     )
