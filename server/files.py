@@ -33,6 +33,11 @@ class FilePage:
     has_more: bool
 
 
+def location_of(tenant_id: int, file_id: str) -> str:
+    """Where in the storage a new file is put."""
+    return f"{tenant_id}/{file_id}"
+
+
 def insert_file(connection: Connection, **values: Any) -> Row[Any]:
     """A new row, as it is stored."""
     return connection.execute(FILES.insert().values(**values).returning(FILES)).one()

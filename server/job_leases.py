@@ -28,6 +28,7 @@ from server.training_tables import JOB_CHECKPOINTS, JOBS
 from server.worker_protocol import Checkpoint, ClaimAnswer, ClaimedJob, ClaimRequest, LeaseAnswer
 
 MAX_ATTEMPTS = 5
+VALIDATING = 4
 # PostgreSQL's lock under which workers claim. Any number will do.
 CLAIM_LOCK = 0x71_4E_10_2B
 
@@ -37,8 +38,9 @@ def claim(database: Database, connection: Connection, request: ClaimRequest, lea
     running = {job_id: _renew(connection, job_id, request.worker, lease_s) for job_id in sorted(set(request.running))}
     if not database.is_sqlite:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
+    validating = (VALIDATING if request.capacity else 0) if request.validating is None else request.validating
     jobs = [
-        *_claim_some(connection, request, lease_s, ("validating_files",), request.validating),
+        *_claim_some(connection, request, lease_s, ("validating_files",), validating),
         *_claim_some(connection, request, lease_s, ("queued", "running"), request.capacity),
     ]
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)

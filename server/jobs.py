@@ -155,6 +155,15 @@ def change_job(connection: Connection, row: Row[Any], **values: Any) -> Row[Any]
     return connection.execute(JOBS.update().where(JOBS.c.id == row.id).values(**values).returning(JOBS)).one()
 
 
+def job_not_found(job_id: str) -> NotFound:
+    """The answer to the id of a job that does not exist, or is another tenant's."""
+    return NotFound(
+        f"There is no fine-tuning job {quoted(job_id)}; GET /v1/fine_tuning/jobs lists those there are.",
+        param="job_id",
+        code="job_not_found",
+    )
+
+
 def _unfinished(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
     row = locked_job(connection, job_id, tenant_id)
     if row.status in FINISHED:
@@ -167,11 +176,7 @@ def _unfinished(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]
 def _one(connection: Connection, job_id: str, rows: sa.Select[Any]) -> Row[Any]:
     row = connection.execute(rows).one_or_none() if is_id(job_id, PREFIX) else None
     if row is None:
-        raise NotFound(
-            f"There is no fine-tuning job {quoted(job_id)}; GET /v1/fine_tuning/jobs lists those there are.",
-            param="job_id",
-            code="job_not_found",
-        )
+        raise job_not_found(job_id)
     return row
 
 

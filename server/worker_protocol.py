@@ -45,14 +45,15 @@ class Message(BaseModel):
 class ClaimRequest(Message):
     """`worker` names one process, never two, also not one after the other. `base_model` and `factors` (the digest) are
     what it trains; `capacity` how many more jobs it can train, `validating` how many it can read the files of, which
-    takes little; `running` the jobs it holds, of either kind, whose leases are renewed."""
+    takes little (by default a few, and none without capacity); `running` the jobs it holds, of either kind, whose
+    leases are renewed."""
 
     worker: WorkerName
     base_model: str
     factors: str
     capacity: int = Field(ge=0, le=64)
-    validating: int = Field(default=4, ge=0, le=64)
-    running: list[str] = Field(default=[], max_length=256)
+    validating: int | None = Field(default=None, ge=0, le=64)
+    running: list[Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]] = Field(default=[], max_length=256)
 
 
 class Checkpoint(Message):

@@ -20,7 +20,7 @@ from starlette.responses import StreamingResponse
 from server.errors import ApiError, Unavailable
 from server.file_upload import FileUpload, read_file_upload
 from server.files import PREFIX as ID_PREFIX
-from server.files import delete_expired, delete_file, get_file, insert_file, list_files
+from server.files import delete_expired, delete_file, get_file, insert_file, list_files, location_of
 from server.gateway import Gateway, GatewayDep
 from server.principal import PrincipalDep
 from server.record_ids import new_id
@@ -117,7 +117,7 @@ def _store(upload: FileUpload, request: Request, gateway: Gateway, training: Tra
     _sweep(gateway, training)
     tenant_id = author.principal.tenant.id
     file_id = new_id(ID_PREFIX)
-    location = f"{tenant_id}/{file_id}"
+    location = location_of(tenant_id, file_id)
     stored = training.files.write(upload.source, location)
     created_at = int(time.time())
     expiry = upload.fields.expires_after

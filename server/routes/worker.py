@@ -22,12 +22,16 @@ from server.errors import BadRequest, quoted, validation_error
 from server.gateway import Gateway, GatewayDep
 from server.job_leases import claim
 from server.job_progress import finish, report, validated
-from server.jobs import locked_job
+from server.job_results import add_result_file, step_metrics, store_result
+from server.jobs import PREFIX as JOB_PREFIX
+from server.jobs import job_not_found
 from server.principal import Tenant
+from server.record_ids import is_id
 from server.request_body import read_body
 from server.routes.own_route import OwnRoute
 from server.tables import TENANTS
-from server.training_parts import TrainingDep
+from server.training_parts import Training, TrainingDep
+from server.training_tables import JOBS
 from server.worker_protocol import (
     ClaimAnswer,
     ClaimRequest,
@@ -92,31 +96,45 @@ async def finish_job(
 ) -> FinishAnswer:
     """The worker's part in a job is over."""
     body = await _read(request, FinishRequest)
-    answer, is_news = await run_in_threadpool(_finish, gateway, author, job_id, body)
+    answer, is_news = await run_in_threadpool(_finish, gateway, training, author, job_id, body)
     if is_news and answer.status in ("succeeded", "failed"):
         training.metrics.observe_finished(answer.status)
     return answer
 
 
-def _finish(gateway: Gateway, author: Author, job_id: str, body: FinishRequest) -> tuple[FinishAnswer, bool]:
+def _finish(
+    gateway: Gateway, training: Training, author: Author, job_id: str, body: FinishRequest
+) -> tuple[FinishAnswer, bool]:
     with gateway.database.read() as connection:
         tenant = _tenant_of(connection, job_id)
+        content = step_metrics(connection, job_id) if body.status == "succeeded" else None
+    result = None if content is None else store_result(training.files, tenant.id, content)
     outcome: list[tuple[FinishAnswer, bool]] = []
 
     def do(connection: Connection) -> Answer:
-        outcome[:] = [finish(gateway.database, connection, job_id, body)]
-        return Answer(outcome[0][0].model_dump(), detail={"worker": body.worker, **outcome[0][0].model_dump()})
+        answer, is_news = finish(gateway.database, connection, job_id, body)
+        outcome[:] = [(answer, is_news)]
+        if result is not None and is_news and answer.status == "succeeded":
+            add_result_file(connection, tenant.id, job_id, result)
+        return Answer(answer.model_dump(), detail={"worker": body.worker, **answer.model_dump()})
 
     # For whom it was done; the call itself may be sent again without a key.
     author = replace(author, principal=replace(author.principal, tenant=tenant), idempotency_key=None)
     gateway.writes.run(author, f"job.{body.status}", job_id, do)
-    return outcome[0]
+    answer, is_news = outcome[0]
+    if result is not None and not (is_news and answer.status == "succeeded"):
+        training.files.delete(result.location)
+    return answer, is_news
 
 
 def _tenant_of(connection: Connection, job_id: str) -> Tenant:
+    if not is_id(job_id, JOB_PREFIX):
+        raise job_not_found(job_id)
     row = connection.execute(
-        sa.select(TENANTS.c.id, TENANTS.c.name).where(TENANTS.c.id == locked_job(connection, job_id).tenant_id)
-    ).one()
+        sa.select(TENANTS.c.id, TENANTS.c.name).join(JOBS, JOBS.c.tenant_id == TENANTS.c.id).where(JOBS.c.id == job_id)
+    ).one_or_none()
+    if row is None:
+        raise job_not_found(job_id)
     return Tenant(row.id, row.name)
 
 

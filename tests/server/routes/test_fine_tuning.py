@@ -83,6 +83,8 @@ def test_job_from_creation_to_chat(openai_client: openai.OpenAI, worker: Worker)
     name = f"ft:{BASE}:default:sums:{job.id[-10:]}"
     assert (done.status, done.fine_tuned_model, done.trained_tokens) == ("succeeded", name, 500)
     assert done.finished_at is not None and done.error is None
+    lines = openai_client.files.content(done.result_files[0]).text.splitlines()
+    assert lines[0] == "step,total_steps,scores.train_reward_mean" and lines[1] == "0,4,0.0" and len(lines) == 6
     chat = openai_client.chat.completions.create
     assert chat(model=name, messages=USER).choices[0].message.content == f"{name}@1: {[0.25] * 13}"
     metadata = httpx.get(f"{worker.http.base_url}/v1/adapters/{name}").json()["metadata"]

@@ -24,9 +24,9 @@ ADMIN, WORKER, VLLM = "0f3a9c57-of-the-admin", "7d21be04-of-the-workers", "55e1a
 
 
 @pytest.fixture
-async def keyed(tmp_path: Path, factors: Factors, app_database: Database) -> AsyncIterator[httpx.AsyncClient]:
+async def keyed(tmp_path: Path, factors: Factors, database: Database) -> AsyncIterator[httpx.AsyncClient]:
     settings = Settings.model_validate({"admin_key": ADMIN, "worker_key": WORKER, "files_url": f"{tmp_path}/files"})
-    async with client_of(create_app(settings, FakeEngine(factors), app_database, [VLLM])) as client:
+    async with client_of(create_app(settings, FakeEngine(factors), database, [VLLM])) as client:
         yield client
 
 
@@ -51,9 +51,9 @@ async def test_worker_of_another_model_is_told_so(keyed: httpx.AsyncClient) -> N
 
 
 async def test_worker_reads_a_tenants_files_and_gives_it_the_result(
-    keyed: httpx.AsyncClient, factors: Factors, app_database: Database
+    keyed: httpx.AsyncClient, factors: Factors, database: Database
 ) -> None:
-    tenant = new_tenant(app_database, "acme")
+    tenant = new_tenant(database, "acme")
     form: Any = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", ROWS)}}
     file_id = (await keyed.post("/v1/files", **form, headers=key(ADMIN, "acme"))).json()["id"]
     create = {"model": BASE, "training_file": file_id, "method": REINFORCEMENT}
@@ -73,7 +73,7 @@ async def test_worker_reads_a_tenants_files_and_gives_it_the_result(
     assert (await keyed.get(f"/v1/models/{name}", headers=key(ADMIN, "acme"))).status_code == 200
     assert (await keyed.get(f"/v1/models/{name}", headers=key(ADMIN))).status_code == 404
     entries = sa.select(AUDIT_LOG.c.tenant_id, AUDIT_LOG.c.action).order_by(AUDIT_LOG.c.id)
-    with app_database.read() as connection:
+    with database.read() as connection:
         audit = [tuple(row) for row in connection.execute(entries)]
     assert audit == [(tenant.id, action) for action in ("file.create", "job.create", "job.succeeded")]
 
