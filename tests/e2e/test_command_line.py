@@ -42,7 +42,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
         )
         for mistake, (arguments, variables) in MISTAKES.items()
     }  # fmt: skip
-    outputs = {mistake: process.communicate(timeout=150) for mistake, process in running.items()}
+    outputs = {mistake: process.communicate(timeout=250) for mistake, process in running.items()}
     return {mistake: Ended(running[mistake].returncode, outputs[mistake][1].decode()) for mistake in MISTAKES}
 
 
