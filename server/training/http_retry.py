@@ -66,7 +66,7 @@ async def request(
     def wait(state: RetryCallState) -> float:
         again = state.outcome.exception() if state.outcome else None
         given = again.retry_after_s if isinstance(again, _Again) else None
-        backoff = wait_exponential_jitter(initial=patience.first_s, max=patience.longest_s, jitter=patience.first_s)
+        backoff = wait_exponential_jitter(multiplier=patience.first_s, max=patience.longest_s, jitter=patience.first_s)
         return backoff(state) if given is None else max(given, patience.first_s)
 
     def before_sleep(state: RetryCallState) -> None:

@@ -85,6 +85,11 @@ class Worker:
     _running: dict[str, _Running] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def running(self) -> list[str]:
+        """The ids of the jobs it works on."""
+        return sorted(self._running)
+
     async def run(self, grace_s: float = 30.0) -> None:
         """Work until `stopping` is set, then give the jobs back: those that are in a step, within `grace_s`."""
         around = Surroundings(
@@ -115,7 +120,7 @@ class Worker:
             base_model=self.tools.base_model,
             factors=self.tools.factors,
             capacity=0 if self.stopping.is_set() else max(0, self.max_jobs - len(self._running)),
-            running=sorted(self._running),
+            running=self.running,
         )
         try:
             answer = await self.tools.gateway.claim(asked)
