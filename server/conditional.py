@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from server.errors import PreconditionFailed
 from server.stored_version import Entry
@@ -76,7 +76,14 @@ def _sentence(name: str, sent: str, etag: str | None) -> str:
     return f"{name} is {sent[:80]}, and {current}; read it again and decide anew."
 
 
-def _precondition(request: Request) -> Precondition:
+def _precondition(
+    request: Request,
+    # For the documentation; a header that comes twice is one list.
+    _if_match: Annotated[str | None, Header(alias="If-Match", description="ETags, one of which it must have.")] = None,
+    _if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="ETags, none of which it may have; * for any.")
+    ] = None,
+) -> Precondition:
     def joined(name: str) -> str | None:
         return ", ".join(request.headers.getlist(name)) if name in request.headers else None
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
@@ -152,7 +152,13 @@ def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def author_of(request: Request) -> Author:
+def author_of(
+    request: Request,
+    # For the documentation; what it may be is checked below.
+    _key: Annotated[
+        str | None, Header(alias="Idempotency-Key", description="The same request again gets the same answer.")
+    ] = None,
+) -> Author:
     """The author of `request`. BadRequest for an Idempotency-Key that is empty, too long or no printable ASCII."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
     if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()):
