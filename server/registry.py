@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from adapters.adapter import Adapter
 from server.adapter_rows import adapter_not_found, visible_row
-from server.alias_targets import Targets, pick_version, targets_from_json
+from server.adapter_state import AdapterState, read_state
 from server.conditional import NO_PRECONDITION, Precondition
 from server.creation import NewVersion, create_versions
 from server.database import Database
@@ -29,32 +29,12 @@ from server.names import Reference
 from server.point_reads import PointReads
 from server.resolve_cache import ResolveCache
 from server.stored_version import VERSION_ROWS, Entry, Page, StoredVersion, entry_of, version_of
-from server.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS, ALIASES, TENANTS
+from server.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS, TENANTS
 
 MAX_CACHED_BYTES = 128 * 2**20
 AFTER_NAMES = "\x7f"  # sorts behind every character that a name may have
 NO_TENANT = -1
 _LATEST_ROWS = VERSION_ROWS.where(ADAPTER_VERSIONS.c.version == ADAPTERS.c.latest_version)
-_NO_ALIASES: Mapping[str, Targets] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterState:
-    """What may change about an adapter, as it was at one revision. `latest_version` is None when it is deleted."""
-
-    revision: int
-    latest_version: int | None
-    public: bool
-    aliases: Mapping[str, Targets]
-
-    def version_of(self, reference: Reference, pick: float | None) -> int | None:
-        """The version that `reference` stands for, which may be a deleted one if it names it; None for none."""
-        if self.latest_version is None or (reference.version is None and reference.alias is None):
-            return self.latest_version
-        if reference.alias is None:
-            return reference.version
-        targets = self.aliases.get(reference.alias)
-        return None if targets is None else pick_version(targets, pick)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +96,7 @@ class Registry:
     ) -> tuple[AdapterState, StoredVersion | None]:
         """Read and remember; None when the reference stands for nothing."""
         with self._database.read() as connection:
-            row = connection.execute(sa.select(ADAPTERS).where(ADAPTERS.c.id == adapter_id)).one()
-            aliases = connection.execute(sa.select(ALIASES).where(ALIASES.c.adapter_id == adapter_id)).all()
-            state = AdapterState(
-                row.revision,
-                row.latest_version,
-                row.public,
-                {alias.name: targets_from_json(alias.targets) for alias in aliases} or _NO_ALIASES,
-            )
+            state = read_state(connection, adapter_id)
             version = state.version_of(reference, pick)
             rows = VERSION_ROWS.where(ADAPTERS.c.id == adapter_id, ADAPTER_VERSIONS.c.version == version)
             found = connection.execute(rows.where(ADAPTER_VERSIONS.c.deleted_at.is_(None))).one_or_none()

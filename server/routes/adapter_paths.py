@@ -1,16 +1,18 @@
-"""What routes below /v1/adapters share: the adapter in the path, and answers to conditional reads.
+"""What routes below /v1/adapters share: the adapter in the path, and what the headers ask for.
 
 It has no routes of its own.
 """
 
 from __future__ import annotations
 
+from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from server.conditional import Precondition
 from server.errors import BadRequest, quoted
 from server.names import Reference, parse_reference
+from server.uploads import SAFETENSORS
 
 
 def adapter_of(name: str) -> Reference:
@@ -29,3 +31,9 @@ def conditional_answer(precondition: Precondition, etag: str, body: BaseModel) -
     if precondition.not_modified(etag):
         return Response(status_code=304, headers=headers)
     return JSONResponse(body.model_dump(), headers=headers)
+
+
+def accepts_safetensors(request: Request) -> bool:
+    """Whether the client asks for a safetensors file."""
+    accepted = {part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")}
+    return not accepted.isdisjoint(SAFETENSORS)

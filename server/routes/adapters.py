@@ -24,7 +24,7 @@ from server.gateway import Gateway, GatewayDep
 from server.names import Reference, check_new_name, parse_reference
 from server.principal import PrincipalDep
 from server.routes.adapter_docs import CONDITIONAL, SEARCH_DOCS, UPLOAD_DOCS
-from server.routes.adapter_paths import adapter_of, conditional_answer
+from server.routes.adapter_paths import accepts_safetensors, adapter_of, conditional_answer
 from server.routes.own_route import OwnRoute
 from server.schemas import (
     AdapterChange,
@@ -145,7 +145,7 @@ async def download_vector(
     """The bytes of a vector, with its dtype and recipe in headers; or a safetensors file with all of them."""
     stored = await gateway.registry.resolve(principal.tenant.id, parse_reference(name, "name"))
     adapter = stored.adapter
-    as_file = query.format == "safetensors" or (query.format is None and _accepts_safetensors(request))
+    as_file = query.format == "safetensors" or (query.format is None and accepts_safetensors(request))
     etag = f'"{adapter.digest}{"-safetensors" if as_file else ""}"'
     headers = {
         "etag": etag,
@@ -244,8 +244,3 @@ def delete_adapter(
 
     action = "adapter.purge" if query.purge else "adapter.delete"
     return gateway.writes.run(author, action, str(reference), do, fingerprint=fingerprint).response()
-
-
-def _accepts_safetensors(request: Request) -> bool:
-    accepted = {part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")}
-    return not accepted.isdisjoint(SAFETENSORS)

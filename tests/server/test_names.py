@@ -48,6 +48,30 @@ def test_anything_else_is_refused(name: str) -> None:
     assert (caught.value.param, caught.value.code) == ("adapter", "invalid_name")
 
 
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("a@prod", Reference("a", alias="prod")),
+        ("acme/math@Canary-2.x_y", Reference("acme/math", alias="Canary-2.x_y")),
+        ("~globex/acme/math", Reference("acme/math", tenant="globex")),
+        ("~globex/a@3", Reference("a", 3, tenant="globex")),
+        ("~9.b_c-d/a@prod", Reference("a", alias="prod", tenant="9.b_c-d")),
+    ],
+)
+def test_reference_may_name_an_alias_and_a_tenant(text: str, reference: Reference) -> None:
+    assert parse_reference(text, "adapter") == reference
+    assert str(reference) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["~", "~/a", "~a", "~a/", "~a b/c", "~~a/b", "a@~b/c", f"~{'a' * 65}/b", f"a@{'b' * 65}"]
+)
+def test_reference_to_no_possible_tenant_or_alias_is_refused(text: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_reference(text, "adapter")
+    assert (caught.value.param, caught.value.code) == ("adapter", "invalid_name")
+
+
 def test_new_adapter_may_not_take_the_base_models_name() -> None:
     with pytest.raises(BadRequest, match="base model"):
         check_new_name("org/base", ("org/base",))

@@ -274,9 +274,10 @@ def test_listing_and_search_use_indexes(process: Process) -> None:
 
     process.registry.list(1, after="a", prefix="n", metadata={"team": "x"})
     process.registry.list(1)
+    process.registry.list_public(after=("default", "n0"), metadata={"team": "x"})
     process.registry.versions(1, Reference("n0"), before=2)
     sa.event.remove(sa.Engine, "before_cursor_execute", keep)
-    assert len(statements) == 3
+    assert len(statements) == 4
     with process.database.read() as connection:
         for statement, parameters in statements:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()  # type: ignore[arg-type]

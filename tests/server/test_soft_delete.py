@@ -82,6 +82,18 @@ async def test_upload_under_a_deleted_name_goes_on_counting_and_begins_without_a
     assert (await client.post("/adapters/acme/math/aliases/prod/rollback")).status_code == 200
 
 
+async def test_restoring_another_version_of_a_deleted_adapter_leaves_its_aliases_behind(
+    client: httpx.AsyncClient,
+) -> None:
+    await upload(client), await upload(client)
+    for alias, version in (("prod", 2), ("old", 1)):
+        await client.put(f"/adapters/acme/math/aliases/{alias}", json={"version": version})
+    await client.delete("/adapters/acme/math")
+    assert (await client.post("/adapters/acme/math@1/restore")).status_code == 200
+    assert await ids(client, "/adapters/acme/math/aliases") == ["acme/math@old"]
+    assert await status(client, "acme/math@prod") == 404
+
+
 async def test_what_is_not_deleted_or_never_was_is_not_restored(client: httpx.AsyncClient) -> None:
     await upload(client)
     assert_error(await client.post("/adapters/acme/math/restore"), 400, "not_deleted")
