@@ -97,12 +97,16 @@ def _claim_some(
 
 def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
     # A job that runs has a lease; one that was released or resumed has none, or an old one.
-    free = sa.or_(JOBS.c.lease_owner.is_(None), JOBS.c.lease_expires_at <= int(time.time()))
+    free = sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= int(time.time()))
     return sa.and_(JOBS.c.status.in_(statuses), free)
 
 
 def _next(connection: Connection, factors: str, statuses: tuple[str, ...]) -> str | None:
-    held = sa.and_(JOBS.c.status.in_(("validating_files", "running")), JOBS.c.lease_expires_at > int(time.time()))
+    held = sa.and_(
+        JOBS.c.status.in_(("validating_files", "running")),
+        JOBS.c.factors == factors,
+        JOBS.c.lease_expires_at > int(time.time()),
+    )
     busy = sa.select(JOBS.c.tenant_id, sa.func.count().label("jobs")).where(held).group_by(JOBS.c.tenant_id).subquery()
     oldest = (
         sa.select(JOBS.c.tenant_id, sa.func.min(JOBS.c.id).label("id"))

@@ -65,8 +65,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["training_file"], ["files.id"], name="fk_jobs_training_file"),
         sa.ForeignKeyConstraint(["validation_file"], ["files.id"], name="fk_jobs_validation_file"),
     )
-    for columns in (["tenant_id", "id"], ["status", "id"], ["training_file"], ["validation_file"]):
+    for columns in (["tenant_id", "id"], ["training_file"], ["validation_file"]):
         op.create_index(f"ix_jobs_{'_'.join(columns)}", "jobs", columns)
+    op.create_index("ix_jobs_claims", "jobs", ["status", "factors", "tenant_id", "lease_expires_at", "id"])
     op.create_table(
         "job_metadata",
         sa.Column("job_id", ID, nullable=False),
