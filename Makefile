@@ -33,7 +33,7 @@ help: ## List the targets
 serve: $(PROJECT) $(EMBEDDED_MODEL) ## Serve on http://localhost:8000: the embedded model, or MODEL=...
 	@exec $(BIN)/tinylora serve $(MODEL) $(ARGS)
 
-test: $(PROJECT) $(EMBEDDED_MODEL) ## Run the tests, or some of them: ARGS='tests/adapters -k codec'
+test: $(PROJECT) $(EMBEDDED_MODEL) ## Run the tests, or some: ARGS='tests/adapters -k codec'; some need PostgreSQL installed
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(PROJECT) ## Lint, formatting and types
@@ -49,6 +49,7 @@ bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of 
 	@$(BIN)/python -m benchmarks.throughput $(ARGS)
 	@$(BIN)/python -m benchmarks.gateway
 	@$(BIN)/python -m benchmarks.factors $(EMBEDDED_MODEL)
+	@$(BIN)/python -m benchmarks.registry
 
 model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct into models/
 

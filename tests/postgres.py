@@ -53,8 +53,9 @@ def find_programs() -> Path | None:
 class PostgresServer:
     """A running server. `url(name)` is over TCP with a password, as between machines."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, **options: str) -> None:
         self._programs = programs
+        self._options = {**_OPTIONS, **options}
         # Not below pytest's directories: those are closed to the user that runs the server when we are root.
         self.directory = Path(tempfile.mkdtemp(prefix="tinylora-postgres-"))
         self._data = self.directory / "data"
@@ -85,7 +86,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start, and wait until it takes connections."""
-        options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
+        options = [f"--{name}={value}" for name, value in self._options.items()]
         places = ["-D", self._data, "-k", self.directory, "-p", str(self.port)]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -154,9 +155,9 @@ PASSWORD_IN_URL = "p%40ss%2Fword%3A%20100%25"
 
 
 @contextlib.contextmanager
-def running_server(programs: Path) -> Iterator[PostgresServer]:
-    """A new server, removed in the end."""
-    server = PostgresServer(programs)
+def running_server(programs: Path, **options: str) -> Iterator[PostgresServer]:
+    """A new server, removed in the end. `options` are settings of PostgreSQL's."""
+    server = PostgresServer(programs, **options)
     try:
         server.create()
         yield server

@@ -7,10 +7,11 @@ tests have the next one ready while one is running, and it still finds what the 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import uvicorn
@@ -20,13 +21,19 @@ from server.database import Database
 from server.settings import Settings
 from tests.server.fake_engine import FakeEngine, tiny_factors
 
+NOTHING: Mapping[str, str] = {}
+
 
 class GatewayProcess:
     """A gateway that is getting ready; `serve` makes it open a database and listen."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] = NOTHING) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.server.serve_fake"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.server.serve_fake"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
         )
 
     def serve(self, database_url: str) -> str:
@@ -52,9 +59,9 @@ class GatewayProcess:
 
 
 @contextlib.contextmanager
-def gateway_processes(count: int) -> Iterator[list[GatewayProcess]]:
+def gateway_processes(count: int, environment: Mapping[str, str] = NOTHING) -> Iterator[list[GatewayProcess]]:
     """So many gateways that get ready, stopped in the end."""
-    processes = [GatewayProcess() for _ in range(count)]
+    processes = [GatewayProcess(environment) for _ in range(count)]
     try:
         yield processes
     finally:

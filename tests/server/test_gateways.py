@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from itertools import count
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,32 +16,60 @@ from adapters.factors import Factors
 from server.app import create_app
 from server.database import Database
 from server.settings import Settings
+from tests.postgres import PostgresServer
 from tests.server.conftest import client_of
 from tests.server.fake_engine import FakeEngine
 from tests.server.serve_fake import gateway_processes
 
 NUMBERS = count(1)
+ADMIN_KEY = "zu-Testzwecken-7331"
+AS_ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
 
 
-@pytest.fixture(params=["apps", "processes"])
+@contextmanager
+def two_processes(database_url: str) -> Iterator[list[str]]:
+    """The URLs of two gateways on one database."""
+    with gateway_processes(2, {"TINYLORA_ADMIN_KEY": ADMIN_KEY}) as processes:
+        # The second one starts while the first one serves.
+        yield [process.serve(database_url) for process in processes]
+
+
+@pytest.fixture(scope="module")
+def sqlite_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    with two_processes(f"sqlite:///{tmp_path_factory.mktemp('gateways')}/tinylora.db") as urls:
+        yield urls
+
+
+@pytest.fixture(scope="module")
+def postgresql_processes(postgres: PostgresServer, migrated_postgres: str) -> Iterator[list[str]]:
+    database = postgres.new_database(migrated_postgres)
+    with two_processes(postgres.url(database)) as urls:
+        yield urls
+    postgres.drop(database)
+
+
+@pytest.fixture(params=["apps-sqlite", "apps-postgresql", "processes-sqlite", "processes-postgresql"])
 async def gateways(
-    request: pytest.FixtureRequest, database_url: str, factors: Factors
+    request: pytest.FixtureRequest, tmp_path: Path, factors: Factors
 ) -> AsyncIterator[list[httpx.AsyncClient]]:
     """Clients of three gateways in this process, or of two in processes of their own, on each kind of database."""
+    where, _, kind = request.param.partition("-")
     async with AsyncExitStack() as stack:
-        if request.param == "processes":
-            processes = stack.enter_context(gateway_processes(2))
-            urls = await asyncio.gather(*(asyncio.to_thread(process.serve, database_url) for process in processes))
+        if where == "processes":
+            urls = request.getfixturevalue(f"{kind}_processes")
             clients = [httpx.AsyncClient(base_url=url, timeout=60) for url in urls]
         else:
+            url = f"sqlite:///{tmp_path}/a.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+            settings = Settings(database_url=url, log_level="error", admin_key=ADMIN_KEY)
             clients = []
             for _ in range(3):
-                database = Database(database_url)
+                database = Database(url)
                 stack.callback(database.close)
-                app = create_app(Settings(database_url=database_url, log_level="error"), FakeEngine(factors), database)
+                app = create_app(settings, FakeEngine(factors), database)
                 stack.push_async_callback(app.state.gateway.reads.close)
                 clients.append(client_of(app))
         for client in clients:
+            client.headers.update(AS_ADMIN)
             await stack.enter_async_context(client)
         yield clients
 
@@ -97,7 +126,7 @@ async def test_change_on_one_gateway_is_seen_by_the_next_request_on_every_other(
 async def test_uploads_of_one_name_through_every_gateway_get_consecutive_versions(
     gateways: list[httpx.AsyncClient],
 ) -> None:
-    versions = await asyncio.gather(*(upload(gateways[number % len(gateways)], "a") for number in range(60)))
+    versions = await asyncio.gather(*(upload(gateways[number % len(gateways)], "many") for number in range(60)))
     assert sorted(versions) == list(range(1, 61))
 
 
@@ -106,7 +135,7 @@ async def test_same_idempotency_key_through_every_gateway_at_once_makes_one_vers
 ) -> None:
     async def send(client: httpx.AsyncClient, number: int) -> httpx.Response:
         headers = {"idempotency-key": f"k{number}", "content-type": "application/octet-stream"}
-        return await client.post("/v1/adapters?name=a&dtype=float32", content=bytes(52), headers=headers)
+        return await client.post("/v1/adapters?name=keyed&dtype=float32", content=bytes(52), headers=headers)
 
     for number in range(10):
         responses = await asyncio.gather(*(send(client, number) for client in gateways * 2))
@@ -125,7 +154,7 @@ async def test_readers_never_get_a_version_older_than_one_acknowledged_before_th
     writing = True
 
     async def write(name: str) -> None:
-        for _ in range(40):
+        for _ in range(25):
             latest[name] = await upload(writer, name)
             (await writer.put(f"/v1/adapters/{name}/aliases/prod", json={"version": latest[name]})).raise_for_status()
             aliased[name] = latest[name]
@@ -138,9 +167,23 @@ async def test_readers_never_get_a_version_older_than_one_acknowledged_before_th
             if aliased_at_least:
                 assert int((await served(client, f"{name}@prod")).rpartition("@")[2]) >= aliased_at_least
             reads += 1
+            await asyncio.sleep(0.002)  # in one process readers need not ever wait, and writers would have no turn
         return reads
 
     reading = [asyncio.create_task(read(client, name)) for client in readers for name in names]
     await asyncio.gather(*(write(name) for name in names))
     writing = False
     assert min(await asyncio.gather(*reading)) > 1
+
+
+async def test_key_made_or_revoked_on_one_gateway_is_so_on_every_other(gateways: list[httpx.AsyncClient]) -> None:
+    async def statuses(key: str) -> list[int]:
+        headers = {"authorization": f"Bearer {key}"}
+        return [(await client.get("/v1/adapters", headers=headers)).status_code for client in gateways]
+
+    for made_on, revoked_on in zip(gateways, reversed(gateways), strict=True):
+        made = await made_on.post("/v1/tenants/default/keys", json={"name": "job", "scopes": ["adapters"]})
+        assert made.status_code == 201, made.text
+        assert await statuses(made.json()["key"]) == [200] * len(gateways)
+        assert (await revoked_on.post(f"/v1/tenants/default/keys/{made.json()['id']}/revoke")).is_success
+        assert await statuses(made.json()["key"]) == [401] * len(gateways)

@@ -1,0 +1,199 @@
+"""A registry of a million adapters, in SQLite and in PostgreSQL, against an empty one.
+
+Figures of a gateway are of a fresh process each: the time from opening the database to the first answer over HTTP (the
+engine is a fake one), the time of `Registry.resolve` one after the other, and the most memory it had. Cold are names
+that the process resolves for the first time, warm ones it has resolved before. The operating system's cache is warm.
+
+PostgreSQL is this machine's, over TCP, with its own defaults. Nothing is measured at once with anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import resource
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from adapters.adapter import Adapter
+from adapters.recipe import Recipe
+from server.app import create_app
+from server.creation import NewVersion, create_versions
+from server.database import Database
+from server.names import Reference
+from server.settings import Settings
+from server.tables import DEFAULT_TENANT_ID
+from tests.postgres import find_programs, running_server
+from tests.server.fake_engine import FakeEngine, tiny_factors
+
+BATCH = 1000
+RESOLVES = 20_000
+STARTS = 3
+DURABLE = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "128MB"}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one gateway process. Times in milliseconds, memory in MiB; resolving is left out where there is nothing."""
+
+    start_ms: float
+    memory_mib: float
+    cold_p50_ms: float | None = None
+    cold_p99_ms: float | None = None
+    warm_p50_ms: float | None = None
+    warm_p99_ms: float | None = None
+
+
+LABELS = {
+    "start_ms": "start to first answer, ms",
+    "memory_mib": "memory at most, MiB",
+    "cold_p50_ms": "resolve, cold, p50 ms",
+    "cold_p99_ms": "resolve, cold, p99 ms",
+    "warm_p50_ms": "resolve, warm, p50 ms",
+    "warm_p99_ms": "resolve, warm, p99 ms",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapters", type=int, default=1_000_000)
+    parser.add_argument("--databases", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
+    parser.add_argument("--probe", metavar="URL", help="print the figures of one gateway on this database, as JSON")
+    args = parser.parse_args()
+    if args.probe:
+        print(json.dumps(asdict(asyncio.run(probe(args.probe, args.adapters)))))
+        return
+    table = Table(title=f"{args.adapters:,} adapters of 26 bytes against one, the gateway's own share (ratio)")
+    table.add_column("")
+    table.add_column("one", justify="right")
+    table.add_column(f"{args.adapters:,}", justify="right")
+    table.add_column("ratio", justify="right")
+    for kind in args.databases:
+        with two_databases(kind) as (empty, full):
+            fill(empty, 1)
+            seconds = fill(full, args.adapters)
+            rate = args.adapters / seconds
+            table.add_row(f"[bold]{kind}[/]", "", "")
+            table.add_row(f"import in batches of {BATCH}", "", f"{seconds:.0f} s", f"{rate:,.0f}/s")
+            add_rows(table, best_of_probes(empty, 1), best_of_probes(full, args.adapters))
+    Console(width=100).print(table)
+
+
+def add_rows(table: Table, empty: Figures, full: Figures) -> None:
+    for name, label in LABELS.items():
+        before, after = getattr(empty, name), getattr(full, name)
+        shown = ["" if value is None else f"{value:.3f}" if value < 10 else f"{value:.0f}" for value in (before, after)]
+        table.add_row(label, *shown, f"{after / before:.2f}" if before else "")
+
+
+@contextmanager
+def two_databases(kind: str) -> Iterator[tuple[str, str]]:
+    """The URLs of two new databases."""
+    with ExitStack() as stack:
+        if kind == "sqlite":
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
+            yield f"sqlite:///{directory}/empty.db", f"sqlite:///{directory}/full.db"
+            return
+        programs = find_programs()
+        if programs is None:
+            sys.exit("PostgreSQL is not installed: apt-get install postgresql, or leave it out with --databases sqlite")
+        server = stack.enter_context(running_server(programs, **DURABLE))
+        yield server.url(server.new_database()), server.url(server.new_database())
+
+
+def fill(url: str, count: int) -> float:
+    """Store so many adapters, as the bulk route does; the seconds that it took."""
+    database = Database(url)
+    recipe = Recipe()
+    began = time.perf_counter()
+    for first in range(0, count, BATCH):
+        batch = [
+            NewVersion(
+                name_of(number),
+                Adapter(recipe, "a" * 64, "bfloat16", struct.pack("<13H", *[number % 16_000] * 13)),
+                {"job": f"job-{number % 1000}"},
+            )
+            for number in range(first, min(first + BATCH, count))
+        ]
+        database.transact(lambda c, batch=batch: create_versions(database, c, DEFAULT_TENANT_ID, batch))  # type: ignore[misc]
+        if sys.stderr.isatty() or first % 100_000 == 0:
+            print(f"... {first:,} adapters, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    seconds = time.perf_counter() - began
+    database.close()
+    return seconds
+
+
+def name_of(number: int) -> str:
+    """Names of which neighbours were not stored together."""
+    return f"tenant-{number * 7919 % 1000:03}/adapter-{number:07}"
+
+
+def best_of_probes(url: str, count: int) -> Figures:
+    """The least of each figure of some fresh processes."""
+    command = [sys.executable, "-m", "benchmarks.registry", "--adapters", str(count), "--probe", url]
+    found = []
+    for _ in range(STARTS):
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
+        found.append(Figures(**json.loads(output.splitlines()[-1])))
+    return Figures(**{field.name: least([getattr(one, field.name) for one in found]) for field in fields(Figures)})
+
+
+def least(values: list[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+async def probe(url: str, count: int) -> Figures:
+    """The figures of a gateway in this process."""
+    with tempfile.TemporaryDirectory() as directory:
+        engine = FakeEngine(tiny_factors(Path(directory)))
+    chosen = random.Random()
+    began = time.perf_counter()
+    database = Database(url)
+    app = create_app(Settings(database_url=url, log_level="error"), engine, database)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        body = {"prompt": "", "adapter": name_of(0)}
+        response = await client.post("/v1/completions", json=body)
+        start_ms = 1000 * (time.perf_counter() - began)
+        # The adapters are of no model that there is: finding them is what is measured, and the answer says so.
+        assert response.json().get("error", {}).get("code") in (None, "factors_mismatch"), response.text
+    times: dict[str, list[float]] = {}
+    if count > RESOLVES:
+        registry = app.state.gateway.registry
+        references = [Reference(name_of(number)) for number in chosen.sample(range(1, count), RESOLVES)]
+        for label in ("cold", "warm"):
+            times[label] = []
+            for reference in references:
+                before = time.perf_counter()
+                await registry.resolve(DEFAULT_TENANT_ID, reference)
+                times[label].append(1000 * (time.perf_counter() - before))
+            chosen.shuffle(references)
+    await app.state.gateway.reads.close()
+    database.close()
+    return Figures(
+        start_ms=start_ms,
+        memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **{
+            f"{label}_{name}_ms": statistics.quantiles(values, n=100)[at - 1]
+            for label, values in times.items()
+            for name, at in (("p50", 50), ("p99", 99))
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
