@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from clients import cli_adapters, cli_admin
+from server import cli_worker
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 cli.add_typer(cli_adapters.adapters, name="adapters")
@@ -63,6 +64,9 @@ def serve(
         run(settings, name, flags)
     except (AdapterError, DatabaseStartError, OpenToOthers) as error:
         raise typer.Exit(_fail(str(error))) from error
+
+
+cli.command()(cli_worker.worker)
 
 
 @cli.command()

@@ -41,11 +41,13 @@ from adapters.factors_build import find_or_build_factors
 from adapters.vllm_plugin import adapter_options
 from server.app import create_app
 from server.auth import Mode, auth_mode
+from server.bounded_http import BoundedHttp
 from server.cpu_defaults import set_cpu_defaults
 from server.database import Database
 from server.engine import AdapterLLM, VllmEngine
 from server.listening import keep_local
 from server.operator_keys import OperatorKeys, take_api_keys
+from server.own_workers import own_workers, reachable, with_worker_key
 from server.settings import Settings
 from server.trace_export import tell_vllm, trace_target, tracer_provider
 
@@ -95,6 +97,7 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
     mode = auth_mode(OperatorKeys.of(settings, api_keys), database)
     if mode == "open":
         keep_local(args)
+    settings = with_worker_key(settings, mode)
     factors = find_or_build_factors(model, rank=settings.factors_rank, kind=settings.factors_kind)
     enable_adapters(args, factors)
     uvloop.run(_serve(settings, args, factors, database, api_keys, mode))
@@ -118,8 +121,10 @@ async def _serve(
         app = create_app(settings, engine, database, api_keys, tracing)
         reads = app.state.gateway.reads  # vLLM's lifespan deletes `app.state` at its end
         await engine.start(app)
+        workers = own_workers(settings, mode, args.model, reachable(address), factors.digest)
         _announce(address.replace("0.0.0.0", "localhost"), engine, mode)
-        await _serve_http(app, sock, client, args)
+        async with workers.running(database):
+            await _serve_http(app, sock, client, args)
         await reads.close()
     finally:
         client.shutdown(timeout=ENGINE_STOP_TIMEOUT_S)
@@ -192,6 +197,7 @@ async def _serve_http(app: FastAPI, sock: socket, client: AdapterLLM, args: Name
     """
     config = uvicorn.Config(
         app,
+        http=BoundedHttp,
         host=args.host,
         port=args.port,
         log_level=args.uvicorn_log_level,
@@ -204,7 +210,6 @@ async def _serve_http(app: FastAPI, sock: socket, client: AdapterLLM, args: Name
         ssl_ca_certs=args.ssl_ca_certs,
         ssl_cert_reqs=args.ssl_cert_reqs,
         ssl_ciphers=args.ssl_ciphers,
-        h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
     )
     config.load()
     server = NoSignalServer(config)

@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     worker_lease_s: int = Field(
         default=30, ge=5, le=3600, description="how long a worker may be silent before its training jobs are another's"
     )
+    training_workers: int = Field(
+        default=1, ge=0, le=64, description="training workers that `tinylora serve` runs itself once there is a job"
+    )
+    training_log_dir: str = Field(default="data/tensorboard", description="where those write TensorBoard's files")
     judge_url: str | None = Field(
         default=None, description="API like OpenAI's with the models of score_model graders; none: no such graders"
     )

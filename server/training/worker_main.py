@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import torch
@@ -47,7 +47,7 @@ CONNECT_TIMEOUT_S = 10.0
 class WorkerOptions:
     """`key`: None on a server without keys. `pass_tokens`: most tokens in one pass; None, by device.
 
-    `parent`: the process to end with, if any.
+    `device`: None, a GPU if there is one. `parent`: the process to end with, if any.
     """
 
     url: str
@@ -56,6 +56,7 @@ class WorkerOptions:
     max_jobs: int = 4
     concurrency: int = 32
     pass_tokens: int | None = None
+    device: Literal["cpu", "cuda"] | None = None
     log_dir: Path | None = None
     parent: int | None = None
 
@@ -94,7 +95,7 @@ async def _tools(settings: Settings, options: WorkerOptions, factors: Factors, t
     directory = locate_model(options.model)
     tokenizer = AutoTokenizer.from_pretrained(directory if Path(options.model).expanduser().is_dir() else options.model)
     longest = AutoConfig.from_pretrained(directory).get_text_config().max_position_embeddings
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     limits = PassLimits(tokens=options.pass_tokens or PASS_TOKENS[device])
 
     def load() -> TrainableAdapters:
