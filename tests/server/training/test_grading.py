@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from server.training.graders.grade import Grade, GraderError, Sample
+from server.training.grading import Graded, sample_and_grade
+from server.training.job_data import Example
+from server.training.rollout import Completion, Group
+
+
+class Lengths:
+    """Rewards long answers; a judge that is away when it reads "away", and a parser that fails at "{"."""
+
+    name = "lengths"
+    at_once = most = 0
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if sample.text == "away":
+            raise GraderError("model_grader_server_error", "no answer")
+        if sample.text == "{":
+            raise GraderError("sample_parse_error", "no JSON")
+        return Grade(float(len(sample.text)), parts={"half": len(sample.text) / 2})
+
+
+async def graded(*groups: list[str], grader: Lengths | None = None) -> Graded:
+    examples = [Example(line, (1,), (), {}) for line in range(len(groups))]
+
+    async def sample(place: int, example: Example) -> Group:
+        await asyncio.sleep(0.001 * (len(groups) - place))  # the last one answers first
+        completions = tuple(Completion([1], [0.0], text, True) for text in groups[place])
+        return Group((1,), completions, None if completions else "status 400: too long")
+
+    return await sample_and_grade(examples, sample, grader or Lengths(), asyncio.Semaphore(2))
+
+
+async def test_groups_are_in_the_order_of_their_prompts() -> None:
+    result = await graded(["a", "bb"], ["ccc"], ["dddd"])
+    assert [group.rewards for group in result.groups] == [[1.0, 2.0], [3.0], [4.0]]
+    assert result.mean == 2.5
+    assert result.parts == {"half": 1.25}
+
+
+async def test_only_so_many_completions_are_graded_at_once() -> None:
+    grader = Lengths()
+    await graded(["a"] * 5, ["b"] * 5, grader=grader)
+    assert grader.most == 2
+
+
+async def test_a_bad_completion_scores_0_and_a_judge_that_is_away_gives_no_reward() -> None:
+    result = await graded(["a", "{", "away"])
+    first, second, third = result.groups[0].rewards
+    assert (first, second) == (1.0, 0.0)
+    assert math.isnan(third)
+    assert result.mean == 0.5
+    assert result.errors == {"sample_parse_error": 1, "model_grader_server_error": 1}
+    assert result.first_error is not None
+    assert "no JSON" in result.first_error
+
+
+async def test_prompts_that_could_not_be_sampled_count_in_no_mean() -> None:
+    result = await graded([], ["aa", "aaaa"])
+    assert result.mean == 3.0
+    assert result.errors == {"sampling_error": 1}
+    assert result.first_error == "status 400: too long"
+
+
+async def test_nothing_can_be_learned_where_no_group_has_different_rewards() -> None:
+    assert (await graded(["a", "b"], ["cc", "dd"])).is_flat
+    assert (await graded(["a", "away"])).is_flat
+    assert not (await graded(["a", "b"], ["cc", "d"])).is_flat
+
+
+async def test_without_a_single_reward_there_is_no_mean() -> None:
+    assert (await graded(["away"], [])).mean is None
+
+
+async def test_the_error_of_a_mean_is_that_of_the_means_of_prompts() -> None:
+    result = await graded(["a", "aaa"], ["aaaa"])
+    assert result.standard_error == math.sqrt(((2 - 3) ** 2 + (4 - 3) ** 2) / 1 / 2)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters.adapter import Adapter
+from adapters.factors import Factors
+from adapters.recipe import Recipe
+from adapters.trainable import TrainableAdapters
+from server.training.forward import Task, TokenSequence
+from server.training.sft import sft_objective
+from server.training.trainer import Trainer
+from tests.adapters.tiny_models import load_model
+
+Sequences = Callable[..., list[TokenSequence]]
+
+
+@pytest.fixture
+async def trainer(path: Path, factors: Factors) -> AsyncIterator[Trainer]:
+    trainer = Trainer(lambda: TrainableAdapters(load_model(path), factors))
+    yield trainer
+    trainer.close()
+
+
+def start(factors: Factors, number: float) -> Adapter:
+    recipe = Recipe()
+    return Adapter.from_vector(torch.full((recipe.groups, recipe.u), number), recipe, factors.digest, "float32")
+
+
+async def test_a_batch_that_cannot_be_trained_costs_the_others_nothing(
+    trainer: Trainer, factors: Factors, sequences: Sequences
+) -> None:
+    handle, vector = await trainer.add(start(factors, 0.1))
+    bad_handle, _ = await trainer.add(start(factors, 0.1))
+    good = sequences(handle, [(3, 4), (5, 2)])
+    bad = [TokenSequence(bad_handle, (), (5, 6))]
+    await trainer.forward_backward(Task(good, sft_objective(good)))
+    alone = vector.grad
+    vector.grad = None
+    results = await asyncio.gather(
+        *(trainer.forward_backward(Task(batch, sft_objective(batch))) for batch in (good, bad)), return_exceptions=True
+    )
+    assert results[0].tokens == 6
+    assert isinstance(results[1], ValueError)
+    assert alone is not None
+    assert vector.grad is not None
+    torch.testing.assert_close(vector.grad, alone)
+
+
+async def test_whoever_waits_while_a_pass_runs_shares_the_next_one(
+    path: Path, factors: Factors, sequences: Sequences
+) -> None:
+    model, rows_of_passes = load_model(path), []
+    model.get_decoder().register_forward_hook(
+        lambda module, inputs, output: rows_of_passes.append(len(output.last_hidden_state))
+    )
+    trainer = Trainer(lambda: TrainableAdapters(model, factors))
+    handles = [(await trainer.add(start(factors, 0.1)))[0] for _ in range(4)]
+
+    async def train(handle: int) -> None:
+        batch = sequences(handle, [(3, 4)])
+        await trainer.forward_backward(Task(batch, sft_objective(batch)))
+
+    first = asyncio.create_task(train(handles[0]))
+    for _ in range(3):  # until its pass has begun
+        await asyncio.sleep(0)
+    await asyncio.gather(first, *map(train, handles[1:]))
+    trainer.close()
+    assert rows_of_passes == [1, 3]
+
+
+async def test_a_job_that_leaves_takes_its_batch_along(
+    trainer: Trainer, factors: Factors, sequences: Sequences
+) -> None:
+    (stays, vector), (leaves, _) = [await trainer.add(start(factors, 0.1)) for _ in range(2)]
+
+    async def train(handle: int) -> None:
+        batch = sequences(handle, [(3, 4)])
+        await trainer.forward_backward(Task(batch, sft_objective(batch)))
+
+    going, staying = asyncio.create_task(train(leaves)), asyncio.create_task(train(stays))
+    await asyncio.sleep(0)
+    going.cancel()
+    await asyncio.gather(going, return_exceptions=True)
+    await trainer.remove(leaves)
+    await staying
+    assert vector.grad is not None
