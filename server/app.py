@@ -65,7 +65,8 @@ def create_app(
         modules=len(engine.factors.modules), per_minute=settings.recipe_ms_per_minute, at_once=settings.max_recipe_ms
     )
     meter = UsageMeter(database, metrics.usage_flush_failures)
-    app.state.gateway = Gateway(settings, engine, database, reads, Writes(database), registry, metrics, meter)
+    writes = Writes(database)
+    app.state.gateway = Gateway(settings, engine, database, reads, writes, registry, metrics, meter)
     app.state.gateway_metrics = metrics
 
     # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
@@ -91,6 +92,7 @@ def create_app(
     engine.mount(app)
     add_training(app, settings, database, metrics.registry)
     run_with(app, meter.flushing(settings.usage_flush_s))
+    run_with(app, writes.forgetting())
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)

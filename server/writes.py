@@ -8,20 +8,23 @@ It does not know what is written: that is a function of the connection.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import sqlalchemy as sa
+import structlog
 from fastapi import Depends, Header, Request
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
 from server.database import Database
-from server.errors import BadRequest, PayloadTooLarge, UnprocessableEntity, quoted
+from server.errors import ApiError, BadRequest, PayloadTooLarge, UnprocessableEntity, quoted
 from server.principal import Principal, principal_of
 from server.request_body import MAX_JSON_BYTES
 from server.request_id import HEADER as REQUEST_ID_HEADER
@@ -32,6 +35,7 @@ REPLAYED_HEADER = "idempotent-replayed"
 MAX_KEY_CHARS = 255
 KEPT_S = 24 * 3600
 FORGET_AFTER_S = 60
+FORGET_EVERY_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,24 @@ class Writes:
         """Remove the idempotency keys that are well past their time, and so not about to be answered from."""
         old = IDEMPOTENCY_KEYS.c.created_at < int(time.time()) - KEPT_S - FORGET_AFTER_S
         self._database.transact(lambda connection: connection.execute(IDEMPOTENCY_KEYS.delete().where(old)))
+
+    @asynccontextmanager
+    async def forgetting(self, every_s: float = FORGET_EVERY_S) -> AsyncIterator[None]:
+        """Forgets old keys now and then while the block runs."""
+
+        async def forget() -> None:
+            while True:
+                await asyncio.sleep(every_s)
+                try:
+                    await asyncio.to_thread(self.forget_old_keys)
+                except (ApiError, sa.exc.SQLAlchemyError) as error:
+                    structlog.get_logger().error("old idempotency keys not removed, kept until later", error=str(error))
+
+        task = asyncio.create_task(forget())
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:

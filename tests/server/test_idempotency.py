@@ -18,7 +18,7 @@ from adapters.recipe import Recipe
 from server.database import Database
 from server.errors import BadRequest, UnprocessableEntity
 from server.principal import OPEN_PRINCIPAL, Principal, Tenant
-from server.tables import AUDIT_LOG
+from server.tables import AUDIT_LOG, IDEMPOTENCY_KEYS
 from server.writes import Answer, Author, Writes
 from tests.server.process import Process
 
@@ -30,7 +30,7 @@ DIE_WITHIN_A_WRITE = """
 import sys
 from server.database import Database
 from server.principal import OPEN_PRINCIPAL
-from server.tables import AUDIT_LOG
+from server.tables import AUDIT_LOG, IDEMPOTENCY_KEYS
 from server.writes import Answer, Author, Writes
 
 def do(connection):
@@ -203,3 +203,19 @@ def test_keys_of_two_tenants_have_nothing_to_do_with_each_other(process: Process
     assert writes.run(author(acme), "a", "t", lambda _: Answer({"of": 3})).body == {"of": 2}
     with pytest.raises(UnprocessableEntity):
         writes.run(author(acme), "a", "t", lambda _: Answer({}), fingerprint="other")
+
+
+async def test_keys_past_their_time_are_forgotten_while_the_server_runs(app_database: Database) -> None:
+    writes = Writes(app_database)
+    author = Author(OPEN_PRINCIPAL, idempotency_key="old")
+    for _ in range(2):
+        writes.run(author, "nothing", "here", lambda _: Answer({}))
+    with app_database.write() as connection:
+        connection.execute(IDEMPOTENCY_KEYS.update().values(created_at=1))
+    async with writes.forgetting(every_s=0.01):
+        for _ in range(500):
+            with app_database.read() as connection:
+                if not connection.execute(sa.select(IDEMPOTENCY_KEYS)).all():
+                    return
+            await asyncio.sleep(0.01)
+    raise AssertionError("the key is still there")
