@@ -5,7 +5,8 @@ Design decision: pure ASGI around the engine's routes. A JSON body is read and p
 that needs no change is replayed byte for byte, and responses pass as they come, so streams are not held back.
 
 It covers whatever the engine serves by POST with a JSON body, not a list of paths. A body that is not a JSON object is
-the engine's to refuse.
+the engine's to refuse, but is bounded too: the framework reads bodies of any type before it looks at them. Only audio,
+which is spooled to disk, passes as it comes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from server.request_usage import RequestUsage
 from server.usage import UsageMeter
 
 ADAPTER_HEADER = "x-tinylora-adapter"
+# Forms with files, which the engine reads in pieces.
+STREAMED = "/v1/audio/"
 
 
 class AdapterMiddleware:
@@ -61,20 +64,23 @@ class AdapterMiddleware:
             return
         try:
             body = await read_body(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
-            served, body = await self._rewrite(body, scope)
+            is_json = _is_json(scope)
+            served, body = await self._rewrite(body, scope) if is_json else (None, body)
         except ApiError as error:
             self._metrics.observe_unresolved(principal_of(scope).tenant, error.status)
             await response_to(error)(scope, receive, send)
             return
         except ClientDisconnect:
             return
-        await self._run(scope, replay(body, receive), send, served, len(body))
+        if is_json:
+            await self._run(scope, replay(body, receive), send, served, len(body))
+        else:
+            await self._app(scope, replay(body, receive), send)
 
     def _concerns(self, scope: Scope) -> bool:
-        if scope["method"] != "POST" or scope["path"].startswith(self._own_prefixes):
+        if scope["method"] in ("GET", "HEAD", "OPTIONS") or scope["path"].startswith(self._own_prefixes):
             return False
-        media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
-        return media_type == "application/json" or media_type.endswith("+json")
+        return _is_json(scope) or not scope["path"].startswith(STREAMED)
 
     async def _rewrite(self, body: bytes, scope: Scope) -> tuple[ServedAdapter | None, bytes]:
         """The adapter the request asks for, and the body to go on with; a JSON object is put beside it, parsed."""
@@ -124,6 +130,11 @@ class AdapterMiddleware:
                 await self._app(scope, receive, send_with_header)
         finally:
             self._metrics.observe_request(principal.tenant, served, status, usage)
+
+
+def _is_json(scope: Scope) -> bool:
+    media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+    return scope["method"] == "POST" and (media_type == "application/json" or media_type.endswith("+json"))
 
 
 def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:

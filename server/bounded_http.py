@@ -1,0 +1,43 @@
+"""uvicorn's fast HTTP protocol, with an end to how long a request's line and headers may be.
+
+Design decision: its parser keeps whatever comes until the headers end, from anyone, before a key can be asked for; so
+bytes are counted as they arrive, and the count begins anew when a head ends and with every piece of a body. Bodies are
+bounded by who reads them (request_body.py).
+
+It has no time limits: a reverse proxy has, before a server that strangers can reach.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 2**16
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """For uvicorn.Config(http=...). Answers 431 to longer headers, or trailers, and closes the connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Since the last end of a head, or byte of a body.
+        self._bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Called with what has arrived."""
+        self._bytes += len(data)
+        super().data_received(data)
+        if self._bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        """Called at the end of a head."""
+        super().on_headers_complete()
+        self._bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        """Called with a piece of a body."""
+        super().on_body(body)
+        self._bytes = 0
