@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,29 +34,17 @@ from server.training.gateway_client import GatewayClient
 from server.training.job_data import JobData
 from server.training.job_state import JobState, decode_vector, encode_vector
 from server.training.method import Batch, Evaluation, Method, TrainingFailed
+from server.training.outcome import Outcome, failed
+from server.training.step_report import finite, step_event
 from server.training.tracking import Trackers
 from server.training.trainer import Trainer
 from server.worker_protocol import (
     BestVector,
     ClaimedJob,
-    JobError,
     ReportedCheckpoint,
     ReportRequest,
-    StepData,
-    StepScores,
-    StepTiming,
     WorkerEvent,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How it ended; the fields are those of FinishRequest."""
-
-    status: Literal["succeeded", "failed", "released"]
-    best: BestVector | None = None
-    error: JobError | None = None
-    events: tuple[WorkerEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +78,6 @@ async def train(
         return failed("training_failed", error.message)
     except torch.OutOfMemoryError:
         return failed("out_of_memory", "A step did not fit into the worker's memory; use fewer or shorter completions.")
-
-
-def failed(code: str, message: str, param: str | None = None) -> Outcome:
-    """The end of a job that cannot go on."""
-    return Outcome("failed", error=JobError(code=code[:64], message=message[:2000], param=param))
 
 
 class _Job:
@@ -205,7 +188,7 @@ class _Job:
         return isinstance(self._config, ReinforcementConfig)
 
     def _consider(self, step: int, evaluation: Evaluation) -> None:
-        self._state.consider(evaluation.value, encode_vector(self._vector), step, _finite(evaluation.metrics))
+        self._state.consider(evaluation.value, encode_vector(self._vector), step, finite(evaluation.metrics))
 
     def _adapter(self) -> Adapter:
         return Adapter.from_vector(self._vector, self._config.parsed_recipe, self._around.factors, "float32")
@@ -227,23 +210,8 @@ class _Job:
         publish: bool,
         batch: Batch | None = None,
     ) -> None:
-        metrics = _finite(metrics)
-        shown = dict(batch.shown) if batch is not None else {}
-        scores = StepScores(
-            train_reward_mean=metrics.get("train_reward_mean"),
-            valid_reward_mean=metrics.get("valid_reward_mean"),
-            graders=shown.get("graders", []),
-        )
-        data = StepData(
-            step=step,
-            total_steps=self._total,
-            scores=scores,
-            usage=shown.get("usage", {}),
-            errors=shown.get("errors", {}),
-            timing=StepTiming(step={**laps, "full_iteration": math.fsum(laps.values())}),
-        )
-        text = f"Step {step}/{self._total}: {_in_words(metrics)}"
-        event = WorkerEvent(message=text, type="metrics", data={**data.model_dump(), **metrics})
+        metrics = finite(metrics)
+        event = step_event(step, self._total, metrics, laps, batch)
         await self._around.gateway.report(
             self._job.id,
             ReportRequest(
@@ -262,7 +230,7 @@ class _Job:
         )
         self._step = step
         self._trackers.write(step, metrics)
-        self._around.told(f"{self._job.id} ({self._job.tenant}) {text}, {math.fsum(laps.values()):.1f} s")
+        self._around.told(f"{self._job.id} ({self._job.tenant}) {event.message}, {math.fsum(laps.values()):.1f} s")
 
     def _succeeded(self) -> Outcome:
         best, events = self._state.best, []
@@ -284,12 +252,3 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.monotonic()
         self.laps[name], self._last = now - self._last, now
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _in_words(metrics: Mapping[str, float]) -> str:
-    names = ("train_reward_mean", "train_loss", "valid_reward_mean", "valid_loss")
-    return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.4g}" for name in names if name in metrics) or "started"

@@ -29,9 +29,10 @@ from server.training.graders.build import GraderTools
 from server.training.http_retry import GatewayRefused
 from server.training.job_data import JobData, load
 from server.training.method import Method
+from server.training.outcome import Outcome, failed
 from server.training.reinforcement import Reinforcement
 from server.training.rollout import RolloutClient
-from server.training.runner import Outcome, Surroundings, failed, train
+from server.training.runner import Surroundings, train
 from server.training.supervised import Supervised
 from server.training.tracking import Trackers
 from server.training.trainer import Trainer
