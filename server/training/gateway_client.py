@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar, cast
 import httpx
 from pydantic import BaseModel
 
-from server.training.http_retry import GatewayRefused, Patience, request
+from server.training.http_retry import GatewayRefused, Patience, refused, request
 from server.worker_protocol import (
     ClaimAnswer,
     ClaimRequest,
@@ -54,7 +54,7 @@ class GatewayClient:
             "/v1/worker/claim", json=asked.model_dump(mode="json"), timeout=_CLAIM_TIMEOUT_S
         )
         if not response.is_success:
-            raise GatewayRefused(response.status_code, "", response.text[:500])
+            raise refused(response)
         return ClaimAnswer.model_validate_json(response.content)
 
     async def validated(self, job_id: str, told: ValidatedRequest) -> LeaseAnswer:

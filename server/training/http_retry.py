@@ -87,9 +87,9 @@ async def request(
                 response = await _send(http, method, path, json, headers, timeout_s)
     except _Again as error:
         assert error.response is not None
-        raise _refused(error.response) from None
+        raise refused(error.response) from None
     if not response.is_success:
-        raise _refused(response)
+        raise refused(response)
     return response
 
 
@@ -119,7 +119,8 @@ def _retry_after(response: httpx.Response) -> float | None:
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER_S)
 
 
-def _refused(response: httpx.Response) -> GatewayRefused:
+def refused(response: httpx.Response) -> GatewayRefused:
+    """What an answer that is no success says."""
     try:
         error = response.json()["error"]
         code, message = str(error.get("code") or ""), str(error.get("message") or "")

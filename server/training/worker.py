@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import httpx
 import structlog
+from pydantic import ValidationError
 
 from server.errors import ApiError
 from server.job_config import ReinforcementConfig
@@ -125,7 +126,7 @@ class Worker:
         )
         try:
             answer = await self.tools.gateway.claim(asked)
-        except (httpx.HTTPError, GatewayRefused) as error:
+        except (httpx.HTTPError, GatewayRefused, ValidationError) as error:  # the last: of another version
             self.told(f"the gateway gave no work: {str(error) or type(error).__name__}")
             return None
         for job_id, lease in answer.running.items():

@@ -153,15 +153,16 @@ class Line(httpx.AsyncBaseTransport):
 
 
 @asynccontextmanager
-async def site(tmp_path: Path, path: Path, factors: Factors) -> AsyncIterator[Site]:
-    settings = Settings(
-        database_url=f"sqlite:///{tmp_path}/tinylora.db",
-        files_url=f"{tmp_path}/files",
-        worker_lease_s=5,
-        log_format="json",
-    )
-    database, engine = Database(settings.database_url), SamplingEngine(path, factors)
-    app = create_app(settings, engine, database)
+async def site(tmp_path: Path, path: Path, factors: Factors, **settings: Any) -> AsyncIterator[Site]:
+    settings = {
+        "database_url": f"sqlite:///{tmp_path}/tinylora.db",
+        "files_url": f"{tmp_path}/files",
+        "worker_lease_s": 5,
+        "log_format": "json",
+        **settings,
+    }
+    database, engine = Database(settings["database_url"]), SamplingEngine(path, factors)
+    app = create_app(Settings(**settings), engine, database)
     async with client_of(app) as http:
         client = openai.AsyncOpenAI(base_url="http://gateway/v1", api_key="unused", http_client=http, max_retries=0)
         yield Site(path, factors, engine, app, database, http, client, tmp_path / "logs")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import secrets
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -70,6 +72,33 @@ async def test_rollouts_are_the_tenants_and_events_say_what_they_cost(
         assert last["usage"]["samples"] == 8
         assert set(last["timing"]["step"]) == {"sampling", "training", "eval", "full_iteration"}
         assert {body["cache_salt"] for body in here.engine.received} == {"tenant-1"}
+
+
+async def test_a_job_of_a_tenant_is_sampled_and_published_for_that_tenant_alone(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    admin, workers = secrets.token_hex(32), secrets.token_hex(32)
+    async with site(tmp_path, path, factors, admin_key=admin, worker_key=workers) as here:
+
+        def caller(key: str) -> httpx.AsyncClient:
+            headers = {"Authorization": f"Bearer {key}"}
+            return httpx.AsyncClient(transport=Line(here.app), base_url="http://gateway", headers=headers)
+
+        async with caller(admin) as operator, caller(workers) as http:
+            assert (await operator.post("/v1/tenants", json={"name": "globex"})).is_success
+            wanted = {"name": "k", "scopes": ["infer", "adapters", "train"]}
+            made = await operator.post("/v1/tenants/globex/keys", json=wanted)
+            here.client = openai.AsyncOpenAI(
+                base_url="http://gateway/v1", api_key=made.json()["key"], http_client=here.http, max_retries=0
+            )
+            job_id = await here.job(rows(10), CONTAINS, **TINY)
+            async with here.worker(http=http):
+                job = await here.wait(job_id, "succeeded")
+            assert job.organization_id == "globex"
+            path_of = f"/v1/adapters/{job.fine_tuned_model}"
+            assert (await operator.get(path_of, headers={"OpenAI-Organization": "globex"})).status_code == 200
+            assert (await operator.get(path_of)).status_code == 404
+        assert {body["cache_salt"] for body in here.engine.received} == {"tenant-2"}
 
 
 @pytest.mark.parametrize(
