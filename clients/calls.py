@@ -57,8 +57,12 @@ def checked(response: httpx.Response) -> httpx.Response:
 def call(url: str, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> dict[str, Any]:
     """The server's answer, a JSON object."""
     with connection(url) as client:
-        answer: dict[str, Any] = checked(client.request(method, path, json=body, params=query)).json()
-        return answer
+        response = checked(client.request(method, path, json=body, params=query))
+    try:
+        answer: dict[str, Any] = response.json()
+    except ValueError:
+        fail(f"no answer of a TinyLoRA server from {url}: {response.url} is no JSON")
+    return answer
 
 
 def pages(url: str, path: str, **query: Any) -> Iterator[dict[str, Any]]:

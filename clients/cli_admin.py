@@ -9,25 +9,22 @@ It knows nothing of the server but its HTTP API. httpx is imported when a comman
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-DEFAULT_URL = "http://localhost:8000"
-PAGE = 100
+from clients.calls import DEFAULT_URL, Url, call, pages, part, say
+
 LIMITS = ("requests/min", "tokens/min", "concurrent")
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 tenants = typer.Typer(no_args_is_help=True, help="Make, list and change tenants.")
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 
-Url = Annotated[str, typer.Option(envvar="TINYLORA_URL", help="Where the server is")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON")]
 Tenant = Annotated[str, typer.Argument(help="The tenant's name")]
 Requests = Annotated[int | None, typer.Option("--requests-per-minute", min=0, help="0: no limit")]
@@ -50,13 +47,13 @@ def create_tenant(
 ) -> None:
     """Make a tenant."""
     body = {"name": name, **_quotas(requests, tokens, concurrent, max_adapters), **_given(weight=weight)}
-    _show_tenants([_call(url, "POST", "/tenants", body)], as_json)
+    _show_tenants([call(url, "POST", "/tenants", body)], as_json)
 
 
 @tenants.command("list")
 def list_tenants(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List all tenants."""
-    _show_tenants(list(_pages(url, "/tenants")), as_json)
+    _show_tenants(list(pages(url, "/tenants")), as_json)
 
 
 @tenants.command("update")
@@ -73,7 +70,7 @@ def update_tenant(
 ) -> None:
     """Change a tenant; what is not given stays as it is."""
     body = {**_quotas(requests, tokens, concurrent, max_adapters), **_given(weight=weight, disabled=disabled)}
-    _show_tenants([_call(url, "PATCH", f"/tenants/{_part(name)}", body)], as_json)
+    _show_tenants([call(url, "PATCH", f"/tenants/{part(name)}", body)], as_json)
 
 
 @keys.command("create")
@@ -94,18 +91,18 @@ def create_key(
     """Make a key. It is printed once, on standard output, and can never be read again."""
     lifetime = None if expires_in is None else _seconds(expires_in)
     body = {"name": name, **_given(scopes=scope, expires_in_s=lifetime), **_quotas(requests, tokens, concurrent)}
-    key = _call(url, "POST", f"/tenants/{_part(tenant)}/keys", body)
+    key = call(url, "POST", f"/tenants/{part(tenant)}/keys", body)
     if as_json:
         print(json.dumps(key))
         return
     print(key["key"])
-    _say(f"This is {key['id']} of {tenant}, for {', '.join(key['scopes'])}. It is not stored: keep it now.")
+    say(f"This is {key['id']} of {tenant}, for {', '.join(key['scopes'])}. It is not stored: keep it now.")
 
 
 @keys.command("list")
 def list_keys(tenant: Tenant, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List a tenant's keys, newest first."""
-    found = list(_pages(url, f"/tenants/{_part(tenant)}/keys"))
+    found = list(pages(url, f"/tenants/{part(tenant)}/keys"))
     if as_json:
         print(json.dumps(found))
         return
@@ -128,7 +125,7 @@ def revoke_key(
     as_json: AsJson = False,
 ) -> None:
     """End a key for good, from the next request on."""
-    revoked = _call(url, "POST", f"/tenants/{_part(tenant)}/keys/{_part(key)}/revoke")
+    revoked = call(url, "POST", f"/tenants/{part(tenant)}/keys/{part(key)}/revoke")
     print(json.dumps(revoked) if as_json else f"{revoked['id']} is revoked since {_time(revoked['revoked_at'])}.")
 
 
@@ -191,46 +188,3 @@ def _quotas(
     if max_adapters is not None:
         quotas["max_adapters"] = max_adapters if max_adapters >= 0 else None
     return quotas
-
-
-def _part(text: str) -> str:
-    return quote(text, safe="")
-
-
-def _pages(url: str, path: str) -> Iterator[dict[str, Any]]:
-    query = f"?limit={PAGE}"
-    while True:
-        page = _call(url, "GET", path + query)
-        yield from page["data"]
-        if not page["has_more"]:
-            return
-        query = f"?limit={PAGE}&after={_part(page['last_id'])}"
-
-
-def _call(url: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The server's answer. Ends the command with a sentence when there is none, or it is an error."""
-    import httpx
-
-    key = os.environ.get("TINYLORA_ADMIN_KEY") or os.environ.get("TINYLORA_API_KEY")
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    try:
-        address = f"{url.rstrip('/').removesuffix('/v1')}/v1{path}"
-        response = httpx.request(method, address, json=body, headers=headers, timeout=30)
-        answer = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError) as error:
-        raise typer.Exit(
-            _fail(f"no answer of a TinyLoRA server from {url}: {error or type(error).__name__}")
-        ) from error
-    if response.is_success:
-        return dict(answer)
-    hint = " (The key is taken from TINYLORA_ADMIN_KEY, else TINYLORA_API_KEY.)" if response.status_code == 401 else ""
-    raise typer.Exit(_fail(f"{answer['error']['message']}{hint}"))
-
-
-def _fail(message: str) -> int:
-    Console(stderr=True).print(f"tinylora: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
-    return 1
-
-
-def _say(message: str) -> None:
-    Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)

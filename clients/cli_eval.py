@@ -110,10 +110,11 @@ def _run(
         key = os.environ.get("TINYLORA_ADMIN_KEY") or os.environ.get("TINYLORA_API_KEY") or "unused"
         address = f"{url.rstrip('/').removesuffix('/v1')}/v1"
         async with openai.AsyncOpenAI(base_url=address, api_key=key, timeout=TIMEOUT_S, max_retries=5) as client:
-            checked = await core.checked_grader(client, grader)
-            models = [(await client.models.list()).data[0].id] if base else []
-            # Before the first is sampled for minutes: are all of them there?
-            models += [await core.exact_name(client, adapter) for adapter in adapters]
+            # Before the first is sampled for minutes: is everything there? Nobody waits for a server that is not.
+            once = client.with_options(max_retries=0)
+            checked = await core.checked_grader(once, grader)
+            models = [(await once.models.list()).data[0].id] if base else []
+            models += [await core.exact_name(once, adapter) for adapter in adapters]
             done = []
             with Progress(*columns, console=Console(stderr=True)) as progress:
                 for model in models:
@@ -185,7 +186,8 @@ def _shown(of: Estimate) -> dict[str, Any]:
 def _print_table(summary: Mapping[str, Any]) -> None:
     samples = summary["sampling"]["samples"]
     majority = f"majority_at_{samples}"
-    table = Table("model", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", no_wrap=True)
     titles = ["pass@1", "95 %", *([f"maj@{samples}"] if samples > 1 else []), "gain", "tokens", "cut off", "errors"]
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
