@@ -23,7 +23,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fmt bench model env clean
+.PHONY: help serve test check fmt bench model env triton clean
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of 
 model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct into models/
 
 env: $(PROJECT) ## Make the Python environment only
+
+triton: $(PROJECT) ## Install Triton (300 MB) for the test of vLLM's second model runner, which is skipped without
+	@[ -d $(VENV)/triton ] || $(PIP) --quiet --target $(VENV)/triton \
+		"$$(sed -n 's/^\(triton==[^ ]*\).*/\1/p' deploy/requirements-gpu.txt)"
 
 clean: ## Remove the environments, the embedded model and all caches; keeps data/
 	rm -rf .venv .venv-gpu models/SmolLM2-135M-Instruct build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
