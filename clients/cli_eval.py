@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -203,8 +204,8 @@ def _print_table(summary: Mapping[str, Any]) -> None:
             f"{one['truncated_share']:.0%}",
             str(sum(one["grader_errors"].values()) or ""),
         )
-    console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else 1000, crop=False)
+    # What is read by a program has no width.
+    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
     say(_how(summary))
     for one in summary["models"]:
         for message, count in one["grader_errors"].items():

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from clients import cli_adapters, cli_admin
+from clients import cli_adapters, cli_admin, cli_eval
 from server import cli_worker
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -67,6 +67,7 @@ def serve(
 
 
 cli.command()(cli_worker.worker)
+cli.command("eval")(cli_eval.evaluate)
 
 
 @cli.command()
