@@ -36,8 +36,8 @@ from server.training.trainer import Trainer
 from server.training.worker import Worker, WorkerTools
 from server.training_parts import grader_tools
 
-# Activations of a pass, not weights, are what a worker needs memory for: in float32 about 1.6 MiB per token of a model of
-# 135M parameters. Longer passes are no faster on a CPU.
+# Activations of a pass, not weights, are what a worker needs memory for: in float32 about 1.6 MiB per token of a model
+# of 135M parameters. Longer passes are no faster on a CPU.
 PASS_TOKENS = {"cuda": 2**14, "cpu": 2**10}
 # A rollout may wait behind everyone else's requests.
 ROLLOUT_TIMEOUT_S = 900.0
