@@ -21,6 +21,7 @@ from server.training.forward import Task, TokenSequence
 from server.training.graders.grade import Grader
 from server.training.grading import Graded, sample_and_grade
 from server.training.grpo import GrpoConfig, GrpoMetrics, grpo_objective
+from server.training.http_retry import GatewayRefused
 from server.training.job_data import Example, JobData
 from server.training.method import Batch, Evaluation, TrainingFailed
 from server.training.rollout import Group, RolloutClient, Sampling, seed_of
@@ -43,10 +44,7 @@ class Reinforcement:
     async def collect(self, step: int, adapter: Adapter | None) -> Graded:
         examples = [self.data.training[index] for index in self.data.sampler.batch(step - 1)]
         graded = await self._sampled(examples, adapter, "train", step, self.config.group_size, self.config.temperature)
-        if graded.mean is None:
-            raise TrainingFailed(
-                "no_rewards", f"Not one completion of step {step} could be sampled and graded: {graded.first_error}"
-            )
+        _mean(graded, f"step {step}")
         return graded
 
     async def batch(self, collected: Graded, handle: int, sampled_with: Adapter | None) -> Batch:
@@ -69,14 +67,12 @@ class Reinforcement:
             self._loss(),
             logprobs,
         )
-        mean = collected.mean
-        assert mean is not None
         lengths = [len(completion.tokens) for _, _, completion, _ in members]
         return Batch(
             Task(sequences, objective),
             trained_tokens=sum(len(sequences[row]) for row in objective.rows),
             metrics={
-                "train_reward_mean": mean,
+                "train_reward_mean": _mean(collected, "the step"),
                 "completion_tokens_mean": sum(lengths) / len(lengths),
                 "finished_share": sum(completion.finished for _, _, completion, _ in members) / len(members),
             },
@@ -103,12 +99,9 @@ class Reinforcement:
         count = self.config.eval_samples
         temperature = 0.0 if count == 1 else self.config.temperature
         graded = await self._sampled(self.data.validation, adapter, "valid", 0, count, temperature)
-        if graded.mean is None:
-            raise TrainingFailed(
-                "no_rewards", f"Not one completion of the held-out rows could be graded: {graded.first_error}"
-            )
+        mean = _mean(graded, "the held-out rows")
         parts = {f"valid_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
-        return Evaluation({"valid_reward_mean": graded.mean, **parts}, graded.mean, graded.standard_error)
+        return Evaluation({"valid_reward_mean": mean, **parts}, mean, graded.standard_error)
 
     async def _sampled(
         self,
@@ -159,6 +152,16 @@ class Reinforcement:
         finally:
             await self.trainer.remove(handle)
         return [_row(tokens.logprobs_BC[row], len(sequence.completion)) for row, sequence in enumerate(sequences)]
+
+
+def _mean(graded: Graded, of: str) -> float:
+    """The mean reward. Where there is none: GatewayRefused for an engine that is broken, else TrainingFailed."""
+    if graded.mean is not None:
+        return graded.mean
+    for group in graded.groups:
+        if group.group.status is not None and group.group.status >= 500:
+            raise GatewayRefused(group.group.status, "", f"no completions: {group.group.error}")
+    raise TrainingFailed("no_rewards", f"Not one completion of {of} could be sampled and graded: {graded.first_error}")
 
 
 def _row(logprobs_C: Tensor, length: int) -> list[float]:

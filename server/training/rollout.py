@@ -54,11 +54,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The completions of one prompt; with none, `error` says why."""
+    """The completions of one prompt; with none, `error` says why, and `status` is that of the answer, if it had one."""
 
     prompt: Sequence[int]
     completions: tuple[Completion, ...]
     error: str | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class RolloutClient:
             except GatewayRefused as error:
                 if error.status in (401, 403):  # of the worker's key, not of this prompt
                     raise
-                return Group(prompt, (), f"status {error.status}: {error.message:.300}")
+                return Group(prompt, (), f"status {error.status}: {error.message:.300}", error.status)
             except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
                 return Group(prompt, (), f"an answer that cannot be read ({type(error).__name__}: {error})")
         whole = tuple(completion for completion in completions if completion.tokens)

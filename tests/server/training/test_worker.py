@@ -228,6 +228,29 @@ async def test_a_gateway_that_is_away_costs_time_and_no_step(tmp_path: Path, pat
         assert len(here.engine.received) in (6, 7, 8)  # three steps of two prompts, of which two may have been cut off
 
 
+async def test_an_engine_that_breaks_down_fails_no_job(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), CONTAINS, **TINY)
+        here.engine.refused = [500] * 100
+        async with here.worker():
+            await until(lambda: any("is dropped: the gateway refuses (500)" in line for line in here.lines))
+            here.engine.refused = []
+            here.expire_lease(job_id)
+            await here.wait(job_id, "succeeded")
+
+
+async def test_prompts_that_the_engine_refuses_to_the_last_fail_the_job(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), CONTAINS, **TINY)
+        here.engine.refused = [400] * 100
+        async with here.worker():
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "no_rewards"
+        assert "status 400" in job.error.message
+
+
 async def test_two_workers_share_the_jobs(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
         job_ids = [await here.job(rows(10), CONTAINS, **TINY) for _ in range(3)]
