@@ -53,6 +53,11 @@ def register() -> None:
         return
     mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
     if current_platform.is_cpu():
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+        from adapters.vllm_cpu_seeds import keep_seeds_of_partly_read_prompts
+
+        keep_seeds_of_partly_read_prompts(CPUModelRunner)
         _keep_compilation_on_cpu(type(current_platform))
         _read_saved_graphs_on_cpu()
 
