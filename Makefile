@@ -23,10 +23,10 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fmt bench model env triton clean
+.PHONY: help serve test check fmt bench train-demo model env triton clean
 
 help: ## List the targets
-	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: MODEL=<directory or Hugging Face id>  ARGS='<options of the command>'  DEVICE=cpu|gpu"
 
@@ -50,6 +50,9 @@ bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of 
 	@$(BIN)/python -m benchmarks.gateway
 	@$(BIN)/python -m benchmarks.factors $(EMBEDDED_MODEL)
 	@$(BIN)/python -m benchmarks.registry
+
+train-demo: $(PROJECT) $(EMBEDDED_MODEL) ## Train 13 numbers on small sums, on the running server or one of its own (minutes)
+	@$(BIN)/python -m clients.examples.train --serve $(ARGS)
 
 model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct into models/
 

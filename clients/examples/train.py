@@ -1,0 +1,179 @@
+"""Trains 13 numbers by reinforcement, through the official openai client: python -m clients.examples.train
+
+Files are uploaded, a job is made and watched, and what came of it is evaluated on rows that it did not train on, and
+asked a question.
+
+Design decision: a whole program, to be copied; besides the openai client it needs clients.evaluate only. With --serve
+it starts a server when there is none at the URL, whose worker trains, and ends it afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import httpx
+import typer
+from openai import AsyncOpenAI, OpenAI
+from openai.types.fine_tuning import FineTuningJob
+from rich.console import Console
+from rich.progress import Progress
+
+from clients.accuracy import Estimate
+from clients.eval_rows import load_rows
+from clients.evaluate import Evaluation, Sampling, evaluate
+from clients.examples.make_task import GRADER, QUESTION, make_task
+
+MAX_TOKENS = 16
+ENDS = ("succeeded", "failed", "cancelled")
+START_TIMEOUT_S = 600
+console = Console(highlight=False)
+
+
+def main(
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a step")] = 8,
+    group_size: Annotated[int, typer.Option(min=2, help="Completions of every prompt")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Adam's: about how far a number moves in a step")] = 2e-3,
+    eval_samples: Annotated[int, typer.Option(min=1, help="Of every held-out row; 1 is greedy")] = 4,
+    validation: Annotated[int, typer.Option(min=2, help="Held-out rows")] = 64,
+    seed: int = 0,
+    directory: Annotated[Path, typer.Option(help="Where the task's files go")] = Path("data/demo-task"),
+    url: Annotated[str, typer.Option(envvar="TINYLORA_URL", help="The server")] = "http://localhost:8000",
+    serve: Annotated[bool, typer.Option("--serve", help="Start one if there is none")] = False,
+) -> None:
+    """Train a vector on small sums, and show what it gained."""
+    with _server(url) if serve and not _is_ready(url) else _nothing():
+        key = os.environ.get("TINYLORA_API_KEY", "unused")
+        client = OpenAI(base_url=f"{url}/v1", api_key=key)
+        base = client.models.list().data[0].id
+        training_file, validation_file = make_task(directory, validation, seed)
+
+        files = [client.files.create(file=path, purpose="fine-tune").id for path in (training_file, validation_file)]
+        job = client.fine_tuning.jobs.create(
+            model=base,
+            training_file=files[0],
+            validation_file=files[1],
+            method={  # type: ignore[arg-type]
+                "type": "reinforcement",
+                "reinforcement": {
+                    "grader": GRADER,
+                    "hyperparameters": {"batch_size": batch_size, "eval_interval": 5, "eval_samples": eval_samples},
+                },
+            },
+            suffix="sums",
+            seed=seed,
+            extra_body={
+                "tinylora": {
+                    "group_size": group_size,
+                    "learning_rate": learning_rate,
+                    "max_completion_tokens": MAX_TOKENS,
+                    "max_steps": steps,
+                    "epochs": 1000,
+                }
+            },
+        )
+        console.print(f"{job.id} trains 13 numbers on {training_file}")
+        job = _watch(client, job)
+        if job.status != "succeeded" or job.fine_tuned_model is None:
+            console.print(f"The job {job.status}: {job.error.message if job.error else 'no reason was given'}")
+            raise typer.Exit(1)
+
+        _print_checkpoints(client, job.id)
+        result = client.models.retrieve(job.fine_tuned_model).id
+        before, after = asyncio.run(_compare(url, key, [base, result], validation_file, eval_samples, seed))
+        console.print(f"held-out reward before {_words(before.pass_at_1)}, after {_words(after.pass_at_1)}")
+        console.print(f"gain on the same rows  {_words(after.better_than(before))}")
+        for model in (base, result):
+            console.print(f"{model}: {_ask(client, model)}")
+
+
+def _watch(client: OpenAI, job: FineTuningJob) -> FineTuningJob:
+    """The job when it has ended; prints its events as they come."""
+    seen: set[str] = set()
+    with Progress(console=console) as progress:
+        bar = progress.add_task("steps", total=None)
+        while True:
+            job = client.fine_tuning.jobs.retrieve(job.id)
+            fields: Any = job
+            progress.update(bar, total=fields.total_steps, completed=fields.step or 0)
+            new = [event for event in client.fine_tuning.jobs.list_events(job.id) if event.id not in seen]
+            for event in reversed(new):
+                seen.add(event.id)
+                progress.console.print(f"{event.message}{_timing(event.data)}")
+            if job.status in ENDS:
+                return job
+            time.sleep(2)
+
+
+def _timing(data: object) -> str:
+    timing = data.get("timing", {}).get("step") if isinstance(data, dict) else None
+    return "" if not timing else f"  [{', '.join(f'{name} {seconds:.1f} s' for name, seconds in timing.items())}]"
+
+
+def _print_checkpoints(client: OpenAI, job_id: str) -> None:
+    for checkpoint in client.fine_tuning.jobs.checkpoints.list(job_id):
+        reward = getattr(checkpoint.metrics, "valid_reward_mean", None)
+        console.print(f"step {checkpoint.step_number:4}: {checkpoint.fine_tuned_model_checkpoint}  {reward}")
+
+
+async def _compare(url: str, key: str, models: list[str], file: Path, samples: int, seed: int) -> list[Evaluation]:
+    rows = load_rows(str(file))
+    # Not the seeds by which the best checkpoint was chosen.
+    sampling = Sampling(samples, 0.0 if samples == 1 else 1.0, MAX_TOKENS, seed + 1_000_000)
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key) as client:
+        return [await evaluate(client, model, rows, GRADER, sampling) for model in models]
+
+
+def _words(of: Estimate) -> str:
+    return f"{of.mean:.3f}" + ("" if of.standard_error is None else f" ± {of.standard_error:.3f}")
+
+
+def _ask(client: OpenAI, model: str) -> str:
+    question: Any = [{"role": "user", "content": QUESTION.format(3, 4)}]
+    answer = client.chat.completions.create(model=model, messages=question, max_tokens=MAX_TOKENS, temperature=0)
+    return json.dumps(answer.choices[0].message.content)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _server(url: str) -> Iterator[None]:
+    """A server of the embedded model on the port of `url`, while inside."""
+    port = urlsplit(url).port or 8000
+    command = [str(Path(sys.executable).with_name("tinylora")), "serve", "--port", str(port)]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while not _is_ready(url):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    console.print("The server did not start; its reason is above.")
+                    raise typer.Exit(1)
+                time.sleep(1)
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready", timeout=10).is_success
+    except httpx.TransportError:
+        return False
+
+
+if __name__ == "__main__":
+    typer.run(main)
