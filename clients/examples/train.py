@@ -45,6 +45,7 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a step")] = 8,
     group_size: Annotated[int, typer.Option(min=2, help="Completions of every prompt")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Adam's: about how far a number moves in a step")] = 2e-3,
+    eval_interval: Annotated[int, typer.Option(min=1, help="Steps between evaluations on held-out rows")] = 5,
     eval_samples: Annotated[int, typer.Option(min=1, help="Of every held-out row; 1 is greedy")] = 4,
     validation: Annotated[int, typer.Option(min=2, help="Held-out rows")] = 64,
     seed: int = 0,
@@ -68,7 +69,11 @@ def main(
                 "type": "reinforcement",
                 "reinforcement": {
                     "grader": GRADER,
-                    "hyperparameters": {"batch_size": batch_size, "eval_interval": 5, "eval_samples": eval_samples},
+                    "hyperparameters": {
+                        "batch_size": batch_size,
+                        "eval_interval": eval_interval,
+                        "eval_samples": eval_samples,
+                    },
                 },
             },
             suffix="sums",
