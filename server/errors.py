@@ -210,6 +210,8 @@ def install_error_handlers(app: FastAPI) -> ExceptionHandler:
     handlers[RequestValidationError] = _handle_validation
     # The serving code raises ValueError for a request it cannot serve. The engine's own handler says it better.
     handlers.setdefault(ValueError, _handle_value_error)
+    # Of the engine's routes for what the model cannot do. A 501 would be retried, in vain.
+    handlers[NotImplementedError] = _handle_unsupported
     engine_handler = cast(ExceptionHandler | None, handlers.get(Exception))
 
     async def handle_unexpected(request: Request, error: Exception) -> Response:
@@ -241,6 +243,11 @@ async def _handle_http(_request: Request, error: Exception) -> Response:
 
 async def _handle_value_error(_request: Request, error: Exception) -> Response:
     return error_response(HTTPStatus.BAD_REQUEST, str(error), param=None, code="invalid_request")
+
+
+async def _handle_unsupported(_request: Request, error: Exception) -> Response:
+    message = str(error) or "The model does not support this."
+    return error_response(HTTPStatus.BAD_REQUEST, message, param=None, code="not_supported")
 
 
 async def _handle_validation(_request: Request, error: Exception) -> Response:

@@ -137,4 +137,6 @@ class FakeEngine:
             raise RequestValidationError(["Only 'application/json' is allowed"])
         if kind == "value":
             raise ValueError("prompt is too long")
+        if kind == "unsupported":
+            raise NotImplementedError("The model does not do this")
         raise KeyError("a secret of the engine")
