@@ -67,6 +67,8 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
         parser.error("tinylora serves one HTTP API process; leave out --api-server-count, --headless and --grpc")
     if args.enable_lora or args.lora_modules:
         parser.error("tinylora takes the place of vLLM's own LoRA; leave out --enable-lora and --lora-modules")
+    if envs.VLLM_ENABLE_RESPONSES_API_STORE:
+        parser.error("stored responses can be read with their id by any tenant; unset VLLM_ENABLE_RESPONSES_API_STORE")
     if args.served_model_name is None and Path(model).is_dir():
         args.served_model_name = [Path(model).resolve().name]
     if not args.shutdown_timeout:

@@ -36,3 +36,14 @@ def test_vllm_tells_adapters_of_one_name_apart() -> None:
     blocks = [first_block(made(value), tenant_id) for value in (1.0, 2.0) for tenant_id in (1, 2)]
     assert len(set(map(str, blocks))) == 4
     assert first_block(made(1.0), 1) == blocks[0]
+
+
+def test_a_server_that_would_keep_answers_for_anyone_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from server.engine_launch import parse_vllm_args
+
+    monkeypatch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
+    with pytest.raises(SystemExit):
+        parse_vllm_args("some/model", [])
+    assert "unset VLLM_ENABLE_RESPONSES_API_STORE" in capsys.readouterr().err
