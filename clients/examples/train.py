@@ -37,7 +37,7 @@ from clients.examples.make_task import GRADER, QUESTION, make_task
 MAX_TOKENS = 16
 ENDS = ("succeeded", "failed", "cancelled")
 START_TIMEOUT_S = 600
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main(
