@@ -1,4 +1,4 @@
-"""What all tests share: a PostgreSQL server, started when the first test asks for it."""
+"""What all tests share: a PostgreSQL server, started when the first test asks for it, and how they run side by side."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from server.database import Database
 from tests.postgres import NOT_INSTALLED, SKIP_VARIABLE, PostgresServer, find_programs, running_server
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each process has a core; more threads would only wait for each other.
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs all tests with a real engine, from the beginning; the others run the rest meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+    for item in items:
+        if item.get_closest_marker("engine") is not None:
+            item.add_marker(pytest.mark.xdist_group("engine"))
 
 
 @pytest.fixture(scope="session")
