@@ -41,7 +41,7 @@ async def ready(gateway: GatewayDep) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(gateway: GatewayDep) -> Response:
     """Prometheus' text format: the engine's metrics and the gateway's."""
     text = prometheus_client.generate_latest() + gateway.metrics.render()
