@@ -4,7 +4,8 @@ Files are uploaded, a job is made and watched, and what came of it is evaluated 
 asked a question.
 
 Design decision: a whole program, to be copied; besides the openai client it needs clients.evaluate only. With --serve
-it starts a server when there is none at the URL, whose worker trains, and ends it afterwards.
+it starts a server when there is none at the URL, whose worker trains, and ends it afterwards. Where server and program
+end before the job does, the next server goes on with it; so does this program with --job.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import httpx
 import typer
-from openai import AsyncOpenAI, OpenAI
+from openai import APIConnectionError, AsyncOpenAI, OpenAI
 from openai.types.fine_tuning import FineTuningJob
 from rich.console import Console
 from rich.progress import Progress
@@ -40,79 +42,93 @@ START_TIMEOUT_S = 600
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of a job. eval_samples: of every held-out row; 1 is greedy."""
+
+    steps: int
+    batch_size: int
+    group_size: int
+    learning_rate: float
+    eval_interval: int
+    eval_samples: int
+    seed: int
+
+
 def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps of training")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a step")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a step")] = 6,
     group_size: Annotated[int, typer.Option(min=2, help="Completions of every prompt")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Adam's: about how far a number moves in a step")] = 2e-3,
-    eval_interval: Annotated[int, typer.Option(min=1, help="Steps between evaluations on held-out rows")] = 5,
-    eval_samples: Annotated[int, typer.Option(min=1, help="Of every held-out row; 1 is greedy")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Adam's: about how far a number moves in a step")] = 4e-3,
+    eval_interval: Annotated[int, typer.Option(min=1, help="Steps between evaluations on held-out rows")] = 10,
+    eval_samples: Annotated[int, typer.Option(min=1, help="Of every held-out row; 1 is greedy")] = 2,
     validation: Annotated[int, typer.Option(min=2, help="Held-out rows")] = 64,
     seed: int = 0,
+    job_id: Annotated[str | None, typer.Option("--job", help="Go on watching this job instead of making one")] = None,
     directory: Annotated[Path, typer.Option(help="Where the task's files go")] = Path("data/demo-task"),
     url: Annotated[str, typer.Option(envvar="TINYLORA_URL", help="The server")] = "http://localhost:8000",
     serve: Annotated[bool, typer.Option("--serve", help="Start one if there is none")] = False,
 ) -> None:
     """Train a vector on small sums, and show what it gained."""
-    with _server(url) if serve and not _is_ready(url) else _nothing():
-        key = os.environ.get("TINYLORA_API_KEY", "unused")
+    sizes = Sizes(steps, batch_size, group_size, learning_rate, eval_interval, eval_samples, seed)
+    key = os.environ.get("TINYLORA_API_KEY", "unused")
+    with _server(url) if serve and not _is_ready(url) else nullcontext():
         client = OpenAI(base_url=f"{url}/v1", api_key=key)
-        base = client.models.list().data[0].id
-        training_file, validation_file = make_task(directory, validation, seed)
-
-        files = [client.files.create(file=path, purpose="fine-tune").id for path in (training_file, validation_file)]
-        job = client.fine_tuning.jobs.create(
-            model=base,
-            training_file=files[0],
-            validation_file=files[1],
-            method={  # type: ignore[arg-type]
-                "type": "reinforcement",
-                "reinforcement": {
-                    "grader": GRADER,
-                    "hyperparameters": {
-                        "batch_size": batch_size,
-                        "eval_interval": eval_interval,
-                        "eval_samples": eval_samples,
-                    },
-                },
-            },
-            suffix="sums",
-            seed=seed,
-            extra_body={
-                "tinylora": {
-                    "group_size": group_size,
-                    "learning_rate": learning_rate,
-                    "max_completion_tokens": MAX_TOKENS,
-                    "max_steps": steps,
-                    "epochs": 1000,
-                }
-            },
-        )
-        console.print(f"{job.id} trains 13 numbers on {training_file}")
-        job = _watch(client, job)
+        try:
+            files = make_task(directory, validation, seed)
+            if job_id is None:
+                job_id = _create_job(client, files, sizes).id
+                console.print(f"{job_id} trains 13 numbers on {files[0]}")
+            job = _watch(client, job_id)
+        except APIConnectionError:
+            console.print(f"No answer from {url}." + (f" The job is not lost: --job {job_id}" if job_id else ""))
+            raise typer.Exit(1) from None
         if job.status != "succeeded" or job.fine_tuned_model is None:
             console.print(f"The job {job.status}: {job.error.message if job.error else 'no reason was given'}")
             raise typer.Exit(1)
 
         _print_checkpoints(client, job.id)
-        result = client.models.retrieve(job.fine_tuned_model).id
-        before, after = asyncio.run(_compare(url, key, [base, result], validation_file, eval_samples, seed))
-        console.print(f"held-out reward before {_words(before.pass_at_1)}, after {_words(after.pass_at_1)}")
-        console.print(f"gain on the same rows  {_words(after.better_than(before))}")
-        for model in (base, result):
+        models = [client.models.list().data[0].id, job.fine_tuned_model]
+        for samples in (1, 4):
+            _print_gain(asyncio.run(_evaluate(url, key, models, files[1], samples, seed)), samples)
+        for model in models:
             console.print(f"{model}: {_ask(client, model)}")
 
 
-def _watch(client: OpenAI, job: FineTuningJob) -> FineTuningJob:
+def _create_job(client: OpenAI, files: tuple[Path, Path], sizes: Sizes) -> FineTuningJob:
+    training_file, validation_file = (client.files.create(file=file, purpose="fine-tune").id for file in files)
+    hyperparameters = {name: getattr(sizes, name) for name in ("batch_size", "eval_interval", "eval_samples")}
+    reinforcement: Any = {"grader": GRADER, "hyperparameters": hyperparameters}
+    return client.fine_tuning.jobs.create(
+        model=client.models.list().data[0].id,
+        training_file=training_file,
+        validation_file=validation_file,
+        method={"type": "reinforcement", "reinforcement": reinforcement},
+        suffix="sums",
+        seed=sizes.seed,
+        # What OpenAI has no names for.
+        extra_body={
+            "tinylora": {
+                "group_size": sizes.group_size,
+                "learning_rate": sizes.learning_rate,
+                "max_completion_tokens": MAX_TOKENS,
+                "max_steps": sizes.steps,
+                "epochs": 1000,
+            }
+        },
+    )
+
+
+def _watch(client: OpenAI, job_id: str) -> FineTuningJob:
     """The job when it has ended; prints its events as they come."""
     seen: set[str] = set()
     with Progress(console=console) as progress:
         bar = progress.add_task("steps", total=None)
         while True:
-            job = client.fine_tuning.jobs.retrieve(job.id)
+            job = client.fine_tuning.jobs.retrieve(job_id)
             fields: Any = job
             progress.update(bar, total=fields.total_steps, completed=fields.step or 0)
-            new = [event for event in client.fine_tuning.jobs.list_events(job.id) if event.id not in seen]
+            new = [event for event in client.fine_tuning.jobs.list_events(job_id) if event.id not in seen]
             for event in reversed(new):
                 seen.add(event.id)
                 progress.console.print(f"{event.message}{_timing(event.data)}")
@@ -132,12 +148,21 @@ def _print_checkpoints(client: OpenAI, job_id: str) -> None:
         console.print(f"step {checkpoint.step_number:4}: {checkpoint.fine_tuned_model_checkpoint}  {reward}")
 
 
-async def _compare(url: str, key: str, models: list[str], file: Path, samples: int, seed: int) -> list[Evaluation]:
+async def _evaluate(url: str, key: str, models: list[str], file: Path, samples: int, seed: int) -> list[Evaluation]:
     rows = load_rows(str(file))
     # Not the seeds by which the best checkpoint was chosen.
     sampling = Sampling(samples, 0.0 if samples == 1 else 1.0, MAX_TOKENS, seed + 1_000_000)
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key) as client:
         return [await evaluate(client, model, rows, GRADER, sampling) for model in models]
+
+
+def _print_gain(evaluations: list[Evaluation], samples: int) -> None:
+    before, after = evaluations
+    how = "greedy" if samples == 1 else f"{samples} samples at temperature 1"
+    console.print(
+        f"held-out rows, {how}: before {_words(before.pass_at_1)}, after {_words(after.pass_at_1)}, "
+        f"gain {_words(after.better_than(before))}"
+    )
 
 
 def _words(of: Estimate) -> str:
@@ -148,11 +173,6 @@ def _ask(client: OpenAI, model: str) -> str:
     question: Any = [{"role": "user", "content": QUESTION.format(3, 4)}]
     answer = client.chat.completions.create(model=model, messages=question, max_tokens=MAX_TOKENS, temperature=0)
     return json.dumps(answer.choices[0].message.content)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager

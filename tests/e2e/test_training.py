@@ -26,7 +26,7 @@ def test_the_example_trains_an_adapter_that_can_be_asked(
     environment = {**os.environ, "TINYLORA_URL": server.url}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr + server.output()
-    assert "held-out reward before" in done.stdout
+    assert "held-out rows, greedy: before" in done.stdout
 
     job = next(iter(client.fine_tuning.jobs.list()))
     assert job.status == "succeeded" and job.fine_tuned_model is not None
