@@ -33,6 +33,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from adapters.adapter import Adapter
 from adapters.factors import Factors
 from server.engine_api import ServedAdapter, TokenObserver
+from server.engine_errors import add_engine_error_handlers
 
 # An id stands for one adapter as long as any request may use it. vLLM's mapping of tokens to adapters is int32.
 MAX_LORA_ID = 2**31 - 1
@@ -155,6 +156,7 @@ class VllmEngine:
         app.router.lifespan_context = lifespan  # logs vLLM's statistics now and then, and freezes the heap
         register_api_routers(self.args, app, self.supported_tasks, self.client.model_config)
         init_exception_handler(app)
+        add_engine_error_handlers(app)
         init_entrypoints_middleware(self.args, app, self.supported_tasks)
 
     async def start(self, app: FastAPI) -> None:

@@ -1,0 +1,52 @@
+"""Requests that vLLM trips over while it reads them are refused, and its other defects stay defects."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+
+from server.engine_errors import add_engine_error_handlers
+from server.errors import install_error_handlers
+from server.last_resort import LastResort
+
+pytestmark = pytest.mark.engine
+
+
+async def answer(path: str, body: Any = None) -> httpx.Response:
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.entrypoints.openai.responses.utils import construct_chat_messages_with_tool_call
+    from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+
+    app = FastAPI()
+    app.state.args = Namespace(log_error_stack=False)
+
+    @app.post("/read")
+    async def read(request: Request) -> None:
+        construct_chat_messages_with_tool_call(ResponsesRequest(**await request.json()).input)
+
+    @app.post("/defect")
+    async def defect() -> None:
+        raise KeyError("a secret")
+
+    init_exception_handler(app)
+    add_engine_error_handlers(app)
+    app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://engine") as client:
+        return await client.post(path, json=body)
+
+
+async def test_a_message_without_content_is_a_bad_request() -> None:
+    message = {"id": "1", "type": "message", "role": "assistant", "status": "completed", "content": []}
+    response = await answer("/read", {"input": [message]})
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "missing or empty" in response.json()["error"]["message"]
+
+
+async def test_a_defect_is_a_500_that_tells_nothing() -> None:
+    response = await answer("/defect")
+    assert response.status_code == 500
+    assert "secret" not in response.text
