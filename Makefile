@@ -34,7 +34,7 @@ serve: $(PROJECT) $(EMBEDDED_MODEL) ## Serve on http://localhost:8000: the embed
 	@exec $(BIN)/tinylora serve $(MODEL) $(ARGS)
 
 test: $(PROJECT) $(EMBEDDED_MODEL) ## Run the tests, or some: ARGS='tests/adapters -k codec'; some need PostgreSQL installed
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 check: $(PROJECT) ## Lint, formatting and types
 	$(BIN)/ruff check .

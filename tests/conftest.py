@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from server.database import Database
 from tests.postgres import NOT_INSTALLED, SKIP_VARIABLE, PostgresServer, find_programs, running_server
+
+WITH_ENGINES = ("tests/engine/", "tests/e2e/")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each process has a core; more threads would only wait for each other.
     torch.set_num_threads(1)
 
 
+class EnginesInOneProcess(LoadScopeScheduling):
+    """One process runs all tests that start real engines, from the beginning; the others run the rest meanwhile."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "engines" if nodeid.startswith(WITH_ENGINES) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EnginesInOneProcess:
+    return EnginesInOneProcess(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs all tests with a real engine, from the beginning; the others run the rest meanwhile."""
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
-    for item in items:
-        if item.get_closest_marker("engine") is not None:
-            item.add_marker(pytest.mark.xdist_group("engine"))
+    items.sort(key=lambda item: not item.nodeid.startswith(WITH_ENGINES))
 
 
 @pytest.fixture(scope="session")
