@@ -37,6 +37,8 @@ from clients.evaluate import Evaluation, Sampling, evaluate
 from clients.examples.make_task import GRADER, QUESTION, make_task
 
 MAX_TOKENS = 16
+# At 1 a model of this size seldom says the sum that it holds most likely: too few rewards to tell answers apart.
+TEMPERATURE = 0.6
 ENDS = ("succeeded", "failed", "cancelled")
 START_TIMEOUT_S = 600
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -111,6 +113,7 @@ def _create_job(client: OpenAI, files: tuple[Path, Path], sizes: Sizes) -> FineT
             "tinylora": {
                 "group_size": sizes.group_size,
                 "learning_rate": sizes.learning_rate,
+                "temperature": TEMPERATURE,
                 "max_completion_tokens": MAX_TOKENS,
                 "max_steps": sizes.steps,
                 "epochs": 1000,
@@ -151,14 +154,14 @@ def _print_checkpoints(client: OpenAI, job_id: str) -> None:
 async def _evaluate(url: str, key: str, models: list[str], file: Path, samples: int, seed: int) -> list[Evaluation]:
     rows = load_rows(str(file))
     # Not the seeds by which the best checkpoint was chosen.
-    sampling = Sampling(samples, 0.0 if samples == 1 else 1.0, MAX_TOKENS, seed + 1_000_000)
+    sampling = Sampling(samples, 0.0 if samples == 1 else TEMPERATURE, MAX_TOKENS, seed + 1_000_000)
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key) as client:
         return [await evaluate(client, model, rows, GRADER, sampling) for model in models]
 
 
 def _print_gain(evaluations: list[Evaluation], samples: int) -> None:
     before, after = evaluations
-    how = "greedy" if samples == 1 else f"{samples} samples at temperature 1"
+    how = "greedy" if samples == 1 else f"{samples} samples at temperature {TEMPERATURE}"
     console.print(
         f"held-out rows, {how}: before {_words(before.pass_at_1)}, after {_words(after.pass_at_1)}, "
         f"gain {_words(after.better_than(before))}"
