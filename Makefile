@@ -54,7 +54,7 @@ bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of 
 train-demo: $(PROJECT) $(EMBEDDED_MODEL) ## Train 13 numbers on small sums, on the running server or one of its own (minutes)
 	@$(BIN)/python -m clients.examples.train --serve $(ARGS)
 
-model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct into models/
+model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct and its factors into models/
 
 env: $(PROJECT) ## Make the Python environment only
 
@@ -69,6 +69,7 @@ clean: ## Remove the environments, the embedded model and all caches; keeps data
 # The model needs the environment to be built, but must not be built again because the environment changed.
 $(EMBEDDED_MODEL): | $(PROJECT)
 	@$(BIN)/python -m server.embedded_model $@
+	@$(BIN)/tinylora factors $@ > /dev/null
 
 # Editable, so that an edit is served at the next start; vLLM finds the plugin through the installed entry point.
 $(PROJECT): | $(PACKAGES)
