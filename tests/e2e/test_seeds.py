@@ -20,7 +20,7 @@ def test_seeded_answers_to_prompts_of_several_passes_do_not_depend_on_how_they_w
     passes = int(FLAGS[FLAGS.index("--max-num-batched-tokens") + 1])
 
     def ask(subject: str) -> tuple[str | None, int]:
-        question = f"Continue this list: {subject} " * 200
+        question = f"Continue this list: {subject} " * 130
         answer = client.chat.completions.create(
             model=model, messages=user(question), seed=7, max_tokens=6, temperature=1, logprobs=False
         )
