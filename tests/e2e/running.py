@@ -96,6 +96,8 @@ class ServerProcess:
         return {
             **os.environ,
             "TINYLORA_DATABASE_URL": f"sqlite:///{self._database}",
+            "TINYLORA_FILES_URL": str(self._database.parent / "files"),
+            "TINYLORA_TRAINING_LOG_DIR": str(self._database.parent / "tensorboard"),
             "OTEL_EXPORTER_OTLP_ENDPOINT": self._traces_url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_BSP_SCHEDULE_DELAY": "100",
