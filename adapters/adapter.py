@@ -72,6 +72,10 @@ class Adapter:
         """v in float32 (groups, u)."""
         return decode(self.data, self.recipe, self.dtype)
 
+    def tensor(self) -> Tensor:
+        """v in the adapter's own dtype (groups, u)."""
+        return self.vector().to(next(torch_dtype for torch_dtype, name in _DTYPES.items() if name == self.dtype))
+
     @property
     def digest(self) -> str:
         """SHA-256 hex of the content, independent of how it was sent or stored."""
@@ -112,8 +116,7 @@ class Adapter:
         metadata = json.dumps(
             {"factors": self.factors, "recipe": self.recipe.to_dict()}, sort_keys=True, separators=(",", ":")
         )
-        torch_dtype = next(torch_dtype for torch_dtype, name in _DTYPES.items() if name == self.dtype)
-        return safetensors.torch.save({"vector": self.vector().to(torch_dtype)}, metadata={"tinylora": metadata})
+        return safetensors.torch.save({"vector": self.tensor()}, metadata={"tinylora": metadata})
 
     @classmethod
     def from_safetensors(cls, data: bytes) -> "Adapter":
@@ -131,14 +134,19 @@ class Adapter:
                 f"in {vector.dtype}",
                 field="file",
             )
-        # The parser has checked the header above, but hands out no metadata for a file in memory.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        content = _parse_object(header.get("__metadata__", {}).get("tinylora", "null"), CheckpointError)
+        content = _parse_object(safetensors_metadata(data).get("tinylora", "null"), CheckpointError)
         if content.keys() != {"factors", "recipe"}:
             raise CheckpointError(
                 f"the metadata key 'tinylora' must hold recipe and factors, got {list(content)!r:.200}", field="file"
             )
         return cls.from_vector(vector, Recipe.from_dict(content["recipe"]), content["factors"], _DTYPES[vector.dtype])
+
+
+def safetensors_metadata(data: bytes) -> Mapping[str, str]:
+    """The metadata of a safetensors file that the parser has accepted; it hands out none of a file in memory."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    found: Mapping[str, str] = header.get("__metadata__") or {}
+    return found
 
 
 @lru_cache(maxsize=1024)

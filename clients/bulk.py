@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 LINES = 10_000
 SHOWN_REJECTS = 20
 TRIES = 5
+PASSING = (429, 500, 502, 503, 504)
 NDJSON, SAFETENSORS = "application/x-ndjson", "application/x-safetensors"
 
 
@@ -75,19 +75,21 @@ def _count(outcome: dict[str, object], first: int, totals: Totals) -> None:
 def _send(client: httpx.Client, body: bytes, headers: dict[str, str]) -> httpx.Response:
     """Try again what may help: the key makes sure that nothing is stored twice."""
     import httpx
+    from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt
+    from tenacity.wait import wait_exponential
 
-    for attempt in range(TRIES):
-        last = attempt == TRIES - 1
-        try:
-            response = client.post("/adapters/bulk", content=body, headers=headers, timeout=600)
-        except httpx.TransportError:
-            if last:
-                raise
-        else:
-            if last or response.status_code not in (429, 500, 502, 503, 504):
-                return checked(response)
-        time.sleep(2**attempt)
-    raise AssertionError("the last attempt returns or raises")
+    def last(state: RetryCallState) -> httpx.Response:
+        assert state.outcome is not None
+        response: httpx.Response = state.outcome.result()
+        return response
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(httpx.TransportError) | retry_if_result(lambda sent: sent.status_code in PASSING),
+        wait=wait_exponential(),
+        stop=stop_after_attempt(TRIES),
+        retry_error_callback=last,
+    )
+    return checked(retrying(client.post, "/adapters/bulk", content=body, headers=headers, timeout=600))
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

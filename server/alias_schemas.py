@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.aliases import Alias, Move
 from server.errors import BadRequest
 from server.names import Reference
+from server.schemas import IdPage
 
 MAX_VERSION = 999_999_999
 MAX_TARGETS = 16
@@ -97,18 +98,13 @@ class AliasMoveObject(BaseModel):
         return cls(id=str(move.number), versions=versions, created_at=move.created_at)
 
 
-class AliasMoveList(BaseModel):
+class AliasMoveList(IdPage):
     """A page of moves, newest first; ask for the next one with `after` = `last_id`."""
 
-    object: Literal["list"] = "list"
     data: list[AliasMoveObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
     @classmethod
     def of(cls, moves: Sequence[Move], has_more: bool) -> AliasMoveList:
         """The wire form of a page."""
         data = [AliasMoveObject.of(move) for move in moves]
-        first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
-        return cls(data=data, has_more=has_more, first_id=first_id, last_id=last_id)
+        return cls.page(data, has_more)

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from adapters.adapter import Adapter
+from adapters.adapter import Adapter, safetensors_metadata
 from adapters.codec import parse_dtype
 from adapters.errors import AdapterError
 from adapters.factors import Factors
@@ -101,7 +100,7 @@ def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str
     """The adapters in a safetensors file. BadRequest when it is none, or what it says of all tensors is wrong."""
     try:
         tensors = safetensors.torch.load(data)
-        metadata = _metadata_of(data)
+        metadata = safetensors_metadata(data)
     except (SafetensorError, ValueError) as error:
         raise BadRequest(f"the body is not a safetensors file: {error}", code="invalid_checkpoint") from error
     common = _description(metadata, COMMON_KEY)
@@ -113,13 +112,6 @@ def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str
             yield NewVersion(name, _adapter_of(tensor, fields, factors), metadata_of(fields.get("metadata")))
         except (ApiError, AdapterError) as error:
             yield Rejected(name, error if isinstance(error, ApiError) else BadRequest(error.message, param=error.field))
-
-
-def _metadata_of(data: bytes) -> Mapping[str, str]:
-    # The library hands out a file's metadata only for files on disk; the header is JSON behind its length.
-    length = int.from_bytes(data[:8], "little")
-    found: Mapping[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    return found
 
 
 def _description(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
@@ -184,13 +176,8 @@ def safetensors_file(versions: Sequence[StoredVersion]) -> bytes:
             own["metadata"] = dict(stored.metadata)
         if own:
             metadata[ONE_KEY + stored.name] = json.dumps(own)
-    return safetensors.torch.save({stored.name: _tensor(stored.adapter) for stored in versions}, metadata or None)
+    return safetensors.torch.save({stored.name: stored.adapter.tensor() for stored in versions}, metadata or None)
 
 
 def _describe(stored: StoredVersion) -> dict[str, Any]:
     return {"recipe": stored.adapter.recipe.to_dict(), "factors": stored.adapter.factors}
-
-
-def _tensor(adapter: Adapter) -> Tensor:
-    dtype: torch.dtype = getattr(torch, adapter.dtype)
-    return adapter.vector().to(dtype)

@@ -7,21 +7,21 @@ which their routes know and their types forgot; and metrics of checkpoints under
 from __future__ import annotations
 
 import json
-import re
 import time
+from itertools import takewhile
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy.engine import Row
 
-from server.errors import BadRequest, quoted
+from server.errors import quoted
 from server.job_config import JOB_CONFIG
 from server.job_events import event_id
 from server.job_options import MethodParam, SupervisedHyperparameters, shown_hyperparameters
-from server.schemas import PageQuery
+from server.schemas import IdPage, PageQuery, check_filter_count, metadata_filters
 
 MAX_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
-_METADATA = re.compile(r"metadata(?:\[(?P<bracketed>.*)\]|\.(?P<dotted>.*))", re.DOTALL)
+WITHOUT_METADATA = (("metadata", "null"), ("metadata", ""))
 
 
 class _Request(BaseModel):
@@ -187,14 +187,10 @@ class CheckpointObject(BaseModel):
         )
 
 
-class CheckpointList(BaseModel):
+class CheckpointList(IdPage):
     """A page of checkpoints, newest first."""
 
-    object: Literal["list"] = "list"
     data: list[CheckpointObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class JobsQuery(PageQuery):
@@ -204,30 +200,10 @@ class JobsQuery(PageQuery):
 
     def filters(self) -> dict[str, str] | None:
         """The metadata to search for; None for jobs without any. BadRequest for a parameter that is not known."""
-        wanted: dict[str, str] = {}
-        for name, value in (self.model_extra or {}).items():
-            if name == "metadata" and value in ("null", ""):
-                return None
-            match = _METADATA.fullmatch(name)
-            if match is None:
-                raise BadRequest(
-                    f"the query has the unknown parameter {quoted(name)}; known are after, limit and metadata[<key>]",
-                    param=name,
-                    code="unknown_parameter",
-                )
-            key = match["bracketed"] if match["dotted"] is None else match["dotted"]
-            if not isinstance(value, str) or not (key + value).isprintable() or key in wanted:
-                raise BadRequest(
-                    f"{quoted(name)} is {quoted(value)}, expected one printable value", param=name, code="invalid_value"
-                )
-            wanted[key] = value
-        if len(wanted) > MAX_PAIRS:
-            raise BadRequest(
-                f"the query has {len(wanted)} metadata keys, expected at most {MAX_PAIRS}",
-                param="metadata",
-                code="invalid_value",
-            )
-        return wanted
+        parameters = list((self.model_extra or {}).items())
+        before = list(takewhile(lambda parameter: parameter not in WITHOUT_METADATA, parameters))
+        wanted = metadata_filters(before, "after, limit")
+        return None if len(before) < len(parameters) else check_filter_count(wanted)
 
 
 def _estimated_finish(row: Row[Any]) -> int | None:

@@ -6,8 +6,8 @@ Design decision: only the edge knows these; inside, versions are `StoredVersion`
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,21 +70,38 @@ class AdapterObject(BaseModel):
         )
 
 
-class AdapterList(BaseModel):
-    """A page of adapters; ask for the next one with `after` = `last_id`."""
+class HasId(Protocol):
+    """What pages are of."""
+
+    id: str
+
+
+class IdPage(BaseModel):
+    """A page of a listing; subclasses say of what their `data` is."""
 
     object: Literal["list"] = "list"
-    data: list[AdapterObject]
     has_more: bool
     first_id: str | None
     last_id: str | None
 
     @classmethod
+    def page(cls, data: Sequence[HasId], has_more: bool) -> Self:
+        """`data` as a page."""
+        first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
+        fields: dict[str, Any] = {"data": data, "has_more": has_more, "first_id": first_id, "last_id": last_id}
+        return cls(**fields)
+
+
+class AdapterList(IdPage):
+    """A page of adapters; ask for the next one with `after` = `last_id`."""
+
+    data: list[AdapterObject]
+
+    @classmethod
     def of(cls, items: Sequence[Entry], has_more: bool) -> AdapterList:
         """The wire form of a page."""
         data = [AdapterObject.of(item) for item in items]
-        first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
-        return cls(data=data, has_more=has_more, first_id=first_id, last_id=last_id)
+        return cls.page(data, has_more)
 
 
 class AdapterDeleted(BaseModel):
@@ -138,6 +155,40 @@ class PageQuery(StrictQuery):
     limit: int = Field(20, ge=1, le=100)
 
 
+def metadata_filters(parameters: Iterable[tuple[str, object]], known: str) -> dict[str, str]:
+    """What `metadata[key]=value` and `metadata.key=value` among query `parameters` search for.
+
+    BadRequest for a parameter that is neither; `known` are those that the route has besides.
+    """
+    wanted: dict[str, str] = {}
+    for name, value in parameters:
+        match = _METADATA.fullmatch(name)
+        if match is None:
+            raise BadRequest(
+                f"the query has the unknown parameter {quoted(name)}; known are {known} and metadata[<key>]",
+                param=name,
+                code="unknown_parameter",
+            )
+        key = match["bracketed"] if match["dotted"] is None else match["dotted"]
+        if not isinstance(value, str) or not (key + value).isprintable() or key in wanted:
+            raise BadRequest(
+                f"{quoted(name)} is {quoted(value)}, expected one printable value", param=name, code="invalid_value"
+            )
+        wanted[key] = value
+    return wanted
+
+
+def check_filter_count(wanted: dict[str, str]) -> dict[str, str]:
+    """`wanted` itself. BadRequest when that is more metadata than anything has."""
+    if len(wanted) > MAX_METADATA_FILTERS:
+        raise BadRequest(
+            f"the query has {len(wanted)} metadata keys, expected at most {MAX_METADATA_FILTERS}",
+            param="metadata",
+            code="invalid_value",
+        )
+    return wanted
+
+
 class ListQuery(PageQuery):
     """Which adapters to list: of a name that begins with `prefix`, with `metadata[key]=value` (or `metadata.key=value`,
     which needs no escaping in a shell); with `public`, those of all tenants that are public."""
@@ -149,29 +200,7 @@ class ListQuery(PageQuery):
 
     def metadata(self) -> dict[str, str]:
         """The metadata to search for. BadRequest for a parameter that is neither this nor known."""
-        wanted: dict[str, str] = {}
-        for name, value in (self.model_extra or {}).items():
-            match = _METADATA.fullmatch(name)
-            if match is None:
-                raise BadRequest(
-                    f"the query has the unknown parameter {quoted(name)}; known are after, limit, prefix, public and "
-                    "metadata[<key>]",
-                    param=name,
-                    code="unknown_parameter",
-                )
-            key = match["bracketed"] if match["dotted"] is None else match["dotted"]
-            if not isinstance(value, str) or not (key + value).isprintable() or key in wanted:
-                raise BadRequest(
-                    f"{quoted(name)} is {quoted(value)}, expected one printable value", param=name, code="invalid_value"
-                )
-            wanted[key] = value
-        if len(wanted) > MAX_METADATA_FILTERS:
-            raise BadRequest(
-                f"the query has {len(wanted)} metadata keys, expected at most {MAX_METADATA_FILTERS}",
-                param="metadata",
-                code="invalid_value",
-            )
-        return wanted
+        return check_filter_count(metadata_filters((self.model_extra or {}).items(), "after, limit, prefix, public"))
 
 
 class VersionsQuery(PageQuery):

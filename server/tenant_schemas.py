@@ -14,6 +14,7 @@ from sqlalchemy.engine import Row
 
 from server.errors import BadRequest
 from server.principal import KEY_SCOPES, KeyScope, Limits
+from server.schemas import IdPage
 
 MAX_QUOTA = 10**12
 MAX_TIME = 2**40
@@ -94,21 +95,16 @@ class TenantObject(BaseModel):
         return cls(**{**row._mapping, "id": row.name})
 
 
-class TenantList(BaseModel):
+class TenantList(IdPage):
     """A page of tenants; ask for the next one with `after` = `last_id`."""
 
-    object: Literal["list"] = "list"
     data: list[TenantObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
     @classmethod
     def of(cls, rows: Sequence[Row[Any]], has_more: bool) -> TenantList:
         """The wire form of a page."""
         data = [TenantObject.of(row) for row in rows]
-        first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
-        return cls(data=data, has_more=has_more, first_id=first_id, last_id=last_id)
+        return cls.page(data, has_more)
 
 
 class KeyCreate(RequestQuotas):
@@ -171,18 +167,13 @@ class NewKeyObject(KeyObject):
     key: str = Field(examples=["sk-tl-..."])
 
 
-class KeyList(BaseModel):
+class KeyList(IdPage):
     """A page of keys, newest first; ask for the next one with `after` = `last_id`."""
 
-    object: Literal["list"] = "list"
     data: list[KeyObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
     @classmethod
     def of(cls, tenant: str, rows: Sequence[Row[Any]], has_more: bool) -> KeyList:
         """The wire form of a page."""
         data = [KeyObject.of(tenant, row) for row in rows]
-        first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
-        return cls(data=data, has_more=has_more, first_id=first_id, last_id=last_id)
+        return cls.page(data, has_more)

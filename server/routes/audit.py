@@ -19,7 +19,7 @@ from server.errors import Forbidden
 from server.gateway import GatewayDep
 from server.principal import PrincipalDep
 from server.routes.own_route import OwnRoute
-from server.schemas import StrictQuery
+from server.schemas import IdPage, StrictQuery
 from server.tables import AUDIT_LOG, TENANTS
 
 MAX_TIME = 2**40
@@ -68,14 +68,10 @@ class AuditEntry(BaseModel):
         )
 
 
-class AuditPage(BaseModel):
+class AuditPage(IdPage):
     """The next page has the query `after=<last_id>`."""
 
-    object: Literal["list"] = "list"
     data: list[AuditEntry]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 @router.get("/audit")
@@ -105,9 +101,4 @@ def list_audit(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[Au
     with gateway.database.read() as connection:
         rows = connection.execute(statement).all()
     data = [AuditEntry.of(row) for row in rows[: query.limit]]
-    return AuditPage(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=len(rows) > query.limit,
-    )
+    return AuditPage.page(data, len(rows) > query.limit)

@@ -25,7 +25,7 @@ from server.gateway import Gateway, GatewayDep
 from server.principal import PrincipalDep
 from server.record_ids import new_id
 from server.routes.own_route import OwnRoute
-from server.schemas import NoQuery, StrictQuery
+from server.schemas import IdPage, NoQuery, StrictQuery
 from server.training_parts import Training, TrainingDep
 from server.writes import Answer, Author, AuthorDep, fingerprint_of
 
@@ -72,14 +72,10 @@ class FileObject(BaseModel):
         return cls(**{name: getattr(row, name) for name in names})
 
 
-class FileList(BaseModel):
+class FileList(IdPage):
     """A page of files; ask for the next one with `after` = `last_id`."""
 
-    object: Literal["list"] = "list"
     data: list[FileObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class FileDeleted(BaseModel):
@@ -170,8 +166,7 @@ def list_all(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[File
             order=query.order,
         )
     data = [FileObject.of(row) for row in page.rows]
-    first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
-    return FileList(data=data, has_more=page.has_more, first_id=first_id, last_id=last_id)
+    return FileList.page(data, page.has_more)
 
 
 @router.get("/{file_id}")

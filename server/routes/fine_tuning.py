@@ -228,8 +228,7 @@ def checkpoints(
         job = get_job(connection, principal.tenant.id, job_id)
         rows, has_more = list_checkpoints(connection, job.id, after=query.after, limit=query.limit)
     data = [CheckpointObject.of(row) for row in rows]
-    first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
-    return CheckpointList(data=data, has_more=has_more, first_id=first_id, last_id=last_id)
+    return CheckpointList.page(data, has_more)
 
 
 def _change(
