@@ -5,8 +5,9 @@ does not matter which sequences share a pass, so passes are packed by length acr
 and one tenant's batch cannot change another's loss. Logits exist for one chunk of tokens at a time, and again for that
 chunk in the backward pass.
 
-Sequences are padded on the right and get no attention mask: a causal model looks at no later position, so padding
-cannot reach a token that counts, and attention takes its fastest kernel.
+Completions of the same prompt share its computation (packing.py). Rows without such are padded on the right and get no
+attention mask: a causal model looks at no later position, so padding cannot reach a token that counts, and attention
+takes its fastest kernel.
 
 It draws no samples, knows no rewards and moves no vector.
 """
@@ -18,11 +19,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from adapters.errors import AdapterError
 from adapters.trainable import TrainableAdapters
+from server.training.packing import TokenSequence, bundles, longest_shared_row, rows_of
 
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier", "final_logit_softcapping")
 
@@ -37,23 +38,6 @@ class PassLimits:
 
     tokens: int = 2**14
     logits: int = 2**26
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """A prompt (at least one token) and its completion, the part that is scored, as token ids.
-
-    adapter:     the handle in TrainableAdapters, or BASE.
-    temperature: of the sampler; log-probabilities are of logits / temperature.
-    """
-
-    adapter: int
-    prompt: Sequence[int]
-    completion: Sequence[int]
-    temperature: float = 1.0
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +95,19 @@ def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], limits:
     """Add the gradient of every task's loss to its adapters' `vector(handle).grad`; returns the metrics per task."""
     metrics = [task.objective.start for task in tasks]
     places = [(number, row) for number, task in enumerate(tasks) for row in task.objective.rows]
-    lengths = [len(tasks[number].batch[row]) for number, row in places]
-    for indices in _passes(lengths, limits.tokens):
-        chosen = sorted(places[index] for index in indices)
-        batch = [tasks[number].batch[row] for number, row in chosen]
+    sequences = [tasks[number].batch[row] for number, row in places]
+    for together in _passes(model, sequences, limits):
+        # `rows` of the model are the rows of the pass; its sequences are in the order of their tasks.
+        indices = sorted(index for row in together for index in row)
+        chosen, batch = [places[index] for index in indices], [sequences[index] for index in indices]
+        together = _renumbered(together, indices)
         base_logprobs_BC = None
         if any(tasks[number].objective.with_base for number, _ in chosen):
             # Outside `rows` the model is the base model.
             with torch.no_grad():
-                base_logprobs_BC = _run(model, batch, limits).logprobs_BC
-        with model.rows([sequence.adapter for sequence in batch]):
-            tokens = _run(model, batch, limits)
+                base_logprobs_BC = _run(model, batch, together, limits).logprobs_BC
+        with model.rows([batch[row[0]].adapter for row in together]):
+            tokens = _run(model, batch, together, limits)
             losses = []
             for number in dict.fromkeys(number for number, _ in chosen):
                 where = [place for place, (other, _) in enumerate(chosen) if other == number]
@@ -141,10 +127,11 @@ def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: Pass
     longest = max(len(sequence.completion) for sequence in batch)
     parts: list[Tokens] = []
     order: list[int] = []
-    for indices in _passes([len(sequence) for sequence in batch], limits.tokens):
-        chosen = [batch[index] for index in indices]
-        with torch.no_grad(), model.rows([sequence.adapter for sequence in chosen]):
-            parts.append(_run(model, chosen, limits))
+    for together in _passes(model, batch, limits):
+        indices = [index for row in together for index in row]
+        chosen, together = [batch[index] for index in indices], _renumbered(together, indices)
+        with torch.no_grad(), model.rows([chosen[row[0]].adapter for row in together]):
+            parts.append(_run(model, chosen, together, limits))
         order += indices
     place = sorted(range(len(order)), key=order.__getitem__)
 
@@ -155,25 +142,25 @@ def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: Pass
     return Tokens(joined("logprobs_BC"), joined("entropy_BC"), joined("hits_BC"), joined("mask_BC"))
 
 
-def _run(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits) -> Tokens:
-    """One pass, with the adapters that `model.rows` says."""
-    if any(not sequence.prompt for sequence in batch):
-        raise ValueError("a prompt must have at least one token: nothing predicts the first token of a sequence")
+def _run(
+    model: TrainableAdapters, batch: Sequence[TokenSequence], together: Sequence[Sequence[int]], limits: PassLimits
+) -> Tokens:
+    """One pass, with the adapters that `model.rows` says, one for each row of `together`."""
     causal_lm = cast(Any, model.model)
     _refuse_scaled_logits(causal_lm)
     device = causal_lm.device
-    ids_BT = pad_sequence(
-        [torch.tensor([*sequence.prompt, *sequence.completion]) for sequence in batch], batch_first=True
-    ).to(device)
+    rows = rows_of(batch, together)
     lengths_B = torch.tensor([len(sequence.completion) for sequence in batch])
-    mask_BC = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
-    row_N, column_N = (index.to(device) for index in mask_BC.nonzero(as_tuple=True))
-    start_B = torch.tensor([len(sequence.prompt) for sequence in batch], device=device)
-    position_N = start_B[row_N] + column_N
-    temperature_N = torch.tensor([sequence.temperature for sequence in batch], device=device)[row_N]
+    mask_BC = torch.arange(rows.before_BC.shape[1]) < lengths_B[:, None]
+    sequence_N, _ = mask_BC.nonzero(as_tuple=True)
+    before_N, target_N = rows.before_BC[mask_BC], torch.tensor([t for one in batch for t in one.completion]).long()
+    temperature_N = torch.tensor([sequence.temperature for sequence in batch], device=device)[sequence_N.to(device)]
 
-    hidden_BTD = causal_lm.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state
-    hidden_ND, target_N = hidden_BTD[row_N, position_N - 1], ids_BT[row_N, position_N]
+    inputs = {"input_ids": rows.ids_MT, "attention_mask": rows.mask_M1TT, "position_ids": rows.positions_MT}
+    inputs_on_device = {name: value.to(device) for name, value in inputs.items() if value is not None}
+    hidden_MTD = causal_lm.get_decoder()(**inputs_on_device, use_cache=False).last_hidden_state
+    hidden_ND = hidden_MTD[rows.row_B[sequence_N].to(device), before_N.to(device)]
+    target_N = target_N.to(device)
     head = causal_lm.get_output_embeddings()
     size = max(1, limits.logits // head.weight.shape[0])
     chunks = [
@@ -200,14 +187,26 @@ def _token_chunk(
     return logits_NV.gather(-1, target_N[:, None])[:, 0] - normaliser_N, entropy_N, hits_N
 
 
-def _passes(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of sequences, longest first, cut so that the number of sequences times the longest stays in the limit."""
-    result: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if not result or (len(result[-1]) + 1) * lengths[result[-1][0]] > max_tokens:
+def _passes(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits) -> list[list[list[int]]]:
+    """Passes of rows of indices, longest first, cut so that the rows times the longest of them stay in the limit."""
+    if any(not sequence.prompt for sequence in batch):
+        raise ValueError("a prompt must have at least one token: nothing predicts the first token of a sequence")
+    rows = bundles(batch, min(limits.tokens, longest_shared_row(model.model)))
+    lengths = [len(batch[row[0]].prompt) + sum(len(batch[index].completion) for index in row) for row in rows]
+    result: list[list[list[int]]] = []
+    longest = 0
+    for place in sorted(range(len(rows)), key=lambda place: -lengths[place]):
+        if not result or (len(result[-1]) + 1) * longest > limits.tokens:
             result.append([])
-        result[-1].append(index)
+            longest = lengths[place]
+        result[-1].append(rows[place])
     return result
+
+
+def _renumbered(together: Sequence[Sequence[int]], indices: Sequence[int]) -> list[list[int]]:
+    """The rows, by place in `indices`."""
+    place = {index: number for number, index in enumerate(indices)}
+    return [[place[index] for index in row] for row in together]
 
 
 def _select(tokens: Tokens, rows: list[int]) -> Tokens:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from server.training.forward import Tokens, TokenSequence
+from server.training.forward import Tokens
+from server.training.packing import TokenSequence
 
 LossType = Literal["dapo", "grpo", "dr_grpo"]
 ScaleRewards = Literal["group", "batch", "none"]

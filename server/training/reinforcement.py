@@ -17,13 +17,14 @@ from torch import Tensor
 
 from adapters.adapter import Adapter
 from server.job_config import ReinforcementConfig
-from server.training.forward import Task, TokenSequence
+from server.training.forward import Task
 from server.training.graders.grade import Grader
 from server.training.grading import Graded, sample_and_grade
 from server.training.grpo import GrpoConfig, GrpoMetrics, grpo_objective
 from server.training.http_retry import GatewayRefused
 from server.training.job_data import Example, JobData
 from server.training.method import Batch, Evaluation, TrainingFailed
+from server.training.packing import TokenSequence
 from server.training.rollout import Group, RolloutClient, Sampling, seed_of
 from server.training.trainer import Trainer
 from server.worker_protocol import ClaimedJob

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from server.training.forward import Tokens, TokenSequence
+from server.training.forward import Tokens
+from server.training.packing import TokenSequence
 
 
 @dataclass(frozen=True, slots=True)

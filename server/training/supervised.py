@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.adapter import Adapter
-from server.training.forward import Task, TokenSequence
+from server.training.forward import Task
 from server.training.job_data import Example, JobData
 from server.training.method import Batch, Evaluation
+from server.training.packing import TokenSequence
 from server.training.sft import SftMetrics, sft_objective
 from server.training.trainer import Trainer
 

@@ -20,7 +20,8 @@ from torch import nn
 
 from adapters.adapter import Adapter
 from adapters.trainable import TrainableAdapters
-from server.training.forward import PassLimits, Task, Tokens, TokenSequence, forward_backward, score
+from server.training.forward import PassLimits, Task, Tokens, forward_backward, score
+from server.training.packing import TokenSequence
 
 T = TypeVar("T")
 

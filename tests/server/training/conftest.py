@@ -12,7 +12,7 @@ from adapters.factors import Factors
 from adapters.factors_build import build_factors
 from adapters.recipe import Recipe
 from adapters.trainable import TrainableAdapters
-from server.training.forward import TokenSequence
+from server.training.packing import TokenSequence
 from tests.adapters.tiny_models import SHAPE, load_model, save_model
 
 

@@ -10,8 +10,9 @@ from torch.distributions import Categorical
 
 from adapters.errors import AdapterError
 from adapters.trainable import BASE, TrainableAdapters
-from server.training.forward import PassLimits, Task, TokenSequence, forward_backward, score
+from server.training.forward import PassLimits, Task, forward_backward, score
 from server.training.grpo import GrpoConfig, grpo_objective
+from server.training.packing import TokenSequence
 from server.training.sft import sft_objective
 
 LENGTHS = [(3, 2), (1, 7), (6, 4), (2, 9), (5, 1), (4, 4)]

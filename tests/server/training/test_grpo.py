@@ -12,8 +12,9 @@ from torch import Tensor
 from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.trainable import TrainableAdapters
-from server.training.forward import Task, TokenSequence, forward_backward, score
+from server.training.forward import Task, forward_backward, score
 from server.training.grpo import GrpoConfig, GrpoMetrics, GrpoObjective, advantages, grpo_objective
+from server.training.packing import TokenSequence
 from tests.server.training.trl_reference import GROUPS, RECIPE, Rollout, TrlReference, U
 
 GROUP_SIZE = 3

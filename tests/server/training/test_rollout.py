@@ -11,8 +11,9 @@ from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.recipe import Recipe
 from adapters.trainable import TrainableAdapters
-from server.training.forward import TokenSequence, score
+from server.training.forward import score
 from server.training.http_retry import GatewayRefused
+from server.training.packing import TokenSequence
 from server.training.rollout import Group, RolloutClient, Sampling, seed_of
 from tests.adapters.tiny_models import load_model
 from tests.server.training.site import IMPATIENT, Line, Site, site

@@ -11,7 +11,8 @@ from adapters.factors import Factors
 from adapters.recipe import Recipe
 from adapters.trainable import TrainableAdapters
 from server.training.adam import Adam, AdamConfig
-from server.training.forward import PassLimits, Task, TokenSequence, forward_backward
+from server.training.forward import PassLimits, Task, forward_backward
+from server.training.packing import TokenSequence
 from server.training.sft import SftMetrics, sft_objective
 from tests.adapters.peft_checkpoints import peft_model, with_our_signs
 

@@ -11,7 +11,8 @@ from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.recipe import Recipe
 from adapters.trainable import TrainableAdapters
-from server.training.forward import Task, TokenSequence
+from server.training.forward import Task
+from server.training.packing import TokenSequence
 from server.training.sft import sft_objective
 from server.training.trainer import Trainer
 from tests.adapters.tiny_models import load_model
