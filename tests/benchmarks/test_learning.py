@@ -1,0 +1,99 @@
+"""The learning experiment against a gateway and a worker, over a tiny model that learns nothing from it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import Request
+
+from adapters.factors import Factors
+from benchmarks.learning import Experiment
+from benchmarks.learning_table import markdown_table, read_results
+from benchmarks.learning_task import SELECTION_ROWS, TEST_ROWS, Options, make_files
+from clients.eval_rows import load_rows
+from clients.examples.make_task import LARGEST
+from server.training.dataset import read_rows
+from tests.server.training.sampling_engine import tiny_tokenizer
+from tests.server.training.site import Site, site
+
+OPTIONS = Options(steps=2, batch_size=2, group_size=2, eval_interval=1, selection_samples=1, supervised_batch_size=2)
+# With `random` too it would take a process per completion.
+ARMS = ["grpo", "sft"]
+ROWS = 3
+
+
+def let_chat(here: Site) -> None:
+    """Give the site's engine, which knows completions only, a route for chats."""
+
+    async def chat(request: Request) -> dict[str, Any]:
+        body = await request.json()
+        prompt = tiny_tokenizer().apply_chat_template(body["messages"], add_generation_prompt=True)["input_ids"]
+        choices = here.engine._sample({**body, "prompt": prompt, "max_tokens": 1}, body["n"])
+        messages = [{"role": "assistant", "content": choice["text"]} for choice in choices]
+        return {
+            "id": "chat", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": i, "message": one, "finish_reason": "stop"} for i, one in enumerate(messages)],
+        }  # fmt: skip
+
+    here.app.add_api_route("/v1/chat/completions", chat, methods=["POST"])
+
+
+def test_the_three_parts_share_no_row_and_are_all_rows(tmp_path: Path) -> None:
+    files = make_files(tmp_path)
+    parts = [
+        {row.messages[-1]["content"]: row.item["answer"] for row in load_rows(str(file))}
+        for file in (files.training, files.selection, files.test)
+    ]
+    assert [len(part) for part in parts] == [LARGEST**2 - SELECTION_ROWS - TEST_ROWS, SELECTION_ROWS, TEST_ROWS]
+    assert len({**parts[0], **parts[1], **parts[2]}) == LARGEST**2
+    for file, part in zip((files.answered_training, files.answered_selection), parts, strict=False):
+        with file.open("rb") as lines:
+            rows = list(read_rows(lines, "supervised"))
+        assert {row.messages[-2]["content"]: row.messages[-1]["content"] for row in rows} == part
+
+
+async def test_an_experiment_goes_on_where_it_was_and_does_nothing_twice(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path / "site", path, factors) as here:
+        let_chat(here)
+
+        def experiment(options: Options = OPTIONS) -> Experiment:
+            experiment = Experiment(here.client, tmp_path, options, poll_s=0.05)
+            del experiment.rows[ROWS:]
+            return experiment
+
+        async def jobs() -> list[str]:
+            return [job.id async for job in here.client.fine_tuning.jobs.list()]
+
+        # Without a worker it waits for its jobs until it is cut off.
+        waiting = asyncio.create_task(experiment().run(ARMS, [0]))
+        async with asyncio.timeout(60):
+            while len(await jobs()) < len(ARMS):
+                await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        made = await jobs()
+
+        async with here.worker():
+            assert await experiment().run(ARMS, [0])
+        assert await jobs() == made
+        results = read_results(tmp_path)
+        assert {result["job"] for result in results} == set(made)
+        for result in results:
+            assert result["last_step"] == OPTIONS.steps
+            assert len(bytes.fromhex(result["vectors"]["last"])) == result["bytes"] == 26
+            for measured in (result["before"], *result["after"].values()):
+                assert [len(row) for row in measured["greedy"]["scores"]] == [1] * ROWS
+                assert [len(row) for row in measured["sampled"]["scores"]] == [4] * ROWS
+        assert markdown_table(results).count("\n") == 1 + 2 * len(ARMS)
+
+        # Nobody trains, and nothing is asked of the engine.
+        here.engine.hold = asyncio.Event()
+        assert await experiment().run(ARMS, [0])
+        with pytest.raises(SystemExit, match="other settings"):
+            await experiment(replace(OPTIONS, learning_rate=1.0)).run(ARMS, [0])

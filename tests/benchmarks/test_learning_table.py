@@ -1,0 +1,87 @@
+"""The error bars of the learning table, against numpy's analysis of variance, written in another way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.learning_table import gain_of, markdown_table, read_results
+
+
+def scores(means: list[float]) -> list[list[float]]:
+    return [[mean] for mean in means]
+
+
+def drawn(seed: int, seeds: int, rows: int) -> Any:
+    """Scores (seeds, 2, rows, 4): before and after."""
+    return np.random.default_rng(seed).integers(0, 2, (seeds, 2, rows, 4)).astype(float)
+
+
+def test_the_error_is_that_of_two_crossed_random_effects() -> None:
+    samples = drawn(1, 3, 5)
+    # Effects of seeds and of rows, so that neither source vanishes beside the rest.
+    samples[:, 1] += np.array([0.0, 0.3, 0.9])[:, None, None] + np.array([0, 2, 0, 1, 3])[:, None]
+    gain = gain_of([(before.tolist(), after.tolist()) for before, after in samples])
+
+    gains_SR = samples[:, 1].mean(-1) - samples[:, 0].mean(-1)
+    additive_SR = gains_SR.mean(1, keepdims=True) + gains_SR.mean(0, keepdims=True) - gains_SR.mean()
+    mean_square_rest = ((gains_SR - additive_SR) ** 2).sum() / (2 * 4)
+    mean_square_rows, mean_square_seeds = 3 * gains_SR.mean(0).var(ddof=1), 5 * gains_SR.mean(1).var(ddof=1)
+    variance = (mean_square_rows + mean_square_seeds - mean_square_rest) / (3 * 5)
+    assert mean_square_rest < min(mean_square_rows, mean_square_seeds)
+
+    assert gain.standard_error == pytest.approx(variance**0.5)
+    assert gain.mean == pytest.approx(gains_SR.mean())
+    assert gain.after - gain.before == pytest.approx(gain.mean)
+    assert (gain.lowest, gain.highest) == pytest.approx((gains_SR.mean(1).min(), gains_SR.mean(1).max()))
+
+
+def test_seeds_that_do_the_same_on_every_row_count_as_one() -> None:
+    pair = scores([0.0, 0.0, 1.0, 0.0]), scores([1.0, 0.0, 1.0, 1.0])
+    one, three = gain_of([pair]), gain_of([pair] * 3)
+    # Gains of 1, 0, 0, 1.
+    assert one.standard_error == pytest.approx((1 / 3 / 4) ** 0.5)
+    assert three == one
+
+
+def test_rows_that_all_gain_the_same_leave_the_error_of_the_seeds() -> None:
+    pairs = [(scores([0.0, 0.5]), scores([gain, 0.5 + gain])) for gain in (0.1, 0.2, 0.3)]
+    # Their standard deviation is 0.1.
+    assert gain_of(pairs).standard_error == pytest.approx(0.1 / 3**0.5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_error_is_never_less_than_that_of_one_source(seed: int) -> None:
+    samples = drawn(seed, 3, 6)
+    error = gain_of([(before.tolist(), after.tolist()) for before, after in samples]).standard_error
+    gains_SR = samples[:, 1].mean(-1) - samples[:, 0].mean(-1)
+    assert error is not None
+    assert error >= max(gains_SR.mean(0).std(ddof=1) / 6**0.5, gains_SR.mean(1).std(ddof=1) / 3**0.5) - 1e-12
+
+
+def test_the_table_has_a_line_per_checkpoint_and_takes_results_of_the_other_program(tmp_path: Path) -> None:
+    worse = {how: {"scores": scores([0.0, 1.0, 0.0, 0.0])} for how in ("greedy", "sampled")}
+    better = {how: {"scores": scores([1.0, 1.0, 0.0, 0.0])} for how in ("greedy", "sampled")}
+    (tmp_path / "results").mkdir()
+    for seed in (0, 1):
+        result = {"method": "grpo", "parameters": 13, "seed": seed, "before": worse}
+        after = {"selected": better, "last": worse}
+        (tmp_path / "results" / f"grpo-{seed}.json").write_text(json.dumps({**result, "after": after}))
+    (tmp_path / "results" / "sft-0.json").write_text(json.dumps({"method": "sft", "parameters": 13, "before": worse}))
+    other = tmp_path / "rank-1-lora.json"
+    other.write_text(json.dumps({"method": "rank-1-lora", "parameters": 305_280, "before": worse, "after": better}))
+
+    lines = markdown_table(read_results(tmp_path, [other])).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {len(line) for line in cells} == {9}
+    assert [line[:5] for line in cells[2:]] == [
+        ["GRPO", "13", "26", "selected", "2"],
+        ["GRPO", "13", "26", "last", "2"],
+        ["TRL and PEFT: GRPO, LoRA of rank 1", "305,280", "610,560", "last", "1"],
+    ]
+    assert cells[2][5:7] == ["0.250 → 0.500", "+0.250 ± 0.250 (+0.250 … +0.250)"]
+    assert cells[3][5:7] == ["0.250 → 0.250", "+0.000 ± 0.000 (+0.000 … +0.000)"]
