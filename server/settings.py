@@ -1,7 +1,8 @@
 """What an operator may set, from the environment: TINYLORA_DATABASE_URL, TINYLORA_LOG_FORMAT and so on.
 
 Design decision: one frozen object, made once at start-up and handed on; nothing reads the environment later. vLLM's own
-flags are not repeated here. A key of the operator's that others could know is refused here, before anything listens.
+flags are not repeated here. A key of the operator's that others could know, and a URL for files that takes a package
+which is not installed, are refused here, before anything listens.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.file_storage import why_no_storage
 from server.key_strength import why_not_a_key, why_weak
 
 MIB = 2**20
@@ -63,8 +65,11 @@ class Settings(BaseSettings):
         default=1, ge=0, le=64, description="training workers that `tinylora serve` runs itself once there is a job"
     )
     training_log_dir: str = Field(default="data/tensorboard", description="where those write TensorBoard's files")
+    python_graders: bool = Field(
+        default=False, description="whether jobs may bring python graders: code that runs here, shut in"
+    )
     judge_url: str | None = Field(
-        default=None, description="API like OpenAI's with the models of score_model graders; none: no such graders"
+        default=None, description="API like OpenAI's with the models of score_model graders; none: this server's own"
     )
     judge_api_key: SecretStr | None = Field(default=None, description="the key of that API")
 
@@ -79,6 +84,13 @@ class Settings(BaseSettings):
     usage_flush_s: float = Field(default=5.0, gt=0, description="how often usage is added to the database")
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("files_url")
+    @classmethod
+    def _check_files_url(cls, url: str) -> str:
+        if (why := why_no_storage(url)) is not None:
+            raise ValueError(why)
+        return url
 
     @field_validator("admin_key", "worker_key")
     @classmethod

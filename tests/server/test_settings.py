@@ -102,3 +102,19 @@ def test_a_unix_socket_needs_no_keys() -> None:
     args = arguments(uds="/run/tinylora.sock")
     keep_local(args)
     assert args.host is None
+
+
+@pytest.mark.parametrize(("url", "package"), [("gs://bucket", "gcsfs"), ("az://container/files", "adlfs")])
+def test_storage_that_takes_another_package_names_it(monkeypatch: pytest.MonkeyPatch, url: str, package: str) -> None:
+    monkeypatch.setenv("TINYLORA_FILES_URL", url)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    sentence = explain(refused.value)
+    assert sentence.startswith(f"TINYLORA_FILES_URL is '{url}': ")
+    assert package in sentence
+
+
+def test_storage_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYLORA_FILES_URL", "s4://bucket")
+    with pytest.raises(ValidationError, match="s4"):
+        Settings()
