@@ -15,6 +15,8 @@ import torch
 KV_CACHE_BYTES = 2 << 30
 # A step of more prompt tokens takes so long on a CPU that every other request's stream stalls, and start-up runs one.
 MAX_BATCHED_TOKENS = 512
+# Only whole blocks are cached as prefixes. In vLLM's 128 few prompts fill even one; the kernels want multiples of 32.
+BLOCK_TOKENS = 32
 
 
 def auto_dtype() -> str:
@@ -29,5 +31,7 @@ def set_cpu_defaults(args: Namespace) -> None:
         args.kv_cache_memory_bytes = KV_CACHE_BYTES
     if args.max_num_batched_tokens is None:
         args.max_num_batched_tokens = MAX_BATCHED_TOKENS
+    if args.block_size is None:
+        args.block_size = BLOCK_TOKENS
     if args.dtype == "auto":
         args.dtype = auto_dtype()

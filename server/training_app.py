@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx2
+import openai
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
@@ -25,7 +27,11 @@ ROUTERS = (files.router, graders.router, fine_tuning.router, worker.router)
 
 def add_training(app: FastAPI, settings: Settings, database: Database, registry: CollectorRegistry) -> None:
     """Add the routes and what they need; after the engine was mounted, whose lifespan this goes around."""
-    training = Training(FileStorage(settings.files_url), JobMetrics(registry, database), grader_tools(settings))
+    # Through the app and not the network: the same checks, quotas and queue, whatever address it listens on.
+    inside = openai.DefaultAsyncHttpxClient(transport=httpx2.ASGITransport(app))
+    this_server = openai.AsyncOpenAI(base_url="http://gateway/v1", api_key="unused", http_client=inside, max_retries=0)
+    tools = grader_tools(settings, this_server)
+    training = Training(FileStorage(settings.files_url), JobMetrics(registry, database), tools)
     app.state.training = training
     app.state.grader_tools = training.graders
     for router in ROUTERS:

@@ -28,13 +28,13 @@ class Training:
     graders: GraderTools
 
 
-def grader_tools(settings: Settings) -> GraderTools:
+def grader_tools(settings: Settings, this_server: openai.AsyncOpenAI) -> GraderTools:
     """What graders need, as the operator has set it. Whoever asks closes it, and its judge."""
-    judge = None
-    if settings.judge_url is not None:
-        key = "none" if settings.judge_api_key is None else settings.judge_api_key.get_secret_value()
-        judge = openai.AsyncOpenAI(base_url=settings.judge_url, api_key=key)
-    return GraderTools(math=MathPool(), judge=judge, sandbox=Sandbox())
+    sandbox = Sandbox() if settings.python_graders else None
+    if settings.judge_url is None:
+        return GraderTools(math=MathPool(), judge=this_server, judge_is_this_server=True, sandbox=sandbox)
+    key = "none" if settings.judge_api_key is None else settings.judge_api_key.get_secret_value()
+    return GraderTools(MathPool(), openai.AsyncOpenAI(base_url=settings.judge_url, api_key=key), sandbox=sandbox)
 
 
 def _training(request: Request) -> Training:

@@ -183,6 +183,8 @@ def _server(url: str) -> Iterator[None]:
     """A server of the embedded model on the port of `url`, while inside."""
     port = urlsplit(url).port or 8000
     command = [str(Path(sys.executable).with_name("tinylora")), "serve", "--port", str(port)]
+    # Also whoever ends this program by a signal does not leave a server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
             deadline = time.monotonic() + START_TIMEOUT_S

@@ -22,6 +22,8 @@ from server.training.graders.spec import GraderSpec
 
 PREFIX = "/v1/fine_tuning/alpha/graders"
 MAX_BODY_BYTES = 4 * 2**20
+# Who is asking, in the spelling in which the openai client lets its own be replaced.
+ASKER_HEADERS = ("Authorization", "OpenAI-Organization")
 router = APIRouter(prefix=PREFIX, tags=["fine-tuning"], route_class=OwnRoute)
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
@@ -78,7 +80,7 @@ class GraderValidateResponse(BaseModel):
 
 def _tools(request: Request) -> GraderTools:
     tools: GraderTools = request.app.state.grader_tools
-    return tools
+    return tools.on_behalf_of({name: request.headers[name] for name in ASKER_HEADERS if name in request.headers})
 
 
 ToolsDep = Annotated[GraderTools, Depends(_tools)]

@@ -16,7 +16,7 @@ from server.errors import BadRequest
 from server.job_config import ReinforcementConfig, TrainingConfig
 from server.training.chat_tokens import ChatTokens
 from server.training.dataset import Row, Sampler, read_rows, split
-from server.training.gateway_client import GatewayClient
+from server.training.gateway_client import TENANT_HEADER, GatewayClient
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import Grader
 from server.worker_protocol import ClaimedJob
@@ -52,6 +52,7 @@ class JobData:
 async def load(job: ClaimedJob, gateway: GatewayClient, tools: GraderTools, chat: ChatTokens) -> JobData:
     """The data of `job`. Raises BadRequest (a DataError with its line, most often) for what cannot be trained on."""
     _check_integrations(job)
+    tools = tools.on_behalf_of({TENANT_HEADER: job.tenant})
     config, grader, variables = job.config, None, frozenset[Any]()
     if isinstance(config, ReinforcementConfig):
         spec = parse_spec(job.method["reinforcement"]["grader"], GRADER_PARAM)

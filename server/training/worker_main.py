@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx
+import openai
 import torch
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -105,7 +106,10 @@ async def _tools(settings: Settings, options: WorkerOptions, factors: Factors, t
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
         return TrainableAdapters(model, factors)
 
-    trainer, graders = Trainer(load, limits), grader_tools(settings)
+    this_server = openai.AsyncOpenAI(
+        base_url=f"{options.url}/v1", api_key=options.key or "unused", timeout=ROLLOUT_TIMEOUT_S
+    )
+    trainer, graders = Trainer(load, limits), grader_tools(settings, this_server)
     headers = {} if options.key is None else {"Authorization": f"Bearer {options.key}"}
     timeout = httpx.Timeout(ROLLOUT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     pool = httpx.Limits(max_connections=options.concurrency + 8)

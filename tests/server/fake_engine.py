@@ -53,7 +53,8 @@ class ChatRequest(BaseModel):
 
 
 class FakeEngine:
-    """`alive` and `hold` (an event an answer waits for, a stream after its first chunk) are for the tests to set.
+    """`alive`, `hold` (an event an answer waits for, a stream after its first chunk) and `base_answer` (what it says
+    without an adapter) are for the tests to set.
 
     `received` are the chat requests in the order in which they came.
     """
@@ -65,6 +66,7 @@ class FakeEngine:
         self.max_num_seqs = 4
         self.alive = True
         self.hold: asyncio.Event | None = None
+        self.base_answer = "base"
         self.received: list[ChatRequest] = []
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
         self._observe: ContextVar[TokenObserver | None] = ContextVar("observe", default=None)
@@ -95,7 +97,7 @@ class FakeEngine:
         # As vLLM does: a model is the base model or the adapter of this request.
         if request.model not in (None, "", *self.base_models) and (served is None or served.name != request.model):
             raise HTTPException(404, f"no model {request.model}")
-        content = f"{served.name}: {served.adapter.vector().flatten().tolist()}" if served else "base"
+        content = f"{served.name}: {served.adapter.vector().flatten().tolist()}" if served else self.base_answer
         head = {"id": "chatcmpl-1", "created": 1, "model": request.model or BASE}
         if request.stream:
             return StreamingResponse(self._chunks(head, content), media_type="text/event-stream")

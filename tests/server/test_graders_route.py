@@ -172,7 +172,7 @@ async def test_python_and_judges_are_refused_where_they_are_off(app: FastAPI, cl
     app.state.grader_tools = GraderTools(MathPool())
 
     for call in (client.fine_tuning.alpha.graders.validate(grader=PYTHON),):
-        with pytest.raises(openai.BadRequestError, match="switched off") as caught:
+        with pytest.raises(openai.BadRequestError, match="are off") as caught:
             await call
         assert caught.value.code == "unsupported_grader"
 

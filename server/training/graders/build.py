@@ -7,7 +7,7 @@ whose tool is missing is refused when the grader is defined, not when the first 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,7 @@ from server.training.graders.score_model import ScoreModel, ScoreModelSpec
 from server.training.graders.spec import GraderSpec
 from server.training.graders.string_check import StringCheck, StringCheckSpec
 from server.training.graders.text_similarity import TextSimilarity, TextSimilaritySpec
+from server.training.rollout import PRIORITY
 
 SPECS: Mapping[str, type[GraderSpec]] = MappingProxyType(
     {
@@ -40,11 +41,21 @@ SPECS: Mapping[str, type[GraderSpec]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class GraderTools:
-    """What graders need from outside. No judge: no score_model graders. No sandbox: no python graders."""
+    """What graders need from outside. No judge: no score_model graders. No sandbox: no python graders.
+
+    judge_is_this_server: then it is asked as whoever the grading is for, and behind everyone else's requests.
+    """
 
     math: MathPool
     judge: openai.AsyncOpenAI | None = None
     sandbox: Sandbox | None = None
+    judge_is_this_server: bool = False
+
+    def on_behalf_of(self, headers: Mapping[str, str]) -> GraderTools:
+        """The same, its judge asked with `headers` if it is this server; nobody else is told of tenants and keys."""
+        if self.judge is None or not self.judge_is_this_server:
+            return self
+        return replace(self, judge=self.judge.with_options(default_headers=headers))
 
     def build(self, spec: GraderSpec, param: str = "grader") -> Grader:
         """The grader that `spec` defines. Raises BadRequest when this server has no tool for it."""
@@ -57,12 +68,14 @@ class GraderTools:
                 return MathGrader(spec, self.math)
             case PythonSpec():
                 if self.sandbox is None:
-                    raise _unavailable("python graders are switched off on this server", param)
+                    raise _unavailable(
+                        "python graders are off on this server; its operator can set TINYLORA_PYTHON_GRADERS", param
+                    )
                 return PythonGrader(spec, self.sandbox)
             case ScoreModelSpec():
                 if self.judge is None:
                     raise _unavailable("this server has no judge for score_model graders", param)
-                return ScoreModel(spec, self.judge)
+                return ScoreModel(spec, self.judge, {"priority": PRIORITY} if self.judge_is_this_server else None)
             case MultiSpec():
                 parts = {name: self.build(part, f"{param}.graders.{name}") for name, part in spec.graders.items()}
                 return Multi(spec, parts)

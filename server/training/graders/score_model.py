@@ -111,12 +111,15 @@ class ScoreModelSpec(GraderSpec):
 
 
 class ScoreModel:
-    """See the module."""
+    """See the module. `extra_body`: what the judge is told beyond OpenAI's parameters."""
 
-    def __init__(self, spec: ScoreModelSpec, judge: openai.AsyncOpenAI) -> None:
+    def __init__(
+        self, spec: ScoreModelSpec, judge: openai.AsyncOpenAI, extra_body: Mapping[str, Any] | None = None
+    ) -> None:
         self.name = spec.name
         self._model = spec.model
         self._judge = judge
+        self._extra_body = extra_body
         self._messages = [(message.role, tuple(map(Template.parse, message.texts()))) for message in spec.input]
         self._low, self._high = spec.range
         params = spec.sampling_params.model_dump(exclude_none=True) if spec.sampling_params else {}
@@ -132,6 +135,7 @@ class ScoreModel:
                 model=self._model,
                 messages=self._render(sample, item),
                 response_format=_RESPONSE_FORMAT,
+                extra_body=self._extra_body,
                 **self._params,
             )
         except openai.OpenAIError as error:

@@ -83,7 +83,7 @@ def test_the_name_of_the_field_begins_where_the_definition_is() -> None:
     assert caught.value.param == "method.reinforcement.grader.reference"
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("python", "switched off"), ("score_model", "no judge")])
+@pytest.mark.parametrize(("kind", "reason"), [("python", "are off"), ("score_model", "no judge")])
 def test_a_kind_without_its_tool_is_refused_even_inside_a_multi(kind: str, reason: str) -> None:
     inside = {"type": "multi", "graders": {"part": DEFINITIONS[kind]}, "calculate_output": "part"}
 
