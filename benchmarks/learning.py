@@ -1,6 +1,6 @@
 """Does GRPO on 13 numbers raise the reward on rows never trained on? The experiment, with its controls.
 
-    tinylora serve &
+    TINYLORA_PYTHON_GRADERS=true tinylora serve &
     python -m benchmarks.learning --out data/learning --arms grpo random sft --seeds 0 1 2
     python -m benchmarks.trl_peer --method rank-1-lora --train data/learning/task/train.jsonl \\
         --validation data/learning/task/test.jsonl --out data/learning/trl/rank-1-lora-0.json
@@ -15,7 +15,8 @@ Design decision: a file per arm and seed, with the scores of every row; it is wr
 call that is cut off goes on where it was, and nothing is trained or measured twice. With other settings than the file's
 it refuses. The table (learning_table.py, which says what its error bars are) is made from the files alone.
 
-It starts no server, and does not tell a worker what to train together.
+The random rewards come from a python grader, which the operator has to allow. It starts no server, and does not tell a
+worker what to train together.
 """
 
 from __future__ import annotations
