@@ -7,7 +7,9 @@ older step is overwritten, and a tracker that fails costs its own lines and noth
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +19,20 @@ from server.training.job_data import wandb_settings
 from server.worker_protocol import ClaimedJob
 
 log = structlog.get_logger(__name__)
+
+# For how long Weights & Biases may keep a worker from ending. What is late then stays in the run's directory.
+INIT_TIMEOUT_S = 60.0
+FINISH_TIMEOUT_S = 60.0
+# A run says nothing of the worker it was on: that is the operator's, and shared with other tenants' jobs.
+NOTHING_OF_THE_WORKER = {
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "save_code": False,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
 
 
 class Tracker(Protocol):
@@ -29,27 +45,21 @@ class Trackers:
 
     def __init__(self, job: ClaimedJob, log_dir: Path | None, step: int) -> None:
         self._trackers: list[Tracker] = []
-        self._attempt(lambda: self._open(job, log_dir, step))
+        _attempt(lambda: self._open(job, log_dir, step))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         for tracker in self._trackers:
-            self._attempt(lambda tracker=tracker: tracker.write(step, metrics))
+            _attempt(lambda tracker=tracker: tracker.write(step, metrics))  # type: ignore[misc]
 
     def close(self) -> None:
         for tracker in self._trackers:
-            self._attempt(tracker.close)
+            _attempt(tracker.close)
 
     def _open(self, job: ClaimedJob, log_dir: Path | None, step: int) -> None:
         if log_dir is not None:
             self._trackers.append(TensorBoard(log_dir / job.id, step))
         if (settings := wandb_settings(job)) is not None:
-            self._trackers.append(Wandb(job, settings))
-
-    def _attempt(self, work: Any) -> None:
-        try:
-            work()
-        except Exception:  # Whatever a disk or somebody else's service does, training goes on.
-            log.exception("tracking_failed")
+            self._trackers.append(Wandb(job, settings, log_dir))
 
 
 class TensorBoard:
@@ -70,11 +80,33 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run whose id is the job's, so that another worker goes on with it."""
+    """A run whose id is the job's, so that another worker goes on with it; its files are in `log_dir`/wandb.
 
-    def __init__(self, job: ClaimedJob, settings: Mapping[str, Any]) -> None:
-        wandb: Any = importlib.import_module("wandb")
+    It is online where the environment holds WANDB_API_KEY and offline where not (or WANDB_MODE says which), to be
+    uploaded with `wandb sync`; nobody is asked for a key. All of it is done in a thread of its own, in order, so
+    training waits neither for a login nor for an upload.
+    """
+
+    def __init__(self, job: ClaimedJob, settings: Mapping[str, Any], log_dir: Path | None) -> None:
+        self._run: Any = None
+        self._thread = ThreadPoolExecutor(1, "tracking")
+        self._later(lambda: self._start(job, settings, log_dir))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._later(lambda: self._run and self._run.log(dict(metrics), step=step, commit=True))
+
+    def close(self) -> None:
+        self._later(lambda: self._run and self._run.finish())
+        self._thread.shutdown(wait=False)
+
+    def _later(self, work: Callable[[], object]) -> None:
+        self._thread.submit(_attempt, work)
+
+    def _start(self, job: ClaimedJob, settings: Mapping[str, Any], log_dir: Path | None) -> None:
+        if log_dir is not None:
+            log_dir.mkdir(parents=True, exist_ok=True)
         tags: Sequence[str] = settings.get("tags") or ()
+        wandb: Any = importlib.import_module("wandb")
         self._run = wandb.init(
             project=settings["project"],
             entity=settings.get("entity"),
@@ -82,11 +114,27 @@ class Wandb:
             tags=list(tags),
             id=job.id,
             resume="allow",
+            reinit="create_new",  # beside the runs of the worker's other jobs
             config={"model": job.model, "seed": job.seed, **job.config.model_dump()},
+            dir=log_dir,
+            mode=os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline"),
+            settings=wandb.Settings(
+                silent=True,
+                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_S),
+                finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_TIMEOUT_S),
+                stop_fn=_stay,
+                **NOTHING_OF_THE_WORKER,
+            ),
         )
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.log(dict(metrics), step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+def _stay() -> None:
+    """For the button in Weights & Biases that would interrupt the process, and with it every job it trains."""
+    log.warning("stop_ignored", reason="jobs are stopped with /v1/fine_tuning/jobs/{id}/cancel")
+
+
+def _attempt(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Exception:  # Whatever a disk or somebody else's service does, training goes on.
+        log.exception("tracking_failed")
