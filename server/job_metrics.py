@@ -7,7 +7,7 @@ were reported (take the sum).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter
@@ -17,6 +17,7 @@ from server.database import Database
 from server.errors import Unavailable
 from server.job_states import STATUSES
 from server.training_tables import JOBS
+from server.worker_protocol import Phase
 
 
 class JobMetrics:
@@ -25,15 +26,24 @@ class JobMetrics:
     def __init__(self, registry: CollectorRegistry, database: Database) -> None:
         self._steps = Counter("tinylora_training_steps", "Steps that workers reported.", registry=registry)
         self._tokens = Counter("tinylora_training_tokens", "Tokens trained on.", registry=registry)
+        self._seconds = Counter(
+            "tinylora_training_seconds",
+            "What steps took, by phase, added up over jobs, which run at the same time. Grading is the time after the "
+            "last completion, for graders work while the engine samples.",
+            ("phase",),
+            registry=registry,
+        )
         self._finished = Counter(
             "tinylora_training_jobs_finished", "Jobs that workers ended, by outcome.", ("status",), registry=registry
         )
         registry.register(_JobsByStatus(database))
 
-    def observe_step(self, tokens: int) -> None:
+    def observe_step(self, tokens: int, seconds: Mapping[Phase, float]) -> None:
         """One step, not seen before."""
         self._steps.inc()
         self._tokens.inc(tokens)
+        for phase, spent in seconds.items():
+            self._seconds.labels(phase).inc(spent)
 
     def observe_finished(self, status: str) -> None:
         """One job that is "succeeded" or "failed"."""

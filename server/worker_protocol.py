@@ -31,6 +31,8 @@ MAX_STATE_CHARS = 2**20
 Level = Literal["info", "warn", "error"]
 # run: go on. pause, cancel: stop and call `finish` with that status. lost: stop, it is another worker's.
 Wanted = Literal["run", "pause", "cancel", "lost"]
+# Of a step; StepTiming says what they are.
+Phase = Literal["sampling", "grading", "training", "eval"]
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$")]
 # train_reward_mean, valid_reward_mean, train_loss, valid_loss, train_mean_token_accuracy, kl, entropy, ...
 Metrics = dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]{1,64}$")], FiniteFloat]
@@ -133,9 +135,17 @@ class StepScores(BaseModel):
 
 
 class StepTiming(BaseModel):
-    """Seconds of the step, by part: sampling, training, eval, full_iteration."""
+    """step: seconds by part, which add up to full_iteration. graders_total: seconds in which at least one completion of
+    the step was being graded, whatever else went on; null where nothing is.
+
+    sampling: until the engine had answered for the last prompt; graders already work meanwhile. grading: from then to
+    the last grade, so 0 when they kept up. training: forward and backward passes and Adam, waiting for a pass of other
+    jobs included. eval: sampling and grading of the held-out rows. Of a batch that was collected ahead, sampling and
+    grading are only what the step still waited.
+    """
 
     step: dict[str, float] = {}
+    graders_total: float | None = None
 
 
 class StepData(BaseModel):
@@ -162,13 +172,15 @@ class ReportedCheckpoint(Message):
 
 
 class ReportRequest(Message):
-    """One step. `metrics` are its numbers, by which checkpoints are compared; `trained_tokens` those of this step."""
+    """One step. `metrics` are its numbers, by which checkpoints are compared; `trained_tokens` those of this step;
+    `seconds` what it took, by part."""
 
     worker: WorkerName
     step: int = Field(ge=0)
     checkpoint: ReportedCheckpoint
     metrics: Metrics = {}
     trained_tokens: int = Field(default=0, ge=0)
+    seconds: dict[Phase, Annotated[FiniteFloat, Field(ge=0)]] = {}
     events: list[WorkerEvent] = Field(default=[], max_length=100)
 
 

@@ -86,7 +86,7 @@ async def report_step(job_id: str, request: Request, gateway: GatewayDep, traini
         gateway, lambda connection: report(gateway.database, connection, job_id, body, lease_s)
     )
     if is_news:
-        training.metrics.observe_step(body.trained_tokens)
+        training.metrics.observe_step(body.trained_tokens, body.seconds)
     return answer
 
 

@@ -1,7 +1,8 @@
 """Groups of completions and their rewards: what one step, or one evaluation, of reinforcement learning is made of.
 
 Design decision: each prompt is sampled and then graded on its own, so graders work while the engine still samples; the
-order of the result is that of the prompts, whichever came first.
+order of the result is that of the prompts, whichever came first. So the time of grading is given twice: all of it, and
+the part at the end that a step waits for, when nothing is sampled any more.
 
 A completion that its grader finds fault with scores 0. Where the grader itself was out of order (a judge that does not
 answer) there is no reward, which is NaN and counts in no mean: an outage must not look like bad answers.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -37,9 +39,15 @@ class GradedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """Groups in the order of their prompts."""
+    """Groups in the order of their prompts.
+
+    grading_s: seconds in which at least one completion was being graded, however many were. waited_s: from the last
+    prompt's completions to the last grade.
+    """
 
     groups: Sequence[GradedGroup]
+    grading_s: float = 0.0
+    waited_s: float = 0.0
 
     @property
     def rewards(self) -> list[float]:
@@ -99,19 +107,45 @@ async def sample_and_grade(
     sample: Callable[[int, Example], Awaitable[Group]],
     grader: Grader,
     free: asyncio.Semaphore,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Graded:
     """Sample (by place and example) and grade all examples; `free` bounds how many completions are graded at once."""
+    busy, sampled_at = _Busy(clock), clock()
 
     async def grade(text: str, example: Example) -> Grade:
         async with free:
-            return await grade_row(grader, Sample.of_text(text), example.item, example.line)
+            with busy:
+                return await grade_row(grader, Sample.of_text(text), example.item, example.line)
 
     async def group(place: int, example: Example) -> GradedGroup:
+        nonlocal sampled_at
         sampled = await sample(place, example)
+        sampled_at = clock()
         grades = await asyncio.gather(*(grade(completion.text, example) for completion in sampled.completions))
         return GradedGroup(sampled, tuple(grades))
 
-    return Graded(await asyncio.gather(*(group(place, example) for place, example in enumerate(examples))))
+    groups = await asyncio.gather(*(group(place, example) for place, example in enumerate(examples)))
+    return Graded(groups, busy.seconds, clock() - sampled_at)
+
+
+class _Busy:
+    """Seconds in which somebody was inside."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.seconds = 0.0
+        self._clock = clock
+        self._inside = 0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        if self._inside == 0:
+            self._since = self._clock()
+        self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._inside -= 1
+        if self._inside == 0:
+            self.seconds += self._clock() - self._since
 
 
 def _reward(grade: Grade) -> float:

@@ -30,6 +30,7 @@ class Batch:
     """One step's loss and what is known before the model has run.
 
     is_flat: there is nothing to learn from it. shown: more for the `data` of the step's event.
+    graded_s: seconds at the end of collecting in which all was sampled and not all graded; None, nothing is graded.
     """
 
     task: Task[Any]
@@ -37,6 +38,7 @@ class Batch:
     metrics: Mapping[str, float]
     is_flat: bool = False
     shown: Mapping[str, Any] = field(default_factory=dict)
+    graded_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,9 @@ class Reinforcement:
                 "errors": collected.errors,
                 "graders": [{"name": name, "train_reward_mean": value} for name, value in collected.parts.items()],
                 "usage": {"samples": len(members), "completion_tokens": sum(lengths)},
+                "graders_s": collected.grading_s,
             },
+            graded_s=collected.waited_s,
         )
 
     def measures(self, metrics: Any) -> dict[str, float]:

@@ -41,6 +41,7 @@ from server.training.trainer import Trainer
 from server.worker_protocol import (
     BestVector,
     ClaimedJob,
+    Phase,
     ReportedCheckpoint,
     ReportRequest,
     WorkerEvent,
@@ -142,6 +143,8 @@ class _Job:
         sampled_with, collected = await self._collect(step)
         clock.lap("sampling")
         batch = await self._method.batch(collected, self._handle, sampled_with)
+        if batch.graded_s is not None:
+            clock.split("sampling", "grading", batch.graded_s)
         measured = await self._around.trainer.forward_backward(batch.task)
         moved = self._adam.step(self._config.learning_rate)
         if not moved.taken or not self._vector.isfinite().all():
@@ -205,7 +208,7 @@ class _Job:
         self,
         step: int,
         metrics: Mapping[str, float],
-        laps: Mapping[str, float],
+        laps: Mapping[Phase, float],
         *,
         publish: bool,
         batch: Batch | None = None,
@@ -225,6 +228,7 @@ class _Job:
                 ),
                 metrics=metrics,
                 trained_tokens=0 if batch is None else batch.trained_tokens,
+                seconds=dict(laps),
                 events=[event],
             ),
         )
@@ -246,9 +250,14 @@ class _Clock:
     """Seconds by part."""
 
     def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
+        self.laps: dict[Phase, float] = {}
         self._last = time.monotonic()
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: Phase) -> None:
         now = time.monotonic()
         self.laps[name], self._last = now - self._last, now
+
+    def split(self, name: Phase, end: Phase, seconds: float) -> None:
+        """Give the last `seconds` of a lap a name of their own; of what ran ahead the step had only the end."""
+        self.laps[end] = min(seconds, self.laps[name])
+        self.laps[name] -= self.laps[end]

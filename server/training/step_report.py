@@ -1,4 +1,8 @@
-"""What a step looks like to the owner of its job: an event with numbers, in OpenAI's shape, and a line of words."""
+"""What a step looks like to the owner of its job: an event with numbers, in OpenAI's shape, and a line of words.
+
+Design decision: the seconds of a step's parts add up to the whole step (server.worker_protocol.StepTiming says what is
+in which). Grading overlaps sampling, so what it took altogether stands beside them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from server.training.method import Batch
-from server.worker_protocol import StepData, StepScores, StepTiming, WorkerEvent
+from server.worker_protocol import Phase, StepData, StepScores, StepTiming, WorkerEvent
 
 _IN_WORDS = ("train_reward_mean", "train_loss", "valid_reward_mean", "valid_loss")
 
@@ -17,7 +21,7 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def step_event(
-    step: int, total_steps: int, metrics: Mapping[str, float], laps: Mapping[str, float], batch: Batch | None
+    step: int, total_steps: int, metrics: Mapping[str, float], laps: Mapping[Phase, float], batch: Batch | None
 ) -> WorkerEvent:
     """The event of a step. `laps`: seconds by part. `batch`: None for the evaluation before the first step."""
     shown = {} if batch is None else batch.shown
@@ -31,7 +35,9 @@ def step_event(
         ),
         usage=shown.get("usage", {}),
         errors=shown.get("errors", {}),
-        timing=StepTiming(step={**laps, "full_iteration": math.fsum(laps.values())}),
+        timing=StepTiming(
+            step=dict(laps) | {"full_iteration": math.fsum(laps.values())}, graders_total=shown.get("graders_s")
+        ),
     )
     words = [f"{name.replace('_', ' ')} {metrics[name]:.4g}" for name in _IN_WORDS if name in metrics]
     text = f"Step {step}/{total_steps}: {', '.join(words) or 'done'}"

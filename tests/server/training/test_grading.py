@@ -29,6 +29,20 @@ class Lengths:
         return Grade(float(len(sample.text)), parts={"half": len(sample.text) / 2})
 
 
+class Minutes(Lengths):
+    """Takes a minute for every letter."""
+
+    name = "minutes"
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        grade = await super().grade(sample, item)
+        self.now += 60 * grade.score
+        return grade
+
+
 async def graded(*groups: list[str], grader: Lengths | None = None) -> Graded:
     examples = [Example(line, (1,), (), {}) for line in range(len(groups))]
 
@@ -84,3 +98,41 @@ async def test_without_a_single_reward_there_is_no_mean() -> None:
 async def test_the_error_of_a_mean_is_that_of_the_means_of_prompts() -> None:
     result = await graded(["a", "aaa"], ["aaaa"])
     assert result.standard_error == math.sqrt(((2 - 3) ** 2 + (4 - 3) ** 2) / 1 / 2)
+
+
+async def test_only_grading_behind_the_last_completion_is_waited_for() -> None:
+    grader = Minutes()
+    first_is_graded = asyncio.Event()
+
+    async def sample(place: int, example: Example) -> Group:
+        grader.now += 1000
+        if place == 1:
+            await first_is_graded.wait()
+        texts = (["aaa"], ["b", "cc"])[place]
+        return Group((1,), tuple(Completion([1], [0.0], text, True) for text in texts))
+
+    async def pass_on() -> None:
+        while grader.now < 2180:
+            await asyncio.sleep(0)
+        first_is_graded.set()
+
+    examples = [Example(line, (1,), (), {}) for line in range(2)]
+    free = asyncio.Semaphore(2)
+    result, _ = await asyncio.gather(
+        sample_and_grade(examples, sample, grader, free, clock=lambda: grader.now), pass_on()
+    )
+    assert result.grading_s == 60 * (3 + 1 + 2)
+    assert result.waited_s == 60 * (1 + 2)
+
+
+async def test_completions_graded_at_the_same_time_take_their_time_once() -> None:
+    grader = Minutes()
+    free = asyncio.Semaphore(9)
+
+    async def sample(place: int, example: Example) -> Group:
+        return Group((1,), tuple(Completion([1], [0.0], text, True) for text in ("a", "a", "a")))
+
+    example = Example(0, (1,), (), {})
+    result = await sample_and_grade([example], sample, grader, free, clock=lambda: grader.now)
+    assert grader.most == 3
+    assert result.grading_s == result.waited_s == 60 * 3

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.adapter import Adapter
 from adapters.factors import Factors
@@ -177,3 +178,27 @@ async def test_numbers_that_overflow_end_a_job_with_a_sentence(tmp_path: Path, p
             job = await here.wait(job_id, lambda job: job.status == "failed")
         assert job.error.code == "not_finite"
         assert "gradient of step 1 is not a finite number" in job.error.message
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+async def test_a_step_is_the_sum_of_its_parts_and_the_metrics_count_them(
+    tmp_path: Path, path: Path, factors: Factors, ahead: int
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(12, WORD), CONTAINS, **SMALL | {"max_off_policy_steps": ahead})
+        async with here.worker():
+            await here.wait(job_id, "succeeded")
+        timings = [event.data["timing"] for event in await here.events(job_id) if event.type == "metrics"]
+        assert len(timings) == 5
+        for timing in timings:
+            parts = {name: seconds for name, seconds in timing["step"].items() if name != "full_iteration"}
+            assert sum(parts.values()) == pytest.approx(timing["step"]["full_iteration"])
+            assert all(seconds >= 0 for seconds in parts.values())
+        assert all(timing["graders_total"] > 0 for timing in timings[1:])
+
+        families = text_string_to_metric_families((await here.http.get("/metrics")).text)
+        samples = next(family.samples for family in families if family.name == "tinylora_training_seconds")
+        counted = {one.labels["phase"]: one.value for one in samples if one.name.endswith("_total")}
+        assert set(counted) == {"sampling", "grading", "training", "eval"}
+        for phase, seconds in counted.items():
+            assert seconds == pytest.approx(sum(timing["step"].get(phase, 0) for timing in timings))

@@ -70,7 +70,7 @@ async def test_rollouts_are_the_tenants_and_events_say_what_they_cost(
         ]
         assert last["total_steps"] == 3
         assert last["usage"]["samples"] == 8
-        assert set(last["timing"]["step"]) == {"sampling", "training", "eval", "full_iteration"}
+        assert set(last["timing"]["step"]) == {"sampling", "grading", "training", "eval", "full_iteration"}
         assert {body["cache_salt"] for body in here.engine.received} == {"tenant-1"}
 
 
