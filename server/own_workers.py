@@ -2,7 +2,8 @@
 
 Design decision: a worker is started when there is a job that nobody works on, not before: most servers only serve, and
 a worker has its own copy of the base model. It runs at a low priority, for it competes with the serving engine for the
-same cores and whoever waits for an answer comes first. After that it stays, for the next job.
+same cores and whoever waits for an answer comes first. After that it stays, for the next job. One that dies is followed
+by another as soon as the leases that it leaves have passed; one that always dies soon, less and less often.
 
 Being a client like any other worker it needs a key, which it gets in its environment; a server that has none for it
 makes one that nobody else ever sees.
@@ -51,26 +52,37 @@ class OwnWorkers:
     @asynccontextmanager
     async def running(self, database: Database) -> AsyncIterator[None]:
         """Inside, jobs that wait for a worker find one."""
-        processes: list[Process] = []
-        watching = asyncio.create_task(self._watch(database, processes))
+        started: dict[Process, float] = {}
+        watching = asyncio.create_task(self._watch(database, started))
         try:
             yield
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            await asyncio.gather(*map(_stop, processes))
+            await asyncio.gather(*map(_stop, started))
 
-    async def _watch(self, database: Database, processes: list[Process]) -> None:
-        pause = self.poll_s
+    async def _watch(self, database: Database, started: dict[Process, float]) -> None:
+        """Keeps in `started` the processes, and when they were started."""
+        pause, not_before = 0.0, 0.0
         while self.count:
-            await asyncio.sleep(pause)
-            ended = [process for process in processes if process.returncode is not None]
-            processes[:] = [process for process in processes if process.returncode is None]
-            # One that does not even start will not do so the next moment.
-            pause = min(LONGEST_PAUSE_S, 2 * pause) if any(process.returncode for process in ended) else self.poll_s
-            if len(processes) < self.count and not ended and await asyncio.to_thread(self._is_waiting, database):
+            await asyncio.sleep(self.poll_s)
+            now = time.monotonic()
+            for process in [process for process in started if process.returncode is not None]:
+                lived_s = now - started.pop(process)
+                # One that does not even start will not do so the next moment.
+                is_hasty = process.returncode != 0 and lived_s < LONGEST_PAUSE_S
+                pause = min(LONGEST_PAUSE_S, max(self.poll_s, 2 * pause)) if is_hasty else 0.0
+                not_before = now + pause
+            if len(started) < self.count and now >= not_before and await self._is_due(database):
                 Console(stderr=True).print("==> Starting a training worker", highlight=False)
-                processes.append(await asyncio.create_subprocess_exec(*self.command, env=self._environment()))
+                process = await asyncio.create_subprocess_exec(*self.command, env=self._environment())
+                started[process] = now
+
+    async def _is_due(self, database: Database) -> bool:
+        try:
+            return await asyncio.to_thread(self._is_waiting, database)
+        except sa.exc.SQLAlchemyError:  # A database that is away for a while must not end the watch.
+            return False
 
     def _environment(self) -> dict[str, str]:
         # No proxy stands between a machine and itself.
