@@ -107,25 +107,23 @@ class MathRewards:
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds by part, and what came of them."""
+    """Seconds by part, and what came of them. trained_tokens: of prompts and completions, padding not counted."""
 
     reward: float
     seconds: dict[str, float]
-    completion_tokens: int
+    trained_tokens: int
 
 
 class TimedTrainer(trl.GRPOTrainer):
-    """With a count of the seconds and tokens of generation."""
+    """With a count of the seconds of generation."""
 
     generation_s = 0.0
-    completion_tokens = 0
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
-        completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+        generated = super()._generate_single_turn(*args, **kwargs)
         self.generation_s += time.perf_counter() - began
-        self.completion_tokens += sum(map(len, completion_ids))
-        return completion_ids, logprobs
+        return generated
 
 
 @dataclass
@@ -135,7 +133,7 @@ class Recorder(TrainerCallback):
     rewards: MathRewards
     trainer: Any = None
     steps: list[Step] = field(default_factory=list)
-    _began: tuple[float, float, float, int] = (0.0, 0.0, 0.0, 0)
+    _began: tuple[float, ...] = ()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self._began = self._now()
@@ -146,8 +144,9 @@ class Recorder(TrainerCallback):
         self.steps.append(Step(statistics.fmean(self.rewards.last), seconds, int(tokens)))
         print(f"step {len(self.steps)}: reward {self.steps[-1].reward:.3f}, {whole:.1f} s", flush=True)
 
-    def _now(self) -> tuple[float, float, float, int]:
-        return time.perf_counter(), self.trainer.generation_s, self.rewards.seconds, self.trainer.completion_tokens
+    def _now(self) -> tuple[float, ...]:
+        trainer = self.trainer
+        return time.perf_counter(), trainer.generation_s, self.rewards.seconds, trainer.state.num_input_tokens_seen
 
 
 def main() -> None:
@@ -209,7 +208,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "versions": {one.__name__: one.__version__ for one in (trl, peft, transformers, torch)},
         "rewards": [step.reward for step in recorder.steps],
         "seconds": [step.seconds for step in recorder.steps],
-        "completion_tokens": [step.completion_tokens for step in recorder.steps],
+        "trained_tokens": [step.trained_tokens for step in recorder.steps],
         "mean_seconds": {name: statistics.fmean(step.seconds[name] for step in timed) for name in timed[0].seconds},
         "completions_per_step": args.batch_size * args.group_size,
         "before": before,
