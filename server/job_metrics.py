@@ -2,11 +2,13 @@
 
 Design decision: how many jobs are in which state is read from the database when it is asked for, so that it is right
 after a restart and the same on every gateway (take the maximum over them, not the sum). Steps are counted where they
-were reported (take the sum).
+were reported (take the sum). The curves of a job (reward, loss, KL, ...) are its events' numbers; the latest ones of
+running jobs are gauges here too, of the newest jobs only, for every job is a label.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
@@ -16,8 +18,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from server.database import Database
 from server.errors import Unavailable
 from server.job_states import STATUSES
-from server.training_tables import JOBS
+from server.training_tables import JOB_CHECKPOINTS, JOBS
 from server.worker_protocol import Phase
+
+MOST_LABELLED_JOBS = 50
 
 
 class JobMetrics:
@@ -37,6 +41,7 @@ class JobMetrics:
             "tinylora_training_jobs_finished", "Jobs that workers ended, by outcome.", ("status",), registry=registry
         )
         registry.register(_JobsByStatus(database))
+        registry.register(_LatestNumbers(database))
 
     def observe_step(self, tokens: int, seconds: Mapping[Phase, float]) -> None:
         """One step, not seen before."""
@@ -75,3 +80,35 @@ class _JobsByStatus:
 
     def _family(self) -> GaugeMetricFamily:
         return GaugeMetricFamily("tinylora_training_jobs", "Training jobs, by status.", labels=["status"])
+
+
+class _LatestNumbers:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def describe(self) -> Iterable[Metric]:
+        """Without asking the database."""
+        return [self._family()]
+
+    def collect(self) -> Iterable[Metric]:
+        latest = (
+            sa.select(JOBS.c.id, JOBS.c.step, JOB_CHECKPOINTS.c.metrics)
+            .join(JOB_CHECKPOINTS, (JOB_CHECKPOINTS.c.job_id == JOBS.c.id) & (JOB_CHECKPOINTS.c.step == JOBS.c.step))
+            .where(JOBS.c.status == "running")
+            .order_by(JOBS.c.id.desc())
+            .limit(MOST_LABELLED_JOBS)
+        )
+        family = self._family()
+        try:
+            with self._database.read() as connection:
+                rows = connection.execute(latest).all()
+        except Unavailable:
+            return [family]
+        for row in rows:
+            for name, value in {"step": row.step, **json.loads(row.metrics)}.items():
+                family.add_metric([row.id, name], value)
+        return [family]
+
+    def _family(self) -> GaugeMetricFamily:
+        text = f"The numbers of the last step, by name, of the {MOST_LABELLED_JOBS} newest running jobs."
+        return GaugeMetricFamily("tinylora_training_job_latest", text, labels=["job", "number"])

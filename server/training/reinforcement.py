@@ -94,6 +94,7 @@ class Reinforcement:
             "kl": metrics.kl,
             "entropy": metrics.entropy,
             "clip_share": metrics.clip_share,
+            "ratio": metrics.ratio,
             "importance": metrics.importance,
             "skipped_groups": float(metrics.skipped_groups),
         }

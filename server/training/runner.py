@@ -233,7 +233,8 @@ class _Job:
             ),
         )
         self._step = step
-        self._trackers.write(step, metrics)
+        trained = {} if batch is None else {"trained_tokens": float(batch.trained_tokens)}
+        self._trackers.write(step, {**metrics, **trained, **{f"seconds/{phase}": s for phase, s in laps.items()}})
         self._around.told(f"{self._job.id} ({self._job.tenant}) {event.message}, {math.fsum(laps.values()):.1f} s")
 
     def _succeeded(self) -> Outcome:

@@ -324,3 +324,5 @@ async def test_metrics_count_jobs_and_steps(openai_client: openai.OpenAI, worker
     assert 'tinylora_training_jobs{status="queued"} 0.0' in text
     assert "tinylora_training_steps_total 1.0" in text
     assert "tinylora_training_tokens_total 100.0" in text
+    assert f'tinylora_training_job_latest{{job="{job.id}",number="step"}} 1.0' in text
+    assert f'tinylora_training_job_latest{{job="{job.id}",number="train_reward_mean"}}' in text
