@@ -45,11 +45,12 @@ fmt: $(PROJECT) ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of the README (half an hour)
+bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of the README (three quarters of an hour)
 	@$(BIN)/python -m benchmarks.throughput $(ARGS)
 	@$(BIN)/python -m benchmarks.gateway
 	@$(BIN)/python -m benchmarks.factors $(EMBEDDED_MODEL)
 	@$(BIN)/python -m benchmarks.registry
+	@$(BIN)/python -m benchmarks.train
 
 train-demo: $(PROJECT) $(EMBEDDED_MODEL) ## Train 13 numbers on small sums, on the running server or one of its own (minutes)
 	@$(BIN)/python -m clients.examples.train --serve $(ARGS)

@@ -1,0 +1,227 @@
+"""Seconds of a training step, for 1, 2, 4 and 16 jobs at once, and for TRL with PEFT on the same batch.
+
+    python -m benchmarks.train [--jobs 1 4] [--steps 5] [--no-peer]
+
+A server with data of its own is started, and for every number of jobs a worker that takes them all: the weights are
+read once, then all jobs begin together. The client is openai's, the task clients.examples.make_task's; nothing is
+evaluated. The first step of every job is warm-up and not counted.
+
+sampling, grading, update, step: seconds per step and job, means of what the events of steps say (`update` is their
+`training`: both passes, the optimiser, waiting for a pass of other jobs). Graders work while the engine samples, so
+`grading` is only what was left when it had ended. Completions and trained tokens per second are of all jobs together,
+from when all had done a step to the end of the last one. Trained are the tokens of prompts and completions that go
+through both passes: here those of groups whose rewards differ, with TRL all. So `ratio`, to the first row, is of
+completions per second.
+
+TRL (benchmarks.trl_peer: tinylora) has the machine for itself, at the priority of our worker; our server and worker
+share it. Only on a machine that does nothing else are the rows comparable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.gateway import started
+from clients.examples.make_task import GRADER, make_task
+from clients.examples.train import MAX_TOKENS, TEMPERATURE
+from server.own_workers import NICE
+
+PARTS = ("sampling", "grading", "update", "step")
+# Their names in the timing of a step's event, and in the peer's result.
+OURS = {"sampling": "sampling", "grading": "grading", "update": "training", "step": "full_iteration"}
+PEERS = {"sampling": "generation", "grading": "grading", "update": "update", "step": "step"}
+MAX_JOBS = 64
+LEARNING_RATE = 4e-3
+POLL_S = 0.3
+PATIENCE_S = 1800
+
+
+@dataclass(frozen=True)
+class Row:
+    """seconds: per step and job, by part."""
+
+    label: str
+    seconds: dict[str, float]
+    completions_per_s: float
+    tokens_per_s: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
+    parser.add_argument(
+        "--jobs", nargs="+", type=int, default=[1, 2, 4, 16], help="at once, one number after the other"
+    )
+    parser.add_argument("--steps", type=int, default=3, help="of each job, the first one not counted")
+    parser.add_argument("--batch-size", type=int, default=2, help="prompts in a step")
+    parser.add_argument("--group-size", type=int, default=8, help="completions of every prompt")
+    parser.add_argument("--eager", action="store_true", help="without compilation, which makes the server start sooner")
+    parser.add_argument("--no-peer", action="store_true", help="without TRL")
+    args = parser.parse_args()
+    if args.steps < 2 or not all(1 <= jobs <= MAX_JOBS for jobs in args.jobs):
+        parser.error(f"expected at least 2 steps, and 1 to {MAX_JOBS} jobs at once")
+
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        training_file, _ = make_task(directory / "task")
+        with server(args, directory) as url, OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+            uploaded = client.files.create(file=training_file, purpose="fine-tune").id
+            rows = [measure(client, url, args, uploaded, jobs, directory) for jobs in args.jobs]
+        if not args.no_peer:
+            rows.append(peer(args, training_file, directory / "peer.json"))
+    print_table(args, rows)
+
+
+def measure(client: OpenAI, url: str, args: argparse.Namespace, file: str, count: int, directory: Path) -> Row:
+    """So many jobs together, by a new worker."""
+    print(f"... {count} at once", file=sys.stderr, flush=True)
+    ids = [create_job(client, args, file, seed) for seed in range(count)]
+    log = directory / "worker.txt"
+    command = ["worker", "--url", url, "--model", args.model, "--max-jobs", str(MAX_JOBS), "--nice", str(NICE)]
+    with running([*command, "--log-dir", str(directory / "log")], environment(directory), log):
+        deadline = time.monotonic() + PATIENCE_S
+        beginning = None
+        while True:
+            jobs = states(client, ids)
+            if beginning is None and all((job.step or 0) >= 1 for job in jobs):
+                beginning = time.perf_counter(), jobs
+            if all(job.status == "succeeded" for job in jobs):
+                break
+            if time.monotonic() > deadline or any(job.status in ("failed", "cancelled") for job in jobs):
+                sys.exit(f"A job did not succeed: {[(job.status, job.error) for job in jobs]}\n{log.read_text()}")
+            time.sleep(POLL_S)
+        assert beginning is not None
+        began, before = beginning
+        wall_s = time.perf_counter() - began
+    steps = sum(job.step for job in jobs) - sum(job.step for job in before)
+    tokens = sum(job.trained_tokens for job in jobs) - sum(job.trained_tokens for job in before)
+    timings = [timing for job_id in ids for timing in timings_of(client, job_id)]
+    return Row(
+        f"tinylora, {count} {'job' if count == 1 else 'jobs'}",
+        {part: statistics.fmean(timing[name] for timing in timings) for part, name in OURS.items()},
+        steps * args.batch_size * args.group_size / wall_s,
+        tokens / wall_s,
+    )
+
+
+def create_job(client: OpenAI, args: argparse.Namespace, file: str, seed: int) -> str:
+    reinforcement: Any = {"grader": GRADER, "hyperparameters": {"batch_size": args.batch_size}}
+    settings = {
+        "group_size": args.group_size, "learning_rate": LEARNING_RATE, "temperature": TEMPERATURE,
+        "max_completion_tokens": MAX_TOKENS, "max_steps": args.steps, "epochs": 1000, "validation_fraction": 0,
+    }  # fmt: skip
+    job = client.fine_tuning.jobs.create(
+        model=client.models.list().data[0].id,
+        training_file=file,
+        method={"type": "reinforcement", "reinforcement": reinforcement},
+        seed=seed,
+        extra_body={"tinylora": settings},
+    )
+    return job.id
+
+
+def states(client: OpenAI, ids: Sequence[str]) -> list[Any]:
+    """All in one request, so that watching them costs the server little."""
+    newest = {job.id: job for job in client.fine_tuning.jobs.list(limit=100).data}
+    return [newest[job_id] for job_id in ids]
+
+
+def timings_of(client: OpenAI, job_id: str) -> list[dict[str, float]]:
+    """Of all steps but the first."""
+    events: list[Any] = [event for event in client.fine_tuning.jobs.list_events(job_id) if event.type == "metrics"]
+    return [event.data["timing"]["step"] for event in events if event.data["step"] > 1]
+
+
+def peer(args: argparse.Namespace, training_file: Path, out: Path) -> Row:
+    print("... TRL and PEFT", file=sys.stderr, flush=True)
+    options = {
+        "--method": "tinylora", "--model": args.model, "--train": training_file, "--out": out, "--steps": args.steps,
+        "--batch-size": args.batch_size, "--group-size": args.group_size, "--learning-rate": LEARNING_RATE,
+        "--temperature": TEMPERATURE, "--max-completion-tokens": MAX_TOKENS,
+    }  # fmt: skip
+    words = [str(word) for pair in options.items() for word in pair]
+    command = ["nice", "-n", str(NICE), sys.executable, "-m", "benchmarks.trl_peer", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"TRL failed:\n{done.stdout}{done.stderr}")
+    result = json.loads(out.read_text())
+    seconds = {part: result["mean_seconds"][name] for part, name in PEERS.items()}
+    tokens = statistics.fmean(result["trained_tokens"][1:])
+    return Row("TRL + PEFT", seconds, result["completions_per_step"] / seconds["step"], tokens / seconds["step"])
+
+
+@contextlib.contextmanager
+def server(args: argparse.Namespace, directory: Path) -> Iterator[str]:
+    """The URL of a server that runs no workers itself."""
+    print("... tinylora serve", file=sys.stderr, flush=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ["--host", "127.0.0.1", "--port", str(port), *(["--enforce-eager"] if args.eager else [])]
+    log, url = directory / "server.txt", f"http://127.0.0.1:{port}"
+    with running(["serve", args.model, *flags], environment(directory), log) as process:
+        if not started(process, url):
+            sys.exit(f"The server did not start:\n{log.read_text(errors='replace')}")
+        yield url
+
+
+@contextlib.contextmanager
+def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`tinylora <command>`, ended behind the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server.cli", *command], stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """Of this process, but with data of its own and without keys."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TINYLORA_")}
+    return kept | {
+        "TINYLORA_DATABASE_URL": f"sqlite:///{directory / 'tinylora.db'}",
+        "TINYLORA_FILES_URL": str(directory / "files"),
+        "TINYLORA_TRAINING_WORKERS": "0",
+    }
+
+
+def print_table(args: argparse.Namespace, rows: Sequence[Row]) -> None:
+    table = Table(title=f"{args.batch_size} prompts x {args.group_size} completions a step (seconds per step and job)")
+    table.add_column("")
+    for column in (*PARTS, "completions/s", "ratio", "trained tokens/s"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row.label,
+            *(f"{row.seconds[part]:.2f}" for part in PARTS),
+            f"{row.completions_per_s:.2f}",
+            f"{row.completions_per_s / rows[0].completions_per_s:.2f}",
+            f"{row.tokens_per_s:.0f}",
+        )
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
