@@ -1,4 +1,8 @@
-"""`tinylora serve` as a user starts it: a process of its own, on a free port, over a database that outlives it."""
+"""`tinylora serve` as a user starts it: a process group of its own, over a database that outlives it.
+
+Design decision: a server is killed with its whole group, engine and worker included, so that none of it is left to take
+the cores from the next one, which listens on the same port.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
+import psutil
 
 # Beside the interpreter, not on PATH: the tests also run without an activated environment.
 TINYLORA = Path(sys.executable).with_name("tinylora")
@@ -42,7 +47,8 @@ class ServerProcess:
         self._traces_url = traces_url
         self._output = directory / "output.txt"
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = ""
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -51,12 +57,10 @@ class ServerProcess:
 
     def start(self) -> None:
         """Returns when /ready says yes; AssertionError with everything the process printed when it does not."""
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
         with self._output.open("ab") as output:
             self._process = start_tinylora(
-                "serve", str(self._model_path), "--host", "127.0.0.1", "--port", str(port), *FLAGS,
-                env=self._environment(), stdout=output, stderr=subprocess.STDOUT,
+                "serve", str(self._model_path), "--host", "127.0.0.1", "--port", str(self._port), *FLAGS,
+                env=self._environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._is_ready():
@@ -80,8 +84,17 @@ class ServerProcess:
             raise AssertionError(f"the server did not end within {STOP_TIMEOUT_S} s:\n{self.output()}") from None
 
     def kill(self) -> None:
-        self.process.kill()
+        """SIGKILL to the whole group: gateway, engine and worker. AssertionError when anything of it lives on."""
+        others = psutil.Process(self.process.pid).children(recursive=True)
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        _, alive = psutil.wait_procs(others, timeout=STOP_TIMEOUT_S)
+        assert not alive, f"killed with their server, and still there: {alive}"
+
+    def worker(self) -> psutil.Process | None:
+        """Its training worker, if it has one at the moment."""
+        children = psutil.Process(self.process.pid).children()
+        return next((child for child in children if "worker" in child.cmdline()), None)
 
     def output(self) -> str:
         return self._output.read_text(errors="replace")
@@ -98,6 +111,8 @@ class ServerProcess:
             "TINYLORA_DATABASE_URL": f"sqlite:///{self._database}",
             "TINYLORA_FILES_URL": str(self._database.parent / "files"),
             "TINYLORA_TRAINING_LOG_DIR": str(self._database.parent / "tensorboard"),
+            # A test waits for as long as this when it has killed a worker.
+            "TINYLORA_WORKER_LEASE_S": "10",
             "OTEL_EXPORTER_OTLP_ENDPOINT": self._traces_url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_BSP_SCHEDULE_DELAY": "100",
