@@ -58,9 +58,8 @@ NUMBERS = 13
 RANK = 2
 LORA_ALPHA = 32
 # LoRA: with alpha 32 the best rate is about ten times that of full fine-tuning, whatever the rank ("LoRA Without
-# Regret", Schulman et al. 2025); with batches of 48 completions it learns fast at this one, with batches of four it forgets.
-# LoRA-XS: the order of magnitude of its authors' runs, for few numbers have to move visibly. TinyLoRA: as our own
-# demonstration.
+# Regret", Schulman et al. 2025); at this one it learns fast from 48 completions a step, and forgets from four. LoRA-XS:
+# the order of magnitude of its authors' runs, for few numbers have to move visibly. TinyLoRA: as our own demonstration.
 LEARNING_RATES = {"rank-1-lora": 5e-4, "lora-xs": 2e-3, "tinylora": 4e-3}
 # Sequences in one pass: about 1000 tokens of this task, as our worker on a CPU.
 PASS_SEQUENCES = 16
