@@ -6,7 +6,9 @@ import re
 import tomllib
 from pathlib import Path
 
+from adapters.recipe import Recipe
 from server.embedded_model import MODEL_NAME, MODELS_DIR_VARIABLE
+from server.job_config import ReinforcementConfig
 from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +34,14 @@ def test_the_configuration_table_lists_every_setting_with_its_default() -> None:
     table = dict(re.findall(r"^\| `(TINYLORA_\w+)` \| `(.*?)` \|", README, flags=re.MULTILINE))
     del table[MODELS_DIR_VARIABLE]
     assert table == {f"TINYLORA_{name.upper()}": str(field.default) for name, field in Settings.model_fields.items()}
+
+
+def test_the_settings_of_a_job_are_listed_with_their_defaults() -> None:
+    table = dict(re.findall(r"^\| `([a-z_]+)` \| `?([^|`]*?)`? \|", README.split("## Train")[1], flags=re.MULTILINE))
+    fields = ReinforcementConfig.model_fields
+    # Set by OpenAI's `method` and by `model`.
+    defaults = {name: str(field.default) for name, field in fields.items() if name not in ("method", "init")}
+    assert table == defaults | {"recipe": f"{Recipe().num_parameters} numbers"}
 
 
 def test_every_make_target_it_names_exists() -> None:
