@@ -254,7 +254,9 @@ async def test_a_grader_does_not_tell_adapters_apart(site: Neighbours) -> None:
             found = []
             for named in (private, never):
                 status, headers, text = await answer(site.globex, request, named)
-                found.append((status, headers, re.sub(r'"execution_time":[^,]+', "", text)))
+                # How long it took has more digits at times, and is in the length.
+                told = [header for header in headers if header[0] != "content-length"]
+                found.append((status, told, re.sub(r'"execution_time":[^,]+', "", text)))
             assert found[0] == found[1]
 
 
