@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -112,3 +113,21 @@ def test_a_server_with_keys_always_has_one_for_its_workers() -> None:
     assert first is not None
     assert first != second
     assert os.environ.get("TINYLORA_WORKER_KEY") is None
+
+
+async def test_a_worker_that_dies_is_followed_by_another(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        written = tmp_path / "written"
+        workers = OwnWorkers(1, [sys.executable, "-c", WAITS, str(written)], "a-key", factors.digest, poll_s=0.05)
+        await here.job(rows(4), CONTAINS, **JOB)
+
+        async def started(count: int) -> int:
+            async with asyncio.timeout(30):
+                while not written.exists() or written.read_text().count("\n") < count:
+                    await asyncio.sleep(0.05)
+            return int(written.read_text().split()[-1])
+
+        async with workers.running(here.database):
+            first = await started(1)
+            os.kill(first, signal.SIGKILL)
+            assert await started(2) != first
