@@ -35,6 +35,8 @@ compile deploy/requirements-cpu.txt --extra cpu $torch_index $without_builds_for
 [ -e deploy/requirements-gpu.txt ] || cp deploy/requirements-cpu.txt deploy/requirements-gpu.txt
 echo 'cuda-python>=13,<14' > "$scratch/constraints.txt"
 (unset UV_FIND_LINKS && compile deploy/requirements-gpu.txt --extra gpu --constraints "$scratch/constraints.txt")
+# Not the name of a directory that is gone, another one each time.
+sed -i "s#$scratch/##" deploy/requirements-gpu.txt
 
 # What the tests need on top of either file. PEFT's own requirements are in the CPU file already.
 [ ! -e deploy/requirements-dev.txt ] || cat deploy/requirements-cpu.txt deploy/requirements-dev.txt > "$scratch/all.txt"
