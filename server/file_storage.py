@@ -62,9 +62,8 @@ class FileStorage:
                 self._finish(target, path)
         except BaseException:
             with suppress(Exception):
-                target.close()
-            with suppress(Exception):
-                self._fs.rm_file(path)
+                self._abandon(target)
+            self.delete(location)
             raise
         return StoredBytes(size, digest.hexdigest())
 
@@ -106,6 +105,14 @@ class FileStorage:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+    def _abandon(self, target: Any) -> None:
+        if self._is_local:
+            target.close()
+        else:
+            # To close would be to finish the object; what a bucket has of it would stay and be paid for.
+            target.discard()
+            target.closed = True
 
 
 def why_no_storage(url: str) -> str | None:

@@ -23,13 +23,17 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+import structlog
 from pydantic import SecretStr
 from rich.console import Console
 
 from server.auth import Mode
 from server.database import Database
+from server.errors import Unavailable
 from server.settings import Settings
 from server.training_tables import JOBS
+
+log = structlog.get_logger(__name__)
 
 NICE = 10
 # What a worker that the server outlives by this long has not finished, it does again later.
@@ -75,13 +79,19 @@ class OwnWorkers:
                 not_before = now + pause
             if len(started) < self.count and now >= not_before and await self._is_due(database):
                 Console(stderr=True).print("==> Starting a training worker", highlight=False)
-                process = await asyncio.create_subprocess_exec(*self.command, env=self._environment())
-                started[process] = now
+                try:
+                    process = await asyncio.create_subprocess_exec(*self.command, env=self._environment())
+                except OSError as error:  # no memory for it at the moment, say
+                    log.warning("worker_not_started", reason=str(error))
+                    pause = min(LONGEST_PAUSE_S, max(self.poll_s, 2 * pause))
+                    not_before = now + pause
+                else:
+                    started[process] = now
 
     async def _is_due(self, database: Database) -> bool:
         try:
             return await asyncio.to_thread(self._is_waiting, database)
-        except sa.exc.SQLAlchemyError:  # A database that is away for a while must not end the watch.
+        except (Unavailable, sa.exc.SQLAlchemyError):  # A database that is away for a while must not end the watch.
             return False
 
     def _environment(self) -> dict[str, str]:

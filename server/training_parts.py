@@ -6,7 +6,7 @@ It holds no state of its own: training_app.py makes it, and `TrainingDep` hands 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import openai
 from fastapi import Depends, Request
@@ -35,6 +35,12 @@ def grader_tools(settings: Settings, this_server: openai.AsyncOpenAI) -> GraderT
         return GraderTools(math=MathPool(), judge=this_server, judge_is_this_server=True, sandbox=sandbox)
     key = "none" if settings.judge_api_key is None else settings.judge_api_key.get_secret_value()
     return GraderTools(MathPool(), openai.AsyncOpenAI(base_url=settings.judge_url, api_key=key), sandbox=sandbox)
+
+
+def client_of_this_server(url: str, key: str = "unused", **options: Any) -> openai.AsyncOpenAI:
+    """Asks as whoever `key` says: the organisation in the environment is one at OpenAI, and would be a tenant here."""
+    nobody: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, default_headers=nobody, **options)
 
 
 def _training(request: Request) -> Training:

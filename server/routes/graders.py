@@ -6,15 +6,17 @@ because in training it would be, too. A definition that no job could use is refu
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any, TypeVar, get_args
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.errors import validation_error
+from server.errors import Unavailable, validation_error
 from server.request_body import read_body
 from server.routes.own_route import OwnRoute
+from server.training.gateway_client import TENANT_HEADER
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import ErrorKind, Grade, GraderError, Sample, grade_row
 from server.training.graders.multi import MultiSpec
@@ -23,7 +25,8 @@ from server.training.graders.spec import GraderSpec
 PREFIX = "/v1/fine_tuning/alpha/graders"
 MAX_BODY_BYTES = 4 * 2**20
 # Who is asking, in the spelling in which the openai client lets its own be replaced.
-ASKER_HEADERS = ("Authorization", "OpenAI-Organization")
+ASKER_HEADERS = ("Authorization", TENANT_HEADER)
+GRADING_TIMEOUT_S = 120
 router = APIRouter(prefix=PREFIX, tags=["fine-tuning"], route_class=OwnRoute)
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
@@ -97,7 +100,14 @@ async def run_grader(request: Request, tools: ToolsDep) -> GraderRunResponse:
     spec = parse_spec(body.grader)
     grader = tools.build(spec)
     started = time.perf_counter()
-    grade = await grade_row(grader, Sample.of_text(body.model_sample), body.item or {})
+    try:
+        async with asyncio.timeout(GRADING_TIMEOUT_S):
+            grade = await grade_row(grader, Sample.of_text(body.model_sample), body.item or {})
+    except TimeoutError:
+        raise Unavailable(
+            f"The grader gave no answer within {GRADING_TIMEOUT_S} s. If it asks a model, try again when that is idle.",
+            code="grader_timeout",
+        ) from None
     return _response(spec, grade, time.perf_counter() - started)
 
 

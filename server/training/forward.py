@@ -195,8 +195,11 @@ def _passes(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: Pa
     lengths = [len(batch[row[0]].prompt) + sum(len(batch[index].completion) for index in row) for row in rows]
     result: list[list[list[int]]] = []
     longest = 0
-    for place in sorted(range(len(rows)), key=lambda place: -lengths[place]):
-        if not result or (len(result[-1]) + 1) * longest > limits.tokens:
+    is_shared = [len(row) > 1 for row in rows]
+    for place in sorted(range(len(rows)), key=lambda place: (is_shared[place], -lengths[place])):
+        # One row that needs a mask would have all of its pass computed with one.
+        is_other_kind = bool(result) and (len(result[-1][-1]) > 1) != is_shared[place]
+        if not result or is_other_kind or (len(result[-1]) + 1) * longest > limits.tokens:
             result.append([])
             longest = lengths[place]
         result[-1].append(rows[place])

@@ -1,7 +1,8 @@
 """A job's numbers as curves: TensorBoard's event files, and Weights & Biases for jobs that ask for it.
 
-Design decision: these are copies. The gateway's events are the record, so what was written before a job went on from an
-older step is overwritten, and a tracker that fails costs its own lines and nothing else.
+Design decision: these are copies. The gateway's events are the record, so in TensorBoard what was written before a job
+went on from an older step is overwritten (Weights & Biases keeps what it has), and a tracker that fails costs its own
+lines and nothing else.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class Trackers:
 
     def __init__(self, job: ClaimedJob, log_dir: Path | None, step: int) -> None:
         self._trackers: list[Tracker] = []
-        _attempt(lambda: self._open(job, log_dir, step))
+        if log_dir is not None:
+            _attempt(lambda: self._trackers.append(TensorBoard(log_dir / job.id, step)))
+        if (settings := wandb_settings(job)) is not None:
+            _attempt(lambda: self._trackers.append(Wandb(job, settings, log_dir)))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         for tracker in self._trackers:
@@ -54,12 +58,6 @@ class Trackers:
     def close(self) -> None:
         for tracker in self._trackers:
             _attempt(tracker.close)
-
-    def _open(self, job: ClaimedJob, log_dir: Path | None, step: int) -> None:
-        if log_dir is not None:
-            self._trackers.append(TensorBoard(log_dir / job.id, step))
-        if (settings := wandb_settings(job)) is not None:
-            self._trackers.append(Wandb(job, settings, log_dir))
 
 
 class TensorBoard:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx
-import openai
 import torch
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -35,7 +34,7 @@ from server.training.gateway_client import GatewayClient
 from server.training.rollout import RolloutClient
 from server.training.trainer import Trainer
 from server.training.worker import Worker, WorkerTools
-from server.training_parts import grader_tools
+from server.training_parts import client_of_this_server, grader_tools
 
 # Activations of a pass, not weights, are what a worker needs memory for: in float32 about 1.6 MiB per token of a model
 # of 135M parameters. Longer passes are no faster on a CPU.
@@ -43,6 +42,8 @@ PASS_TOKENS = {"cuda": 2**14, "cpu": 2**10}
 # A rollout may wait behind everyone else's requests.
 ROLLOUT_TIMEOUT_S = 900.0
 CONNECT_TIMEOUT_S = 10.0
+# Of a judge that is this server, up to 8 s apart: for as long as a server may take to come back.
+JUDGE_RETRIES = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ async def _tools(settings: Settings, options: WorkerOptions, factors: Factors, t
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
         return TrainableAdapters(model, factors)
 
-    this_server = openai.AsyncOpenAI(
-        base_url=f"{options.url}/v1", api_key=options.key or "unused", timeout=ROLLOUT_TIMEOUT_S
+    this_server = client_of_this_server(
+        options.url, options.key or "unused", timeout=ROLLOUT_TIMEOUT_S, max_retries=JUDGE_RETRIES
     )
     trainer, graders = Trainer(load, limits), grader_tools(settings, this_server)
     headers = {} if options.key is None else {"Authorization": f"Bearer {options.key}"}

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from server.app import create_app
+from server.database import Database
+from server.settings import Settings
+from tests.server.conftest import client_of
 from tests.server.fake_engine import BASE, FakeEngine
-from tests.server.keyed import Operator, bearer
+from tests.server.keyed import Operator, bearer, with_admin_key
 
 RUN = "/v1/fine_tuning/alpha/graders/run"
 JUDGE: dict[str, Any] = {
@@ -39,6 +45,19 @@ async def test_a_judge_counts_against_the_quota_of_the_one_who_asks(operator: Op
 
     assert first["reward"] == 0.75
     assert "requests per minute" in second["metadata"]["errors"]["model_grader_server_error_details"]
+
+
+async def test_the_environments_organisation_at_openai_is_nobody_here(
+    settings: Settings, engine: FakeEngine, app_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-the-operator")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj")
+    engine.base_answer = '{"steps": [], "result": 0.75}'
+    async with client_of(create_app(with_admin_key(settings), engine, app_database)) as http:
+        key = await Operator(http).new_key("acme", "infer", "train")
+        response = await http.post(RUN, headers=bearer(key), json={"grader": JUDGE, "model_sample": "Thank you"})
+
+    assert response.json()["reward"] == 0.75, response.text
 
 
 async def test_a_judge_that_the_asker_may_not_use_is_an_error_of_the_grader(operator: Operator) -> None:

@@ -8,15 +8,18 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 import uvicorn
 from pydantic import SecretStr
 
 from adapters.factors import Factors
+from server.database import Database
+from server.errors import Unavailable
 from server.own_workers import OwnWorkers, own_workers, reachable, with_worker_key
 from server.settings import Settings
 from tests.server.training.sampling_engine import tiny_tokenizer
@@ -131,3 +134,31 @@ async def test_a_worker_that_dies_is_followed_by_another(tmp_path: Path, path: P
             first = await started(1)
             os.kill(first, signal.SIGKILL)
             assert await started(2) != first
+
+
+class AwayAtFirst:
+    """A database that cannot be reached the first few times."""
+
+    def __init__(self, database: Database) -> None:
+        self.database, self.asked = database, 0
+
+    def read(self) -> AbstractContextManager[sa.Connection]:
+        self.asked += 1
+        if self.asked <= 3:
+            raise Unavailable("the database does not answer")
+        return self.database.read()
+
+
+async def test_a_database_that_is_away_for_a_while_does_not_end_the_watch(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        written = tmp_path / "written"
+        workers = OwnWorkers(1, [sys.executable, "-c", WAITS, str(written)], "a-key", factors.digest, poll_s=0.05)
+        await here.job(rows(4), CONTAINS, **JOB)
+        database = AwayAtFirst(here.database)
+        async with workers.running(database):  # type: ignore[arg-type]
+            async with asyncio.timeout(30):
+                while not written.exists():
+                    await asyncio.sleep(0.05)
+        assert database.asked > 3
