@@ -3,7 +3,7 @@
     TINYLORA_PYTHON_GRADERS=true tinylora serve &
     python -m benchmarks.learning --out data/learning --arms grpo random sft --seeds 0 1 2
     python -m benchmarks.trl_peer --method rank-1-lora --train data/learning/task/train.jsonl \\
-        --validation data/learning/task/test.jsonl --out data/learning/trl/rank-1-lora-0.json
+        --validation data/learning/task/test.jsonl --out data/learning/trl/rank-1-lora-0.json     # other seeds, lora-xs
     python -m benchmarks.learning --out data/learning --table --trl data/learning/trl/*.json
 
 Every arm (learning_task.py) and seed is a job of a running server, made through the official openai client; all jobs of
