@@ -45,9 +45,11 @@ import transformers
 import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
 
+from benchmarks.learning import EVALUATION_SEED, SAMPLES
 from clients.accuracy import difference, estimate
 from clients.eval_rows import Row, load_rows
 from clients.examples.make_task import GRADER
+from clients.examples.train import TEMPERATURE
 from server.job_config import ReinforcementConfig
 from server.training.adam import AdamConfig
 from server.training.graders.build import GraderTools, parse_spec
@@ -64,9 +66,6 @@ LEARNING_RATES = {"rank-1-lora": 5e-4, "lora-xs": 2e-3, "tinylora": 4e-3}
 # Sequences in one pass: about 1000 tokens of this task, as our worker on a CPU.
 PASS_SEQUENCES = 16
 EVAL_SEQUENCES = 64
-EVAL_SAMPLES = 4
-EVAL_TEMPERATURE = 0.6
-EVAL_SEED = 1_000_000
 
 
 class MathRewards:
@@ -294,8 +293,8 @@ def evaluate(
     """Accuracy and scores by row, greedy and sampled; nothing without rows."""
     if not rows:
         return {}
-    sampled = GenerationConfig(do_sample=True, temperature=EVAL_TEMPERATURE, top_p=1.0, top_k=0)
-    ways = {"greedy": (GenerationConfig(do_sample=False), 1), "sampled": (sampled, EVAL_SAMPLES)}
+    sampled = GenerationConfig(do_sample=True, temperature=TEMPERATURE, top_p=1.0, top_k=0)
+    ways = {"greedy": (GenerationConfig(do_sample=False), 1), "sampled": (sampled, SAMPLES)}
     scores = {
         name: scores_by_row(model, tokenizer, rows, rewards, how, max_tokens, samples)
         for name, (how, samples) in ways.items()
@@ -310,7 +309,7 @@ def scores_by_row(
     model.eval()
     how.max_new_tokens, how.num_return_sequences = max_tokens, samples
     how.eos_token_id, how.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    torch.manual_seed(EVAL_SEED)
+    torch.manual_seed(EVALUATION_SEED)
     texts: list[str] = []
     for start in range(0, len(rows), EVAL_SEQUENCES // samples):
         part = rows[start : start + EVAL_SEQUENCES // samples]

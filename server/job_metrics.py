@@ -9,7 +9,7 @@ running jobs are gauges here too, of the newest jobs only, for every job is a la
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter
@@ -40,8 +40,12 @@ class JobMetrics:
         self._finished = Counter(
             "tinylora_training_jobs_finished", "Jobs that workers ended, by outcome.", ("status",), registry=registry
         )
-        registry.register(_JobsByStatus(database))
-        registry.register(_LatestNumbers(database))
+        text = f"The numbers of the last step, by name, of the {MOST_LABELLED_JOBS} newest running jobs."
+        for gauge in (
+            _FromDatabase(database, "tinylora_training_jobs", "Training jobs, by status.", ["status"], _jobs_by_status),
+            _FromDatabase(database, "tinylora_training_job_latest", text, ["job", "number"], _latest_numbers),
+        ):
+            registry.register(gauge)
 
     def observe_step(self, tokens: int, seconds: Mapping[Phase, float]) -> None:
         """One step, not seen before."""
@@ -55,9 +59,19 @@ class JobMetrics:
         self._finished.labels(status).inc()
 
 
-class _JobsByStatus:
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class _FromDatabase:
+    """A gauge that is read from the database when it is asked for."""
+
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        samples: Callable[[sa.Connection], Iterable[tuple[list[str], float]]],
+    ) -> None:
+        self._database, self._samples = database, samples
+        self._name, self._text, self._labels = name, text, labels
 
     def describe(self) -> Iterable[Metric]:
         """Without asking the database, which may not be there when the app is made."""
@@ -67,48 +81,34 @@ class _JobsByStatus:
         family = self._family()
         try:
             with self._database.read() as connection:
-                rows = connection.execute(
-                    sa.select(JOBS.c.status, sa.func.count().label("jobs")).group_by(JOBS.c.status)
-                )
-                counts = {row.status: row.jobs for row in rows}
+                samples = list(self._samples(connection))
         except Unavailable:
             # The other metrics are needed most when the database is gone.
             return [family]
-        for status in STATUSES:
-            family.add_metric([status], counts.get(status, 0))
+        for labels, value in samples:
+            family.add_metric(labels, value)
         return [family]
 
     def _family(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily("tinylora_training_jobs", "Training jobs, by status.", labels=["status"])
+        return GaugeMetricFamily(self._name, self._text, labels=self._labels)
 
 
-class _LatestNumbers:
-    def __init__(self, database: Database) -> None:
-        self._database = database
+def _jobs_by_status(connection: sa.Connection) -> Iterable[tuple[list[str], float]]:
+    rows = connection.execute(sa.select(JOBS.c.status, sa.func.count().label("jobs")).group_by(JOBS.c.status))
+    counts = {row.status: row.jobs for row in rows}
+    return [([status], counts.get(status, 0)) for status in STATUSES]
 
-    def describe(self) -> Iterable[Metric]:
-        """Without asking the database."""
-        return [self._family()]
 
-    def collect(self) -> Iterable[Metric]:
-        latest = (
-            sa.select(JOBS.c.id, JOBS.c.step, JOB_CHECKPOINTS.c.metrics)
-            .join(JOB_CHECKPOINTS, (JOB_CHECKPOINTS.c.job_id == JOBS.c.id) & (JOB_CHECKPOINTS.c.step == JOBS.c.step))
-            .where(JOBS.c.status == "running")
-            .order_by(JOBS.c.id.desc())
-            .limit(MOST_LABELLED_JOBS)
-        )
-        family = self._family()
-        try:
-            with self._database.read() as connection:
-                rows = connection.execute(latest).all()
-        except Unavailable:
-            return [family]
-        for row in rows:
-            for name, value in {"step": row.step, **json.loads(row.metrics)}.items():
-                family.add_metric([row.id, name], value)
-        return [family]
-
-    def _family(self) -> GaugeMetricFamily:
-        text = f"The numbers of the last step, by name, of the {MOST_LABELLED_JOBS} newest running jobs."
-        return GaugeMetricFamily("tinylora_training_job_latest", text, labels=["job", "number"])
+def _latest_numbers(connection: sa.Connection) -> Iterable[tuple[list[str], float]]:
+    latest = (
+        sa.select(JOBS.c.id, JOBS.c.step, JOB_CHECKPOINTS.c.metrics)
+        .join(JOB_CHECKPOINTS, (JOB_CHECKPOINTS.c.job_id == JOBS.c.id) & (JOB_CHECKPOINTS.c.step == JOBS.c.step))
+        .where(JOBS.c.status == "running")
+        .order_by(JOBS.c.id.desc())
+        .limit(MOST_LABELLED_JOBS)
+    )
+    return [
+        ([row.id, name], value)
+        for row in connection.execute(latest)
+        for name, value in {"step": row.step, **json.loads(row.metrics)}.items()
+    ]

@@ -75,7 +75,7 @@ class OwnWorkers:
                 lived_s = now - started.pop(process)
                 # One that does not even start will not do so the next moment.
                 is_hasty = process.returncode != 0 and lived_s < LONGEST_PAUSE_S
-                pause = min(LONGEST_PAUSE_S, max(self.poll_s, 2 * pause)) if is_hasty else 0.0
+                pause = self._longer(pause) if is_hasty else 0.0
                 not_before = now + pause
             if len(started) < self.count and now >= not_before and await self._is_due(database):
                 Console(stderr=True).print("==> Starting a training worker", highlight=False)
@@ -83,10 +83,13 @@ class OwnWorkers:
                     process = await asyncio.create_subprocess_exec(*self.command, env=self._environment())
                 except OSError as error:  # no memory for it at the moment, say
                     log.warning("worker_not_started", reason=str(error))
-                    pause = min(LONGEST_PAUSE_S, max(self.poll_s, 2 * pause))
+                    pause = self._longer(pause)
                     not_before = now + pause
                 else:
                     started[process] = now
+
+    def _longer(self, pause: float) -> float:
+        return min(LONGEST_PAUSE_S, max(self.poll_s, 2 * pause))
 
     async def _is_due(self, database: Database) -> bool:
         try:

@@ -35,6 +35,19 @@ time.sleep(600)
 """
 
 
+def waiting_workers(written: Path, factors: Factors) -> OwnWorkers:
+    """One at a time, which WAITS."""
+    return OwnWorkers(1, [sys.executable, "-c", WAITS, str(written)], "a-key", factors.digest, poll_s=0.05)
+
+
+async def started(written: Path, count: int) -> int:
+    """The process of the last worker, when `count` were started."""
+    async with asyncio.timeout(30):
+        while not written.exists() or written.read_text().count("\n") < count:
+            await asyncio.sleep(0.05)
+    return int(written.read_text().split()[-1])
+
+
 @asynccontextmanager
 async def listening(here: Site) -> AsyncIterator[str]:
     """The URL of the gateway, on a real socket."""
@@ -80,14 +93,12 @@ async def test_nothing_is_started_before_there_is_a_job_and_nothing_is_left(
 ) -> None:
     async with site(tmp_path, path, factors) as here:
         written = tmp_path / "written"
-        workers = OwnWorkers(1, [sys.executable, "-c", WAITS, str(written)], "a-key", factors.digest, poll_s=0.05)
+        workers = waiting_workers(written, factors)
         async with workers.running(here.database):
             await asyncio.sleep(0.5)
             assert not written.exists()
             await here.job(rows(4), CONTAINS, **JOB)
-            async with asyncio.timeout(30):
-                while not written.exists() or not written.read_text().endswith("\n"):
-                    await asyncio.sleep(0.05)
+            await started(written, 1)
             await asyncio.sleep(0.5)
         ((key, pid),) = [line.split() for line in written.read_text().splitlines()]
         assert key == "a-key"
@@ -121,19 +132,12 @@ def test_a_server_with_keys_always_has_one_for_its_workers() -> None:
 async def test_a_worker_that_dies_is_followed_by_another(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
         written = tmp_path / "written"
-        workers = OwnWorkers(1, [sys.executable, "-c", WAITS, str(written)], "a-key", factors.digest, poll_s=0.05)
+        workers = waiting_workers(written, factors)
         await here.job(rows(4), CONTAINS, **JOB)
-
-        async def started(count: int) -> int:
-            async with asyncio.timeout(30):
-                while not written.exists() or written.read_text().count("\n") < count:
-                    await asyncio.sleep(0.05)
-            return int(written.read_text().split()[-1])
-
         async with workers.running(here.database):
-            first = await started(1)
+            first = await started(written, 1)
             os.kill(first, signal.SIGKILL)
-            assert await started(2) != first
+            assert await started(written, 2) != first
 
 
 class AwayAtFirst:
@@ -154,11 +158,9 @@ async def test_a_database_that_is_away_for_a_while_does_not_end_the_watch(
 ) -> None:
     async with site(tmp_path, path, factors) as here:
         written = tmp_path / "written"
-        workers = OwnWorkers(1, [sys.executable, "-c", WAITS, str(written)], "a-key", factors.digest, poll_s=0.05)
+        workers = waiting_workers(written, factors)
         await here.job(rows(4), CONTAINS, **JOB)
         database = AwayAtFirst(here.database)
         async with workers.running(database):  # type: ignore[arg-type]
-            async with asyncio.timeout(30):
-                while not written.exists():
-                    await asyncio.sleep(0.05)
+            await started(written, 1)
         assert database.asked > 3
