@@ -33,7 +33,7 @@ help: ## List the targets
 serve: $(PROJECT) $(EMBEDDED_MODEL) ## Serve on http://localhost:8000: the embedded model, or MODEL=...
 	@exec $(BIN)/tinylora serve $(MODEL) $(ARGS)
 
-test: $(PROJECT) $(EMBEDDED_MODEL) ## Run the tests, or some: ARGS='tests/adapters -k codec'; some need PostgreSQL installed
+test: $(PROJECT) $(EMBEDDED_MODEL) ## Run the tests, or some: ARGS='tests/adapters -k codec'
 	@$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 check: $(PROJECT) ## Lint, formatting and types

@@ -4,7 +4,7 @@ Figures of a gateway are of a fresh process each: the time from opening the data
 engine is a fake one), the time of `Registry.resolve` one after the other, and the most memory it had. Cold are names
 that the process resolves for the first time, warm ones it has resolved before. The operating system's cache is warm.
 
-PostgreSQL is this machine's, over TCP, with its own defaults. Nothing is measured at once with anything else.
+PostgreSQL is the tests', over TCP, with its own defaults. Nothing is measured at once with anything else.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from server.database import Database
 from server.names import Reference
 from server.settings import Settings
 from server.tables import DEFAULT_TENANT_ID
-from tests.postgres import find_programs, running_server
+from tests.postgres import running_server
 from tests.server.fake_engine import FakeEngine, tiny_factors
 
 BATCH = 1000
@@ -109,10 +109,7 @@ def two_databases(kind: str) -> Iterator[tuple[str, str]]:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
             yield f"sqlite:///{directory}/empty.db", f"sqlite:///{directory}/full.db"
             return
-        programs = find_programs()
-        if programs is None:
-            sys.exit("PostgreSQL is not installed: apt-get install postgresql, or leave it out with --databases sqlite")
-        server = stack.enter_context(running_server(programs, **DURABLE))
+        server = stack.enter_context(running_server(**DURABLE))
         yield server.url(server.new_database()), server.url(server.new_database())
 
 

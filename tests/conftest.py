@@ -11,7 +11,7 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 from server.database import Database
-from tests.postgres import NOT_INSTALLED, SKIP_VARIABLE, PostgresServer, find_programs, running_server
+from tests.postgres import PostgresServer, running_server
 
 WITH_ENGINES = ("tests/engine/", "tests/e2e/")
 
@@ -37,13 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A real server. Where PostgreSQL is not installed tests fail, saying what to install."""
-    if os.environ.get(SKIP_VARIABLE) == "skip":
-        pytest.skip(f"{SKIP_VARIABLE}=skip")
-    programs = find_programs()
-    if programs is None:
-        pytest.fail(NOT_INSTALLED, pytrace=False)
-    with running_server(programs) as server:
+    """A real server."""
+    with running_server() as server:
         yield server
 
 

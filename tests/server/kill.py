@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from server.database import Database
 from server.tables import ADAPTER_VERSIONS, ADAPTERS, AUDIT_LOG, IDEMPOTENCY_KEYS, TENANTS
-from tests.postgres import find_programs, running_server
+from tests.postgres import running_server
 from tests.server.serve_fake import GatewayProcess, gateway_processes
 
 CLIENTS = 8
@@ -179,9 +179,7 @@ def new_database(kind: str) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as directory:
             yield f"sqlite:///{directory}/tinylora.db"
         return
-    programs = find_programs()
-    assert programs is not None, "PostgreSQL is not installed"
-    with running_server(programs) as server:
+    with running_server() as server:
         yield server.url(server.new_database())
 
 

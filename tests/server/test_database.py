@@ -371,3 +371,18 @@ def test_names_sort_by_their_bytes_on_both(database: Database) -> None:
     with database.read() as connection:
         ordered = connection.execute(sa.select(ADAPTERS.c.name).order_by(ADAPTERS.c.name)).scalars().all()
     assert ordered == sorted(given)
+
+
+def test_what_listings_are_ordered_by_sorts_by_its_bytes_in_any_language(postgres_url: str) -> None:
+    ordered_by = {
+        ("tenants", "name"), ("adapters", "name"), ("adapter_metadata", "name"), ("aliases", "name"),
+        ("files", "id"), ("jobs", "id"), ("job_checkpoints", "id"),
+    }  # fmt: skip
+    database = Database(postgres_url)
+    with database.read() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE collation_name = 'C'"
+        )
+        by_bytes = {(table, column) for table, column in rows}
+    database.close()
+    assert ordered_by <= by_bytes
