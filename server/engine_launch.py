@@ -45,6 +45,7 @@ from server.bounded_http import BoundedHttp
 from server.cpu_defaults import set_cpu_defaults
 from server.database import Database
 from server.engine import AdapterLLM, VllmEngine
+from server.engine_metrics import stat_loggers
 from server.listening import keep_local
 from server.operator_keys import OperatorKeys, take_api_keys
 from server.own_workers import own_workers, reachable, with_worker_key
@@ -144,6 +145,7 @@ def _start_engine(args: Namespace) -> AdapterLLM:
         vllm_config,
         usage_context=UsageContext.OPENAI_API_SERVER,
         enable_log_requests=engine_args.enable_log_requests,
+        stat_loggers=stat_loggers(disable_log_stats=engine_args.disable_log_stats),
         disable_log_stats=engine_args.disable_log_stats,
     )
     assert isinstance(client, AdapterLLM)

@@ -75,3 +75,21 @@ def test_the_metrics_that_dashboard_and_alerts_read_are_there(http: httpx.Client
     there = set(re.findall(r"^# TYPE (\S+) ", text, flags=re.MULTILINE))
     suffix = re.compile(r"_(bucket|count|sum)$")
     assert {name for name in metrics_named() if suffix.sub("", name) not in there} == set()
+
+
+def test_adapters_leave_no_series_behind_and_no_name(http: httpx.Client, server: ServerProcess) -> None:
+    def ask(number: int) -> str:
+        body = {"model": server.model, "prompt": "Hi", "max_tokens": 2, "adapter": {"vector": [number / 100] * 13}}
+        answer = http.post("/v1/completions", json=body).raise_for_status()
+        return answer.headers["x-tinylora-adapter"]
+
+    def lines() -> list[str]:
+        return http.get("/metrics").text.splitlines()
+
+    ask(1)
+    before = lines()
+    names = [ask(number) for number in range(2, 12)]
+    after = lines()
+    assert len(set(names)) == 10
+    assert len(after) == len(before)
+    assert not [line for line in after for name in names if name in line]
