@@ -21,6 +21,17 @@ TENSORS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 MAX_FILE_BYTES = 4 * 2**30
 MAX_CONFIG_BYTES = 2**20
+# What people send instead, by its first bytes, and what to do about it.
+_PICKLE = "a pickle (torch.save's adapter_model.bin), which can run code and is not read: save it with safetensors"
+_OTHER_FILES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for: fetch that with `git lfs pull`"),
+    (b"PK\x03\x04", _PICKLE),
+    *((b"\x80" + bytes([protocol]), _PICKLE) for protocol in range(2, 6)),
+    (b"GGUF", "a GGUF file: send the PEFT adapter it was converted from"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"<", "an HTML or XML page, perhaps of a site that offers the file: download the file itself"),
+    (b"{", "JSON: the tensors are in adapter_model.safetensors, the configuration is sent beside it"),
+)
 REAL_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -107,7 +118,16 @@ def _parse(source: bytes | Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(source) if isinstance(source, bytes) else safetensors.torch.load_file(source)
     except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
+        start = source[:32] if isinstance(source, bytes) else _first_bytes(source, 32)
+        for magic, what in _OTHER_FILES:
+            if start.startswith(magic):
+                raise CheckpointError(f"the checkpoint is {what}") from error
         raise CheckpointError(f"the checkpoint is not a readable safetensors file: {error}") from error
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
 
 
 def _read_config(path: Path) -> Mapping[str, object]:

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from adapters.adapter import Adapter
 from adapters.checkpoint_file import CONFIG_FILE, check_tensor, config_float, config_int, some
 from adapters.errors import CheckpointError
-from adapters.factor_fit import LowRankUpdate, elementary_adapter, fit_matrices
+from adapters.factor_fit import Imported, LowRankUpdate, elementary_adapter, fit_matrices
 from adapters.factors import Factors
 
 # The trained matrix is an attribute `default_lora_latent_mapping` of the LoRA layer. PEFT 0.10 removes ".default" from
@@ -30,11 +29,12 @@ def is_lora_xs(names: Iterable[str]) -> bool:
     return any(_LATENT_KEY.fullmatch(name) for name in names)
 
 
-def import_lora_xs(tensors: Mapping[str, Tensor], factors: Factors, *, config: Mapping[str, object] | None) -> Adapter:
+def import_lora_xs(tensors: Mapping[str, Tensor], factors: Factors, *, config: Mapping[str, object] | None) -> Imported:
     """Import a LoRA-XS state dict: lora_A (r, in), lora_B (out, r) and the latent mapping R (r, r) per module.
 
     The update is `scaling * B R A`, scaling = lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora, from `config`
-    (adapter_config.json), which is therefore required. Modules of `factors` that it does not adapt get R = 0.
+    (adapter_config.json), which is therefore required. Modules of `factors` that it does not adapt get R = 0. A and B
+    from a randomised SVD, as the original code's first release has them, are carried as far as fit_matrices allows.
     Raises CheckpointError.
     """
     if config is None:
@@ -42,7 +42,8 @@ def import_lora_xs(tensors: Mapping[str, Tensor], factors: Factors, *, config: M
     rank, scaling = _rank_and_scaling(config, factors)
     parts = _sort_tensors(tensors, factors)
     updates = ((module, _update(module, part, rank, scaling, factors)) for module, part in parts.items())
-    return elementary_adapter(fit_matrices(updates, factors, rank), factors)
+    fit = fit_matrices(updates, factors, rank)
+    return Imported(elementary_adapter(fit.matrices, factors), fit.loss)
 
 
 def _update(module: str, part: Mapping[str, Tensor], rank: int, scaling: float, factors: Factors) -> LowRankUpdate:
@@ -70,7 +71,8 @@ def _rank_and_scaling(config: Mapping[str, object], factors: Factors) -> tuple[i
     rank = config_int(config, "r", 1, 2**31)
     if rank > factors.rank:
         raise CheckpointError(
-            f"the checkpoint has rank {rank}, expected 1..{factors.rank}; build factors of that rank to serve it",
+            f"the checkpoint has rank {rank}, expected 1..{factors.rank}; serve the model with factors "
+            "of that rank or more (the server's setting factors_rank)",
             field="r",
         )
     alpha = config_float(config, "lora_alpha", 0.0, 1e6)

@@ -24,7 +24,7 @@ from adapters.checkpoint_file import (
     tensors_path,
 )
 from adapters.errors import CheckpointError, RecipeError
-from adapters.factor_fit import LowRankUpdate, elementary_adapter, fit_matrices
+from adapters.factor_fit import Imported, LowRankUpdate, elementary_adapter, fit_matrices
 from adapters.factors import Factors
 from adapters.lora_xs_import import import_lora_xs, is_lora_xs
 from adapters.projection import projection
@@ -47,7 +47,7 @@ _SAME_MATRIX = 1e-4
 
 def import_checkpoint(
     source: str | Path | bytes, factors: Factors, config: Mapping[str, object] | None = None
-) -> Adapter:
+) -> Imported:
     """Import any supported checkpoint: a PEFT directory, a safetensors file, or its bytes with `config` beside them.
 
     Recognises PEFT TinyLoRA, LoRA-XS and our own files by their tensors' names. Raises CheckpointError for anything
@@ -60,7 +60,7 @@ def import_checkpoint(
         adapter = Adapter.from_safetensors(data)
         if adapter.factors != factors.digest:
             raise CheckpointError(f"the adapter was made for factors {adapter.factors}, expected {factors.digest}")
-        return adapter
+        return Imported(adapter, 0.0)
     if any("tinylora_" in name for name in names):
         return import_peft_tinylora(file.tensors, factors, config=file.config)
     if is_lora_xs(names):
@@ -73,7 +73,7 @@ def import_checkpoint(
 
 def import_peft_tinylora(
     tensors: Mapping[str, Tensor], factors: Factors, *, config: Mapping[str, object] | None
-) -> Adapter:
+) -> Imported:
     """Import PEFT's TinyLoRA state dict: A (r, in), B (out, r), optionally P (u, r, r) per module, v (u,) per group.
 
     `config` is adapter_config.json; without it P must be in the file. Modules of `factors` that it does not adapt get
@@ -93,12 +93,12 @@ def import_peft_tinylora(
         (module, _update(module, parts[module], rank, vectors_NU[index], index, recipe, factors))
         for index, module in enumerate(adapted)
     )
-    fitted_MKK = fit_matrices(updates, factors, rank)
-    if recipe is not None and adapted == factors.modules and fitted_MKK.shape[1] == rank:
+    fit = fit_matrices(updates, factors, rank)
+    if recipe is not None and adapted == factors.modules and fit.matrices.shape[1] == rank:
         compact = Adapter.from_vector(vectors_GU.float(), recipe, factors.digest, dtype)
-        if _same(matrices(compact, factors)[:, :rank, :rank].double(), fitted_MKK):
-            return compact
-    return elementary_adapter(fitted_MKK, factors)
+        if _same(matrices(compact, factors)[:, :rank, :rank].double(), fit.matrices):
+            return Imported(compact, 0.0)
+    return Imported(elementary_adapter(fit.matrices, factors), fit.loss)
 
 
 def _update(

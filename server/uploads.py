@@ -21,6 +21,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from adapters.adapter import Adapter
 from adapters.codec import parse_dtype
 from adapters.errors import CheckpointError
+from adapters.factor_fit import Imported
 from adapters.factors import Factors
 from adapters.peft_import import import_checkpoint
 from server.adapter_spec import DEFAULT_DTYPE, SPEC_FIELDS, check_recipe, check_servable, parse_recipe, parse_spec
@@ -34,6 +35,9 @@ RECIPE_WORDS = ("tying", "projection", "convention")
 MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 MAX_CONFIG_BYTES = 2**20
 MAX_FORM_FIELDS = 8
+CONFIG_FIELDS = ("config", "adapter_config", "adapter_config.json")
+# Where a stored adapter says which share of an imported update it lacks, and from which share on it does.
+LOSS_KEY, LEAST_LOSS = "import_loss", 0.001
 LIMIT_SETTING = "max_upload_bytes"
 
 
@@ -116,14 +120,14 @@ async def _read_json(request: Request, factors: Factors, max_bytes: int) -> Uplo
 async def _read_safetensors(request: Request, factors: Factors, max_bytes: int) -> Upload:
     name = name_of(_query(request, ("name",)))
     data = await read_body(request.headers, request.receive, max_bytes, LIMIT_SETTING)
-    return Upload(name, await _import(data, factors, None), {})
+    return _imported(name, await _import(data, factors, None), {})
 
 
 async def _read_form(request: Request, factors: Factors, max_bytes: int) -> Upload:
     query = _query(request, ("name",))
     chunks = body_chunks(request.headers, request.receive, max_bytes, LIMIT_SETTING)
     parser = MultiPartParser(
-        request.headers, chunks, max_files=2, max_fields=MAX_FORM_FIELDS, max_part_size=MAX_CONFIG_BYTES
+        request.headers, chunks, max_files=MAX_FORM_FIELDS, max_fields=MAX_FORM_FIELDS, max_part_size=MAX_CONFIG_BYTES
     )
     try:
         form = await parser.parse()
@@ -134,21 +138,21 @@ async def _read_form(request: Request, factors: Factors, max_bytes: int) -> Uplo
         checkpoint: bytes | None = None
         config: Mapping[str, object] | None = None
         for key, value in form.multi_items():
-            is_config = key in ("config", "adapter_config", "adapter_config.json")
-            if isinstance(value, UploadFile):
-                is_config = is_config or (value.filename or "").endswith(".json")
-                content = await value.read()
-            else:
-                content = value.encode("utf-8", "surrogatepass")
-            if is_config:
+            is_file = isinstance(value, UploadFile)
+            content = await value.read() if isinstance(value, UploadFile) else value.encode("utf-8", "surrogatepass")
+            if key in CONFIG_FIELDS or (isinstance(value, UploadFile) and (value.filename or "").endswith(".json")):
+                _check_once(config, "a configuration (adapter_config.json)", "adapter_config")
                 config = _config(content)
-            elif isinstance(value, UploadFile) and key == "file" and checkpoint is None:
+            elif is_file and key == "file":
+                _check_once(checkpoint, "a file 'file'", "file")
                 checkpoint = content
-            elif isinstance(value, str) and key in ("name", "metadata") and key not in fields:
+            elif isinstance(value, str) and key in ("name", "metadata"):
+                _check_once(fields.get(key), f"{key} (a name may also be in the query)", key)
                 fields[key] = value
             else:
                 raise BadRequest(
-                    f"the form has the field {quoted(key)}, expected a file 'file', adapter_config, name, metadata",
+                    f"the form has the {'file' if is_file else 'field'} {quoted(key)}, expected a file 'file', and "
+                    "besides it adapter_config, name, metadata",
                     param=key,
                     code="unknown_parameter",
                 )
@@ -161,10 +165,22 @@ async def _read_form(request: Request, factors: Factors, max_bytes: int) -> Uplo
     metadata = fields.get("metadata")
     if isinstance(metadata, str):
         metadata = _json_object(metadata.encode("utf-8", "surrogatepass"), "metadata", "metadata")
-    return Upload(name_of(fields), await _import(checkpoint, factors, config), metadata_of(metadata))
+    return _imported(name_of(fields), await _import(checkpoint, factors, config), metadata_of(metadata))
 
 
-async def _import(data: bytes, factors: Factors, config: Mapping[str, object] | None) -> Adapter:
+def _check_once(earlier: object, what: str, param: str) -> None:
+    if earlier is not None:
+        raise BadRequest(f"the form has {what} twice, expected it once", param=param, code="invalid_value")
+
+
+def _imported(name: str, imported: Imported, metadata: Mapping[str, str]) -> Upload:
+    """The upload, whose metadata says what could not be carried over."""
+    if imported.loss >= LEAST_LOSS:
+        metadata = metadata_of({**metadata, LOSS_KEY: f"{imported.loss:.4f}"})
+    return Upload(name, imported.adapter, metadata)
+
+
+async def _import(data: bytes, factors: Factors, config: Mapping[str, object] | None) -> Imported:
     try:
         return await run_in_threadpool(import_checkpoint, data, factors, config)
     except CheckpointError as error:

@@ -7,13 +7,15 @@ import safetensors.torch
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapters.errors import CheckpointError
+from adapters.factor_fit import MAX_LOSS
 from adapters.factors import Factors
 from adapters.factors_build import build_factors
 from adapters.peft_import import import_checkpoint, import_lora_xs
-from adapters.reconstruct import matrices
-from tests.adapters.tiny_models import ALL_TARGETS, load_model, logits, merged_logits, save_model
+from adapters.reconstruct import delta_weight, matrices
+from tests.adapters.tiny_models import ALL_TARGETS, SHAPE, load_model, logits, merged_logits, save_model
 
 RANK = 4
 FLOAT32 = {"rtol": 1e-4, "atol": 2e-5}
@@ -81,7 +83,7 @@ def test_imported_adapter_gives_the_logits_of_the_original_forward(base: Base, n
     model = lora_xs(path)
     tensors = state(model, naming)
     assert (f"{PREFIX}_lora_latent_mapping.weight" in tensors) == (naming == "original")
-    adapter = import_lora_xs(tensors, factors, config=config_of(model))
+    adapter = import_lora_xs(tensors, factors, config=config_of(model)).adapter
     assert (adapter.recipe.projection, adapter.recipe.num_parameters) == ("elementary", 14 * RANK**2)
     expected = applied_logits(model)
     assert (expected - logits(load_model(path))).abs().max() > 0.1
@@ -92,7 +94,7 @@ def test_imported_adapter_gives_the_logits_of_the_original_forward(base: Base, n
 def test_scaling_and_lower_ranks_are_honoured(base: Base, options: dict[str, object]) -> None:
     path, factors = base
     model = lora_xs(path, **options)
-    adapter = import_lora_xs(state(model), factors, config=config_of(model))
+    adapter = import_lora_xs(state(model), factors, config=config_of(model)).adapter
     assert adapter.recipe.rank == options.get("rank", RANK)
     torch.testing.assert_close(merged_logits(path, adapter, factors), applied_logits(model), **FLOAT32)
 
@@ -100,7 +102,7 @@ def test_scaling_and_lower_ranks_are_honoured(base: Base, options: dict[str, obj
 def test_modules_the_checkpoint_does_not_adapt_get_a_zero_matrix(base: Base) -> None:
     path, factors = base
     model = lora_xs(path, target_modules=["v_proj", "up_proj"])
-    adapter = import_lora_xs(state(model), factors, config=config_of(model))
+    adapter = import_lora_xs(state(model), factors, config=config_of(model)).adapter
     adapted = [
         module for module, matrix in zip(factors.modules, matrices(adapter, factors), strict=True) if matrix.any()
     ]
@@ -112,12 +114,85 @@ def test_saved_directory_and_its_bytes_are_recognised(base: Base, tmp_path: Path
     path, factors = base
     model = lora_xs(path)
     model.save_pretrained(tmp_path)
-    adapter = import_checkpoint(tmp_path, factors)
-    assert adapter == import_lora_xs(state(model), factors, config=config_of(model))
+    adapter = import_checkpoint(tmp_path, factors).adapter
+    assert adapter == import_lora_xs(state(model), factors, config=config_of(model)).adapter
     data = (tmp_path / "adapter_model.safetensors").read_bytes()
-    assert import_checkpoint(data, factors, config_of(model)) == adapter
+    assert import_checkpoint(data, factors, config_of(model)).adapter == adapter
     with pytest.raises(CheckpointError, match="LoRA-XS needs adapter_config"):
         import_checkpoint(data, factors)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose singular values fall slowly, as in trained models: a randomised SVD does not find the last ones."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE | {"hidden_size": 128, "intermediate_size": 160}))
+    for name, weight in model.named_parameters():
+        if name.endswith("_proj.weight"):
+            left, _, right = torch.linalg.svd(weight.data, full_matrices=False)
+            weight.data = left * (1 + torch.arange(left.shape[1])) ** -0.075 @ right
+    path = tmp_path_factory.mktemp("slow")
+    model.save_pretrained(path)
+    return path
+
+
+def randomised(path: Path) -> PeftModel:
+    """As `lora_xs`, with A and B from the algorithm of sklearn's TruncatedSVD(n_iter=10), which torch has as well."""
+    model = lora_xs(path)
+    for layer in lora_layers(model):
+        weight = layer.get_base_layer().weight.data
+        _, _, components = torch.svd_lowrank(weight.T, q=RANK + 10, niter=10)
+        layer.lora_B["default"].weight.data = components[:, :RANK].contiguous()
+        layer.lora_A["default"].weight.data = (weight.T @ components[:, :RANK]).T.contiguous()
+    return model
+
+
+def test_randomised_svd_is_carried_nearly_with_factors_of_a_higher_rank(slow: Path, tmp_path: Path) -> None:
+    model = randomised(slow)
+    low = build_factors(slow, rank=RANK, out_dir=tmp_path, progress=False)
+    with pytest.raises(CheckpointError, match=f"approximate SVD.* outside the leading {RANK} .*, 18 for a start"):
+        import_lora_xs(state(model), low, config=config_of(model))
+    high = build_factors(slow, rank=18, out_dir=tmp_path, progress=False)
+    imported = import_lora_xs(state(model), high, config=config_of(model))
+    lost = whole = 0.0
+    for layer, module in zip(lora_layers(model), high.modules, strict=True):
+        parts = (layer.lora_B["default"], layer.default_lora_latent_mapping, layer.lora_A["default"])
+        b, r, a = (part.weight.data for part in parts)
+        update = layer.scaling["default"] * b @ r @ a
+        lost += float((update - delta_weight(imported.adapter, high, module)).square().sum())
+        whole += float(update.square().sum())
+    assert imported.loss == pytest.approx((lost / whole) ** 0.5, rel=1e-3)
+    assert 0.02 < imported.loss < MAX_LOSS
+    base, expected = logits(load_model(slow)), applied_logits(model)
+    error = (merged_logits(slow, imported.adapter, high) - expected).norm() / (expected - base).norm()
+    assert error < 2 * imported.loss
+
+
+def test_randomised_svd_of_other_weights_is_refused_as_such(slow: Path, tmp_path: Path) -> None:
+    factors = build_factors(slow, rank=18, out_dir=tmp_path, progress=False)
+    model = load_model(slow)
+    for name, weight in model.named_parameters():
+        if name.endswith("_proj.weight"):  # a tenth of the weight's size, as of a model trained further
+            weight.data += 0.1 * weight.norm() * torch.nn.functional.normalize(torch.randn_like(weight), dim=(0, 1))
+    model.save_pretrained(tmp_path / "further")
+    other = randomised(tmp_path / "further")
+    with pytest.raises(CheckpointError, match="other base weights"):
+        import_lora_xs(state(other), factors, config=config_of(other))
+
+
+def test_frozen_matrices_that_are_no_singular_vectors_are_refused(base: Base) -> None:
+    model = lora_xs(base[0])
+    for layer in lora_layers(model):
+        layer.lora_A["default"].weight.data.normal_()
+    with pytest.raises(CheckpointError, match="A and B are no leading singular vectors"):
+        import_lora_xs(state(model), base[1], config=config_of(model))
+
+
+def test_random_factors_cannot_carry_singular_vectors(base: Base, tmp_path: Path) -> None:
+    factors = build_factors(base[0], rank=RANK, kind="random", out_dir=tmp_path, progress=False)
+    model = lora_xs(base[0])
+    with pytest.raises(CheckpointError, match=r"random factors of this server.*needs svd factors"):
+        import_lora_xs(state(model), factors, config=config_of(model))
 
 
 def test_checkpoint_of_other_base_weights_is_refused(base: Base, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_imported_adapter_gives_the_logits_of_pefts_own_forward(
     path, factors = base
     options = {"u": u, "weight_tying": tying, "save_projection": save_projection}
     model = peft_model(path, projection_seed=5, tinylora_dropout=0.1, **options)
-    adapter = import_checkpoint(saved(model, tmp_path), factors)
+    adapter = import_checkpoint(saved(model, tmp_path), factors).adapter
     expected = logits(model)
     assert (expected - logits(load_model(path))).abs().max() > 0.1
     torch.testing.assert_close(merged_logits(path, adapter, factors), expected, **FLOAT32)
@@ -56,7 +56,7 @@ def test_modules_the_checkpoint_does_not_adapt_get_a_zero_matrix(
     path, factors = llama
     targets = {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1]}
     model = peft_model(path, u=3, weight_tying=0.5, save_projection=save_projection, **targets)
-    adapter = import_checkpoint(saved(model, tmp_path), factors)
+    adapter = import_checkpoint(saved(model, tmp_path), factors).adapter
     adapted = {
         module for module, matrix in zip(factors.modules, matrices(adapter, factors), strict=True) if matrix.any()
     }
@@ -69,7 +69,7 @@ def test_checkpoint_of_a_bfloat16_base_imports_within_bfloat16_rounding(tmp_path
     path = save_model(tmp_path, dtype=torch.bfloat16)
     factors = build_factors(path, rank=2, progress=False)
     model = peft_model(path, torch.bfloat16, autocast, u=3, weight_tying=0.5)
-    adapter = import_checkpoint(saved(model, tmp_path / "adapter"), factors)
+    adapter = import_checkpoint(saved(model, tmp_path / "adapter"), factors).adapter
     for module in factors.modules:
         expected = model.get_submodule(f"base_model.model.{module}").get_delta_weight("default").float()
         assert (delta_weight(adapter, factors, module) - expected).norm() < 0.01 * expected.norm()
@@ -81,7 +81,7 @@ def test_vector_is_kept_as_it_is_when_the_signs_agree(
 ) -> None:
     path, factors = llama
     model = with_our_signs(peft_model(path, r=rank, u=2, weight_tying=0.5, save_projection=save_projection), factors)
-    adapter = import_checkpoint(saved(model, tmp_path), factors)
+    adapter = import_checkpoint(saved(model, tmp_path), factors).adapter
     assert adapter.recipe == Recipe(rank=rank, u=2, groups=7, seed=42, projection="peft", convention="sqrt")
     vectors = model.base_model.tinylora_v["default"]
     assert torch.equal(adapter.vector(), torch.stack([vectors[str(group)].data for group in range(7)]))
@@ -92,7 +92,7 @@ def test_bfloat16_vector_is_kept_in_bfloat16(llama: Base, tmp_path: Path) -> Non
     path, factors = llama
     tensors, config = state(saved(with_our_signs(peft_model(path, weight_tying=0.5), factors), tmp_path))
     rounded = {name: tensor.bfloat16() if ".tinylora_v." in name else tensor for name, tensor in tensors.items()}
-    adapter = import_peft_tinylora(rounded, factors, config=config)
+    adapter = import_peft_tinylora(rounded, factors, config=config).adapter
     assert (adapter.dtype, len(adapter.data)) == ("bfloat16", 2 * 7)
 
 
@@ -105,7 +105,7 @@ def test_rotated_singular_vectors_import_as_a_matrix_per_module(llama: Base, tmp
         rotation = torch.linalg.qr(torch.randn(2, 2, generator=generator)).Q
         layer.tinylora_A["default"] = (rotation @ layer.tinylora_A["default"]).contiguous()
         layer.tinylora_B["default"] = layer.tinylora_B["default"].flip(1).contiguous()
-    adapter = import_checkpoint(saved(model, tmp_path), factors)
+    adapter = import_checkpoint(saved(model, tmp_path), factors).adapter
     assert adapter.recipe == Recipe(rank=2, u=4, groups=MODULES, projection="elementary", convention="paper")
     torch.testing.assert_close(merged_logits(path, adapter, factors), logits(model), **FLOAT32)
 
@@ -114,7 +114,7 @@ def test_checkpoint_of_lower_rank_than_the_factors_keeps_its_own_rank(llama: Bas
     path, _ = llama
     factors = build_factors(path, rank=5, out_dir=tmp_path / "factors", progress=False)
     model = peft_model(path, u=3)
-    adapter = import_checkpoint(saved(model, tmp_path / "adapter"), factors)
+    adapter = import_checkpoint(saved(model, tmp_path / "adapter"), factors).adapter
     assert adapter.recipe.rank == 2
     torch.testing.assert_close(merged_logits(path, adapter, factors), logits(model), **FLOAT32)
 
@@ -145,13 +145,15 @@ def test_saved_projections_need_no_configuration(llama: Base, tmp_path: Path) ->
     path, factors = llama
     model = peft_model(path, u=3, weight_tying=0.5)
     data = (saved(model, tmp_path) / "adapter_model.safetensors").read_bytes()
-    torch.testing.assert_close(merged_logits(path, import_checkpoint(data, factors), factors), logits(model), **FLOAT32)
+    torch.testing.assert_close(
+        merged_logits(path, import_checkpoint(data, factors).adapter, factors), logits(model), **FLOAT32
+    )
 
 
 def test_recipe_too_large_to_draw_imports_when_its_projections_are_saved(llama: Base, tmp_path: Path) -> None:
     path, factors = llama
     model = with_our_signs(peft_model(path, u=5000, weight_tying=1.0, projection_seed=-3), factors)
-    adapter = import_checkpoint(saved(model, tmp_path / "saved"), factors)
+    adapter = import_checkpoint(saved(model, tmp_path / "saved"), factors).adapter
     assert adapter.recipe.projection == "elementary"
     torch.testing.assert_close(merged_logits(path, adapter, factors), logits(model), **FLOAT32)
     drawn = saved(peft_model(path, u=5000, weight_tying=1.0, save_projection=False), tmp_path / "drawn")
@@ -162,9 +164,9 @@ def test_recipe_too_large_to_draw_imports_when_its_projections_are_saved(llama: 
 def test_our_own_file_imports_unchanged_and_only_with_its_factors(llama: Base, tmp_path: Path) -> None:
     path, factors = llama
     adapter = Adapter.from_vector(torch.arange(13.0)[:, None], Recipe(), factors.digest, "bfloat16")
-    assert import_checkpoint(adapter.to_safetensors(), factors) == adapter
+    assert import_checkpoint(adapter.to_safetensors(), factors).adapter == adapter
     (tmp_path / "adapter_model.safetensors").write_bytes(adapter.to_safetensors())
-    assert import_checkpoint(tmp_path, factors) == adapter
+    assert import_checkpoint(tmp_path, factors).adapter == adapter
     other = build_factors(path, rank=1, out_dir=tmp_path / "factors", progress=False)
     with pytest.raises(CheckpointError, match="was made for factors"):
         import_checkpoint(adapter.to_safetensors(), other)

@@ -81,6 +81,6 @@ def test_configuration_that_does_not_fit_is_refused(
 ) -> None:
     tensors, config = whole
     without_projection = {name: tensor for name, tensor in tensors.items() if not name.endswith("tinylora_P")}
-    assert import_peft_tinylora(without_projection, llama[1], config=config).recipe.rank == 2
+    assert import_peft_tinylora(without_projection, llama[1], config=config).adapter.recipe.rank == 2
     with pytest.raises(CheckpointError, match=message):
         import_peft_tinylora(without_projection, llama[1], config=config | changes)

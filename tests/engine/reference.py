@@ -57,7 +57,7 @@ class PeftReference:
     def _import(self, values: Tensor, factors: Factors, config: TinyLoraConfig) -> Adapter:
         self._set(values)
         tensors = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(self.model).items()}
-        return import_peft_tinylora(tensors, factors, config=config.to_dict())
+        return import_peft_tinylora(tensors, factors, config=config.to_dict()).adapter
 
     def _set(self, values: Tensor) -> None:
         with torch.no_grad():

@@ -1,7 +1,9 @@
 """/adapters over HTTP: every form of upload, look-ups, downloads, deletion, and what is refused."""
 
 import base64
+import gzip
 import hashlib
+import io
 import json
 import struct
 from pathlib import Path
@@ -233,6 +235,67 @@ async def test_other_content_types_are_refused_with_those_there_are(
     )
     message = assert_error(response, 415, "content-type", "unsupported_media_type")
     assert "application/octet-stream" in message
+
+
+async def test_files_of_other_kinds_are_named_with_what_to_do(client: httpx.AsyncClient) -> None:
+    new, old = io.BytesIO(), io.BytesIO()
+    torch.save({"lora_A": torch.zeros(2, 2)}, new)
+    torch.save({"lora_A": torch.zeros(2, 2)}, old, _use_new_zipfile_serialization=False)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234\n"
+    html = b"<!doctype html><html><head><title>adapter_model.safetensors</title></head></html>"
+    for content, words in (
+        (new.getvalue(), "pickle"),
+        (old.getvalue(), "pickle"),
+        (pointer, "git lfs pull"),
+        (html, "download the file itself"),
+        (b'{"peft_type": "LORA"}', "adapter_model.safetensors"),
+        (gzip.compress(b"x" * 100), "unpack"),
+    ):
+        response = await client.post("/adapters", data={"name": "a"}, files={"file": ("adapter_model.bin", content)})
+        message = assert_error(response, 400, "file", "invalid_checkpoint")
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("parts", "param"),
+    [
+        ([("config", ("adapter_config.json", b"{}")), ("adapter_config", (None, b"{}"))], "adapter_config"),
+        ([("config", ("adapter_config.json", b"{}")), ("config", ("adapter_config.json", b"{}"))], "adapter_config"),
+        ([("file", ("y.safetensors", b"y"))], "file"),
+        ([("name", (None, b"b"))], "name"),
+        ([("metadata", (None, b"{}")), ("metadata", (None, b"{}"))], "metadata"),
+    ],
+)
+async def test_part_of_a_form_that_comes_twice_is_named_as_such(
+    client: httpx.AsyncClient, parts: list[Any], param: str
+) -> None:
+    first = [("name", (None, b"a")), ("file", ("x.safetensors", b"x"))]
+    message = assert_error(await client.post("/adapters", files=first + parts), 400, param, "invalid_value")
+    assert "twice" in message
+
+
+async def test_what_an_import_could_not_carry_over_is_in_its_metadata(
+    client: httpx.AsyncClient, factors: Factors
+) -> None:
+    tensors, generator = {}, torch.Generator().manual_seed(0)
+    for module in factors.modules:
+        left, values, right = factors.triplet(module)
+        # A hundredth of A lies outside the factors: within what rounding may do.
+        stray = torch.randn(right.shape, generator=generator)
+        stray -= right @ (right.T @ stray)
+        lora_a = values * (right + 0.01 * stray / stray.norm(dim=0))
+        tensors[f"base_model.model.{module}.lora_A.weight"] = lora_a.T.contiguous()
+        tensors[f"base_model.model.{module}.lora_B.weight"] = left.contiguous()
+        tensors[f"base_model.model.{module}.default_lora_latent_mapping.weight"] = torch.eye(2)
+    files = [
+        ("file", ("x.safetensors", safetensors.torch.save(tensors))),
+        ("config", ("adapter_config.json", b'{"r": 2, "lora_alpha": 2}')),
+    ]
+    form = {"name": "xs", "metadata": '{"from": "peft"}'}
+    stored = (await client.post("/adapters", data=form, files=files)).json()
+    assert stored["metadata"]["from"] == "peft"
+    assert float(stored["metadata"]["import_loss"]) == pytest.approx(0.01, rel=0.01)
+    assert (await client.get("/adapters/xs")).json()["metadata"] == stored["metadata"]
 
 
 async def test_file_that_is_no_checkpoint_is_refused(client: httpx.AsyncClient) -> None:
