@@ -25,7 +25,7 @@ from server.errors import ApiError, BadRequest, response_to
 from server.gateway_fields import MODEL_ROUTES, set_gateway_fields
 from server.metrics import GatewayMetrics
 from server.principal import principal_of
-from server.request_body import read_body, replay
+from server.request_body import is_json, read_body, read_json, replay
 from server.request_usage import RequestUsage
 from server.usage import UsageMeter
 
@@ -63,16 +63,18 @@ class AdapterMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            body = await read_body(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
-            is_json = _is_json(scope)
-            served, body = await self._rewrite(body, scope) if is_json else (None, body)
+            # The engine reads the bodies of some routes as JSON whatever they are said to be.
+            read = read_json if scope["path"] in MODEL_ROUTES else read_body
+            body = await read(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
+            may_run = _is_json(scope)
+            served, body = await self._rewrite(body, scope) if may_run else (None, body)
         except ApiError as error:
             self._metrics.observe_unresolved(principal_of(scope).tenant, error.status)
             await response_to(error)(scope, receive, send)
             return
         except ClientDisconnect:
             return
-        if is_json:
+        if may_run:
             await self._run(scope, replay(body, receive), send, served, len(body))
         else:
             await self._app(scope, replay(body, receive), send)
@@ -133,8 +135,7 @@ class AdapterMiddleware:
 
 
 def _is_json(scope: Scope) -> bool:
-    media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
-    return scope["method"] == "POST" and (media_type == "application/json" or media_type.endswith("+json"))
+    return scope["method"] == "POST" and is_json(Headers(scope=scope))
 
 
 def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:

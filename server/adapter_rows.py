@@ -26,10 +26,10 @@ from server.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS, ALIAS_MO
 def visible_row(connection: Connection, tenant_id: int, reference: Reference) -> Row[Any]:
     """The row that `reference` of this tenant means, whatever its version; deleted adapters have theirs too.
 
-    NotFound when there is none, or it is another tenant's and not public.
+    NotFound when there is none, or it is another tenant's and not public, or that tenant is disabled.
     """
     row = connection.execute(_rows(tenant_id, reference)).one_or_none()
-    if row is None or (row.tenant_id != tenant_id and not row.public):
+    if row is None:
         raise adapter_not_found(reference)
     return row
 
@@ -38,7 +38,7 @@ def locked_row(connection: Connection, tenant_id: int, reference: Reference) -> 
     """The tenant's own row, locked until the transaction ends. Raises as `visible_row`, and Forbidden for a public one
     of another tenant."""
     row = connection.execute(_rows(tenant_id, reference).with_for_update(of=ADAPTERS)).one_or_none()
-    if row is None or (row.tenant_id != tenant_id and not row.public):
+    if row is None:
         raise adapter_not_found(reference)
     if row.tenant_id != tenant_id:
         raise Forbidden(
@@ -51,8 +51,10 @@ def _rows(tenant_id: int, reference: Reference) -> sa.Select[Any]:
     rows = sa.select(ADAPTERS).where(ADAPTERS.c.name == reference.name)
     if reference.tenant is None:
         return rows.where(ADAPTERS.c.tenant_id == tenant_id)
-    owner = sa.select(TENANTS.c.id).where(TENANTS.c.name == reference.tenant).scalar_subquery()
-    return rows.where(ADAPTERS.c.tenant_id == owner)
+    # What may not be seen is not found and not locked, so that it cannot be told from what does not exist.
+    enabled = sa.or_(TENANTS.c.disabled_at.is_(None), TENANTS.c.id == tenant_id)
+    owner = sa.select(TENANTS.c.id).where(TENANTS.c.name == reference.tenant, enabled).scalar_subquery()
+    return rows.where(ADAPTERS.c.tenant_id == owner, sa.or_(ADAPTERS.c.tenant_id == tenant_id, ADAPTERS.c.public))
 
 
 def versions_changed(connection: Connection, before: Row[Any]) -> int | None:

@@ -1,7 +1,7 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
-    RequestId -> AccessLog -> HttpMetrics -> Telemetry -> LastResort -> AdaptersAlias -> AuthMiddleware
-    -> the engine's own (CORS, ...) -> AdapterMiddleware -> Stage -> Admission -> Stage -> NoteRoute
+    RequestId -> AccessLog -> HttpMetrics -> Telemetry -> Cors -> BrowserGuard -> LastResort -> AdaptersAlias
+    -> AuthMiddleware -> the engine's own -> AdapterMiddleware -> Stage -> Admission -> Stage -> NoteRoute
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -18,6 +18,8 @@ from server.adapter_middleware import AdapterMiddleware
 from server.adapters_alias import AdaptersAlias
 from server.admission import add_admission
 from server.auth import AuthMiddleware, auth_mode
+from server.browser_guard import BrowserGuard
+from server.cors import Cors, CorsRules
 from server.database import Database
 from server.engine_api import Engine
 from server.errors import install_error_handlers
@@ -51,8 +53,10 @@ def create_app(
     database: Database,
     api_keys: Sequence[str] = (),
     tracing: TracerProvider | None = None,
+    cors: CorsRules | None = None,
 ) -> FastAPI:
     """The application; `api_keys` are those of vLLM's flag, for the default tenant. It shuts `tracing` down at its end.
+    Without `cors` no page of another site can read its answers.
 
     The caller closes `app.state.gateway.reads` and `database` when it is done with it.
     """
@@ -105,6 +109,10 @@ def create_app(
     )
     app.add_middleware(AdaptersAlias)
     app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
+    if mode == "open":
+        app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)
+    if cors is not None:
+        app.add_middleware(Cors, rules=cors)
     if tracing is not None:
         app.add_middleware(Telemetry, tracer=tracer_of(tracing))
         run_with(app, exporting(tracing))

@@ -42,6 +42,7 @@ from adapters.vllm_plugin import adapter_options
 from server.app import create_app
 from server.auth import Mode, auth_mode
 from server.bounded_http import BoundedHttp
+from server.cors import CorsRules, take_cors
 from server.cpu_defaults import set_cpu_defaults
 from server.database import Database
 from server.engine import AdapterLLM, VllmEngine
@@ -96,6 +97,7 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
     args = parse_vllm_args(model, vllm_flags)
     configure_logging_from_args(args)
     api_keys = take_api_keys(args, envs.VLLM_API_KEY)
+    cors = take_cors(args)
     database = Database(settings.database_url, busy_timeout_s=settings.database_busy_timeout_s)
     mode = auth_mode(OperatorKeys.of(settings, api_keys), database)
     if mode == "open":
@@ -103,11 +105,17 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
     settings = with_worker_key(settings, mode)
     factors = find_or_build_factors(model, rank=settings.factors_rank, kind=settings.factors_kind)
     enable_adapters(args, factors)
-    uvloop.run(_serve(settings, args, factors, database, api_keys, mode))
+    uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors))
 
 
 async def _serve(
-    settings: Settings, args: Namespace, factors: Factors, database: Database, api_keys: Sequence[str], mode: Mode
+    settings: Settings,
+    args: Namespace,
+    factors: Factors,
+    database: Database,
+    api_keys: Sequence[str],
+    mode: Mode,
+    cors: CorsRules | None,
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt("terminated")
@@ -121,7 +129,7 @@ async def _serve(
         engine = VllmEngine(client, args, await client.get_supported_tasks(), factors)
         target = trace_target(args.otlp_traces_endpoint, os.environ)
         tracing = None if target is None else tracer_provider(target)
-        app = create_app(settings, engine, database, api_keys, tracing)
+        app = create_app(settings, engine, database, api_keys, tracing, cors)
         reads = app.state.gateway.reads  # vLLM's lifespan deletes `app.state` at its end
         await engine.start(app)
         workers = own_workers(settings, mode, args.model, reachable(address), factors.digest)

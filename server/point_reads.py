@@ -24,7 +24,7 @@ from server.database import Database, unavailable
 # SQLite is only ever busy for readers while a process that was killed is being cleaned up after.
 SQLITE_BUSY_TIMEOUT_S = 1.0
 
-_ADAPTER = "SELECT id, revision FROM adapters WHERE tenant_id = {0} AND name = {1}"
+_ADAPTER = "SELECT id, revision, public FROM adapters WHERE tenant_id = {0} AND name = {1}"
 _TENANT_COLUMNS = """t.id, t.name, t.disabled_at, t.max_adapters, t.requests_per_minute, t.tokens_per_minute,
        t.max_concurrent_requests, t.weight"""
 _TENANT = f"SELECT {_TENANT_COLUMNS} FROM tenants t WHERE t.name = {{0}}"
@@ -33,6 +33,15 @@ SELECT k.id, k.scopes, k.expires_at, k.revoked_at, k.requests_per_minute, k.toke
        k.max_concurrent_requests, {_TENANT_COLUMNS}
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.hash = {{0}}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRow:
+    """What changes about an adapter raises its revision; `public` is whether other tenants may use it."""
+
+    id: int
+    revision: int
+    public: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +75,10 @@ class KeyRow:
 class PointReads(ABC):
     """Reads of single rows, from any event loop. Raises Unavailable (503) when the database does not answer."""
 
-    async def adapter_revision(self, tenant_id: int, name: str) -> tuple[int, int] | None:
-        """The id and the revision of the tenant's adapter `name`, deleted or not; None when there never was one."""
-        return await self._row(_ADAPTER, tenant_id, name) if _is_stored(name) else None
+    async def adapter(self, tenant_id: int, name: str) -> AdapterRow | None:
+        """The tenant's adapter `name`, deleted or not; None when there never was one."""
+        row = await self._row(_ADAPTER, tenant_id, name) if _is_stored(name) else None
+        return None if row is None else AdapterRow(row[0], row[1], bool(row[2]))
 
     async def key(self, digest: str) -> KeyRow | None:
         """The key with this SHA-256, in hexadecimal."""
@@ -79,11 +89,6 @@ class PointReads(ABC):
         """The tenant called `name`."""
         row = await self._row(_TENANT, name) if _is_stored(name) else None
         return None if row is None else TenantRow(*row)
-
-    async def tenant_id(self, name: str) -> int | None:
-        """The id of the tenant called `name`."""
-        tenant = await self.tenant(name)
-        return None if tenant is None else tenant.id
 
     @abstractmethod
     async def close(self) -> None:

@@ -66,17 +66,24 @@ class Registry:
 
     async def look_up(self, tenant_id: int, reference: Reference, *, pick: float | None = None) -> tuple[Entry, bool]:
         """As `resolve`, with what may change about the adapter; and whether all of it was in memory."""
-        owner = tenant_id if reference.tenant is None else await self._reads.tenant_id(reference.tenant)
-        found = await self._reads.adapter_revision(NO_TENANT if owner is None else owner, reference.name)
-        if found is None:
+        owner = tenant_id if reference.tenant is None else await self._owner(reference.tenant, tenant_id)
+        found = await self._reads.adapter(owner, reference.name)
+        # Before anything more is read: how long it takes must not tell that there is such an adapter.
+        if found is None or (owner != tenant_id and not found.public):
             raise adapter_not_found(reference)
-        adapter_id, revision = found
-        known = self._remembered(adapter_id, revision, reference, pick)
-        state, stored = known if known else await run_in_threadpool(self._load, adapter_id, reference, pick)
+        known = self._remembered(found.id, found.revision, reference, pick)
+        state, stored = known if known else await run_in_threadpool(self._load, found.id, reference, pick)
         if stored is None or (owner != tenant_id and not state.public):
             raise adapter_not_found(reference)
         stored = stored.named(reference.name if owner == tenant_id else reference.qualified_name)
         return Entry(stored, state.revision, state.public), known is not None
+
+    async def _owner(self, name: str, asker: int) -> int:
+        """The id of the tenant called `name`; NO_TENANT when it is disabled, unless it asks itself."""
+        tenant = await self._reads.tenant(name)
+        if tenant is None or (tenant.disabled_at is not None and tenant.id != asker):
+            return NO_TENANT
+        return tenant.id
 
     def _remembered(
         self, adapter_id: int, revision: int, reference: Reference, pick: float | None
@@ -148,7 +155,7 @@ class Registry:
         rows = (
             _LATEST_ROWS.add_columns(TENANTS.c.name.label("tenant"))
             .join(TENANTS, TENANTS.c.id == ADAPTERS.c.tenant_id)
-            .where(ADAPTERS.c.public, *_beginning(ADAPTERS.c.name, prefix))
+            .where(ADAPTERS.c.public, TENANTS.c.disabled_at.is_(None), *_beginning(ADAPTERS.c.name, prefix))
         )
         if prefix:
             rows = rows.where(ADAPTERS.c.name >= prefix)

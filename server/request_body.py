@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from server.errors import PayloadTooLarge
+from server.errors import PayloadTooLarge, UnsupportedMediaType, quoted
 
 # What the gateway's own routes read of bodies that are descriptions, not data.
 MAX_JSON_BYTES = 2**20
@@ -20,6 +20,33 @@ MAX_JSON_BYTES = 2**20
 async def read_body(headers: Headers, receive: Receive, limit: int, setting: str | None = None) -> bytes:
     """The whole body. Raises as `body_chunks`."""
     return b"".join([chunk async for chunk in body_chunks(headers, receive, limit, setting)])
+
+
+async def read_json(headers: Headers, receive: Receive, limit: int, setting: str | None = None) -> bytes:
+    """As `read_body`, of a body that is to be JSON, yet to be parsed. UnsupportedMediaType when it is said to be other.
+
+    What a web form could send (text/plain, for one) is no JSON, whatever is in it.
+    """
+    if not is_json(headers) and not _is_empty(headers):
+        kind = media_type(headers)
+        said = f"The content type is {quoted(kind)}" if kind else "The body has no content type"
+        raise UnsupportedMediaType(f"{said}, expected application/json.", param="content-type")
+    return await read_body(headers, receive, limit, setting)
+
+
+def media_type(headers: Headers) -> str:
+    """The content type without its parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_json(headers: Headers) -> bool:
+    """Whether the body is said to be JSON."""
+    kind = media_type(headers)
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _is_empty(headers: Headers) -> bool:
+    return headers.get("content-length", "0") in ("", "0") and "transfer-encoding" not in headers
 
 
 async def body_chunks(

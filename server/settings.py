@@ -32,6 +32,9 @@ class Settings(BaseSettings):
         default=None, description="of training workers, who may do what the admin key may; with none, that is theirs"
     )
     metrics_without_key: bool = Field(default=False, description="let anyone read /metrics")
+    allowed_hosts: str | None = Field(
+        default=None, description="names besides localhost by which a server without keys may be asked: a.example,*.b"
+    )
 
     database_url: str = Field(default="sqlite:///data/tinylora.db", description="SQLAlchemy URL of the registry")
     database_busy_timeout_s: float = Field(
@@ -84,6 +87,11 @@ class Settings(BaseSettings):
     usage_flush_s: float = Field(default=5.0, gt=0, description="how often usage is added to the database")
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """`allowed_hosts`, one by one, without ports."""
+        return tuple(name.strip().lower() for name in (self.allowed_hosts or "").split(",") if name.strip())
 
     @field_validator("files_url")
     @classmethod

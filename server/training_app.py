@@ -29,7 +29,7 @@ def add_training(app: FastAPI, settings: Settings, database: Database, registry:
     """Add the routes and what they need; after the engine was mounted, whose lifespan this goes around."""
     # Through the app and not the network: the same checks, quotas and queue, whatever address it listens on.
     inside = openai.DefaultAsyncHttpxClient(transport=httpx2.ASGITransport(app))
-    this_server = client_of_this_server("http://gateway", http_client=inside, max_retries=0)
+    this_server = client_of_this_server("http://localhost", http_client=inside, max_retries=0)
     tools = grader_tools(settings, this_server)
     training = Training(FileStorage(settings.files_url), JobMetrics(registry, database), tools)
     app.state.training = training

@@ -39,7 +39,7 @@ from server.jobs import NewJob, cancel_job, create_job, get_job, list_jobs, paus
 from server.names import parse_reference
 from server.principal import PrincipalDep
 from server.record_ids import new_id
-from server.request_body import read_body
+from server.request_body import read_json
 from server.routes.own_route import OwnRoute
 from server.schemas import NoQuery, PageQuery
 from server.stored_version import StoredVersion
@@ -65,7 +65,7 @@ async def create(
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Train a vector."""
-    sent = await read_body(request.headers, request.receive, MAX_BODY_BYTES, "jobs' MAX_BODY_BYTES")
+    sent = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "jobs' MAX_BODY_BYTES")
     try:
         body = JobCreate.model_validate_json(sent or b"null")
     except ValidationError as error:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from adapters.errors import AdapterError
 from server.errors import ApiError
-from server.request_body import MAX_JSON_BYTES, read_body, replay
+from server.request_body import MAX_JSON_BYTES, read_json, replay
 
 
 class Defect(Exception):
@@ -36,7 +36,7 @@ class OwnRoute(APIRoute):
         async def handle_or_defect(request: Request) -> Response:
             try:
                 if self.body_field is not None:
-                    body = await read_body(request.headers, request.receive, MAX_JSON_BYTES)
+                    body = await read_json(request.headers, request.receive, MAX_JSON_BYTES)
                     request = Request(request.scope, replay(body, request.receive))
                 return await handle(request)
             except (ApiError, AdapterError, HTTPException, RequestValidationError, ClientDisconnect):

@@ -27,7 +27,7 @@ from server.jobs import PREFIX as JOB_PREFIX
 from server.jobs import job_not_found
 from server.principal import Tenant
 from server.record_ids import is_id
-from server.request_body import read_body
+from server.request_body import read_json
 from server.routes.own_route import OwnRoute
 from server.tables import TENANTS
 from server.training_parts import Training, TrainingDep
@@ -143,7 +143,7 @@ async def _transact(gateway: Gateway, do: Callable[[Connection], T]) -> T:
 
 
 async def _read(request: Request, model: type[RequestT]) -> RequestT:
-    body = await read_body(request.headers, request.receive, MAX_BODY_BYTES, "workers' MAX_BODY_BYTES")
+    body = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "workers' MAX_BODY_BYTES")
     try:
         return model.model_validate_json(body or b"null")
     except ValidationError as error:

@@ -179,7 +179,7 @@ async def test_a_key_may_do_what_its_scopes_say(operator: Operator, scope: str, 
 async def test_openais_client_tells_wrong_keys_from_those_that_may_not(keyed_app: FastAPI, operator: Operator) -> None:
     key = await operator.new_key("acme", "adapters")
     http_client = httpx2.AsyncClient(transport=httpx2.ASGITransport(keyed_app))
-    async with openai.AsyncOpenAI(base_url="http://gateway/v1", api_key="wrong", http_client=http_client) as client:
+    async with openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="wrong", http_client=http_client) as client:
         with pytest.raises(openai.AuthenticationError, match="unknown, revoked or expired"):
             await client.chat.completions.create(model=BASE, messages=[{"role": "user", "content": "hi"}])
         with pytest.raises(openai.PermissionDeniedError, match="scope 'infer'"):
@@ -218,7 +218,7 @@ async def test_an_admin_acts_for_a_tenant_by_the_official_clients_organization(
     acme = await operator.new_key("acme", "adapters")
     http_client = httpx2.AsyncClient(transport=httpx2.ASGITransport(keyed_app))
     async with openai.AsyncOpenAI(
-        base_url="http://gateway/v1", api_key=ADMIN_KEY, organization="acme", http_client=http_client
+        base_url="http://localhost/v1", api_key=ADMIN_KEY, organization="acme", http_client=http_client
     ) as client:
         await client.post("/adapters", cast_to=object, body={"name": "math", "vector": [1.0] * 13})
     assert (await operator.http.get("/v1/adapters/math", headers=bearer(acme))).status_code == 200

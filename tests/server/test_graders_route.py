@@ -50,14 +50,14 @@ def app(tools: GraderTools) -> FastAPI:
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[openai.AsyncOpenAI]:
     http_client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app))
-    async with openai.AsyncOpenAI(base_url="http://gateway/v1", api_key="k", http_client=http_client) as client:
+    async with openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="k", http_client=http_client) as client:
         yield client
 
 
 @pytest.fixture
 async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url=f"http://gateway{graders.PREFIX}") as http:
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://localhost{graders.PREFIX}") as http:
         yield http
 
 
@@ -196,7 +196,7 @@ async def test_python_and_judges_are_refused_where_they_are_off(app: FastAPI, cl
 async def test_a_body_that_cannot_be_used_is_refused_in_openais_shape(
     http: httpx.AsyncClient, body: bytes, status: int
 ) -> None:
-    response = await http.post("/run", content=body)
+    response = await http.post("/run", content=body, headers={"content-type": "application/json"})
 
     assert response.status_code == status
     assert response.json()["error"]["message"]
@@ -205,5 +205,5 @@ async def test_a_body_that_cannot_be_used_is_refused_in_openais_shape(
 async def test_hostile_samples_and_items_are_graded_and_not_500(http: httpx.AsyncClient) -> None:
     for sample, item in ((b'"NaN"', b'{"answer": NaN}'), (b'"[[[["', b'{"answer": 1e999}'), (b'""', b"null")):
         body = b'{"grader": %s, "model_sample": %s, "item": %s}' % (str(EXACT).replace("'", '"').encode(), sample, item)
-        response = await http.post("/run", content=body)
+        response = await http.post("/run", content=body, headers={"content-type": "application/json"})
         assert response.status_code == 200, response.text

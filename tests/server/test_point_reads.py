@@ -15,7 +15,7 @@ import uvloop
 from server.coalesced_reads import MAX_BATCH
 from server.database import Database
 from server.errors import Unavailable
-from server.point_reads import KeyRow, PointReads, TenantRow, open_point_reads
+from server.point_reads import AdapterRow, KeyRow, PointReads, TenantRow, open_point_reads
 from server.tables import ADAPTERS, API_KEYS, DEFAULT_TENANT_ID, TENANTS
 from tests.postgres import PostgresServer
 
@@ -61,7 +61,7 @@ async def test_adapter_is_found_by_its_tenant_and_whole_name(database: Database,
     with database.read() as connection:
         rows = connection.execute(sa.select(ADAPTERS)).all()
     for row in rows:
-        assert await reads.adapter_revision(row.tenant_id, row.name) == (row.id, row.revision)
+        assert await reads.adapter(row.tenant_id, row.name) == AdapterRow(row.id, row.revision, row.public)
     for tenant_id, name in [
         (other, "a/b"),
         (99, "a"),
@@ -72,8 +72,9 @@ async def test_adapter_is_found_by_its_tenant_and_whole_name(database: Database,
         (1, "\ud800"),
         (1, ""),
     ]:
-        assert await reads.adapter_revision(tenant_id, name) is None
-    assert await reads.tenant_id("globex") == other
+        assert await reads.adapter(tenant_id, name) is None
+    tenant = await reads.tenant("globex")
+    assert tenant is not None and tenant.id == other
     assert await reads.tenant("globex") == TenantRow(other, "globex", None, None, None, None, None, 2.5)
 
 
@@ -100,8 +101,8 @@ async def test_many_reads_of_every_kind_at_once_get_their_own_answers(database: 
     add_adapters(database, *names)
     asked = ["default", *names, "none", *names]
     tenants = [reads.tenant(name) for name in asked[:3]]
-    found = await asyncio.gather(*(reads.adapter_revision(1, name) for name in asked), *tenants)
-    revisions = [revision and revision[1] for revision in found[: len(asked)]]
+    found = await asyncio.gather(*(reads.adapter(1, name) for name in asked), *tenants)
+    revisions = [row.revision if isinstance(row, AdapterRow) else row for row in found[: len(asked)]]
     assert revisions == [None, *range(10, 10 + len(names)), None, *range(10, 10 + len(names))]
     assert found[len(asked) :] == [DEFAULT, None, None]
 
@@ -118,8 +119,8 @@ async def test_read_is_never_older_than_a_write_acknowledged_before_it(database:
 
     async def read(name: str) -> None:
         before = acknowledged[name]
-        found = await reads.adapter_revision(1, name)
-        assert found is not None and found[1] >= before
+        found = await reads.adapter(1, name)
+        assert found is not None and found.revision >= before
 
     writers = [asyncio.create_task(write(name)) for name in names]
     for _ in range(200):
@@ -135,15 +136,15 @@ async def test_reads_do_not_wait_for_a_write_in_progress(database: Database, rea
     with database.write() as connection:
         connection.execute(ADAPTERS.update().values(revision=99))
         connection.execute(TENANTS.update().values(weight=9.0))
-        found = await reads.adapter_revision(1, "a")
-        assert found is not None and found[1] == 10
+        found = await reads.adapter(1, "a")
+        assert found is not None and found.revision == 10
         assert await reads.tenant("default") == DEFAULT
 
 
 async def test_cancelled_reads_leave_the_others_alone(database: Database, reads: PointReads) -> None:
     add_adapters(database, "a")
     for _ in range(20):
-        tasks = [asyncio.create_task(reads.adapter_revision(1, "a")) for _ in range(20)]
+        tasks = [asyncio.create_task(reads.adapter(1, "a")) for _ in range(20)]
         await asyncio.sleep(0)
         for task in tasks[::2]:
             task.cancel()
@@ -158,7 +159,7 @@ async def test_one_object_serves_several_loops_at_once(database: Database, reads
     results: list[list[object]] = []
 
     async def many() -> list[object]:
-        return [await reads.adapter_revision(1, "a") for _ in range(100)]
+        return [await reads.adapter(1, "a") for _ in range(100)]
 
     def run() -> None:
         with asyncio.Runner(loop_factory=new_loop) as runner:  # type: ignore[arg-type]
@@ -188,7 +189,7 @@ async def test_postgresql_that_is_away_is_unavailable_and_found_again(
         answers = await asyncio.gather(*(reads.tenant("default") for _ in range(50)), return_exceptions=True)
         assert {getattr(answer, "code", None) for answer in answers} == {"database_unavailable"}
         with pytest.raises(Unavailable):
-            await reads.adapter_revision(1, "a")
+            await reads.adapter(1, "a")
         postgres.start()
         assert await asyncio.gather(*(reads.tenant("default") for _ in range(50))) == [DEFAULT] * 50
     await reads.close()
@@ -214,11 +215,11 @@ async def test_statement_that_fails_fails_its_reader_and_no_later_one(postgres_u
     with database.write() as connection:
         connection.exec_driver_sql("ALTER TABLE adapters RENAME TO hidden")
     with pytest.raises(Exception, match="adapters"):
-        await reads.adapter_revision(1, "a")
+        await reads.adapter(1, "a")
     assert await reads.tenant("default") == DEFAULT
     with database.write() as connection:
         connection.exec_driver_sql("ALTER TABLE hidden RENAME TO adapters")
-    assert await reads.adapter_revision(1, "a") is None
+    assert await reads.adapter(1, "a") is None
     await reads.close()
     database.close()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 import torch
 from sqlalchemy.engine import Connection
 
@@ -17,7 +19,10 @@ from server.adapter_rows import set_public
 from server.aliases import set_alias
 from server.conditional import NO_PRECONDITION
 from server.database import Database
-from server.names import Reference
+from server.errors import NotFound
+from server.names import Reference, parse_reference
+from server.point_reads import SqlitePointReads
+from server.registry import Registry
 from server.tables import DEFAULT_TENANT_ID, TENANTS
 from tests.server.conftest import Store
 
@@ -202,3 +207,58 @@ async def test_metrics_tell_adapters_of_one_name_apart(client: httpx.AsyncClient
         await client.post(CHAT, json={"messages": [], "adapter": reference})
     text = (await client.get("/metrics")).text
     assert 'adapter="open"' in text and 'adapter="~globex/open"' in text
+
+
+class RecordedReads(SqlitePointReads):
+    """Point reads that say what they were asked."""
+
+    def __init__(self, path: str, statements: list[str]) -> None:
+        super().__init__(path)
+        self._statements = statements
+
+    async def _row(self, statement: str, *parameters: int | str) -> Any:
+        self._statements.append(statement)
+        return await super()._row(statement, *parameters)
+
+
+async def test_as_much_is_read_for_a_private_adapter_as_for_one_that_never_was(
+    app_database: Database,
+) -> None:
+    statements: list[str] = []
+    assert app_database.url.database is not None
+    reads = RecordedReads(app_database.url.database, statements)
+    registry = Registry(app_database, reads)
+
+    async def read_for(asked: str) -> list[str]:
+        statements.clear()
+        with pytest.raises(NotFound):
+            await registry.look_up(DEFAULT_TENANT_ID, parse_reference(asked, "adapter"))
+        return list(statements)
+
+    def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        statements.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    for reference in PRIVATE[:3] * 2:
+        assert await read_for(reference) == await read_for(reference.replace("closed", "never"))
+        assert await read_for(reference) == await read_for(reference.replace("globex", "nobody"))
+    sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    await reads.close()
+
+
+async def test_public_adapters_of_a_disabled_tenant_are_gone_until_it_is_enabled(
+    client: httpx.AsyncClient, app_database: Database, globex: Globex
+) -> None:
+    def disable(at: int | None) -> None:
+        change = TENANTS.update().where(TENANTS.c.id == globex.tenant_id).values(disabled_at=at)
+        app_database.transact(lambda to: to.execute(change))
+
+    assert (await client.post(CHAT, json={"messages": [], "adapter": "~globex/open"})).status_code == 200
+    disable(1)
+    for method, path, body in READS + CHANGES:
+        never = await answer(client, method, path, body, "~globex/never")
+        assert await answer(client, method, path, body, "~globex/open") == never
+        assert never[0] == 404
+    assert (await client.get("/adapters?public=true")).json()["data"] == []
+    disable(None)
+    assert (await client.post(CHAT, json={"messages": [], "adapter": "~globex/open"})).status_code == 200

@@ -35,7 +35,7 @@ def test_a_duration_is_never_shorter_than_the_time_it_stands_for(seconds: float)
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(st.floats(0.01, 59))
 def test_openais_client_waits_at_least_as_long_as_it_is_told(seconds: float) -> None:
-    client = openai.OpenAI(base_url="http://gateway", api_key="unused")
+    client = openai.OpenAI(base_url="http://localhost", api_key="unused")
     waits = [
         client._parse_retry_after_header(httpx.Headers(headers))  # type: ignore[arg-type]
         for headers in (retry_headers(seconds), {"retry-after": retry_headers(seconds)["retry-after"]})

@@ -135,6 +135,6 @@ def test_any_id_and_cursor_are_answered(send: Send, what: str, name: str, after:
 def test_what_is_not_json_is_answered(send: Send, bodies: dict[str, dict[str, Any]]) -> None:
     for path in bodies:
         for content in (b"", b"{", b"null", b"[]", b"\xff", b'{"a":' * 1000, b'{"model": NaN}'):
-            response = send("POST", path, content=content)
+            response = send("POST", path, content=content, headers={"content-type": "application/json"})
             assert response.status_code == 400
             assert_answered(response)

@@ -164,7 +164,7 @@ async def site(tmp_path: Path, path: Path, factors: Factors, **settings: Any) ->
     database, engine = Database(settings["database_url"]), SamplingEngine(path, factors)
     app = create_app(Settings(**settings), engine, database)
     async with client_of(app) as http:
-        client = openai.AsyncOpenAI(base_url="http://gateway/v1", api_key="unused", http_client=http, max_retries=0)
+        client = openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="unused", http_client=http, max_retries=0)
         yield Site(path, factors, engine, app, database, http, client, tmp_path / "logs")
     await app.state.gateway.reads.close()
     database.close()

@@ -109,7 +109,7 @@ async def test_a_prompt_that_the_engine_refuses_is_data(tmp_path: Path, path: Pa
 async def test_a_connection_that_fails_is_tried_again(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
         line = FlakyLine(here.app)
-        async with httpx.AsyncClient(transport=line, base_url="http://gateway") as http:
+        async with httpx.AsyncClient(transport=line, base_url="http://localhost") as http:
             group = await sample(http, None)
         assert len(group.completions) == 4
         assert line.cuts == 0
@@ -118,7 +118,7 @@ async def test_a_connection_that_fails_is_tried_again(tmp_path: Path, path: Path
 async def test_a_key_that_is_refused_is_not_the_fault_of_a_prompt(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
         headers = {"Authorization": "Bearer ", "OpenAI-Organization": "nobody"}
-        async with httpx.AsyncClient(transport=Line(here.app), base_url="http://gateway", headers=headers) as http:
+        async with httpx.AsyncClient(transport=Line(here.app), base_url="http://localhost", headers=headers) as http:
             here.engine.refused = [401]
             with pytest.raises(GatewayRefused):
                 await sample(http, None)

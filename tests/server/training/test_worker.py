@@ -82,14 +82,14 @@ async def test_a_job_of_a_tenant_is_sampled_and_published_for_that_tenant_alone(
 
         def caller(key: str) -> httpx.AsyncClient:
             headers = {"Authorization": f"Bearer {key}"}
-            return httpx.AsyncClient(transport=Line(here.app), base_url="http://gateway", headers=headers)
+            return httpx.AsyncClient(transport=Line(here.app), base_url="http://localhost", headers=headers)
 
         async with caller(admin) as operator, caller(workers) as http:
             assert (await operator.post("/v1/tenants", json={"name": "globex"})).is_success
             wanted = {"name": "k", "scopes": ["infer", "adapters", "train"]}
             made = await operator.post("/v1/tenants/globex/keys", json=wanted)
             here.client = openai.AsyncOpenAI(
-                base_url="http://gateway/v1", api_key=made.json()["key"], http_client=here.http, max_retries=0
+                base_url="http://localhost/v1", api_key=made.json()["key"], http_client=here.http, max_retries=0
             )
             job_id = await here.job(rows(10), CONTAINS, **TINY)
             async with here.worker(http=http):
@@ -217,7 +217,7 @@ async def test_a_job_that_another_worker_has_is_dropped_at_once(tmp_path: Path, 
 async def test_a_gateway_that_is_away_costs_time_and_no_step(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
         line = Line(here.app)
-        async with httpx.AsyncClient(transport=line, base_url="http://gateway") as http:
+        async with httpx.AsyncClient(transport=line, base_url="http://localhost") as http:
             job_id = await here.job(rows(10), CONTAINS, **TINY | {"validation_fraction": 0})
             async with here.worker(http=http):
                 await until(lambda: len(here.engine.received) >= 2)
