@@ -32,6 +32,8 @@ _OTHER_FILES = (
     (b"<", "an HTML or XML page, perhaps of a site that offers the file: download the file itself"),
     (b"{", "JSON: the tensors are in adapter_model.safetensors, the configuration is sent beside it"),
 )
+# Of the largest models, with all that any importer reads, there are a tenth as many.
+MAX_TENSORS = 100_000
 REAL_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -85,6 +87,16 @@ def check_tensor(name: str, tensor: Tensor, shape: Iterable[int]) -> Tensor:
     return numbers
 
 
+def check_tensor_count(data: bytes, most: int) -> None:
+    """CheckpointError when the header of a safetensors file in memory names more than `most` tensors.
+
+    To be called before the file is parsed: empty tensors take a few bytes in the file and a thousand in memory.
+    """
+    count = data.count(b'"dtype"', 8, 8 + int.from_bytes(data[:8], "little"))
+    if count > most:
+        raise CheckpointError(f"the file has {count} tensors, expected at most {most}")
+
+
 def config_int(config: Mapping[str, object], key: str, low: int, high: int, default: int | None = None) -> int:
     """The integer `config[key]` within `low`..`high`; `default` when absent or null and a default is given."""
     value = config.get(key)
@@ -115,6 +127,8 @@ def some(names: Iterable[str], limit: int = 3) -> str:
 
 
 def _parse(source: bytes | Path) -> dict[str, Tensor]:
+    if isinstance(source, bytes):
+        check_tensor_count(source, MAX_TENSORS)
     try:
         return safetensors.torch.load(source) if isinstance(source, bytes) else safetensors.torch.load_file(source)
     except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,12 +23,14 @@ from server.creation import NewVersion
 from server.database import Database
 from server.errors import ApiError, error_object
 from server.registry import AFTER_NAMES, Registry
-from server.stored_version import VERSION_ROWS, StoredVersion, version_of
+from server.stored_version import VECTOR_SIZE, VERSION_ROWS, StoredVersion, version_of
 from server.tables import ADAPTER_VERSIONS, ADAPTERS
 from server.writes import Answer, Author, Writes
 
 # Long enough that a transaction's fixed cost does not count, short enough that other writers hardly wait.
 BATCH = 1000
+# Of what a batch may hold in memory, for vectors may be as long as a line.
+BATCH_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +109,29 @@ def export_versions(
 ) -> Iterator[StoredVersion]:
     """The tenant's adapters behind the name `after`, by name: the latest version of each, or all, oldest first.
 
-    Read a page at a time, so that a slow reader holds no transaction open.
+    Read a page at a time, so that a slow reader holds no transaction open; a page has BATCH versions or, where they are
+    long, about BATCH_BYTES.
     """
     name, version = ADAPTERS.c.name, ADAPTER_VERSIONS.c.version
-    rows = VERSION_ROWS.where(ADAPTERS.c.tenant_id == tenant_id, ADAPTER_VERSIONS.c.deleted_at.is_(None))
+    wanted = [ADAPTERS.c.tenant_id == tenant_id, ADAPTER_VERSIONS.c.deleted_at.is_(None)]
     if not all_versions:
-        rows = rows.where(version == ADAPTERS.c.latest_version)
+        wanted.append(version == ADAPTERS.c.latest_version)
     if prefix:
-        rows = rows.where(name >= prefix, name < prefix + AFTER_NAMES)
+        wanted += [name >= prefix, name < prefix + AFTER_NAMES]
     last = (after, 2**31 - 1)
     while True:
         behind = sa.or_(name > last[0], sa.and_(name == last[0], version > last[1]))
-        page = rows.where(name >= last[0], behind).order_by(name, version).limit(BATCH)
+        page = VERSION_ROWS.where(*wanted, name >= last[0], behind).order_by(name, version)
         with database.read() as connection:
-            found = [version_of(row) for row in connection.execute(page)]
+            sizes = connection.execute(page.with_only_columns(VECTOR_SIZE).limit(BATCH)).scalars().all()
+            found = [version_of(row) for row in connection.execute(page.limit(_fitting(sizes)))]
         yield from found
-        if len(found) < BATCH:
+        if len(found) == len(sizes) < BATCH:
             return
         last = (found[-1].name, found[-1].version)
+        del found  # or it would be held while the next page is read
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many vectors of these sizes are read at once: at least one, if there are any."""
+    return sum(total - size < BATCH_BYTES for size, total in zip(sizes, accumulate(sizes), strict=True))

@@ -9,13 +9,14 @@ Design decision: what is exported is what is imported. A line takes the same fie
 export that describe the stored version (`version`, `created_at`) are allowed and ignored.
 
 NDJSON is read line by line, however long; a safetensors file begins with an index of all tensors, so it is read whole.
+What is in memory at once is bounded by bytes: lines are cut into batches by their number and by their length.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from adapters.adapter import Adapter, safetensors_metadata
+from adapters.checkpoint_file import check_tensor_count
 from adapters.codec import parse_dtype
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, CheckpointError
 from adapters.factors import Factors
 from server.adapter_spec import SPEC_FIELDS, check_servable, errors_under, parse_recipe, parse_spec
 from server.creation import NewVersion
@@ -36,6 +38,7 @@ from server.uploads import metadata_of, name_of
 
 NDJSON = "application/x-ndjson"
 MAX_LINE_BYTES = 2**20
+MAX_FILE_ADAPTERS = 50_000
 COMMON_KEY = "tinylora"
 ONE_KEY = "tinylora:"
 ITEM_FIELDS = ("name", *SPEC_FIELDS, "metadata")
@@ -59,17 +62,40 @@ async def lines_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
 
     PayloadTooLarge for a line beyond MAX_LINE_BYTES.
     """
-    rest = b""
+    line = bytearray()
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
-        if len(rest) > MAX_LINE_BYTES:
-            raise PayloadTooLarge(
-                f"A line has more than {MAX_LINE_BYTES} bytes, expected one adapter per line, ended by a line feed."
-            )
-    if rest.strip():
-        yield rest
+        # Only what is new is searched: a line may come in as many pieces as it has bytes.
+        for number, piece in enumerate(chunk.split(b"\n")):
+            if number > 0:
+                yield bytes(line)
+                line.clear()
+            line += piece
+            if len(line) > MAX_LINE_BYTES:
+                raise PayloadTooLarge(
+                    f"A line has more than {MAX_LINE_BYTES} bytes, expected one adapter per line, ended by a line feed."
+                )
+    if line.strip():
+        yield bytes(line)
+
+
+async def batches_of(
+    lines: AsyncIterable[bytes], *, most_lines: int, most_bytes: int
+) -> AsyncIterator[Sequence[bytes]]:
+    """The lines that are not empty, so many at a time, or fewer as soon as they have `most_bytes`.
+
+    Where they are cut follows from the lines alone, not from the pieces in which they came.
+    """
+    batch: list[bytes] = []
+    size = 0
+    async for line in lines:
+        if line.strip():
+            batch.append(line)
+            size += len(line)
+        if len(batch) == most_lines or size >= most_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def parse_line(line: bytes, factors: Factors, base_models: Collection[str]) -> Item:
@@ -97,11 +123,15 @@ def parse_line(line: bytes, factors: Factors, base_models: Collection[str]) -> I
 
 
 def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str]) -> Iterator[Item]:
-    """The adapters in a safetensors file. BadRequest when it is none, or what it says of all tensors is wrong."""
+    """The adapters in a safetensors file. BadRequest when it is none, has too many, or what it says of all tensors is
+    wrong."""
     try:
+        check_tensor_count(data, MAX_FILE_ADAPTERS)
         tensors = safetensors.torch.load(data)
         metadata = safetensors_metadata(data)
-    except (SafetensorError, ValueError) as error:
+    except CheckpointError as error:
+        raise BadRequest(f"{error.message}; send them in several files", code="invalid_checkpoint") from error
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
         raise BadRequest(f"the body is not a safetensors file: {error}", code="invalid_checkpoint") from error
     common = _description(metadata, COMMON_KEY)
     parse_recipe(common.get("recipe"), COMMON_KEY)
@@ -177,6 +207,25 @@ def safetensors_file(versions: Sequence[StoredVersion]) -> bytes:
         if own:
             metadata[ONE_KEY + stored.name] = json.dumps(own)
     return safetensors.torch.save({stored.name: stored.adapter.tensor() for stored in versions}, metadata or None)
+
+
+def fitting_file(versions: Iterable[StoredVersion], most: int, most_bytes: int) -> tuple[list[StoredVersion], bool]:
+    """As many of `versions` as go into a safetensors file of `most` tensors and `most_bytes` (but one, if it is longer
+    by itself); and whether any are left. At most one more than those is taken from the iterator."""
+    fitting: list[StoredVersion] = []
+    size = 0
+    for stored in versions:
+        size += _most_bytes_in_file(stored)
+        if fitting and (len(fitting) == most or size > most_bytes):
+            return fitting, True
+        fitting.append(stored)
+    return fitting, False
+
+
+def _most_bytes_in_file(stored: StoredVersion) -> int:
+    """Its vector, and its part of the header: JSON within JSON, in which a character takes at most 14 bytes."""
+    text = len(stored.name) + sum(len(key) + len(value) for key, value in stored.metadata.items())
+    return len(stored.adapter.data) + 1024 + 14 * text
 
 
 def _describe(stored: StoredVersion) -> dict[str, Any]:

@@ -28,13 +28,13 @@ from server.database import Database
 from server.names import Reference
 from server.point_reads import PointReads
 from server.resolve_cache import ResolveCache
-from server.stored_version import VERSION_ROWS, Entry, Page, StoredVersion, entry_of, version_of
+from server.stored_version import LISTED_ROWS, VERSION_ROWS, Entry, Page, StoredVersion, listed_of, version_of
 from server.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS, TENANTS
 
 MAX_CACHED_BYTES = 128 * 2**20
 AFTER_NAMES = "\x7f"  # sorts behind every character that a name may have
 NO_TENANT = -1
-_LATEST_ROWS = VERSION_ROWS.where(ADAPTER_VERSIONS.c.version == ADAPTERS.c.latest_version)
+_LATEST_ROWS = LISTED_ROWS.where(ADAPTER_VERSIONS.c.version == ADAPTERS.c.latest_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Registry:
             if (row.tenant_id != tenant_id) if deleted else row.latest_version is None:
                 raise adapter_not_found(reference)
         is_deleted = ADAPTER_VERSIONS.c.deleted_at.is_not(None)
-        rows = VERSION_ROWS.where(ADAPTERS.c.id == row.id, is_deleted if deleted else ~is_deleted)
+        rows = LISTED_ROWS.where(ADAPTERS.c.id == row.id, is_deleted if deleted else ~is_deleted)
         if before is not None:
             rows = rows.where(ADAPTER_VERSIONS.c.version < before)
         name = reference.name if row.tenant_id == tenant_id else reference.qualified_name
@@ -212,7 +212,7 @@ class Registry:
     def _page(self, rows: sa.Select[Any], limit: int, name_of: Callable[[Row[Any]], str]) -> Page:
         with self._database.read() as connection:
             found = connection.execute(rows.limit(limit + 1)).all()
-        return Page(tuple(entry_of(row, name_of(row)) for row in found[:limit]), has_more=len(found) > limit)
+        return Page(tuple(listed_of(row, name_of(row)) for row in found[:limit]), has_more=len(found) > limit)
 
 
 def _beginning(name: sa.ColumnElement[str], prefix: str) -> builtins.list[sa.ColumnElement[bool]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.errors import BadRequest, quoted
-from server.stored_version import Entry
+from server.stored_version import Entry, Listed
 
 MAX_METADATA_FILTERS = 16
 _METADATA = re.compile(r"metadata(?:\[(?P<bracketed>.*)\]|\.(?P<dotted>.*))", re.DOTALL)
@@ -51,8 +51,10 @@ class AdapterObject(BaseModel):
     metadata: dict[str, str]
 
     @classmethod
-    def of(cls, entry: Entry) -> AdapterObject:
+    def of(cls, entry: Entry | Listed) -> AdapterObject:
         """The wire form of `entry`."""
+        if isinstance(entry, Entry):
+            entry = entry.listed()
         stored = entry.stored
         return cls(
             id=stored.id,
@@ -61,10 +63,10 @@ class AdapterObject(BaseModel):
             created_at=stored.created_at,
             deleted_at=entry.deleted_at,
             public=entry.public,
-            recipe=RecipeObject(**stored.adapter.recipe.to_dict()),
-            factors=stored.adapter.factors,
-            dtype=stored.adapter.dtype,
-            bytes=len(stored.adapter.data),
+            recipe=RecipeObject(**stored.recipe.to_dict()),
+            factors=stored.factors,
+            dtype=stored.dtype,
+            bytes=stored.size,
             sha256=stored.sha256,
             metadata=dict(stored.metadata),
         )
@@ -98,7 +100,7 @@ class AdapterList(IdPage):
     data: list[AdapterObject]
 
     @classmethod
-    def of(cls, items: Sequence[Entry], has_more: bool) -> AdapterList:
+    def of(cls, items: Sequence[Listed], has_more: bool) -> AdapterList:
         """The wire form of a page."""
         data = [AdapterObject.of(item) for item in items]
         return cls.page(data, has_more)

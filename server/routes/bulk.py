@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import IO, Annotated, Any, Literal
@@ -18,10 +18,13 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from server.bulk import BATCH, BulkImport, export_versions
+from server.bulk import BATCH, BATCH_BYTES, BulkImport, export_versions
 from server.bulk_formats import (
+    MAX_FILE_ADAPTERS,
     NDJSON,
     Item,
+    batches_of,
+    fitting_file,
     lines_of,
     ndjson_line,
     parse_line,
@@ -39,7 +42,6 @@ from server.uploads import SAFETENSORS, media_type
 from server.writes import AuthorDep
 
 MAX_SPOOLED_IN_MEMORY = 2**20
-MAX_FILE_ADAPTERS = 50_000
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=OwnRoute)
 
 _BULK_DOCS = {
@@ -105,15 +107,8 @@ async def _batches(request: Request, gateway: Gateway) -> AsyncIterator[Callable
     """The body in batches, each yet to be parsed, which is work for a thread."""
     kind = media_type(request)
     if kind == NDJSON:
-        lines: list[bytes] = []
         chunks = body_chunks(request.headers, request.receive, gateway.settings.max_bulk_bytes, "max_bulk_bytes")
-        async for line in lines_of(chunks):
-            if line.strip():
-                lines.append(line)
-            if len(lines) == BATCH:
-                yield partial(_parse_lines, lines, gateway)
-                lines = []
-        if lines:
+        async for lines in batches_of(lines_of(chunks), most_lines=BATCH, most_bytes=BATCH_BYTES):
             yield partial(_parse_lines, lines, gateway)
     elif kind in SAFETENSORS:
         data = await read_body(request.headers, request.receive, gateway.settings.max_upload_bytes, "max_upload_bytes")
@@ -128,7 +123,7 @@ async def _batches(request: Request, gateway: Gateway) -> AsyncIterator[Callable
         )
 
 
-def _parse_lines(lines: list[bytes], gateway: Gateway) -> list[Item]:
+def _parse_lines(lines: Sequence[bytes], gateway: Gateway) -> list[Item]:
     return [parse_line(line, gateway.engine.factors, gateway.engine.base_models) for line in lines]
 
 
@@ -144,7 +139,8 @@ def export_adapters(
 ) -> Response:
     """All of the tenant's adapters, by name, as NDJSON (any number) or safetensors (the latest versions, in files).
 
-    A safetensors file that is not the last one has a Link header to the next. Adapters that change during an export
+    A safetensors file that is not the last one has a Link header to the next; each is short enough to be uploaded as it
+    is. Adapters that change during an export
     may or may not be in it as changed.
     """
     after = "" if query.after is None else parse_reference(query.after, "after").name
@@ -158,9 +154,9 @@ def export_adapters(
     if query.format == "ndjson":
         return StreamingResponse(map(ndjson_line, islice(versions, query.limit)), media_type=NDJSON)
     limit = min(query.limit or MAX_FILE_ADAPTERS, MAX_FILE_ADAPTERS)
-    page = list(islice(versions, limit + 1))
+    page, more = fitting_file(versions, limit, gateway.settings.max_upload_bytes)
     headers = {}
-    if len(page) > limit:
-        url = request.url.include_query_params(after=page[limit - 1].name)
+    if more:
+        url = request.url.include_query_params(after=page[-1].name)
         headers["link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return Response(safetensors_file(page[:limit]), media_type=SAFETENSORS[0], headers=headers)
+    return Response(safetensors_file(page), media_type=SAFETENSORS[0], headers=headers)

@@ -18,7 +18,7 @@ from server.names import parse_reference
 from server.principal import PrincipalDep
 from server.routes.own_route import OwnRoute
 from server.schemas import ModelList, ModelObject, NoQuery
-from server.stored_version import StoredVersion
+from server.stored_version import Description, StoredVersion
 
 MAX_LISTED_ADAPTERS = 1000
 STARTED_AT = int(time.time())
@@ -52,7 +52,7 @@ def _base(name: str, gateway: Gateway) -> ModelObject:
     return ModelObject(id=name, created=STARTED_AT, root=name, parent=None, max_model_len=gateway.engine.max_model_len)
 
 
-def _adapter(stored: StoredVersion, model: str, gateway: Gateway) -> ModelObject:
+def _adapter(stored: StoredVersion | Description, model: str, gateway: Gateway) -> ModelObject:
     return ModelObject(
         id=model,
         created=stored.created_at,
