@@ -260,11 +260,29 @@ def validation_error(errors: Sequence[Any]) -> BadRequest:
     if not errors or not isinstance(errors[0], Mapping):
         # Not pydantic's: the engine refuses a content type with a mere sentence in their place.
         return BadRequest("; ".join(map(str, errors)) or "The request is invalid.")
-    shown = [f"{field_of(error) or 'body'}: {_explain(error)}" for error in errors[:MAX_REPORTED_ERRORS]]
-    if len(errors) > len(shown):
-        shown.append(f"and {len(errors) - len(shown)} more")
+    errors = _of_branches_meant(errors)
+    told = list(dict.fromkeys(f"{field_of(error) or 'body'}: {_explain(error)}" for error in errors))
+    shown = told[:MAX_REPORTED_ERRORS]
+    if len(told) > len(shown):
+        shown.append(f"and {len(told) - len(shown)} more")
     code = _VALIDATION_CODES.get(errors[0]["type"], "invalid_value")
     return BadRequest("; ".join(shown), param=field_of(errors[0]), code=code)
+
+
+def _of_branches_meant(errors: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """`errors` without those of union branches that the input's own word (a message's `role`, say) rules out.
+
+    pydantic tells the errors of every branch in turn; without this, the first branch is told, whatever was meant.
+    """
+    literals = [error["loc"] for error in errors if error["type"] == "literal_error"]
+    ruled_out = {tuple(loc[:-1]) for loc in literals if len(loc) > 2 and _is_branch(loc[-3], loc[-2])}
+    meant = [error for error in errors if not any(tuple(error["loc"][: len(branch)]) == branch for branch in ruled_out)]
+    return meant or errors
+
+
+def _is_branch(before: object, part: object) -> bool:
+    """Whether `part` of a location names the class that an object in a list was tried as, not a field."""
+    return isinstance(before, int) and isinstance(part, str) and part[0].isupper()
 
 
 def field_of(error: Mapping[str, Any]) -> str | None:
@@ -278,13 +296,14 @@ def field_of(error: Mapping[str, Any]) -> str | None:
     location = list(error["loc"])
     if location and location[0] in _REQUEST_PARTS:
         location = location[1:]
-    path = ""
+    path, before = "", None
     for part in location if error["type"] != "json_invalid" else ():
         if isinstance(part, int):
             path += f"[{part}]"
         # pydantic also names validators ("function-wrap[f()]") and branches of unions ("list[str]").
-        elif part.isidentifier() and part not in _TYPE_NAMES:
+        elif part.isidentifier() and part not in _TYPE_NAMES and not _is_branch(before, part):
             path += f".{part}" if path else part
+        before = part
     return path or None
 
 

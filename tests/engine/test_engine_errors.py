@@ -1,7 +1,5 @@
 """Requests that vLLM trips over while it reads them are refused, and its other defects stay defects."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from typing import Any
 
@@ -17,6 +15,7 @@ pytestmark = pytest.mark.engine
 
 
 async def answer(path: str, body: Any = None) -> httpx.Response:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.entrypoints.openai.responses.utils import construct_chat_messages_with_tool_call
     from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
@@ -27,6 +26,10 @@ async def answer(path: str, body: Any = None) -> httpx.Response:
     @app.post("/read")
     async def read(request: Request) -> None:
         construct_chat_messages_with_tool_call(ResponsesRequest(**await request.json()).input)
+
+    @app.post("/chat")
+    async def chat(request: ChatCompletionRequest) -> None:
+        raise AssertionError("not a request that can be read")
 
     @app.post("/defect")
     async def defect() -> None:
@@ -44,6 +47,26 @@ async def test_a_message_without_content_is_a_bad_request() -> None:
     response = await answer("/read", {"input": [message]})
     assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
     assert "missing or empty" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "told"),
+    [
+        ({"role": "user", "content": None}, "messages[0].content", "valid string, got None"),
+        ({"role": "assistant", "content": 5}, "messages[0].content", "valid string, got 5"),
+        ({"content": "x"}, "messages[0].role", "Field required"),
+        ("x", "messages[0]", "valid dictionary"),
+    ],
+)
+async def test_fault_in_a_message_is_told_of_the_kind_of_message_that_it_is(
+    message: object, param: str, told: str
+) -> None:
+    response = await answer("/chat", {"messages": [message]})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    sentences = error["message"].split("; ")
+    assert sentences[0].startswith(f"{param}: ") and told in sentences[0]
+    assert len(set(sentences)) == len(sentences)
 
 
 async def test_a_defect_is_a_500_that_tells_nothing() -> None:
