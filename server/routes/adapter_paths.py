@@ -13,6 +13,7 @@ from server.conditional import Precondition
 from server.errors import BadRequest, quoted
 from server.names import Reference, parse_reference
 from server.uploads import SAFETENSORS
+from server.writes import Author
 
 
 def adapter_of(name: str) -> Reference:
@@ -23,6 +24,13 @@ def adapter_of(name: str) -> Reference:
             f"name is {quoted(name)}, expected it without a version or alias", param="name", code="invalid_name"
         )
     return reference
+
+
+def written_by(author: Author, reference: Reference, alias: str | None = None) -> str:
+    """How the audit log calls what is written, whatever the path called it: so one search finds all that was done to
+    an adapter, and the name fits its column."""
+    own = reference.seen_by(author.principal.tenant.name)
+    return str(own) if alias is None else f"{own}@{alias}"
 
 
 def conditional_answer(precondition: Precondition, etag: str, body: BaseModel) -> Response:

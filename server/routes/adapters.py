@@ -24,7 +24,7 @@ from server.gateway import Gateway, GatewayDep
 from server.names import Reference, check_new_name, parse_reference
 from server.principal import PrincipalDep
 from server.routes.adapter_docs import CONDITIONAL, SEARCH_DOCS, UPLOAD_DOCS
-from server.routes.adapter_paths import accepts_safetensors, adapter_of, conditional_answer
+from server.routes.adapter_paths import accepts_safetensors, adapter_of, conditional_answer, written_by
 from server.routes.own_route import OwnRoute
 from server.schemas import (
     AdapterChange,
@@ -182,7 +182,9 @@ def restore_adapter(
         entry = entry_at(connection, tenant_id, reference, versions[-1])
         return Answer(AdapterObject.of(entry).model_dump(), detail={"versions": versions})
 
-    return gateway.writes.run(author, "adapter.restore", str(reference), do, fingerprint=fingerprint).response()
+    return gateway.writes.run(
+        author, "adapter.restore", written_by(author, reference), do, fingerprint=fingerprint
+    ).response()
 
 
 @router.get("/{name:path}", response_model=AdapterObject, responses=CONDITIONAL)
@@ -220,7 +222,7 @@ def change_adapter(
         return Answer(AdapterObject.of(entry).model_dump(), headers={"etag": revision_etag(entry.revision)})
 
     return gateway.writes.run(
-        author, "adapter.update", str(reference), do, fingerprint=fingerprint, detail=change.model_dump()
+        author, "adapter.update", written_by(author, reference), do, fingerprint=fingerprint, detail=change.model_dump()
     ).response()
 
 
@@ -243,4 +245,4 @@ def delete_adapter(
         return Answer(body.model_dump(), detail={"versions": versions})
 
     action = "adapter.purge" if query.purge else "adapter.delete"
-    return gateway.writes.run(author, action, str(reference), do, fingerprint=fingerprint).response()
+    return gateway.writes.run(author, action, written_by(author, reference), do, fingerprint=fingerprint).response()

@@ -21,7 +21,7 @@ from server.gateway import GatewayDep
 from server.names import check_alias
 from server.principal import PrincipalDep
 from server.routes.adapter_docs import CONDITIONAL
-from server.routes.adapter_paths import adapter_of, conditional_answer
+from server.routes.adapter_paths import adapter_of, conditional_answer, written_by
 from server.routes.adapters import PREFIX
 from server.routes.own_route import OwnRoute
 from server.schemas import NoQuery, PageQuery
@@ -63,7 +63,7 @@ def set_alias(
         body = AliasObject.of(reference, moved).model_dump()
         return Answer(body, 201 if is_new else 200, {"etag": moved.etag}, detail={"versions": body["versions"]})
 
-    target = f"{reference}@{alias}"
+    target = written_by(author, reference, alias)
     return gateway.writes.run(author, "alias.set", target, do, fingerprint=fingerprint).response()
 
 
@@ -97,12 +97,12 @@ def remove_alias(
     """Remove an alias. Its history stays, and a rollback brings it back."""
     reference = adapter_of(name)
     check_alias(alias, "alias")
-    target = f"{reference}@{alias}"
 
     def do(connection: Connection) -> Answer:
         aliases.remove_alias(connection, author.principal.tenant.id, reference, alias, precondition)
-        return Answer(AliasDeleted(id=target).model_dump())
+        return Answer(AliasDeleted(id=f"{reference}@{alias}").model_dump())
 
+    target = written_by(author, reference, alias)
     return gateway.writes.run(author, "alias.remove", target, do, fingerprint=fingerprint).response()
 
 
@@ -125,7 +125,7 @@ def roll_back_alias(
         body = AliasObject.of(reference, moved).model_dump()
         return Answer(body, headers={"etag": moved.etag}, detail={"versions": body["versions"]})
 
-    target = f"{reference}@{alias}"
+    target = written_by(author, reference, alias)
     return gateway.writes.run(author, "alias.rollback", target, do, fingerprint=fingerprint).response()
 
 

@@ -37,7 +37,7 @@ from server.names import parse_reference
 from server.principal import PrincipalDep
 from server.request_body import body_chunks, read_body
 from server.routes.own_route import OwnRoute
-from server.schemas import NoQuery, StrictQuery
+from server.schemas import NamePrefix, NoQuery, StrictQuery
 from server.uploads import SAFETENSORS, media_type
 from server.writes import AuthorDep
 
@@ -60,9 +60,9 @@ class ExportQuery(StrictQuery):
 
     format: Literal["ndjson", "safetensors"] = "ndjson"
     versions: Literal["latest", "all"] = "latest"
-    prefix: str = ""
+    prefix: NamePrefix = ""
     after: str | None = None
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=2**31 - 1)
 
 
 @router.post(

@@ -23,6 +23,7 @@ from server.registry import Registry
 from server.settings import Settings
 from server.stored_version import StoredVersion
 from server.tables import DEFAULT_TENANT_ID
+from tests.postgres import PostgresServer
 from tests.server.fake_engine import FakeEngine, tiny_factors
 from tests.server.keyed import Operator, with_admin_key
 from tests.server.process import Process
@@ -63,6 +64,18 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated_sqlite
         return f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path)}"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def module_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database of each kind for all tests of a module, empty to begin with."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('module')}/tinylora.db"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = server.new_database()
+    yield server.url(name)
+    server.drop(name)
 
 
 @pytest.fixture

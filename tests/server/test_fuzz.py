@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,9 +27,8 @@ FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="module")
-def post(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator[Post]:
-    path: Path = tmp_path_factory.mktemp("fuzz")
-    database = Database(f"sqlite:///{path}/tinylora.db")
+def post(module_database_url: str, factors: Factors) -> Iterator[Post]:
+    database = Database(module_database_url)
     made = Settings(database_url="unused", log_level="error", max_request_bytes=100_000, max_upload_bytes=100_000)
     app = create_app(made, FakeEngine(factors), database)
     adapter = Adapter.from_vector(torch.ones(13, 1), Recipe(), factors.digest, "bfloat16")

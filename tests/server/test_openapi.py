@@ -100,10 +100,10 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator[Site]:
+def site(module_database_url: str, tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator[Site]:
     path: Path = tmp_path_factory.mktemp("openapi")
     made = Settings(
-        database_url=f"sqlite:///{path}/tinylora.db",
+        database_url=module_database_url,
         files_url=f"{path}/files",
         log_level="error",
         max_file_bytes=10_000,

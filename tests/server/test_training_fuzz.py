@@ -37,9 +37,9 @@ JSON = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def send(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator[Send]:
+def send(module_database_url: str, tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator[Send]:
     path: Path = tmp_path_factory.mktemp("fuzz")
-    database = Database(f"sqlite:///{path}/tinylora.db")
+    database = Database(module_database_url)
     app = create_app(Settings(files_url=f"{path}/files", log_level="error"), FakeEngine(factors), database)
     with asyncio.Runner() as runner:
 
