@@ -1,13 +1,15 @@
 """The table of engine matrices: one row per adapter lately seen, all modules of the model side by side.
 
 Design decision: a row is computed from the adapter's wire form and may be dropped at any time outside a batch, because
-it is cheaper to compute again than to manage. Row 0 is zero for ever and means "no adapter".
+it is cheaper to compute again than to manage. Row 0 is zero for ever and means "no adapter"; row 1 is for an adapter
+that cannot be computed.
 
 It does not know what a token, a layer or a tensor-parallel rank is.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -16,11 +18,17 @@ import torch
 from torch import Tensor
 
 from adapters.adapter import Adapter
-from adapters.errors import FactorsError
+from adapters.errors import AdapterError, FactorsError
 from adapters.factors import Factors
 from adapters.reconstruct import matrices
 
 NO_ADAPTER_ROW = 0
+NOISE_ROW = 1
+RESERVED_ROWS = 2
+# Far beyond what any model bears, and far from what overflows: infinities would stay in the cache of keys and values.
+NOISE = 1e3
+
+logger = logging.getLogger("vllm.tinylora")
 
 
 class Request(Protocol):
@@ -37,7 +45,8 @@ class MatrixTable:
         self.factors = factors
         self.module_size = factors.rank**2
         self.values_SC = torch.zeros(rows, len(factors.modules) * self.module_size, device=device)
-        self.free = list(range(rows - 1, NO_ADAPTER_ROW, -1))
+        self.values_SC[NOISE_ROW] = NOISE
+        self.free = list(range(rows - 1, RESERVED_ROWS - 1, -1))
         self.entries: OrderedDict[int, tuple[int, str]] = OrderedDict()  # id -> (row, wire form), oldest use first
 
     def columns(self, names: Sequence[str]) -> slice:
@@ -50,19 +59,31 @@ class MatrixTable:
     def rows_for(self, requests: Collection[Request]) -> dict[int, int]:
         """Rows, by request id, for every adapter of one batch; computed where not there yet.
 
-        Raises AdapterError for a wire form that cannot be read or belongs to other factors.
+        NOISE_ROW, and an error in the log, for a wire form that cannot be read or belongs to other factors.
         """
         # Touch what is there before anything is evicted, so that a batch never evicts its own rows.
         missing = [request for request in requests if not self._touch(request)]
-        for request in missing:
-            values_MRR = matrices(Adapter.from_wire(request.lora_path), self.factors)
-            row_C = to_device(values_MRR.reshape(-1), self.values_SC.device)
-            self.values_SC[self._take_row(request)].copy_(row_C)
-        return {request.lora_int_id: self.entries[request.lora_int_id][0] for request in requests}
+        refused = {request.lora_int_id: NOISE_ROW for request in missing if not self._compute(request)}
+        return refused | {
+            request.lora_int_id: self.entries[request.lora_int_id][0]
+            for request in requests
+            if request.lora_int_id not in refused
+        }
 
     def add_zero(self, request: Request) -> None:
         """A row for a warm-up request, whose path names no adapter."""
         self.values_SC[self._take_row(request)].zero_()
+
+    def _compute(self, request: Request) -> bool:
+        """Give the request a row with its matrices; False when its adapter cannot be computed."""
+        try:
+            values_MRR = matrices(Adapter.from_wire(request.lora_path), self.factors)
+        except AdapterError:
+            logger.exception("TinyLoRA: the adapter %d cannot be computed", request.lora_int_id)
+            return False
+        row_C = to_device(values_MRR.reshape(-1), self.values_SC.device)
+        self.values_SC[self._take_row(request)].copy_(row_C)
+        return True
 
     def _touch(self, request: Request) -> bool:
         entry = self.entries.get(request.lora_int_id)

@@ -24,7 +24,7 @@ from vllm.model_executor.layers.linear import ColumnParallelLinear, LinearBase, 
 
 from adapters.errors import FactorsError
 from adapters.factors import Factors, open_factors
-from adapters.matrix_table import NO_ADAPTER_ROW, MatrixTable, to_device
+from adapters.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS, MatrixTable, to_device
 from adapters.vllm_layer import LayerFactors, install
 
 logger = init_logger("vllm.tinylora")
@@ -46,7 +46,7 @@ class TinyLoRAManager:
         self.device = device
         self.dtype: torch.dtype = vllm_config.model_config.dtype
         self.factors: Factors = open_factors(vllm_config.additional_config["tinylora"]["factors"])
-        self.table = MatrixTable(self.factors, 1 + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
+        self.table = MatrixTable(self.factors, RESERVED_ROWS + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
         max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
         self.matrices_TC = torch.zeros(max_tokens, self.table.values_SC.shape[1], device=device)
         self.written_tokens = 0
@@ -98,19 +98,32 @@ class TinyLoRAManager:
         )
 
     def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
-        """Give every token of the coming forward the matrices of its request's adapter."""
+        """Give every token of the coming forward the matrices of its request's adapter.
+
+        Never raises for an adapter: an exception here would end the engine, and with it everybody's requests. What
+        cannot be computed was refused before (vllm_request_check.py); if it gets here all the same, it runs with
+        matrices that make its answer noise, and nobody else's.
+        """
         rows = self.table.rows_for(requests)
         if mapping is None:
             return
-        rows[0] = NO_ADAPTER_ROW  # vLLM's id for "none"
         ids, inverse = np.unique(np.asarray(mapping.index_mapping, dtype=np.int64), return_inverse=True)
-        token_rows = np.asarray([rows[int(i)] for i in ids], dtype=np.int64)[inverse]
+        token_rows = np.asarray([self._row(int(i), rows) for i in ids], dtype=np.int64)[inverse]
         used, dirty = len(token_rows), self.written_tokens
         rows_T = to_device(torch.from_numpy(token_rows), self.device)
         torch.index_select(self.table.values_SC, 0, rows_T, out=self.matrices_TC[:used])
         # Graphs are padded: what an earlier, longer batch left behind must read as "no adapter".
         self.matrices_TC[used:dirty].zero_()
         self.written_tokens = used
+
+    def _row(self, adapter_id: int, rows: dict[int, int]) -> int:
+        if adapter_id == 0:  # vLLM's id for "none"
+            return NO_ADAPTER_ROW
+        row = rows.get(adapter_id)
+        if row is None:
+            logger.error("TinyLoRA: adapter %d is in the batch, and its request is not", adapter_id)
+            return NOISE_ROW
+        return row
 
     def add_adapter(self, request: LoRARequest) -> bool:
         self.table.rows_for({request})

@@ -47,11 +47,15 @@ def adapter_options(factors: Factors) -> dict[str, Any]:
 def register() -> None:
     """Called by vLLM in the API process, the engine core and every worker; safe to call again."""
     from vllm.platforms import current_platform
+    from vllm.v1.engine.core import EngineCore
     from vllm.v1.worker import lora_model_runner_mixin as mixin
+
+    from adapters.vllm_request_check import refuse_unusable_adapters
 
     if getattr(mixin.LRUCacheWorkerLoRAManager, "is_tinylora_seam", False):
         return
     mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
+    refuse_unusable_adapters(EngineCore)
     if current_platform.is_cpu():
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 

@@ -27,6 +27,7 @@ from server.metrics import GatewayMetrics
 from server.principal import principal_of
 from server.request_body import is_json, read_body, read_json, replay
 from server.request_usage import RequestUsage
+from server.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
 from server.usage import UsageMeter
 
 ADAPTER_HEADER = "x-tinylora-adapter"
@@ -57,7 +58,7 @@ class AdapterMiddleware:
         self._own_prefixes = own_prefixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] != "lifespan":
             self._engine.activate(None)
         if scope["type"] != "http" or not self._concerns(scope):
             await self._app(scope, receive, send)
@@ -93,6 +94,8 @@ class AdapterMiddleware:
         if not isinstance(payload, dict):
             return None, body
         principal, runs_model = principal_of(scope), scope["path"] in MODEL_ROUTES
+        if scope["path"] == SAGEMAKER_PATH:
+            take_adapter_of_header(payload, scope)
         scope["state"]["payload"] = payload
         with self._metrics.resolve_seconds.time():
             served = await self._field.resolve(payload, principal)
@@ -112,6 +115,8 @@ class AdapterMiddleware:
         self, scope: Scope, receive: Receive, send: Send, served: ServedAdapter | None, body_length: int
     ) -> None:
         scope = {**scope, "headers": _with_length(scope["headers"], body_length)}
+        if scope["path"] == SAGEMAKER_PATH:
+            say_model_in_header(scope, scope["state"].get("payload", {}))
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value
         principal = principal_of(scope)
         usage = scope["state"]["usage"] = RequestUsage()

@@ -54,6 +54,7 @@ def serve(
         name = model or str(ensure_embedded_model(progress=Console(stderr=True).print))
         from adapters.errors import AdapterError
         from server.database_url import DatabaseStartError
+        from server.engine_check import AdaptersWithoutEffect
         from server.engine_launch import serve as run
         from server.listening import OpenToOthers
     except ValidationError as error:
@@ -62,7 +63,7 @@ def serve(
         raise typer.Exit(_fail(str(error))) from error
     try:
         run(settings, name, flags)
-    except (AdapterError, DatabaseStartError, OpenToOthers) as error:
+    except (AdapterError, AdaptersWithoutEffect, DatabaseStartError, OpenToOthers) as error:
         raise typer.Exit(_fail(str(error))) from error
 
 

@@ -5,18 +5,19 @@ That mapping is replaced, on the one instance, by a view of a context variable: 
 request in whose context it is read, and nothing else. No handler is rewritten, no name can reach another request's
 adapter, and nothing has to be unloaded.
 
+What the handlers find carries the name that the client used and no content. Where they call the engine (AdapterLLM) it
+is compared with the request's adapter, and exchanged for the identity of that adapter's content (engine_identity.py).
+
 It does not resolve names or read the database: the middleware hands it resolved adapters.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,50 +27,92 @@ from vllm.entrypoints.launchers.utils.server_utils import lifespan
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.entrypoints.serve.middleware.register import init_entrypoints_middleware
 from vllm.lora.request import LoRARequest
-from vllm.outputs import RequestOutput
+from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from adapters.adapter import Adapter
 from adapters.factors import Factors
 from server.engine_api import ServedAdapter, TokenObserver
 from server.engine_errors import add_engine_error_handlers
-
-# An id stands for one adapter as long as any request may use it. vLLM's mapping of tokens to adapters is int32.
-MAX_LORA_ID = 2**31 - 1
-REMEMBERED_REQUESTS = 16_384
+from server.engine_identity import EngineIdentities
 
 
 @dataclass(frozen=True, slots=True)
 class Active:
     """The adapter of the request in whose context it is read, if it has one, and who is told its tokens."""
 
-    lora_request: LoRARequest | None
-    observe: TokenObserver | None
+    served: ServedAdapter | None = None
+    observe: TokenObserver | None = None
+
+    @property
+    def announced(self) -> LoRARequest | None:
+        """What vLLM's handlers are shown of the adapter: the name to answer with. The engine never sees it."""
+        return None if self.served is None else LoRARequest(self.served.name, 1, "announced")
 
 
-ActiveVar = ContextVar[Active]
-NOTHING = Active(None, None)
+# The adapter of the request that is being served, set by `VllmEngine.activate`.
+ACTIVE: ContextVar[Active] = ContextVar("tinylora_active", default=Active())  # noqa: B039, which does not see that it is frozen
+
+
+class WrongAdapter(RuntimeError):
+    """A route of vLLM was about to answer with another adapter than its request asked for."""
 
 
 class AdapterLLM(AsyncLLM):
-    """vLLM's engine client, which also tells how many tokens every request takes, as it takes them.
+    """vLLM's engine client, which runs every request with its adapter's content and tells how many tokens it takes.
 
-    Counting here covers every endpoint and aborted requests alike, streamed or not, without parsing responses.
+    Here and not in the routes, because all of them come through here, streamed or not, aborted or not.
     """
 
-    active: ActiveVar
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.identities = EngineIdentities()
 
     async def generate(
-        self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
+        self,
+        prompt: Any,
+        sampling_params: Any,
+        request_id: str,
+        *,
+        lora_request: LoRARequest | None = None,
+        **kwargs: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
-        observe = self.active.get().observe
+        """As vLLM's; `lora_request` is what `ActiveAdapters` gave. WrongAdapter when that is not the request's."""
+        observe = ACTIVE.get().observe
         count = TokenCount(cumulative=sampling_params.output_kind == RequestOutputKind.CUMULATIVE)
-        async with aclosing(super().generate(prompt, sampling_params, request_id, **kwargs)) as outputs:
-            async for output in outputs:
-                if observe is not None:
-                    observe(*count.new(output))
-                yield output
+        with self._identity(lora_request) as identity:
+            outputs = super().generate(prompt, sampling_params, request_id, lora_request=identity, **kwargs)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if observe is not None:
+                        observe(*count.new(output))
+                    yield output
+
+    async def encode(
+        self, prompt: Any, pooling_params: Any, request_id: str, lora_request: LoRARequest | None = None, **kwargs: Any
+    ) -> AsyncGenerator[PoolingRequestOutput, None]:
+        """As vLLM's; see `generate`."""
+        with self._identity(lora_request) as identity:
+            outputs = super().encode(prompt, pooling_params, request_id, lora_request=identity, **kwargs)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield output
+
+    @contextmanager
+    def _identity(self, announced: LoRARequest | None) -> Iterator[LoRARequest | None]:
+        """What to run the current request with, as long as the block lasts."""
+        active = ACTIVE.get()
+        if announced != active.announced:
+            asked, runs = ("the base model" if one is None else one.name for one in (active.announced, announced))
+            raise WrongAdapter(
+                f"The request asked for {asked}, and this route would have answered with {runs}. That is a defect of "
+                "the server; use another route, such as /v1/chat/completions."
+            )
+        if active.served is None:
+            yield None
+            return
+        with self.identities.hold(active.served.adapter) as identity:
+            yield identity
 
 
 class TokenCount:
@@ -98,41 +141,18 @@ class TokenCount:
 class ActiveAdapters(Mapping[str, LoRARequest]):
     """What vLLM's serving classes see as the loaded adapters: the current request's one, or none."""
 
-    def __init__(self, active: ActiveVar) -> None:
-        self._active = active
-
     def __getitem__(self, name: str) -> LoRARequest:
-        request = self._active.get().lora_request
-        if request is None or request.lora_name != name:
+        announced = ACTIVE.get().announced
+        if announced is None or announced.lora_name != name:
             raise KeyError(name)
-        return request
+        return announced
 
     def __iter__(self) -> Iterator[str]:
-        request = self._active.get().lora_request
-        return iter(()) if request is None else iter((request.lora_name,))
+        announced = ACTIVE.get().announced
+        return iter(()) if announced is None else iter((announced.lora_name,))
 
     def __len__(self) -> int:
-        return 0 if self._active.get().lora_request is None else 1
-
-
-class LoRARequests:
-    """Gives every adapter content one LoRARequest, so that all its requests in flight agree on the id."""
-
-    def __init__(self) -> None:
-        self._ids = count(1)
-        self._recent: OrderedDict[tuple[str, Adapter], LoRARequest] = OrderedDict()
-
-    def get(self, served: ServedAdapter) -> LoRARequest:
-        key = (served.name, served.adapter)
-        request = self._recent.get(key)
-        if request is None:
-            lora_id = (next(self._ids) - 1) % MAX_LORA_ID + 1
-            request = self._recent[key] = LoRARequest(served.name, lora_id, served.adapter.to_wire())
-            if len(self._recent) > REMEMBERED_REQUESTS:
-                self._recent.popitem(last=False)
-        else:
-            self._recent.move_to_end(key)
-        return request
+        return 0 if ACTIVE.get().served is None else 1
 
 
 class VllmEngine:
@@ -146,9 +166,6 @@ class VllmEngine:
         self.base_models: tuple[str, ...] = tuple(args.served_model_name or [args.model])
         self.max_model_len: int = client.model_config.max_model_len
         self.max_num_seqs: int = client.vllm_config.scheduler_config.max_num_seqs
-        self._active: ActiveVar = ContextVar("tinylora_active", default=NOTHING)
-        self._requests = LoRARequests()
-        client.active = self._active
 
     def mount(self, app: FastAPI) -> None:
         """Add vLLM's routes, error handlers and middleware (API key, CORS, ...), as its flags ask for."""
@@ -162,10 +179,10 @@ class VllmEngine:
     async def start(self, app: FastAPI) -> None:
         """Build vLLM's serving objects on `app.state`. Call once, before the first request."""
         await init_app_state(self.client, app.state, self.args, self.supported_tasks)
-        app.state.openai_serving_models.lora_requests = ActiveAdapters(self._active)
+        app.state.openai_serving_models.lora_requests = ActiveAdapters()
 
     async def check_health(self) -> None:
         await self.client.check_health()
 
     def activate(self, served: ServedAdapter | None, observe: TokenObserver | None = None) -> None:
-        self._active.set(Active(None if served is None else self._requests.get(served), observe))
+        ACTIVE.set(Active(served, observe))

@@ -46,6 +46,7 @@ from server.cors import CorsRules, take_cors
 from server.cpu_defaults import set_cpu_defaults
 from server.database import Database
 from server.engine import AdapterLLM, VllmEngine
+from server.engine_check import check_adapters_work
 from server.engine_metrics import stat_loggers
 from server.listening import keep_local
 from server.operator_keys import OperatorKeys, take_api_keys
@@ -132,6 +133,7 @@ async def _serve(
         app = create_app(settings, engine, database, api_keys, tracing, cors)
         reads = app.state.gateway.reads  # vLLM's lifespan deletes `app.state` at its end
         await engine.start(app)
+        await check_adapters_work(client, factors, engine.supported_tasks)
         workers = own_workers(settings, mode, args.model, reachable(address), factors.digest)
         _announce(address.replace("0.0.0.0", "localhost"), engine, mode)
         async with workers.running(database):

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from server.embedded_model import ensure_embedded_model
-from tests.e2e.running import ServerProcess
+from tests.e2e.running import ADMIN_KEY, AS_ADMIN, ServerProcess
 from tests.e2e.talking import Talk
 from tests.e2e.trace_receiver import TraceReceiver, receiving_traces
 
@@ -34,13 +34,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver) -> I
 
 @pytest.fixture
 def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY, max_retries=0, timeout=120) as client:
         yield client
 
 
 @pytest.fixture
 def http(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=120) as client:
+    with httpx.Client(base_url=server.url, headers=AS_ADMIN, timeout=120) as client:
         yield client
 
 

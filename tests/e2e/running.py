@@ -20,10 +20,14 @@ import psutil
 
 # Beside the interpreter, not on PATH: the tests also run without an activated environment.
 TINYLORA = Path(sys.executable).with_name("tinylora")
+# The server is keyed, so that there can be tenants. The admin's own tenant is the default one.
+ADMIN_KEY = "b7e3f0a1c9d24e5f8a6b0c1d2e3f4a5b"
+AS_ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
 START_TIMEOUT_S = 240
 STOP_TIMEOUT_S = 90
 FLAGS = (
     "--enforce-eager", "--dtype", "float32",
+    "--enable-scale-out",  # /inference/v1/generate
     "--max-model-len", "1024", "--max-num-seqs", "16", "--max-num-batched-tokens", "256",
     "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
 )  # fmt: skip
@@ -108,6 +112,7 @@ class ServerProcess:
     def _environment(self) -> Mapping[str, str]:
         return {
             **os.environ,
+            "TINYLORA_ADMIN_KEY": ADMIN_KEY,
             "TINYLORA_DATABASE_URL": f"sqlite:///{self._database}",
             "TINYLORA_FILES_URL": str(self._database.parent / "files"),
             "TINYLORA_TRAINING_LOG_DIR": str(self._database.parent / "tensorboard"),

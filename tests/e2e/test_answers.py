@@ -10,7 +10,7 @@ import openai
 import pytest
 import torch
 
-from tests.e2e.running import ServerProcess
+from tests.e2e.running import ADMIN_KEY, ServerProcess
 from tests.e2e.talking import TOKENS, Answer, Talk, random_vector, vector_bytes
 
 pytestmark = pytest.mark.engine
@@ -96,7 +96,7 @@ async def test_32_requests_at_once_over_16_adapters_answer_as_they_do_alone(talk
     for one, other in combinations(alone, 2):
         assert one.logprobs != pytest.approx(other.logprobs, abs=10 * LOGPROB_TOLERANCE)
 
-    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY, max_retries=0) as client:
         together = await asyncio.gather(*(client.chat.completions.create(**request) for request in requests * 2))
     for expected, completion in zip(alone * 2, together, strict=True):
         answer = Answer.of(completion)

@@ -19,7 +19,7 @@ from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
 from server.gateway_fields import MODEL_ROUTES
-from tests.e2e.running import ServerProcess
+from tests.e2e.running import AS_ADMIN, ServerProcess
 
 pytestmark = pytest.mark.engine
 
@@ -56,6 +56,7 @@ def test_the_engines_routes_answer_as_documented(server: ServerProcess, subtests
     operations = [found.ok() for found in document.exclude(path_regex=OWN).get_all_operations()]
     assert len(operations) > 10
     with requests.Session() as session:
+        session.headers.update(AS_ADMIN)
         for operation in operations:
             with subtests.test(operation.label):
                 check(operation, server.model, session)

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from tests.e2e.running import ServerProcess
+from tests.e2e.running import AS_ADMIN, ServerProcess
 from tests.e2e.talking import QUESTION, Talk, random_vector, user
 
 pytestmark = pytest.mark.engine
@@ -23,7 +23,9 @@ def test_sigterm_ends_the_stream_whole_and_a_restart_answers_the_same(server: Se
         "model": talk.base, "adapter": "acme/kept", "messages": user(QUESTION), "temperature": 0, "stream": True,
         "max_tokens": STREAMED_TOKENS, "ignore_eos": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
-    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=120) as response:
+    with httpx.stream(
+        "POST", f"{server.url}/v1/chat/completions", json=body, headers=AS_ADMIN, timeout=120
+    ) as response:
         assert response.status_code == 200
         lines = (line for line in response.iter_lines() if line)
         received = [next(lines) for _ in range(5)]
@@ -39,7 +41,7 @@ def test_sigterm_ends_the_stream_whole_and_a_restart_answers_the_same(server: Se
     assert "Traceback" not in server.output()
 
     server.start()
-    with httpx.Client(base_url=server.url, timeout=120) as http:
+    with httpx.Client(base_url=server.url, headers=AS_ADMIN, timeout=120) as http:
         again = Talk(talk.client.with_options(base_url=f"{server.url}/v1"), http, server.model).greedy("acme/kept")
     assert again.model == "acme/kept@1"
     assert again.tokens == before.tokens

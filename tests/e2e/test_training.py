@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.e2e.running import ServerProcess
+from tests.e2e.running import ADMIN_KEY, ServerProcess
 from tests.e2e.talking import Talk
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -23,7 +23,7 @@ def test_the_example_trains_an_adapter_that_can_be_asked(
 ) -> None:
     sizes = ["--steps", STEPS, "--batch-size", 2, "--group-size", 4, "--validation", 4, "--eval-samples", 1]
     command = [sys.executable, "-m", "clients.examples.train", *map(str, sizes), "--directory", str(tmp_path)]
-    environment = {**os.environ, "TINYLORA_URL": server.url}
+    environment = {**os.environ, "TINYLORA_URL": server.url, "TINYLORA_API_KEY": ADMIN_KEY}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr + server.output()
     assert "held-out rows, greedy: before" in done.stdout

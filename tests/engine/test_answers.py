@@ -113,11 +113,11 @@ def test_more_adapters_than_the_table_has_rows(llama: Tiny) -> None:
             self.lora_int_id = adapter + 1
             self.lora_path = llama.reference.adapters[adapter].to_wire()
 
-    table = MatrixTable(llama.factors, rows=5, device=torch.device("cpu"))
+    table = MatrixTable(llama.factors, rows=6, device=torch.device("cpu"))
     for step in range(50):
         batch = [(step * 3 + i) % ADAPTERS for i in range(4)]
         rows = table.rows_for([Request(adapter) for adapter in batch])
-        assert len(set(rows.values())) == 4 and 0 not in rows.values()
+        assert len(set(rows.values())) == 4 and min(rows.values()) > 1
         for adapter in batch:
             expected = matrices(llama.reference.adapters[adapter], llama.factors).reshape(-1)
             torch.testing.assert_close(table.values_SC[rows[adapter + 1]], expected, rtol=0, atol=0)
