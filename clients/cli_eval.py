@@ -219,8 +219,8 @@ def _percent(estimate: Mapping[str, Any], sign: str = "") -> str:
 
 def _how(summary: Mapping[str, Any]) -> str:
     grader, sampling = summary["grader"], summary["sampling"]
-    kind = grader["type"]
-    if kind == "math":
+    kind = grader.get("equality", grader["type"])
+    if kind == "math":  # shown as a string_check
         kind += f" (the first found of: {', '.join(grader['extract'])})"
     sampled = "greedy" if sampling["temperature"] == 0 else f"{sampling['samples']} at temperature "
     sampled += "" if sampling["temperature"] == 0 else f"{sampling['temperature']:g}, seed {sampling['seed']}"

@@ -56,7 +56,7 @@ class JobCreate(_Request):
     validation_file: str | None = Field(None, max_length=255)
     method: MethodParam | None = None
     hyperparameters: SupervisedHyperparameters | None = None
-    suffix: str | None = Field(None, max_length=64, pattern=r"^[A-Za-z0-9._-]*$")
+    suffix: str | None = Field(None, max_length=64)
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     metadata: dict[str, str] | None = None
     integrations: list[Integration] | None = Field(None, max_length=1)

@@ -64,6 +64,7 @@ class ReinforcementConfig(TrainingConfig):
     group_size: completions of every prompt. eval_samples: completions of every validation prompt.
     temperature, max_completion_tokens: of the completions. kl_coef: weight of the divergence from the base model.
     max_off_policy_steps: by how many steps the vector that samples may be older than the one that is trained.
+    max_flat_steps: so many steps in a row in which all completions of each prompt got the same reward end the job.
     """
 
     method: Literal["reinforcement"] = "reinforcement"
@@ -82,6 +83,7 @@ class ReinforcementConfig(TrainingConfig):
     importance_min: float = Field(0.0, ge=0, le=1)
     importance_max: float = Field(3.0, ge=1, le=1000)
     max_off_policy_steps: int = Field(0, ge=0, le=1)
+    max_flat_steps: int = Field(10, ge=1, le=1_000_000)
 
 
 JobConfig = Annotated[ReinforcementConfig | SupervisedConfig, Field(discriminator="method")]

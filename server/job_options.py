@@ -20,6 +20,7 @@ from server.job_config import ReinforcementConfig, SupervisedConfig
 
 PARAM = "tinylora"
 Auto = Literal["auto"]
+Effort = Literal["default", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Multiplier = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 # What the server fills in itself.
@@ -39,13 +40,13 @@ class SupervisedHyperparameters(_Strict):
 
 
 class ReinforcementHyperparameters(SupervisedHyperparameters):
-    """OpenAI's. `compute_multiplier` multiplies the completions of every prompt; `reasoning_effort` has no meaning for
-    models without reasoning of several efforts."""
+    """OpenAI's. `compute_multiplier` multiplies the completions of every prompt; `reasoning_effort` is shown again and
+    has no effect, for no model that can be served here reasons with several efforts."""
 
     compute_multiplier: Auto | Annotated[float, Field(ge=0.25, le=32, allow_inf_nan=False)] | None = None
     eval_interval: Auto | Count | None = None
     eval_samples: Auto | Annotated[int, Field(ge=1, le=64)] | None = None
-    reasoning_effort: Literal["default"] | None = None
+    reasoning_effort: Effort | None = None
 
 
 class SupervisedMethod(_Strict):
@@ -105,8 +106,10 @@ def resolve_config(
     return config
 
 
-def shown_hyperparameters(config: ReinforcementConfig | SupervisedConfig) -> dict[str, Any]:
-    """OpenAI's hyperparameters as they were resolved."""
+def shown_hyperparameters(
+    config: ReinforcementConfig | SupervisedConfig, given: SupervisedHyperparameters | None = None
+) -> dict[str, Any]:
+    """OpenAI's hyperparameters as they were resolved; of `given` those without effect."""
     default = type(config).model_fields["learning_rate"].default
     shown: dict[str, Any] = {
         "batch_size": config.batch_size,
@@ -119,7 +122,7 @@ def shown_hyperparameters(config: ReinforcementConfig | SupervisedConfig) -> dic
             "compute_multiplier": config.group_size / default_group,
             "eval_interval": config.eval_interval,
             "eval_samples": config.eval_samples,
-            "reasoning_effort": "default",
+            "reasoning_effort": getattr(given, "reasoning_effort", None) or "default",
         }
     return shown
 
@@ -130,7 +133,8 @@ def _of_hyperparameters(
     part = method.reinforcement if method.type == "reinforcement" else method.supervised
     given: dict[str, Any] = {}
     if part is not None and part.hyperparameters is not None:
-        given = {name: value for name, value in part.hyperparameters if value not in (None, "auto", "default")}
+        given = {name: value for name, value in part.hyperparameters if value not in (None, "auto")}
+        given.pop("reasoning_effort", None)
     defaults = {name: field.default for name, field in kind.model_fields.items()}
     values: dict[str, Any] = {}
     for name, value in given.items():

@@ -31,6 +31,9 @@ MAX_STATE_CHARS = 2**20
 # What the columns hold, and more than anything has.
 MAX_STEP = 2**31 - 1
 MAX_TOKENS = 2**48
+MAX_CODE_CHARS = 64
+MAX_MESSAGE_CHARS = 2000
+MAX_PARAM_CHARS = 128
 Level = Literal["info", "warn", "error"]
 # run: go on. pause, cancel: stop and call `finish` with that status. lost: stop, it is another worker's.
 Wanted = Literal["run", "pause", "cancel", "lost"]
@@ -122,7 +125,7 @@ class WorkerEvent(Message):
     """A line for the job's events."""
 
     level: Level = "info"
-    message: str = Field(min_length=1, max_length=2000)
+    message: str = Field(min_length=1, max_length=MAX_MESSAGE_CHARS)
     type: Literal["message", "metrics"] = "message"
     data: dict[str, Any] | None = None
 
@@ -190,9 +193,9 @@ class ReportRequest(Message):
 class JobError(Message):
     """Why a job failed, for its owner."""
 
-    code: str = Field(min_length=1, max_length=64)
-    message: str = Field(min_length=1, max_length=2000)
-    param: str | None = Field(default=None, max_length=128)
+    code: str = Field(min_length=1, max_length=MAX_CODE_CHARS)
+    message: str = Field(min_length=1, max_length=MAX_MESSAGE_CHARS)
+    param: str | None = Field(default=None, max_length=MAX_PARAM_CHARS)
 
 
 class BestVector(Message):

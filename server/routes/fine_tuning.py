@@ -87,7 +87,9 @@ async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: Gra
     init = await _init(body.model, gateway, author)
     recipe = None if init is None else (init.id, init.adapter.recipe)
     config = resolve_config(method, body.tinylora or {}, gateway.engine, recipe)
-    shown: dict[str, Any] = {"hyperparameters": shown_hyperparameters(config)}
+    part = method.supervised if method.reinforcement is None else method.reinforcement
+    given = None if part is None else part.hyperparameters
+    shown: dict[str, Any] = {"hyperparameters": shown_hyperparameters(config, given)}
     if method.reinforcement is not None:
         spec = parse_spec(method.reinforcement.grader, GRADER_PARAM)
         await tools.check(spec, GRADER_PARAM)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from server.training.graders.grade import Grade, Grader, Sample, grade_row
 from server.training.job_data import Example
 from server.training.rollout import Group
+from server.training.together import together
 
 SAMPLING_ERROR = "sampling_error"
 _OUT_OF_ORDER = frozenset({"model_grader_server_error", "python_grader_server_error"})
@@ -121,10 +122,10 @@ async def sample_and_grade(
         nonlocal sampled_at
         sampled = await sample(place, example)
         sampled_at = clock()
-        grades = await asyncio.gather(*(grade(completion.text, example) for completion in sampled.completions))
+        grades = await together(grade(completion.text, example) for completion in sampled.completions)
         return GradedGroup(sampled, tuple(grades))
 
-    groups = await asyncio.gather(*(group(place, example) for place, example in enumerate(examples)))
+    groups = await together(group(place, example) for place, example in enumerate(examples))
     return Graded(groups, busy.seconds, clock() - sampled_at)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from server.worker_protocol import BestVector, JobError, WorkerEvent
+from server.training.graders.grade import printable
+from server.worker_protocol import MAX_CODE_CHARS, MAX_MESSAGE_CHARS, MAX_PARAM_CHARS, BestVector, JobError, WorkerEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,5 +20,7 @@ class Outcome:
 
 
 def failed(code: str, message: str, param: str | None = None) -> Outcome:
-    """The end of a job that cannot go on."""
-    return Outcome("failed", error=JobError(code=code[:64], message=message[:2000], param=param))
+    """The end of a job that cannot go on; whatever the words are, they become what the protocol carries."""
+    message = printable(message)[:MAX_MESSAGE_CHARS] or code
+    param = None if param is None else printable(param)[:MAX_PARAM_CHARS]
+    return Outcome("failed", error=JobError(code=code[:MAX_CODE_CHARS], message=message, param=param))

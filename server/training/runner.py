@@ -18,7 +18,7 @@ import asyncio
 import base64
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,8 +163,8 @@ class _Job:
             self._consider(step, evaluation)
             clock.lap("eval")
         is_due = evaluation is not None or step % self._config.eval_interval == 0
-        problem = self._judge(batch, evaluation)
-        await self._report(step, metrics, clock.laps, publish=is_due, batch=batch)
+        problem, events = self._judge(step, batch, evaluation)
+        await self._report(step, metrics, clock.laps, publish=is_due, batch=batch, events=events)
         if problem is not None:
             raise problem
 
@@ -179,12 +179,17 @@ class _Job:
             self._state.sampled_with = encode_vector(self._vector)
         return older, collected
 
-    def _judge(self, batch: Batch, evaluation: Evaluation | None) -> TrainingFailed | None:
-        if not self._judges:
-            return None
-        watch = self._state.watch
+    def _judge(
+        self, step: int, batch: Batch, evaluation: Evaluation | None
+    ) -> tuple[TrainingFailed | None, list[WorkerEvent]]:
+        """Why to stop behind this step, if at all, and what its owner should know."""
+        if not isinstance(self._config, ReinforcementConfig):
+            return None, []
+        watch, reward, most = self._state.watch, batch.metrics.get("train_reward_mean"), self._config.max_flat_steps
         collapsed = None if evaluation is None else watch.after_evaluation(evaluation)
-        return watch.after_step(batch.is_flat, batch.metrics.get("train_reward_mean")) or collapsed
+        problem = watch.after_step(batch.is_flat, reward, most, is_last=step == self._total) or collapsed
+        warning = watch.warning(step, reward, most)
+        return problem, [] if warning is None else [WorkerEvent(level="warn", message=warning)]
 
     @property
     def _judges(self) -> bool:
@@ -212,6 +217,7 @@ class _Job:
         *,
         publish: bool,
         batch: Batch | None = None,
+        events: Sequence[WorkerEvent] = (),
     ) -> None:
         metrics = finite(metrics)
         event = step_event(step, self._total, metrics, laps, batch)
@@ -229,7 +235,7 @@ class _Job:
                 metrics=metrics,
                 trained_tokens=0 if batch is None else batch.trained_tokens,
                 seconds=dict(laps),
-                events=[event],
+                events=[event, *events],
             ),
         )
         self._step = step

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from server.errors import BadRequest, quoted, validation_error
 from server.training.graders.grade import Grader
-from server.training.graders.math_grader import MathGrader, MathSpec
+from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, math_of_string_check
 from server.training.graders.math_pool import MathPool
 from server.training.graders.multi import Multi, MultiSpec
 from server.training.graders.python_grader import PythonGrader, PythonSpec
@@ -101,7 +101,25 @@ class GraderTools:
 
 
 def parse_spec(value: object, param: str = "grader") -> GraderSpec:
-    """The definition of a grader from JSON. Raises BadRequest naming the field at fault, which begins with `param`."""
+    """The definition of a grader from JSON. Raises BadRequest naming the field at fault, which begins with `param`, and
+    for a grader that gives every completion of a row the same score."""
+    spec = _parse(value, param)
+    if not spec.reads_sample():
+        if isinstance(spec, MultiSpec):
+            what = "calculate_output names no grader that does; name one whose input has {{ sample.output_text }}"
+        elif isinstance(spec, ScoreModelSpec):
+            what = "put {{ sample.output_text }} into input, for the judge to read"
+        else:
+            what = "compare {{ sample.output_text }}, as input, with a reference such as {{ item.answer }}"
+        raise BadRequest(
+            f"{param}: its score does not depend on the sample, so all completions would get the same reward: {what}.",
+            param=param,
+            code="constant_grader",
+        )
+    return spec
+
+
+def _parse(value: object, param: str) -> GraderSpec:
     if not isinstance(value, Mapping):
         raise BadRequest(f"{param}: expected an object, got {quoted(value)}", param=param, code="invalid_value")
     kind = value.get("type")
@@ -112,6 +130,8 @@ def parse_spec(value: object, param: str = "grader") -> GraderSpec:
             code="invalid_value" if "type" in value else "missing_required_parameter",
         )
     fields: Mapping[str, Any] = value
+    if kind == "string_check" and EQUALITY in value:
+        kind, fields = "math", _math_fields(value, param)
     if kind == "multi" and isinstance(parts := value.get("graders"), Mapping):
         fields = {**value, "graders": _parse_parts(parts, f"{param}.graders")}
     try:
@@ -121,11 +141,23 @@ def parse_spec(value: object, param: str = "grader") -> GraderSpec:
         raise validation_error(errors) from None
 
 
+def _math_fields(value: Mapping[str, Any], param: str) -> dict[str, Any]:
+    try:
+        return math_of_string_check(value)
+    except ValueError as error:
+        raise BadRequest(
+            f"{param}.{error} is {quoted(value.get(str(error)))}; the {EQUALITY} of a string_check is 'math', of the "
+            "operation 'eq', or left out",
+            param=f"{param}.{error}",
+            code="invalid_value",
+        ) from None
+
+
 def _parse_parts(parts: Mapping[str, Any], param: str) -> dict[str, GraderSpec]:
     if isinstance(parts.get("type"), str):
-        spec = parse_spec(parts, param)
+        spec = _parse(parts, param)
         return {spec.name: spec}
-    return {name: parse_spec(part, f"{param}.{name}") for name, part in parts.items()}
+    return {name: _parse(part, f"{param}.{name}") for name, part in parts.items()}
 
 
 def _unavailable(message: str, param: str) -> BadRequest:

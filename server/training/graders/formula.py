@@ -74,6 +74,11 @@ class Formula:
         _check(root, source, names, MAX_DEPTH)
         return cls(text, root)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The graders that it names."""
+        return frozenset(node.id for node in ast.walk(self._root) if isinstance(node, ast.Name)) - FUNCTION_NAMES
+
     def evaluate(self, scores: Mapping[str, float]) -> float:
         """Its value, finite. Raises FormulaError where it has none: a division by zero, a root of -1."""
         try:

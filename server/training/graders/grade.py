@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -31,6 +30,9 @@ ErrorKind = Literal[
     "truncated_observation_error",
     "unresponsive_reward_error",
 ]
+
+# Larger ones would be infinite in the sums of a step.
+MAX_SCORE = 1e9
 
 log = structlog.get_logger(__name__)
 
@@ -104,8 +106,7 @@ async def grade_row(grader: Grader, sample: Sample, item: Mapping[str, Any], row
     """As `grader.grade`, with failures as grades. `row` is the line of the data file, for the message."""
     try:
         grade = await grader.grade(sample, item)
-        if not math.isfinite(grade.score):
-            raise GraderError("other_error", f"the score is {grade.score}, expected a finite number")
+        check_score(grade.score)
         return grade
     except GraderError as error:
         failure = error
@@ -114,6 +115,15 @@ async def grade_row(grader: Grader, sample: Sample, item: Mapping[str, Any], row
         failure = GraderError("other_error", f"{type(error).__name__}: {str(error)[:300]}")
     where = f"grader {grader.name!r}" if row is None else f"grader {grader.name!r}, row {row}"
     return Grade(0.0, error=GraderError(failure.kind, f"{where}: {failure.message}"))
+
+
+def check_score(score: float) -> float:
+    """`score` itself. Raises GraderError for one that is no reward."""
+    if not abs(score) <= MAX_SCORE:  # NaN neither
+        raise GraderError(
+            "other_error", f"the score is {score}, expected a number from {-MAX_SCORE:g} to {MAX_SCORE:g}"
+        )
+    return score
 
 
 def printable(text: str) -> str:

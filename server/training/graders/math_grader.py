@@ -5,6 +5,9 @@ reference may be the answer alone or a worked solution that ends in a box or in 
 
 Design decision: a completion without an answer, or with one that cannot be compared (too long, too slow), is wrong, not
 an error: it is the model's doing. A reference that is empty or too long is the row's, and an error.
+
+It is shown as a string_check whose `equality` is "math", and is taken in either form: OpenAI's client knows its own
+types only, and would warn of another one whenever it writes a job as JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.math_extract import ALL, Extractor, extract
@@ -21,6 +24,8 @@ from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText
 
 MAX_ANSWER_CHARS = 1000
+EQUALITY = "equality"
+_SHOWN = {"operation": "eq", EQUALITY: "math"}
 
 
 class MathSpec(GraderSpec):
@@ -32,8 +37,24 @@ class MathSpec(GraderSpec):
     reference: TemplateText
     extract: tuple[Extractor, ...] = Field(ALL, min_length=1, max_length=len(ALL))
 
+    @model_serializer(mode="wrap")
+    def _as_string_check(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**dump(self), "type": "string_check", **_SHOWN}
+
     def templates(self) -> tuple[str, ...]:
         return self.input, self.reference
+
+    def reads_sample(self) -> bool:
+        """Not where a text is compared with itself."""
+        return super().reads_sample() and Template.parse(self.input) != Template.parse(self.reference)
+
+
+def math_of_string_check(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a MathSpec from those of a string_check with an `equality`. Raises ValueError, naming the field."""
+    for name, expected in _SHOWN.items():
+        if fields.get(name) != expected:
+            raise ValueError(name)
+    return {**{name: value for name, value in fields.items() if name not in _SHOWN}, "type": "math"}
 
 
 class MathGrader:

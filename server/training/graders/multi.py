@@ -9,8 +9,8 @@ which is therefore taken too, under its own name.
 
 from __future__ import annotations
 
-import asyncio
 import keyword
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -18,10 +18,15 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from server.training.graders.formula import FUNCTION_NAMES, MAX_CHARS, Formula, FormulaError
-from server.training.graders.grade import Grade, Grader, GraderError, Sample
+from server.training.graders.grade import Grade, Grader, GraderError, Sample, check_score
 from server.training.graders.spec import GraderSpec, Name
+from server.training.together import together
 
 MAX_GRADERS = 16
+MAX_NAME_CHARS = 48
+# Of a part a job reports valid_<name>, among numbers of its own; see `server.worker_protocol.Metrics`.
+TAKEN_NAMES = frozenset({"reward_mean", "loss", "mean_token_accuracy"})
+_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME_CHARS - 1}}}")
 
 
 class MultiSpec(GraderSpec):
@@ -38,8 +43,18 @@ class MultiSpec(GraderSpec):
         for name, part in graders.items():
             if part.type == "multi":
                 raise ValueError(f"the grader {name!r} is itself a multi grader; write one formula over all parts")
-            if not name.isidentifier() or keyword.iskeyword(name) or name in FUNCTION_NAMES:
-                raise ValueError(f"the grader {name[:80]!r} cannot be named in a formula; use letters, digits and _")
+            if not _NAME.fullmatch(name) or keyword.iskeyword(name) or name in FUNCTION_NAMES:
+                raise ValueError(
+                    f"the grader {name[:80]!r} cannot be named in a formula; use at most {MAX_NAME_CHARS} of the "
+                    "letters A to Z, digits and _, a letter first, and not the name of a function or a word of Python"
+                )
+            if name in TAKEN_NAMES:
+                raise ValueError(f"the grader {name!r} has the name of a number that jobs report; choose another")
+            if not part.reads_sample() and not part.item_variables():
+                raise ValueError(
+                    f"the grader {name!r} has the same score for every sample of every row; use "
+                    "{{ sample.output_text }} in its input"
+                )
         return graders
 
     @field_validator("calculate_output")
@@ -52,6 +67,11 @@ class MultiSpec(GraderSpec):
     def templates(self) -> tuple[str, ...]:
         return tuple(text for part in self.graders.values() for text in part.templates())
 
+    def reads_sample(self) -> bool:
+        """Through the parts that its formula names."""
+        named = Formula.parse(self.calculate_output, self.graders).names
+        return any(part.reads_sample() for name, part in self.graders.items() if name in named)
+
 
 class Multi:
     """See the module."""
@@ -63,7 +83,7 @@ class Multi:
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """The formula of the parts' scores; `parts` has each of them."""
-        results = await asyncio.gather(*(self._grade_part(name, sample, item) for name in self._parts))
+        results = await together(self._grade_part(name, sample, item) for name in self._parts)
         grades = dict(zip(self._parts, results, strict=True))
         scores = {name: grade.score for name, grade in grades.items()}
         try:
@@ -78,6 +98,8 @@ class Multi:
 
     async def _grade_part(self, name: str, sample: Sample, item: Mapping[str, Any]) -> Grade:
         try:
-            return await self._parts[name].grade(sample, item)
+            grade = await self._parts[name].grade(sample, item)
+            check_score(grade.score)
+            return grade
         except GraderError as error:
             raise GraderError(error.kind, f"its part {name!r}: {error.message}") from error

@@ -27,6 +27,10 @@ class PythonSpec(GraderSpec):
     source: str = Field(min_length=1, max_length=MAX_SOURCE_CHARS)
     image_tag: str | None = Field(None, max_length=128)
 
+    def reads_sample(self) -> bool:
+        """Its code is given the sample; what it makes of it is not looked into."""
+        return True
+
 
 class PythonGrader:
     """See the module."""

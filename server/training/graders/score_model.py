@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Self
 import openai
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from server.training.graders.grade import Grade, GraderError, Sample, printable
+from server.training.graders.grade import MAX_SCORE, Grade, GraderError, Sample, printable
 from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText
 
@@ -96,8 +96,8 @@ class ScoreModelSpec(GraderSpec):
     @field_validator("range")
     @classmethod
     def _rises(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not (math.isfinite(value[0]) and math.isfinite(value[1]) and value[0] < value[1]):
-            raise ValueError("expected two finite numbers, the lower one first")
+        if not -MAX_SCORE <= value[0] < value[1] <= MAX_SCORE:
+            raise ValueError(f"expected two numbers from {-MAX_SCORE:g} to {MAX_SCORE:g}, the lower one first")
         return value
 
     @model_validator(mode="after")

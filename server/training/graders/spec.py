@@ -31,6 +31,10 @@ class GraderSpec(BaseModel):
         """What every row of the data must have for it."""
         return frozenset[Variable]().union(*(Template.parse(text).item_variables for text in self.templates()))
 
+    def reads_sample(self) -> bool:
+        """Whether its score can depend on the completion; what cannot is no reward."""
+        return any(Template.parse(text).reads_sample for text in self.templates())
+
     def to_wire(self) -> dict[str, Any]:
         """The grader as JSON, with what the server filled in."""
         return self.model_dump(mode="json", exclude_none=True)

@@ -3,14 +3,15 @@
 Design decision: a path is looked up and nothing is evaluated: no filters, no expressions, no attributes of objects. So
 a template can be anybody's, and the variables that it needs are known before the first row is read.
 
-Strings are inserted as they are, everything else as JSON.
+Strings are inserted as they are, everything else as JSON. Braces may stand in a text, as in JSON or LaTeX; those that
+look like a variable and are none ("{{ item.answer }") are refused, for they would be compared as they stand.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -25,6 +26,9 @@ NAMESPACES = ("item", "sample")
 SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices")
 
 _VARIABLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+# `{ item.answer }`, with one brace where there should be two.
+_ONE_BRACE = re.compile(r"\{\s*(?:item|sample)\s*[.\[][^{}]*\}")
+_BRACES = re.compile(r"\{|\}+")
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*)|\[(\d{1,9})\]")
 _ABSENT = object()
 
@@ -59,14 +63,21 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> Template:
-        """Raises ValueError, in a sentence, when `text` has a variable that no row could have."""
+        """Raises ValueError, in a sentence, when `text` has a variable that no row could have, or half of one."""
         parts = _VARIABLE.split(text)
-        return cls(tuple(parts[::2]), tuple(_variable(part.strip()) for part in parts[1::2]))
+        template = cls(tuple(parts[::2]), tuple(_variable(part.strip()) for part in parts[1::2]))
+        _refuse_left_over_braces(template.pieces)
+        return template
 
     @cached_property
     def item_variables(self) -> frozenset[Variable]:
         """The variables that a row of the data has to have."""
         return frozenset(variable for variable in self.variables if variable.namespace == "item")
+
+    @cached_property
+    def reads_sample(self) -> bool:
+        """Whether a part of the completion is filled in."""
+        return any(variable.namespace == "sample" for variable in self.variables)
 
     def render(self, sample: Sample, item: Mapping[str, Any]) -> str:
         """The text with its variables filled in. Raises GraderError naming a variable that is missing."""
@@ -88,6 +99,24 @@ def _check(text: str) -> str:
 
 
 TemplateText = Annotated[str, Field(max_length=MAX_CHARS), AfterValidator(_check)]
+
+
+def _refuse_left_over_braces(pieces: Sequence[str]) -> None:
+    depth = 0
+    for piece in pieces:
+        if (place := piece.find("{{")) >= 0:
+            raise ValueError(f"{piece[place : place + 40]!r} begins a variable that does not end; close it with '}}}}'")
+        if (match := _ONE_BRACE.search(piece)) is not None:
+            raise ValueError(f"{match[0][:80]!r} has one brace where a variable has two, as in {{{{ item.answer }}}}")
+        for match in _BRACES.finditer(piece):
+            braces = len(match[0])
+            if match[0] == "{":
+                depth += 1
+                continue
+            if braces > 1 and depth < 2:
+                before = piece[max(0, match.start() - 40) : match.end()]
+                raise ValueError(f"{before!r} ends a variable that does not begin; open it with '{{{{'")
+            depth = max(0, depth - braces)
 
 
 def _variable(text: str) -> Variable:

@@ -66,6 +66,10 @@ class TextSimilaritySpec(GraderSpec):
     def templates(self) -> tuple[str, ...]:
         return self.input, self.reference
 
+    def reads_sample(self) -> bool:
+        """Not where a text is compared with itself."""
+        return super().reads_sample() and Template.parse(self.input) != Template.parse(self.reference)
+
 
 class TextSimilarity:
     """See the module."""

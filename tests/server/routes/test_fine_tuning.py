@@ -38,7 +38,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "method.reinforcement.hyperparameters.n_epochs",
     ),
     ({"hyperparameters": {"n_epochs": 2}}, "hyperparameters"),
-    ({"suffix": "a/b"}, "suffix"),
     ({"suffix": "x" * 65}, "suffix"),
     ({"seed": -1}, "seed"),
     ({"metadata": {"k" * 65: "v"}}, "metadata"),
@@ -119,6 +118,7 @@ def test_settings_are_shown_resolved(openai_client: openai.OpenAI) -> None:
                 "learning_rate_multiplier": 0.5,
                 "compute_multiplier": 2,
                 "eval_interval": 5,
+                "reasoning_effort": "medium",
             },
         },
     }
@@ -130,6 +130,18 @@ def test_settings_are_shown_resolved(openai_client: openai.OpenAI) -> None:
     assert ours["recipe"]["u"] == 2 and ours["recipe"]["groups"] == 13 and ours["loss_type"] == "dapo"
     shown = job.method.reinforcement.hyperparameters
     assert (shown.n_epochs, shown.batch_size, shown.learning_rate_multiplier) == (3, 16, 0.5)
+    assert shown.reasoning_effort == "medium"
+    retrieved = openai_client.fine_tuning.jobs.retrieve(job.id)
+    assert retrieved.model_dump_json(warnings="error") == job.model_dump_json(warnings="error")
+
+
+def test_a_suffix_may_be_any_text(openai_client: openai.OpenAI, worker: Worker) -> None:
+    job = create_job(openai_client, suffix="../my model, 2nd try")
+    worker.claim_running()
+    worker.succeed(job.id)
+    assert openai_client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model == (
+        f"ft:{BASE}:default:my-model-2nd-try:{job.id[-10:]}"
+    )
 
 
 def test_supervised_job_takes_hyperparameters_in_both_places(openai_client: openai.OpenAI) -> None:

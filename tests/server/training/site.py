@@ -41,6 +41,14 @@ CONTAINS = {
     "input": "{{sample.output_text}}",
     "reference": "{{item.answer}}",
 }
+# Tells nearly any two completions apart.
+SIMILAR = {
+    "type": "text_similarity",
+    "name": "similar",
+    "evaluation_metric": "fuzzy_match",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.answer}}",
+}
 
 
 @dataclass

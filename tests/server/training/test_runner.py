@@ -14,6 +14,7 @@ from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.recipe import Recipe
 from adapters.trainable import TrainableAdapters
+from server.training.outcome import failed
 from tests.adapters.tiny_models import load_model
 from tests.server.training.sampling_engine import WORDS
 from tests.server.training.site import CONTAINS, Site, rows, site
@@ -163,8 +164,41 @@ async def test_rewards_that_never_differ_end_a_job_with_a_sentence(
         async with here.worker():
             job = await here.wait(job_id, lambda job: job.status == "failed")
         assert job.error.code == "constant_rewards"
-        assert "same reward (the last mean is 0)" in job.error.message
-        assert job.model_dump()["step"] == 20
+        assert "In 10 steps in a row" in job.error.message
+        assert "same reward (the mean is 0)" in job.error.message
+        assert job.model_dump()["step"] == 10
+        warnings = [event.message for event in await here.events(job_id) if event.level == "warn"]
+        assert [text.partition(":")[0] for text in warnings] == ["Step 1"]
+        assert "10 such steps in a row end the job" in warnings[0]
+
+
+async def test_a_job_whose_rewards_never_differed_has_failed_however_short_it_was(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(12, "nothing like it"), CONTAINS, **SMALL | {"max_steps": 3})
+        async with here.worker():
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "constant_rewards"
+        assert job.fine_tuned_model is None
+
+
+async def test_scores_too_large_for_a_sum_are_no_rewards(tmp_path: Path, path: Path, factors: Factors) -> None:
+    large = {"type": "multi", "graders": {"has_it": CONTAINS}, "calculate_output": "1e300 * (has_it + 1)"}
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(12, WORD), large, **SMALL)
+        async with here.worker():
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "constant_rewards"
+        events = [event.data for event in await here.events(job_id) if event.type == "metrics"]
+        assert events[-1]["errors"] == {"other_error": 24}
+
+
+async def test_a_message_that_no_utf8_carries_ends_a_job_all_the_same() -> None:
+    outcome = failed("code", "", None).error, failed("x" * 99, "half \ud800 of a pair", "p\ud800" * 99).error
+    for error in outcome:
+        assert error is not None
+        assert error.model_dump_json().encode()
 
 
 async def test_numbers_that_overflow_end_a_job_with_a_sentence(tmp_path: Path, path: Path, factors: Factors) -> None:

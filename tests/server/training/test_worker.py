@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from adapters.factors import Factors
 from server.training_tables import JOBS
-from tests.server.training.site import CONTAINS, Line, Site, rows, site
+from tests.server.training.site import SIMILAR, Line, Site, rows, site
 
 TINY = {
     "batch_size": 2,
@@ -38,15 +38,13 @@ async def test_a_job_of_the_official_client_ends_as_a_model_that_can_be_used(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(rows(10), CONTAINS, eval_interval=2, **TINY)
+        job_id = await here.job(rows(10), SIMILAR, eval_interval=2, **TINY)
         async with here.worker():
             job = await here.wait(job_id, "succeeded")
         assert job.error is None
         assert job.trained_tokens is not None
-        messages = [event.message for event in await here.events(job_id)]
-        assert [message.partition(":")[0] for message in messages if message.startswith("Step")] == [
-            f"Step {step}/3" for step in range(4)
-        ]
+        messages = [event.message for event in await here.events(job_id) if event.type == "metrics"]
+        assert [message.partition(":")[0] for message in messages] == [f"Step {step}/3" for step in range(4)]
         checkpoints = (await here.client.fine_tuning.jobs.checkpoints.list(job_id)).data
         assert [point.step_number for point in checkpoints] == [3, 2]
         for model in (job.fine_tuned_model, checkpoints[0].fine_tuned_model_checkpoint):
@@ -62,7 +60,7 @@ async def test_rollouts_are_the_tenants_and_events_say_what_they_cost(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(rows(10), CONTAINS, **TINY)
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
         async with here.worker():
             await here.wait(job_id, "succeeded")
         (last,) = [
@@ -91,7 +89,7 @@ async def test_a_job_of_a_tenant_is_sampled_and_published_for_that_tenant_alone(
             here.client = openai.AsyncOpenAI(
                 base_url="http://localhost/v1", api_key=made.json()["key"], http_client=here.http, max_retries=0
             )
-            job_id = await here.job(rows(10), CONTAINS, **TINY)
+            job_id = await here.job(rows(10), SIMILAR, **TINY)
             async with here.worker(http=http):
                 job = await here.wait(job_id, "succeeded")
             assert job.organization_id == "globex"
@@ -116,7 +114,7 @@ async def test_data_that_cannot_be_used_fails_the_job_with_its_line(
     tmp_path: Path, path: Path, factors: Factors, text: str, said: str
 ) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(text, CONTAINS, **TINY)
+        job_id = await here.job(text, SIMILAR, **TINY)
         async with here.worker():
             job = await here.wait(job_id, lambda job: job.status == "failed")
         assert job.error.code == "invalid_training_file"
@@ -127,7 +125,7 @@ async def test_data_that_cannot_be_used_fails_the_job_with_its_line(
 
 async def test_a_validation_file_is_checked_like_a_training_file(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
-        method: Any = {"type": "reinforcement", "reinforcement": {"grader": CONTAINS}}
+        method: Any = {"type": "reinforcement", "reinforcement": {"grader": SIMILAR}}
         job = await here.client.fine_tuning.jobs.create(
             model=here.engine.base_models[0],
             training_file=await here.file(rows(4)),
@@ -146,7 +144,7 @@ async def test_weights_and_biases_must_be_installed_where_it_is_asked_for(
     monkeypatch.setitem(sys.modules, "wandb", None)  # Python's own way to say that there is no such module
     async with site(tmp_path, path, factors) as here:
         wandb = [{"type": "wandb", "wandb": {"project": "p"}}]
-        job_id = await here.job(rows(4), CONTAINS, integrations=wandb, **TINY)
+        job_id = await here.job(rows(4), SIMILAR, integrations=wandb, **TINY)
         async with here.worker():
             job = await here.wait(job_id, lambda job: job.status == "failed")
         assert job.error.param == "integrations"
@@ -164,7 +162,7 @@ async def test_a_job_is_paused_within_a_step_and_goes_on_when_it_is_resumed(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(rows(10), CONTAINS, **TINY)
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
         async with here.worker() as worker:
             await here.wait(job_id, lambda job: (job.step or 0) >= 1)
             await stuck_in_a_step(here, job_id)
@@ -178,7 +176,7 @@ async def test_a_job_is_paused_within_a_step_and_goes_on_when_it_is_resumed(
 
 async def test_a_job_is_cancelled_within_a_step(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(rows(10), CONTAINS, **TINY)
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
         async with here.worker() as worker:
             await stuck_in_a_step(here, job_id)
             await here.client.fine_tuning.jobs.cancel(job_id)
@@ -191,7 +189,7 @@ async def test_a_worker_that_is_told_to_end_gives_its_job_back_behind_the_step(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(rows(10), CONTAINS, **TINY | {"max_steps": 30})
+        job_id = await here.job(rows(10), SIMILAR, **TINY | {"max_steps": 30})
         async with here.worker() as worker:
             await here.wait(job_id, lambda job: (job.step or 0) >= 1)
             worker.stopping.set()
@@ -201,7 +199,7 @@ async def test_a_worker_that_is_told_to_end_gives_its_job_back_behind_the_step(
 
 async def test_a_job_that_another_worker_has_is_dropped_at_once(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(rows(10), CONTAINS, **TINY)
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
         async with here.worker() as worker:
             await stuck_in_a_step(here, job_id)
             with here.database.write() as connection:
@@ -218,7 +216,7 @@ async def test_a_gateway_that_is_away_costs_time_and_no_step(tmp_path: Path, pat
     async with site(tmp_path, path, factors) as here:
         line = Line(here.app)
         async with httpx.AsyncClient(transport=line, base_url="http://localhost") as http:
-            job_id = await here.job(rows(10), CONTAINS, **TINY | {"validation_fraction": 0})
+            job_id = await here.job(rows(10), SIMILAR, **TINY | {"validation_fraction": 0})
             async with here.worker(http=http):
                 await until(lambda: len(here.engine.received) >= 2)
                 line.is_cut = True
@@ -230,7 +228,7 @@ async def test_a_gateway_that_is_away_costs_time_and_no_step(tmp_path: Path, pat
 
 async def test_an_engine_that_breaks_down_fails_no_job(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(rows(10), CONTAINS, **TINY)
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
         here.engine.refused = [500] * 100
         async with here.worker():
             await until(lambda: any("is dropped: the gateway refuses (500)" in line for line in here.lines))
@@ -243,7 +241,7 @@ async def test_prompts_that_the_engine_refuses_to_the_last_fail_the_job(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(rows(10), CONTAINS, **TINY)
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
         here.engine.refused = [400] * 100
         async with here.worker():
             job = await here.wait(job_id, lambda job: job.status == "failed")
@@ -253,7 +251,7 @@ async def test_prompts_that_the_engine_refuses_to_the_last_fail_the_job(
 
 async def test_two_workers_share_the_jobs(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_ids = [await here.job(rows(10), CONTAINS, **TINY) for _ in range(3)]
+        job_ids = [await here.job(rows(10), SIMILAR, **TINY) for _ in range(3)]
         async with here.worker("one", max_jobs=1), here.worker("two", max_jobs=1):
             for job_id in job_ids:
                 await here.wait(job_id, "succeeded")
@@ -264,7 +262,7 @@ async def test_two_workers_share_the_jobs(tmp_path: Path, path: Path, factors: F
 
 async def test_the_curves_can_be_read_with_tensorboard(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(rows(10), CONTAINS, **TINY)
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
         async with here.worker():
             await here.wait(job_id, "succeeded")
         curves = EventAccumulator(str(here.log_dir / job_id))

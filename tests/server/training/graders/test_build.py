@@ -1,12 +1,17 @@
 """Definitions of graders are checked when they are given, and refused where the server lacks the tool."""
 
+import json
+import warnings
 from typing import Any, get_args
 
 import pytest
+from openai._models import construct_type
 from openai.types import graders as openai_graders
+from openai.types.fine_tuning.alpha import GraderValidateResponse
 
 from server.errors import BadRequest
 from server.training.graders.build import SPECS, GraderTools, parse_spec
+from server.training.graders.math_grader import MathSpec
 from server.training.graders.math_pool import MathPool
 
 TEXTS = {"input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
@@ -15,7 +20,17 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     "text_similarity": {"type": "text_similarity", **TEXTS, "evaluation_metric": "bleu"},
     "math": {"type": "math", "reference": "{{item.answer}}"},
     "python": {"type": "python", "source": "def grade(sample, item): return 1", "image_tag": "2025-05-08"},
-    "score_model": {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "?"}]},
+    "score_model": {
+        "type": "score_model",
+        "model": "m",
+        "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+    },
+}
+CONSTANT: dict[str, dict[str, Any]] = {
+    "string_check": {"input": "{{item.answer}}"},
+    "text_similarity": {"reference": TEXTS["input"]},
+    "math": {"input": "34"},
+    "score_model": {"input": [{"role": "user", "content": "Is {{item.answer}} right?"}]},
 }
 OPENAI = {
     "string_check": openai_graders.StringCheckGrader,
@@ -34,7 +49,42 @@ def test_the_wire_form_survives_being_read(kind: str) -> None:
     assert parse_spec(wire).to_wire() == wire
     if kind == "score_model":
         wire["input"][0].pop("type")  # filled in, like the name
-    assert wire | DEFINITIONS[kind] == wire
+    if kind == "math":
+        assert parse_spec(wire) == parse_spec(DEFINITIONS[kind])
+    else:
+        assert wire | DEFINITIONS[kind] == wire
+
+
+@pytest.mark.parametrize("kind", DEFINITIONS)
+def test_the_official_client_writes_every_kind_as_it_came(kind: str) -> None:
+    shown = parse_spec(DEFINITIONS[kind]).to_wire()
+    answer = construct_type(value={"grader": shown}, type_=GraderValidateResponse)
+    assert isinstance(answer, GraderValidateResponse)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        written = json.loads(answer.model_dump_json(exclude_unset=True))["grader"]
+
+    assert written["type"] == shown["type"]
+    assert {name: written[name] for name in shown if name in written} == shown
+
+
+@pytest.mark.parametrize("kind", CONSTANT)
+def test_a_score_that_no_sample_changes_is_no_reward(kind: str) -> None:
+    with pytest.raises(BadRequest, match="does not depend on the sample") as caught:
+        parse_spec({**DEFINITIONS[kind], **CONSTANT[kind]})
+
+    assert (caught.value.param, caught.value.code) == ("grader", "constant_grader")
+
+
+@pytest.mark.parametrize(("field", "value"), [("operation", "ne"), ("equality", "text"), ("equality", None)])
+def test_equality_in_the_form_of_a_string_check_is_mathematical_or_refused(field: str, value: object) -> None:
+    definition = {"type": "string_check", **TEXTS, "operation": "eq", "equality": "math"}
+    assert isinstance(parse_spec(definition), MathSpec)
+
+    with pytest.raises(BadRequest) as caught:
+        parse_spec({**definition, field: value})
+    assert caught.value.param == f"grader.{field}"
 
 
 @pytest.mark.parametrize("kind", OPENAI)

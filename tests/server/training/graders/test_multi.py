@@ -8,6 +8,7 @@ from server.errors import BadRequest
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.math_pool import MathPool
+from server.training.graders.multi import Multi, MultiSpec
 from tests.server.training.graders.judge_app import judge
 
 
@@ -40,7 +41,11 @@ async def test_the_score_is_the_formula_of_the_parts() -> None:
 
 
 async def test_tokens_of_judges_are_added_up() -> None:
-    score_model = {"type": "score_model", "model": "judge", "input": [{"role": "user", "content": "?"}]}
+    score_model = {
+        "type": "score_model",
+        "model": "judge",
+        "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+    }
 
     grade = await graded(multi("a * b", a=score_model, b=score_model), "34")
 
@@ -78,6 +83,10 @@ async def test_one_grader_in_place_of_a_map_goes_by_its_own_name() -> None:
         (multi("1", **{"two words": check("eq")}), "grader.graders"),
         (multi("1", max=check("eq")), "grader.graders"),
         (multi("1", **{"if": check("eq")}), "grader.graders"),
+        (multi("übereinstimmung", übereinstimmung=check("eq")), "grader.graders"),
+        (multi("a" * 49, **{"a" * 49: check("eq")}), "grader.graders"),
+        (multi("loss", loss=check("eq")), "grader.graders"),
+        (multi("a", a=check("eq"), b={**check("eq", "right"), "input": "wrong"}), "grader.graders"),
         (multi("a", a=multi("b", b=check("eq"))), "grader.graders"),
         (multi("a", a=check("gt")), "grader.graders.a.operation"),
         (multi("a", a=check("eq"), b={"type": "label_model"}), "grader.graders.b.type"),
@@ -91,6 +100,31 @@ def test_a_definition_at_fault_is_refused_with_the_field(definition: dict[str, A
         parse_spec(definition)
 
     assert caught.value.param == param
+
+
+def test_a_formula_that_names_no_part_that_reads_the_sample_is_refused() -> None:
+    is_hard = {**check("eq", "hard"), "input": "{{item.level}}"}
+
+    for formula in ("1", "is_hard", "2 * is_hard + 1"):
+        with pytest.raises(BadRequest, match="names no grader that does") as caught:
+            parse_spec(multi(formula, is_hard=is_hard, exact=check("eq")))
+        assert (caught.value.param, caught.value.code) == ("grader", "constant_grader")
+    parse_spec(multi("exact * (1 + is_hard)", is_hard=is_hard, exact=check("eq")))
+
+
+async def test_a_score_beyond_all_sums_is_an_error_of_its_part() -> None:
+    with pytest.raises(GraderError, match=r"its part 'judge': the score is 1e\+300"):
+        judged = Grade(1e300)
+
+        class Judge:
+            name = "judge"
+
+            async def grade(self, sample: Sample, item: Any) -> Grade:
+                return judged
+
+        spec = parse_spec(multi("judge / 1e300", judge=check("eq")))
+        assert isinstance(spec, MultiSpec)
+        await Multi(spec, {"judge": Judge()}).grade(Sample.of_text("34"), {})
 
 
 def test_the_variables_of_all_parts_are_needed() -> None:

@@ -23,7 +23,8 @@ JSON = st.recursive(
 @pytest.mark.parametrize(
     ("text", "rendered"),
     [
-        ("no variables, { braces } and {{}", "no variables, { braces } and {{}"),
+        ("no variables, { braces } and {", "no variables, { braces } and {"),
+        ('{"a": {"b": {{item.number}}}} \\boxed{\\frac{1}{2}}', '{"a": {"b": 34}} \\boxed{\\frac{1}{2}}'),
         ("{{item.answer}}", "34"),
         ("<{{ item.answer }}|{{item.number}}>", "<34|34>"),
         ("{{ item.list[0].deep }}", "yes"),
@@ -97,6 +98,33 @@ def test_a_sample_that_is_not_json_is_said_to_be_the_reason() -> None:
 def test_what_is_not_a_path_is_refused_before_any_row(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a path|a sample has no"):
         Template.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ sample.output_text }",
+        "{ sample.output_text }}",
+        "{ sample.output_text }",
+        "{item.answer}",
+        "sample.output_text }}",
+        "{{ sample.output_text",
+        "{{item.answer}} of {{item.number}",
+        "a {{item.answer}} b }}",
+    ],
+)
+def test_half_of_a_variable_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="variable"):
+        Template.parse(text)
+
+
+@given(st.text(st.sampled_from("{}ab. ")))
+def test_braces_are_text_or_refused_and_never_lost(text: str) -> None:
+    try:
+        template = Template.parse(text)
+    except ValueError:
+        return
+    assert template.render(SAMPLE, ITEM) == text
 
 
 def test_attributes_of_python_objects_are_out_of_reach() -> None:
