@@ -29,6 +29,7 @@ from server.engine_api import Engine, ServedAdapter
 from server.errors import ApiError, BadRequest, NotFound, quoted
 from server.metrics import INLINE_LABEL, MIX_LABEL, GatewayMetrics
 from server.names import Reference, parse_reference
+from server.off_loop import off_loop
 from server.principal import Principal
 from server.recipe_budget import RecipeBudget
 from server.registry import Registry
@@ -126,7 +127,7 @@ class AdapterField:
         if isinstance(field, str):
             return await self._registered(parse_reference(field, path), path, asker)
         if isinstance(field, Mapping):
-            return self._inline(field, path)
+            return await off_loop(_length(field), self._inline, field, path)
         raise BadRequest(f"{path} is {quoted(field)}; {FORMS}", param=path, code="invalid_adapter")
 
     async def _registered(self, reference: Reference, path: str, asker: _Asker) -> ServedAdapter:
@@ -194,7 +195,16 @@ class AdapterField:
             part = await self._single(item["adapter"], f"{where}.adapter", asker)
             parts.append((part.adapter, weight))
         with errors_under(path):
-            return mix(parts)
+            return await off_loop(sum(len(part.data) for part, _ in parts), mix, parts)
+
+
+def _length(field: Mapping[str, object]) -> int:
+    """About how many bytes an inline adapter has: its base64, or 16 for a number."""
+    vector = field.get("vector")
+    if isinstance(vector, str):
+        return len(vector)
+    rows = vector if isinstance(vector, list) else []
+    return 16 * sum(len(row) if isinstance(row, list) else 1 for row in rows)
 
 
 def _user(payload: Mapping[str, object]) -> str | None:

@@ -6,7 +6,7 @@ that needs no change is replayed byte for byte, and responses pass as they come,
 
 It covers whatever the engine serves by POST with a JSON body, not a list of paths. A body that is not a JSON object is
 the engine's to refuse, but is bounded too: the framework reads bodies of any type before it looks at them. Only audio,
-which is spooled to disk, passes as it comes.
+which is spooled to disk, passes as it comes, up to a length.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.adapter_field import AdapterField
+from server.body_memory import held_body
 from server.engine_api import Engine, ServedAdapter
 from server.errors import ApiError, BadRequest, response_to
 from server.gateway_fields import MODEL_ROUTES, set_gateway_fields
+from server.json_values import VALUE_BYTES, check_values
 from server.metrics import GatewayMetrics
+from server.off_loop import off_loop
 from server.principal import principal_of
-from server.request_body import is_json, read_body, read_json, replay
+from server.request_body import at_most, is_json, read_body, read_json, replay
 from server.request_usage import RequestUsage
 from server.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
 from server.usage import UsageMeter
@@ -36,7 +39,8 @@ STREAMED = "/v1/audio/"
 
 
 class AdapterMiddleware:
-    """`own_prefixes` are where the gateway's own routes live, which it leaves alone; `max_bytes` limits JSON bodies."""
+    """`own_prefixes` are where the gateway's own routes live, which it leaves alone; `max_bytes` and `max_values` limit
+    bodies that it reads, `max_streamed_bytes` the others."""
 
     def __init__(
         self,
@@ -47,6 +51,8 @@ class AdapterMiddleware:
         metrics: GatewayMetrics,
         meter: UsageMeter,
         max_bytes: int,
+        max_values: int,
+        max_streamed_bytes: int,
         own_prefixes: tuple[str, ...],
     ) -> None:
         self._app = app
@@ -55,18 +61,25 @@ class AdapterMiddleware:
         self._metrics = metrics
         self._meter = meter
         self._max_bytes = max_bytes
+        self._max_values = max_values
+        self._max_streamed_bytes = max_streamed_bytes
         self._own_prefixes = own_prefixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             self._engine.activate(None)
         if scope["type"] != "http" or not self._concerns(scope):
+            if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(STREAMED):
+                held_body(scope).stream()
+                receive = at_most(receive, self._max_streamed_bytes, "max_upload_bytes")
             await self._app(scope, receive, send)
             return
         try:
             # The engine reads the bodies of some routes as JSON whatever they are said to be.
             read = read_json if scope["path"] in MODEL_ROUTES else read_body
             body = await read(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
+            values = await off_loop(len(body), check_values, body, self._max_values, "max_request_values")
+            held_body(scope).add(values * VALUE_BYTES)
             may_run = _is_json(scope)
             served, body = await self._rewrite(body, scope) if may_run else (None, body)
         except ApiError as error:
@@ -88,7 +101,7 @@ class AdapterMiddleware:
     async def _rewrite(self, body: bytes, scope: Scope) -> tuple[ServedAdapter | None, bytes]:
         """The adapter the request asks for, and the body to go on with; a JSON object is put beside it, parsed."""
         try:
-            payload: Any = json.loads(body)
+            payload: Any = await off_loop(len(body), json.loads, body)
         except (ValueError, RecursionError):
             return None, body
         if not isinstance(payload, dict):
@@ -107,7 +120,7 @@ class AdapterMiddleware:
         if served is not None:
             payload["model"] = served.name
         try:
-            return served, json.dumps(payload).encode()
+            return served, await off_loop(len(body), _to_json, payload)
         except RecursionError as error:
             raise BadRequest("The body is nested too deeply.") from error
 
@@ -137,6 +150,10 @@ class AdapterMiddleware:
                 await self._app(scope, receive, send_with_header)
         finally:
             self._metrics.observe_request(principal.tenant, served, status, usage)
+
+
+def _to_json(payload: dict[str, Any]) -> bytes:
+    return json.dumps(payload).encode()
 
 
 def _is_json(scope: Scope) -> bool:

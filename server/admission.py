@@ -18,10 +18,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.admission_metrics import AdmissionMetrics
+from server.body_memory import held_body
 from server.engine_api import Engine
 from server.errors import TooManyRequests, response_to
 from server.fair_queue import FairQueue, Place, QueueFull
 from server.gateway_fields import MODEL_ROUTES, priority_of
+from server.off_loop import off_loop
 from server.principal import Principal, principal_of
 from server.quotas import Quotas, Ticket
 from server.rate_limit_headers import retry_headers
@@ -54,7 +56,7 @@ class Admission:
             await self._app(scope, receive, send)
             return
         principal = principal_of(scope)
-        expected = estimate(payload, self._max_model_len)
+        expected = await off_loop(held_body(scope).bytes, estimate, payload, self._max_model_len)
         try:
             ticket = self._quotas.admit(principal, expected.tokens)
             place = self._enter(principal, ticket, payload, expected)

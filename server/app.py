@@ -18,6 +18,7 @@ from server.adapter_middleware import AdapterMiddleware
 from server.adapters_alias import AdaptersAlias
 from server.admission import add_admission
 from server.auth import AuthMiddleware, auth_mode
+from server.body_memory import BodyMemory, BodyRoom
 from server.browser_guard import BrowserGuard
 from server.cors import Cors, CorsRules
 from server.database import Database
@@ -91,6 +92,8 @@ def create_app(
         metrics=metrics,
         meter=meter,
         max_bytes=settings.max_request_bytes,
+        max_values=settings.max_request_values,
+        max_streamed_bytes=settings.max_upload_bytes,
         own_prefixes=OWN_PREFIXES,
     )
     engine.mount(app)
@@ -100,6 +103,7 @@ def create_app(
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)
+    app.add_middleware(BodyMemory, room=BodyRoom(settings.max_held_body_bytes))
     app.add_middleware(
         AuthMiddleware,
         mode=mode,

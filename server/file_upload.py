@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from server.body_memory import held_body
 from server.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, quoted, validation_error
 from server.request_body import body_chunks
 from server.uploads import media_type
@@ -64,6 +65,7 @@ async def read_file_upload(request: Request, max_bytes: int) -> AsyncIterator[Fi
         raise UnsupportedMediaType(
             f"The content type is {quoted(media_type(request))}, expected multipart/form-data.", param="content-type"
         )
+    held_body(request.scope).stream()
     chunks = body_chunks(request.headers, request.receive, max_bytes + FORM_OVERHEAD_BYTES, SETTING)
     parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES)
     try:

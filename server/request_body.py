@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
@@ -19,7 +20,11 @@ MAX_JSON_BYTES = 2**20
 
 async def read_body(headers: Headers, receive: Receive, limit: int, setting: str | None = None) -> bytes:
     """The whole body. Raises as `body_chunks`."""
-    return b"".join([chunk async for chunk in body_chunks(headers, receive, limit, setting)])
+    body = bytearray()
+    # Not a list of the pieces, which may be as many as there are bytes.
+    async for chunk in body_chunks(headers, receive, limit, setting):
+        body += chunk
+    return bytes(body)
 
 
 async def read_json(headers: Headers, receive: Receive, limit: int, setting: str | None = None) -> bytes:
@@ -68,6 +73,22 @@ async def body_chunks(
         yield chunk
         if not message.get("more_body", False):
             return
+
+
+def at_most(receive: Receive, limit: int, setting: str) -> Receive:
+    """A `receive` for a reader that is not ours, which ends in an HTTPException (413) beyond `limit` bytes of body."""
+    received = 0
+
+    async def receive_at_most() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > limit:
+            error = _too_large("more", limit, setting)
+            raise HTTPException(error.status, error.message)
+        return message
+
+    return receive_at_most
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

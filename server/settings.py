@@ -45,6 +45,12 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=64 * MIB, ge=1, description="longest body of an upload")
     max_bulk_bytes: int = Field(default=16 * 1024 * MIB, ge=1, description="longest body of a bulk import, as NDJSON")
     max_request_bytes: int = Field(default=64 * MIB, ge=1, description="longest JSON body of an inference request")
+    max_request_values: int = Field(
+        default=1_000_000, ge=1, description="most JSON values in it, by its commas and brackets"
+    )
+    max_held_body_bytes: int = Field(
+        default=1024 * MIB, ge=1, description="bodies in memory at once, of which one tenant alone may have half"
+    )
     max_mixed_adapters: int = Field(default=32, ge=1, description="most adapters that one request may mix")
 
     max_recipe_ms: int = Field(default=1000, ge=1, description="longest time that drawing a recipe's P may take")

@@ -26,6 +26,8 @@ from adapters.factors import Factors
 from adapters.peft_import import import_checkpoint
 from server.adapter_spec import DEFAULT_DTYPE, SPEC_FIELDS, check_recipe, check_servable, parse_recipe, parse_spec
 from server.errors import BadRequest, UnsupportedMediaType, quoted
+from server.json_values import check_values
+from server.off_loop import off_loop
 from server.request_body import body_chunks, read_body
 
 RAW = "application/octet-stream"
@@ -39,6 +41,8 @@ CONFIG_FIELDS = ("config", "adapter_config", "adapter_config.json")
 # Where a stored adapter says which share of an imported update it lacks, and from which share on it does.
 LOSS_KEY, LEAST_LOSS = "import_loss", 0.001
 LIMIT_SETTING = "max_upload_bytes"
+# Of a vector as numbers in JSON: more than any that fits a recipe.
+MAX_VALUES = 2**21
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,11 @@ async def _read_vector(request: Request, factors: Factors, max_bytes: int) -> Up
 async def _read_json(request: Request, factors: Factors, max_bytes: int) -> Upload:
     _query(request, ())
     body = await read_body(request.headers, request.receive, max_bytes, LIMIT_SETTING)
+    return await off_loop(len(body), _of_json, body, factors)
+
+
+def _of_json(body: bytes, factors: Factors) -> Upload:
+    check_values(body, MAX_VALUES, "MAX_VALUES of uploads")
     fields = _json_object(body, "the body", None)
     known = ("name", *SPEC_FIELDS, "metadata")
     for field in fields:
@@ -142,7 +151,7 @@ async def _read_form(request: Request, factors: Factors, max_bytes: int) -> Uplo
             content = await value.read() if isinstance(value, UploadFile) else value.encode("utf-8", "surrogatepass")
             if key in CONFIG_FIELDS or (isinstance(value, UploadFile) and (value.filename or "").endswith(".json")):
                 _check_once(config, "a configuration (adapter_config.json)", "adapter_config")
-                config = _config(content)
+                config = await off_loop(len(content), _config, content)
             elif is_file and key == "file":
                 _check_once(checkpoint, "a file 'file'", "file")
                 checkpoint = content

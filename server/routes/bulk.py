@@ -18,6 +18,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from server.body_memory import held_body
 from server.bulk import BATCH, BATCH_BYTES, BulkImport, export_versions
 from server.bulk_formats import (
     MAX_FILE_ADAPTERS,
@@ -107,6 +108,7 @@ async def _batches(request: Request, gateway: Gateway) -> AsyncIterator[Callable
     """The body in batches, each yet to be parsed, which is work for a thread."""
     kind = media_type(request)
     if kind == NDJSON:
+        held_body(request.scope).stream()
         chunks = body_chunks(request.headers, request.receive, gateway.settings.max_bulk_bytes, "max_bulk_bytes")
         async for lines in batches_of(lines_of(chunks), most_lines=BATCH, most_bytes=BATCH_BYTES):
             yield partial(_parse_lines, lines, gateway)

@@ -37,6 +37,7 @@ from server.job_options import MethodParam, SupervisedMethod, resolve_config, sh
 from server.jobs import PREFIX as ID_PREFIX
 from server.jobs import NewJob, cancel_job, create_job, get_job, list_jobs, pause_job, resume_job
 from server.names import parse_reference
+from server.off_loop import off_loop
 from server.principal import PrincipalDep
 from server.record_ids import new_id
 from server.request_body import read_json
@@ -67,7 +68,7 @@ async def create(
     """Train a vector."""
     sent = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "jobs' MAX_BODY_BYTES")
     try:
-        body = JobCreate.model_validate_json(sent or b"null")
+        body = await off_loop(len(sent), JobCreate.model_validate_json, sent or b"null")
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False)) from None
     job = await _checked(body, gateway, author, training.graders)

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import Unavailable, validation_error
+from server.off_loop import off_loop
 from server.request_body import read_json
 from server.routes.own_route import OwnRoute
 from server.training.gateway_client import TENANT_HEADER
@@ -122,7 +123,7 @@ async def validate_grader(request: Request, tools: ToolsDep) -> GraderValidateRe
 async def _read(request: Request, model: type[RequestT]) -> RequestT:
     body = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "graders' MAX_BODY_BYTES")
     try:
-        return model.model_validate_json(body or b"null")
+        return await off_loop(len(body), model.model_validate_json, body or b"null")
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False)) from None
 

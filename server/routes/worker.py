@@ -25,6 +25,7 @@ from server.job_progress import finish, report, validated
 from server.job_results import add_result_file, step_metrics, store_result
 from server.jobs import PREFIX as JOB_PREFIX
 from server.jobs import job_not_found
+from server.off_loop import off_loop
 from server.principal import Tenant
 from server.record_ids import is_id
 from server.request_body import read_json
@@ -145,6 +146,6 @@ async def _transact(gateway: Gateway, do: Callable[[Connection], T]) -> T:
 async def _read(request: Request, model: type[RequestT]) -> RequestT:
     body = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "workers' MAX_BODY_BYTES")
     try:
-        return model.model_validate_json(body or b"null")
+        return await off_loop(len(body), model.model_validate_json, body or b"null")
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False)) from None
