@@ -22,8 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.adapter_field import AdapterField
 from server.body_memory import held_body
 from server.engine_api import Engine, ServedAdapter
-from server.errors import ApiError, BadRequest, response_to
+from server.errors import ApiError, response_to
 from server.gateway_fields import MODEL_ROUTES, set_gateway_fields
+from server.json_body import engine_json
 from server.json_values import VALUE_BYTES, check_values
 from server.metrics import GatewayMetrics
 from server.off_loop import off_loop
@@ -31,6 +32,7 @@ from server.principal import principal_of
 from server.request_body import at_most, is_json, read_body, read_json, replay
 from server.request_usage import RequestUsage
 from server.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
+from server.tools_check import check_tools
 from server.usage import UsageMeter
 
 ADAPTER_HEADER = "x-tinylora-adapter"
@@ -112,17 +114,15 @@ class AdapterMiddleware:
         scope["state"]["payload"] = payload
         with self._metrics.resolve_seconds.time():
             served = await self._field.resolve(payload, principal)
-        if served is None and "adapter" not in payload and not runs_model:
-            return None, body
+        unchanged = served is None and "adapter" not in payload and not runs_model
         payload.pop("adapter", None)
         if runs_model:
+            check_tools(payload, self._engine.why_no_tools)
             set_gateway_fields(payload, principal.tenant.id)
         if served is not None:
             payload["model"] = served.name
-        try:
-            return served, await off_loop(len(body), _to_json, payload)
-        except RecursionError as error:
-            raise BadRequest("The body is nested too deeply.") from error
+        rewritten = await off_loop(len(body), engine_json, payload)
+        return served, body if unchanged else rewritten
 
     async def _run(
         self, scope: Scope, receive: Receive, send: Send, served: ServedAdapter | None, body_length: int
@@ -150,10 +150,6 @@ class AdapterMiddleware:
                 await self._app(scope, receive, send_with_header)
         finally:
             self._metrics.observe_request(principal.tenant, served, status, usage)
-
-
-def _to_json(payload: dict[str, Any]) -> bytes:
-    return json.dumps(payload).encode()
 
 
 def _is_json(scope: Scope) -> bool:

@@ -35,6 +35,7 @@ from adapters.factors import Factors
 from server.engine_api import ServedAdapter, TokenObserver
 from server.engine_errors import add_engine_error_handlers
 from server.engine_identity import EngineIdentities
+from server.engine_tools import why_no_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,7 @@ class VllmEngine:
         self.base_models: tuple[str, ...] = tuple(args.served_model_name or [args.model])
         self.max_model_len: int = client.model_config.max_model_len
         self.max_num_seqs: int = client.vllm_config.scheduler_config.max_num_seqs
+        self.why_no_tools = why_no_tools(args)
 
     def mount(self, app: FastAPI) -> None:
         """Add vLLM's routes, error handlers and middleware (API key, CORS, ...), as its flags ask for."""

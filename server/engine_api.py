@@ -53,6 +53,10 @@ class Engine(Protocol):
     def max_num_seqs(self) -> int:
         """How many sequences it generates at once; those beyond wait inside it, in the order of their arrival."""
 
+    @property
+    def why_no_tools(self) -> str | None:
+        """Why requests with `tools` are refused, and what the operator can do; None where they are served."""
+
     def mount(self, app: FastAPI) -> None:
         """Add the inference routes (/v1/...), and the engine's own middleware and error handlers."""
 

@@ -48,6 +48,7 @@ from server.database import Database
 from server.engine import AdapterLLM, VllmEngine
 from server.engine_check import check_adapters_work
 from server.engine_metrics import stat_loggers
+from server.engine_tools import check_tool_flags, leave_tools_open, settle_tools
 from server.listening import keep_local
 from server.operator_keys import OperatorKeys, take_api_keys
 from server.own_workers import own_workers, reachable, with_worker_key
@@ -64,8 +65,10 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="tinylora serve"))
     parser.set_defaults(scheduling_policy="priority")  # so that requests may ask to come after others
+    leave_tools_open(parser)
     args = parser.parse_args([model, *vllm_flags])
     args.model = args.model_tag
+    check_tool_flags(args, parser)
     if args.api_server_count not in (None, 1) or args.headless or args.grpc:
         parser.error("tinylora serves one HTTP API process; leave out --api-server-count, --headless and --grpc")
     if args.enable_lora or args.lora_modules:
@@ -148,6 +151,7 @@ async def _serve(
 def _start_engine(args: Namespace) -> AdapterLLM:
     engine_args = AsyncEngineArgs.from_cli_args(args)
     vllm_config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    settle_tools(args, vllm_config.model_config)
     # As many adapters as requests in a batch: the scheduler then never holds a request back for its adapter.
     vllm_config.lora_config.max_loras = vllm_config.scheduler_config.max_num_seqs
     vllm_config.lora_config.max_cpu_loras = vllm_config.scheduler_config.max_num_seqs

@@ -29,7 +29,6 @@ FLAGS = (
     "--enforce-eager", "--dtype", "float32",
     "--enable-scale-out",  # /inference/v1/generate
     "--max-model-len", "1024", "--max-num-seqs", "16", "--max-num-batched-tokens", "256",
-    "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
 )  # fmt: skip
 
 

@@ -53,8 +53,8 @@ class ChatRequest(BaseModel):
 
 
 class FakeEngine:
-    """`alive`, `hold` (an event an answer waits for, a stream after its first chunk) and `base_answer` (what it says
-    without an adapter) are for the tests to set.
+    """`why_no_tools`, `alive`, `hold` (an event an answer waits for, a stream after its first chunk) and `base_answer`
+    (what it says without an adapter) are for the tests to set.
 
     `received` are the chat requests in the order in which they came.
     """
@@ -64,6 +64,7 @@ class FakeEngine:
         self.factors = factors
         self.max_model_len = 128
         self.max_num_seqs = 4
+        self.why_no_tools: str | None = None
         self.alive = True
         self.hold: asyncio.Event | None = None
         self.base_answer = "base"

@@ -45,6 +45,7 @@ class SamplingEngine:
 
     def __init__(self, path: Path, factors: Factors) -> None:
         self.base_models = (NAME,)
+        self.why_no_tools: str | None = None
         self.factors = factors
         self.max_model_len = SHAPE["max_position_embeddings"]
         self.max_num_seqs = 64
