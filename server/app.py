@@ -36,6 +36,7 @@ from server.point_reads import open_point_reads
 from server.recipe_budget import RecipeBudget
 from server.registry import Registry
 from server.request_id import RequestId
+from server.retention import sweeping
 from server.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
 from server.settings import Settings
 from server.telemetry import ADMISSION, ENGINE, Stage, Telemetry, tracer_of
@@ -99,7 +100,7 @@ def create_app(
     engine.mount(app)
     add_training(app, settings, database, metrics.registry)
     run_with(app, meter.flushing(settings.usage_flush_s))
-    run_with(app, writes.forgetting())
+    run_with(app, sweeping(database, settings))
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)

@@ -16,6 +16,7 @@ from server.file_storage import why_no_storage
 from server.key_strength import why_not_a_key, why_weak
 
 MIB = 2**20
+MAX_DAYS = 36_500
 SECRETS = ("admin_key", "worker_key", "judge_api_key")
 
 
@@ -91,6 +92,15 @@ class Settings(BaseSettings):
     )
     max_labelled_tenants: int = Field(default=50, ge=0, description="tenants with metrics of their own; the rest share")
     usage_flush_s: float = Field(default=5.0, gt=0, description="how often usage is added to the database")
+    audit_retention_days: int = Field(
+        default=365, ge=0, le=MAX_DAYS, description="how long the audit log is kept; 0 is for ever"
+    )
+    usage_retention_days: int = Field(
+        default=730, ge=0, le=MAX_DAYS, description="how long usage is kept; 0 is for ever"
+    )
+    job_event_retention_days: int = Field(
+        default=90, ge=0, le=MAX_DAYS, description="how long after a job's end its events are kept; 0 is for ever"
+    )
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

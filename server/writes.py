@@ -8,23 +8,20 @@ It does not know what is written: that is a function of the connection.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-import structlog
 from fastapi import Depends, Header, Request
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
 from server.database import Database
-from server.errors import ApiError, BadRequest, PayloadTooLarge, UnprocessableEntity, quoted
+from server.errors import BadRequest, PayloadTooLarge, UnprocessableEntity, quoted
 from server.principal import Principal, principal_of
 from server.request_body import MAX_JSON_BYTES
 from server.request_id import HEADER as REQUEST_ID_HEADER
@@ -33,9 +30,7 @@ from server.tables import AUDIT_LOG, IDEMPOTENCY_KEYS
 IDEMPOTENCY_HEADER = "idempotency-key"
 REPLAYED_HEADER = "idempotent-replayed"
 MAX_KEY_CHARS = 255
-KEPT_S = 24 * 3600
-FORGET_AFTER_S = 60
-FORGET_EVERY_S = 3600
+KEY_KEPT_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +57,11 @@ class Answer:
 
 
 class Writes:
-    """Runs writes on one database. Blocks: call it from worker threads."""
+    """Runs writes on one database. Blocks: call it from worker threads. `clock` gives seconds since 1970."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
         self._database = database
+        self._clock = clock
 
     def run(
         self,
@@ -90,7 +86,7 @@ class Writes:
             if known is not None:
                 return known
             answer = do(connection)
-            now = int(time.time())
+            now = int(self._clock())
             connection.execute(
                 AUDIT_LOG.insert().values(
                     created_at=now,
@@ -117,9 +113,9 @@ class Writes:
         """Take the key, waiting for a write in progress that has it; the stored answer when it was taken before."""
         if author.idempotency_key is None:
             return None
-        now = int(time.time())
+        now = int(self._clock())
         connection.execute(
-            IDEMPOTENCY_KEYS.delete().where(*_is_key(author), IDEMPOTENCY_KEYS.c.created_at < now - KEPT_S)
+            IDEMPOTENCY_KEYS.delete().where(*_is_key(author), IDEMPOTENCY_KEYS.c.created_at < now - KEY_KEPT_S)
         )
         claim = self._database.insert(IDEMPOTENCY_KEYS).values(
             tenant_id=author.principal.tenant.id,
@@ -142,29 +138,6 @@ class Writes:
                 code="idempotency_key_reused",
             )
         return Answer(json.loads(row.body), row.status, {**json.loads(row.headers), REPLAYED_HEADER: "true"})
-
-    def forget_old_keys(self) -> None:
-        """Remove the idempotency keys that are well past their time, and so not about to be answered from."""
-        old = IDEMPOTENCY_KEYS.c.created_at < int(time.time()) - KEPT_S - FORGET_AFTER_S
-        self._database.transact(lambda connection: connection.execute(IDEMPOTENCY_KEYS.delete().where(old)))
-
-    @asynccontextmanager
-    async def forgetting(self, every_s: float = FORGET_EVERY_S) -> AsyncIterator[None]:
-        """Forgets old keys now and then while the block runs."""
-
-        async def forget() -> None:
-            while True:
-                await asyncio.sleep(every_s)
-                try:
-                    await asyncio.to_thread(self.forget_old_keys)
-                except (ApiError, sa.exc.SQLAlchemyError) as error:
-                    structlog.get_logger().error("old idempotency keys not removed, kept until later", error=str(error))
-
-        task = asyncio.create_task(forget())
-        try:
-            yield
-        finally:
-            task.cancel()
 
 
 def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:
