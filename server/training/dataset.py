@@ -1,12 +1,13 @@
 """Training data: rows of a JSONL file, checked one by one, and the order in which they are trained on.
 
     reinforcement   {"messages": [..., {"role": "user", ...}], "answer": "34"}    other keys are the grader's `item`
-    supervised      {"messages": [..., {"role": "assistant", ...}]}
+    supervised      {"messages": [..., {"role": "assistant", ...}]}               other keys are refused
 
 Design decision: every order is a sort by SHA-256 of (seed, what for, index). It is the same on every machine and in
 every version of Python, and the batch of any step is known without having drawn those before it.
 
-It tokenises nothing and keeps no rows: a file is read as a stream, line by line.
+It tokenises nothing and keeps no rows: a file is read as a stream, line by line, and a row says where its line is. The
+fields of messages and tools are chat_format's.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, BinaryIO, Literal
 
 from server.errors import BadRequest, quoted
+from server.training.chat_format import FormatError, calls_of, check_message, is_trained, tools_of
 from server.training.graders.template import Variable
 
 Purpose = Literal["reinforcement", "supervised"]
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 RESERVED_KEYS = ("messages", "tools")
+SUPERVISED_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
 _LAST_ROLE: Mapping[Purpose, str] = {"reinforcement": "user", "supervised": "assistant"}
 _BOM = b"\xef\xbb\xbf"
 
@@ -51,12 +53,17 @@ class DataLimits:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row, from line `line`. `messages` as chat completions take them; `item` is every key that is not reserved."""
+    """One row, from line `line`. `messages` as chat completions take them; `item` is every key that is not reserved.
+
+    start, length: where in the file its line is, in bytes.
+    """
 
     line: int
     messages: Sequence[Mapping[str, Any]]
     item: Mapping[str, Any]
     tools: Sequence[Mapping[str, Any]] = ()
+    start: int = 0
+    length: int = 0
 
 
 def read_rows(
@@ -72,23 +79,24 @@ def read_rows(
     Raises DataError at the first line that cannot be used, and at the end of a file without rows. Skips empty lines.
     """
     limits = limits or DataLimits()
-    rows = number = 0
+    rows = number = end = 0
     while line := file.readline(limits.line_bytes + 1):
         number += 1
+        start, end = end, end + len(line)
         try:
             if number == 1:
                 line = line.removeprefix(_BOM)
             if len(line) > limits.line_bytes:
-                raise _Unusable("it is too long", f"at most {limits.line_bytes} bytes")
+                raise FormatError("it is too long", f"at most {limits.line_bytes} bytes")
             if not line.strip():
                 continue
             if (rows := rows + 1) > limits.rows:
-                raise _Unusable("there are more rows", f"at most {limits.rows}")
-            row = _row(number, _parse(line), purpose, limits)
+                raise FormatError("there are more rows", f"at most {limits.rows}")
+            row = read_row(number, line, purpose, limits)
             _check_variables(row.item, variables)
-        except _Unusable as problem:
+        except FormatError as problem:
             raise DataError(number, problem.what, problem.expected, param=param) from None
-        yield row
+        yield replace(row, start=start, length=end - start)
     if not rows:
         raise DataError(0, "it has no rows", "one JSON object per line", param=param)
 
@@ -128,13 +136,6 @@ class Sampler:
         return -(-self.count * epochs // self.batch_size)
 
 
-class _Unusable(Exception):
-    def __init__(self, what: str, expected: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.expected = expected
-
-
 @lru_cache(maxsize=8)
 def _order(count: int, seed: int, purpose: str) -> tuple[int, ...]:
     def key(index: int) -> bytes:
@@ -147,21 +148,21 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise _Unusable(f"byte {error.start + 1} is not UTF-8", "a UTF-8 file") from None
+        raise FormatError(f"byte {error.start + 1} is not UTF-8", "a UTF-8 file") from None
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
         if "\\u" in text:
             # JSON can spell half of a surrogate pair, which no tokenizer takes.
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise _Unusable("it has half of a surrogate pair", "text that UTF-8 can carry") from None
+        raise FormatError("it has half of a surrogate pair", "text that UTF-8 can carry") from None
     except json.JSONDecodeError as error:
-        raise _Unusable(f"it is not JSON ({error.msg} at character {error.pos + 1})", "one JSON object") from None
+        raise FormatError(f"it is not JSON ({error.msg} at character {error.pos + 1})", "one JSON object") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise _Unusable(f"it is not JSON that can be read ({reason:.100})", "one JSON object") from None
+        raise FormatError(f"it is not JSON that can be read ({reason:.100})", "one JSON object") from None
     if not isinstance(value, dict):
-        raise _Unusable(f"it is {quoted(value)}", "a JSON object")
+        raise FormatError(f"it is {quoted(value)}", "a JSON object")
     return value
 
 
@@ -169,38 +170,41 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _row(number: int, value: dict[str, Any], purpose: Purpose, limits: DataLimits) -> Row:
+def read_row(number: int, line: bytes, purpose: Purpose, limits: DataLimits) -> Row:
+    """The row on line `number`, checked for all but a grader's variables. FormatError."""
+    value = _parse(line.removeprefix(_BOM) if number == 1 else line)
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
         found = f"messages is {quoted(messages)}" if "messages" in value else "it has no messages"
-        raise _Unusable(found, "a list of at least one message")
+        raise FormatError(found, "a list of at least one message")
     if len(messages) > limits.messages:
-        raise _Unusable(f"it has {len(messages)} messages", f"at most {limits.messages}")
+        raise FormatError(f"it has {len(messages)} messages", f"at most {limits.messages}")
     for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
+        check_message(message, f"messages[{index}]")
     if (last := messages[-1]["role"]) != _LAST_ROLE[purpose]:
-        raise _Unusable(f"the last message is the {last}'s", f"the {_LAST_ROLE[purpose]}'s, for {purpose} training")
-    if purpose == "supervised" and not messages[-1].get("content"):
-        raise _Unusable("the last message has no content", "the text to be learned")
-    tools = value.get("tools") or []
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise _Unusable(f"tools is {quoted(tools)}", "a list of objects")
+        raise FormatError(f"the last message is the {last}'s", f"the {_LAST_ROLE[purpose]}'s, for {purpose} training")
+    if purpose == "supervised":
+        _check_supervised(value, messages)
+        return Row(number, messages, {}, tools_of(value))
+    for index, message in enumerate(messages):
+        if message.get("weight") is not None:
+            raise FormatError(f"messages[{index}] has a weight", "none, for nothing is imitated in reinforcement")
     item = {key: field for key, field in value.items() if key not in RESERVED_KEYS}
-    return Row(number, messages, item, tools)
+    return Row(number, messages, item, tools_of({"tools": value.get("tools")}))
 
 
-def _check_message(message: object, where: str) -> None:
-    if not isinstance(message, dict):
-        raise _Unusable(f"{where} is {quoted(message)}", "an object with role and content")
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise _Unusable(f"{where}.role is {quoted(role)}", f"one of {', '.join(ROLES)}")
-    if content is None and role == "assistant" and message.get("tool_calls"):
-        return
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
-    if not parts or not all(isinstance(text, str) for text in texts):
-        raise _Unusable(f"{where}.content is {quoted(content)}", "a text, or a list of text parts")
+def _check_supervised(value: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> None:
+    for key in value:
+        if key not in SUPERVISED_KEYS:
+            raise FormatError(f"it has the key {quoted(key)}", f"only {', '.join(SUPERVISED_KEYS)}")
+    if not isinstance(value.get("parallel_tool_calls", True), bool):
+        raise FormatError(f"parallel_tool_calls is {quoted(value['parallel_tool_calls'])}", "true or false")
+    trained = [(index, message) for index, message in enumerate(messages) if is_trained(message)]
+    if not trained:
+        raise FormatError("all messages of the assistant have the weight 0", "one to be learned, of weight 1")
+    for index, message in trained:
+        if not message.get("content") and not message.get("refusal") and not calls_of(message):
+            raise FormatError(f"messages[{index}] has no content", "the text to be learned, or the weight 0")
 
 
 def _check_variables(item: Mapping[str, Any], variables: Collection[Variable]) -> None:
@@ -209,6 +213,6 @@ def _check_variables(item: Mapping[str, Any], variables: Collection[Variable]) -
             variable.look_up(item)
         except KeyError as missing:
             has = ", ".join(sorted(item)[:20]) or "no keys but messages"
-            raise _Unusable(
+            raise FormatError(
                 f"it has no {missing.args[0]}, only {has:.300}", f"the grader's variable {variable}"
             ) from None

@@ -27,7 +27,6 @@ from server.worker_protocol import (
 
 TENANT_HEADER = "OpenAI-Organization"
 _LOST = frozenset({"lease_lost", "unexpected_step"})
-_MEMORY_BYTES = 2**24
 _CLAIM_TIMEOUT_S = 15.0
 _TIMEOUT_S = 120.0
 
@@ -68,11 +67,10 @@ class GatewayClient:
 
     @asynccontextmanager
     async def file(self, tenant: str, file_id: str) -> AsyncIterator[BinaryIO]:
-        """The bytes of a tenant's file, on disk when they are many. GatewayRefused when it is not there."""
+        """The bytes of a tenant's file, on disk. GatewayRefused when it is not there."""
         path, headers = f"/v1/files/{file_id}/content", {TENANT_HEADER: tenant}
-        with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as file:
-            response = await self._get(path, headers)
-            file.write(response.content)
+        with tempfile.TemporaryFile() as file:
+            await self._get(path, headers, file)
             file.seek(0)
             yield cast(BinaryIO, file)
 
@@ -81,9 +79,16 @@ class GatewayClient:
         models = (await self._get("/v1/models", {})).json()["data"]
         return min((model["max_model_len"] for model in models if model.get("max_model_len")), default=None)
 
-    async def _get(self, path: str, headers: Mapping[str, str]) -> httpx.Response:
+    async def _get(self, path: str, headers: Mapping[str, str], into: BinaryIO | None = None) -> httpx.Response:
         return await request(
-            self.http, "GET", path, patience=self.patience, headers=headers, timeout_s=_TIMEOUT_S, report=self._report
+            self.http,
+            "GET",
+            path,
+            patience=self.patience,
+            headers=headers,
+            timeout_s=_TIMEOUT_S,
+            report=self._report,
+            into=into,
         )
 
     async def _tell(self, job_id: str, what: str, told: BaseModel, answer: type[AnswerT]) -> AnswerT:

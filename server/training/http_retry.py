@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
@@ -57,10 +57,12 @@ async def request(
     headers: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
     report: Callable[[str], None] | None = None,
+    into: BinaryIO | None = None,
 ) -> httpx.Response:
     """The answer, a 2xx. Raises GatewayRefused for any other that does not pass. `report` hears of every repetition.
 
-    timeout_s: of one attempt, in each of its phases; None, as the client has it.
+    timeout_s: of one attempt, in each of its phases; None, as the client has it. into: where the answer's bytes are
+    written as they come; then they are not in the answer.
     """
 
     def wait(state: RetryCallState) -> float:
@@ -84,7 +86,7 @@ async def request(
     try:
         async for attempt in retrying:
             with attempt:
-                response = await _send(http, method, path, json, headers, timeout_s)
+                response = await _send(http, method, path, json, headers, timeout_s, into)
     except _Again as error:
         assert error.response is not None
         raise refused(error.response) from None
@@ -100,10 +102,19 @@ async def _send(
     json: Mapping[str, Any] | None,
     headers: Mapping[str, str] | None,
     timeout_s: float | None,
+    into: BinaryIO | None,
 ) -> httpx.Response:
     timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
     try:
-        response = await http.request(method, path, json=json, headers=headers, timeout=timeout)
+        async with http.stream(method, path, json=json, headers=headers, timeout=timeout) as response:
+            if into is None or not response.is_success:
+                await response.aread()
+            else:
+                # From the beginning: an attempt before may have been cut off.
+                into.seek(0)
+                into.truncate()
+                async for chunk in response.aiter_bytes():
+                    into.write(chunk)
     except httpx.TransportError as error:
         raise _Again(f"no answer ({type(error).__name__}: {error})", None, None) from error
     if response.status_code in _BUSY or response.status_code >= 500:

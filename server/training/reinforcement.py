@@ -43,7 +43,7 @@ class Reinforcement:
     grading: asyncio.Semaphore
 
     async def collect(self, step: int, adapter: Adapter | None) -> Graded:
-        examples = [self.data.training[index] for index in self.data.sampler.batch(step - 1)]
+        examples = await self.data.batch(step)
         graded = await self._sampled(examples, adapter, "train", step, self.config.group_size, self.config.temperature)
         _mean(graded, f"step {step}")
         return graded
@@ -102,7 +102,7 @@ class Reinforcement:
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
         count = self.config.eval_samples
         temperature = 0.0 if count == 1 else self.config.temperature
-        graded = await self._sampled(self.data.validation, adapter, "valid", 0, count, temperature)
+        graded = await self._sampled(await self.data.held_out(), adapter, "valid", 0, count, temperature)
         mean = _mean(graded, "the held-out rows")
         parts = {f"valid_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
         return Evaluation({"valid_reward_mean": mean, **parts}, mean, graded.standard_error)

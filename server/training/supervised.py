@@ -23,7 +23,7 @@ class Supervised:
     trainer: Trainer
 
     async def collect(self, step: int, adapter: Adapter | None) -> list[Example]:
-        return [self.data.training[index] for index in self.data.sampler.batch(step - 1)]
+        return await self.data.batch(step)
 
     async def batch(self, collected: list[Example], handle: int, sampled_with: Adapter | None) -> Batch:
         sequences = _sequences(collected, handle)
@@ -34,7 +34,7 @@ class Supervised:
         return {"train_loss": metrics.loss, "train_mean_token_accuracy": metrics.accuracy}
 
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
-        tokens = await self.trainer.score(_sequences(self.data.validation, handle))
+        tokens = await self.trainer.score(_sequences(await self.data.held_out(), handle))
         count = int(tokens.mask_BC.sum())
         loss = -tokens.logprobs_BC.double().sum().item() / count
         return Evaluation({"valid_loss": loss, "valid_mean_token_accuracy": int(tokens.hits_BC.sum()) / count}, -loss)

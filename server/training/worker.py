@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from server.training.chat_tokens import ChatTokens
 from server.training.gateway_client import GatewayClient, LeaseLost
 from server.training.graders.build import GraderTools
 from server.training.http_retry import GatewayRefused
-from server.training.job_data import JobData, load
+from server.training.job_data import JobData, opened
 from server.training.method import Method
 from server.training.outcome import Outcome, failed
 from server.training.reinforcement import Reinforcement
@@ -202,40 +202,43 @@ class Worker:
                 await self.tools.gateway.finish(job.id, told)
 
     async def _validate(self, job: ClaimedJob) -> None:
-        try:
-            data = await self._load(job)
-        except ApiError as error:
-            await self._finish(job, failed(error.code or "invalid_data", error.message, error.param))
-            return
-        told = ValidatedRequest(
-            worker=self.name,
-            total_steps=data.total_steps,
-            training_rows=len(data.training),
-            validation_rows=data.validation_rows,
-        )
+        async with AsyncExitStack() as files:
+            data = await self._open(job, files)
+            if data is None:
+                return
+            told = ValidatedRequest(
+                worker=self.name,
+                total_steps=data.total_steps,
+                training_rows=len(data.training),
+                validation_rows=data.validation_rows,
+            )
         await self.tools.gateway.validated(job.id, told)
-        self.told(f"{job.id} ({job.tenant}) can be trained: {len(data.training)} rows, {data.total_steps} steps")
+        self.told(f"{job.id} ({job.tenant}) can be trained: {told.training_rows} rows, {told.total_steps} steps")
 
     async def _train(self, job: ClaimedJob, around: Surroundings, free: asyncio.Semaphore) -> None:
         behind = job.checkpoint.step if job.checkpoint is not None else 0
         self.told(f"{job.id} ({job.tenant}) starts behind step {behind}")
-        try:
-            data = await self._load(job)
-        except ApiError as error:
-            await self._finish(job, failed(error.code or "invalid_data", error.message, error.param))
-            return
-        trackers = Trackers(job, self.tools.log_dir, behind)
-        try:
-            outcome = await train(job, data, self._method(job, data, free), around, trackers)
-        finally:
-            trackers.close()
+        async with AsyncExitStack() as files:
+            data = await self._open(job, files)
+            if data is None:
+                return
+            trackers = Trackers(job, self.tools.log_dir, behind)
+            try:
+                outcome = await train(job, data, self._method(job, data, free), around, trackers)
+            finally:
+                trackers.close()
         await self._finish(job, outcome)
 
-    async def _load(self, job: ClaimedJob) -> JobData:
+    async def _open(self, job: ClaimedJob, files: AsyncExitStack) -> JobData | None:
+        """The job's data until `files` is closed; None when it cannot be used, and the job has failed."""
         tools = self.tools
         longest = await tools.gateway.max_model_len() or tools.max_tokens
         chat = ChatTokens(tools.tokenizer, min(longest, tools.max_tokens))
-        return await load(job, tools.gateway, tools.graders, chat)
+        try:
+            return await files.enter_async_context(opened(job, tools.gateway, tools.graders, chat))
+        except ApiError as error:
+            await self._finish(job, failed(error.code or "invalid_data", error.message, error.param))
+            return None
 
     def _method(self, job: ClaimedJob, data: JobData, free: asyncio.Semaphore) -> Method[Any]:
         if isinstance(job.config, ReinforcementConfig) and data.grader is not None:

@@ -4,17 +4,22 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Required, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types import chat
 
-from server.training.dataset import DataError, DataLimits, Purpose, Row, Sampler, read_rows, split
+from server.training.chat_format import MESSAGES
+from server.training.dataset import DataError, DataLimits, Purpose, Row, Sampler, read_row, read_rows, split
 from server.training.graders.build import parse_spec
 
 USER = {"role": "user", "content": "What is 17*2?"}
 ASSISTANT = {"role": "assistant", "content": "34"}
+ADD = {"name": "add", "arguments": '{"a": 17, "b": 17}'}
+CALLS = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": ADD}]}
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 
 
 def jsonl(*rows: object) -> bytes:
@@ -54,7 +59,7 @@ def test_lines_are_counted_as_an_editor_does() -> None:
 
 
 def test_the_last_line_may_lack_its_end_and_tools_are_kept() -> None:
-    tools = [{"type": "function", "function": {"name": "add"}}]
+    tools = TOOLS
 
     (row,) = read(jsonl({"messages": [USER], "tools": tools, "answer": "34"}).rstrip())
 
@@ -67,7 +72,7 @@ def test_the_last_line_may_lack_its_end_and_tools_are_kept() -> None:
         [{"role": "system", "content": "Be short."}, USER],
         [{"role": "developer", "content": "Be short."}, USER, ASSISTANT, USER],
         [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
-        [USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}, {"role": "tool", "content": "7"}, USER],
+        [USER, CALLS, {"role": "tool", "content": "7", "tool_call_id": "1"}, USER],
     ],
 )
 def test_conversations_that_end_with_the_user_are_for_reinforcement(messages: list[object]) -> None:
@@ -119,6 +124,95 @@ def test_a_line_that_cannot_be_used_is_named_with_what_is_there(line: bytes, wha
     assert error.line == 3
     assert what in error.what
     assert error.message.startswith("training_file: line 3: ")
+
+
+SUPERVISED: list[tuple[dict[str, Any], str]] = [
+    ({"answer": "34"}, "it has the key 'answer'"),
+    ({"tools": [{"type": "function", "function": {"name": "add", "params": {}}}]}, "tools[0].function.params is not"),
+    ({"tools": [{"type": "search"}]}, "tools[0].type is 'search'"),
+    ({"functions": [{"description": "adds"}]}, "it has no functions[0].name"),
+    ({"parallel_tool_calls": "no"}, "parallel_tool_calls is 'no'"),
+    ({"messages": [USER, {**ASSISTANT, "wieght": 0}]}, "messages[1].wieght is not known there"),
+    ({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}, "messages[1].weight is 0.5"),
+    ({"messages": [USER, {**ASSISTANT, "weight": 0}]}, "all messages of the assistant have the weight 0"),
+    ({"messages": [{**USER, "weight": 1}, ASSISTANT]}, "messages[0].weight is not known there"),
+    ({"messages": [{**USER, "name": 7}, ASSISTANT]}, "messages[0].name is 7"),
+    ({"messages": [USER, {**ASSISTANT, "content": ""}]}, "messages[1] has no content"),
+    ({"messages": [USER, {**ASSISTANT, "audio": {"id": "a"}}]}, "messages[1].audio is an object"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": []}]}, "messages[1].tool_calls is a list of 0"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "it has no messages[1].tool_calls[0]"),
+    (
+        {"messages": [USER, {"role": "assistant", "function_call": {**ADD, "arguments": "{a: 1}"}}]},
+        "messages[1].function_call.arguments is '{a: 1}'",
+    ),
+    ({"messages": [USER, CALLS, {"role": "tool", "content": "34"}, ASSISTANT]}, "it has no messages[2].tool_call_id"),
+    ({"messages": [USER, {"role": "function", "content": "34"}, ASSISTANT]}, "it has no messages[1].name"),
+]
+
+
+@pytest.mark.parametrize(("change", "what"), SUPERVISED)
+def test_what_openais_format_does_not_have_is_refused_with_line_and_field(change: dict[str, Any], what: str) -> None:
+    good = {"messages": [USER, ASSISTANT]}
+
+    error = refused(jsonl(good, {**good, **change}), "supervised")
+
+    assert error.line == 2
+    assert error.what.startswith(what)
+
+
+def test_all_of_openais_format_is_taken() -> None:
+    row = {
+        "messages": [
+            {"role": "developer", "content": "Add.", "name": "boss"},
+            {"role": "user", "content": [{"type": "text", "text": "17 + 17?"}], "name": "ann"},
+            {"role": "assistant", "content": "Let me see.", "weight": 0, "name": "bot"},
+            {**CALLS, "content": None, "weight": 1, "refusal": None, "audio": None},
+            {"role": "tool", "content": [{"type": "text", "text": "34"}], "tool_call_id": "1"},
+            {"role": "assistant", "function_call": ADD},
+            {"role": "function", "name": "add", "content": None},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+            {"role": "assistant", "refusal": "No more."},
+        ],
+        "tools": TOOLS,
+        "functions": [{"name": "add_up", "description": "adds", "parameters": {}}],
+        "parallel_tool_calls": False,
+    }
+
+    (read_back,) = read(jsonl(row), "supervised")
+
+    assert read_back.messages == row["messages"]
+    assert [tool["function"]["name"] for tool in read_back.tools] == ["add", "add_up"]
+
+
+@pytest.mark.parametrize(
+    ("role", "theirs"),
+    [
+        ("system", chat.ChatCompletionSystemMessageParam),
+        ("developer", chat.ChatCompletionDeveloperMessageParam),
+        ("user", chat.ChatCompletionUserMessageParam),
+        ("assistant", chat.ChatCompletionAssistantMessageParam),
+        ("tool", chat.ChatCompletionToolMessageParam),
+        ("function", chat.ChatCompletionFunctionMessageParam),
+    ],
+)
+def test_every_field_of_openais_messages_is_known(role: str, theirs: Any) -> None:
+    assert set(MESSAGES[role].model_fields) >= set(theirs.__annotations__)
+    needed = {name for name, field in MESSAGES[role].model_fields.items() if field.is_required()}
+    hints = get_type_hints(theirs, include_extras=True)
+    assert needed <= {name for name, hint in hints.items() if get_origin(hint) is Required}
+
+
+def test_a_weight_in_reinforcement_is_refused() -> None:
+    data = jsonl({"messages": [USER, {**ASSISTANT, "weight": 1}, USER]})
+    assert refused(data).what == "messages[1] has a weight"
+
+
+def test_a_row_says_where_its_line_is() -> None:
+    data = b"\xef\xbb\xbf" + jsonl({"messages": [USER], "n": 1}) + b"\n" + jsonl({"messages": [USER], "n": 2}).rstrip()
+
+    for row in read(data):
+        line = data[row.start : row.start + row.length]
+        assert read_row(row.line, line, "reinforcement", DataLimits()).item == row.item
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"\xef\xbb\xbf", b"  \r\n"])

@@ -201,6 +201,25 @@ async def test_a_message_that_no_utf8_carries_ends_a_job_all_the_same() -> None:
         assert error.model_dump_json().encode()
 
 
+async def test_answers_of_weight_0_are_read_and_not_learned(tmp_path: Path, path: Path, factors: Factors) -> None:
+    def talk(first: str, **fields: Any) -> list[dict[str, Any]]:
+        asked, answer = {"role": "user", "content": "w10"}, {"role": "assistant", "content": first, **fields}
+        return [{"messages": [asked, answer, asked, {"role": "assistant", "content": "w11"}]}] * 2
+
+    # "user w10 </s> assistant", "w12 </s>"; and, behind these, "user w10 </s> assistant", "w11 </s>".
+    first, second = 4 + 2, 4 + 2 + 4 + 2
+    settings: Any = {"batch_size": 2, "max_steps": 1, "validation_fraction": 0, "dtype": "float32"}
+    async with site(tmp_path, path, factors) as here:
+        jobs = [
+            await here.job(data, **settings) for data in (talk("w12"), talk("w12", weight=0), talk("w13", weight=0))
+        ]
+        async with here.worker(max_jobs=1):
+            tokens = [(await here.wait(job, "succeeded")).trained_tokens for job in jobs]
+        assert tokens == [2 * (first + second), 2 * second, 2 * second]
+        learned, unlearned, otherwise = (here.vectors(job)[1] for job in jobs)
+        assert learned != unlearned != otherwise
+
+
 async def test_numbers_that_overflow_end_a_job_with_a_sentence(tmp_path: Path, path: Path, factors: Factors) -> None:
     model = load_model(path)
     model.lm_head.weight.data[WORDS.index(WORD)] = torch.inf
