@@ -226,9 +226,47 @@ def test_pick_is_always_one_of_the_versions(targets: dict[int, float], pick: flo
     assert targets_from_json(targets_to_json(targets)) == targets
 
 
-def test_picks_divide_the_line_by_weight() -> None:
-    picks = Counter(pick_version({3: 95, 4: 5}, (number + 0.5) / 1000) for number in range(1000))
-    assert picks == {3: 950, 4: 50}
+@pytest.mark.parametrize(
+    ("targets", "thousandths"),
+    [
+        ({3: 95, 4: 5}, {3: 950, 4: 50}),
+        ({1: 50, 2: 30, 3: 20}, {1: 500, 2: 300, 3: 200}),
+        ({3: 50, 2: 30, 1: 20}, {1: 200, 2: 300, 3: 500}),
+        ({1: 1, 2: 1, 3: 8}, {1: 100, 2: 100, 3: 800}),
+        ({7: 0.1, 2: 0.4, 9: 0.2, 4: 0.3}, {2: 400, 4: 300, 7: 100, 9: 200}),
+        ({1: 1e308, 2: 1e308, 3: 2e307}, {1: 455, 2: 454, 3: 91}),  # 5/11, 5/11, 1/11
+        ({1: 5e-324, 2: 5e-324, 5: 1e-323}, {1: 250, 2: 250, 5: 500}),
+    ],
+)
+def test_picks_divide_the_line_by_weight(targets: dict[int, float], thousandths: dict[int, int]) -> None:
+    picks = [pick_version(targets, (number + 0.5) / 1000) for number in range(1000)]
+    assert Counter(picks) == thousandths
+    assert picks == sorted(picks)  # each version has one piece of the line
+
+
+@given(st.dictionaries(st.integers(1, 9), st.integers(1, 50), min_size=1, max_size=6))
+def test_every_version_gets_its_exact_share(targets: dict[int, int]) -> None:
+    total = sum(targets.values())
+    picks = Counter(pick_version({**targets}, (number + 0.5) / total) for number in range(total))
+    assert picks == targets
+
+
+def test_users_are_spread_over_three_versions_by_weight() -> None:
+    """Chi-square over 20,000 users, who are always the same: 13.8 is exceeded once in a thousand by chance."""
+    shares = {1: 0.5, 2: 0.3, 3: 0.2}
+    picks = Counter(pick_version(shares, sticky_pick("acme", "math", "prod", f"user-{n}")) for n in range(20_000))
+    chi_square = sum((picks[version] - 20_000 * share) ** 2 / (20_000 * share) for version, share in shares.items())
+    assert chi_square < 13.8
+
+
+async def test_users_of_an_alias_over_three_versions_get_each_by_its_weight(client: httpx.AsyncClient) -> None:
+    weights = {"1": 60, "2": 30, "3": 10}
+    await put(client, versions=weights)
+    users = [f"user-{number}" for number in range(400)]
+    picks = Counter([await answered_by(client, adapter="acme/math@prod", user=user) for user in users])
+    expected = {f"acme/math@{version}": 400 * weight / 100 for version, weight in weights.items()}
+    assert picks.keys() == expected.keys()
+    assert sum((picks[name] - share) ** 2 / share for name, share in expected.items()) < 13.8
 
 
 @given(st.lists(st.text(), max_size=4))

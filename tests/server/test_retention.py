@@ -20,6 +20,7 @@ from server.tables import AUDIT_LOG, DEFAULT_TENANT_ID, IDEMPOTENCY_KEYS, USAGE
 from server.training_tables import FILES, JOB_EVENTS, JOBS
 from server.usage import HOUR_S
 from server.writes import KEY_KEPT_S, Answer, Author, Writes
+from tests.server.process import Process
 
 NOW = 2_000_000_000
 DAYS = 10
@@ -124,6 +125,19 @@ def test_no_transaction_removes_more_than_a_batch(database: Database, kept_10_da
     for rule in rules_of(kept_10_days):
         before = NOW - rule.kept_s
         assert [sweep.remove_some(rule, before) for _ in range(4)] == [3, 3, 1, 0], rule.what
+
+
+async def test_gateways_that_sweep_at_once_remove_every_row_once(
+    process: Process, other_process: Process, kept_10_days: Settings
+) -> None:
+    limit = DAYS * DAY_S
+    add_audit(process.database, *[limit + 100] * 40, 0)
+    add_usage(process.database, NOW // HOUR_S * HOUR_S - limit - HOUR_S, 40)
+    add_job(process.database, "old", status="succeeded", finished_at=NOW - limit - 1, events=40)
+    sweeps = [retention(gateway.database, kept_10_days) for gateway in (process, other_process)]
+    await asyncio.gather(*(sweep.sweep(asyncio.Event()) for sweep in sweeps))
+    assert values(process.database, AUDIT_LOG.c.target) == ["0"]
+    assert values(process.database, USAGE.c.hour) == values(process.database, JOB_EVENTS.c.id) == []
 
 
 async def test_days_of_zero_keep_for_ever(database: Database, settings: Settings) -> None:
