@@ -21,12 +21,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.adapter_field import AdapterField
 from server.body_memory import held_body
+from server.client_values import leave_out_refused
 from server.engine_api import Engine, ServedAdapter
 from server.errors import ApiError, response_to
 from server.gateway_fields import MODEL_ROUTES, set_gateway_fields
 from server.json_body import engine_json
 from server.json_values import VALUE_BYTES, check_values
 from server.metrics import GatewayMetrics
+from server.misnomers import check_names
 from server.off_loop import off_loop
 from server.principal import principal_of
 from server.request_body import at_most, is_json, read_body, read_json, replay
@@ -36,6 +38,7 @@ from server.tools_check import check_tools
 from server.usage import UsageMeter
 
 ADAPTER_HEADER = "x-tinylora-adapter"
+BASE_MODEL = "none"  # no adapter's: those have a version or a digest
 # Forms with files, which the engine reads in pieces.
 STREAMED = "/v1/audio/"
 
@@ -111,6 +114,8 @@ class AdapterMiddleware:
         principal, runs_model = principal_of(scope), scope["path"] in MODEL_ROUTES
         if scope["path"] == SAGEMAKER_PATH:
             take_adapter_of_header(payload, scope)
+        if runs_model:
+            check_names(payload)
         scope["state"]["payload"] = payload
         with self._metrics.resolve_seconds.time():
             served = await self._field.resolve(payload, principal)
@@ -119,6 +124,7 @@ class AdapterMiddleware:
         if runs_model:
             check_tools(payload, self._engine.why_no_tools)
             set_gateway_fields(payload, principal.tenant.id)
+            leave_out_refused(payload)
         if served is not None:
             payload["model"] = served.name
         rewritten = await off_loop(len(body), engine_json, payload)
@@ -141,8 +147,8 @@ class AdapterMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if served is not None:
-                    MutableHeaders(scope=message)[ADAPTER_HEADER] = served.name
+                if served is not None or scope["path"] in MODEL_ROUTES:
+                    MutableHeaders(scope=message)[ADAPTER_HEADER] = BASE_MODEL if served is None else served.name
             await send(message)
 
         try:

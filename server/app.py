@@ -1,7 +1,8 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
-    RequestId -> AccessLog -> HttpMetrics -> Telemetry -> Cors -> BrowserGuard -> LastResort -> AdaptersAlias
-    -> AuthMiddleware -> the engine's own -> AdapterMiddleware -> Stage -> Admission -> Stage -> NoteRoute
+    RequestId -> AccessLog -> HttpMetrics -> Telemetry -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard
+    -> LastResort -> AdaptersAlias -> AuthMiddleware -> PlainBodies -> HeadRequests -> the engine's own
+    -> AdapterMiddleware -> Stage -> Admission -> Stage -> NoteRoute
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -17,14 +18,17 @@ from server.adapter_field import AdapterField
 from server.adapter_middleware import AdapterMiddleware
 from server.adapters_alias import AdaptersAlias
 from server.admission import add_admission
+from server.anthropic_errors import AnthropicErrors
 from server.auth import AuthMiddleware, auth_mode
 from server.body_memory import BodyMemory, BodyRoom
 from server.browser_guard import BrowserGuard
+from server.content_encoding import PlainBodies
 from server.cors import Cors, CorsRules
 from server.database import Database
 from server.engine_api import Engine
 from server.errors import install_error_handlers
 from server.gateway import Gateway
+from server.head_requests import HeadRequests
 from server.http_metrics import HttpMetrics, NoteRoute
 from server.last_resort import LastResort
 from server.lifespan import run_with
@@ -39,6 +43,7 @@ from server.request_id import RequestId
 from server.retention import sweeping
 from server.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
 from server.settings import Settings
+from server.stream_headers import StreamHeaders
 from server.telemetry import ADMISSION, ENGINE, Stage, Telemetry, tracer_of
 from server.trace_export import exporting
 from server.training_app import add_training
@@ -105,6 +110,8 @@ def create_app(
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)
     app.add_middleware(BodyMemory, room=BodyRoom(settings.max_held_body_bytes))
+    app.add_middleware(HeadRequests)
+    app.add_middleware(PlainBodies)
     app.add_middleware(
         AuthMiddleware,
         mode=mode,
@@ -116,6 +123,8 @@ def create_app(
     app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
     if mode == "open":
         app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)
+    app.add_middleware(AnthropicErrors)
+    app.add_middleware(StreamHeaders)
     if cors is not None:
         app.add_middleware(Cors, rules=cors)
     if tracing is not None:

@@ -1,4 +1,5 @@
-"""Who a request is from, and whether it may do what it asks: API keys, as `Authorization: Bearer <key>`.
+"""Who a request is from, and whether it may do what it asks: API keys, as `Authorization: Bearer <key>`, or in the
+header in which Anthropic's clients send them (x-api-key) or Azure's (api-key).
 
 Design decision: deny by default. A request without a valid key learns nothing, not even which routes there are, and a
 key that is unknown, revoked, expired or of a disabled tenant is refused in the same words. A server on which there is
@@ -24,14 +25,15 @@ from server.api_keys import any_key, digest_of, principal_of_row, tenant_of_row
 from server.database import Database
 from server.errors import ApiError, Forbidden, NotFound, Unauthorized, quoted, response_to
 from server.operator_keys import OperatorKeys
-from server.path_scopes import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below, scope_of_path
+from server.path_scopes import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below, scope_of
 from server.point_reads import PointReads
 from server.principal import OPEN_PRINCIPAL, KeyScope, Principal, Tenant
 from server.tables import DEFAULT_TENANT_NAME
 
 Mode = Literal["keys", "open"]
 ORGANIZATION_HEADER = "openai-organization"
-MISSING = "There is no API key in the request; send one as 'Authorization: Bearer <key>'."
+KEY_HEADERS = ("x-api-key", "api-key")
+MISSING = "There is no API key in the request; send one as 'Authorization: Bearer <key>' (or 'x-api-key: <key>')."
 INVALID = "The API key is not valid: it is unknown, revoked or expired. Ask the operator of this server for another."
 
 
@@ -41,6 +43,13 @@ def auth_mode(keys: OperatorKeys, database: Database) -> Mode:
         return "keys"
     with database.read() as connection:
         return "keys" if any_key(connection) else "open"
+
+
+def key_of(headers: Headers) -> str | None:
+    """The key in a request's headers, bearer before the others; None when there is none."""
+    kind, _, bearer = headers.get("authorization", "").partition(" ")
+    keys = (bearer if kind.lower() == "bearer" else "", *(headers.get(name, "") for name in KEY_HEADERS))
+    return next((key.strip() for key in keys if key.strip()), None)
 
 
 class AuthMiddleware:
@@ -64,7 +73,7 @@ class AuthMiddleware:
             return
         try:
             principal = await self._principal(Headers(scope=scope))
-            self._check(principal, scope["path"])
+            self._check(principal, scope.get("method", "GET"), scope["path"])
         except ApiError as error:
             await response_to(error)(scope, receive, send)
             return
@@ -83,11 +92,11 @@ class AuthMiddleware:
     async def _principal(self, headers: Headers) -> Principal:
         if self._mode == "open":
             return OPEN_PRINCIPAL
-        kind, _, key = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not key.strip():
+        key = key_of(headers)
+        if key is None:
             raise Unauthorized(MISSING)
         # Headers are bytes, shown as Latin-1.
-        digest = digest_of(key.strip().encode("latin-1"))
+        digest = digest_of(key.encode("latin-1"))
         organization = headers.get(ORGANIZATION_HEADER)
         scopes = self._keys.scopes_of(digest)
         if scopes is not None:
@@ -123,8 +132,8 @@ class AuthMiddleware:
             )
         return tenant_of_row(row)
 
-    def _check(self, principal: Principal, path: str) -> None:
-        """Forbidden when the principal's key does not allow `path`."""
+    def _check(self, principal: Principal, method: str, path: str) -> None:
+        """Forbidden when the principal's key does not allow `method` on `path`."""
         if self._mode == "open":
             if is_below(path, OPERATOR_PATHS):
                 raise Forbidden(
@@ -132,7 +141,7 @@ class AuthMiddleware:
                     "send that key."
                 )
             return
-        needed: KeyScope = scope_of_path(path)
+        needed: KeyScope = scope_of(method, path)
         if not principal.may(needed):
             error = Forbidden(
                 f"This takes an API key with the scope '{needed}'; the scopes of this one are "

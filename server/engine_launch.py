@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,9 @@ from server.trace_export import tell_vllm, trace_target, tracer_provider
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
 SHUTDOWN_TIMEOUT_S = 60
 ENGINE_STOP_TIMEOUT_S = 10
+# Longer than clients and load balancers keep a connection that nobody uses, mostly 60 s: who closes it must be them, or
+# a request may be on its way while it is closed.
+KEEP_ALIVE_S = 75
 
 
 def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
@@ -87,6 +90,12 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     except ValueError as error:
         parser.error(str(error))
     return args
+
+
+def keep_alive_s(environment: Mapping[str, str]) -> int:
+    """Seconds after which a connection without requests is closed: vLLM's setting if it is set, else KEEP_ALIVE_S."""
+    is_set = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE" in environment
+    return envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE if is_set else KEEP_ALIVE_S
 
 
 def enable_adapters(args: Namespace, factors: Factors) -> None:
@@ -221,7 +230,7 @@ async def _serve_http(app: FastAPI, sock: socket, client: AdapterLLM, args: Name
         log_level=args.uvicorn_log_level,
         log_config=get_uvicorn_log_config(args),
         access_log=False,  # the gateway's own log has a line per request, with its id and adapter
-        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        timeout_keep_alive=keep_alive_s(os.environ),
         timeout_graceful_shutdown=args.shutdown_timeout,
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,

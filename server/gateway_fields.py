@@ -1,6 +1,7 @@
-"""The engine's own fields that are the gateway's to set: `cache_salt` and `priority`.
+"""The engine's own fields that are the gateway's to set: `cache_salt`, `priority` and `request_id`.
 
     cache_salt   who may share computed prefixes: the requests of one tenant. Whatever a client sends is replaced.
+    request_id   the gateway's (request_id.py). A client's is left out: it may be another's
     priority     0 (as soon as possible, the default) to 100: a client can only let its requests wait for others.
 
 Design decision: a list of the routes that run the model. What is not on it is neither counted nor queued, nor salted;
@@ -42,6 +43,7 @@ def set_gateway_fields(payload: dict[str, object], tenant_id: int) -> None:
     """Set in `payload`, the body of a request to a MODEL_ROUTE, what its tenant decides. BadRequest for `priority`."""
     priority_of(payload)
     payload["cache_salt"] = f"tenant-{tenant_id}"
+    payload.pop("request_id", None)
 
 
 def priority_of(payload: dict[str, object]) -> int:

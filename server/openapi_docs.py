@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 
+from server.auth import KEY_HEADERS
 from server.gateway_fields import MODEL_ROUTES
-from server.path_scopes import OPEN_PATHS, scope_of_path
+from server.path_scopes import OPEN_PATHS, scope_of
 from server.routes.own_route import OwnRoute
 
 ERROR_REF = {"$ref": "#/components/schemas/Error"}
@@ -57,7 +58,11 @@ ENGINE_ERROR_SCHEMA: dict[str, Any] = {
         }
     },
 }
-BEARER = {"type": "http", "scheme": "bearer", "description": "An API key; every operation names the scope it takes."}
+_KEY = "An API key; every operation names the scope it takes."
+SECURITY: dict[str, dict[str, str]] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": _KEY},
+    **{name: {"type": "apiKey", "in": "header", "name": name, "description": _KEY} for name in KEY_HEADERS},
+}
 DESCRIPTIONS = {
     HTTPStatus.BAD_REQUEST: "The request says something that cannot be served.",
     HTTPStatus.UNAUTHORIZED: "No API key, or none that is valid.",
@@ -106,12 +111,12 @@ def _completed(document: dict[str, Any], own: set[str], *, with_keys: bool) -> d
             _hoist_definitions(operation, schemas)
             _add_errors(path, method, operation, is_own=path in own)
             if with_keys and path not in OPEN_PATHS:
-                operation["security"] = [{"bearer": [scope_of_path(path)]}]
+                operation["security"] = [{name: [scope_of(method.upper(), path)]} for name in SECURITY]
     for name in _UNUSED_SCHEMAS:
         schemas.pop(name, None)
     schemas.update(Error=ERROR_SCHEMA, EngineError=ENGINE_ERROR_SCHEMA)
     if with_keys:
-        components["securitySchemes"] = {"bearer": BEARER}
+        components["securitySchemes"] = SECURITY
     return document
 
 

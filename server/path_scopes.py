@@ -1,7 +1,7 @@
 """Which scope a key needs for which path.
 
     infer      the engine's inference routes, and the models there are
-    adapters   adapters, usage and audit, of the key's own tenant
+    adapters   adapters (also deleted as models), usage and audit, of the key's own tenant
     train      files, fine-tuning jobs and graders
     admin      tenants, keys, /metrics, and every path that is not named here
 
@@ -17,6 +17,7 @@ from server.principal import KeyScope
 # To be read (GET, HEAD) by anyone: probes come without keys, and so does who wants to know how to send one.
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 METRICS_PATH = "/metrics"
+MODELS_PATH = "/v1/models"
 OPERATOR_PATHS = ("/v1/tenants", "/v1/keys")
 
 _EXACT: dict[str, KeyScope] = {
@@ -27,7 +28,7 @@ _EXACT: dict[str, KeyScope] = {
     "/v1/realtime": "infer",
 }
 _BELOW: dict[str, KeyScope] = {
-    "/v1/models": "infer",
+    MODELS_PATH: "infer",
     "/v1/chat/completions": "infer",
     "/v1/completions": "infer",
     "/v1/responses": "infer",
@@ -42,8 +43,10 @@ _BELOW: dict[str, KeyScope] = {
 }
 
 
-def scope_of_path(path: str) -> KeyScope:
+def scope_of(method: str, path: str) -> KeyScope:
     """The scope that requests to `path` need."""
+    if method == "DELETE" and is_below(path, (MODELS_PATH,)):
+        return "adapters"
     exact = _EXACT.get(path)
     if exact is not None:
         return exact

@@ -137,11 +137,21 @@ class ModelObject(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The base models, then adapters by name; `has_more` when not all adapters fitted."""
+    """The base models, then adapters by name; when `has_more`, ask for the next ones with `after` = `last_id`."""
 
     object: Literal["list"] = "list"
     data: list[ModelObject]
+    first_id: str | None
+    last_id: str | None
     has_more: bool
+
+
+class ModelDeleted(BaseModel):
+    """What OpenAI's client calls a deleted model: an adapter with all of its versions, or one version of it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
 
 
 class StrictQuery(BaseModel):
@@ -225,6 +235,13 @@ class VectorQuery(StrictQuery):
     """In what format to send a vector; default is what Accept asks for, else raw bytes."""
 
     format: Literal["raw", "safetensors"] | None = None
+
+
+class ModelsQuery(StrictQuery):
+    """Where the listing of models begins (behind the one called `after`) and how long it is."""
+
+    after: str | None = None
+    limit: int = Field(1000, ge=1, le=1000)
 
 
 class NoQuery(StrictQuery):

@@ -40,7 +40,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http_metrics import METHODS, route_of
 from server.principal import Principal
-from server.request_id import HEADER as REQUEST_ID_HEADER
+from server.request_id import request_id_of
 from server.request_usage import RequestUsage
 from server.routes.ops import PATHS as OPERATIONS
 
@@ -66,7 +66,7 @@ class RequestTrace:
         headers = Headers(scope=scope)
         method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
         attributes = {HTTP_REQUEST_METHOD: method, URL_PATH: scope["path"], URL_SCHEME: scope.get("scheme", "http")}
-        attributes[REQUEST_ID] = headers.get(REQUEST_ID_HEADER, "")
+        attributes[REQUEST_ID] = request_id_of(scope)
         if scope.get("client"):
             attributes[CLIENT_ADDRESS] = scope["client"][0]
         if "user-agent" in headers:

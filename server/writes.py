@@ -24,7 +24,7 @@ from server.database import Database
 from server.errors import BadRequest, PayloadTooLarge, UnprocessableEntity, quoted
 from server.principal import Principal, principal_of
 from server.request_body import MAX_JSON_BYTES
-from server.request_id import HEADER as REQUEST_ID_HEADER
+from server.request_id import request_id_of
 from server.tables import AUDIT_LOG, IDEMPOTENCY_KEYS
 
 IDEMPOTENCY_HEADER = "idempotency-key"
@@ -162,7 +162,7 @@ def author_of(
             param=IDEMPOTENCY_HEADER,
             code="invalid_value",
         )
-    return Author(principal_of(request.scope), request.headers.get(REQUEST_ID_HEADER, ""), key)
+    return Author(principal_of(request.scope), request_id_of(request.scope), key)
 
 
 AuthorDep = Annotated[Author, Depends(author_of)]

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.auth import key_of
 from server.errors import Unavailable, validation_error
 from server.off_loop import off_loop
 from server.request_body import read_json
@@ -25,8 +26,6 @@ from server.training.graders.spec import GraderSpec
 
 PREFIX = "/v1/fine_tuning/alpha/graders"
 MAX_BODY_BYTES = 4 * 2**20
-# Who is asking, in the spelling in which the openai client lets its own be replaced.
-ASKER_HEADERS = ("Authorization", TENANT_HEADER)
 GRADING_TIMEOUT_S = 120
 router = APIRouter(prefix=PREFIX, tags=["fine-tuning"], route_class=OwnRoute)
 
@@ -84,7 +83,10 @@ class GraderValidateResponse(BaseModel):
 
 def _tools(request: Request) -> GraderTools:
     tools: GraderTools = request.app.state.grader_tools
-    return tools.on_behalf_of({name: request.headers[name] for name in ASKER_HEADERS if name in request.headers})
+    key, tenant = key_of(request.headers), request.headers.get(TENANT_HEADER)
+    # In the spelling in which the openai client lets its own be replaced.
+    asker = {"Authorization": key and f"Bearer {key}", TENANT_HEADER: tenant}
+    return tools.on_behalf_of({name: value for name, value in asker.items() if value is not None})
 
 
 ToolsDep = Annotated[GraderTools, Depends(_tools)]

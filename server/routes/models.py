@@ -1,7 +1,7 @@
 """/v1/models: the base models and the tenant's own adapters, since either may be given as `model`.
 
-Design decision: OpenAI's listing has no pages, so it ends after a fixed number of adapters and says so; /v1/adapters
-lists all of them.
+Design decision: OpenAI's listing has no pages, and clients ask for none, so a page is as long as may be; who follows
+`has_more` with `after` gets the rest. Adapters can be deleted as models, which is OpenAI's way for fine-tuned ones.
 """
 
 from __future__ import annotations
@@ -9,29 +9,41 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
+from sqlalchemy.engine import Connection
 
 from server.adapter_field import model_not_found
-from server.errors import BadRequest, NotFound
+from server.conditional import PreconditionDep
+from server.deletion import delete
+from server.errors import BadRequest, NotFound, quoted
 from server.gateway import Gateway, GatewayDep
 from server.names import parse_reference
 from server.principal import PrincipalDep
 from server.routes.own_route import OwnRoute
-from server.schemas import ModelList, ModelObject, NoQuery
+from server.schemas import ModelDeleted, ModelList, ModelObject, ModelsQuery, NoQuery
 from server.stored_version import Description, StoredVersion
+from server.writes import Answer, AuthorDep, FingerprintDep
 
-MAX_LISTED_ADAPTERS = 1000
 STARTED_AT = int(time.time())
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=OwnRoute)
 
 
 @router.get("")
-def list_models(gateway: GatewayDep, principal: PrincipalDep) -> ModelList:
+def list_models(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[ModelsQuery, Query()]) -> ModelList:
     """The base models, then the adapters by name."""
-    page = gateway.registry.list(principal.tenant.id, limit=MAX_LISTED_ADAPTERS)
-    base = [_base(name, gateway) for name in gateway.engine.base_models]
-    adapters = [_adapter(item.stored, item.stored.name, gateway) for item in page.items]
-    return ModelList(data=base + adapters, has_more=page.has_more)
+    base, after = list(gateway.engine.base_models), ""
+    if query.after in base:
+        base = base[base.index(query.after) + 1 :]
+    elif query.after is not None:
+        base, after = [], parse_reference(query.after, "after").name
+    models = [_base(name, gateway) for name in base[: query.limit]]
+    # One adapter at least, to know whether there are more.
+    room = query.limit - len(models)
+    page = gateway.registry.list(principal.tenant.id, after=after, limit=max(room, 1))
+    models += [_adapter(item.stored, item.stored.name, gateway) for item in page.items[:room]]
+    has_more = len(base) > query.limit or page.has_more or len(page.items) > room
+    ids = [model.id for model in models]
+    return ModelList(data=models, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=has_more)
 
 
 @router.get("/{model:path}")
@@ -46,6 +58,35 @@ async def get_model(
     except (BadRequest, NotFound) as error:
         raise model_not_found(model, gateway.engine.base_models) from error
     return _adapter(stored, model, gateway)
+
+
+@router.delete("/{model:path}", response_model=ModelDeleted)
+def delete_model(
+    model: str,
+    gateway: GatewayDep,
+    author: AuthorDep,
+    precondition: PreconditionDep,
+    fingerprint: FingerprintDep,
+    _query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Delete an adapter, or one version of it, as DELETE /v1/adapters does: it can be restored there."""
+    if model in gateway.engine.base_models:
+        raise BadRequest(
+            f"The model {quoted(model)} is the base model, which every adapter runs on and nobody can delete; only "
+            "adapters can be deleted.",
+            param="model",
+            code="base_model",
+        )
+    try:
+        reference = parse_reference(model, "model")
+    except BadRequest as error:
+        raise model_not_found(model, gateway.engine.base_models) from error
+
+    def do(connection: Connection) -> Answer:
+        versions = delete(connection, author.principal.tenant.id, reference, precondition)
+        return Answer(ModelDeleted(id=model).model_dump(), detail={"versions": versions})
+
+    return gateway.writes.run(author, "adapter.delete", str(reference), do, fingerprint=fingerprint).response()
 
 
 def _base(name: str, gateway: Gateway) -> ModelObject:

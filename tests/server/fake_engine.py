@@ -131,6 +131,7 @@ class FakeEngine:
     async def _echo(self, request: Request) -> Response:
         served = self._active.get()
         headers = {"x-active": served.name if served else "base", "x-length": request.headers.get("content-length", "")}
+        headers["x-seen-request-id"] = request.headers.get("x-request-id", "")
         return Response(await request.body(), headers=headers)
 
     async def _fail(self, kind: str) -> None:

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from server.app import create_app
 from server.database import Database
-from server.path_scopes import OPEN_PATHS, scope_of_path
+from server.path_scopes import OPEN_PATHS, scope_of
 from server.settings import Settings
 from tests.server.conftest import client_of
 from tests.server.fake_engine import BASE, FakeEngine
@@ -63,14 +63,14 @@ def test_every_route_takes_the_scope_that_is_intended_for_it(keyed_app: FastAPI)
     assert len(paths) > 20
     for path in paths:
         (scope,) = {scope for prefix, scope in INTENDED.items() if path == prefix or path.startswith(f"{prefix}/")}
-        assert scope_of_path(path) == scope, path
+        assert scope_of("GET", path) == scope, path
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/load_lora_adapter", "/sleep", "/inference/v1/abort_requests", "/v1/adapterss", "//v1/models", "/", ""]
 )
 def test_what_is_not_named_takes_the_scope_admin(path: str) -> None:
-    assert scope_of_path(path) == "admin"
+    assert scope_of("GET", path) == "admin"
 
 
 async def test_without_a_key_everything_but_probes_and_documentation_is_refused(
@@ -168,7 +168,7 @@ async def test_a_key_may_do_what_its_scopes_say(operator: Operator, scope: str, 
         response = await operator.http.get(path, headers=bearer(key))
         statuses[path] = response.status_code
         if response.status_code == 403:
-            needed = scope_of_path(path if path.startswith("/v1") or path == "/metrics" else f"/v1{path}")
+            needed = scope_of("GET", path if path.startswith("/v1") or path == "/metrics" else f"/v1{path}")
             error = response.json()["error"]
             assert (error["type"], error["code"]) == ("permission_error", "insufficient_permissions")
             assert f"'{needed}'" in error["message"]

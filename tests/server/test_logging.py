@@ -26,6 +26,7 @@ async def test_request_is_logged_once_with_what_identifies_it(
     (line,) = lines(capsys)
     assert line.pop("duration_ms") >= 0
     assert line.pop("timestamp")
+    assert len(line.pop("engine_request_id")) == 32
     assert line == {
         "event": "request",
         "level": "info",
