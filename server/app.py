@@ -1,7 +1,7 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
     RequestId -> AccessLog -> HttpMetrics -> Telemetry -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard
-    -> LastResort -> AdaptersAlias -> AuthMiddleware -> PlainBodies -> HeadRequests -> the engine's own
+    -> LastResort -> AdaptersAlias -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> the engine's own
     -> AdapterMiddleware -> Stage -> Admission -> Stage -> NoteRoute
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.

@@ -280,6 +280,11 @@ def _of_branches_meant(errors: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[
     return meant or errors
 
 
+def _is_field(part: str, error: Mapping[str, Any]) -> bool:
+    is_unknown = error["type"] == "extra_forbidden" and part == error["loc"][-1]  # whatever it is called
+    return is_unknown or (part.isidentifier() and part not in _TYPE_NAMES)
+
+
 def _is_branch(before: object, part: object) -> bool:
     """Whether `part` of a location names the class that an object in a list was tried as, not a field."""
     return isinstance(before, int) and isinstance(part, str) and part[0].isupper()
@@ -301,7 +306,7 @@ def field_of(error: Mapping[str, Any]) -> str | None:
         if isinstance(part, int):
             path += f"[{part}]"
         # pydantic also names validators ("function-wrap[f()]") and branches of unions ("list[str]").
-        elif part.isidentifier() and part not in _TYPE_NAMES and not _is_branch(before, part):
+        elif _is_field(part, error) and not _is_branch(before, part):
             path += f".{part}" if path else part
         before = part
     return path or None

@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 
+from server import anthropic_errors
+from server.anthropic_errors import MESSAGES
 from server.auth import KEY_HEADERS
 from server.gateway_fields import MODEL_ROUTES
-from server.path_scopes import OPEN_PATHS, scope_of
+from server.path_scopes import OPEN_PATHS, is_below, scope_of
 from server.routes.own_route import OwnRoute
 
 ERROR_REF = {"$ref": "#/components/schemas/Error"}
@@ -38,6 +40,7 @@ ERROR_SCHEMA: dict[str, Any] = {
         }
     },
 }
+ANTHROPIC_ERROR_REF = {"$ref": "#/components/schemas/AnthropicError"}
 # The engine's own routes give the status as the code of some of their errors.
 ENGINE_ERROR_REF = {"$ref": "#/components/schemas/EngineError"}
 ENGINE_ERROR_SCHEMA: dict[str, Any] = {
@@ -114,7 +117,7 @@ def _completed(document: dict[str, Any], own: set[str], *, with_keys: bool) -> d
                 operation["security"] = [{name: [scope_of(method.upper(), path)]} for name in SECURITY]
     for name in _UNUSED_SCHEMAS:
         schemas.pop(name, None)
-    schemas.update(Error=ERROR_SCHEMA, EngineError=ENGINE_ERROR_SCHEMA)
+    schemas.update(Error=ERROR_SCHEMA, EngineError=ENGINE_ERROR_SCHEMA, AnthropicError=anthropic_errors.ERROR_SCHEMA)
     if with_keys:
         components["securitySchemes"] = SECURITY
     return document
@@ -128,6 +131,8 @@ def _add_errors(path: str, method: str, operation: dict[str, Any], *, is_own: bo
     possible = {str(status.value) for status in _possible(path, method, operation)}
     for status in sorted(documented | possible):
         schema = ERROR_REF if is_own else ENGINE_ERROR_REF
+        if is_below(path, MESSAGES):
+            schema = ANTHROPIC_ERROR_REF
         description = responses.get(status, {}).get("description") or DESCRIPTIONS[HTTPStatus(int(status))]
         responses[status] = {"description": description, "content": {"application/json": {"schema": schema}}}
 

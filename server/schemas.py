@@ -237,7 +237,13 @@ class VectorQuery(StrictQuery):
     format: Literal["raw", "safetensors"] | None = None
 
 
-class ModelsQuery(StrictQuery):
+class ModelQuery(StrictQuery):
+    """What Azure's clients put into the query of every request; it means nothing here."""
+
+    api_version: str | None = Field(None, alias="api-version")
+
+
+class ModelsQuery(ModelQuery):
     """Where the listing of models begins (behind the one called `after`) and how long it is."""
 
     after: str | None = None

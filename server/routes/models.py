@@ -20,7 +20,7 @@ from server.gateway import Gateway, GatewayDep
 from server.names import parse_reference
 from server.principal import PrincipalDep
 from server.routes.own_route import OwnRoute
-from server.schemas import ModelDeleted, ModelList, ModelObject, ModelsQuery, NoQuery
+from server.schemas import ModelDeleted, ModelList, ModelObject, ModelQuery, ModelsQuery
 from server.stored_version import Description, StoredVersion
 from server.writes import Answer, AuthorDep, FingerprintDep
 
@@ -48,7 +48,7 @@ def list_models(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[M
 
 @router.get("/{model:path}")
 async def get_model(
-    model: str, gateway: GatewayDep, principal: PrincipalDep, _query: Annotated[NoQuery, Query()]
+    model: str, gateway: GatewayDep, principal: PrincipalDep, _query: Annotated[ModelQuery, Query()]
 ) -> ModelObject:
     """A base model, or an adapter by name, `name@version` or `name@alias`."""
     if model in gateway.engine.base_models:
@@ -67,7 +67,7 @@ def delete_model(
     author: AuthorDep,
     precondition: PreconditionDep,
     fingerprint: FingerprintDep,
-    _query: Annotated[NoQuery, Query()],
+    _query: Annotated[ModelQuery, Query()],
 ) -> Response:
     """Delete an adapter, or one version of it, as DELETE /v1/adapters does: it can be restored there."""
     if model in gateway.engine.base_models:

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
+
+from server.admission_metrics import AdmissionMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 8000
@@ -64,6 +67,17 @@ def test_the_pod_and_its_probes_use_the_port_the_server_listens_on() -> None:
         "liveness": {"path": "/health", "port": "http"},
         "readiness": {"path": "/ready", "port": "http"},
     }
+
+
+def test_the_autoscaler_scales_the_deployment_by_metrics_that_there_are() -> None:
+    registry = CollectorRegistry()
+    AdmissionMetrics(registry, waiting=lambda: 0, running=lambda: 0)
+    scaler = one("deploy/k8s/autoscaling/scaledobject.yaml")["spec"]
+    assert scaler["scaleTargetRef"]["name"] == one("deploy/k8s/base/deployment.yaml")["metadata"]["name"]
+    (trigger,) = scaler["triggers"]
+    names = set(re.findall(r"tinylora_\w+", trigger["metadata"]["query"]))
+    assert names == {"tinylora_waiting_requests", "tinylora_running_sequences"}
+    assert names <= {metric.name for metric in registry.collect()}
 
 
 def test_prometheus_is_told_to_scrape_that_port() -> None:

@@ -74,6 +74,7 @@ class FakeEngine:
 
     def mount(self, app: FastAPI) -> None:
         app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
+        app.add_api_route("/v1/messages", self._message, methods=["POST"])
         app.add_api_route("/v1/completions", self._echo, methods=["POST"])
         app.add_api_route("/tokenize", self._echo, methods=["POST"])
         app.add_api_route("/v1/audio/transcriptions", self._echo, methods=["POST"])
@@ -108,6 +109,24 @@ class FakeEngine:
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    async def _message(self, body: dict[str, Any]) -> Response:
+        if body.get("fail") == "own":  # as vLLM says it, whose types are not Anthropic's
+            error = {"type": "BadRequestError", "message": "prompt is too long"}
+            return JSONResponse({"type": "error", "error": error}, status_code=400)
+        if body.get("fail") == "unexpected":
+            await self._fail("unexpected")
+        self._report(3, 2)
+        content = [{"type": "text", "text": self.base_answer}]
+        answer = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": body.get("model") or BASE,
+            "content": content,
+        }
+        usage = {"input_tokens": 3, "output_tokens": 2}
+        return JSONResponse({**answer, "stop_reason": "end_turn", "stop_sequence": None, "usage": usage})
 
     async def _held(self, hold: asyncio.Event, http: Request) -> bool:
         """Waits; as vLLM does, not for a client that has left."""

@@ -214,7 +214,8 @@ async def test_json_that_a_web_form_could_send_is_not_read(
     for route, method in routes_with_json(app):
         path = route.path_format.format_map(dict.fromkeys(route.param_convertors, "x"))
         response = await client.request(method, path, content=b'{"a": "b"}', headers=headers)
-        assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_media_type"), path
+        assert response.status_code == 415, path
+        assert "application/json" in response.json()["error"]["message"]
 
 
 def routes_with_json(app: FastAPI) -> list[tuple[APIRoute, str]]:

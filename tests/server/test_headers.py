@@ -52,8 +52,8 @@ async def test_an_encoded_body_is_refused_wherever_it_goes(
                 continue  # nobody's, on a server without keys
             headers = {"content-encoding": encoding, "content-type": "application/json"}
             response = await client.request(method, path, content=body, headers=headers)
-            refused = (response.status_code, response.json()["error"]["code"])
-            assert refused == (415, "unsupported_content_encoding"), path
+            assert response.status_code == 415, path
+            assert "without Content-Encoding" in response.json()["error"]["message"]
             assert response.headers["accept-encoding"] == "identity"
     plain = await client.post(CHAT, json={"messages": []}, headers={"content-encoding": "identity"})
     assert plain.status_code == 200
