@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ def create_versions(
     """Store `items` in their order; see Registry.create_many. `precondition` is of each name's ETag."""
     if not items:
         return []
-    rows = _locked_rows(database, connection, tenant_id, sorted({item.name for item in items}))
+    rows = lock_adapters(database, connection, tenant_id, {item.name for item in items})
     for row in rows.values():
         precondition.check(None if row.latest_version is None else revision_etag(row.revision))
     stored, last_version = [], {name: row.last_version for name, row in rows.items()}
@@ -60,9 +60,15 @@ def create_versions(
     return stored
 
 
-def _locked_rows(
-    database: Database, connection: Connection, tenant_id: int, names: Sequence[str]
+def lock_adapters(
+    database: Database, connection: Connection, tenant_id: int, names: Collection[str]
 ) -> dict[str, Row[Any]]:
+    """The rows of these names, made where there are none, locked until the transaction ends.
+
+    For a transaction that changes several adapters, one after the other: with the first change it has the tenant's row,
+    behind which it may lock no adapter any more (`server.adapter_rows`).
+    """
+    names = sorted(names)
     new = {"tenant_id": tenant_id, "created_at": now(), "last_version": 0, "revision": 0, "public": False}
     connection.execute(
         database.insert(ADAPTERS).on_conflict_do_nothing(index_elements=["tenant_id", "name"]),

@@ -43,6 +43,27 @@ def insert_file(connection: Connection, **values: Any) -> Row[Any]:
     return connection.execute(FILES.insert().values(**values).returning(FILES)).one()
 
 
+def check_room(connection: Connection, tenant_id: int, size: int, *, most_files: int, most_bytes: int) -> None:
+    """BadRequest when a tenant may not have another file of `size` bytes. What the server writes for it counts too."""
+    visible = _visible(tenant_id).subquery()
+    count = sa.func.count(visible.c.id)
+    files, used = connection.execute(sa.select(count, sa.func.coalesce(sa.func.sum(visible.c.bytes), 0))).one()
+    if files >= most_files:
+        raise BadRequest(
+            f"There are {files} files, expected at most {most_files} (the server's setting max_tenant_files); delete "
+            "some with DELETE /v1/files/{file_id}.",
+            param="file",
+            code="file_limit_reached",
+        )
+    if used + size > most_bytes:
+        raise BadRequest(
+            f"With this file there would be {used + size} bytes in files, expected at most {most_bytes} (the server's "
+            "setting max_tenant_file_bytes); delete some with DELETE /v1/files/{file_id}.",
+            param="file",
+            code="file_limit_reached",
+        )
+
+
 def get_file(connection: Connection, tenant_id: int, file_id: str, *, param: str = "file_id") -> Row[Any]:
     """The row of a file, or NotFound."""
     row = None

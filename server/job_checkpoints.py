@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, Row
 
 from adapters.adapter import Adapter
 from adapters.errors import AdapterError
-from server.creation import NewVersion, create_versions
+from server.creation import NewVersion, create_versions, lock_adapters
 from server.database import Database
 from server.deletion import purge
 from server.errors import BadRequest, NotFound, quoted
@@ -61,8 +61,12 @@ def store_checkpoint(
     vector = decode_vector(job, reported.vector, "checkpoint.vector")
     optimizer = _bytes(reported.optimizer, "checkpoint.optimizer")
     published = None
+    withdrawn = _withdrawn(connection, job, step, metrics if reported.publish else None)
     if reported.publish:
         name = checkpoint_name(job.adapter_name, step)
+        # Before the first of them is changed, in one order.
+        names = {name, *(row.adapter_name for row in withdrawn)}
+        lock_adapters(database, connection, job.tenant_id, names)
         published = publish(database, connection, job, name, vector, step, metrics)
         if published is None:
             message = f"The checkpoint of step {step} cannot be served: the tenant has as many adapters as it may have."
@@ -81,7 +85,12 @@ def store_checkpoint(
             state=json.dumps(reported.state),
         )
     )
-    _forget_old(connection, job, step)
+    is_old = sa.and_(JOB_CHECKPOINTS.c.job_id == job.id, JOB_CHECKPOINTS.c.step < step)
+    connection.execute(JOB_CHECKPOINTS.delete().where(is_old, JOB_CHECKPOINTS.c.adapter_name.is_(None)))
+    connection.execute(JOB_CHECKPOINTS.update().where(is_old).values(optimizer=b"", state="{}"))
+    if published is not None:
+        for row in withdrawn:
+            _withdraw(connection, job, row)
 
 
 def publish(
@@ -138,19 +147,19 @@ def list_checkpoints(
     return found[:limit], len(found) > limit
 
 
-def _forget_old(connection: Connection, job: Row[Any], step: int) -> None:
-    is_old = sa.and_(JOB_CHECKPOINTS.c.job_id == job.id, JOB_CHECKPOINTS.c.step < step)
-    connection.execute(JOB_CHECKPOINTS.delete().where(is_old, JOB_CHECKPOINTS.c.adapter_name.is_(None)))
-    connection.execute(JOB_CHECKPOINTS.update().where(is_old).values(optimizer=b"", state="{}"))
+def _withdrawn(
+    connection: Connection, job: Row[Any], step: int, metrics: Mapping[str, float] | None
+) -> Sequence[Row[Any]]:
+    """The published checkpoints that are not to be kept beside a new one with these metrics; none, if there is none."""
+    if metrics is None:
+        return []
     rows = sa.select(JOB_CHECKPOINTS).where(
         JOB_CHECKPOINTS.c.job_id == job.id, JOB_CHECKPOINTS.c.adapter_name.is_not(None)
     )
     published = connection.execute(rows.order_by(JOB_CHECKPOINTS.c.step)).all()
-    best = sorted(published, key=lambda row: score(json.loads(row.metrics)), reverse=True)[:KEPT_BEST]
-    kept = {row.id for row in (*best, *published[-1:])}
-    for row in published:
-        if row.id not in kept:
-            _withdraw(connection, job, row)
+    scores = {row.id: score(json.loads(row.metrics)) for row in published} | {None: score(metrics)}
+    best = sorted(scores, key=lambda row_id: scores[row_id], reverse=True)[:KEPT_BEST]
+    return [row for row in published if row.id not in best]
 
 
 def score(metrics: Mapping[str, float]) -> tuple[int, float]:

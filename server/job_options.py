@@ -23,6 +23,8 @@ Auto = Literal["auto"]
 Effort = Literal["default", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Multiplier = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+# What a completion costs however short it is.
+LEAST_COMPLETION_TOKENS = 64
 # What the server fills in itself.
 _OWN = ("init", "method")
 
@@ -73,7 +75,11 @@ class MethodParam(_Strict):
 
 
 def resolve_config(
-    method: MethodParam, options: Mapping[str, Any], engine: Engine, init: tuple[str, Recipe] | None
+    method: MethodParam,
+    options: Mapping[str, Any],
+    engine: Engine,
+    init: tuple[str, Recipe] | None,
+    max_step_tokens: int,
 ) -> ReinforcementConfig | SupervisedConfig:
     """All settings. `init` is the adapter to start from, whose recipe is then the job's. BadRequest, naming the field.
 
@@ -103,7 +109,27 @@ def resolve_config(
             param=f"{PARAM}.max_completion_tokens",
             code="invalid_value",
         )
+    if isinstance(config, ReinforcementConfig):
+        _check_step(config, max_step_tokens)
     return config
+
+
+def _check_step(config: ReinforcementConfig, most: int) -> None:
+    """What a worker holds in memory at a time. BadRequest."""
+    parts = (
+        (config.batch_size, config.group_size, "batch_size * group_size", "step"),
+        (config.eval_rows, config.eval_samples, "eval_rows * eval_samples", "evaluation"),
+    )
+    for rows, each, names, what in parts:
+        tokens = rows * each * max(config.max_completion_tokens, LEAST_COMPLETION_TOKENS)
+        if tokens > most:
+            raise BadRequest(
+                f"{PARAM}: a {what} of {rows} * {each} completions ({names}) of {config.max_completion_tokens} tokens "
+                f"(max_completion_tokens) is too large: {tokens} tokens, expected at most {most} (the server's setting "
+                f"max_step_tokens; a completion counts as {LEAST_COMPLETION_TOKENS} at least)",
+                param=f"{PARAM}.{names.partition(' ')[0]}",
+                code="step_too_large",
+            )
 
 
 def shown_hyperparameters(

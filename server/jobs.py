@@ -21,8 +21,9 @@ from server.errors import BadRequest, NotFound, quoted
 from server.files import file_for_job
 from server.job_config import ReinforcementConfig, SupervisedConfig
 from server.job_events import add_event
-from server.job_states import FINISHED, Status
+from server.job_states import ACTIVE, FINISHED, Status
 from server.record_ids import is_id
+from server.tenant_lock import lock_tenant
 from server.training_tables import JOB_METADATA, JOBS
 
 PREFIX = "ftjob-"
@@ -46,8 +47,17 @@ class NewJob:
     adapter_name: str
 
 
-def create_job(connection: Connection, tenant_id: int, key_id: str | None, job: NewJob) -> Row[Any]:
-    """The new job's row. BadRequest when a file cannot be used."""
+def create_job(connection: Connection, tenant_id: int, key_id: str | None, job: NewJob, most: int) -> Row[Any]:
+    """The new job's row. BadRequest when a file cannot be used, or `most` jobs of the tenant have not ended."""
+    lock_tenant(connection, tenant_id)
+    unfinished = sa.select(sa.func.count()).where(JOBS.c.tenant_id == tenant_id, JOBS.c.status.in_(sorted(ACTIVE)))
+    if (count := connection.execute(unfinished).scalar_one()) >= most:
+        raise BadRequest(
+            f"There are {count} jobs that have not ended, expected less than {most} (the server's setting "
+            "max_tenant_jobs); wait for one of them, or cancel it.",
+            param=None,
+            code="job_limit_reached",
+        )
     file_for_job(connection, tenant_id, job.training_file, "training_file")
     if job.validation_file is not None:
         file_for_job(connection, tenant_id, job.validation_file, "validation_file")
@@ -124,6 +134,15 @@ def pause_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
         return row
     add_event(connection, row.id, "Fine-tuning job paused")
     return change_job(connection, row, status="paused")
+
+
+def pause_jobs_of(connection: Connection, tenant_id: int, message: str) -> None:
+    """Pause all jobs of a tenant that could go on, with an event that says why."""
+    going_on = sorted(ACTIVE - {"paused"})
+    rows = sa.select(JOBS).where(JOBS.c.tenant_id == tenant_id, JOBS.c.status.in_(going_on))
+    for row in connection.execute(rows.order_by(JOBS.c.id).with_for_update()).all():
+        add_event(connection, row.id, message, level="warn")
+        change_job(connection, row, status="paused")
 
 
 def resume_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:

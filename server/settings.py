@@ -68,6 +68,14 @@ class Settings(BaseSettings):
         default="data/files", description="where uploaded files are: a directory, or a URL that fsspec knows (s3://...)"
     )
     max_file_bytes: int = Field(default=512 * MIB, ge=1, description="longest file of /v1/files")
+    max_tenant_files: int = Field(default=10_000, ge=1, description="files that a tenant may have")
+    max_tenant_file_bytes: int = Field(default=32 * 1024 * MIB, ge=1, description="bytes in them together")
+    max_tenant_jobs: int = Field(default=100, ge=1, description="jobs of a tenant that have not ended")
+    max_step_tokens: int = Field(
+        default=2**23, ge=1, description="tokens of the completions of a training step, or of an evaluation"
+    )
+    max_grader_runs: int = Field(default=4, ge=1, description="graders that a tenant may be trying at once")
+    grader_runs_per_minute: int = Field(default=120, ge=1, description="graders that a tenant may try in a minute")
     worker_lease_s: int = Field(
         default=30, ge=5, le=3600, description="how long a worker may be silent before its training jobs are another's"
     )

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection, Row
 from server.adapter_rows import now
 from server.database import Database
 from server.errors import BadRequest, NotFound, quoted
+from server.jobs import pause_jobs_of
 from server.names import check_tenant_name
 from server.tables import DEFAULT_TENANT_NAME, TENANTS
 
@@ -58,8 +59,8 @@ def list_tenants(connection: Connection, after: str, limit: int) -> tuple[Sequen
 def update_tenant(
     connection: Connection, name: str, quotas: Mapping[str, Any], *, disabled: bool | None = None
 ) -> Row[Any]:
-    """Change columns of TENANTS, and whether the tenant's keys work. Raises as `find_tenant`, and BadRequest for
-    disabling the default tenant."""
+    """Change columns of TENANTS, and whether the tenant's keys work. Disabling it pauses its training jobs. Raises as
+    `find_tenant`, and BadRequest for disabling the default tenant."""
     row = find_tenant(connection, name)
     values = dict(quotas)
     if disabled and name == DEFAULT_TENANT_NAME:
@@ -70,6 +71,9 @@ def update_tenant(
         )
     if disabled is not None and disabled != (row.disabled_at is not None):
         values["disabled_at"] = now() if disabled else None
+        if disabled:
+            # Before the tenant's row is locked, as reports of workers do.
+            pause_jobs_of(connection, row.id, "Paused, for the tenant was disabled; resume the job when it is enabled.")
     if not values:
         return row
     change = TENANTS.update().where(TENANTS.c.id == row.id).values(values)

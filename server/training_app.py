@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry
 
 from server.database import Database
 from server.file_storage import FileStorage
+from server.file_sweep import sweeping_files
+from server.grader_runs import GraderRuns
 from server.job_metrics import JobMetrics
 from server.lifespan import run_with
 from server.routes import files, fine_tuning, graders, worker
@@ -34,9 +36,11 @@ def add_training(app: FastAPI, settings: Settings, database: Database, registry:
     training = Training(FileStorage(settings.files_url), JobMetrics(registry, database), tools)
     app.state.training = training
     app.state.grader_tools = training.graders
+    app.state.grader_runs = GraderRuns(settings.max_grader_runs, settings.grader_runs_per_minute)
     for router in ROUTERS:
         app.include_router(router)
     run_with(app, _closing(training.graders))
+    run_with(app, sweeping_files(database, training.files))
 
 
 @asynccontextmanager

@@ -44,12 +44,16 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a write answers: an HTTP status, a JSON body and headers. `detail` is for the audit log only."""
+    """What a write answers: an HTTP status, a JSON body and headers.
+
+    `detail` is for the audit log only. is_news: something was done, which the log has a line of.
+    """
 
     body: Mapping[str, Any]
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     detail: Mapping[str, Any] = field(default_factory=dict)
+    is_news: bool = True
 
     def response(self) -> JSONResponse:
         """The answer as it leaves."""
@@ -87,17 +91,18 @@ class Writes:
                 return known
             answer = do(connection)
             now = int(self._clock())
-            connection.execute(
-                AUDIT_LOG.insert().values(
-                    created_at=now,
-                    tenant_id=author.principal.tenant.id,
-                    key_id=author.principal.key_id,
-                    action=action,
-                    target=target,
-                    request_id=author.request_id,
-                    detail=json.dumps({**(detail or {}), **answer.detail}),
+            if answer.is_news:
+                connection.execute(
+                    AUDIT_LOG.insert().values(
+                        created_at=now,
+                        tenant_id=author.principal.tenant.id,
+                        key_id=author.principal.key_id,
+                        action=action,
+                        target=target,
+                        request_id=author.request_id,
+                        detail=json.dumps({**(detail or {}), **answer.detail}),
+                    )
                 )
-            )
             if author.idempotency_key is not None:
                 connection.execute(
                     IDEMPOTENCY_KEYS.update()

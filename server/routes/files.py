@@ -20,12 +20,13 @@ from starlette.responses import StreamingResponse
 from server.errors import ApiError, Unavailable
 from server.file_upload import FileUpload, read_file_upload
 from server.files import PREFIX as ID_PREFIX
-from server.files import delete_expired, delete_file, get_file, insert_file, list_files, location_of
+from server.files import check_room, delete_file, get_file, insert_file, list_files, location_of
 from server.gateway import Gateway, GatewayDep
 from server.principal import PrincipalDep
 from server.record_ids import new_id
 from server.routes.own_route import OwnRoute
 from server.schemas import IdPage, NoQuery, StrictQuery
+from server.tenant_lock import lock_tenant
 from server.training_parts import Training, TrainingDep
 from server.writes import Answer, Author, AuthorDep, fingerprint_of
 
@@ -104,13 +105,14 @@ async def upload_file(
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Store a file."""
+    # Before it is read; what it adds is looked at again when it is stored.
+    await run_in_threadpool(_check_before, gateway, author.principal.tenant.id)
     async with read_file_upload(request, gateway.settings.max_file_bytes) as upload:
         answer = await run_in_threadpool(_store, upload, request, gateway, training, author)
     return answer.response()
 
 
 def _store(upload: FileUpload, request: Request, gateway: Gateway, training: Training, author: Author) -> Answer:
-    _sweep(gateway, training)
     tenant_id = author.principal.tenant.id
     file_id = new_id(ID_PREFIX)
     location = location_of(tenant_id, file_id)
@@ -119,6 +121,9 @@ def _store(upload: FileUpload, request: Request, gateway: Gateway, training: Tra
     expiry = upload.fields.expires_after
 
     def do(connection: Connection) -> Answer:
+        # One after the other, so that no two take the last place.
+        lock_tenant(connection, tenant_id)
+        _check_room(connection, gateway, tenant_id, stored.size)
         row = insert_file(
             connection,
             id=file_id,
@@ -148,9 +153,20 @@ def _store(upload: FileUpload, request: Request, gateway: Gateway, training: Tra
     return answer
 
 
-def _sweep(gateway: Gateway, training: Training) -> None:
-    for location in gateway.database.transact(delete_expired):
-        training.files.delete(location)
+def _check_before(gateway: Gateway, tenant_id: int) -> None:
+    with gateway.database.read() as connection:
+        _check_room(connection, gateway, tenant_id, 1)
+
+
+def _check_room(connection: Connection, gateway: Gateway, tenant_id: int, size: int) -> None:
+    settings = gateway.settings
+    check_room(
+        connection,
+        tenant_id,
+        size,
+        most_files=settings.max_tenant_files,
+        most_bytes=settings.max_tenant_file_bytes,
+    )
 
 
 @router.get("")

@@ -74,7 +74,8 @@ async def create(
     job = await _checked(body, gateway, author, training.graders)
 
     def do(connection: Connection) -> Answer:
-        row = create_job(connection, author.principal.tenant.id, author.principal.key_id, job)
+        most = gateway.settings.max_tenant_jobs
+        row = create_job(connection, author.principal.tenant.id, author.principal.key_id, job, most)
         return Answer(_shown(row, author), detail={"job": job.id, "model": job.model})
 
     fingerprint = fingerprint_of(request, sent)
@@ -87,7 +88,7 @@ async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: Gra
     method = _method(body)
     init = await _init(body.model, gateway, author)
     recipe = None if init is None else (init.id, init.adapter.recipe)
-    config = resolve_config(method, body.tinylora or {}, gateway.engine, recipe)
+    config = resolve_config(method, body.tinylora or {}, gateway.engine, recipe, gateway.settings.max_step_tokens)
     part = method.supervised if method.reinforcement is None else method.reinforcement
     given = None if part is None else part.hyperparameters
     shown: dict[str, Any] = {"hyperparameters": shown_hyperparameters(config, given)}

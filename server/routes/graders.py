@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar, get_args
 
 from fastapi import APIRouter, Depends, Request
@@ -15,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.auth import key_of
 from server.errors import Unavailable, validation_error
+from server.grader_runs import GraderRuns
 from server.off_loop import off_loop
+from server.principal import principal_of
 from server.request_body import read_json
 from server.routes.own_route import OwnRoute
 from server.training.gateway_client import TENANT_HEADER
@@ -89,6 +92,14 @@ def _tools(request: Request) -> GraderTools:
     return tools.on_behalf_of({name: value for name, value in asker.items() if value is not None})
 
 
+async def _turn(request: Request) -> AsyncIterator[None]:
+    """Counts what a tenant tries, to its end. TooManyRequests."""
+    runs: GraderRuns = request.app.state.grader_runs
+    with runs.counted(principal_of(request.scope)):
+        yield
+
+
+TurnDep = Annotated[None, Depends(_turn)]
 ToolsDep = Annotated[GraderTools, Depends(_tools)]
 
 
@@ -97,7 +108,7 @@ def _body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 @router.post("/run", openapi_extra=_body_of(GraderRunRequest))
-async def run_grader(request: Request, tools: ToolsDep) -> GraderRunResponse:
+async def run_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> GraderRunResponse:
     """Grade one sample."""
     body = await _read(request, GraderRunRequest)
     spec = parse_spec(body.grader)
@@ -115,7 +126,7 @@ async def run_grader(request: Request, tools: ToolsDep) -> GraderRunResponse:
 
 
 @router.post("/validate", openapi_extra=_body_of(GraderValidateRequest))
-async def validate_grader(request: Request, tools: ToolsDep) -> GraderValidateResponse:
+async def validate_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> GraderValidateResponse:
     """Check a definition without grading anything."""
     spec = parse_spec((await _read(request, GraderValidateRequest)).grader)
     await tools.check(spec)

@@ -117,7 +117,8 @@ def _finish(
         outcome[:] = [(answer, is_news)]
         if result is not None and is_news and answer.status == "succeeded":
             add_result_file(connection, tenant.id, job_id, result)
-        return Answer(answer.model_dump(), detail={"worker": body.worker, **answer.model_dump()})
+        detail = {"worker": body.worker, **answer.model_dump()}
+        return Answer(answer.model_dump(), detail=detail, is_news=is_news)
 
     # For whom it was done; the call itself may be sent again without a key.
     author = replace(author, principal=replace(author.principal, tenant=tenant), idempotency_key=None)

@@ -12,7 +12,7 @@ takes its fastest kernel.
 It draws no samples, knows no rewards and moves no vector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
@@ -89,6 +89,35 @@ class Task(Generic[M]):
 
     batch: Sequence[TokenSequence]
     objective: Objective[M]
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[M]):
+    """Some rows of an objective, to be run behind others of it: `start` is what those measured."""
+
+    objective: Objective[M]
+    rows: Sequence[int]
+    start: M
+
+    @property
+    def with_base(self) -> bool:
+        return self.objective.with_base
+
+    def __call__(self, rows: Sequence[int], tokens: Tokens, base_logprobs_BC: Tensor | None) -> tuple[Tensor, M]:
+        return self.objective(rows, tokens, base_logprobs_BC)
+
+
+def portions(batch: Sequence[TokenSequence], rows: Iterable[int], most_tokens: int) -> list[list[int]]:
+    """`rows`, cut where they have more than `most_tokens` tokens together; a longer row is a portion of its own."""
+    result: list[list[int]] = []
+    tokens = 0
+    for row in rows:
+        tokens += len(batch[row])
+        if not result or tokens > most_tokens:
+            result.append([])
+            tokens = len(batch[row])
+        result[-1].append(row)
+    return result
 
 
 def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], limits: PassLimits = PassLimits()) -> list[M]:

@@ -10,11 +10,11 @@ answer) there is no reward, which is NaN and counts in no mean: an outage must n
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from server.training.graders.grade import Grade, Grader, Sample, grade_row
@@ -107,14 +107,14 @@ async def sample_and_grade(
     examples: Sequence[Example],
     sample: Callable[[int, Example], Awaitable[Group]],
     grader: Grader,
-    free: asyncio.Semaphore,
+    turn: Callable[[], AbstractAsyncContextManager[object]],
     clock: Callable[[], float] = time.monotonic,
 ) -> Graded:
-    """Sample (by place and example) and grade all examples; `free` bounds how many completions are graded at once."""
+    """Sample (by place and example) and grade all examples; each completion is graded inside a `turn`."""
     busy, sampled_at = _Busy(clock), clock()
 
     async def grade(text: str, example: Example) -> Grade:
-        async with free:
+        async with turn():
             with busy:
                 return await grade_row(grader, Sample.of_text(text), example.item, example.line)
 

@@ -8,8 +8,8 @@ With one completion per held-out row they are greedy, with several at the temper
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from adapters.adapter import Adapter
 from server.job_config import ReinforcementConfig
+from server.training.fair_gate import FairGate
 from server.training.forward import Task
 from server.training.graders.grade import Grader
 from server.training.grading import Graded, sample_and_grade
@@ -32,7 +33,7 @@ from server.worker_protocol import ClaimedJob
 
 @dataclass(frozen=True, slots=True)
 class Reinforcement:
-    """server.training.method.Method. `grading` bounds the completions that are graded at once."""
+    """server.training.method.Method. `grading`: where completions wait for being graded, beside those of other jobs."""
 
     job: ClaimedJob
     config: ReinforcementConfig
@@ -40,7 +41,7 @@ class Reinforcement:
     grader: Grader
     trainer: Trainer
     rollouts: RolloutClient
-    grading: asyncio.Semaphore
+    grading: FairGate
 
     async def collect(self, step: int, adapter: Adapter | None) -> Graded:
         examples = await self.data.batch(step)
@@ -126,9 +127,13 @@ class Reinforcement:
                 adapter=adapter,
                 seed=seed_of(self.job.seed, purpose, step, place),
                 tenant=self.job.tenant,
+                job=self.job.id,
             )
 
-        return await sample_and_grade(examples, sample, self.grader, self.grading)
+        def turn() -> AbstractAsyncContextManager[None]:
+            return self.grading.turn(self.job.tenant, self.job.id)
+
+        return await sample_and_grade(examples, sample, self.grader, turn)
 
     def _sampling(self, temperature: float) -> Sampling:
         response_format = self.job.method["reinforcement"].get("response_format")

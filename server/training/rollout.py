@@ -21,7 +21,6 @@ request gives the same tokens on an engine that computes batch-invariantly, and 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -33,6 +32,7 @@ from typing import Any
 import httpx
 
 from adapters.adapter import Adapter
+from server.training.fair_gate import FairGate
 from server.training.gateway_client import TENANT_HEADER
 from server.training.http_retry import GatewayRefused, Patience, request
 
@@ -76,11 +76,11 @@ class Sampling:
 
 
 class RolloutClient:
-    """At most `concurrency` requests at a time, for all jobs together."""
+    """At most `concurrency` requests at a time, for all jobs together, which take turns."""
 
     def __init__(self, http: httpx.AsyncClient, *, concurrency: int = 32, patience: Patience | None = None) -> None:
         self._http = http
-        self._free = asyncio.Semaphore(concurrency)
+        self._gate = FairGate(concurrency)
         self._patience = patience or Patience()
 
     async def group(
@@ -92,6 +92,7 @@ class RolloutClient:
         adapter: Adapter | None,
         seed: int,
         tenant: str,
+        job: str = "",
     ) -> Group:
         """`count` completions of `prompt` by `adapter`, None being the base model, on behalf of `tenant`."""
         body: dict[str, Any] = {
@@ -114,7 +115,7 @@ class RolloutClient:
             body["response_format"] = dict(sampling.response_format)
         if adapter is not None:
             body["adapter"] = inline(adapter)
-        async with self._free:
+        async with self._gate.turn(tenant, job):
             try:
                 response = await request(
                     self._http,

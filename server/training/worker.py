@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from server.errors import ApiError
 from server.job_config import ReinforcementConfig
 from server.training.chat_tokens import ChatTokens
+from server.training.fair_gate import FairGate
 from server.training.gateway_client import GatewayClient, LeaseLost
 from server.training.graders.build import GraderTools
 from server.training.http_retry import GatewayRefused
@@ -97,7 +98,7 @@ class Worker:
         around = Surroundings(
             self.name, self.tools.factors, self.tools.trainer, self.tools.gateway, self.stopping, self.told
         )
-        free = asyncio.Semaphore(self.grading)
+        free = FairGate(self.grading)
         stopped = asyncio.create_task(self.stopping.wait())
         pause, poll_s = 0.0, self.poll_s
         try:
@@ -164,7 +165,7 @@ class Worker:
             running.task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, job: ClaimedJob, around: Surroundings, free: asyncio.Semaphore) -> None:
+    def _start(self, job: ClaimedJob, around: Surroundings, free: FairGate) -> None:
         # A lease that was lost and won again: the old run may still be ending.
         if job.id in self._running:
             self._interrupt(job.id, "lost")
@@ -178,7 +179,7 @@ class Worker:
 
         task.add_done_callback(ended)
 
-    async def _guard(self, job: ClaimedJob, around: Surroundings, free: asyncio.Semaphore) -> None:
+    async def _guard(self, job: ClaimedJob, around: Surroundings, free: FairGate) -> None:
         try:
             await (self._validate(job) if job.status == "validating_files" else self._train(job, around, free))
         except asyncio.CancelledError:
@@ -215,7 +216,7 @@ class Worker:
         await self.tools.gateway.validated(job.id, told)
         self.told(f"{job.id} ({job.tenant}) can be trained: {told.training_rows} rows, {told.total_steps} steps")
 
-    async def _train(self, job: ClaimedJob, around: Surroundings, free: asyncio.Semaphore) -> None:
+    async def _train(self, job: ClaimedJob, around: Surroundings, free: FairGate) -> None:
         behind = job.checkpoint.step if job.checkpoint is not None else 0
         self.told(f"{job.id} ({job.tenant}) starts behind step {behind}")
         async with AsyncExitStack() as files:
@@ -240,7 +241,7 @@ class Worker:
             await self._finish(job, failed(error.code or "invalid_data", error.message, error.param))
             return None
 
-    def _method(self, job: ClaimedJob, data: JobData, free: asyncio.Semaphore) -> Method[Any]:
+    def _method(self, job: ClaimedJob, data: JobData, free: FairGate) -> Method[Any]:
         if isinstance(job.config, ReinforcementConfig) and data.grader is not None:
             tools = self.tools
             return Reinforcement(job, job.config, data, data.grader, tools.trainer, tools.rollouts, free)

@@ -1,5 +1,6 @@
 """Graders over HTTP with the official client, on an app of their own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,12 +9,16 @@ import httpx2
 import openai
 import pytest
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import install_error_handlers
+from server.grader_runs import GraderRuns
+from server.principal import Principal
 from server.routes import graders
 from server.training.graders.build import GraderTools
 from server.training.graders.math_pool import MathPool
 from server.training.graders.sandbox import IsolationUnavailable, Sandbox
+from tests.server.acting import principal
 from tests.server.training.graders.judge_app import judge
 
 EXACT: dict[str, Any] = {
@@ -30,6 +35,16 @@ PYTHON: dict[str, Any] = {
 }
 
 
+class As:
+    """Makes every request that of `principal`."""
+
+    def __init__(self, app: ASGIApp, principal: Principal) -> None:
+        self._app, self._principal = app, principal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, "state": {"principal": self._principal}}, receive, send)
+
+
 @pytest.fixture
 async def tools() -> AsyncIterator[GraderTools]:
     client, _ = judge('{"steps": [], "result": 0.75}')
@@ -43,6 +58,8 @@ def app(tools: GraderTools) -> FastAPI:
     app = FastAPI()
     app.include_router(graders.router)
     app.state.grader_tools = tools
+    app.state.grader_runs = GraderRuns(at_once=2, per_minute=60)
+    app.add_middleware(As, principal=principal())
     install_error_handlers(app)
     return app
 
@@ -207,3 +224,33 @@ async def test_hostile_samples_and_items_are_graded_and_not_500(http: httpx.Asyn
         body = b'{"grader": %s, "model_sample": %s, "item": %s}' % (str(EXACT).replace("'", '"').encode(), sample, item)
         response = await http.post("/run", content=body, headers={"content-type": "application/json"})
         assert response.status_code == 200, response.text
+
+
+async def test_a_tenant_may_try_so_many_graders_at_once_and_in_a_minute(
+    app: FastAPI, http: httpx.AsyncClient, tools: GraderTools
+) -> None:
+    body = {"grader": EXACT, "model_sample": "34", "item": {"answer": "34"}}
+    app.state.grader_runs = GraderRuns(at_once=2, per_minute=3)
+    statuses = [(await http.post("/run", json=body)).status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+
+    release = asyncio.Event()
+
+    class Slow(MathPool):
+        async def equal(self, reference: str, answer: str) -> bool:
+            await release.wait()
+            return True
+
+    app.state.grader_runs = GraderRuns(at_once=2, per_minute=60)
+    app.state.grader_tools = GraderTools(Slow())
+    slow = {**body, "grader": {"type": "math", "reference": "{{item.answer}}"}}
+    waiting = [asyncio.create_task(http.post("/run", json=slow)) for _ in range(2)]
+    while app.state.grader_runs._quotas.open_requests < 2:
+        await asyncio.sleep(0)
+    refused = await http.post("/run", json=body)
+    assert refused.status_code == 429
+    assert "open requests: limit 2, used 2" in refused.json()["error"]["message"]
+    assert refused.headers["retry-after"]
+    release.set()
+    assert [(await one).status_code for one in waiting] == [200, 200]
+    assert (await http.post("/run", json=body)).status_code == 200

@@ -188,7 +188,7 @@ def test_file_is_either_deleted_or_trained_on(gateway: TrainingProcess, other: T
             )
             start.wait()
             try:
-                other.do(lambda to: create_job(to, DEFAULT_TENANT_ID, None, job))
+                other.do(lambda to: create_job(to, DEFAULT_TENANT_ID, None, job, 1000))
             except BadRequest:
                 return False
             return True

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from server.database import Database
 from server.deletion import purge
 from server.errors import ApiError, BadRequest
 from server.job_checkpoints import list_checkpoints
+from server.jobs import get_job, resume_job
 from server.names import parse_reference
-from server.tables import ADAPTER_VERSIONS, ADAPTERS, DEFAULT_TENANT_ID
+from server.tables import ADAPTER_VERSIONS, ADAPTERS, DEFAULT_TENANT_ID, TENANTS
+from server.tenants import create_tenant, update_tenant
 from server.training_tables import JOB_CHECKPOINTS, JOBS
 from tests.server.training_kit import vector
 from tests.server.training_process import TrainingProcess
@@ -177,3 +180,51 @@ def test_gateway_killed_in_the_middle_leaves_nothing_and_the_calls_are_sent_agai
     assert everything(gateway) == before
     assert gateway.report("w", job_id, 1, 0.5)[1]
     assert gateway.succeed("w", job_id).status == "succeeded"
+
+
+def test_a_disabled_tenants_jobs_are_paused_and_can_go_on_later(gateway: TrainingProcess, database: Database) -> None:
+    tenant = gateway.do(lambda to: create_tenant(database, to, "globex", {})).id
+    running, waiting, done = (gateway.new_job(tenant) for _ in range(3))
+    gateway.set(done, status="cancelled")
+    other = gateway.new_job()
+    assert gateway.claimed("w", 2) == [running, other]
+
+    gateway.do(lambda to: update_tenant(to, "globex", {}, disabled=True))
+
+    statuses = [gateway.do(lambda to, job=job: get_job(to, tenant, job)).status for job in (running, waiting, done)]
+    assert statuses == ["paused", "paused", "cancelled"]
+    assert gateway.status(other) == "running"
+    assert gateway.claim("w", 0, (running, other)).running[running].wanted == "pause"
+    assert "the tenant was disabled" in gateway.events(running)[-1]
+    gateway.do(lambda to: update_tenant(to, "globex", {}, disabled=False))
+    gateway.do(lambda to: resume_job(to, tenant, running))
+    assert gateway.claim("w", 0, (running,)).running[running].wanted == "run"
+
+
+def test_a_report_waits_for_adapters_before_it_has_the_tenants_row(
+    gateway: TrainingProcess, job_id: str, database: Database
+) -> None:
+    """So whoever changes an adapter, and then the tenant's row, does not wait for a report that waits for them."""
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer")
+    for step in range(1, 5):
+        gateway.report("w", job_id, step, 0.1 * step)
+    assert published(gateway, job_id) == [2, 3, 4]
+    withdrawn = sa.select(ADAPTERS).where(ADAPTERS.c.name == f"ft:{job_id}:ckpt-step-2").with_for_update()
+    tenant = sa.select(TENANTS).where(TENANTS.c.id == DEFAULT_TENANT_ID)
+    waiting = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+
+    with ThreadPoolExecutor(1) as thread:
+        with database.write() as connection:
+            connection.execute(withdrawn)
+            report = thread.submit(gateway.report, "w", job_id, 5, 0.9)
+            while not report.done():
+                with database.read() as reading:
+                    if reading.execute(waiting).scalar_one():
+                        break
+            assert not report.done()
+            connection.execute(tenant.with_for_update(nowait=True, key_share=True))
+        report.result()
+    assert published(gateway, job_id) == [3, 4, 5]

@@ -66,7 +66,7 @@ class TrainingProcess:
             integrations=[],
             adapter_name=f"ft:{job_id}",
         )
-        self.do(lambda to: create_job(to, tenant_id, None, job))
+        self.do(lambda to: create_job(to, tenant_id, None, job, 1000))
         if waits:
             self.set(job_id, status="queued", total_steps=4)
         return job_id

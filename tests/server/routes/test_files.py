@@ -1,7 +1,9 @@
 """/v1/files through the official openai client."""
 
+import asyncio
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -9,12 +11,17 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
+from server.app import create_app
 from server.database import Database
+from server.file_storage import FileStorage
+from server.file_sweep import remove_expired, sweeping_files
 from server.principal import DEFAULT_TENANT
 from server.settings import Settings
 from server.tables import AUDIT_LOG
 from server.training_tables import FILES
 from tests.server.acting import HEADER, act_as, new_tenant, principal
+from tests.server.conftest import client_of
+from tests.server.fake_engine import FakeEngine
 from tests.server.training_kit import ROWS, create_job, upload
 
 
@@ -79,9 +86,43 @@ def test_expired_file_goes_unless_a_job_uses_it(
     with pytest.raises(openai.NotFoundError):
         openai_client.files.retrieve(unused.id)
     later = upload(openai_client)
+    files = FileStorage(settings.files_url)
+    assert (remove_expired(app_database, files), remove_expired(app_database, files)) == (1, 0)
     assert {path.name for path in stored_bytes(settings)} == {used.id, later.id}
     openai_client.fine_tuning.jobs.cancel(job.id)
     assert [file.id for file in openai_client.files.list()] == [later.id]
+
+
+async def test_expired_files_go_without_anybody_asking(
+    openai_client: openai.OpenAI, app_database: Database, settings: Settings
+) -> None:
+    upload(openai_client)
+    with app_database.write() as connection:
+        connection.execute(FILES.update().values(expires_at=1))
+    async with asyncio.timeout(30), sweeping_files(app_database, FileStorage(settings.files_url), 0.01, 0.01):
+        while stored_bytes(settings):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_tenant_has_so_many_files_and_bytes(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    def form(size: int) -> dict[str, Any]:
+        return {"data": {"purpose": "fine-tune"}, "files": {"file": ("a", b"x" * size)}}
+
+    limits = {"max_tenant_files": 3, "max_tenant_file_bytes": 100}
+    app = create_app(settings.model_copy(update=limits), engine, app_database)
+    async with client_of(app) as client:
+        answers = [await client.post("/v1/files", **form(size)) for size in (60, 41, 40, 1)]
+        assert [answer.status_code for answer in answers] == [200, 400, 200, 400]
+        assert "there would be 101 bytes in files, expected at most 100" in answers[1].json()["error"]["message"]
+        await client.delete(f"/v1/files/{answers[0].json()['id']}")
+        answers = [await client.post("/v1/files", **form(1)) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 400]
+        error = answers[2].json()["error"]
+        assert (error["code"], error["param"]) == ("file_limit_reached", "file")
+        assert "There are 3 files" in error["message"]
+        assert len(stored_bytes(settings)) == 3
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,14 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
+from server.app import create_app
 from server.database import Database
 from server.principal import DEFAULT_TENANT
+from server.settings import Settings
 from server.tables import AUDIT_LOG, TENANTS
 from server.training_tables import JOBS
 from tests.server.acting import HEADER, act_as, new_tenant, principal
+from tests.server.conftest import client_of
 from tests.server.fake_engine import BASE, FakeEngine
 from tests.server.training_kit import GRADER, REINFORCEMENT, ROWS, Worker, create_job, upload, vector
 
@@ -50,6 +53,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"extra_body": {"tinylora": {"recipe": {"groups": 99}}}}, "tinylora.recipe.groups"),
     ({"extra_body": {"tinylora": {"max_completion_tokens": 128}}}, "tinylora.max_completion_tokens"),
     ({"extra_body": {"tinylora": {"learning_rate": 0}}}, "tinylora.learning_rate"),
+    ({"extra_body": {"tinylora": {"batch_size": 4096, "group_size": 256}}}, "tinylora.batch_size"),
     ({"extra_body": {"speed": 1}}, "speed"),
 ]
 
@@ -338,3 +342,22 @@ async def test_metrics_count_jobs_and_steps(openai_client: openai.OpenAI, worker
     assert "tinylora_training_tokens_total 100.0" in text
     assert f'tinylora_training_job_latest{{job="{job.id}",number="step"}} 1.0' in text
     assert f'tinylora_training_job_latest{{job="{job.id}",number="train_reward_mean"}}' in text
+
+
+async def test_a_tenant_has_so_many_jobs_that_have_not_ended(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"max_tenant_jobs": 2}), engine, app_database)
+    async with client_of(app) as client:
+        form: Any = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a", ROWS)}}
+        file = (await client.post("/v1/files", **form)).json()["id"]
+        body = {"model": BASE, "training_file": file, "method": REINFORCEMENT}
+        made = [await client.post("/v1/fine_tuning/jobs", json=body) for _ in range(3)]
+        assert [answer.status_code for answer in made] == [200, 200, 400]
+        assert made[2].json()["error"]["code"] == "job_limit_reached"
+        assert "There are 2 jobs that have not ended" in made[2].json()["error"]["message"]
+        first = f"/v1/fine_tuning/jobs/{made[0].json()['id']}"
+        await client.post(f"{first}/pause")
+        assert (await client.post("/v1/fine_tuning/jobs", json=body)).status_code == 400
+        await client.post(f"{first}/cancel")
+        assert (await client.post("/v1/fine_tuning/jobs", json=body)).status_code == 200

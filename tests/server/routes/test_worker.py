@@ -72,6 +72,8 @@ async def test_worker_reads_a_tenants_files_and_gives_it_the_result(
     assert name.startswith(f"ft:{BASE}:acme::")
     assert (await keyed.get(f"/v1/models/{name}", headers=key(ADMIN, "acme"))).status_code == 200
     assert (await keyed.get(f"/v1/models/{name}", headers=key(ADMIN))).status_code == 404
+    again = await keyed.post(f"/v1/worker/jobs/{job['id']}/finish", json=finish, headers=key(WORKER))
+    assert again.json() == done.json()
     entries = sa.select(AUDIT_LOG.c.tenant_id, AUDIT_LOG.c.action).order_by(AUDIT_LOG.c.id)
     with database.read() as connection:
         audit = [tuple(row) for row in connection.execute(entries)]

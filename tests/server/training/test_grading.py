@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import pytest
+
+from server.training.fair_gate import FairGate
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.grading import Graded, sample_and_grade
+from server.training.http_retry import GatewayRefused
 from server.training.job_data import Example
 from server.training.rollout import Completion, Group
 
@@ -43,6 +48,11 @@ class Minutes(Lengths):
         return grade
 
 
+def at_once(count: int) -> Callable[[], AbstractAsyncContextManager[object]]:
+    gate = FairGate(count)
+    return lambda: gate.turn("acme")
+
+
 async def graded(*groups: list[str], grader: Lengths | None = None) -> Graded:
     examples = [Example(line, (1,), (), {}) for line in range(len(groups))]
 
@@ -51,7 +61,7 @@ async def graded(*groups: list[str], grader: Lengths | None = None) -> Graded:
         completions = tuple(Completion([1], [0.0], text, True) for text in groups[place])
         return Group((1,), completions, None if completions else "status 400: too long")
 
-    return await sample_and_grade(examples, sample, grader or Lengths(), asyncio.Semaphore(2))
+    return await sample_and_grade(examples, sample, grader or Lengths(), at_once(2))
 
 
 async def test_groups_are_in_the_order_of_their_prompts() -> None:
@@ -117,7 +127,7 @@ async def test_only_grading_behind_the_last_completion_is_waited_for() -> None:
         first_is_graded.set()
 
     examples = [Example(line, (1,), (), {}) for line in range(2)]
-    free = asyncio.Semaphore(2)
+    free = at_once(2)
     result, _ = await asyncio.gather(
         sample_and_grade(examples, sample, grader, free, clock=lambda: grader.now), pass_on()
     )
@@ -127,7 +137,7 @@ async def test_only_grading_behind_the_last_completion_is_waited_for() -> None:
 
 async def test_completions_graded_at_the_same_time_take_their_time_once() -> None:
     grader = Minutes()
-    free = asyncio.Semaphore(9)
+    free = at_once(9)
 
     async def sample(place: int, example: Example) -> Group:
         return Group((1,), tuple(Completion([1], [0.0], text, True) for text in ("a", "a", "a")))
@@ -136,3 +146,29 @@ async def test_completions_graded_at_the_same_time_take_their_time_once() -> Non
     result = await sample_and_grade([example], sample, grader, free, clock=lambda: grader.now)
     assert grader.most == 3
     assert result.grading_s == result.waited_s == 60 * 3
+
+
+async def test_when_one_prompt_fails_nothing_of_the_others_goes_on() -> None:
+    running = 0
+
+    class Never(Lengths):
+        async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+            nonlocal running
+            running += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                running -= 1
+            raise AssertionError
+
+    async def sample(place: int, example: Example) -> Group:
+        if place == 2:
+            while running < 2:
+                await asyncio.sleep(0)
+            raise GatewayRefused(401, "", "the key was revoked")
+        return Group((1,), (Completion([1], [0.0], "a", True),))
+
+    examples = [Example(line, (1,), (), {}) for line in range(3)]
+    with pytest.raises(GatewayRefused, match="revoked"):
+        await sample_and_grade(examples, sample, Never(), at_once(9))
+    assert running == 0

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.recipe import Recipe
 from adapters.trainable import TrainableAdapters
-from server.training.forward import Task
+from server.training.forward import PassLimits, Task, forward_backward, score
 from server.training.packing import TokenSequence
 from server.training.sft import sft_objective
 from server.training.trainer import Trainer
@@ -90,3 +92,61 @@ async def test_a_job_that_leaves_takes_its_batch_along(
     await trainer.remove(leaves)
     await staying
     assert vector.grad is not None
+
+
+async def test_a_large_batch_is_run_in_portions_between_which_others_have_their_turn(
+    path: Path, factors: Factors, sequences: Sequences
+) -> None:
+    model, rows_of_passes = load_model(path), []
+    model.get_decoder().register_forward_hook(
+        lambda module, inputs, output: rows_of_passes.append(len(output.last_hidden_state))
+    )
+    trainer = Trainer(lambda: TrainableAdapters(model, factors), PassLimits(tokens=16))
+    (large, vector), (small, _) = [await trainer.add(start(factors, 0.1)) for _ in range(2)]
+    many = sequences(large, [(3, 5)] * 80)
+    few = sequences(small, [(3, 5)])
+    ended: list[str] = []
+
+    async def train(name: str, batch: list[TokenSequence]) -> Any:
+        measured = await trainer.forward_backward(Task(batch, sft_objective(batch)))
+        ended.append(name)
+        return measured, len(rows_of_passes)
+
+    first = asyncio.create_task(train("large", many))
+    for _ in range(3):  # until its first portion is run
+        await asyncio.sleep(0)
+    (_, passes_of_few), (measured, passes) = await asyncio.gather(train("small", few), first)
+    assert ended == ["small", "large"]
+    assert passes_of_few < passes / 2
+    assert measured.tokens == 80 * 5
+
+    whole = TrainableAdapters(load_model(path), factors)
+    handle = whole.add(start(factors, 0.1))
+    again = [replace(sequence, adapter=handle) for sequence in many]
+    (reference,) = forward_backward(whole, [Task(again, sft_objective(again))])
+    assert measured.loss == pytest.approx(reference.loss, rel=1e-5)
+    torch.testing.assert_close(vector.grad, whole.vector(handle).grad, rtol=1e-4, atol=1e-7)
+    scored = await trainer.score(many)
+    torch.testing.assert_close(scored.logprobs_BC, score(whole, again).logprobs_BC, rtol=1e-4, atol=1e-5)
+    trainer.close()
+
+
+async def test_a_portion_that_fails_leaves_what_others_had_added_up(
+    path: Path, factors: Factors, sequences: Sequences
+) -> None:
+    trainer = Trainer(lambda: TrainableAdapters(load_model(path), factors), PassLimits(tokens=16))
+    (good, vector), (bad, _) = [await trainer.add(start(factors, 0.1)) for _ in range(2)]
+    many = sequences(good, [(3, 5)] * 40)
+    # Its second portion cannot be run.
+    failing = [*sequences(bad, [(3, 5)] * 16), TokenSequence(bad, (), (5, 6))]
+    await trainer.forward_backward(Task(many, sft_objective(many)))
+    alone, vector.grad = vector.grad, None
+
+    results = await asyncio.gather(
+        *(trainer.forward_backward(Task(batch, sft_objective(batch))) for batch in (many, failing)),
+        return_exceptions=True,
+    )
+
+    assert isinstance(results[1], ValueError)
+    torch.testing.assert_close(vector.grad, alone, rtol=1e-4, atol=1e-7)
+    trainer.close()
