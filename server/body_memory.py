@@ -56,7 +56,7 @@ class BodyRoom:
 
 
 class HeldBody:
-    """What one request holds: its body and, where a reader says so, what was made of it."""
+    """What one request holds: its body and, where a route says so, what was made of it, or a long answer."""
 
     def __init__(self, room: BodyRoom, tenant_id: int) -> None:
         self._room = room

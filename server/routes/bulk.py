@@ -39,6 +39,7 @@ from server.principal import PrincipalDep
 from server.request_body import body_chunks, read_body
 from server.routes.own_route import OwnRoute
 from server.schemas import NamePrefix, NoQuery, StrictQuery
+from server.stored_version import StoredVersion
 from server.uploads import SAFETENSORS, media_type
 from server.writes import AuthorDep
 
@@ -136,7 +137,7 @@ def _drain(spool: IO[bytes]) -> Iterator[bytes]:
 
 
 @router.get("/export", response_class=Response, responses={200: {"content": {NDJSON: {}, SAFETENSORS[0]: {}}}})
-def export_adapters(
+async def export_adapters(
     request: Request, gateway: GatewayDep, principal: PrincipalDep, query: Annotated[ExportQuery, Query()]
 ) -> Response:
     """All of the tenant's adapters, by name, as NDJSON (any number) or safetensors (the latest versions, in files).
@@ -156,9 +157,18 @@ def export_adapters(
     if query.format == "ndjson":
         return StreamingResponse(map(ndjson_line, islice(versions, query.limit)), media_type=NDJSON)
     limit = min(query.limit or MAX_FILE_ADAPTERS, MAX_FILE_ADAPTERS)
-    page, more = fitting_file(versions, limit, gateway.settings.max_upload_bytes)
+    most_bytes = gateway.settings.max_upload_bytes
+    # In memory until all of it is sent, which is up to the client.
+    held_body(request.scope).add(most_bytes)
+    file, next_after = await run_in_threadpool(_export_file, versions, limit, most_bytes)
     headers = {}
-    if more:
-        url = request.url.include_query_params(after=page[-1].name)
+    if next_after is not None:
+        url = request.url.include_query_params(after=next_after)
         headers["link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return Response(safetensors_file(page), media_type=SAFETENSORS[0], headers=headers)
+    return Response(file, media_type=SAFETENSORS[0], headers=headers)
+
+
+def _export_file(versions: Iterator[StoredVersion], limit: int, most_bytes: int) -> tuple[bytes, str | None]:
+    """The file, and the name behind which the next one begins, if there is one."""
+    page, more = fitting_file(versions, limit, most_bytes)
+    return safetensors_file(page), page[-1].name if more else None

@@ -131,6 +131,42 @@ async def test_what_is_streamed_is_not_held(small_client: httpx.AsyncClient) -> 
     assert (await small_client.post("/v1/audio/transcriptions", files=speech)).status_code == 200
 
 
+async def test_an_exported_file_is_held_until_it_is_sent(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    """Each counts as an upload of the greatest length: where one tenant may hold one and a half, two are too many."""
+    room = {"max_upload_bytes": 40_000, "max_held_body_bytes": 120_000}
+    app = create_app(settings.model_copy(update=room), engine, app_database)
+    statuses: list[int] = []
+    sent = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await sent.wait()
+        return {"type": "http.disconnect"}
+
+    async def send_slowly(message: Any) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+        await sent.wait()
+
+    path = "/v1/adapters/export"
+    scope = {
+        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"format=safetensors",
+        "headers": [(b"host", b"localhost")], "http_version": "1.1", "scheme": "http", "root_path": "",
+        "client": ("127.0.0.1", 1), "server": ("localhost", 80),
+    }  # fmt: skip
+    async with client_of(app) as client:
+        slow = asyncio.create_task(app(scope, receive, send_slowly))
+        while not statuses:
+            await asyncio.sleep(0.001)
+        refused = await client.get(path, params={"format": "safetensors"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_request_bytes")
+        assert (await client.get(path)).status_code == 200
+        sent.set()
+        await slow
+        assert (await client.get(path, params={"format": "safetensors"})).status_code == 200
+    assert statuses == [200]
+
+
 async def test_streamed_audio_has_a_limit(client: httpx.AsyncClient, settings: Settings) -> None:
     speech = {"file": ("speech.wav", b"0" * settings.max_upload_bytes)}
     response = await client.post("/v1/audio/transcriptions", files=speech)
