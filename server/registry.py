@@ -48,12 +48,19 @@ class _Kept:
 class Registry:
     """Adapters by tenant and name. Safe to use from any thread, and by several processes at once."""
 
-    def __init__(self, database: Database, reads: PointReads, *, cache_size: int = 65_536) -> None:
+    def __init__(
+        self,
+        database: Database,
+        reads: PointReads,
+        *,
+        cache_size: int = 65_536,
+        max_cached_bytes: int = MAX_CACHED_BYTES,
+    ) -> None:
         self._database = database
         self._reads = reads
         self._states: ResolveCache[int, AdapterState] = ResolveCache(cache_size)
         self._versions: ResolveCache[tuple[int, int], _Kept] = ResolveCache(
-            cache_size, max_bytes=MAX_CACHED_BYTES, size_of=_content_bytes
+            cache_size, max_bytes=max_cached_bytes, size_of=_content_bytes
         )
 
     async def resolve(self, tenant_id: int, reference: Reference, *, pick: float | None = None) -> StoredVersion:

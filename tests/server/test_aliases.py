@@ -199,6 +199,13 @@ async def test_an_adapter_has_a_bounded_number_of_aliases(client: httpx.AsyncCli
         await put(client, f"/adapters/acme/math/aliases/a{number}", version=1)
     refused = await client.put("/adapters/acme/math/aliases/more", json={"version": 1})
     assert_error(refused, 400, "alias", "alias_limit_reached")
+    # Nor may one that was removed come back by the way of its history.
+    await client.delete("/adapters/acme/math/aliases/a0")
+    await put(client, "/adapters/acme/math/aliases/more", version=1)
+    back = await client.post("/adapters/acme/math/aliases/a0/rollback")
+    assert_error(back, 400, "alias", "alias_limit_reached")
+    await client.delete("/adapters/acme/math/aliases/more")
+    assert (await client.post("/adapters/acme/math/aliases/a0/rollback")).is_success
     await put(client, "/adapters/acme/math/aliases/a0", version=2)
 
 

@@ -164,6 +164,39 @@ async def test_answers_longer_than_announced_count_at_the_tenants_next_turn() ->
     assert Counter(order)["liar"] <= 4  # of two tenants with equal weights, one taking five times as much
 
 
+async def test_all_requests_that_end_before_the_next_turn_count_at_it() -> None:
+    queue = FairQueue(max_running=3, max_waiting=100)
+    blockers = [queue.enter("blocker", cost=1) for _ in range(3)]
+    places = {t: [queue.enter(t, cost=1) for _ in range(22)] for t in ("long", "other")}
+    for blocker in blockers:
+        queue.leave(blocker)
+    running = [place for place in places["long"] if place.granted.done()]
+    assert len(running) == 2
+    for place in running:
+        queue.leave(place, true_cost=6)
+    order = []
+    while len(order) < 24:
+        for place in [p for p in places["long"] + places["other"] if p.granted.done() and not p.left]:
+            order.append(place.flow.tenant)
+            queue.leave(place)
+    # Ten more than announced: so many turns the other is ahead.
+    assert 9 <= Counter(order)["other"] - Counter(order)["long"] <= 13
+
+
+async def test_what_was_announced_too_high_makes_up_for_as_many_turns_as_it_takes() -> None:
+    queue = FairQueue(max_running=1, max_waiting=100)
+    running = queue.enter("careful", cost=100)
+    places = {t: [queue.enter(t, cost=10) for _ in range(20)] for t in ("careful", "other")}
+    order = []
+    queue.leave(running, true_cost=10)
+    while len(order) < 24:
+        (running,) = [p for p in places["careful"] + places["other"] if p.granted.done() and not p.left]
+        order.append(running.flow.tenant)
+        queue.leave(running)
+    # Announced were ten turns, one was taken; the nine that are owed come together once it is its turn.
+    assert abs(Counter(order)["careful"] - Counter(order)["other"]) <= 2
+
+
 async def test_nothing_is_remembered_of_many_tenants_that_come_once() -> None:
     queue = FairQueue(max_running=2, max_waiting=1)
     held = queue.enter("long", cost=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from server.conditional import NO_PRECONDITION
 from server.database import Database
 from server.errors import NotFound
 from server.names import Reference, parse_reference
-from server.point_reads import SqlitePointReads
+from server.point_reads import AdapterRow, SqlitePointReads
 from server.registry import Registry
 from server.tables import DEFAULT_TENANT_ID, TENANTS
 from tests.server.conftest import Store
@@ -243,6 +244,32 @@ async def test_as_much_is_read_for_a_private_adapter_as_for_one_that_never_was(
         assert await read_for(reference) == await read_for(reference.replace("closed", "never"))
         assert await read_for(reference) == await read_for(reference.replace("globex", "nobody"))
     sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    await reads.close()
+
+
+class OvertakenReads(SqlitePointReads):
+    """Where the adapter is made private just after its row was read."""
+
+    def __init__(self, path: str, make_private: Callable[[], None]) -> None:
+        super().__init__(path)
+        self._make_private = make_private
+
+    async def adapter(self, tenant_id: int, name: str) -> AdapterRow | None:
+        found = await super().adapter(tenant_id, name)
+        self._make_private()
+        return found
+
+
+async def test_an_adapter_made_private_while_it_is_looked_up_is_not_served(
+    app_database: Database, globex: Globex
+) -> None:
+    def make_private() -> None:
+        app_database.transact(lambda to: set_public(to, globex.tenant_id, Reference("open"), False, NO_PRECONDITION))
+
+    assert app_database.url.database is not None
+    reads = OvertakenReads(app_database.url.database, make_private)
+    with pytest.raises(NotFound):
+        await Registry(app_database, reads).look_up(DEFAULT_TENANT_ID, parse_reference("~globex/open", "adapter"))
     await reads.close()
 
 

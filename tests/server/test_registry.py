@@ -12,6 +12,7 @@ from server.conditional import NO_PRECONDITION, Precondition
 from server.creation import NewVersion
 from server.errors import BadRequest, NotFound, PreconditionFailed
 from server.names import Reference
+from server.registry import Registry
 from server.tables import ADAPTER_METADATA, TENANTS
 from tests.server.process import Process, adapter
 
@@ -282,3 +283,17 @@ def test_listing_and_search_use_indexes(process: Process) -> None:
         for statement, parameters in statements:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()  # type: ignore[arg-type]
             assert not [step for step in plan if step[3].startswith("SCAN")], plan
+
+
+@pytest.mark.parametrize("metadata", [{}, {"text": "x" * 96}])
+async def test_what_is_remembered_is_bounded_by_the_bytes_of_vectors_and_metadata(
+    process: Process, metadata: dict[str, str]
+) -> None:
+    for name in ("a", "b", "c"):
+        process.create(name, metadata=metadata)
+    # A vector has 26 bytes, this metadata 100; there is room for two.
+    room = 2 * (26 + sum(map(len, [*metadata, *metadata.values()]))) + 25
+    small = Registry(process.database, process.reads, max_cached_bytes=room)
+    for name in ("a", "b", "c"):
+        await small.look_up(1, Reference(name))
+    assert [(await small.look_up(1, Reference(name)))[1] for name in ("c", "b", "a")] == [True, True, False]
