@@ -57,6 +57,7 @@ ENV TINYLORA_DATABASE_URL=sqlite:////data/tinylora.db \
     HF_HOME=/data/huggingface \
     VLLM_CACHE_ROOT=/data/cache/vllm \
     TINYLORA_LOG_FORMAT=json \
+    TINYLORA_ENGINE_LOG=- \
     DO_NOT_TRACK=1
 WORKDIR /data
 VOLUME /data

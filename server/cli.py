@@ -9,6 +9,7 @@ Everything it does not know it hands to vLLM.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -41,7 +42,9 @@ def serve(
     from pydantic import ValidationError
 
     from server.embedded_model import EmbeddedModelError, ensure_embedded_model
+    from server.engine_output import keep_apart, others_print
     from server.settings import Settings, explain
+    from server.start_checks import CannotStart, check_port
 
     flags = context.args
     if model is not None and model.startswith("-"):
@@ -51,19 +54,22 @@ def serve(
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
         settings = Settings()
+        check_port(flags)
+        if settings.engine_log != "-":
+            keep_apart(Path(settings.engine_log))
         name = model or str(ensure_embedded_model(progress=Console(stderr=True).print))
-        from adapters.errors import AdapterError
-        from server.database_url import DatabaseStartError
-        from server.engine_check import AdaptersWithoutEffect
-        from server.engine_launch import serve as run
-        from server.listening import OpenToOthers
+        with others_print():
+            from adapters.errors import AdapterError
+            from server.database_url import DatabaseStartError
+            from server.engine_launch import serve as run
+            from server.listening import OpenToOthers
     except ValidationError as error:
         raise typer.Exit(_fail(explain(error))) from error
-    except EmbeddedModelError as error:
+    except (CannotStart, EmbeddedModelError) as error:
         raise typer.Exit(_fail(str(error))) from error
     try:
         run(settings, name, flags)
-    except (AdapterError, AdaptersWithoutEffect, DatabaseStartError, OpenToOthers) as error:
+    except (AdapterError, CannotStart, DatabaseStartError, OpenToOthers) as error:
         raise typer.Exit(_fail(str(error))) from error
 
 

@@ -22,6 +22,7 @@ from adapters.factors import Factors
 from adapters.recipe import Recipe
 from server.engine import ACTIVE, Active, AdapterLLM
 from server.engine_api import ServedAdapter
+from server.start_checks import CannotStart
 
 PROMPT = {"prompt_token_ids": [5, 7, 11, 13, 17, 19, 23]}
 # Far beyond a useful adapter (0.01 to 0.03), and far from what overflows in float16.
@@ -31,7 +32,7 @@ TOLERANCE = 0.01
 NOTHING = 1e-3
 
 
-class AdaptersWithoutEffect(RuntimeError):
+class AdaptersWithoutEffect(CannotStart):
     """The engine does not answer as adapters say. The message is for the operator."""
 
 

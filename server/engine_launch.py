@@ -15,7 +15,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from socket import socket
@@ -49,10 +49,13 @@ from server.engine import AdapterLLM, VllmEngine
 from server.engine_check import check_adapters_work
 from server.engine_metrics import stat_loggers
 from server.engine_tools import check_tool_flags, leave_tools_open, settle_tools
+from server.engine_watch import watched_start
 from server.listening import keep_local
 from server.operator_keys import OperatorKeys, take_api_keys
 from server.own_workers import own_workers, reachable, with_worker_key
 from server.settings import Settings
+from server.start_checks import cannot_listen
+from server.start_messages import check_machine
 from server.trace_export import tell_vllm, trace_target, tracer_provider
 
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
@@ -112,13 +115,15 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
     api_keys = take_api_keys(args, envs.VLLM_API_KEY)
     cors = take_cors(args)
     database = Database(settings.database_url, busy_timeout_s=settings.database_busy_timeout_s)
-    mode = auth_mode(OperatorKeys.of(settings, api_keys), database)
-    if mode == "open":
-        keep_local(args)
-    settings = with_worker_key(settings, mode)
-    factors = find_or_build_factors(model, rank=settings.factors_rank, kind=settings.factors_kind)
-    enable_adapters(args, factors)
-    uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors))
+    with closing(database):
+        mode = auth_mode(OperatorKeys.of(settings, api_keys), database)
+        if mode == "open":
+            keep_local(args)
+        check_machine(args, settings)
+        settings = with_worker_key(settings, mode)
+        factors = find_or_build_factors(model, rank=settings.factors_rank, kind=settings.factors_kind)
+        enable_adapters(args, factors)
+        uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors))
 
 
 async def _serve(
@@ -134,27 +139,30 @@ async def _serve(
         raise KeyboardInterrupt("terminated")
 
     signal.signal(signal.SIGTERM, interrupt)  # until uvicorn's handlers stand, a start-up can be stopped
-    address, sock = setup_server(args, reuse_port=False)
-    with _progress("Starting the engine (a first start compiles the model: a minute or more)"):
-        client = _start_engine(args)
-    try:
+    async with AsyncExitStack() as ending:
+        try:
+            address, sock = setup_server(args, reuse_port=False)
+        except OSError as error:
+            raise cannot_listen(args.host, args.port, error) from error
+        ending.callback(sock.close)
+        log = None if settings.engine_log == "-" else Path(settings.engine_log)
+        with _progress("Starting the engine (a first start compiles the model: a minute or more)"), watched_start(log):
+            client = _start_engine(args)
+        ending.callback(client.shutdown, timeout=ENGINE_STOP_TIMEOUT_S)
         await client.reset_mm_cache()
         engine = VllmEngine(client, args, await client.get_supported_tasks(), factors)
         target = trace_target(args.otlp_traces_endpoint, os.environ)
         tracing = None if target is None else tracer_provider(target)
         app = create_app(settings, engine, database, api_keys, tracing, cors)
-        reads = app.state.gateway.reads  # vLLM's lifespan deletes `app.state` at its end
+        # Now, for vLLM's lifespan deletes `app.state` at its end.
+        ending.push_async_callback(app.state.gateway.reads.close)
         await engine.start(app)
-        await check_adapters_work(client, factors, engine.supported_tasks)
+        with watched_start(log):
+            await check_adapters_work(client, factors, engine.supported_tasks)
         workers = own_workers(settings, mode, args.model, reachable(address), factors.digest)
         _announce(address.replace("0.0.0.0", "localhost"), engine, mode)
         async with workers.running(database):
             await _serve_http(app, sock, client, args)
-        await reads.close()
-    finally:
-        client.shutdown(timeout=ENGINE_STOP_TIMEOUT_S)
-        database.close()
-        sock.close()
 
 
 def _start_engine(args: Namespace) -> AdapterLLM:

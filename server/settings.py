@@ -109,6 +109,11 @@ class Settings(BaseSettings):
     job_event_retention_days: int = Field(
         default=90, ge=0, le=MAX_DAYS, description="how long after a job's end its events are kept; 0 is for ever"
     )
+    engine_log: str = Field(
+        default="data/engine.log",
+        min_length=1,
+        description="file for what engine and workers print; with -, they print it where the server does",
+    )
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

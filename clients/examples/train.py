@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -41,6 +42,9 @@ MAX_TOKENS = 16
 TEMPERATURE = 0.6
 ENDS = ("succeeded", "failed", "cancelled")
 START_TIMEOUT_S = 600
+# A step takes seconds, and each question a line in the server's log.
+POLL_S = 5
+SERVER_LOG = Path("data/server.log")
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
@@ -131,13 +135,15 @@ def _watch(client: OpenAI, job_id: str) -> FineTuningJob:
             job = client.fine_tuning.jobs.retrieve(job_id)
             fields: Any = job
             progress.update(bar, total=fields.total_steps, completed=fields.step or 0)
-            new = [event for event in client.fine_tuning.jobs.list_events(job_id) if event.id not in seen]
+            # Newest first, a page at a time: those seen before are not asked for again.
+            events = client.fine_tuning.jobs.list_events(job_id)
+            new = list(takewhile(lambda event: event.id not in seen, events))
             for event in reversed(new):
                 seen.add(event.id)
                 progress.console.print(f"{event.message}{_timing(event.data)}")
             if job.status in ENDS:
                 return job
-            time.sleep(2)
+            time.sleep(POLL_S)
 
 
 def _timing(data: object) -> str:
@@ -180,19 +186,27 @@ def _ask(client: OpenAI, model: str) -> str:
 
 @contextmanager
 def _server(url: str) -> Iterator[None]:
-    """A server of the embedded model on the port of `url`, while inside."""
+    """A server of the embedded model on the port of `url`, while inside. What it prints goes to SERVER_LOG."""
     port = urlsplit(url).port or 8000
     command = [str(Path(sys.executable).with_name("tinylora")), "serve", "--port", str(port)]
     # Also whoever ends this program by a signal does not leave a server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with subprocess.Popen(command, start_new_session=True) as process:
+    console.print(f"Starting a server on port {port}; what it prints goes to {SERVER_LOG}")
+    SERVER_LOG.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        SERVER_LOG.open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True) as process,
+    ):
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
-            while not _is_ready(url):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    console.print("The server did not start; its reason is above.")
-                    raise typer.Exit(1)
-                time.sleep(1)
+            with console.status("It starts: a minute or two"):
+                while not _is_ready(url):
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        # Its reason is what it says last.
+                        said = SERVER_LOG.read_text(errors="replace").strip().splitlines()
+                        console.print(said[-1] if said else f"The server did not start within {START_TIMEOUT_S} s.")
+                        raise typer.Exit(1)
+                    time.sleep(1)
             yield
         finally:
             process.send_signal(signal.SIGTERM)

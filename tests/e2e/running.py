@@ -49,6 +49,7 @@ class ServerProcess:
         self._database = directory / "tinylora.db"
         self._traces_url = traces_url
         self._output = directory / "output.txt"
+        self._engine_log = directory / "engine.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
@@ -100,7 +101,9 @@ class ServerProcess:
         return next((child for child in children if "worker" in child.cmdline()), None)
 
     def output(self) -> str:
-        return self._output.read_text(errors="replace")
+        """What the server printed, then what its engine and workers did."""
+        files = (file for file in (self._output, self._engine_log) if file.exists())
+        return "".join(file.read_text(errors="replace") for file in files)
 
     def _is_ready(self) -> bool:
         try:
@@ -114,6 +117,7 @@ class ServerProcess:
             "TINYLORA_ADMIN_KEY": ADMIN_KEY,
             "TINYLORA_DATABASE_URL": f"sqlite:///{self._database}",
             "TINYLORA_FILES_URL": str(self._database.parent / "files"),
+            "TINYLORA_ENGINE_LOG": str(self._engine_log),
             "TINYLORA_TRAINING_LOG_DIR": str(self._database.parent / "tensorboard"),
             # A test waits for as long as this when it has killed a worker.
             "TINYLORA_WORKER_LEASE_S": "10",

@@ -1,0 +1,130 @@
+"""What a server needs of its machine, asked for before anything slow begins: a free port, memory, disk.
+
+Design decision: what is surely missing ends the start in a sentence with the command that mends it; nothing is guessed
+at. So memory is what cannot be done without (weights, cache, programs), not what would be comfortable.
+
+A missing compiler is no reason not to start, see compiler.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+GIB = 2**30
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 8000
+# Of the gateway, the engine and its worker, with torch and the compiler's cache: measured with a model of 0.3 GB.
+PROGRAMS_BYTES = int(1.7 * GIB)
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class CannotStart(Exception):
+    """The server cannot start. The message is for the operator: what is missing, and what to do."""
+
+
+def check_port(flags: Sequence[str]) -> None:
+    """CannotStart when the port among vLLM's `flags`, or the default one, is taken.
+
+    What cannot be read here (a configuration file's port, say) is left to the real binding.
+    """
+    given = _flags(flags)
+    port = given.get("--port", str(DEFAULT_PORT))
+    if "--uds" in given or "--config" in given or not port.isdigit() or not 0 < int(port) < 2**16:
+        return
+    host = given.get("--host", LOOPBACK)
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind(address)
+    except OSError as error:
+        raise cannot_listen(host, int(port), error) from None
+
+
+def cannot_listen(host: str | None, port: int, error: OSError) -> CannotStart:
+    """What to say when nothing can listen on the port."""
+    if error.errno == errno.EADDRINUSE:
+        return CannotStart(
+            f"Port {port} is taken{_by_whom(port)}: stop that, or choose another one: --port {port + 1} "
+            f"(make serve ARGS='--port {port + 1}')."
+        )
+    advice = "choose a port above 1023" if error.errno == errno.EACCES else "name an address of this machine"
+    return CannotStart(f"Nothing can listen on {host or '0.0.0.0'} port {port} ({error.strerror}): {advice}.")
+
+
+def check_disk(needed: Mapping[Path, int]) -> None:
+    """CannotStart when one of the directories, which need not exist yet, has fewer bytes free than are `needed`."""
+    for directory, size in needed.items():
+        there = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(there).free
+        if free < size:
+            raise CannotStart(
+                f"{directory} needs {gb(size)} of disk, and {gb(free)} are free there: remove something, or have the "
+                "directory on another disk (README.md, Configuration, names the variables)."
+            )
+
+
+def memory_needed(model: str, kv_cache_bytes: int, *, as_float32: bool) -> int:
+    """Least bytes of memory to serve `model` on a CPU; without its weights when it is not a directory here."""
+    weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    return PROGRAMS_BYTES + kv_cache_bytes + weights * (2 if as_float32 else 1)
+
+
+def check_memory(needed: int) -> int:
+    """The bytes of memory that are available. CannotStart when they are fewer than `needed`."""
+    available = available_memory()
+    if available < needed:
+        raise CannotStart(
+            f"Serving takes {gb(needed)} of memory, and {gb(available)} are available: end other programs, or take "
+            "less for the cache of running requests: make serve ARGS='--kv-cache-memory-bytes 500000000'."
+        )
+    return available
+
+
+def available_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes that a new program could have, in a container those that its limit leaves."""
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (cgroup / "memory.max").read_text().strip(), int((cgroup / "memory.current").read_text())
+        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no cgroup of version 2
+        return available
+    if limit == "max":
+        return available
+    # What was read from files counts as used, and is given up when it is needed.
+    return min(available, int(limit) - used + int(statistics.get("inactive_file", 0)))
+
+
+def gb(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 1e9:.1f} GB"
+
+
+def _flags(flags: Sequence[str]) -> dict[str, str]:
+    def pairs() -> Iterator[tuple[str, str]]:
+        for flag, following in zip(flags, [*flags[1:], ""], strict=True):
+            name, equals, value = flag.partition("=")
+            if name.startswith("--"):
+                yield name, value if equals else following
+
+    return dict(pairs())
+
+
+def _by_whom(port: int) -> str:
+    try:
+        [holder, *_] = [
+            connection.pid
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
+        ]
+        command = psutil.Process(holder).cmdline()
+    except (psutil.Error, ValueError):
+        return ""
+    ours = " (a server of this kind)" if "serve" in command and any("tinylora" in part for part in command) else ""
+    return f" by process {holder}{ours}"
