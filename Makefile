@@ -105,6 +105,8 @@ $(BIN)/python:
 		"or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make environments:" \
 		"apt-get install $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1; }
+	@[ '$(DEVICE)' = gpu ] || $(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null \
+		|| { echo "vLLM needs libnuma.so.1, which is not there: apt-get install libnuma1" >&2; exit 1; }
 	@mkdir -p $(VENV) && free=$$(df -Pk $(VENV) | awk 'NR == 2 { print int($$4 / 1000000) }') && [ "$$free" -ge $(DISK_GB) ] \
 		|| { echo "$(VENV) needs $(DISK_GB) GB of disk, and $$free GB are free; make VENV=... puts it elsewhere" >&2; exit 1; }
 	@echo "==> Making $(VENV) with $(PYTHON): $(DISK_GB) GB of disk, once, in a few minutes; serving takes 4 GB of memory"

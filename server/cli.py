@@ -44,7 +44,7 @@ def serve(
     from server.embedded_model import EmbeddedModelError, ensure_embedded_model
     from server.engine_output import keep_apart, others_print
     from server.settings import Settings, explain
-    from server.start_checks import CannotStart, check_port
+    from server.start_checks import CannotStart, check_libraries, check_port
 
     flags = context.args
     if model is not None and model.startswith("-"):
@@ -55,6 +55,7 @@ def serve(
     try:
         settings = Settings()
         check_port(flags)
+        check_libraries()
         if settings.engine_log != "-":
             keep_apart(Path(settings.engine_log))
         name = model or str(ensure_embedded_model(progress=Console(stderr=True).print))

