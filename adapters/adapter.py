@@ -1,13 +1,11 @@
 """An adapter: recipe, factors it belongs to, bytes of its vector; immutable, and small enough to ride in a request.
 
 Design decision: the content is the identity. Two adapters are equal exactly when recipe, factors digest, dtype and
-bytes are, `digest` names that content, and the wire form carries all of it, so nothing has to be looked up to serve it.
+bytes are, and `digest` names that content, so nothing has to be looked up to serve it.
 
 Names, versions and owners are the registry's business.
 """
 
-import base64
-import binascii
 import hashlib
 import json
 import re
@@ -25,8 +23,6 @@ from adapters.codec import decode, encode, numbers, parse_dtype
 from adapters.errors import AdapterError, CheckpointError, FactorsError, VectorError
 from adapters.recipe import DType, Recipe
 
-WIRE_PREFIX = "tinylora:1:"
-_WIRE_KEYS = {"recipe", "factors", "dtype", "vector"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DTYPES: dict[torch.dtype, DType] = {
     torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32",
@@ -82,35 +78,6 @@ class Adapter:
         head = _content_head(self.recipe, self.factors, self.dtype)
         return hashlib.sha256(head + self.data).hexdigest()
 
-    def to_wire(self) -> str:
-        """The adapter as one line of ASCII: `tinylora:1:` and a JSON object, without recipe fields at their default."""
-        default = Recipe().to_dict()
-        content = {
-            "recipe": {name: value for name, value in self.recipe.to_dict().items() if value != default[name]},
-            "factors": self.factors,
-            "dtype": self.dtype,
-            "vector": base64.b64encode(self.data).decode("ascii"),
-        }
-        return WIRE_PREFIX + json.dumps(content, separators=(",", ":"))
-
-    @classmethod
-    def from_wire(cls, text: str) -> "Adapter":
-        """The adapter `to_wire` wrote. Raises AdapterError for any other string."""
-        if not isinstance(text, str) or not text.startswith(WIRE_PREFIX):
-            raise AdapterError(f"a wire form begins with {WIRE_PREFIX!r}, got {text!r:.40}", field="adapter")
-        content = _parse_object(text[len(WIRE_PREFIX) :], AdapterError)
-        if content.keys() != _WIRE_KEYS:
-            raise AdapterError(
-                f"an adapter in wire form has the fields {', '.join(sorted(_WIRE_KEYS))}, got {list(content)!r:.200}",
-                field="adapter",
-            )
-        return cls(
-            Recipe.from_dict(content["recipe"]),
-            content["factors"],
-            parse_dtype(content["dtype"]),
-            _decode_base64(content["vector"]),
-        )
-
     def to_safetensors(self) -> bytes:
         """A safetensors file: `vector` (groups, u) in its dtype, recipe and factors in the metadata key `tinylora`."""
         metadata = json.dumps(
@@ -134,7 +101,7 @@ class Adapter:
                 f"in {vector.dtype}",
                 field="file",
             )
-        content = _parse_object(safetensors_metadata(data).get("tinylora", "null"), CheckpointError)
+        content = _parse_object(safetensors_metadata(data).get("tinylora", "null"))
         if content.keys() != {"factors", "recipe"}:
             raise CheckpointError(
                 f"the metadata key 'tinylora' must hold recipe and factors, got {list(content)!r:.200}", field="file"
@@ -155,20 +122,11 @@ def _content_head(recipe: Recipe, factors: str, dtype: DType) -> bytes:
     return json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\0"
 
 
-def _parse_object(text: str, error: type[AdapterError]) -> Mapping[str, Any]:
+def _parse_object(text: str) -> Mapping[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as cause:
-        raise error(f"not JSON: {cause}", field="adapter") from cause
+        raise CheckpointError(f"not JSON: {cause}", field="file") from cause
     if not isinstance(content, dict):
-        raise error(f"expected a JSON object, got {text!r:.40}", field="adapter")
+        raise CheckpointError(f"expected a JSON object, got {text!r:.40}", field="file")
     return content
-
-
-def _decode_base64(text: object) -> bytes:
-    if not isinstance(text, str):
-        raise VectorError(f"vector must be a base64 string, got {type(text).__name__}", field="vector")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise VectorError(f"vector is not base64: {error}", field="vector") from error

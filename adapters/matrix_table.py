@@ -1,8 +1,8 @@
 """The table of engine matrices: one row per adapter lately seen, all modules of the model side by side.
 
-Design decision: a row is computed from the adapter's wire form and may be dropped at any time outside a batch, because
-it is cheaper to compute again than to manage. Row 0 is zero for ever and means "no adapter"; row 1 is for an adapter
-that cannot be computed.
+Design decision: a row is copied from what its request carries (engine_form) and may be dropped at any time outside a
+batch, because it is cheaper to copy again than to manage. Row 0 is zero for ever and means "no adapter"; row 1 is for
+an adapter that cannot be read.
 
 It does not know what a token, a layer or a tensor-parallel rank is.
 """
@@ -17,10 +17,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adapters.adapter import Adapter
+from adapters.engine_form import read_engine_form
 from adapters.errors import AdapterError, FactorsError
 from adapters.factors import Factors
-from adapters.reconstruct import matrices
 
 NO_ADAPTER_ROW = 0
 NOISE_ROW = 1
@@ -47,7 +46,9 @@ class MatrixTable:
         self.values_SC = torch.zeros(rows, len(factors.modules) * self.module_size, device=device)
         self.values_SC[NOISE_ROW] = NOISE
         self.free = list(range(rows - 1, RESERVED_ROWS - 1, -1))
-        self.entries: OrderedDict[int, tuple[int, str]] = OrderedDict()  # id -> (row, wire form), oldest use first
+        self.entries: OrderedDict[int, tuple[int, str]] = (
+            OrderedDict()
+        )  # id -> (row, what it was copied from), oldest use first
 
     def columns(self, names: Sequence[str]) -> slice:
         """The columns of modules that are neighbours in the factors' order: n * r * r of them."""
@@ -57,13 +58,13 @@ class MatrixTable:
         return slice(positions[0] * self.module_size, (positions[-1] + 1) * self.module_size)
 
     def rows_for(self, requests: Collection[Request]) -> dict[int, int]:
-        """Rows, by request id, for every adapter of one batch; computed where not there yet.
+        """Rows, by request id, for every adapter of one batch; copied where not there yet.
 
-        NOISE_ROW, and an error in the log, for a wire form that cannot be read or belongs to other factors.
+        NOISE_ROW, and an error in the log, for a form that cannot be read or belongs to other factors.
         """
         # Touch what is there before anything is evicted, so that a batch never evicts its own rows.
         missing = [request for request in requests if not self._touch(request)]
-        refused = {request.lora_int_id: NOISE_ROW for request in missing if not self._compute(request)}
+        refused = {request.lora_int_id: NOISE_ROW for request in missing if not self._copy(request)}
         return refused | {
             request.lora_int_id: self.entries[request.lora_int_id][0]
             for request in requests
@@ -74,12 +75,12 @@ class MatrixTable:
         """A row for a warm-up request, whose path names no adapter."""
         self.values_SC[self._take_row(request)].zero_()
 
-    def _compute(self, request: Request) -> bool:
-        """Give the request a row with its matrices; False when its adapter cannot be computed."""
+    def _copy(self, request: Request) -> bool:
+        """Give the request a row with its matrices; False when they cannot be read."""
         try:
-            values_MRR = matrices(Adapter.from_wire(request.lora_path), self.factors)
+            values_MRR = read_engine_form(request.lora_path, self.factors)
         except AdapterError:
-            logger.exception("TinyLoRA: the adapter %d cannot be computed", request.lora_int_id)
+            logger.exception("TinyLoRA: the adapter %d cannot be read", request.lora_int_id)
             return False
         row_C = to_device(values_MRR.reshape(-1), self.values_SC.device)
         self.values_SC[self._take_row(request)].copy_(row_C)

@@ -2,7 +2,7 @@
 
 Design decision: everything that does not depend on v (which group a module is in, the projections) is computed once per
 recipe and kept, so that a never-seen adapter costs one small batched product. R comes out in one convention,
-`W' = W + U S R V^T`, whatever the recipe's, and in one size, the factors' rank.
+`W' = W + U S R V^T`, whatever the recipe's.
 """
 
 from functools import lru_cache
@@ -20,8 +20,17 @@ from adapters.recipe import Recipe, group_of
 def matrices(adapter: Adapter, factors: Factors) -> Tensor:
     """R of every module in the order of `factors.modules`, float32 (M, r, r) with r = factors.rank.
 
-    A recipe of lower rank uses the leading singular vectors; the rest of R is zero. Raises FactorsError when the
-    adapter was made for other factors or has a higher rank, RecipeError when it has more groups than there are modules.
+    A recipe of lower rank uses the leading singular vectors; the rest of R is zero. Raises as `leading_matrices`.
+    """
+    return padded(leading_matrices(adapter, factors), factors.rank)
+
+
+def leading_matrices(adapter: Adapter, factors: Factors, projections_MUC: Tensor | None = None) -> Tensor:
+    """R of every module without the zeros of higher ranks: float32 (M, k, k) with k = the recipe's rank.
+
+    `projections_MUC`: P of all modules, float32 (M, u, k * k), when somebody has drawn them; else they are drawn here,
+    which can take seconds. Raises FactorsError when the adapter was made for other factors or has a higher rank,
+    RecipeError when it has more groups than there are modules.
     """
     recipe = adapter.recipe
     if adapter.factors != factors.digest:
@@ -41,16 +50,21 @@ def matrices(adapter: Adapter, factors: Factors) -> Tensor:
     if recipe.projection == "elementary":
         r_MKK = v_MU.reshape(-1, rank, rank)
     else:
-        r_MKK = torch.bmm(v_MU[:, None], _projections(recipe, factors.modules)).reshape(-1, rank, rank)
+        if projections_MUC is None:
+            projections_MUC = _projections(recipe, factors.modules)
+        r_MKK = torch.bmm(v_MU[:, None], projections_MUC).reshape(-1, rank, rank)
     if recipe.convention == "sqrt":
         root_MK = factors.singular_values[:, :rank].sqrt()
         # S^-1/2 R S^1/2; a row whose singular value is zero is multiplied by it later, so zero is exact there.
         inverse_MK = torch.where(root_MK > 0, 1 / root_MK, 0.0)
         r_MKK = inverse_MK[:, :, None] * r_MKK * root_MK[:, None, :]
-    if rank == factors.rank:
-        return r_MKK
-    padding = factors.rank - rank
-    return torch.nn.functional.pad(r_MKK, (0, padding, 0, padding))
+    return r_MKK
+
+
+def padded(r_MKK: Tensor, rank: int) -> Tensor:
+    """(M, rank, rank), zero outside the leading k x k."""
+    missing = rank - r_MKK.shape[-1]
+    return torch.nn.functional.pad(r_MKK, (0, missing, 0, missing)) if missing else r_MKK
 
 
 def delta_weight(adapter: Adapter, factors: Factors, module: str) -> Tensor:
@@ -86,12 +100,13 @@ def _projections(recipe: Recipe, modules: tuple[str, ...]) -> Tensor:
     return (_small_projections if small else _large_projections)(recipe, modules)
 
 
-def _draw(recipe: Recipe, modules: tuple[str, ...]) -> Tensor:
+def draw_projections(recipe: Recipe, modules: tuple[str, ...]) -> Tensor:
+    """P of all modules, drawn anew: float32 (M, u, r * r)."""
     return torch.stack([projection(recipe, module, index) for index, module in enumerate(modules)]).flatten(2)
 
 
 # Tenants may have a recipe (seed) each. A default one takes some kilobytes, so that all of them together stay below
 # 256 MB; a large one up to 37 MB (recipe.MAX_PROJECTION_SIZE).
 SMALL_PROJECTIONS = 2**16
-_small_projections = lru_cache(maxsize=1024)(_draw)
-_large_projections = lru_cache(maxsize=16)(_draw)
+_small_projections = lru_cache(maxsize=1024)(draw_projections)
+_large_projections = lru_cache(maxsize=16)(draw_projections)

@@ -1,8 +1,8 @@
 """The engine's adapter manager: puts the matrices of every token's adapter where the model's layers read them.
 
 Design decision: nothing is loaded. An adapter arrives inside the LoRARequest of the request that uses it; the first
-time it enters a batch its r x r matrices are computed (float32) and written to one row of a table. The table is a cache
-of that arithmetic and nothing more: a row that was given to another adapter is recomputed from the next request.
+time it enters a batch the r x r matrices that it carries are written to one row of a table. The table is a cache and
+nothing more: a row that was given to another adapter is copied from the next request again.
 
 It implements the part of vLLM's worker LoRA manager that vLLM's model runners call, and does not touch disk, base
 weights or the database.
@@ -101,7 +101,7 @@ class TinyLoRAManager:
         """Give every token of the coming forward the matrices of its request's adapter.
 
         Never raises for an adapter: an exception here would end the engine, and with it everybody's requests. What
-        cannot be computed was refused before (vllm_request_check.py); if it gets here all the same, it runs with
+        cannot be read was refused before (vllm_request_check.py); if it gets here all the same, it runs with
         matrices that make its answer noise, and nobody else's.
         """
         rows = self.table.rows_for(requests)

@@ -35,6 +35,7 @@ def adapter_options(factors: Factors) -> dict[str, Any]:
         "factors": str(factors.path),
         "digest": factors.digest,
         "rank": factors.rank,
+        "modules": len(factors.modules),
         "graph_version": GRAPH_VERSION,
     }
     return {

@@ -12,8 +12,7 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
-from adapters.adapter import Adapter
-from adapters.errors import FactorsError
+from adapters.engine_form import parse_engine_form
 
 
 def refuse_unusable_adapters(engine_core: Any) -> None:
@@ -33,9 +32,5 @@ def check_usable(lora_request: Any, vllm_config: Any) -> None:
     config = vllm_config.additional_config
     if lora_request is None or not isinstance(config, dict) or "tinylora" not in config:
         return
-    factors: str = config["tinylora"]["digest"]
-    adapter = Adapter.from_wire(lora_request.lora_path)
-    if adapter.factors != factors:
-        raise FactorsError(
-            f"the adapter was made for the factors {adapter.factors}, the engine has {factors}", field="factors"
-        )
+    known = config["tinylora"]
+    parse_engine_form(lora_request.lora_path, known["digest"], known["modules"], known["rank"])

@@ -74,10 +74,11 @@ def measure(job: dict[str, Any]) -> None:
     if job["variant"] != "base":
         adapters, factors = distinct_adapters(job["model"], count + 24)
         if job["variant"] == "tinylora":
+            from adapters.engine_form import engine_form
             from adapters.vllm_plugin import engine_options
 
             options |= engine_options(factors, count)
-            made = [LoRARequest(f"a{i}", i + 1, adapter.to_wire()) for i, adapter in enumerate(adapters)]
+            made = [LoRARequest(f"a{i}", i + 1, engine_form(adapter, factors)) for i, adapter in enumerate(adapters)]
             requests, fresh = list(made[:count]), made[count:]
         else:
             from adapters.lora_export import export_lora

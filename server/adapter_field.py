@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters.adapter import Adapter
 from adapters.mixing import mix
@@ -26,12 +26,12 @@ from server.adapter_rows import adapter_not_found
 from server.adapter_spec import SPEC_FIELDS, check_servable, errors_under, number, parse_spec
 from server.alias_targets import sticky_pick
 from server.engine_api import Engine, ServedAdapter
+from server.engine_forms import EngineForms
 from server.errors import ApiError, BadRequest, NotFound, quoted
 from server.metrics import INLINE_LABEL, MIX_LABEL, GatewayMetrics
 from server.names import Reference, parse_reference
 from server.off_loop import off_loop
 from server.principal import Principal
-from server.recipe_budget import RecipeBudget
 from server.registry import Registry
 from server.tables import DEFAULT_TENANT_NAME
 
@@ -68,10 +68,10 @@ class AdapterField:
     """Resolves what a request says about its adapter."""
 
     def __init__(
-        self, registry: Registry, engine: Engine, metrics: GatewayMetrics, recipes: RecipeBudget, *, max_mixed: int
+        self, registry: Registry, engine: Engine, metrics: GatewayMetrics, forms: EngineForms, *, max_mixed: int
     ) -> None:
         self._registry = registry
-        self._recipes = recipes
+        self._forms = forms
         self._engine = engine
         self._metrics = metrics
         self._max_mixed = max_mixed
@@ -80,15 +80,8 @@ class AdapterField:
         """The adapter that `payload` of `principal` asks for by `adapter` or by `model`; None for the base model.
 
         Raises BadRequest for a malformed field, or when `adapter` and `model` name different adapters; NotFound with
-        the code adapter_not_found or model_not_found; and as RecipeBudget.charge.
+        the code adapter_not_found or model_not_found.
         """
-        served = await self._resolve(payload, principal)
-        if served is not None:
-            path = "model" if payload.get("adapter") is None else "adapter"
-            self._recipes.charge(served.adapter.recipe, principal, path)
-        return served
-
-    async def _resolve(self, payload: Mapping[str, object], principal: Principal) -> ServedAdapter | None:
         model, field = payload.get("model"), payload.get("adapter")
         if field is not None and not isinstance(model, str | None):
             raise BadRequest(f"model is {quoted(model)}, expected a string", param="model", code="invalid_value")
@@ -106,6 +99,16 @@ class AdapterField:
                 code="adapter_conflict",
             )
         return served
+
+    async def prepare(
+        self, served: ServedAdapter, payload: Mapping[str, object], principal: Principal
+    ) -> ServedAdapter:
+        """What `resolve` gave for `payload`, ready to run: its projections may have to be drawn first.
+
+        Raises BadRequest, TooManyRequests and Unavailable as EngineForms.of.
+        """
+        path = "model" if payload.get("adapter") is None else "adapter"
+        return replace(served, form=await self._forms.of(served.adapter, principal, path))
 
     async def _by_model(self, model: str, asker: _Asker) -> ServedAdapter | None:
         if model in self._engine.base_models:

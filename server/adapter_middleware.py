@@ -120,6 +120,8 @@ class AdapterMiddleware:
         with self._metrics.resolve_seconds.time():
             served = await self._field.resolve(payload, principal)
         unchanged = served is None and "adapter" not in payload and not runs_model
+        if served is not None:
+            served = await self._field.prepare(served, payload, principal)
         payload.pop("adapter", None)
         if runs_model:
             check_tools(payload, self._engine.why_no_tools)

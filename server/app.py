@@ -26,6 +26,7 @@ from server.content_encoding import PlainBodies
 from server.cors import Cors, CorsRules
 from server.database import Database
 from server.engine_api import Engine
+from server.engine_forms import EngineForms
 from server.errors import install_error_handlers
 from server.gateway import Gateway
 from server.head_requests import HeadRequests
@@ -75,9 +76,10 @@ def create_app(
     recipes = RecipeBudget(
         modules=len(engine.factors.modules), per_minute=settings.recipe_ms_per_minute, at_once=settings.max_recipe_ms
     )
+    forms = EngineForms(engine.factors, recipes)
     meter = UsageMeter(database, metrics.usage_flush_failures)
     writes = Writes(database)
-    app.state.gateway = Gateway(settings, engine, database, reads, writes, registry, metrics, meter)
+    app.state.gateway = Gateway(settings, engine, database, reads, writes, registry, metrics, meter, recipes)
     app.state.gateway_metrics = metrics
 
     # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
@@ -94,7 +96,7 @@ def create_app(
     app.add_middleware(
         AdapterMiddleware,
         engine=engine,
-        field=AdapterField(registry, engine, metrics, recipes, max_mixed=settings.max_mixed_adapters),
+        field=AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters),
         metrics=metrics,
         meter=meter,
         max_bytes=settings.max_request_bytes,
@@ -104,6 +106,7 @@ def create_app(
     )
     engine.mount(app)
     add_training(app, settings, database, metrics.registry)
+    run_with(app, forms.running())
     run_with(app, meter.flushing(settings.usage_flush_s))
     run_with(app, sweeping(database, settings))
     operator_keys = OperatorKeys.of(settings, api_keys)

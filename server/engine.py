@@ -112,7 +112,7 @@ class AdapterLLM(AsyncLLM):
         if active.served is None:
             yield None
             return
-        with self.identities.hold(active.served.adapter) as identity:
+        with self.identities.hold(active.served.adapter, active.served.form) as identity:
             yield identity
 
 

@@ -26,12 +26,14 @@ class ServedAdapter:
     """An adapter as a request runs with it.
 
     `name` stands for one content: "acme/math@3", "inline:<sha12>" or "mix:<sha12>". `label` is for metrics: the
-    registered name, "inline" or "mix".
+    registered name, "inline" or "mix". `form` is what the engine is given of the content (adapters.engine_form); empty
+    until it is known that the adapter will run.
     """
 
     name: str
     adapter: Adapter
     label: str
+    form: str = ""
 
 
 class Engine(Protocol):

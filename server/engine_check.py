@@ -18,6 +18,7 @@ from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
 
 from adapters.adapter import Adapter
+from adapters.engine_form import engine_form
 from adapters.factors import Factors
 from adapters.recipe import Recipe
 from server.engine import ACTIVE, Active, AdapterLLM
@@ -59,7 +60,8 @@ async def check_adapters_work(client: AdapterLLM, factors: Factors, tasks: tuple
 def _constant(factors: Factors, value: float) -> ServedAdapter:
     recipe = Recipe(rank=min(2, factors.rank), groups=min(13, len(factors.modules)))
     v_GU = torch.full((recipe.groups, recipe.u), value)
-    return ServedAdapter("self-check", Adapter.from_vector(v_GU, recipe, factors.digest, "float32"), "self-check")
+    adapter = Adapter.from_vector(v_GU, recipe, factors.digest, "float32")
+    return ServedAdapter("self-check", adapter, "self-check", engine_form(adapter, factors))
 
 
 async def _answer(client: AdapterLLM, tasks: tuple[Any, ...], served: ServedAdapter | None) -> dict[int, float]:

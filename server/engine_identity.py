@@ -25,7 +25,7 @@ from adapters.adapter import Adapter
 MAX_LORA_ID = 2**31 - 1
 # What is kept of adapters that nothing runs with, so that their next request finds its computed prefix again.
 MAX_IDLE_BYTES = 64 * 2**20
-# A LoRARequest, its name and the two entries, without the wire form.
+# A LoRARequest, its name and the two entries, without the form.
 ENTRY_BYTES = 512
 
 
@@ -54,12 +54,12 @@ class EngineIdentities:
         self._idle_bytes = 0
 
     @contextmanager
-    def hold(self, adapter: Adapter) -> Iterator[LoRARequest]:
-        """The LoRARequest to run `adapter` with, as long as the block lasts."""
+    def hold(self, adapter: Adapter, form: str) -> Iterator[LoRARequest]:
+        """The LoRARequest to run `adapter` with, whose form for the engine is `form`, as long as the block lasts."""
         digest = adapter.digest
         identity = self._by_digest.get(digest)
         if identity is None:
-            identity = self._by_digest[digest] = self._new(digest, adapter)
+            identity = self._by_digest[digest] = self._new(digest, form)
         elif not identity.holders:
             del self._idle[digest]
             self._idle_bytes -= identity.size
@@ -82,14 +82,14 @@ class EngineIdentities:
         """Memory of those that nothing runs with."""
         return self._idle_bytes
 
-    def _new(self, digest: str, adapter: Adapter) -> _Identity:
+    def _new(self, digest: str, form: str) -> _Identity:
         lora_id = self._next_id()
         while lora_id in self._used_ids:
             lora_id = self._next_id()
         self._used_ids.add(lora_id)
         # With the number in its name, a content that comes back under another one is another adapter to vLLM, even if
         # the engine still runs a request that was just given up.
-        return _Identity(LoRARequest(f"{digest}.{lora_id}", lora_id, adapter.to_wire()))
+        return _Identity(LoRARequest(f"{digest}.{lora_id}", lora_id, form))
 
     def _next_id(self) -> int:
         return next(self._numbers) % self._max_id + 1

@@ -14,6 +14,7 @@ from server.database import Database
 from server.engine_api import Engine
 from server.metrics import GatewayMetrics
 from server.point_reads import PointReads
+from server.recipe_budget import RecipeBudget
 from server.registry import Registry
 from server.settings import Settings
 from server.usage import UsageMeter
@@ -32,6 +33,7 @@ class Gateway:
     registry: Registry
     metrics: GatewayMetrics
     usage: UsageMeter
+    recipes: RecipeBudget
 
 
 def _gateway(request: Request) -> Gateway:

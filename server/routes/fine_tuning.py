@@ -33,7 +33,7 @@ from server.gateway import Gateway, GatewayDep
 from server.job_checkpoints import list_checkpoints
 from server.job_events import list_events
 from server.job_names import result_name
-from server.job_options import MethodParam, SupervisedMethod, resolve_config, shown_hyperparameters
+from server.job_options import PARAM, MethodParam, SupervisedMethod, resolve_config, shown_hyperparameters
 from server.jobs import PREFIX as ID_PREFIX
 from server.jobs import NewJob, cancel_job, create_job, get_job, list_jobs, pause_job, resume_job
 from server.names import parse_reference
@@ -89,6 +89,8 @@ async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: Gra
     init = await _init(body.model, gateway, author)
     recipe = None if init is None else (init.id, init.adapter.recipe)
     config = resolve_config(method, body.tinylora or {}, gateway.engine, recipe, gateway.settings.max_step_tokens)
+    # Its rollouts would be refused one by one.
+    gateway.recipes.check(config.parsed_recipe, f"{PARAM}.recipe" if init is None else "model")
     part = method.supervised if method.reinforcement is None else method.reinforcement
     given = None if part is None else part.hyperparameters
     shown: dict[str, Any] = {"hyperparameters": shown_hyperparameters(config, given)}

@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from adapters.adapter import Adapter
+from adapters.engine_form import engine_form
 from adapters.factors import Factors
 from adapters.vllm_plugin import engine_options
 
@@ -42,6 +43,7 @@ class RunningEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        self._factors = factors
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._request_ids = count()
@@ -82,7 +84,7 @@ class RunningEngine:
             request_id=f"r{next(self._request_ids)}",
             lora_request=None
             if name_id_content is None
-            else LoRARequest(name_id_content[0], name_id_content[1], name_id_content[2].to_wire()),
+            else LoRARequest(name_id_content[0], name_id_content[1], engine_form(name_id_content[2], self._factors)),
         )
 
     async def complete(self, job: Job) -> Generated:

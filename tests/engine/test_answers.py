@@ -105,13 +105,14 @@ def test_more_adapters_than_the_table_has_rows(llama: Tiny) -> None:
     """Rows are given away and computed again; run on the table itself, which needs no engine."""
     import torch
 
+    from adapters.engine_form import engine_form
     from adapters.matrix_table import MatrixTable
     from adapters.reconstruct import matrices
 
     class Request:
         def __init__(self, adapter: int) -> None:
             self.lora_int_id = adapter + 1
-            self.lora_path = llama.reference.adapters[adapter].to_wire()
+            self.lora_path = engine_form(llama.reference.adapters[adapter], llama.factors)
 
     table = MatrixTable(llama.factors, rows=6, device=torch.device("cpu"))
     for step in range(50):

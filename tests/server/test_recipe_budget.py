@@ -1,4 +1,4 @@
-"""New recipes are drawn by the engine while everybody waits, so each tenant has a share of that time."""
+"""New recipes have their projections drawn, so each tenant has a share of that time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.principal import OPEN_PRINCIPAL, Principal, Tenant
 from server.recipe_budget import RecipeBudget
 from server.settings import Settings
 from tests.server.conftest import client_of
-from tests.server.fake_engine import FakeEngine
+from tests.server.fake_engine import BASE, FakeEngine
 
 OTHER = Principal(Tenant(2, "other"), "key_1", frozenset({"infer"}))
 ADMIN = Principal(Tenant(3, "operator"), None, frozenset({"admin"}))
@@ -48,23 +48,25 @@ def draw_until_refused(budget: RecipeBudget, principal: Principal, first_seed: i
 
 def test_tenant_with_ever_new_seeds_is_stopped_and_others_are_not(budget: RecipeBudget, clock: Clock) -> None:
     assert draw_until_refused(budget, OPEN_PRINCIPAL, 0) == 9
-    budget.charge(Recipe(seed=0), OPEN_PRINCIPAL, "adapter")  # was drawn before
     assert draw_until_refused(budget, OTHER, 1000) == 9
     clock.now += 30
     assert 4 <= draw_until_refused(budget, OPEN_PRINCIPAL, 2000) <= 6
 
 
-def test_recipe_that_takes_too_long_is_refused_but_to_operators(budget: RecipeBudget) -> None:
-    large = Recipe(u=512)
+@pytest.mark.parametrize("per_minute", [100, 0])
+@pytest.mark.parametrize("principal", [OTHER, ADMIN], ids=["tenant", "operator"])
+def test_recipe_that_takes_too_long_is_refused_whoever_sends_it(per_minute: int, principal: Principal) -> None:
+    budget = RecipeBudget(modules=200, per_minute=per_minute, at_once=150)
     with pytest.raises(BadRequest, match="u=512 and rank=2") as caught:
-        budget.charge(large, OTHER, "adapter")
+        budget.charge(Recipe(u=512), principal, "adapter")
     assert (caught.value.param, caught.value.code) == ("adapter", "recipe_too_large")
-    budget.charge(large, ADMIN, "adapter")
+    budget.charge(Recipe(), principal, "adapter")
 
 
-def test_recipes_without_a_drawn_projection_are_free(budget: RecipeBudget) -> None:
-    for groups in range(1, 200):
-        budget.charge(Recipe(groups=groups, u=4, projection="elementary"), OTHER, "adapter")
+def test_no_budget_of_a_minute_is_no_limit_of_their_number() -> None:
+    budget = RecipeBudget(modules=200, per_minute=0, at_once=150)
+    for seed in range(1000):
+        budget.charge(Recipe(seed=seed), OTHER, "adapter")
 
 
 async def test_request_with_a_recipe_too_large_says_so_and_is_not_run(
@@ -78,3 +80,14 @@ async def test_request_with_a_recipe_too_large_says_so_and_is_not_run(
             response = await client.post("/v1/chat/completions", json=body)
             assert response.status_code == status, response.text
     assert response.json()["error"]["code"] == "recipe_too_large"
+
+
+async def test_job_whose_recipe_is_too_large_is_refused_when_it_is_made(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"max_recipe_ms": 1}), engine, app_database)
+    job = {"model": BASE, "training_file": "file-1", "tinylora": {"recipe": {"u": 256, "groups": 1}}}
+    async with client_of(app) as client:
+        response = await client.post("/v1/fine_tuning/jobs", json=job)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (400, "tinylora.recipe", "recipe_too_large")
