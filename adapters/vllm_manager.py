@@ -44,7 +44,6 @@ class TinyLoRAManager:
     ) -> None:
         assert vllm_config.lora_config is not None
         self.device = device
-        self.dtype: torch.dtype = vllm_config.model_config.dtype
         self.factors: Factors = open_factors(vllm_config.additional_config["tinylora"]["factors"])
         self.table = MatrixTable(self.factors, RESERVED_ROWS + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
         max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
@@ -92,7 +91,7 @@ class TinyLoRAManager:
             shrink.append(v_IR)
             expand.append((u_OR * s_R).T)
         return LayerFactors(
-            torch.cat(shrink, dim=1).T.to(self.device, self.dtype).contiguous(),
+            torch.cat(shrink, dim=1).T.to(self.device, torch.float32).contiguous(),
             torch.block_diag(*expand).to(self.device, torch.float32).contiguous(),
             self.factors.rank,
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 VLLM_VERSION = "0.32.0"
 # Part of vLLM's compile-cache key. Raise it whenever what is traced into a graph changes.
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 
 
 def engine_options(factors: Factors, max_num_seqs: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ CONFIGS: dict[str, type[PreTrainedConfig]] = {"llama": LlamaConfig, "qwen2": Qwe
 VOCABULARY = 256
 
 
-def save_tiny_model(directory: Path, family: str) -> Path:
+def save_tiny_model(directory: Path, family: str, dtype: torch.dtype = torch.float32) -> Path:
     """A random model whose weights have a spectrum that falls clearly, as trained weights' does, so that every SVD
     routine finds the same leading vectors."""
     torch.manual_seed(1)
@@ -37,15 +37,15 @@ def save_tiny_model(directory: Path, family: str) -> Path:
         if name.endswith("_proj.weight"):
             u, s, vh = torch.linalg.svd(weight.data, full_matrices=False)
             weight.data = (u * (s[0] * 0.8 ** torch.arange(len(s)))) @ vh
-    model.save_pretrained(directory)
+    model.to(dtype).save_pretrained(directory)
     return directory
 
 
 class PeftReference:
     """PEFT's TinyLoRA with 13 groups of one number on the model at `path`; v is set before every forward."""
 
-    def __init__(self, path: Path, factors: Factors, adapters: int) -> None:
-        base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    def __init__(self, path: Path, factors: Factors, adapters: int, dtype: torch.dtype = torch.float32) -> None:
+        base = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
         modules = len(factors.modules)
         config = TinyLoraConfig(r=2, u=1, weight_tying=1 - 13 / modules, target_modules=TARGETS, projection_seed=7)
         self.model = get_peft_model(base, config).eval()
@@ -58,6 +58,13 @@ class PeftReference:
         self._set(values)
         tensors = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(self.model).items()}
         return import_peft_tinylora(tensors, factors, config=config.to_dict()).adapter
+
+    def take_frozen_matrices(self, other: "PeftReference") -> None:
+        """Have the A, B and P of `other`; in a model of 16 bits PEFT rounds its own."""
+        theirs = dict(other.model.named_buffers())
+        for name, mine in self.model.named_buffers():
+            if "tinylora_" in name:
+                mine.copy_(theirs[name])
 
     def _set(self, values: Tensor) -> None:
         with torch.no_grad():
