@@ -50,7 +50,7 @@ def content(response: httpx.Response) -> str:
 async def test_without_an_adapter_the_base_model_runs(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
     response = await run(client, **body)
     assert content(response) == "base"
-    assert "x-tinylora-adapter" not in response.headers
+    assert response.headers["x-tinylora-adapter"] == "none"
 
 
 @pytest.mark.parametrize(
