@@ -5,8 +5,7 @@ Design decision: pure ASGI around the engine's routes. A JSON body is read and p
 that needs no change is replayed byte for byte, and responses pass as they come, so streams are not held back.
 
 It covers whatever the engine serves by POST with a JSON body, not a list of paths. A body that is not a JSON object is
-the engine's to refuse, but is bounded too: the framework reads bodies of any type before it looks at them. Only audio,
-which is spooled to disk, passes as it comes, up to a length.
+the engine's to refuse, but is bounded too: the framework reads bodies of any type before it looks at them.
 """
 
 from __future__ import annotations
@@ -25,27 +24,27 @@ from server.client_values import leave_out_refused
 from server.engine_api import Engine, ServedAdapter
 from server.errors import ApiError, response_to
 from server.gateway_fields import MODEL_ROUTES, set_gateway_fields
+from server.grammars import grammars_of
 from server.json_body import engine_json
 from server.json_values import VALUE_BYTES, check_values
 from server.metrics import GatewayMetrics
 from server.misnomers import check_names
 from server.off_loop import off_loop
 from server.principal import principal_of
-from server.request_body import at_most, is_json, read_body, read_json, replay
+from server.request_body import is_json, read_body, read_json, replay
 from server.request_usage import RequestUsage
+from server.responses_api import check_stored
 from server.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
 from server.tools_check import check_tools
 from server.usage import UsageMeter
 
 ADAPTER_HEADER = "x-tinylora-adapter"
 BASE_MODEL = "none"  # no adapter's: those have a version or a digest
-# Forms with files, which the engine reads in pieces.
-STREAMED = "/v1/audio/"
 
 
 class AdapterMiddleware:
     """`own_prefixes` are where the gateway's own routes live, which it leaves alone; `max_bytes` and `max_values` limit
-    bodies that it reads, `max_streamed_bytes` the others."""
+    the others' bodies."""
 
     def __init__(
         self,
@@ -57,7 +56,6 @@ class AdapterMiddleware:
         meter: UsageMeter,
         max_bytes: int,
         max_values: int,
-        max_streamed_bytes: int,
         own_prefixes: tuple[str, ...],
     ) -> None:
         self._app = app
@@ -67,16 +65,12 @@ class AdapterMiddleware:
         self._meter = meter
         self._max_bytes = max_bytes
         self._max_values = max_values
-        self._max_streamed_bytes = max_streamed_bytes
         self._own_prefixes = own_prefixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             self._engine.activate(None)
         if scope["type"] != "http" or not self._concerns(scope):
-            if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(STREAMED):
-                held_body(scope).stream()
-                receive = at_most(receive, self._max_streamed_bytes, "max_upload_bytes")
             await self._app(scope, receive, send)
             return
         try:
@@ -99,9 +93,7 @@ class AdapterMiddleware:
             await self._app(scope, replay(body, receive), send)
 
     def _concerns(self, scope: Scope) -> bool:
-        if scope["method"] in ("GET", "HEAD", "OPTIONS") or scope["path"].startswith(self._own_prefixes):
-            return False
-        return _is_json(scope) or not scope["path"].startswith(STREAMED)
+        return scope["method"] not in ("GET", "HEAD", "OPTIONS") and not scope["path"].startswith(self._own_prefixes)
 
     async def _rewrite(self, body: bytes, scope: Scope) -> tuple[ServedAdapter | None, bytes]:
         """The adapter the request asks for, and the body to go on with; a JSON object is put beside it, parsed."""
@@ -124,9 +116,11 @@ class AdapterMiddleware:
             served = await self._field.prepare(served, payload, principal)
         payload.pop("adapter", None)
         if runs_model:
+            check_stored(payload, scope["path"])
             check_tools(payload, self._engine.why_no_tools)
             set_gateway_fields(payload, principal.tenant.id)
             leave_out_refused(payload)
+            scope["state"]["grammars"] = grammars_of(payload, all_tools=self._engine.constrains_all_tools)
         if served is not None:
             payload["model"] = served.name
         rewritten = await off_loop(len(body), engine_json, payload)

@@ -22,7 +22,7 @@ from server.body_memory import held_body
 from server.engine_api import Engine
 from server.errors import TooManyRequests, response_to
 from server.fair_queue import FairQueue, Place, QueueFull
-from server.gateway_fields import MODEL_ROUTES, priority_of
+from server.gateway_fields import MODEL_ROUTES, POOLING_ROUTES, priority_of
 from server.off_loop import off_loop
 from server.principal import Principal, principal_of
 from server.quotas import Quotas, Ticket
@@ -56,7 +56,8 @@ class Admission:
             await self._app(scope, receive, send)
             return
         principal = principal_of(scope)
-        expected = await off_loop(held_body(scope).bytes, estimate, payload, self._max_model_len)
+        generates = scope["path"] not in POOLING_ROUTES
+        expected = await off_loop(held_body(scope).bytes, estimate, payload, self._max_model_len, generates=generates)
         try:
             ticket = self._quotas.admit(principal, expected.tokens)
             place = self._enter(principal, ticket, payload, expected)

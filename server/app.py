@@ -1,8 +1,9 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
     RequestId -> AccessLog -> HttpMetrics -> Telemetry -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard
-    -> LastResort -> AdaptersAlias -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> the engine's own
-    -> AdapterMiddleware -> Stage -> Admission -> Stage -> NoteRoute
+    -> LastResort -> AdaptersAlias -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes
+    -> EngineErrors -> ResponsesEvents -> the engine's own -> AdapterMiddleware -> Stage -> Admission -> GrammarCheck
+    -> Stage -> NoteRoute
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -26,9 +27,11 @@ from server.content_encoding import PlainBodies
 from server.cors import Cors, CorsRules
 from server.database import Database
 from server.engine_api import Engine
+from server.engine_error_shape import EngineErrors
 from server.engine_forms import EngineForms
 from server.errors import install_error_handlers
 from server.gateway import Gateway
+from server.grammar_check import GrammarCheck
 from server.head_requests import HeadRequests
 from server.http_metrics import HttpMetrics, NoteRoute
 from server.last_resort import LastResort
@@ -39,8 +42,10 @@ from server.openapi_docs import document_errors
 from server.operator_keys import OperatorKeys
 from server.point_reads import open_point_reads
 from server.recipe_budget import RecipeBudget
+from server.refused_routes import RefusedRoutes
 from server.registry import Registry
 from server.request_id import RequestId
+from server.responses_api import ResponsesEvents
 from server.retention import sweeping
 from server.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
 from server.settings import Settings
@@ -90,6 +95,7 @@ def create_app(
     app.add_middleware(NoteRoute)
     if tracing is not None:
         app.add_middleware(Stage, name=ENGINE)
+    app.add_middleware(GrammarCheck, engine=engine)
     add_admission(app, settings, engine, metrics.registry)
     if tracing is not None:
         app.add_middleware(Stage, name=ADMISSION)
@@ -101,10 +107,11 @@ def create_app(
         meter=meter,
         max_bytes=settings.max_request_bytes,
         max_values=settings.max_request_values,
-        max_streamed_bytes=settings.max_upload_bytes,
         own_prefixes=OWN_PREFIXES,
     )
     engine.mount(app)
+    app.add_middleware(ResponsesEvents)
+    app.add_middleware(EngineErrors)
     add_training(app, settings, database, metrics.registry)
     run_with(app, forms.running())
     run_with(app, meter.flushing(settings.usage_flush_s))
@@ -112,6 +119,7 @@ def create_app(
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)
+    app.add_middleware(RefusedRoutes)
     app.add_middleware(BodyMemory, room=BodyRoom(settings.max_held_body_bytes))
     app.add_middleware(HeadRequests)
     app.add_middleware(PlainBodies)

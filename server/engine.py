@@ -34,6 +34,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from adapters.factors import Factors
 from server.engine_api import ServedAdapter, TokenObserver
 from server.engine_errors import add_engine_error_handlers
+from server.engine_grammars import EngineGrammars
 from server.engine_identity import EngineIdentities
 from server.engine_tools import why_no_tools
 
@@ -68,6 +69,7 @@ class AdapterLLM(AsyncLLM):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.identities = EngineIdentities()
+        self.grammars = EngineGrammars(self.vllm_config)
 
     async def generate(
         self,
@@ -80,6 +82,7 @@ class AdapterLLM(AsyncLLM):
     ) -> AsyncGenerator[RequestOutput, None]:
         """As vLLM's; `lora_request` is what `ActiveAdapters` gave. WrongAdapter when that is not the request's."""
         observe = ACTIVE.get().observe
+        await self.grammars.check(sampling_params.structured_outputs)
         count = TokenCount(cumulative=sampling_params.output_kind == RequestOutputKind.CUMULATIVE)
         with self._identity(lora_request) as identity:
             outputs = super().generate(prompt, sampling_params, request_id, lora_request=identity, **kwargs)
@@ -93,10 +96,14 @@ class AdapterLLM(AsyncLLM):
         self, prompt: Any, pooling_params: Any, request_id: str, lora_request: LoRARequest | None = None, **kwargs: Any
     ) -> AsyncGenerator[PoolingRequestOutput, None]:
         """As vLLM's; see `generate`."""
+        observe = ACTIVE.get().observe
         with self._identity(lora_request) as identity:
             outputs = super().encode(prompt, pooling_params, request_id, lora_request=identity, **kwargs)
             async with aclosing(outputs):
                 async for output in outputs:
+                    if observe is not None:
+                        observe(len(output.prompt_token_ids), 0)
+                        observe = None  # of the prompt, once
                     yield output
 
     @contextmanager
@@ -168,6 +175,8 @@ class VllmEngine:
         self.max_model_len: int = client.model_config.max_model_len
         self.max_num_seqs: int = client.vllm_config.scheduler_config.max_num_seqs
         self.why_no_tools = why_no_tools(args)
+        self.constrains_all_tools = args.tool_strict_level == "parameter"
+        self.why_no_grammar = client.grammars.why_no_grammar
 
     def mount(self, app: FastAPI) -> None:
         """Add vLLM's routes, error handlers and middleware (API key, CORS, ...), as its flags ask for."""

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from adapters.adapter import Adapter
 from adapters.factors import Factors
+from server.grammars import Grammar
 
 # Called with the tokens of the prompt, once, and those newly generated, as they come.
 TokenObserver = Callable[[int, int], None]
@@ -58,6 +59,13 @@ class Engine(Protocol):
     @property
     def why_no_tools(self) -> str | None:
         """Why requests with `tools` are refused, and what the operator can do; None where they are served."""
+
+    @property
+    def constrains_all_tools(self) -> bool:
+        """Whether calls are held to the schemas of all tools, or only to those of strict ones."""
+
+    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+        """Why answers cannot be held to `grammar`; None when they can."""
 
     def mount(self, app: FastAPI) -> None:
         """Add the inference routes (/v1/...), and the engine's own middleware and error handlers."""

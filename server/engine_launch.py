@@ -47,6 +47,7 @@ from server.cpu_defaults import set_cpu_defaults
 from server.database import Database
 from server.engine import AdapterLLM, VllmEngine
 from server.engine_check import check_adapters_work
+from server.engine_grammars import settle_backend
 from server.engine_metrics import stat_loggers
 from server.engine_tools import check_tool_flags, leave_tools_open, settle_tools
 from server.engine_watch import watched_start
@@ -169,6 +170,7 @@ def _start_engine(args: Namespace) -> AdapterLLM:
     engine_args = AsyncEngineArgs.from_cli_args(args)
     vllm_config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     settle_tools(args, vllm_config.model_config)
+    settle_backend(vllm_config)
     # As many adapters as requests in a batch: the scheduler then never holds a request back for its adapter.
     vllm_config.lora_config.max_loras = vllm_config.scheduler_config.max_num_seqs
     vllm_config.lora_config.max_cpu_loras = vllm_config.scheduler_config.max_num_seqs

@@ -162,8 +162,19 @@ def error_response(
         kind = INVALID_REQUEST if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
         if status == HTTPStatus.UNAUTHORIZED:
             kind = "authentication_error"
-    body = {"error": {"message": _printable(message), "type": kind, "param": param and _printable(param), "code": code}}
-    return JSONResponse(body, status_code=status, headers=headers)
+    return JSONResponse(_body(message, kind, param, code), status_code=status, headers=headers)
+
+
+def error_body(status: int, message: str, *, param: str | None) -> dict[str, object]:
+    """The body of an error of which only its status is known, in the one shape."""
+    client = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    usual = _CODES[HTTPStatus.BAD_REQUEST if client else HTTPStatus.INTERNAL_SERVER_ERROR]
+    code = next((code for known, code in _CODES.items() if known == status), usual)
+    return _body(message, INVALID_REQUEST if client else "server_error", param, code)
+
+
+def _body(message: str, kind: str, param: str | None, code: str) -> dict[str, object]:
+    return {"error": {"message": _printable(message), "type": kind, "param": param and _printable(param), "code": code}}
 
 
 def response_to(error: ApiError | AdapterError) -> JSONResponse:

@@ -4,8 +4,8 @@
     request_id   the gateway's (request_id.py). A client's is left out: it may be another's
     priority     0 (as soon as possible, the default) to 100: a client can only let its requests wait for others.
 
-Design decision: a list of the routes that run the model. What is not on it is neither counted nor queued, nor salted;
-the tests hold it against the routes and request models of the engine.
+Design decision: lists of the routes that run the model. Those of MODEL_ROUTES are queued, counted and salted, those of
+REFUSED_ROUTES are not served; the tests hold both against all routes and request models that the engine can have.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ MODEL_ROUTES = frozenset(
         "/invocations",
         "/cohere/v2/chat",
         "/v1/embeddings",
-        "/v2/embed",
         "/pooling",
         "/classify",
         "/score",
@@ -36,6 +35,27 @@ MODEL_ROUTES = frozenset(
         "/v2/rerank",
     }
 )
+# Of these, those that compute something from prompts and generate nothing.
+POOLING_ROUTES = frozenset(
+    {
+        "/v1/embeddings",
+        "/pooling",
+        "/classify",
+        "/score",
+        "/v1/score",
+        "/rerank",
+        "/v1/rerank",
+        "/v2/rerank",
+    }
+)
+# Why they are not served. Audio is in forms, or comes piece by piece over a WebSocket.
+_NEITHER = "its requests could be neither queued nor counted; for audio run a server of vLLM's own"
+REFUSED_ROUTES = {
+    "/v1/audio/transcriptions": _NEITHER,
+    "/v1/audio/translations": _NEITHER,
+    "/v1/realtime": _NEITHER,
+    "/v2/embed": "what its requests compute could not be kept apart from other tenants'; use /v1/embeddings",
+}
 MAX_PRIORITY = 100
 
 

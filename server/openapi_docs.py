@@ -19,7 +19,6 @@ from server.anthropic_errors import MESSAGES
 from server.auth import KEY_HEADERS
 from server.gateway_fields import MODEL_ROUTES
 from server.path_scopes import OPEN_PATHS, is_below, scope_of
-from server.routes.own_route import OwnRoute
 
 ERROR_REF = {"$ref": "#/components/schemas/Error"}
 ERROR_SCHEMA: dict[str, Any] = {
@@ -41,26 +40,6 @@ ERROR_SCHEMA: dict[str, Any] = {
     },
 }
 ANTHROPIC_ERROR_REF = {"$ref": "#/components/schemas/AnthropicError"}
-# The engine's own routes give the status as the code of some of their errors.
-ENGINE_ERROR_REF = {"$ref": "#/components/schemas/EngineError"}
-ENGINE_ERROR_SCHEMA: dict[str, Any] = {
-    "title": "EngineError",
-    "description": "An error of the engine; `code` may be the HTTP status.",
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "integer", "null"]},
-            },
-        }
-    },
-}
 _KEY = "An API key; every operation names the scope it takes."
 SECURITY: dict[str, dict[str, str]] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": _KEY},
@@ -89,50 +68,38 @@ def document_errors(app: FastAPI, mode: Literal["keys", "open"]) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            own = set(_own_paths(app.routes))
-            app.openapi_schema = _completed(plain(), own, with_keys=mode == "keys")
+            app.openapi_schema = _completed(plain(), with_keys=mode == "keys")
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _own_paths(routes: Any) -> Iterator[str]:
-    """The paths, as in the document, of the gateway's own routes."""
-    for route in routes:
-        if hasattr(route, "original_router"):
-            yield from _own_paths(route.original_router.routes)
-        elif isinstance(route, OwnRoute):
-            yield route.path_format
-
-
-def _completed(document: dict[str, Any], own: set[str], *, with_keys: bool) -> dict[str, Any]:
+def _completed(document: dict[str, Any], *, with_keys: bool) -> dict[str, Any]:
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for path, operations in document["paths"].items():
         for method in operations.keys() & set(_METHODS):
             operation = operations[method]
             _hoist_definitions(operation, schemas)
-            _add_errors(path, method, operation, is_own=path in own)
+            _add_errors(path, method, operation)
             if with_keys and path not in OPEN_PATHS:
                 operation["security"] = [{name: [scope_of(method.upper(), path)]} for name in SECURITY]
     for name in _UNUSED_SCHEMAS:
         schemas.pop(name, None)
-    schemas.update(Error=ERROR_SCHEMA, EngineError=ENGINE_ERROR_SCHEMA, AnthropicError=anthropic_errors.ERROR_SCHEMA)
+    schemas.update(Error=ERROR_SCHEMA, AnthropicError=anthropic_errors.ERROR_SCHEMA)
     if with_keys:
         components["securitySchemes"] = SECURITY
     return document
 
 
-def _add_errors(path: str, method: str, operation: dict[str, Any], *, is_own: bool) -> None:
+def _add_errors(path: str, method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     if _refers_to(responses.get("422"), _UNUSED_SCHEMAS[0]):
         del responses["422"]
     documented = {status for status in responses if status.isdigit() and int(status) >= HTTPStatus.BAD_REQUEST}
     possible = {str(status.value) for status in _possible(path, method, operation)}
     for status in sorted(documented | possible):
-        schema = ERROR_REF if is_own else ENGINE_ERROR_REF
-        if is_below(path, MESSAGES):
-            schema = ANTHROPIC_ERROR_REF
+        schema = ANTHROPIC_ERROR_REF if is_below(path, MESSAGES) else ERROR_REF
         description = responses.get(status, {}).get("description") or DESCRIPTIONS[HTTPStatus(int(status))]
         responses[status] = {"description": description, "content": {"application/json": {"schema": schema}}}
 

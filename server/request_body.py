@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
@@ -73,22 +72,6 @@ async def body_chunks(
         yield chunk
         if not message.get("more_body", False):
             return
-
-
-def at_most(receive: Receive, limit: int, setting: str) -> Receive:
-    """A `receive` for a reader that is not ours, which ends in an HTTPException (413) beyond `limit` bytes of body."""
-    received = 0
-
-    async def receive_at_most() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            error = _too_large("more", limit, setting)
-            raise HTTPException(error.status, error.message)
-        return message
-
-    return receive_at_most
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -17,7 +17,15 @@ BYTES_PER_TOKEN = 4
 USUAL_ANSWER_TOKENS = 256
 MAX_SEQUENCES = 1_000_000
 
-_PROMPT_FIELDS = ("messages", "prompt", "input", "instructions", "system", "tools", "token_ids", "documents")
+_PROMPT_FIELDS = (
+    "messages", "prompt", "input", "instructions", "instruction", "system", "tools", "token_ids", "state", "questions",
+    "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2", "texts", "inputs",
+)  # fmt: skip
+# A list of these is several prompts: of one kind in every request, but embeddings come on top of a prompt.
+_SEVERAL_FIELDS = ("messages", "prompt", "input", "token_ids", "texts", "images")
+_EMBEDDED_PROMPTS = "prompt_embeds"
+# Of these every item is a prompt, whatever it is; of two sides, with the one item of the other, or with its own.
+_PAIRED_FIELDS = ("inputs", "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2")
 _ANSWER_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -29,14 +37,35 @@ class Estimate:
     sequences: int
 
 
-def estimate(payload: Mapping[str, object], max_model_len: int) -> Estimate:
-    """The estimate for a request body; no sequence is longer than `max_model_len` tokens."""
-    prompts = max(_list_length(payload.get("messages")), _list_length(payload.get("prompt")))
-    sequences = min(prompts * (_count(payload.get("n")) or 1), MAX_SEQUENCES)
-    tokens = ceil(sum(_tokens(payload.get(field)) for field in _PROMPT_FIELDS))
-    prompt = min(max(1, ceil(tokens / prompts)), max_model_len)
-    answer = min(_answer_limit(payload), max_model_len - prompt)
+def estimate(payload: Mapping[str, object], max_model_len: int, *, generates: bool = True) -> Estimate:
+    """The estimate for a request body; no sequence is longer than `max_model_len` tokens.
+
+    A request that does not `generate` is a sequence per prompt without an answer: embeddings, scores and the like.
+    """
+    prompts = _prompts(payload)
+    sequences = min(prompts * (_answers(payload) if generates else 1), MAX_SEQUENCES)
+    tokens = ceil(sum(_tokens(payload.get(field)) for field in (*_PROMPT_FIELDS, _EMBEDDED_PROMPTS)))
+    shared = ceil(sum(_tokens(side) for side in map(payload.get, _PAIRED_FIELDS) if not isinstance(side, list)))
+    prompt = min(max(1, ceil((tokens + shared * (prompts - 1)) / prompts)), max_model_len)
+    answer = min(_answer_limit(payload), max_model_len - prompt) if generates else 0
     return Estimate(prompts * prompt + sequences * answer, sequences)
+
+
+def _prompts(payload: Mapping[str, object]) -> int:
+    several = max(_list_length(payload.get(field)) for field in _SEVERAL_FIELDS)
+    if payload.get(_EMBEDDED_PROMPTS) is not None:
+        embedded = _list_length(payload.get(_EMBEDDED_PROMPTS))
+        several = embedded if payload.get("prompt") is None else several + embedded
+    paired = max(len(side) if isinstance(side, list) else 1 for side in map(payload.get, _PAIRED_FIELDS))
+    questions = payload.get("questions")
+    asked = len(questions) if isinstance(questions, Mapping) else 1
+    return max(1, several, paired, asked)
+
+
+def _answers(payload: Mapping[str, object]) -> int:
+    """How many answers each prompt gets. Bodies of token ids say so among the sampling parameters."""
+    nested = payload.get("sampling_params")
+    return max(_count(fields.get("n")) or 1 for fields in (payload, nested if isinstance(nested, Mapping) else {}))
 
 
 def _answer_limit(payload: Mapping[str, object]) -> int:

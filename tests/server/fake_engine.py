@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from adapters.factors import Factors, save_factors
 from server.engine_api import ServedAdapter, TokenObserver
+from server.grammars import Grammar
 
 BASE = "acme/base-135m"
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -56,7 +57,8 @@ class FakeEngine:
     """`why_no_tools`, `alive`, `hold` (an event an answer waits for, a stream after its first chunk) and `base_answer`
     (what it says without an adapter) are for the tests to set.
 
-    `received` are the chat requests in the order in which they came.
+    `received` are the chat requests, and `grammars` all grammars, in the order in which they came; `bad_grammars` says
+    of specs why they are refused.
     """
 
     def __init__(self, factors: Factors) -> None:
@@ -65,6 +67,9 @@ class FakeEngine:
         self.max_model_len = 128
         self.max_num_seqs = 4
         self.why_no_tools: str | None = None
+        self.constrains_all_tools = False
+        self.grammars: list[Grammar] = []
+        self.bad_grammars: dict[str, str] = {}
         self.alive = True
         self.hold: asyncio.Event | None = None
         self.base_answer = "base"
@@ -79,6 +84,10 @@ class FakeEngine:
         app.add_api_route("/tokenize", self._echo, methods=["POST"])
         app.add_api_route("/v1/audio/transcriptions", self._echo, methods=["POST"])
         app.add_api_route("/v1/fail/{kind}", self._fail, methods=["POST"])
+
+    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+        self.grammars.append(grammar)
+        return self.bad_grammars.get(grammar.spec)
 
     async def check_health(self) -> None:
         if not self.alive:

@@ -36,6 +36,8 @@ def user(content: Any) -> list[dict[str, Any]]:
         ({"messages": user([{"type": "image_url", "image_url": {"url": "data:" + "A" * 9000}}])}, Estimate(260, 1)),
         ({"input": "x" * 400, "max_output_tokens": 20}, Estimate(120, 1)),
         ({"token_ids": [1] * 100, "sampling_params": {"max_tokens": 20}}, Estimate(120, 1)),
+        ({"token_ids": [1] * 100, "sampling_params": {"max_tokens": 20, "n": 128}}, Estimate(100 + 128 * 20, 128)),
+        ({"prompt": "x", "prompt_embeds": ["AAAA", "AAAA"], "max_tokens": 20, "n": 2}, Estimate(3 * 1 + 6 * 20, 6)),
         ({"prompt": "x" * 400}, Estimate(100 + USUAL_ANSWER_TOKENS, 1)),
         ({"prompt": "x" * 400, "max_tokens": 10**9}, Estimate(1000, 1)),  # the rest of the context
         ({"prompt": "x" * 400_000, "max_tokens": 20}, Estimate(1000, 1)),
@@ -44,6 +46,26 @@ def user(content: Any) -> list[dict[str, Any]]:
 )
 def test_tokens_and_sequences(payload: dict[str, Any], expected: Estimate) -> None:
     assert estimate(payload, 1000) == expected
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        ({"input": "x" * 400}, Estimate(100, 1)),
+        ({"input": ["x" * 400] * 5}, Estimate(500, 5)),
+        ({"input": [[1, 2, 3]] * 5}, Estimate(15, 5)),
+        ({"texts": ["x" * 40] * 7}, Estimate(70, 7)),
+        ({"inputs": [{"content": [{"type": "text", "text": "x" * 32}]}] * 3}, Estimate(27, 3)),
+        ({"query": "x" * 40, "documents": ["x" * 40] * 9}, Estimate(180, 9)),
+        ({"query": "x" * 40, "documents": [{"text": "x" * 40}] * 9}, Estimate(180, 9)),
+        ({"text_1": ["x" * 40] * 4, "text_2": ["x" * 40] * 4}, Estimate(80, 4)),
+        ({"queries": "x" * 40, "items": ["x" * 40] * 64}, Estimate(1280, 64)),
+        # Sampling says nothing where nothing is generated.
+        ({"input": "x" * 400, "n": 50, "max_tokens": 50}, Estimate(100, 1)),
+    ],
+)
+def test_prompts_without_answers(payload: dict[str, Any], expected: Estimate) -> None:
+    assert estimate(payload, 1000, generates=False) == expected
 
 
 @pytest.mark.skipif(not TOKENIZER.exists(), reason="the embedded model is not here")

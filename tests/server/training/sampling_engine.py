@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from adapters.factors import Factors
 from adapters.trainable import BASE, TrainableAdapters
 from server.engine_api import ServedAdapter, TokenObserver
+from server.grammars import Grammar
 from tests.adapters.tiny_models import SHAPE, load_model
 
 NAME = "acme/tiny"
@@ -46,6 +47,7 @@ class SamplingEngine:
     def __init__(self, path: Path, factors: Factors) -> None:
         self.base_models = (NAME,)
         self.why_no_tools: str | None = None
+        self.constrains_all_tools = False
         self.factors = factors
         self.max_model_len = SHAPE["max_position_embeddings"]
         self.max_num_seqs = 64
@@ -58,6 +60,9 @@ class SamplingEngine:
 
     def mount(self, app: FastAPI) -> None:
         app.add_api_route("/v1/completions", self._complete, methods=["POST"])
+
+    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+        return None
 
     async def check_health(self) -> None:
         pass

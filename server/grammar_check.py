@@ -1,0 +1,31 @@
+"""Refuses requests whose grammar the engine would not compile, naming the field, before the engine sees them.
+
+Design decision: pure ASGI right inside of Admission, so that a tenant without quota compiles nothing, and behind
+AdapterMiddleware, which finds the grammars while it has the body parsed.
+"""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.engine_api import Engine
+from server.errors import BadRequest, response_to
+from server.grammars import Grammar
+
+
+class GrammarCheck:
+    """Asks `engine` about every grammar of a request."""
+
+    def __init__(self, app: ASGIApp, *, engine: Engine) -> None:
+        self._app = app
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        grammars: tuple[Grammar, ...] = scope.get("state", {}).pop("grammars", ()) if scope["type"] == "http" else ()
+        for grammar in grammars:
+            why = await self._engine.why_no_grammar(grammar)
+            if why is not None:
+                refusal = BadRequest(f"{grammar.field}: {why}", param=grammar.field, code="invalid_grammar")
+                await response_to(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
