@@ -22,6 +22,9 @@ def worker(
         typer.Option(envvar="TINYLORA_WORKER_KEY", help="Its key; default: TINYLORA_ADMIN_KEY", show_default=False),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model it serves; default: embedded")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="The server's --chat-template, if it was started with one", show_default=False)
+    ] = None,
     max_jobs: Annotated[int, typer.Option(min=1, max=64, help="Jobs trained together")] = 4,
     log_dir: Annotated[Path, typer.Option(help="Where TensorBoard finds the curves of jobs")] = LOG_DIR,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="What to train on")] = "auto",
@@ -56,6 +59,7 @@ def worker(
         url=url,
         key=key or admin_key,
         model=name,
+        chat_template=chat_template,
         max_jobs=max_jobs,
         concurrency=concurrency,
         pass_tokens=pass_tokens,

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.adapter import Adapter
 from adapters.engine_form import engine_form
@@ -31,6 +32,10 @@ STRONG = 1.0
 # Share of the strong vector's effect that the zero vector may seem to have, by sums in another order.
 TOLERANCE = 0.01
 NOTHING = 1e-3
+WITHOUT_PLUGIN = (
+    "vLLM seems to run without the plugin 'tinylora': if VLLM_PLUGINS is set, add tinylora to it; else install this "
+    "project again into the environment that runs it, and look for the plugin's import error in the log."
+)
 
 
 class AdaptersWithoutEffect(CannotStart):
@@ -39,19 +44,18 @@ class AdaptersWithoutEffect(CannotStart):
 
 async def check_adapters_work(client: AdapterLLM, factors: Factors, tasks: tuple[Any, ...]) -> None:
     """Returns when they do. Raises AdaptersWithoutEffect, with what to do."""
-    base = await _answer(client, tasks, None)
-    zero = await _answer(client, tasks, _constant(factors, 0.0))
-    strong = await _answer(client, tasks, _constant(factors, STRONG))
-    effect, error = _distance(strong, base), _distance(zero, base)
+    try:
+        base = await _answer(client, tasks, None)
+        zero = await _answer(client, tasks, _constant(factors, 0.0))
+        strong = await _answer(client, tasks, _constant(factors, STRONG))
+    except EngineDeadError as error:
+        raise AdaptersWithoutEffect(f"The first request with an adapter ended the engine. {WITHOUT_PLUGIN}") from error
+    effect, noise = _distance(strong, base), _distance(zero, base)
     if not effect > NOTHING:
+        raise AdaptersWithoutEffect(f"Adapters have no effect on the engine's answers. {WITHOUT_PLUGIN}")
+    if not noise <= TOLERANCE * effect:
         raise AdaptersWithoutEffect(
-            "Adapters have no effect on the engine's answers: vLLM runs without the plugin 'tinylora'. If VLLM_PLUGINS "
-            "is set, add tinylora to it; else install this project again into the environment that runs it (its entry "
-            "point in the group vllm.general_plugins), and look for the plugin's import error in the log."
-        )
-    if not error <= TOLERANCE * effect:
-        raise AdaptersWithoutEffect(
-            f"An adapter of zeros changes the engine's answer by {error:.2g}, where a strong one changes it by "
+            f"An adapter of zeros changes the engine's answer by {noise:.2g}, where a strong one changes it by "
             f"{effect:.2g}. The compiled graph is wrong: remove vLLM's cache (VLLM_CACHE_ROOT, by default "
             "~/.cache/vllm) and start again, or start with --enforce-eager."
         )

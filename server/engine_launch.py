@@ -160,7 +160,7 @@ async def _serve(
         await engine.start(app)
         with watched_start(log):
             await check_adapters_work(client, factors, engine.supported_tasks)
-        workers = own_workers(settings, mode, args.model, reachable(address), factors.digest)
+        workers = own_workers(settings, mode, args.model, reachable(address), factors.digest, args.chat_template)
         _announce(address.replace("0.0.0.0", "localhost"), engine, mode)
         async with workers.running(database):
             await _serve_http(app, sock, client, args)

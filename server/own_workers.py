@@ -119,11 +119,16 @@ def with_worker_key(settings: Settings, mode: Mode) -> Settings:
     return settings.model_copy(update={"worker_key": SecretStr(secrets.token_hex(32))})
 
 
-def own_workers(settings: Settings, mode: Mode, model: str, url: str | None, factors: str) -> OwnWorkers:
-    """Those of a server that listens on `url`; none where that is None."""
+def own_workers(
+    settings: Settings, mode: Mode, model: str, url: str | None, factors: str, chat_template: str | None = None
+) -> OwnWorkers:
+    """Those of a server that listens on `url`; none where that is None. They write messages by the same
+    `chat_template`, a file or the template itself, as the server does."""
     key = None if mode == "open" or settings.worker_key is None else settings.worker_key.get_secret_value()
     command = [sys.executable, "-m", "server.cli", "worker", "--url", url or "", "--model", model]
     command += ["--log-dir", settings.training_log_dir, "--nice", str(NICE), "--parent", str(os.getpid())]
+    if chat_template is not None:
+        command += ["--chat-template", chat_template]
     return OwnWorkers(settings.training_workers if url else 0, command, key, factors)
 
 

@@ -27,6 +27,12 @@ class EnginesInOneProcess(LoadScopeScheduling):
         return "engines" if nodeid.startswith(WITH_ENGINES) else nodeid
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos", "tests/e2e/chaos")
+    group.addoption("--chaos-minutes", type=float, default=0, help="how long it runs; 0: a few hundred operations")
+    group.addoption("--chaos-seed", type=int, default=1, help="what its operations are drawn from")
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EnginesInOneProcess:
     return EnginesInOneProcess(config, log)
 

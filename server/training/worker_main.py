@@ -50,12 +50,14 @@ JUDGE_RETRIES = 60
 class WorkerOptions:
     """`key`: None on a server without keys. `pass_tokens`: most tokens in one pass; None, by device.
 
-    `device`: None, a GPU if there is one. `parent`: the process to end with, if any.
+    `device`: None, a GPU if there is one. `parent`: the process to end with, if any. `chat_template`: a file, or the
+    template itself; None, the model's own.
     """
 
     url: str
     key: str | None
     model: str
+    chat_template: str | None = None
     max_jobs: int = 4
     concurrency: int = 32
     pass_tokens: int | None = None
@@ -77,7 +79,7 @@ async def _work(settings: Settings, options: WorkerOptions, factors: Factors) ->
     def tell(line: str) -> None:
         console.print(f"worker: {line}", highlight=False, markup=False, soft_wrap=True)
 
-    async with _tools(settings, options, factors, tell) as tools:
+    async with worker_tools(settings, options, factors, tell) as tools:
         # One process is never another one, also not one that had its number.
         name = f"{socket.gethostname()[:80]}-{os.getpid()}-{secrets.token_hex(4)}"
         worker = Worker(name, tools, tell, max_jobs=options.max_jobs)
@@ -94,9 +96,14 @@ async def _work(settings: Settings, options: WorkerOptions, factors: Factors) ->
 
 
 @asynccontextmanager
-async def _tools(settings: Settings, options: WorkerOptions, factors: Factors, tell: Any) -> AsyncIterator[WorkerTools]:
+async def worker_tools(
+    settings: Settings, options: WorkerOptions, factors: Factors, tell: Any
+) -> AsyncIterator[WorkerTools]:
+    """What a worker works with; `tell` is called with a line when something takes long."""
     directory = locate_model(options.model)
     tokenizer = AutoTokenizer.from_pretrained(directory if Path(options.model).expanduser().is_dir() else options.model)
+    if options.chat_template is not None:
+        tokenizer.chat_template = _template_text(options.chat_template)
     longest = AutoConfig.from_pretrained(directory).get_text_config().max_position_embeddings
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     limits = PassLimits(tokens=options.pass_tokens or PASS_TOKENS[device])
@@ -132,6 +139,11 @@ async def _tools(settings: Settings, options: WorkerOptions, factors: Factors, t
         await graders.close()
         if graders.judge is not None:
             await graders.judge.close()
+
+
+def _template_text(template: str) -> str:
+    """What `--chat-template` says: a template has braces, the name of a file has none."""
+    return template if "{" in template else Path(template).read_text()
 
 
 async def _end_with(parent: int | None, stopping: asyncio.Event) -> None:

@@ -29,6 +29,7 @@ FLAGS = (
     "--enforce-eager", "--dtype", "float32",
     "--enable-scale-out",  # /inference/v1/generate
     "--max-model-len", "1024", "--max-num-seqs", "16", "--max-num-batched-tokens", "256",
+    "--kv-cache-memory-bytes", str(256 << 20),  # filled soon, so that a growing process is one that leaks
 )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ class ServerProcess:
 
     def __init__(self, directory: Path, model: Path, traces_url: str) -> None:
         self.model = model.name
-        self._model_path = model
+        self.model_path = model
         self._database = directory / "tinylora.db"
         self._traces_url = traces_url
         self._output = directory / "output.txt"
@@ -63,7 +64,7 @@ class ServerProcess:
         """Returns when /ready says yes; AssertionError with everything the process printed when it does not."""
         with self._output.open("ab") as output:
             self._process = start_tinylora(
-                "serve", str(self._model_path), "--host", "127.0.0.1", "--port", str(self._port), *FLAGS,
+                "serve", str(self.model_path), "--host", "127.0.0.1", "--port", str(self._port), *FLAGS,
                 env=self._environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + START_TIMEOUT_S

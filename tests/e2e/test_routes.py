@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.running import AS_ADMIN, ServerProcess
 from tests.e2e.talking import QUESTION, Talk, random_vector, user, vector_bytes
+from tests.e2e.tenants import new_tenant
 
 pytestmark = pytest.mark.engine
 
@@ -105,13 +106,3 @@ async def test_adapters_of_one_name_of_two_tenants_run_in_one_batch(server: Serv
         for expected, got in zip(alone * 3, together, strict=True):
             assert got == pytest.approx(expected, abs=1e-3)
         assert (await http.get("/ready", headers=AS_ADMIN)).status_code == 200
-
-
-def new_tenant(http: httpx.Client, name: str) -> str:
-    """Makes a tenant and returns a key of it."""
-    made = http.post("/v1/tenants", json={"name": name})
-    assert made.status_code in (200, 201), made.text
-    key = http.post(f"/v1/tenants/{name}/keys", json={"name": "test", "scopes": ["infer", "adapters", "train"]})
-    assert key.status_code in (200, 201), key.text
-    found: str = key.json()["key"]
-    return found

@@ -39,11 +39,16 @@ class Job:
 
 
 class RunningEngine:
-    def __init__(self, model: str, factors: Factors, max_num_seqs: int = 40, **options: Any) -> None:
+    """`client` is the class of the engine's client, vLLM's own by default."""
+
+    def __init__(
+        self, model: str, factors: Factors, max_num_seqs: int = 40, client: Any = None, **options: Any
+    ) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._factors = factors
+        kind = AsyncLLM if client is None else client
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._request_ids = count()
@@ -54,7 +59,7 @@ class RunningEngine:
         }  # fmt: skip
 
         async def start() -> AsyncLLM:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
+            return kind.from_engine_args(AsyncEngineArgs(**settings))
 
         self.llm = self._submit(start()).result(timeout=280)
 

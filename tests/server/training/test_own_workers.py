@@ -22,6 +22,7 @@ from server.database import Database
 from server.errors import Unavailable
 from server.own_workers import OwnWorkers, own_workers, reachable, with_worker_key
 from server.settings import Settings
+from server.training.worker_main import WorkerOptions, worker_tools
 from tests.server.training.sampling_engine import tiny_tokenizer
 from tests.server.training.site import CONTAINS, Site, rows, site
 
@@ -86,6 +87,22 @@ async def test_a_worker_without_a_server_ends(tmp_path: Path, path: Path, factor
     process = await asyncio.create_subprocess_exec(sys.executable, *command, "--parent", str(gone.pid))
     async with asyncio.timeout(240):
         assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+async def test_messages_are_written_by_the_servers_chat_template(
+    tmp_path: Path, path: Path, factors: Factors, as_file: bool
+) -> None:
+    tiny_tokenizer().save_pretrained(path)
+    template = "{% for message in messages %}<{{ message.content }}>{% endfor %}"
+    (tmp_path / "chat.jinja").write_text(template)
+    given = str(tmp_path / "chat.jinja") if as_file else template
+    command = own_workers(Settings(), "open", str(path), "http://127.0.0.1:9", factors.digest, given).command
+    assert command[command.index("--chat-template") + 1] == given
+    options = WorkerOptions(url="http://127.0.0.1:9", key=None, model=str(path), chat_template=given)
+    async with worker_tools(Settings(), options, factors, print) as tools:
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        assert tools.tokenizer.apply_chat_template(messages, tokenize=False) == "<a><b>"
 
 
 async def test_nothing_is_started_before_there_is_a_job_and_nothing_is_left(

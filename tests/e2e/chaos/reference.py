@@ -1,0 +1,45 @@
+"""Log-probabilities of an answer by transformers, with one adapter at a time and nothing beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from adapters.adapter import Adapter
+from adapters.factors import Factors
+from adapters.recipe import Recipe
+from adapters.reconstruct import matrices
+
+
+class Reference:
+    """The base model in float32, each linear with factors followed by `+ U S R V^T x`."""
+
+    def __init__(self, model: Path, factors: Factors) -> None:
+        self._factors = factors
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        self._matrices_MRR = torch.zeros(len(factors.modules), factors.rank, factors.rank)
+        for index, name in enumerate(factors.modules):
+            self._add_delta(self._model.get_submodule(name), index, *factors.triplet(name))
+
+    def _add_delta(self, linear: nn.Module, index: int, u_OR: Tensor, s_R: Tensor, v_IR: Tensor) -> None:
+        scaled_OR = u_OR * s_R
+
+        def add(_module: nn.Module, inputs: tuple[Tensor, ...], y_BTO: Tensor) -> Tensor:
+            return y_BTO + inputs[0] @ v_IR @ self._matrices_MRR[index].T @ scaled_OR.T
+
+        linear.register_forward_hook(add)
+
+    @torch.inference_mode()
+    def logprobs(self, vector_G: Tensor | None, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
+        """Of each of `tokens` after `prompt`; `vector_G` has 13 numbers, None is the base model."""
+        values_GU = torch.zeros(13, 1) if vector_G is None else vector_G.float()[:, None]
+        adapter = Adapter.from_vector(values_GU, Recipe(), self._factors.digest, "float32")
+        self._matrices_MRR = matrices(adapter, self._factors)
+        ids = torch.tensor([[*prompt, *tokens]])
+        logits_TV = self._model(input_ids=ids, logits_to_keep=len(tokens) + 1).logits[0, :-1]
+        logprobs_TV = logits_TV.log_softmax(-1)
+        return logprobs_TV.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist()
