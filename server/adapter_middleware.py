@@ -23,7 +23,7 @@ from server.body_memory import held_body
 from server.client_values import leave_out_refused
 from server.engine_api import Engine, ServedAdapter
 from server.errors import ApiError, response_to
-from server.gateway_fields import MODEL_ROUTES, set_gateway_fields
+from server.gateway_fields import MODEL_ROUTES, asks_for_prompt_only, set_gateway_fields
 from server.grammars import grammars_of
 from server.json_body import engine_json
 from server.json_values import VALUE_BYTES, check_values
@@ -135,7 +135,7 @@ class AdapterMiddleware:
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value
         principal = principal_of(scope)
         usage = scope["state"]["usage"] = RequestUsage()
-        self._engine.activate(served, usage.add)
+        self._engine.activate(served, usage.add, prompt_only=asks_for_prompt_only(scope["state"].get("payload", {})))
         if served is not None:
             scope["state"]["adapter"] = served.name
 

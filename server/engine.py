@@ -41,10 +41,14 @@ from server.engine_tools import why_no_tools
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """The adapter of the request in whose context it is read, if it has one, and who is told its tokens."""
+    """The adapter of the request in whose context it is read, if it has one, and who is told its tokens.
+
+    `prompt_only`: no answer was asked for. vLLM generates a token even so.
+    """
 
     served: ServedAdapter | None = None
     observe: TokenObserver | None = None
+    prompt_only: bool = False
 
     @property
     def announced(self) -> LoRARequest | None:
@@ -81,15 +85,18 @@ class AdapterLLM(AsyncLLM):
         **kwargs: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
         """As vLLM's; `lora_request` is what `ActiveAdapters` gave. WrongAdapter when that is not the request's."""
-        observe = ACTIVE.get().observe
+        active = ACTIVE.get()
         await self.grammars.check(sampling_params.structured_outputs)
         count = TokenCount(cumulative=sampling_params.output_kind == RequestOutputKind.CUMULATIVE)
         with self._identity(lora_request) as identity:
             outputs = super().generate(prompt, sampling_params, request_id, lora_request=identity, **kwargs)
             async with aclosing(outputs):
                 async for output in outputs:
-                    if observe is not None:
-                        observe(*count.new(output))
+                    if active.prompt_only:
+                        for completion in output.outputs:
+                            completion.token_ids = []
+                    if active.observe is not None:
+                        active.observe(*count.new(output))
                     yield output
 
     async def encode(
@@ -195,5 +202,7 @@ class VllmEngine:
     async def check_health(self) -> None:
         await self.client.check_health()
 
-    def activate(self, served: ServedAdapter | None, observe: TokenObserver | None = None) -> None:
-        ACTIVE.set(Active(served, observe))
+    def activate(
+        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+    ) -> None:
+        ACTIVE.set(Active(served, observe, prompt_only))

@@ -73,8 +73,12 @@ class Engine(Protocol):
     async def check_health(self) -> None:
         """Return when the engine is alive; raise any exception when it is not."""
 
-    def activate(self, served: ServedAdapter | None, observe: TokenObserver | None = None) -> None:
+    def activate(
+        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+    ) -> None:
         """Run the current request with `served` and tell `observe` its tokens; None is the base model, and nobody.
+
+        With `prompt_only` it asks for no answer, and what the engine generates all the same is nobody's.
 
         None matters: a server may start a request in the context of another one on the same connection.
         """

@@ -10,6 +10,8 @@ REFUSED_ROUTES are not served; the tests hold both against all routes and reques
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from server.errors import BadRequest, quoted
 
 # Their bodies are JSON objects, and their answers are computed by the model.
@@ -79,3 +81,8 @@ def priority_of(payload: dict[str, object]) -> int:
             code="invalid_value",
         )
     return priority
+
+
+def asks_for_prompt_only(payload: Mapping[str, object]) -> bool:
+    """Whether a request for completions wants its prompt back, for the log-probabilities, and no answer."""
+    return payload.get("echo") is True and payload.get("max_tokens") == 0

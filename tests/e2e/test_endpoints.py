@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import openai
 import pytest
@@ -131,3 +132,19 @@ def samples(talk: Talk) -> dict[tuple[str, str], float]:
     """Every sample of /metrics by its name and its label `adapter`, "" where it has none."""
     families = text_string_to_metric_families(talk.http.get("/metrics").text)
     return {(s.name, s.labels.get("adapter", "")): s.value for family in families for s in family.samples}
+
+
+def test_a_prompt_that_is_only_echoed_has_log_probabilities_and_no_answer(talk: Talk) -> None:
+    talk.upload("acme/echoed", 0.2)
+    request: Any = {"prompt": QUESTION, "echo": True, "logprobs": 1}
+    base, adapted = (
+        talk.client.completions.create(model=model, max_tokens=0, **request) for model in (talk.base, "acme/echoed")
+    )
+    for completion in (base, adapted):
+        assert completion.choices[0].text == QUESTION
+        assert completion.usage is not None and completion.usage.completion_tokens == 0
+        assert completion.usage.total_tokens == completion.usage.prompt_tokens > 3
+    assert base.choices[0].logprobs is not None and adapted.choices[0].logprobs is not None
+    assert base.choices[0].logprobs.token_logprobs[1:] != adapted.choices[0].logprobs.token_logprobs[1:]  # type: ignore[index]
+    one = talk.client.completions.create(model=talk.base, max_tokens=1, **request)
+    assert one.usage is not None and one.usage.completion_tokens == 1

@@ -93,7 +93,9 @@ class FakeEngine:
         if not self.alive:
             raise RuntimeError("the engine's process is gone")
 
-    def activate(self, served: ServedAdapter | None, observe: TokenObserver | None = None) -> None:
+    def activate(
+        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+    ) -> None:
         self._active.set(served)
         self._observe.set(observe)
 

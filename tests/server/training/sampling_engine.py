@@ -67,7 +67,9 @@ class SamplingEngine:
     async def check_health(self) -> None:
         pass
 
-    def activate(self, served: ServedAdapter | None, observe: TokenObserver | None = None) -> None:
+    def activate(
+        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+    ) -> None:
         self._active.set(served)
 
     async def _complete(self, request: Request) -> dict[str, Any]:
