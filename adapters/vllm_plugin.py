@@ -51,12 +51,14 @@ def register() -> None:
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.worker import lora_model_runner_mixin as mixin
 
+    from adapters.vllm_orphans import end_with_parent
     from adapters.vllm_request_check import refuse_unusable_adapters
 
     if getattr(mixin.LRUCacheWorkerLoRAManager, "is_tinylora_seam", False):
         return
     mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
     refuse_unusable_adapters(EngineCore)
+    end_with_parent()
     if current_platform.is_cpu():
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 

@@ -1,0 +1,24 @@
+"""An engine whose server was killed ends too, instead of keeping its memory and port.
+
+vLLM's engine core waits for requests on a socket and does not notice that nobody is left to send any.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.process import BaseProcess
+
+
+def end_with_parent() -> None:
+    """In a process that multiprocessing started: have SIGTERM sent to it when its parent is gone. Elsewhere nothing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait, args=(parent,), name="end-with-parent", daemon=True).start()
+
+
+def _wait(parent: BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
