@@ -5,39 +5,29 @@ Every operation checks its status and names at once, and leaves its answers for 
 
 from __future__ import annotations
 
-import base64
 import json
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import torch
-from torch import Tensor
 
-from tests.e2e.chaos.world import ALIAS, NAMES, Answer, Named, Seen, Tenant
+from tests.e2e.chaos.asking import QUESTIONS, Asker, inline
+from tests.e2e.chaos.world import ALIAS, NAMES, Tenant
 from tests.e2e.talking import vector_bytes
 
-QUESTIONS = ("What is the capital of France?", "Write one sentence about the sea.", "Name three colours.", "2 + 2 =")
-# The base model, so that a tenant's prefix cache is met by every one of its adapters.
-SYSTEM = "You are a helpful assistant who answers in one short sentence and never says more than was asked for."
 OCTETS = {"content-type": "application/octet-stream"}
-SCALE = 0.2
 
 
-class Chaos:
+class Chaos(Asker):
     """`tenants` share the names of their adapters; `model` is the base model's name."""
 
     def __init__(self, http: httpx.AsyncClient, tenants: list[Tenant], model: str, seed: int) -> None:
-        self.http = http
+        super().__init__(http, model, seed)
         self.tenants = tenants
-        self.model = model
-        self.answers: list[Answer] = []
         self.forgiven: list[str] = []  # mistakes that were not told
         self.counts: Counter[str] = Counter()
-        self._random = random.Random(seed)
-        self._torch = torch.Generator().manual_seed(seed)
         self._operations: list[tuple[int, Callable[[Tenant], Awaitable[None]]]] = [
             (20, self.chat_by_name), (6, self.chat_by_model), (8, self.chat_by_version), (8, self.chat_by_alias),
             (14, self.chat_inline), (8, self.chat_mixed), (8, self.chat_base), (8, self.stream), (6, self.stream_left),
@@ -180,12 +170,14 @@ class Chaos:
             await self._look_up(tenant, name)
 
     async def _look_up(self, tenant: Tenant, name: str) -> None:
-        """What holds after a write, which other clients may have written into."""
-        listed = await self._send(tenant, "GET", f"/v1/adapters/{name}/versions?limit=100")
+        """What holds after a write, which other clients may have written into. One at a time, so that the last one to
+        be noted is the last one to be answered."""
         named = tenant.adapters[name]
-        named.live = frozenset(item["version"] for item in listed.json().get("data", []))
-        found = await self._send(tenant, "GET", f"/v1/adapters/{name}/aliases/{ALIAS}")
-        named.alias = int(*found.json()["versions"]) if found.status_code == 200 else None
+        async with named.looking:
+            listed = await self._send(tenant, "GET", f"/v1/adapters/{name}/versions?limit=100")
+            found = await self._send(tenant, "GET", f"/v1/adapters/{name}/aliases/{ALIAS}")
+            named.live = frozenset(item["version"] for item in listed.json().get("data", []))
+            named.alias = int(*found.json()["versions"]) if found.status_code == 200 else None
 
     async def move_alias(self, tenant: Tenant) -> None:
         name = self._random.choice(NAMES)
@@ -232,66 +224,3 @@ class Chaos:
         vector = torch.full((13,), self._random.choice((1e4, 1e6, 3e38)))
         response = await self._post(tenant, "/v1/chat/completions", {**self._chat(), "adapter": inline(vector)})
         assert response.status_code in (200, 400), response.text
-
-    # Helpers
-
-    def _vector(self) -> Tensor:
-        """13 numbers as bfloat16 has them."""
-        return (SCALE * torch.randn(13, generator=self._torch)).bfloat16().float()
-
-    def _chat(self) -> dict[str, Any]:
-        question = self._random.choice(QUESTIONS)
-        messages = [{"role": "user", "content": question}]
-        if self._random.random() < 0.3:
-            messages.insert(0, {"role": "system", "content": SYSTEM})
-        return {
-            "model": self.model, "messages": messages, "temperature": 0, "logprobs": True, "ignore_eos": True,
-            "max_tokens": self._random.choice((1, 4, 8, 16)), "return_token_ids": True,
-        }  # fmt: skip
-
-    async def _send(self, tenant: Tenant, method: str, url: str, **request: Any) -> httpx.Response:
-        headers = {"authorization": f"Bearer {tenant.key}"}
-        return await self.http.request(method, url, headers=headers, **request)
-
-    async def _post(self, tenant: Tenant, url: str, body: dict[str, Any]) -> httpx.Response:
-        # By hand: the client's own encoder refuses half surrogates.
-        content = json.dumps(body).encode()
-        headers = {"authorization": f"Bearer {tenant.key}", "content-type": "application/json"}
-        return await self.http.post(url, content=content, headers=headers)
-
-    def _note_named(self, asked: str, name: str, seen: Seen, expected: int | None, response: httpx.Response) -> None:
-        if response.status_code == 404:
-            assert expected is None or not seen.still_true, f"{asked}: {response.text}"
-            return
-        assert response.status_code == 200, f"{asked}: {response.text}"
-        model = response.json()["model"]
-        assert model == response.headers["x-tinylora-adapter"]
-        answered_by, _, version = model.rpartition("@")
-        assert answered_by == name
-        assert int(version) == expected or not seen.still_true, f"{asked}: {model}, expected version {expected}"
-        self._note_version(asked, seen.named, int(version), response)
-
-    def _note_version(self, asked: str, named: Named, version: int, response: httpx.Response) -> None:
-        if version in named.versions:  # else an upload that is being answered
-            self._note(f"{asked} -> {version}", named.versions[version], response)
-
-    def _note(self, asked: str, vector: Tensor | None, response: httpx.Response) -> None:
-        assert response.status_code == 200, f"{asked}: {response.text}"
-        answer = response.json()
-        for choice in answer["choices"]:
-            logprobs = tuple(item["logprob"] for item in choice["logprobs"]["content"])
-            self._keep(asked, vector, answer["prompt_token_ids"], choice["token_ids"], logprobs)
-
-    def _keep(
-        self, asked: str, vector: Tensor | None, prompt: list[int], tokens: list[int], logprobs: tuple[float, ...]
-    ) -> None:
-        assert len(tokens) == len(logprobs), asked
-        if tokens:
-            self.answers.append(Answer(asked, vector, tuple(prompt), tuple(tokens), logprobs))
-
-
-def inline(vector: Tensor) -> dict[str, Any]:
-    """As bytes where bfloat16 holds the numbers, else as numbers."""
-    if torch.equal(vector.bfloat16().float(), vector):
-        return {"vector": base64.b64encode(vector_bytes(vector)).decode()}
-    return {"vector": vector.tolist(), "dtype": "float32"}

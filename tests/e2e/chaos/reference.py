@@ -11,8 +11,13 @@ from transformers import AutoModelForCausalLM
 
 from adapters.adapter import Adapter
 from adapters.factors import Factors
+from adapters.factors_build import find_or_build_factors
 from adapters.recipe import Recipe
 from adapters.reconstruct import matrices
+from tests.e2e.chaos.world import Answer
+
+# transformers and vLLM differ by 1e-4 in float32; two adapters of the operations by tenths and more.
+TOLERANCE = 5e-3
 
 
 class Reference:
@@ -43,3 +48,39 @@ class Reference:
         logits_TV = self._model(input_ids=ids, logits_to_keep=len(tokens) + 1).logits[0, :-1]
         logprobs_TV = logits_TV.log_softmax(-1)
         return logprobs_TV.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist()
+
+
+class Comparison:
+    """Answers against what their own adapter says alone, and now and then against another one's."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._last: Tensor | None = None
+        self.compared = 0
+        self.worst = 0.0
+        self.tried_others = 0
+        self.told_apart = 0
+
+    @classmethod
+    def of(cls, model: Path) -> Comparison:
+        """With the factors that the server made of `model`."""
+        torch.set_num_threads(1)  # the engine has the other core
+        return cls(Reference(model, find_or_build_factors(str(model), rank=2, kind="svd")))
+
+    def check(self, answer: Answer) -> None:
+        """AssertionError where the answer is not its adapter's."""
+        expected = self._reference.logprobs(answer.vector, answer.prompt, answer.tokens)
+        difference = distance(answer.logprobs, expected)
+        assert difference < TOLERANCE, f"{answer.asked}: {answer.logprobs}, alone {expected}"
+        self.worst = max(self.worst, difference)
+        self.compared += 1
+        if self._last is not None and self.compared % 5 == 0:
+            other = self._reference.logprobs(self._last, answer.prompt, answer.tokens)
+            self.tried_others += 1
+            self.told_apart += distance(answer.logprobs, other) > 10 * TOLERANCE
+        self._last = answer.vector
+
+
+def distance(one: Sequence[float], other: Sequence[float]) -> float:
+    """The largest difference."""
+    return max(abs(x - y) for x, y in zip(one, other, strict=True))

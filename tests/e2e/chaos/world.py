@@ -6,6 +6,7 @@ name was being changed may be answered with the old or the new state; both are a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Named:
     # Writes begun and ended: equal where none is under way.
     begun: int = 0
     ended: int = 0
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
