@@ -63,8 +63,8 @@ class EngineForms:
         form = self._forms.get(digest)
         if form is None:
             projections_MUC = await self._projections(adapter.recipe, principal, path)
-            numbers = len(adapter.data) if projections_MUC is None else projections_MUC.numel()
-            if numbers > SMALL_PRODUCT:
+            numbers = 0 if projections_MUC is None else projections_MUC.numel()
+            if max(numbers, len(adapter.data)) > SMALL_PRODUCT:
                 form = await run_in_threadpool(engine_form, adapter, self._factors, projections_MUC)
             else:
                 form = engine_form(adapter, self._factors, projections_MUC)

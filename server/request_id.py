@@ -37,8 +37,8 @@ class RequestId:
         sent = Headers(scope=scope).get(HEADER, "")
         request_id = sent if _SANE.fullmatch(sent) else engine_id
         others = [(name, value) for name, value in scope["headers"] if name != HEADER.encode()]
-        state = {**scope.get("state", {}), "request_id": request_id}
-        scope = {**scope, "headers": [*others, (HEADER.encode(), engine_id.encode())], "state": state}
+        scope.setdefault("state", {})["request_id"] = request_id
+        scope = {**scope, "headers": [*others, (HEADER.encode(), engine_id.encode())]}
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
