@@ -18,11 +18,13 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.responses import Response
 from vllm.exceptions import VLLMError
+from vllm.v1.engine.exceptions import EngineGenerateError
 
 from server.errors import error_response, response_to, validation_error
 
 # Functions of a request and nothing else.
 READERS = ("vllm.renderers.chat_utils", "vllm.entrypoints.openai.responses.utils")
+CHECKS = ("vllm.sampling_params", "vllm.v1.engine.input_processor")
 VALIDATOR = "pydantic.type_adapter"
 KINDS = (LookupError, AttributeError, TypeError, RecursionError, ArithmeticError, VLLMError)
 
@@ -47,6 +49,8 @@ class _Refusal:
         if modules and modules[-1] in READERS:
             message = f"The request cannot be read: a part of a message is missing or empty ({error})."
             return error_response(HTTPStatus.BAD_REQUEST, message, param="messages", code="invalid_request")
+        if isinstance(error, EngineGenerateError) and _is_refusal(error.__cause__):
+            return error_response(HTTPStatus.BAD_REQUEST, str(error.__cause__), param=None, code="invalid_value")
         if self._otherwise is None:
             raise error
         answer: Response = await self._otherwise(request, error)
@@ -57,6 +61,11 @@ async def _refuse_values(_request: Request, error: Exception) -> Response:
     """What vLLM validates again, later than its routes do: lazily read messages, and each part of a batch."""
     assert isinstance(error, ValidationError)
     return response_to(validation_error(error.errors(include_url=False)))
+
+
+def _is_refusal(cause: BaseException | None) -> bool:
+    """Of a check before the engine has the request: vLLM passes errors of its own kind on, and hides all others."""
+    return isinstance(cause, ValueError) and _modules(cause)[-1:] in [[module] for module in CHECKS]
 
 
 def _modules(error: Exception) -> list[str]:

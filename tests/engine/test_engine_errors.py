@@ -19,6 +19,8 @@ async def answer(path: str, body: Any = None) -> httpx.Response:
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.entrypoints.openai.responses.utils import construct_chat_messages_with_tool_call
     from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine.exceptions import EngineGenerateError
 
     app = FastAPI()
     app.state.args = Namespace(log_error_stack=False)
@@ -30,6 +32,13 @@ async def answer(path: str, body: Any = None) -> httpx.Response:
     @app.post("/chat")
     async def chat(request: ChatCompletionRequest) -> None:
         raise AssertionError("not a request that can be read")
+
+    @app.post("/checked")
+    async def checked() -> None:
+        try:
+            SamplingParams(trace_decode_token_ids=[])._validate_trace_replay(None, None)
+        except ValueError as error:
+            raise EngineGenerateError() from error
 
     @app.post("/defect")
     async def defect() -> None:
@@ -67,6 +76,12 @@ async def test_fault_in_a_message_is_told_of_the_kind_of_message_that_it_is(
     sentences = error["message"].split("; ")
     assert sentences[0].startswith(f"{param}: ") and told in sentences[0]
     assert len(set(sentences)) == len(sentences)
+
+
+async def test_what_vllm_checks_and_hides_is_a_bad_request_that_says_what() -> None:
+    response = await answer("/checked")
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "trace_decode_token_ids must be a non-empty list."
 
 
 async def test_a_defect_is_a_500_that_tells_nothing() -> None:
