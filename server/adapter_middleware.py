@@ -28,7 +28,7 @@ from server.grammars import grammars_of
 from server.json_body import engine_json
 from server.json_values import VALUE_BYTES, check_values
 from server.metrics import GatewayMetrics
-from server.misnomers import check_names
+from server.misnomers import check_elsewhere, check_names
 from server.off_loop import off_loop
 from server.principal import principal_of
 from server.request_body import is_json, read_body, read_json, replay
@@ -108,6 +108,7 @@ class AdapterMiddleware:
             take_adapter_of_header(payload, scope)
         if runs_model:
             check_names(payload)
+            check_elsewhere(scope)
         scope["state"]["payload"] = payload
         with self._metrics.resolve_seconds.time():
             served = await self._field.resolve(payload, principal)

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.admission_metrics import AdmissionMetrics
 from server.body_memory import held_body
 from server.engine_api import Engine
-from server.errors import TooManyRequests, response_to
+from server.errors import BadRequest, TooManyRequests, response_to
 from server.fair_queue import FairQueue, Place, QueueFull
 from server.gateway_fields import MODEL_ROUTES, POOLING_ROUTES, priority_of
 from server.off_loop import off_loop
@@ -59,8 +59,13 @@ class Admission:
         generates = scope["path"] not in POOLING_ROUTES
         expected = await off_loop(held_body(scope).bytes, estimate, payload, self._max_model_len, generates=generates)
         try:
+            if generates and not principal.may("admin"):
+                self._check_width(expected)
             ticket = self._quotas.admit(principal, expected.tokens)
             place = self._enter(principal, ticket, payload, expected)
+        except BadRequest as error:
+            await response_to(error)(scope, receive, send)
+            return
         except TooManyRequests as error:
             self._metrics.observe_rejected(principal.tenant, error.reason)
             await response_to(error)(scope, receive, send)
@@ -75,6 +80,16 @@ class Admission:
                 tokens = None  # the engine may tell only of complete answers, and the client did not wait for this one
             self._queue.leave(place, tokens)
             ticket.close(tokens)
+
+    def _check_width(self, expected: Estimate) -> None:
+        """BadRequest for more sequences than run at once: they would hold all slots, over and over, until they end."""
+        if expected.sequences > self._queue.max_running:
+            raise BadRequest(
+                f"The request asks for {expected.sequences} answers (n times the number of prompts), expected at most "
+                f"{self._queue.max_running}, as many as run at once here; send several requests instead.",
+                param="n",
+                code="too_many_answers",
+            )
 
     def _enter(self, principal: Principal, ticket: Ticket, payload: dict[str, object], expected: Estimate) -> Place:
         tenant = principal.tenant

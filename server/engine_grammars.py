@@ -26,8 +26,13 @@ from server.child_pool import ChildError, ChildPool
 from server.grammars import Grammar
 
 BACKEND = "xgrammar"
-# What the engine compiles in this time beside everyone's requests is not felt.
-TIMEOUT_S = 5.0
+# However busy the machine is; the process itself ends after some seconds of computing (grammar_worker.MAX_CPU_S).
+TIMEOUT_S = 30.0
+# One tenant asks one question at a time: with two, nobody waits for another's.
+PROCESSES = 2
+# Lengths and numbers of items are written out in the grammar, state by state.
+MAX_REPEATS = 10_000
+REPEATS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 REMEMBERED = 4096
 
 
@@ -52,7 +57,7 @@ class EngineGrammars:
                 cached_tokenizer_from_config(model_config), vocab_size=model_config.get_vocab_size()
             )
             greeting = json.dumps({"tokenizer": tokenizer.serialize_json()})
-            self._pool = ChildPool("server.grammar_worker", greeting=greeting)
+            self._pool = ChildPool("server.grammar_worker", processes=PROCESSES, greeting=greeting)
 
     async def why_not(self, kind: str, spec: str) -> str | None:
         """Why the engine cannot compile it; None when it can. ChildUnavailable when that cannot be found out."""
@@ -62,7 +67,11 @@ class EngineGrammars:
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key]
-        why = self._known[key] = await self._find_out(self._pool, kind, spec)
+        try:
+            why = self._known[key] = await self._find_out(self._pool, kind, spec)
+        except ChildError:
+            # Not remembered: it may have been a busy moment.
+            return "compiling it takes too much time or memory. Make it smaller"
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return why
@@ -91,17 +100,16 @@ class EngineGrammars:
             kind, spec = "grammar", choice_as_grammar(json.loads(spec))
         if kind == "grammar" and grammar_is_likely_lark(spec):
             kind = "lark"
-        try:
-            answer = await pool.ask({"kind": kind, "spec": spec}, TIMEOUT_S)
-        except ChildError:
-            return f"compiling it takes more than {TIMEOUT_S:g} s, or too much memory. Make it smaller"
+        answer = await pool.ask({"kind": kind, "spec": spec}, TIMEOUT_S)
         return str(answer["error"]) if "error" in answer else None
 
 
 def _unsupported(spec: str) -> str | None:
-    """The keywords that xgrammar would ignore, by the place of the innermost schema that has them."""
+    """What xgrammar would ignore, by the place of the innermost schema that has it, or could not bear."""
     try:
         schema = json.loads(spec)
+        if (repeated := _most_repeated(schema)) is not None:
+            return f"{repeated} is more than {MAX_REPEATS}. Make it smaller"
         if not isinstance(schema, dict) or not has_xgrammar_unsupported_json_features(schema):
             return None
     except (ValueError, RecursionError):
@@ -109,6 +117,22 @@ def _unsupported(spec: str) -> str | None:
     place, found = _innermost(schema, "")
     at = f" in {place}" if place else ""
     return f"the keywords {sorted(found)}{at} cannot all be enforced together. Leave some out"
+
+
+def _most_repeated(schema: Any) -> str | None:
+    """The first length or number of items beyond MAX_REPEATS, as `keyword = number`."""
+    pending = [schema]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, list):
+            pending.extend(part)
+        elif isinstance(part, dict):
+            for keyword in REPEATS:
+                number = part.get(keyword)
+                if isinstance(number, int | float) and number > MAX_REPEATS:
+                    return f"{keyword} = {number:g}"
+            pending.extend(part.values())
+    return None
 
 
 def _innermost(schema: dict[str, Any], place: str) -> tuple[str, dict[str, Any]]:

@@ -266,11 +266,14 @@ async def _handle_validation(_request: Request, error: Exception) -> Response:
     return response_to(validation_error(error.errors()))
 
 
-def validation_error(errors: Sequence[Any]) -> BadRequest:
+def validation_error(errors: Sequence[Any]) -> ApiError:
     """pydantic's errors as one BadRequest, which names the first field at fault, what came and what was expected."""
     if not errors or not isinstance(errors[0], Mapping):
         # Not pydantic's: the engine refuses a content type with a mere sentence in their place.
-        return BadRequest("; ".join(map(str, errors)) or "The request is invalid.")
+        sentence = "; ".join(map(str, errors)) or "The request is invalid."
+        if "Only 'application/json'" in sentence:
+            return UnsupportedMediaType("The body has to be JSON, with the header Content-Type: application/json.")
+        return BadRequest(sentence)
     errors = _of_branches_meant(errors)
     told = list(dict.fromkeys(f"{field_of(error) or 'body'}: {_explain(error)}" for error in errors))
     shown = told[:MAX_REPORTED_ERRORS]

@@ -56,6 +56,8 @@ REFUSED_ROUTES = {
     "/v1/audio/transcriptions": _NEITHER,
     "/v1/audio/translations": _NEITHER,
     "/v1/realtime": _NEITHER,
+    "/scale_elastic_ep": "the engine has a fixed number of ranks",
+    "/is_scaling_elastic_ep": "the engine has a fixed number of ranks",
     "/v2/embed": "what its requests compute could not be kept apart from other tenants'; use /v1/embeddings",
 }
 MAX_PRIORITY = 100

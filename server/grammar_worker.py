@@ -6,7 +6,8 @@ or {"error": "..."}. Kinds are json, regex, grammar (EBNF), lark and structural_
 Design decision: the engine's own compiler, in a process with limits. Some schemas of a few bytes take all memory there
 is and all time; nothing but trying tells which, and the engine tries it beside everybody's requests.
 
-It stops at MEMORY_BYTES beyond what it needs itself, by ending. Its caller stops it when it takes long.
+It ends at MEMORY_BYTES beyond what it needs itself, and after MAX_CPU_S seconds of computing on one question, which no
+other work on the machine makes longer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import signal
 import sys
 import time
 from typing import Any
@@ -21,6 +23,8 @@ from typing import Any
 import xgrammar
 
 MEMORY_BYTES = 2**30
+# What the engine compiles in this time beside everyone's requests is not felt.
+MAX_CPU_S = 5.0
 # The server's event loop parses each grammar once more, and everybody waits for that.
 MAX_PARSE_S = 0.5
 _SOURCE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
@@ -36,6 +40,8 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         question = json.loads(line)
+        # Its signal ends the process also in the middle of the compiler, which Python could not interrupt.
+        signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
         try:
             began = time.process_time()
             grammar = parse(question["kind"], question["spec"])
@@ -50,6 +56,7 @@ def main() -> None:
             answer = {"error": "it takes too much memory; make it smaller"}
         except Exception as error:
             answer = {"error": _SOURCE.sub("", str(error)).strip()[:500] or type(error).__name__}
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(answer), flush=True)
 
 

@@ -17,11 +17,18 @@ import difflib
 import re
 from collections.abc import Mapping
 
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import Scope
+
 from server.errors import BadRequest, quoted
 
 ADAPTER = "adapter"
 # Where fields may be that another server, or a client's own code, would have put into the body.
-NESTED = ("parameters", "extra_body")
+NESTED = ("parameters", "extra_body", "vllm_xargs", "sampling_params")
+# Parts of an adapter, which go into `adapter`; and vLLM's former names for what is in `structured_outputs`.
+PARTS = frozenset({"vector", "recipe", "peft", "peft_id", "peft_model", "model_adapter", "fine_tuned_model"})
+HEADERS = ("x-tinylora-adapter", "x-adapter", "x-adapter-id", "x-lora-adapter")
+GUIDED = re.compile(r"guided_(json|regex|choice|grammar|decoding_backend|whitespace_pattern|json_object)")
 LIKENESS = 0.8
 MAX_NAME_CHARS = 32
 _NAMES = re.compile(r"(merged_|peft_|tiny)?(adapt[eo]rs?|loras?)(_?[a-z_]+)?|(use_)?(adapt[eo]r|lora)")
@@ -35,12 +42,28 @@ def check_names(payload: Mapping[str, object]) -> None:
     for field, value in payload.items():
         if value is None or field == ADAPTER:
             continue
-        if is_misnomer(field):
+        if is_misnomer(field) or field in PARTS:
             raise _did_you_mean(field, "")
+        if GUIDED.fullmatch(field):
+            raise BadRequest(
+                f"{quoted(field)} is no longer a field of vLLM, which would ignore it: use `response_format`, or "
+                "`structured_outputs` with json, regex, choice or grammar.",
+                param=field,
+                code="unknown_parameter",
+            )
         if field in NESTED and isinstance(value, Mapping):
             inner = next((key for key, of in value.items() if of is not None and _names_adapter(key)), None)
             if inner is not None:
                 raise _did_you_mean(f"{field}.{inner}", f", beside model and not within {field}")
+
+
+def check_elsewhere(scope: Scope) -> None:
+    """BadRequest when the URL or a header of an inference request names an adapter, which only the body can."""
+    if ADAPTER in QueryParams(scope["query_string"]):
+        raise _did_you_mean("?adapter=", ", in the body and not in the URL")
+    named = next((name for name in HEADERS if name in Headers(scope=scope)), None)
+    if named is not None:
+        raise _did_you_mean(named, ", in the body and not in a header")
 
 
 def is_misnomer(field: str) -> bool:

@@ -72,6 +72,7 @@ class FakeEngine:
         self.bad_grammars: dict[str, str] = {}
         self.alive = True
         self.hold: asyncio.Event | None = None
+        self.hold_grammars: asyncio.Event | None = None  # what is found out about those with "slow" in them waits
         self.base_answer = "base"
         self.received: list[ChatRequest] = []
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
@@ -87,6 +88,8 @@ class FakeEngine:
 
     async def why_no_grammar(self, grammar: Grammar) -> str | None:
         self.grammars.append(grammar)
+        if self.hold_grammars is not None and "slow" in grammar.spec:
+            await self.hold_grammars.wait()
         return self.bad_grammars.get(grammar.spec)
 
     async def check_health(self) -> None:

@@ -197,7 +197,7 @@ async def test_answers_tell_the_state_of_the_quotas_and_tokens_are_settled_by_th
 
 
 async def test_a_demand_beyond_the_minutes_quota_is_refused_for_good(client: httpx.AsyncClient) -> None:
-    refused = await chat(client, "short", "x" * 280, n=2)
+    refused = await chat(client, "short", "x" * 400)
     assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
     assert "retry-after" not in refused.headers
     error = refused.json()["error"]
@@ -267,3 +267,18 @@ async def test_concurrent_requests_cannot_both_have_the_last_of_a_quota(app: Fas
     async with client_of(app) as client:
         answers = await asyncio.gather(*(chat(client, "few") for _ in range(6)))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]
+
+
+async def test_more_answers_than_run_at_once_are_refused_but_for_the_operator(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    """They would hold every slot until the last of them ended."""
+    app = create_app(settings.model_copy(update={"max_running_requests": 4}), engine, app_database)
+    operator = Principal(Tenant(9, "o"), "key_o", frozenset({"admin"}))
+    act_as(app, {**PRINCIPALS, "o": operator})
+    async with client_of(app) as client:
+        assert (await chat(client, "a", n=4)).status_code == 200
+        refused = await chat(client, "a", n=5)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_answers")
+        assert "5 answers" in refused.json()["error"]["message"] and "at most 4" in refused.json()["error"]["message"]
+        assert (await chat(client, "o", n=5)).status_code == 200

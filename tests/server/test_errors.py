@@ -28,7 +28,7 @@ from tests.server.fake_engine import FakeEngine
         ("GET", "/v1/chat/completions", None, 405, None, "method_not_allowed"),
         ("POST", "/v1/fail/http", {}, 409, None, "invalid_request"),
         ("POST", "/v1/fail/value", {}, 400, None, "invalid_request"),
-        ("POST", "/v1/fail/sentence", {}, 400, None, "invalid_request"),
+        ("POST", "/v1/fail/sentence", {}, 415, None, "unsupported_media_type"),
         ("POST", "/v1/fail/unsupported", {}, 400, None, "not_supported"),
         ("POST", "/v1/fail/unexpected", {}, 500, None, "internal_error"),
         ("POST", "/v1/chat/completions", {}, 400, "messages", "missing_required_parameter"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.grammars import grammars_of
 from tests.server.fake_engine import FakeEngine
+from tests.server.keyed import Operator, bearer
 
 SCHEMA = {"type": "object"}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
@@ -102,3 +105,26 @@ async def test_a_grammar_that_can_be_used_is_asked_about_and_let_through(
     response = await client.post("/v1/chat/completions", json={"messages": [], "response_format": FORMAT})
     assert response.status_code == 200
     assert [grammar.field for grammar in engine.grammars] == ["response_format.json_schema.schema"]
+
+
+async def test_one_tenant_asks_one_question_at_a_time_and_another_does_not_wait_for_it(
+    keyed_app: FastAPI, engine: FakeEngine, operator: Operator
+) -> None:
+    engine.hold_grammars = slow = asyncio.Event()
+    keys = [await operator.new_key(name, "infer") for name in ("acme", "globex")]
+
+    async def ask(key: str, title: str) -> httpx.Response:
+        schema = {"type": "object", "title": title}
+        body = {
+            "messages": [],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}},
+        }
+        return await operator.http.post("/v1/chat/completions", json=body, headers=bearer(key))
+
+    waiting = [asyncio.create_task(ask(keys[0], f"slow {number}")) for number in range(3)]
+    while not engine.grammars:
+        await asyncio.sleep(0.01)
+    assert (await ask(keys[1], "quick")).status_code == 200
+    assert len(engine.grammars) == 2
+    slow.set()
+    assert [response.status_code for response in await asyncio.gather(*waiting)] == [200] * 3

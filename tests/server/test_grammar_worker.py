@@ -14,6 +14,7 @@ from server.embedded_model import ensure_embedded_model
 
 TIMEOUT_S = 60
 LOOP = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}
+ENDLESS = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(5000)}}
 CITY = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 
 
@@ -67,12 +68,18 @@ async def test_what_does_not_compile_is_told_in_the_compilers_words_alone(pool: 
 
 async def test_what_takes_too_long_costs_a_process_and_the_next_is_answered(pool: ChildPool) -> None:
     await pool.warm()
-    endless = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(5000)}}
     with pytest.raises(ChildError, match="no answer within 2 s"):
-        await pool.ask({"kind": "json", "spec": json.dumps(endless)}, 2)
+        await pool.ask({"kind": "json", "spec": json.dumps(ENDLESS)}, 2)
     assert await pool.ask({"kind": "regex", "spec": "a"}, TIMEOUT_S) == {}
 
 
 async def test_a_process_that_does_not_start_is_said_so() -> None:
     with pytest.raises(ChildUnavailable, match=r"server\.grammar_worker does not start"):
         await ChildPool("server.grammar_worker", greeting="{}").ask({"kind": "regex", "spec": "a"}, TIMEOUT_S)
+
+
+async def test_a_question_that_takes_long_to_compute_ends_the_process_by_itself(pool: ChildPool) -> None:
+    """Whoever asks would wait for much longer."""
+    with pytest.raises(ChildError, match="ended"):
+        await pool.ask({"kind": "json", "spec": json.dumps(ENDLESS)}, 240)
+    assert await pool.ask({"kind": "json", "spec": json.dumps(CITY)}, TIMEOUT_S) == {}

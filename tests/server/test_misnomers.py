@@ -67,3 +67,35 @@ async def test_an_adapter_within_what_is_no_field_here_is_refused(client: httpx.
 )
 def test_no_field_of_the_engine_is_a_misnomer(model: type) -> None:
     assert [field for field in model.model_fields if is_misnomer(field)] == []
+
+
+@pytest.mark.parametrize("field", ["vector", "recipe", "peft_id", "fine_tuned_model"])
+async def test_parts_of_an_adapter_beside_it_are_refused(client: httpx.AsyncClient, field: str) -> None:
+    response = await client.post(CHAT, json={"messages": [], field: "x"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "unknown_adapter_field")
+
+
+@pytest.mark.parametrize("field", ["vllm_xargs", "sampling_params", "parameters", "extra_body"])
+async def test_an_adapter_within_another_field_is_refused(client: httpx.AsyncClient, field: str) -> None:
+    for inner in ("adapter", "lora_path"):
+        response = await client.post(CHAT, json={"messages": [], field: {inner: "demo"}})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, f"{field}.{inner}")
+
+
+async def test_an_adapter_in_the_url_or_a_header_is_refused(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    for url, headers in (
+        (f"{CHAT}?adapter=demo", {}),
+        (CHAT, {"x-tinylora-adapter": "demo"}),
+        (CHAT, {"X-Adapter": "a"}),
+    ):
+        response = await client.post(url, json={"messages": []}, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "unknown_adapter_field")
+    assert engine.received == []
+
+
+@pytest.mark.parametrize("field", ["guided_json", "guided_choice", "guided_regex", "guided_grammar"])
+async def test_vllms_former_constraints_are_refused_and_not_ignored(client: httpx.AsyncClient, field: str) -> None:
+    response = await client.post(CHAT, json={"messages": [], field: "x"})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, field)
+    assert "structured_outputs" in error["message"]
