@@ -14,6 +14,7 @@ import importlib.metadata
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -134,7 +135,7 @@ def _is_installed(distribution: str) -> bool:
 
 def _flags(flags: Sequence[str]) -> dict[str, str]:
     def pairs() -> Iterator[tuple[str, str]]:
-        for flag, following in zip(flags, [*flags[1:], ""], strict=True):
+        for flag, following in pairwise([*flags, ""]):
             name, equals, value = flag.partition("=")
             if name.startswith("--"):
                 yield name, value if equals else following

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.running import start_tinylora
+from tests.e2e.running import free_port, start_tinylora
 
+# Another server on this machine may have the default one.
+PORT = ("--port", str(free_port()))
 # Three of them import vLLM, which takes many seconds, so they run side by side.
 MISTAKES: Mapping[str, tuple[tuple[str, ...], dict[str, str]]] = {
-    "unknown flag": (("serve", "--no-such-flag", "7"), {}),
-    "missing directory": (("serve", "/no/such/directory"), {"HF_HUB_OFFLINE": "1"}),
+    "unknown flag": (("serve", "--no-such-flag", "7", *PORT), {}),
+    "missing directory": (("serve", "/no/such/directory", *PORT), {"HF_HUB_OFFLINE": "1"}),
     "rank of zero": (("serve",), {"TINYLORA_FACTORS_RANK": "0"}),
-    "no key for others": (("serve", "--host", "0.0.0.0"), {}),
+    "no key for others": (("serve", "--host", "0.0.0.0", *PORT), {}),
     "known admin key": (("serve",), {"TINYLORA_ADMIN_KEY": "change-me"}),
 }
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_ports_that_are_free_or_not_to_be_read_here_are_left(taken: int) -> None
     check_port(["--port", str(free)])
     check_port(["--port", str(taken), "--uds", "/tmp/x.sock"])
     check_port(["--port", "ninety"])
+
+
+def test_a_start_without_flags_looks_at_the_default_port() -> None:
+    with suppress(CannotStart):  # another server may have it
+        check_port([])
+    with pytest.raises(CannotStart, match=r"192\.0\.2\.1"):
+        check_port(["--host=192.0.2.1"])
 
 
 def test_address_of_another_machine_is_refused() -> None:
