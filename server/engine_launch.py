@@ -50,7 +50,7 @@ from server.engine_check import check_adapters_work
 from server.engine_grammars import settle_backend
 from server.engine_metrics import stat_loggers
 from server.engine_tools import check_tool_flags, leave_tools_open, settle_tools
-from server.engine_watch import watched_start
+from server.engine_watch import end_the_start, watched_start
 from server.listening import keep_local
 from server.operator_keys import OperatorKeys, take_api_keys
 from server.own_workers import own_workers, reachable, with_worker_key
@@ -136,10 +136,8 @@ async def _serve(
     mode: Mode,
     cors: CorsRules | None,
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt("terminated")
-
-    signal.signal(signal.SIGTERM, interrupt)  # until uvicorn's handlers stand, a start-up can be stopped
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_the_start)  # until uvicorn's handlers stand
     async with AsyncExitStack() as ending:
         try:
             address, sock = setup_server(args, reuse_port=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from server.engine_output import reason_in
@@ -103,3 +105,26 @@ def test_what_others_print_goes_into_the_file_and_what_we_print_does_not(tmp_pat
     kept = log.read_text()
     assert [kept.count(text) for text in ("of C++", "of a library", "of a logger", "of a child")] == [2] * 4
     assert "ours" not in kept and kept.count("====") == 2
+
+
+STARTING = """
+import signal, subprocess, sys, time
+from server.engine_watch import end_the_start
+signal.signal(signal.SIGTERM, end_the_start)
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid, flush=True)
+while True:
+    try:
+        time.sleep(600)
+    except BaseException:  # as in some places of vLLM's start
+        pass
+"""
+
+
+def test_a_signal_ends_a_start_and_its_engine_at_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", STARTING], stdout=subprocess.PIPE, text=True) as starting:
+        assert starting.stdout is not None
+        engine = psutil.Process(int(starting.stdout.readline()))
+        starting.terminate()
+        assert starting.wait(timeout=60) == 128 + signal.SIGTERM
+    psutil.wait_procs([engine], timeout=60)
+    assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
