@@ -23,6 +23,7 @@ from vllm.v1.structured_output.request import get_structured_output_key
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
 from server.child_pool import ChildError, ChildPool
+from server.grammar_worker import objects_in
 from server.grammars import Grammar
 
 BACKEND = "xgrammar"
@@ -121,17 +122,11 @@ def _unsupported(spec: str) -> str | None:
 
 def _most_repeated(schema: Any) -> str | None:
     """The first length or number of items beyond MAX_REPEATS, as `keyword = number`."""
-    pending = [schema]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, list):
-            pending.extend(part)
-        elif isinstance(part, dict):
-            for keyword in REPEATS:
-                number = part.get(keyword)
-                if isinstance(number, int | float) and number > MAX_REPEATS:
-                    return f"{keyword} = {number:g}"
-            pending.extend(part.values())
+    for part in objects_in(schema):
+        for keyword in REPEATS:
+            number = part.get(keyword)
+            if isinstance(number, int | float) and number > MAX_REPEATS:
+                return f"{keyword} = {number:g}"
     return None
 
 

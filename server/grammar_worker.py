@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import xgrammar
@@ -62,19 +63,26 @@ def main() -> None:
 
 def check_references(schema: Any) -> None:
     """ValueError when a `$ref` leads back to itself by nothing but others: no value is ever said of it."""
-    pending = [schema]
+    for inner in objects_in(schema):
+        part: Any = inner
+        seen: list[str] = []
+        while isinstance(part, dict) and isinstance(part.get("$ref"), str):
+            if part["$ref"] in seen:
+                raise ValueError(f"the $ref {part['$ref'][:80]!r} leads back to itself, so that no answer fits it")
+            seen.append(part["$ref"])
+            part = _target(schema, part["$ref"])
+
+
+def objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in parsed JSON, itself included, however deep it is."""
+    pending = [value]
     while pending:
         part = pending.pop()
         if isinstance(part, list):
             pending.extend(part)
         elif isinstance(part, dict):
             pending.extend(part.values())
-            seen: list[str] = []
-            while isinstance(part, dict) and isinstance(part.get("$ref"), str):
-                if part["$ref"] in seen:
-                    raise ValueError(f"the $ref {part['$ref'][:80]!r} leads back to itself, so that no answer fits it")
-                seen.append(part["$ref"])
-                part = _target(schema, part["$ref"])
+            yield part
 
 
 def _target(schema: Any, reference: str) -> Any:
