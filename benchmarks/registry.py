@@ -36,8 +36,8 @@ from server.app import create_app
 from server.creation import NewVersion, create_versions
 from server.database import Database
 from server.names import Reference
+from server.principal import DEFAULT_TENANT_ID
 from server.settings import Settings
-from server.tables import DEFAULT_TENANT_ID
 from tests.postgres import running_server
 from tests.server.fake_engine import FakeEngine, tiny_factors
 

@@ -28,12 +28,11 @@ from server.alias_targets import sticky_pick
 from server.engine_api import Engine, ServedAdapter
 from server.engine_forms import EngineForms
 from server.errors import ApiError, BadRequest, NotFound, quoted
-from server.metrics import INLINE_LABEL, MIX_LABEL, GatewayMetrics
-from server.names import Reference, parse_reference
+from server.metrics import GatewayMetrics
+from server.names import INLINE_LABEL, MIX_LABEL, Reference, parse_reference
 from server.off_loop import off_loop
-from server.principal import Principal
+from server.principal import DEFAULT_TENANT_NAME, Principal
 from server.registry import Registry
-from server.tables import DEFAULT_TENANT_NAME
 
 FORMS = (
     "expected a name ('acme/math', 'acme/math@3' or 'acme/math@prod'), an object {'vector': ..., 'recipe': ...}, or a "

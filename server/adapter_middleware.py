@@ -22,14 +22,16 @@ from server.adapter_field import AdapterField
 from server.body_memory import held_body
 from server.client_values import leave_out_refused
 from server.engine_api import Engine, ServedAdapter
-from server.errors import ApiError, response_to
-from server.gateway_fields import MODEL_ROUTES, asks_for_prompt_only, set_gateway_fields
+from server.error_responses import response_to
+from server.errors import ApiError
+from server.gateway_fields import asks_for_prompt_only, set_gateway_fields
 from server.grammars import grammars_of
 from server.json_body import engine_json
 from server.json_values import VALUE_BYTES, check_values
 from server.metrics import GatewayMetrics
 from server.misnomers import check_elsewhere, check_names
 from server.off_loop import off_loop
+from server.paths import MODEL_ROUTES
 from server.principal import principal_of
 from server.request_body import is_json, read_body, read_json, replay
 from server.request_usage import RequestUsage

@@ -9,13 +9,13 @@ Functions of a connection, to be called within a transaction.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from server.clock import now
 from server.conditional import Precondition, revision_etag
 from server.errors import BadRequest, Forbidden, NotFound
 from server.names import Reference
@@ -153,11 +153,6 @@ def remove_alias_row(connection: Connection, adapter_id: int, alias: str) -> Non
     """Remove an alias, with a line in its history."""
     connection.execute(ALIASES.delete().where(ALIASES.c.adapter_id == adapter_id, ALIASES.c.name == alias))
     connection.execute(ALIAS_MOVES.insert().values(adapter_id=adapter_id, name=alias, targets=None, created_at=now()))
-
-
-def now() -> int:
-    """Whole seconds since 1970."""
-    return int(time.time())
 
 
 def adapter_not_found(reference: Reference, param: str = "name") -> NotFound:

@@ -20,10 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.admission_metrics import AdmissionMetrics
 from server.body_memory import held_body
 from server.engine_api import Engine
-from server.errors import BadRequest, TooManyRequests, response_to
+from server.error_responses import response_to
+from server.errors import BadRequest, TooManyRequests
 from server.fair_queue import FairQueue, Place, QueueFull
-from server.gateway_fields import MODEL_ROUTES, POOLING_ROUTES, priority_of
+from server.gateway_fields import priority_of
 from server.off_loop import off_loop
+from server.paths import MODEL_ROUTES, POOLING_ROUTES
 from server.principal import Principal, principal_of
 from server.quotas import Quotas, Ticket
 from server.rate_limit_headers import retry_headers

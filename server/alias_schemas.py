@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.aliases import Alias, Move
 from server.errors import BadRequest
 from server.names import Reference
-from server.schemas import IdPage
+from server.page_schemas import IdPage
 
 MAX_VERSION = 999_999_999
 MAX_TARGETS = 16

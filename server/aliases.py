@@ -15,8 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from server.adapter_rows import adapter_not_found, locked_row, now, raise_revision, remove_alias_row, visible_row
+from server.adapter_rows import adapter_not_found, locked_row, raise_revision, remove_alias_row, visible_row
 from server.alias_targets import Targets, targets_from_json, targets_to_json
+from server.clock import now
 from server.conditional import NO_PRECONDITION, Precondition, content_etag
 from server.errors import BadRequest, NotFound
 from server.names import Reference

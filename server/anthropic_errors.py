@@ -18,7 +18,7 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.path_scopes import is_below
+from server.paths import is_below
 from server.request_id import request_id_of
 
 MESSAGES = ("/v1/messages",)

@@ -21,11 +21,11 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from server.adapter_rows import now
+from server.clock import now
 from server.errors import BadRequest, NotFound, quoted
 from server.point_reads import KeyRow, TenantRow
-from server.principal import KeyScope, Limits, Principal, Tenant
-from server.tables import API_KEYS, DEFAULT_TENANT_NAME
+from server.principal import DEFAULT_TENANT_NAME, KeyScope, Limits, Principal, Tenant
+from server.tables import API_KEYS
 
 KEY_PREFIX = "sk-tl-"
 SECRET_BYTES = 32

@@ -29,7 +29,7 @@ from server.database import Database
 from server.engine_api import Engine
 from server.engine_error_shape import EngineErrors
 from server.engine_forms import EngineForms
-from server.errors import install_error_handlers
+from server.error_handlers import install_error_handlers
 from server.gateway import Gateway
 from server.grammar_check import GrammarCheck
 from server.head_requests import HeadRequests
@@ -40,6 +40,7 @@ from server.logging import AccessLog, configure_logging
 from server.metrics import GatewayMetrics
 from server.openapi_docs import document_errors
 from server.operator_keys import OperatorKeys
+from server.paths import OWN_PREFIXES
 from server.point_reads import open_point_reads
 from server.recipe_budget import RecipeBudget
 from server.refused_routes import RefusedRoutes
@@ -55,9 +56,6 @@ from server.trace_export import exporting
 from server.training_app import add_training
 from server.usage import UsageMeter
 from server.writes import Writes
-
-# Routes that the model and its adapters have no part in.
-OWN_PREFIXES = (adapters.PREFIX, "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker")
 
 
 def create_app(

@@ -23,15 +23,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api_keys import any_key, digest_of, principal_of_row, tenant_of_row
 from server.database import Database
-from server.errors import ApiError, Forbidden, NotFound, Unauthorized, quoted, response_to
+from server.error_responses import response_to
+from server.errors import ApiError, Forbidden, NotFound, Unauthorized, quoted
 from server.operator_keys import OperatorKeys
-from server.path_scopes import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below, scope_of
+from server.path_scopes import scope_of
+from server.paths import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below
 from server.point_reads import PointReads
-from server.principal import OPEN_PRINCIPAL, KeyScope, Principal, Tenant
-from server.tables import DEFAULT_TENANT_NAME
+from server.principal import DEFAULT_TENANT_NAME, OPEN_PRINCIPAL, ORGANIZATION_HEADER, KeyScope, Principal, Tenant
 
 Mode = Literal["keys", "open"]
-ORGANIZATION_HEADER = "openai-organization"
 KEY_HEADERS = ("x-api-key", "api-key")
 MISSING = "There is no API key in the request; send one as 'Authorization: Bearer <key>' (or 'x-api-key: <key>')."
 INVALID = "The API key is not valid: it is unknown, revoked or expired. Ask the operator of this server for another."
@@ -116,7 +116,7 @@ class AuthMiddleware:
             raise Forbidden(
                 f"The API key belongs to the tenant {quoted(principal.tenant.name)}; leave out OpenAI-Organization, "
                 f"which is {quoted(organization)}.",
-                param=ORGANIZATION_HEADER,
+                param=ORGANIZATION_HEADER.lower(),
                 code="mismatched_organization",
             )
         return Principal(await self._tenant(organization), principal.key_id, principal.scopes, principal.key_limits)
@@ -127,7 +127,7 @@ class AuthMiddleware:
             raise NotFound(
                 f"OpenAI-Organization is {quoted(name)}, and there is no tenant of this name; GET /v1/tenants lists "
                 "those there are.",
-                param=ORGANIZATION_HEADER,
+                param=ORGANIZATION_HEADER.lower(),
                 code="tenant_not_found",
             )
         return tenant_of_row(row)

@@ -24,7 +24,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.cors import CorsRules, origin_not_allowed
-from server.errors import Forbidden, quoted, response_to
+from server.error_responses import response_to
+from server.errors import Forbidden, quoted
 
 OPEN = "This server has no API keys, and so takes no requests from pages of other sites."
 OWN_SITES = ("same-origin", "none")  # `none` is somebody typing the address

@@ -10,27 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from server.bulk_formats import Item, Rejected
 from server.creation import NewVersion
-from server.database import Database
-from server.errors import ApiError, error_object
-from server.registry import AFTER_NAMES, Registry
-from server.stored_version import VECTOR_SIZE, VERSION_ROWS, StoredVersion, version_of
-from server.tables import ADAPTER_VERSIONS, ADAPTERS
+from server.error_responses import error_object
+from server.errors import ApiError
+from server.registry import Registry
 from server.writes import Answer, Author, Writes
-
-# Long enough that a transaction's fixed cost does not count, short enough that other writers hardly wait.
-BATCH = 1000
-# Of what a batch may hold in memory, for vectors may be as long as a line.
-BATCH_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,36 +93,3 @@ def _fingerprint(items: Sequence[Item]) -> str:
 
     content = [content_of(item) for item in items]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def export_versions(
-    database: Database, tenant_id: int, *, after: str = "", prefix: str = "", all_versions: bool = False
-) -> Iterator[StoredVersion]:
-    """The tenant's adapters behind the name `after`, by name: the latest version of each, or all, oldest first.
-
-    Read a page at a time, so that a slow reader holds no transaction open; a page has BATCH versions or, where they are
-    long, about BATCH_BYTES.
-    """
-    name, version = ADAPTERS.c.name, ADAPTER_VERSIONS.c.version
-    wanted = [ADAPTERS.c.tenant_id == tenant_id, ADAPTER_VERSIONS.c.deleted_at.is_(None)]
-    if not all_versions:
-        wanted.append(version == ADAPTERS.c.latest_version)
-    if prefix:
-        wanted += [name >= prefix, name < prefix + AFTER_NAMES]
-    last = (after, 2**31 - 1)
-    while True:
-        behind = sa.or_(name > last[0], sa.and_(name == last[0], version > last[1]))
-        page = VERSION_ROWS.where(*wanted, name >= last[0], behind).order_by(name, version)
-        with database.read() as connection:
-            sizes = connection.execute(page.with_only_columns(VECTOR_SIZE).limit(BATCH)).scalars().all()
-            found = [version_of(row) for row in connection.execute(page.limit(_fitting(sizes)))]
-        yield from found
-        if len(found) == len(sizes) < BATCH:
-            return
-        last = (found[-1].name, found[-1].version)
-        del found  # or it would be held while the next page is read
-
-
-def _fitting(sizes: Sequence[int]) -> int:
-    """How many vectors of these sizes are read at once: at least one, if there are any."""
-    return sum(total - size < BATCH_BYTES for size, total in zip(sizes, accumulate(sizes), strict=True))

@@ -29,12 +29,19 @@ from adapters.checkpoint_file import check_tensor_count
 from adapters.codec import parse_dtype
 from adapters.errors import AdapterError, CheckpointError
 from adapters.factors import Factors
-from server.adapter_spec import SPEC_FIELDS, check_servable, errors_under, parse_recipe, parse_spec
+from server.adapter_spec import (
+    SPEC_FIELDS,
+    check_servable,
+    errors_under,
+    metadata_of,
+    name_of,
+    parse_recipe,
+    parse_spec,
+)
 from server.creation import NewVersion
 from server.errors import ApiError, BadRequest, PayloadTooLarge, quoted
 from server.names import check_new_name
 from server.stored_version import StoredVersion
-from server.uploads import metadata_of, name_of
 
 NDJSON = "application/x-ndjson"
 MAX_LINE_BYTES = 2**20

@@ -13,9 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from fastapi import Depends, Header, Request
+from typing import Any
 
 from server.errors import PreconditionFailed
 from server.stored_version import Entry
@@ -74,20 +72,3 @@ def _matches(header: str, etag: str | None, *, weakly: bool) -> bool:
 def _sentence(name: str, sent: str, etag: str | None) -> str:
     current = "it does not exist" if etag is None else f"its ETag is {etag}"
     return f"{name} is {sent[:80]}, and {current}; read it again and decide anew."
-
-
-def _precondition(
-    request: Request,
-    # For the documentation; a header that comes twice is one list.
-    _if_match: Annotated[str | None, Header(alias="If-Match", description="ETags, one of which it must have.")] = None,
-    _if_none_match: Annotated[
-        str | None, Header(alias="If-None-Match", description="ETags, none of which it may have; * for any.")
-    ] = None,
-) -> Precondition:
-    def joined(name: str) -> str | None:
-        return ", ".join(request.headers.getlist(name)) if name in request.headers else None
-
-    return Precondition(joined("if-match"), joined("if-none-match"))
-
-
-PreconditionDep = Annotated[Precondition, Depends(_precondition)]

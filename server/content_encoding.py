@@ -9,7 +9,8 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import UnsupportedMediaType, quoted, response_to
+from server.error_responses import response_to
+from server.errors import UnsupportedMediaType, quoted
 
 
 class PlainBodies:

@@ -17,7 +17,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from server.errors import Forbidden, quoted, response_to
+from server.error_responses import response_to
+from server.errors import Forbidden, quoted
 
 # Of the headers of an answer a page sees only a few, unless it is told that it may see others.
 EXPOSED_HEADERS = (

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from adapters.adapter import Adapter
-from server.adapter_rows import count_adapters, drop_dangling_aliases, metadata_rows, now
+from server.adapter_rows import count_adapters, drop_dangling_aliases, metadata_rows
+from server.clock import now
 from server.conditional import NO_PRECONDITION, Precondition, revision_etag
 from server.database import Database
 from server.stored_version import StoredVersion, version_values

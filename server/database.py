@@ -38,7 +38,8 @@ from tenacity import (
 
 from server.database_url import DatabaseStartError, parse_url, why_unusable
 from server.errors import Unavailable
-from server.tables import ADAPTERS, DEFAULT_TENANT_ID
+from server.principal import DEFAULT_TENANT_ID
+from server.tables import ADAPTERS
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 # PostgreSQL's lock under which servers that start together migrate one after the other. Any number will do.

@@ -14,8 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from server.adapter_rows import adapter_not_found, locked_row, now, versions_changed
+from server.adapter_rows import adapter_not_found, locked_row, versions_changed
 from server.alias_targets import targets_from_json
+from server.clock import now
 from server.conditional import NO_PRECONDITION, Precondition, revision_etag, version_etag
 from server.errors import BadRequest
 from server.names import Reference

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from vllm.exceptions import VLLMError
 from vllm.v1.engine.exceptions import EngineGenerateError
 
-from server.errors import error_response, response_to, validation_error
+from server.error_responses import error_response, response_to, validation_error
 
 # Functions of a request and nothing else.
 READERS = ("vllm.renderers.chat_utils", "vllm.entrypoints.openai.responses.utils")

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import structlog
-from fsspec.core import split_protocol, url_to_fs  # type: ignore[import-untyped]
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
-from fsspec.registry import get_filesystem_class  # type: ignore[import-untyped]
 
 from server.errors import Unavailable
 
@@ -113,15 +112,6 @@ class FileStorage:
             # To close would be to finish the object; what a bucket has of it would stay and be paid for.
             target.discard()
             target.closed = True
-
-
-def why_no_storage(url: str) -> str | None:
-    """Why there can be no files at `url`, for the operator: the package to install, say. None: there can."""
-    try:
-        get_filesystem_class(split_protocol(url)[0])
-    except (ImportError, ValueError) as error:
-        return str(error)
-    return None
 
 
 def _chunks(source: BinaryIO) -> Iterator[bytes]:

@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager
 import sqlalchemy as sa
 import structlog
 
+from server.background import repeating
 from server.database import Database
 from server.errors import ApiError
 from server.file_storage import FileStorage
 from server.files import delete_expired
-from server.lifespan import repeating
 
 FIRST_S = 30.0
 EVERY_S = 600.0

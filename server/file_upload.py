@@ -20,7 +20,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.body_memory import held_body
-from server.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, quoted, validation_error
+from server.error_responses import validation_error
+from server.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, quoted
 from server.request_body import body_chunks
 from server.uploads import media_type
 

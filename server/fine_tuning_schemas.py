@@ -18,7 +18,7 @@ from server.errors import quoted
 from server.job_config import JOB_CONFIG
 from server.job_events import event_id
 from server.job_options import MethodParam, SupervisedHyperparameters, shown_hyperparameters
-from server.schemas import IdPage, PageQuery, check_filter_count, metadata_filters
+from server.page_schemas import IdPage, PageQuery, check_filter_count, metadata_filters
 
 MAX_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
 WITHOUT_METADATA = (("metadata", "null"), ("metadata", ""))

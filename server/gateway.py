@@ -1,6 +1,13 @@
-"""What the gateway's routes work with, as one dependency.
+"""What routes ask for in their signatures: the app's parts, who asks, and what some headers say.
 
-It holds no state of its own: create_app makes it, and `GatewayDep` hands it to a route.
+    GatewayDep        the parts of the app
+    TrainingDep       those of training
+    PrincipalDep      who asks
+    AuthorDep         who writes, with the request's id and its Idempotency-Key
+    FingerprintDep    the content of a write, for its idempotency
+    PreconditionDep   If-Match and If-None-Match
+
+It holds no state of its own: create_app makes the parts, and a dependency hands them to a route.
 """
 
 from __future__ import annotations
@@ -8,17 +15,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
+from server.conditional import Precondition
 from server.database import Database
 from server.engine_api import Engine
+from server.errors import BadRequest, PayloadTooLarge, quoted
+from server.file_storage import FileStorage
+from server.job_metrics import JobMetrics
 from server.metrics import GatewayMetrics
 from server.point_reads import PointReads
+from server.principal import Principal, principal_of
 from server.recipe_budget import RecipeBudget
 from server.registry import Registry
+from server.request_body import MAX_JSON_BYTES
+from server.request_id import request_id_of
 from server.settings import Settings
+from server.training.graders.build import GraderTools
 from server.usage import UsageMeter
-from server.writes import Writes
+from server.writes import IDEMPOTENCY_HEADER, MAX_KEY_CHARS, Author, Writes, fingerprint_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +51,74 @@ class Gateway:
     recipes: RecipeBudget
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The parts of training in one app."""
+
+    files: FileStorage
+    metrics: JobMetrics
+    graders: GraderTools
+
+
 def _gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
 
 
+def _training(request: Request) -> Training:
+    training: Training = request.app.state.training
+    return training
+
+
+def _principal(request: Request) -> Principal:
+    return principal_of(request.scope)
+
+
+def author_of(
+    request: Request,
+    # For the documentation; what it may be is checked below.
+    _key: Annotated[
+        str | None, Header(alias="Idempotency-Key", description="The same request again gets the same answer.")
+    ] = None,
+) -> Author:
+    """The author of `request`. BadRequest for an Idempotency-Key that is empty, too long or no printable ASCII."""
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()):
+        raise BadRequest(
+            f"The Idempotency-Key is {quoted(key)}, expected 1 to {MAX_KEY_CHARS} printable ASCII characters.",
+            param=IDEMPOTENCY_HEADER,
+            code="invalid_value",
+        )
+    return Author(principal_of(request.scope), request_id_of(request.scope), key)
+
+
+async def _fingerprint(request: Request) -> str:
+    # Of a body that the route takes Starlette keeps a copy; of any other none is needed.
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise PayloadTooLarge(f"The body has more than {MAX_JSON_BYTES} bytes, expected none or a short one.")
+    return fingerprint_of(request, bytes(body))
+
+
+def _precondition(
+    request: Request,
+    # For the documentation; a header that comes twice is one list.
+    _if_match: Annotated[str | None, Header(alias="If-Match", description="ETags, one of which it must have.")] = None,
+    _if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="ETags, none of which it may have; * for any.")
+    ] = None,
+) -> Precondition:
+    def joined(name: str) -> str | None:
+        return ", ".join(request.headers.getlist(name)) if name in request.headers else None
+
+    return Precondition(joined("if-match"), joined("if-none-match"))
+
+
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
+TrainingDep = Annotated[Training, Depends(_training)]
+PrincipalDep = Annotated[Principal, Depends(_principal)]
+AuthorDep = Annotated[Author, Depends(author_of)]
+FingerprintDep = Annotated[str, Depends(_fingerprint)]
+PreconditionDep = Annotated[Precondition, Depends(_precondition)]

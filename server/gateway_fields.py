@@ -14,42 +14,6 @@ from collections.abc import Mapping
 
 from server.errors import BadRequest, quoted
 
-# Of MODEL_ROUTES, those that compute something from prompts and generate nothing.
-POOLING_ROUTES = frozenset(
-    {
-        "/v1/embeddings",
-        "/pooling",
-        "/classify",
-        "/score",
-        "/v1/score",
-        "/rerank",
-        "/v1/rerank",
-        "/v2/rerank",
-    }
-)
-# Their bodies are JSON objects, and their answers are computed by the model.
-MODEL_ROUTES = POOLING_ROUTES | {
-    "/v1/chat/completions",
-    "/v1/chat/completions/batch",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/messages",
-    "/v1/systemone",
-    "/generative_scoring",
-    "/inference/v1/generate",
-    "/invocations",
-    "/cohere/v2/chat",
-}
-# Why they are not served. Audio is in forms, or comes piece by piece over a WebSocket.
-_NEITHER = "its requests could be neither queued nor counted; for audio run a server of vLLM's own"
-REFUSED_ROUTES = {
-    "/v1/audio/transcriptions": _NEITHER,
-    "/v1/audio/translations": _NEITHER,
-    "/v1/realtime": _NEITHER,
-    "/scale_elastic_ep": "the engine has a fixed number of ranks",
-    "/is_scaling_elastic_ep": "the engine has a fixed number of ranks",
-    "/v2/embed": "what its requests compute could not be kept apart from other tenants'; use /v1/embeddings",
-}
 MAX_PRIORITY = 100
 
 

@@ -12,7 +12,8 @@ from weakref import WeakValueDictionary
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.engine_api import Engine
-from server.errors import BadRequest, response_to
+from server.error_responses import response_to
+from server.errors import BadRequest
 from server.grammars import Grammar
 from server.principal import principal_of
 

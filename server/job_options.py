@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from adapters.recipe import Recipe
 from server.adapter_spec import check_recipe, parse_recipe
 from server.engine_api import Engine
-from server.errors import BadRequest, quoted, validation_error
+from server.error_responses import validation_error
+from server.errors import BadRequest, quoted
 from server.job_config import ReinforcementConfig, SupervisedConfig
 
 PARAM = "tinylora"

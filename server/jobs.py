@@ -136,8 +136,9 @@ def pause_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
     return change_job(connection, row, status="paused")
 
 
-def pause_jobs_of(connection: Connection, tenant_id: int, message: str) -> None:
-    """Pause all jobs of a tenant that could go on, with an event that says why."""
+def pause_jobs_of_disabled(connection: Connection, tenant_id: int) -> None:
+    """Pause all jobs that could go on of a tenant that is being disabled."""
+    message = "Paused, for the tenant was disabled; resume the job when it is enabled."
     going_on = sorted(ACTIVE - {"paused"})
     rows = sa.select(JOBS).where(JOBS.c.tenant_id == tenant_id, JOBS.c.status.in_(going_on))
     for row in connection.execute(rows.order_by(JOBS.c.id).with_for_update()).all():

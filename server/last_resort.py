@@ -10,7 +10,7 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ExceptionHandler
+from server.error_handlers import ExceptionHandler
 
 
 class LastResort:

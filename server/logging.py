@@ -15,8 +15,8 @@ import time
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.paths import OPERATIONS
 from server.principal import Principal
-from server.routes.ops import PATHS as OPERATIONS
 from server.settings import Settings
 
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from server.engine_api import ServedAdapter
+from server.names import BASE_LABEL, FORMER, OTHER, SHARED_LABELS, UNRESOLVED_LABEL
 from server.principal import Tenant
 from server.request_usage import RequestUsage
-from server.top_counters import FORMER, OTHER, TopCounters
+from server.top_counters import TopCounters
 
-BASE_LABEL, INLINE_LABEL, MIX_LABEL, UNRESOLVED_LABEL = "base", "inline", "mix", "unresolved"
-SHARED_LABELS = frozenset({BASE_LABEL, INLINE_LABEL, MIX_LABEL, UNRESOLVED_LABEL, OTHER, FORMER})
 RESOLVE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
 HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 UPLOAD_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)

@@ -16,7 +16,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from server.errors import BadRequest, quoted
-from server.metrics import SHARED_LABELS
+
+# The labels of metrics that stand for no adapter: requests without one, and those that share a label.
+OTHER, FORMER = "other", "former"
+BASE_LABEL, INLINE_LABEL, MIX_LABEL, UNRESOLVED_LABEL = "base", "inline", "mix", "unresolved"
+SHARED_LABELS = frozenset({BASE_LABEL, INLINE_LABEL, MIX_LABEL, UNRESOLVED_LABEL, OTHER, FORMER})
 
 MAX_NAME_LENGTH = 128
 # Paths below /adapters/<name> that mean something else than an adapter.

@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from server import anthropic_errors
 from server.anthropic_errors import MESSAGES
 from server.auth import KEY_HEADERS
-from server.gateway_fields import MODEL_ROUTES
-from server.path_scopes import OPEN_PATHS, is_below, scope_of
+from server.path_scopes import scope_of
+from server.paths import MODEL_ROUTES, OPEN_PATHS, is_below
 
 ERROR_REF = {"$ref": "#/components/schemas/Error"}
 ERROR_SCHEMA: dict[str, Any] = {

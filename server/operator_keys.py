@@ -9,7 +9,6 @@ Tenants' keys are in the database (api_keys.py).
 from __future__ import annotations
 
 import hmac
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,11 +40,3 @@ class OperatorKeys:
             if hmac.compare_digest(known, digest):
                 found = scopes
         return found
-
-
-def take_api_keys(args: Namespace, environment_key: str | None) -> list[str]:
-    """The keys of --api-key, else of VLLM_API_KEY, out of vLLM's arguments: vLLM then does not check keys itself."""
-    keys = [key for key in (args.api_key or [environment_key]) if key]
-    # Not None, for which vLLM would look into the environment.
-    args.api_key = [""]
-    return keys

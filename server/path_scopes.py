@@ -11,14 +11,8 @@ routes, tenants get it when it is written down here.
 
 from __future__ import annotations
 
-from server.gateway_fields import MODEL_ROUTES
+from server.paths import MODEL_ROUTES, MODELS_PATH, is_below
 from server.principal import KeyScope
-
-# To be read (GET, HEAD) by anyone: probes come without keys, and so does who wants to know how to send one.
-OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
-METRICS_PATH = "/metrics"
-MODELS_PATH = "/v1/models"
-OPERATOR_PATHS = ("/v1/tenants", "/v1/keys")
 
 _EXACT: dict[str, KeyScope] = {
     **dict.fromkeys(MODEL_ROUTES, "infer"),
@@ -51,8 +45,3 @@ def scope_of(method: str, path: str) -> KeyScope:
     if exact is not None:
         return exact
     return next((scope for prefix, scope in _BELOW.items() if is_below(path, (prefix,))), "admin")
-
-
-def is_below(path: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether `path` is one of `prefixes`, or a path below one."""
-    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)

@@ -9,12 +9,15 @@ It does not check keys (auth.py) or count anything (admission.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import Depends, Request
 from starlette.types import Scope as AsgiScope
 
-from server.tables import DEFAULT_TENANT_ID, DEFAULT_TENANT_NAME
+# The official clients spell it so, and let only a header of this spelling take the place of their own.
+ORGANIZATION_HEADER = "OpenAI-Organization"
+
+DEFAULT_TENANT_ID = 1
+DEFAULT_TENANT_NAME = "default"
 
 KeyScope = Literal["infer", "adapters", "train", "admin"]
 KEY_SCOPES: tuple[KeyScope, ...] = ("infer", "adapters", "train", "admin")
@@ -65,10 +68,3 @@ def principal_of(scope: AsgiScope) -> Principal:
     """The principal of the request with this ASGI scope."""
     principal: Principal = scope["state"]["principal"]
     return principal
-
-
-def _principal(request: Request) -> Principal:
-    return principal_of(request.scope)
-
-
-PrincipalDep = Annotated[Principal, Depends(_principal)]

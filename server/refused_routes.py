@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import NotFound, response_to
-from server.gateway_fields import REFUSED_ROUTES
+from server.error_responses import response_to
+from server.errors import NotFound
+from server.paths import REFUSED_ROUTES
 
 
 class RefusedRoutes:

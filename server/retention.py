@@ -21,14 +21,14 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
+from server.background import repeating
 from server.database import Database
 from server.errors import ApiError
-from server.job_states import FINISHED
-from server.lifespan import repeating
 from server.settings import Settings
 from server.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE
 from server.training_tables import JOB_EVENTS, JOBS
-from server.writes import KEY_KEPT_S
+
+KEY_KEPT_S = 24 * 3600
 
 DAY_S = 24 * 3600
 BATCH = 1000
@@ -117,7 +117,7 @@ def _delete_usage(connection: Connection, before: int, most: int) -> int:
 
 
 def _delete_events(connection: Connection, before: int, most: int) -> int:
-    ended = sa.select(JOBS.c.id).where(JOBS.c.status.in_(FINISHED), JOBS.c.finished_at < before)
+    ended = sa.select(JOBS.c.id).where(JOBS.c.finished_at < before)
     ended = ended.where(sa.exists().where(JOB_EVENTS.c.job_id == JOBS.c.id)).order_by(JOBS.c.id).limit(most)
     jobs = list(connection.execute(ended).scalars())
     events = sa.select(JOB_EVENTS.c.id).where(JOB_EVENTS.c.job_id.in_(jobs)).limit(most)

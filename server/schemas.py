@@ -5,17 +5,13 @@ Design decision: only the edge knows these; inside, versions are `StoredVersion`
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, Protocol, Self
+from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.errors import BadRequest, quoted
+from server.page_schemas import IdPage, NamePrefix, PageQuery, StrictQuery, check_filter_count, metadata_filters
 from server.stored_version import Entry, Listed
-
-MAX_METADATA_FILTERS = 16
-_METADATA = re.compile(r"metadata(?:\[(?P<bracketed>.*)\]|\.(?P<dotted>.*))", re.DOTALL)
 
 
 class RecipeObject(BaseModel):
@@ -72,28 +68,6 @@ class AdapterObject(BaseModel):
         )
 
 
-class HasId(Protocol):
-    """What pages are of."""
-
-    id: str
-
-
-class IdPage(BaseModel):
-    """A page of a listing; subclasses say of what their `data` is."""
-
-    object: Literal["list"] = "list"
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
-
-    @classmethod
-    def page(cls, data: Sequence[HasId], has_more: bool) -> Self:
-        """`data` as a page."""
-        first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
-        fields: dict[str, Any] = {"data": data, "has_more": has_more, "first_id": first_id, "last_id": last_id}
-        return cls(**fields)
-
-
 class AdapterList(IdPage):
     """A page of adapters; ask for the next one with `after` = `last_id`."""
 
@@ -122,87 +96,6 @@ class AdapterChange(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     public: bool
-
-
-class ModelObject(BaseModel):
-    """A base model, or an adapter that may be given as `model`; then `parent` is its base model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "tinylora"
-    root: str
-    parent: str | None
-    max_model_len: int
-
-
-class ModelList(BaseModel):
-    """The base models, then adapters by name; when `has_more`, ask for the next ones with `after` = `last_id`."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-class ModelDeleted(BaseModel):
-    """What OpenAI's client calls a deleted model: an adapter with all of its versions, or one version of it."""
-
-    id: str
-    object: Literal["model"] = "model"
-    deleted: Literal[True] = True
-
-
-class StrictQuery(BaseModel):
-    """Query parameters of which none may be unknown."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class PageQuery(StrictQuery):
-    """Where a page begins (behind the item `after`) and how long it is."""
-
-    after: str | None = None
-    limit: int = Field(20, ge=1, le=100)
-
-
-def metadata_filters(parameters: Iterable[tuple[str, object]], known: str) -> dict[str, str]:
-    """What `metadata[key]=value` and `metadata.key=value` among query `parameters` search for.
-
-    BadRequest for a parameter that is neither; `known` are those that the route has besides.
-    """
-    wanted: dict[str, str] = {}
-    for name, value in parameters:
-        match = _METADATA.fullmatch(name)
-        if match is None:
-            raise BadRequest(
-                f"the query has the unknown parameter {quoted(name)}; known are {known} and metadata[<key>]",
-                param=name,
-                code="unknown_parameter",
-            )
-        key = match["bracketed"] if match["dotted"] is None else match["dotted"]
-        if not isinstance(value, str) or not (key + value).isprintable() or key in wanted:
-            raise BadRequest(
-                f"{quoted(name)} is {quoted(value)}, expected one printable value", param=name, code="invalid_value"
-            )
-        wanted[key] = value
-    return wanted
-
-
-def check_filter_count(wanted: dict[str, str]) -> dict[str, str]:
-    """`wanted` itself. BadRequest when that is more metadata than anything has."""
-    if len(wanted) > MAX_METADATA_FILTERS:
-        raise BadRequest(
-            f"the query has {len(wanted)} metadata keys, expected at most {MAX_METADATA_FILTERS}",
-            param="metadata",
-            code="invalid_value",
-        )
-    return wanted
-
-
-# How names of adapters may begin, see names.py.
-NamePrefix = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._:/-]*$")]
 
 
 class ListQuery(PageQuery):
@@ -235,20 +128,3 @@ class VectorQuery(StrictQuery):
     """In what format to send a vector; default is what Accept asks for, else raw bytes."""
 
     format: Literal["raw", "safetensors"] | None = None
-
-
-class ModelQuery(StrictQuery):
-    """What Azure's clients put into the query of every request; it means nothing here."""
-
-    api_version: str | None = Field(None, alias="api-version")
-
-
-class ModelsQuery(ModelQuery):
-    """Where the listing of models begins (behind the one called `after`) and how long it is."""
-
-    after: str | None = None
-    limit: int = Field(1000, ge=1, le=1000)
-
-
-class NoQuery(StrictQuery):
-    """No query parameters at all."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fsspec.core import split_protocol  # type: ignore[import-untyped]
+from fsspec.registry import get_filesystem_class  # type: ignore[import-untyped]
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.file_storage import why_no_storage
 from server.key_strength import why_not_a_key, why_weak
 
 MIB = 2**20
@@ -151,3 +152,12 @@ def explain(error: ValidationError) -> str:
         value = "" if name in SECRETS else f"is {wrong['input']!r}: "
         sentences.append(f"TINYLORA_{name.upper()} {value}{message}")
     return "; ".join(sentences)
+
+
+def why_no_storage(url: str) -> str | None:
+    """Why there can be no files at `url`, for the operator: the package to install, say. None: there can."""
+    try:
+        get_filesystem_class(split_protocol(url)[0])
+    except (ImportError, ValueError) as error:
+        return str(error)
+    return None

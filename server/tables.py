@@ -22,8 +22,6 @@ METADATA = sa.MetaData(
 
 # SQLite numbers rows by itself only under a primary key called INTEGER.
 ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-DEFAULT_TENANT_ID = 1
-DEFAULT_TENANT_NAME = "default"
 
 # Null in a quota or limit means that there is none.
 TENANTS = sa.Table(

@@ -39,10 +39,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http_metrics import METHODS, route_of
+from server.paths import OPERATIONS
 from server.principal import Principal
 from server.request_id import request_id_of
 from server.request_usage import RequestUsage
-from server.routes.ops import PATHS as OPERATIONS
 
 TENANT, ADAPTER, REQUEST_ID = "tinylora.tenant", "tinylora.adapter", "tinylora.request_id"
 RESOLVE, ADMISSION, ENGINE = "resolve", "admission", "engine"

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Row
 
 from server.errors import BadRequest
+from server.page_schemas import IdPage
 from server.principal import KEY_SCOPES, KeyScope, Limits
-from server.schemas import IdPage
 
 MAX_QUOTA = 10**12
 MAX_TIME = 2**40

@@ -8,18 +8,18 @@ Functions of a connection, to be called within a transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from server.adapter_rows import now
+from server.clock import now
 from server.database import Database
 from server.errors import BadRequest, NotFound, quoted
-from server.jobs import pause_jobs_of
 from server.names import check_tenant_name
-from server.tables import DEFAULT_TENANT_NAME, TENANTS
+from server.principal import DEFAULT_TENANT_NAME
+from server.tables import TENANTS
 
 
 def create_tenant(database: Database, connection: Connection, name: str, quotas: Mapping[str, Any]) -> Row[Any]:
@@ -57,10 +57,15 @@ def list_tenants(connection: Connection, after: str, limit: int) -> tuple[Sequen
 
 
 def update_tenant(
-    connection: Connection, name: str, quotas: Mapping[str, Any], *, disabled: bool | None = None
+    connection: Connection,
+    name: str,
+    quotas: Mapping[str, Any],
+    *,
+    disabled: bool | None = None,
+    on_disable: Callable[[Connection, int], None] | None = None,
 ) -> Row[Any]:
-    """Change columns of TENANTS, and whether the tenant's keys work. Disabling it pauses its training jobs. Raises as
-    `find_tenant`, and BadRequest for disabling the default tenant."""
+    """Change columns of TENANTS, and whether the tenant's keys work. `on_disable(connection, tenant_id)` is called
+    where they cease to. Raises as `find_tenant`, and BadRequest for disabling the default tenant."""
     row = find_tenant(connection, name)
     values = dict(quotas)
     if disabled and name == DEFAULT_TENANT_NAME:
@@ -71,9 +76,8 @@ def update_tenant(
         )
     if disabled is not None and disabled != (row.disabled_at is not None):
         values["disabled_at"] = now() if disabled else None
-        if disabled:
-            # Before the tenant's row is locked, as reports of workers do.
-            pause_jobs_of(connection, row.id, "Paused, for the tenant was disabled; resume the job when it is enabled.")
+        if disabled and on_disable is not None:
+            on_disable(connection, row.id)  # before the tenant's row is locked, as reports of workers do
     if not values:
         return row
     change = TENANTS.update().where(TENANTS.c.id == row.id).values(values)

@@ -22,9 +22,8 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from server.names import FORMER, OTHER
 from server.top_labels import TopLabels
-
-OTHER, FORMER = "other", "former"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,13 +16,14 @@ from prometheus_client import CollectorRegistry
 from server.database import Database
 from server.file_storage import FileStorage
 from server.file_sweep import sweeping_files
+from server.gateway import Training
 from server.grader_runs import GraderRuns
 from server.job_metrics import JobMetrics
 from server.lifespan import run_with
 from server.routes import files, fine_tuning, graders, worker
 from server.settings import Settings
 from server.training.graders.build import GraderTools
-from server.training_parts import Training, client_of_this_server, grader_tools
+from server.training.graders.tools import client_of_this_server, grader_tools
 
 ROUTERS = (files.router, graders.router, fine_tuning.router, worker.router)
 

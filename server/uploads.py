@@ -24,7 +24,16 @@ from adapters.errors import CheckpointError
 from adapters.factor_fit import Imported
 from adapters.factors import Factors
 from adapters.peft_import import import_checkpoint
-from server.adapter_spec import DEFAULT_DTYPE, SPEC_FIELDS, check_recipe, check_servable, parse_recipe, parse_spec
+from server.adapter_spec import (
+    DEFAULT_DTYPE,
+    SPEC_FIELDS,
+    check_recipe,
+    check_servable,
+    metadata_of,
+    name_of,
+    parse_recipe,
+    parse_spec,
+)
 from server.errors import BadRequest, UnsupportedMediaType, quoted
 from server.json_values import check_values
 from server.off_loop import off_loop
@@ -34,7 +43,6 @@ RAW = "application/octet-stream"
 SAFETENSORS = ("application/x-safetensors", "application/safetensors")
 RECIPE_NUMBERS = ("rank", "u", "groups", "seed")
 RECIPE_WORDS = ("tying", "projection", "convention")
-MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 MAX_CONFIG_BYTES = 2**20
 MAX_FORM_FIELDS = 8
 CONFIG_FIELDS = ("config", "adapter_config", "adapter_config.json")
@@ -237,37 +245,3 @@ def _whole_number(text: str, field: str) -> int:
     if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 25):
         raise BadRequest(f"{field} is {quoted(text)}, expected a whole number", param=field, code="invalid_recipe")
     return int(text)
-
-
-def name_of(fields: Mapping[str, object]) -> str:
-    """The field `name`, unchecked but for being a string."""
-    name = fields.get("name")
-    if name is None:
-        raise BadRequest(
-            "name is missing, expected a name such as 'acme/math'", param="name", code="missing_required_parameter"
-        )
-    if not isinstance(name, str):
-        raise BadRequest(f"name is {quoted(name)}, expected a string", param="name", code="invalid_name")
-    return name
-
-
-def metadata_of(value: object) -> Mapping[str, str]:
-    """At most 16 pairs of strings, of at most 64 and 512 characters: the rules of OpenAI's metadata."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or len(value) > MAX_METADATA_PAIRS:
-        raise BadRequest(
-            f"metadata is {quoted(value)}, expected an object with at most {MAX_METADATA_PAIRS} pairs",
-            param="metadata",
-            code="invalid_metadata",
-        )
-    for key, text in value.items():
-        fits = isinstance(text, str) and len(key) <= MAX_METADATA_KEY and len(text) <= MAX_METADATA_VALUE
-        if not fits or not (key + text).isprintable():
-            raise BadRequest(
-                f"metadata[{quoted(key)}] is {quoted(text)}, expected printable text of at most {MAX_METADATA_VALUE} "
-                f"characters under a key of at most {MAX_METADATA_KEY}",
-                param=f"metadata.{key}",
-                code="invalid_metadata",
-            )
-    return value

@@ -29,11 +29,10 @@ from sqlalchemy.engine import Connection
 from server.database import Database
 from server.engine_api import ServedAdapter
 from server.errors import ApiError
-from server.metrics import BASE_LABEL, INLINE_LABEL, MIX_LABEL
+from server.names import BASE_LABEL, INLINE_LABEL, MIX_LABEL, OTHER
 from server.principal import Principal
 from server.request_usage import RequestUsage
 from server.tables import USAGE
-from server.top_counters import OTHER
 
 HOUR_S = 3600
 # Of usage that waits for the database. Beyond it, only tenants are told apart.

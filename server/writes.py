@@ -13,24 +13,22 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import sqlalchemy as sa
-from fastapi import Depends, Header, Request
+from fastapi import Request
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
 from server.database import Database
-from server.errors import BadRequest, PayloadTooLarge, UnprocessableEntity, quoted
-from server.principal import Principal, principal_of
-from server.request_body import MAX_JSON_BYTES
-from server.request_id import request_id_of
+from server.errors import UnprocessableEntity, quoted
+from server.principal import Principal
+from server.retention import KEY_KEPT_S
 from server.tables import AUDIT_LOG, IDEMPOTENCY_KEYS
 
 IDEMPOTENCY_HEADER = "idempotency-key"
 REPLAYED_HEADER = "idempotent-replayed"
 MAX_KEY_CHARS = 255
-KEY_KEPT_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,41 +150,7 @@ def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def author_of(
-    request: Request,
-    # For the documentation; what it may be is checked below.
-    _key: Annotated[
-        str | None, Header(alias="Idempotency-Key", description="The same request again gets the same answer.")
-    ] = None,
-) -> Author:
-    """The author of `request`. BadRequest for an Idempotency-Key that is empty, too long or no printable ASCII."""
-    key = request.headers.get(IDEMPOTENCY_HEADER)
-    if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()):
-        raise BadRequest(
-            f"The Idempotency-Key is {quoted(key)}, expected 1 to {MAX_KEY_CHARS} printable ASCII characters.",
-            param=IDEMPOTENCY_HEADER,
-            code="invalid_value",
-        )
-    return Author(principal_of(request.scope), request_id_of(request.scope), key)
-
-
-AuthorDep = Annotated[Author, Depends(author_of)]
-
-
 def fingerprint_of(request: Request, body: bytes) -> str:
     """For `Writes.run`: SHA-256 of method, path, query and `body`."""
     parts = (request.method, request.url.path, request.url.query)
     return hashlib.sha256("\0".join(parts).encode() + b"\0" + body).hexdigest()
-
-
-async def _fingerprint(request: Request) -> str:
-    # Of a body that the route takes Starlette keeps a copy; of any other none is needed.
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_JSON_BYTES:
-            raise PayloadTooLarge(f"The body has more than {MAX_JSON_BYTES} bytes, expected none or a short one.")
-    return fingerprint_of(request, bytes(body))
-
-
-FingerprintDep = Annotated[str, Depends(_fingerprint)]

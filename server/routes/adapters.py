@@ -17,12 +17,13 @@ from starlette.concurrency import run_in_threadpool
 
 from adapters.errors import AdapterError
 from server.adapter_rows import entry_at, set_public, visible_row
-from server.conditional import Precondition, PreconditionDep, revision_etag, version_etag
+from server.conditional import Precondition, revision_etag, version_etag
 from server.deletion import delete, purge, restore
 from server.errors import ApiError, BadRequest, quoted
-from server.gateway import Gateway, GatewayDep
+from server.gateway import AuthorDep, FingerprintDep, Gateway, GatewayDep, PreconditionDep, PrincipalDep
 from server.names import Reference, check_new_name, parse_reference
-from server.principal import PrincipalDep
+from server.page_schemas import NoQuery
+from server.paths import ADAPTERS_PREFIX
 from server.routes.adapter_docs import CONDITIONAL, SEARCH_DOCS, UPLOAD_DOCS
 from server.routes.adapter_paths import accepts_safetensors, adapter_of, conditional_answer, written_by
 from server.routes.own_route import OwnRoute
@@ -33,16 +34,14 @@ from server.schemas import (
     AdapterObject,
     DeleteQuery,
     ListQuery,
-    NoQuery,
     VectorQuery,
     VersionsQuery,
 )
 from server.stored_version import Entry
 from server.uploads import RAW, SAFETENSORS, body_format, read_upload
-from server.writes import Answer, Author, AuthorDep, FingerprintDep, fingerprint_of
+from server.writes import Answer, Author, fingerprint_of
 
-PREFIX = "/v1/adapters"
-router = APIRouter(prefix=PREFIX, tags=["adapters"], route_class=OwnRoute)
+router = APIRouter(prefix=ADAPTERS_PREFIX, tags=["adapters"], route_class=OwnRoute)
 
 
 @router.post("", status_code=201, response_model=AdapterObject, openapi_extra=UPLOAD_DOCS)

@@ -15,19 +15,17 @@ from sqlalchemy.engine import Connection
 
 from server import aliases
 from server.alias_schemas import AliasChange, AliasDeleted, AliasList, AliasMoveList, AliasObject
-from server.conditional import PreconditionDep
 from server.errors import BadRequest, quoted
-from server.gateway import GatewayDep
+from server.gateway import AuthorDep, FingerprintDep, GatewayDep, PreconditionDep, PrincipalDep
 from server.names import check_alias
-from server.principal import PrincipalDep
+from server.page_schemas import NoQuery, PageQuery
+from server.paths import ADAPTERS_PREFIX
 from server.routes.adapter_docs import CONDITIONAL
 from server.routes.adapter_paths import adapter_of, conditional_answer, written_by
-from server.routes.adapters import PREFIX
 from server.routes.own_route import OwnRoute
-from server.schemas import NoQuery, PageQuery
-from server.writes import Answer, AuthorDep, FingerprintDep
+from server.writes import Answer
 
-router = APIRouter(prefix=PREFIX, tags=["aliases"], route_class=OwnRoute)
+router = APIRouter(prefix=ADAPTERS_PREFIX, tags=["aliases"], route_class=OwnRoute)
 
 
 @router.get("/{name:path}/aliases")

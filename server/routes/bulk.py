@@ -19,7 +19,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from server.body_memory import held_body
-from server.bulk import BATCH, BATCH_BYTES, BulkImport, export_versions
+from server.bulk import BulkImport
+from server.bulk_export import BATCH, BATCH_BYTES, export_versions
 from server.bulk_formats import (
     MAX_FILE_ADAPTERS,
     NDJSON,
@@ -32,16 +33,15 @@ from server.bulk_formats import (
     parse_safetensors,
     safetensors_file,
 )
-from server.errors import ApiError, UnsupportedMediaType, error_object, quoted
-from server.gateway import Gateway, GatewayDep
+from server.error_responses import error_object
+from server.errors import ApiError, UnsupportedMediaType, quoted
+from server.gateway import AuthorDep, Gateway, GatewayDep, PrincipalDep
 from server.names import parse_reference
-from server.principal import PrincipalDep
+from server.page_schemas import NamePrefix, NoQuery, StrictQuery
 from server.request_body import body_chunks, read_body
 from server.routes.own_route import OwnRoute
-from server.schemas import NamePrefix, NoQuery, StrictQuery
 from server.stored_version import StoredVersion
 from server.uploads import SAFETENSORS, media_type
-from server.writes import AuthorDep
 
 MAX_SPOOLED_IN_MEMORY = 2**20
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=OwnRoute)

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from server.errors import ApiError, Unavailable
+from server.file_schemas import FileDeleted, FileList, FileObject, FilesQuery
 from server.file_upload import FileUpload, read_file_upload
 from server.files import PREFIX as ID_PREFIX
 from server.files import check_room, delete_file, get_file, insert_file, list_files, location_of
-from server.gateway import Gateway, GatewayDep
-from server.principal import PrincipalDep
+from server.gateway import AuthorDep, Gateway, GatewayDep, PrincipalDep, Training, TrainingDep
+from server.page_schemas import NoQuery
 from server.record_ids import new_id
 from server.routes.own_route import OwnRoute
-from server.schemas import IdPage, NoQuery, StrictQuery
 from server.tenant_lock import lock_tenant
-from server.training_parts import Training, TrainingDep
-from server.writes import Answer, Author, AuthorDep, fingerprint_of
+from server.writes import Answer, Author, fingerprint_of
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=OwnRoute)
 
@@ -51,49 +49,6 @@ _UPLOAD_DOCS = {
         },
     }
 }
-
-
-class FileObject(BaseModel):
-    """One file. `sha256` (ours) is of its bytes."""
-
-    id: str
-    object: Literal["file"] = "file"
-    bytes: int
-    created_at: int
-    expires_at: int | None
-    filename: str
-    purpose: str
-    status: Literal["processed"] = "processed"
-    status_details: None = None
-    sha256: str
-
-    @classmethod
-    def of(cls, row: Row[Any]) -> FileObject:
-        names = ("id", "bytes", "created_at", "expires_at", "filename", "purpose", "sha256")
-        return cls(**{name: getattr(row, name) for name in names})
-
-
-class FileList(IdPage):
-    """A page of files; ask for the next one with `after` = `last_id`."""
-
-    data: list[FileObject]
-
-
-class FileDeleted(BaseModel):
-    """What was deleted."""
-
-    id: str
-    object: Literal["file"] = "file"
-    deleted: Literal[True] = True
-
-
-class FilesQuery(StrictQuery):
-    """Which files, in the order of the time they were made."""
-
-    after: str | None = Field(None, max_length=64, pattern=rf"^{ID_PREFIX}[0-9a-f]+$")
-    limit: int = Field(10_000, ge=1, le=10_000)
-    order: Literal["asc", "desc"] = "desc"
-    purpose: str | None = Field(None, max_length=32, pattern="^[a-z_-]+$")
 
 
 @router.post("", response_model=FileObject, openapi_extra=_UPLOAD_DOCS)

@@ -18,7 +18,8 @@ from sqlalchemy.engine import Connection, Row
 from starlette.concurrency import run_in_threadpool
 
 from server.adapter_field import model_not_found
-from server.errors import BadRequest, NotFound, validation_error
+from server.error_responses import validation_error
+from server.errors import BadRequest, NotFound
 from server.fine_tuning_schemas import (
     CheckpointList,
     CheckpointObject,
@@ -29,7 +30,7 @@ from server.fine_tuning_schemas import (
     JobObject,
     JobsQuery,
 )
-from server.gateway import Gateway, GatewayDep
+from server.gateway import AuthorDep, Gateway, GatewayDep, PrincipalDep, TrainingDep
 from server.job_checkpoints import list_checkpoints
 from server.job_events import list_events
 from server.job_names import result_name
@@ -38,15 +39,13 @@ from server.jobs import PREFIX as ID_PREFIX
 from server.jobs import NewJob, cancel_job, create_job, get_job, list_jobs, pause_job, resume_job
 from server.names import parse_reference
 from server.off_loop import off_loop
-from server.principal import PrincipalDep
+from server.page_schemas import NoQuery, PageQuery
 from server.record_ids import new_id
 from server.request_body import read_json
 from server.routes.own_route import OwnRoute
-from server.schemas import NoQuery, PageQuery
 from server.stored_version import StoredVersion
 from server.training.graders.build import GraderTools, parse_spec
-from server.training_parts import TrainingDep
-from server.writes import Answer, Author, AuthorDep, fingerprint_of
+from server.writes import Answer, Author, fingerprint_of
 
 MAX_BODY_BYTES = 4 * 2**20
 GRADER_PARAM = "method.reinforcement.grader"

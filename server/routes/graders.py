@@ -12,16 +12,23 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar, get_args
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from server.auth import key_of
-from server.errors import Unavailable, validation_error
+from server.error_responses import validation_error
+from server.errors import Unavailable
 from server.grader_runs import GraderRuns
+from server.grader_schemas import (
+    GraderRunMetadata,
+    GraderRunRequest,
+    GraderRunResponse,
+    GraderValidateRequest,
+    GraderValidateResponse,
+)
 from server.off_loop import off_loop
-from server.principal import principal_of
+from server.principal import ORGANIZATION_HEADER, principal_of
 from server.request_body import read_json
 from server.routes.own_route import OwnRoute
-from server.training.gateway_client import TENANT_HEADER
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import ErrorKind, Grade, GraderError, Sample, grade_row
 from server.training.graders.multi import MultiSpec
@@ -35,60 +42,11 @@ router = APIRouter(prefix=PREFIX, tags=["fine-tuning"], route_class=OwnRoute)
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
-class GraderRunRequest(BaseModel):
-    """`model_sample` is the completion's text; `item` the fields of the row that it answers."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    grader: dict[str, Any]
-    model_sample: str
-    item: dict[str, Any] | None = None
-
-
-class GraderValidateRequest(BaseModel):
-    """The definition to check."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    grader: dict[str, Any]
-
-
-class GraderRunMetadata(BaseModel):
-    """`scores` by name of grader; `errors` has OpenAI's flags; `detail` (ours) is how the score came about."""
-
-    name: str
-    type: str
-    errors: dict[str, Any]
-    execution_time: float
-    scores: dict[str, float]
-    token_usage: int | None
-    sampled_model_name: str | None
-    detail: dict[str, Any]
-    passes: bool | None
-
-
-class GraderRunResponse(BaseModel):
-    """`reward` is 0 when the grader could not grade; then `metadata.errors` says why."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    reward: float
-    metadata: GraderRunMetadata
-    sub_rewards: dict[str, float]
-    model_grader_token_usage_per_model: dict[str, int]
-
-
-class GraderValidateResponse(BaseModel):
-    """The grader, with defaults filled in."""
-
-    grader: dict[str, Any] = Field(examples=[{"type": "string_check", "name": "exact"}])
-
-
 def _tools(request: Request) -> GraderTools:
     tools: GraderTools = request.app.state.grader_tools
-    key, tenant = key_of(request.headers), request.headers.get(TENANT_HEADER)
+    key, tenant = key_of(request.headers), request.headers.get(ORGANIZATION_HEADER)
     # In the spelling in which the openai client lets its own be replaced.
-    asker = {"Authorization": key and f"Bearer {key}", TENANT_HEADER: tenant}
+    asker = {"Authorization": key and f"Bearer {key}", ORGANIZATION_HEADER: tenant}
     return tools.on_behalf_of({name: value for name, value in asker.items() if value is not None})
 
 

@@ -15,12 +15,12 @@ from sqlalchemy.engine import Connection
 
 from server.api_keys import NewKey, create_key, find_key, list_keys, new_key_id, new_secret, revoke_key
 from server.errors import BadRequest
-from server.gateway import GatewayDep
+from server.gateway import AuthorDep, FingerprintDep, GatewayDep
+from server.page_schemas import NoQuery, PageQuery
 from server.routes.own_route import OwnRoute
-from server.schemas import NoQuery, PageQuery
 from server.tenant_schemas import KeyCreate, KeyList, KeyObject, NewKeyObject
 from server.tenants import find_tenant
-from server.writes import IDEMPOTENCY_HEADER, Answer, AuthorDep, FingerprintDep
+from server.writes import IDEMPOTENCY_HEADER, Answer
 
 router = APIRouter(prefix="/v1/tenants/{tenant}/keys", tags=["keys"], route_class=OwnRoute)
 

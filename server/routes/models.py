@@ -13,16 +13,14 @@ from fastapi import APIRouter, Query, Response
 from sqlalchemy.engine import Connection
 
 from server.adapter_field import model_not_found
-from server.conditional import PreconditionDep
 from server.deletion import delete
 from server.errors import BadRequest, NotFound, quoted
-from server.gateway import Gateway, GatewayDep
+from server.gateway import AuthorDep, FingerprintDep, Gateway, GatewayDep, PreconditionDep, PrincipalDep
+from server.model_schemas import ModelDeleted, ModelList, ModelObject, ModelQuery, ModelsQuery
 from server.names import parse_reference
-from server.principal import PrincipalDep
 from server.routes.own_route import OwnRoute
-from server.schemas import ModelDeleted, ModelList, ModelObject, ModelQuery, ModelsQuery
 from server.stored_version import Description, StoredVersion
-from server.writes import Answer, AuthorDep, FingerprintDep
+from server.writes import Answer
 
 STARTED_AT = int(time.time())
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=OwnRoute)

@@ -17,7 +17,6 @@ from server.errors import Unavailable
 from server.gateway import Gateway, GatewayDep
 from server.routes.own_route import OwnRoute
 
-PATHS = frozenset({"/health", "/ready", "/metrics"})
 router = APIRouter(tags=["operations"], route_class=OwnRoute)
 
 

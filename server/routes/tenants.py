@@ -10,13 +10,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.engine import Connection
 
-from server.gateway import GatewayDep
+from server.gateway import AuthorDep, FingerprintDep, GatewayDep
+from server.jobs import pause_jobs_of_disabled
 from server.names import check_tenant_name
+from server.page_schemas import NoQuery, PageQuery
 from server.routes.own_route import OwnRoute
-from server.schemas import NoQuery, PageQuery
 from server.tenant_schemas import TenantChange, TenantCreate, TenantList, TenantObject
 from server.tenants import create_tenant, find_tenant, list_tenants, update_tenant
-from server.writes import Answer, AuthorDep, FingerprintDep
+from server.writes import Answer
 
 PREFIX = "/v1/tenants"
 router = APIRouter(prefix=PREFIX, tags=["tenants"], route_class=OwnRoute)
@@ -69,7 +70,7 @@ def change_tenant(
     disabled = change.disabled if "disabled" in change.model_fields_set else None
 
     def do(connection: Connection) -> Answer:
-        row = update_tenant(connection, tenant, change.quotas(), disabled=disabled)
+        row = update_tenant(connection, tenant, change.quotas(), disabled=disabled, on_disable=pause_jobs_of_disabled)
         return Answer(TenantObject.of(row).model_dump())
 
     detail = change.model_dump(exclude_unset=True)

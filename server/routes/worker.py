@@ -18,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 
-from server.errors import BadRequest, quoted, validation_error
-from server.gateway import Gateway, GatewayDep
+from server.error_responses import validation_error
+from server.errors import BadRequest, quoted
+from server.gateway import AuthorDep, Gateway, GatewayDep, Training, TrainingDep
 from server.job_leases import claim
 from server.job_progress import finish, report, validated
 from server.job_results import add_result_file, step_metrics, store_result
@@ -31,7 +32,6 @@ from server.record_ids import is_id
 from server.request_body import read_json
 from server.routes.own_route import OwnRoute
 from server.tables import TENANTS
-from server.training_parts import Training, TrainingDep
 from server.training_tables import JOBS
 from server.worker_protocol import (
     ClaimAnswer,
@@ -42,7 +42,7 @@ from server.worker_protocol import (
     ReportRequest,
     ValidatedRequest,
 )
-from server.writes import Answer, Author, AuthorDep
+from server.writes import Answer, Author
 
 MAX_BODY_BYTES = 128 * 2**20
 router = APIRouter(prefix="/v1/worker", tags=["workers"], route_class=OwnRoute)

@@ -21,7 +21,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from server.errors import field_of, quoted
+from server.error_responses import field_of
+from server.errors import quoted
 
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal")
 # As chat templates know them.

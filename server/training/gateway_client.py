@@ -14,6 +14,7 @@ from typing import BinaryIO, TypeVar, cast
 import httpx
 from pydantic import BaseModel
 
+from server.principal import ORGANIZATION_HEADER
 from server.training.http_retry import GatewayRefused, Patience, refused, request
 from server.worker_protocol import (
     ClaimAnswer,
@@ -25,7 +26,6 @@ from server.worker_protocol import (
     ValidatedRequest,
 )
 
-TENANT_HEADER = "OpenAI-Organization"
 _LOST = frozenset({"lease_lost", "unexpected_step"})
 _CLAIM_TIMEOUT_S = 15.0
 _TIMEOUT_S = 120.0
@@ -68,7 +68,7 @@ class GatewayClient:
     @asynccontextmanager
     async def file(self, tenant: str, file_id: str) -> AsyncIterator[BinaryIO]:
         """The bytes of a tenant's file, on disk. GatewayRefused when it is not there."""
-        path, headers = f"/v1/files/{file_id}/content", {TENANT_HEADER: tenant}
+        path, headers = f"/v1/files/{file_id}/content", {ORGANIZATION_HEADER: tenant}
         with tempfile.TemporaryFile() as file:
             await self._get(path, headers, file)
             file.seek(0)

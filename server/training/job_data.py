@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 from server.errors import BadRequest
 from server.job_config import ReinforcementConfig, TrainingConfig
+from server.principal import ORGANIZATION_HEADER
 from server.training.chat_tokens import ChatTokens
 from server.training.dataset import DataLimits, Row, Sampler, read_row, read_rows, split
-from server.training.gateway_client import TENANT_HEADER, GatewayClient
+from server.training.gateway_client import GatewayClient
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import Grader
 from server.training.row_store import RowStore
@@ -73,7 +74,7 @@ async def opened(
     Raises BadRequest (a DataError with its line, most often) for what cannot be trained on.
     """
     _check_integrations(job)
-    tools = tools.on_behalf_of({TENANT_HEADER: job.tenant})
+    tools = tools.on_behalf_of({ORGANIZATION_HEADER: job.tenant})
     config, grader, variables = job.config, None, frozenset[Any]()
     if isinstance(config, ReinforcementConfig):
         spec = parse_spec(job.method["reinforcement"]["grader"], GRADER_PARAM)

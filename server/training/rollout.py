@@ -32,11 +32,10 @@ from typing import Any
 import httpx
 
 from adapters.adapter import Adapter
+from server.principal import ORGANIZATION_HEADER
 from server.training.fair_gate import FairGate
-from server.training.gateway_client import TENANT_HEADER
 from server.training.http_retry import GatewayRefused, Patience, request
-
-PRIORITY = 10
+from server.worker_protocol import PRIORITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ class RolloutClient:
                     "/v1/completions",
                     patience=self._patience,
                     json=body,
-                    headers={TENANT_HEADER: tenant},
+                    headers={ORGANIZATION_HEADER: tenant},
                 )
                 choices = response.json()["choices"]
                 completions = tuple(_completion(choice, sampling.with_logprobs) for choice in choices)

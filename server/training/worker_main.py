@@ -31,10 +31,10 @@ from server.logging import configure_logging
 from server.settings import Settings
 from server.training.forward import PassLimits
 from server.training.gateway_client import GatewayClient
+from server.training.graders.tools import client_of_this_server, grader_tools
 from server.training.rollout import RolloutClient
 from server.training.trainer import Trainer
 from server.training.worker import Worker, WorkerTools
-from server.training_parts import client_of_this_server, grader_tools
 
 # Activations of a pass, not weights, are what a worker needs memory for: in float32 about 1.6 MiB per token of a model
 # of 135M parameters. Longer passes are no faster on a CPU.

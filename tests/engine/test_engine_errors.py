@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from server.engine_errors import add_engine_error_handlers
-from server.errors import install_error_handlers
+from server.error_handlers import install_error_handlers
 from server.last_resort import LastResort
 
 pytestmark = pytest.mark.engine

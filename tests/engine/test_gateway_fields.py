@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from fastapi import FastAPI
 
-from server.gateway_fields import MODEL_ROUTES, REFUSED_ROUTES
+from server.paths import MODEL_ROUTES, REFUSED_ROUTES
 
 pytestmark = pytest.mark.engine
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from server.engine_error_shape import EngineErrors
 from server.engine_errors import add_engine_error_handlers
-from server.errors import install_error_handlers
+from server.error_handlers import install_error_handlers
 from server.last_resort import LastResort
 
 pytestmark = pytest.mark.engine

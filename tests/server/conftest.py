@@ -19,10 +19,10 @@ from adapters.adapter import Adapter
 from adapters.factors import Factors
 from server.app import create_app
 from server.database import Database
+from server.principal import DEFAULT_TENANT_ID
 from server.registry import Registry
 from server.settings import Settings
 from server.stored_version import StoredVersion
-from server.tables import DEFAULT_TENANT_ID
 from tests.postgres import PostgresServer
 from tests.server.fake_engine import FakeEngine, tiny_factors
 from tests.server.keyed import Operator, with_admin_key

@@ -15,9 +15,10 @@ from server import aliases, deletion
 from server.database import Database
 from server.names import parse_reference
 from server.point_reads import PointReads, open_point_reads
+from server.principal import DEFAULT_TENANT_ID
 from server.registry import Registry
 from server.stored_version import StoredVersion
-from server.tables import DEFAULT_TENANT_ID, TENANTS
+from server.tables import TENANTS
 
 T = TypeVar("T")
 

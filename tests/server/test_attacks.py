@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.bounded_http import MAX_HEAD_BYTES, BoundedHttp
-from server.gateway_fields import MODEL_ROUTES
+from server.paths import MODEL_ROUTES
 from tests.server.fake_engine import FakeEngine
 from tests.server.keyed import ADMIN_KEY, Operator, bearer
 

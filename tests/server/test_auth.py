@@ -15,7 +15,8 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from server.app import create_app
 from server.database import Database
-from server.path_scopes import OPEN_PATHS, scope_of
+from server.path_scopes import scope_of
+from server.paths import OPEN_PATHS
 from server.settings import Settings
 from tests.server.conftest import client_of
 from tests.server.fake_engine import BASE, FakeEngine

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from server.bulk import BATCH
+from server.bulk_export import BATCH
 from tests.server.fake_engine import BASE
 
 VECTOR = base64.b64encode(bytes(26)).decode()

@@ -17,13 +17,13 @@ from adapters.adapter import Adapter
 from adapters.factors import Factors
 from adapters.recipe import Recipe
 from server.app import create_app
-from server.bulk import BATCH_BYTES, export_versions
+from server.bulk_export import BATCH_BYTES, export_versions
 from server.bulk_formats import MAX_FILE_ADAPTERS, batches_of, fitting_file, lines_of, safetensors_file
 from server.creation import NewVersion
 from server.database import Database
+from server.principal import DEFAULT_TENANT_ID
 from server.settings import Settings
 from server.stored_version import StoredVersion
-from server.tables import DEFAULT_TENANT_ID
 from tests.server.conftest import client_of
 from tests.server.fake_engine import MODULES, FakeEngine
 from tests.server.process import Process

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.database import Database
-from server.errors import error_response
+from server.error_responses import error_response
 from server.registry import Registry
 from server.settings import Settings
 from server.stored_version import Page

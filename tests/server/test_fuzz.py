@@ -17,8 +17,8 @@ from adapters.factors import Factors
 from adapters.recipe import Recipe
 from server.app import create_app
 from server.database import Database
+from server.principal import DEFAULT_TENANT_ID
 from server.settings import Settings
-from server.tables import DEFAULT_TENANT_ID
 from tests.server.conftest import client_of
 from tests.server.fake_engine import BASE, FakeEngine
 

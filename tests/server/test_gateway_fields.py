@@ -6,7 +6,8 @@ import httpx
 import openai
 import pytest
 
-from server.gateway_fields import MODEL_ROUTES, set_gateway_fields
+from server.gateway_fields import set_gateway_fields
+from server.paths import MODEL_ROUTES
 
 
 @pytest.mark.parametrize("sent", [{}, {"cache_salt": "tenant-2"}, {"cache_salt": None}])

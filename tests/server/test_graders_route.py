@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import install_error_handlers
+from server.error_handlers import install_error_handlers
 from server.grader_runs import GraderRuns
 from server.principal import Principal
 from server.routes import graders

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from server.engine_launch import KEEP_ALIVE_S, keep_alive_s
+from server.bounded_http import KEEP_ALIVE_S, keep_alive_s
 from tests.server.fake_engine import BASE
 from tests.server.keyed import ADMIN_KEY, Operator, bearer
 

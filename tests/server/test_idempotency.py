@@ -18,8 +18,9 @@ from adapters.recipe import Recipe
 from server.database import Database
 from server.errors import BadRequest, UnprocessableEntity
 from server.principal import OPEN_PRINCIPAL, Principal, Tenant
+from server.retention import KEY_KEPT_S
 from server.tables import AUDIT_LOG
-from server.writes import KEY_KEPT_S, Answer, Author, Writes
+from server.writes import Answer, Author, Writes
 from tests.server.process import Process
 
 ADAPTER = "/v1/adapters/acme/math"

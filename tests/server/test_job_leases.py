@@ -15,8 +15,9 @@ from server.job_config import ReinforcementConfig
 from server.job_leases import MAX_ATTEMPTS
 from server.job_progress import validated
 from server.jobs import NewJob, cancel_job, create_job, get_job
+from server.principal import DEFAULT_TENANT_ID
 from server.record_ids import new_id
-from server.tables import DEFAULT_TENANT_ID, TENANTS
+from server.tables import TENANTS
 from server.worker_protocol import ValidatedRequest
 from tests.server.acting import new_tenant
 from tests.server.training_kit import vector

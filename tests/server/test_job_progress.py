@@ -19,9 +19,10 @@ from server.database import Database
 from server.deletion import purge
 from server.errors import ApiError, BadRequest
 from server.job_checkpoints import list_checkpoints
-from server.jobs import get_job, resume_job
+from server.jobs import get_job, pause_jobs_of_disabled, resume_job
 from server.names import parse_reference
-from server.tables import ADAPTER_VERSIONS, ADAPTERS, DEFAULT_TENANT_ID, TENANTS
+from server.principal import DEFAULT_TENANT_ID
+from server.tables import ADAPTER_VERSIONS, ADAPTERS, TENANTS
 from server.tenants import create_tenant, update_tenant
 from server.training_tables import JOB_CHECKPOINTS, JOBS
 from tests.server.training_kit import vector
@@ -189,7 +190,7 @@ def test_a_disabled_tenants_jobs_are_paused_and_can_go_on_later(gateway: Trainin
     other = gateway.new_job()
     assert gateway.claimed("w", 2) == [running, other]
 
-    gateway.do(lambda to: update_tenant(to, "globex", {}, disabled=True))
+    gateway.do(lambda to: update_tenant(to, "globex", {}, disabled=True, on_disable=pause_jobs_of_disabled))
 
     statuses = [gateway.do(lambda to, job=job: get_job(to, tenant, job)).status for job in (running, waiting, done)]
     assert statuses == ["paused", "paused", "cancelled"]

@@ -11,9 +11,8 @@ from prometheus_client import Counter
 
 from server.creation import NewVersion
 from server.engine_api import ServedAdapter
-from server.principal import DEFAULT_TENANT, Principal
+from server.principal import DEFAULT_TENANT, DEFAULT_TENANT_ID, Principal
 from server.request_usage import RequestUsage
-from server.tables import DEFAULT_TENANT_ID
 from server.usage import UsageMeter
 from tests.server.process import Process, adapter
 

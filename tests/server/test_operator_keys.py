@@ -9,8 +9,9 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.database import Database
-from server.operator_keys import OperatorKeys, take_api_keys
+from server.operator_keys import OperatorKeys
 from server.settings import Settings
+from server.vllm_flags import take_api_keys
 from tests.server.conftest import client_of
 from tests.server.fake_engine import FakeEngine
 from tests.server.keyed import ADMIN_KEY, bearer, with_admin_key

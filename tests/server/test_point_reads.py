@@ -16,7 +16,8 @@ from server.coalesced_reads import MAX_BATCH
 from server.database import Database
 from server.errors import Unavailable
 from server.point_reads import AdapterRow, KeyRow, PointReads, TenantRow, open_point_reads
-from server.tables import ADAPTERS, API_KEYS, DEFAULT_TENANT_ID, TENANTS
+from server.principal import DEFAULT_TENANT_ID
+from server.tables import ADAPTERS, API_KEYS, TENANTS
 from tests.postgres import PostgresServer
 
 DEFAULT = TenantRow(

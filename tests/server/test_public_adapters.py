@@ -23,8 +23,9 @@ from server.database import Database
 from server.errors import NotFound
 from server.names import Reference, parse_reference
 from server.point_reads import AdapterRow, SqlitePointReads
+from server.principal import DEFAULT_TENANT_ID
 from server.registry import Registry
-from server.tables import DEFAULT_TENANT_ID, TENANTS
+from server.tables import TENANTS
 from tests.server.conftest import Store
 
 CHAT = "/v1/chat/completions"

@@ -11,15 +11,15 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
+from server.background import repeating
 from server.database import Database
-from server.lifespan import repeating
-from server.principal import OPEN_PRINCIPAL
-from server.retention import DAY_S, KEY_GRACE_S, Retention, Rule, rules_of
+from server.principal import DEFAULT_TENANT_ID, OPEN_PRINCIPAL
+from server.retention import DAY_S, KEY_GRACE_S, KEY_KEPT_S, Retention, Rule, rules_of
 from server.settings import Settings
-from server.tables import AUDIT_LOG, DEFAULT_TENANT_ID, IDEMPOTENCY_KEYS, USAGE
+from server.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE
 from server.training_tables import FILES, JOB_EVENTS, JOBS
 from server.usage import HOUR_S
-from server.writes import KEY_KEPT_S, Answer, Author, Writes
+from server.writes import Answer, Author, Writes
 from tests.server.process import Process
 
 NOW = 2_000_000_000

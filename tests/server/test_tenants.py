@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.server.fake_engine import BASE
 from tests.server.keyed import Operator, bearer
+from tests.server.training_kit import REINFORCEMENT, ROWS
 
 NO_QUOTAS = {
     "max_adapters": None,
@@ -71,6 +73,21 @@ async def test_disabling_twice_keeps_the_time_of_the_first(operator: Operator) -
     again = (await operator.send("PATCH", "/v1/tenants/acme", json={"disabled": True, "weight": 3.0})).json()
     assert first["disabled_at"] is not None
     assert again == {**first, "weight": 3.0}
+
+
+async def test_the_jobs_of_a_disabled_tenant_are_paused(operator: Operator) -> None:
+    key = bearer(await operator.new_key("acme", "train"))
+    file = {"file": ("rows.jsonl", ROWS)}
+    uploaded = await operator.http.post("/v1/files", data={"purpose": "fine-tune"}, files=file, headers=key)
+    job = {"model": BASE, "training_file": uploaded.json()["id"], "method": REINFORCEMENT}
+    made = await operator.http.post("/v1/fine_tuning/jobs", json=job, headers=key)
+    assert made.status_code == 200, made.text
+
+    await operator.send("PATCH", "/v1/tenants/acme", json={"disabled": True})
+
+    path, acting = f"/v1/fine_tuning/jobs/{made.json()['id']}", {"openai-organization": "acme"}
+    await operator.send("PATCH", "/v1/tenants/acme", json={"disabled": False})
+    assert (await operator.send("GET", path, headers=acting)).json()["status"] == "paused"
 
 
 async def test_the_default_tenant_cannot_be_disabled(operator: Operator) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from server.top_counters import FORMER, OTHER, TopCounters
+from server.names import FORMER, OTHER
+from server.top_counters import TopCounters
 from server.top_labels import LEAD, TopLabels
 
 NAMES = st.sampled_from("abcdefghij")

@@ -15,8 +15,8 @@ from server.job_events import list_events
 from server.job_leases import claim
 from server.job_progress import finish, report
 from server.jobs import NewJob, create_job, get_job
+from server.principal import DEFAULT_TENANT_ID
 from server.record_ids import new_id
-from server.tables import DEFAULT_TENANT_ID
 from server.training_tables import JOBS
 from server.worker_protocol import (
     ClaimAnswer,
