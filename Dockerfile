@@ -74,7 +74,7 @@ COPY --from=packages-gpu /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-cache-dir --no-deps /wheels/*.whl
 USER 10001:10001
 ARG EMBEDDED_MODEL=no
-RUN if [ "$EMBEDDED_MODEL" = yes ]; then python -m server.embedded_model; fi
+RUN if [ "$EMBEDDED_MODEL" = yes ]; then python -m server.launch.embedded_model; fi
 
 # Last, so that a build without --target makes the image that runs anywhere.
 FROM runtime AS cpu
@@ -82,4 +82,4 @@ COPY --from=packages-cpu /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-cache-dir --no-deps /wheels/*.whl
 USER 10001:10001
 ARG EMBEDDED_MODEL=no
-RUN if [ "$EMBEDDED_MODEL" = yes ]; then python -m server.embedded_model; fi
+RUN if [ "$EMBEDDED_MODEL" = yes ]; then python -m server.launch.embedded_model; fi

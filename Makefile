@@ -72,7 +72,7 @@ clean: ## Remove the environments, the embedded model and all caches; keeps data
 
 # The model needs the environment to be built, but must not be built again because the environment changed.
 $(EMBEDDED_MODEL): | $(PROJECT)
-	@$(BIN)/python -m server.embedded_model $@
+	@$(BIN)/python -m server.launch.embedded_model $@
 	@$(BIN)/tinylora factors $@ > /dev/null
 
 # Editable, so that an edit is served at the next start; vLLM finds the plugin through the installed entry point.

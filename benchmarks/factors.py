@@ -67,7 +67,7 @@ def child(task: str, model: Path, args: argparse.Namespace) -> str:
 
 
 def build(model: Path, rank: int) -> dict[str, float]:
-    from adapters.factors_build import measure_build
+    from adapters.factors.build import measure_build
 
     with tempfile.TemporaryDirectory() as directory:
         factors, cost = measure_build(model, rank=rank, out_dir=directory)

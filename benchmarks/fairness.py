@@ -70,7 +70,7 @@ def running(args: argparse.Namespace) -> Iterator[str]:
         yield args.url
         return
     os.environ[ADMIN_KEY] = args.admin_key
-    with serving("tinylora serve", ["-m", "server.cli", "serve", args.model], args) as url:
+    with serving("tinylora serve", ["-m", "server.launch.cli", "serve", args.model], args) as url:
         yield url
 
 

@@ -29,9 +29,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from adapters.codec import encode
-from adapters.recipe import Recipe
-from server.cpu_defaults import auto_dtype
+from adapters.vector.codec import encode
+from adapters.vector.recipe import Recipe
+from server.launch.cpu_defaults import auto_dtype
 
 TOKENS = 64
 BATCHES = (1, 8, 32)
@@ -88,7 +88,7 @@ def vllm_server(args: argparse.Namespace) -> contextlib.AbstractContextManager[s
 
 
 def tinylora_server(args: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
-    return serving(OURS, ["-m", "server.cli", "serve", args.model], args)
+    return serving(OURS, ["-m", "server.launch.cli", "serve", args.model], args)
 
 
 @contextlib.contextmanager

@@ -38,8 +38,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from benchmarks.learning_table import markdown_table, read_results
 from benchmarks.learning_task import RECIPES, Files, Options, job_files, job_settings, make_files
-from clients.eval_rows import Row, load_rows
-from clients.evaluate import Sampling, evaluate
+from clients.evaluation.evaluate import Sampling, evaluate
+from clients.evaluation.rows import Row, load_rows
 from clients.examples.make_task import GRADER
 from clients.examples.train import ENDS, MAX_TOKENS
 

@@ -5,8 +5,8 @@ of S and row r of R. Its mean is over both. All seeds are measured on the same r
 averaging over the other one does not remove, and the standard error is that of two crossed random effects:
 
     V = V_rows + V_seeds - V_rest                 standard error = sqrt(max(V, V_rows, V_seeds))
-    V_rows  = sum_r (g[., r] - g)^2 / ((R - 1) R)           rows might have been others: clients.accuracy's estimate
-    V_seeds = sum_s (g[s, .] - g)^2 / ((S - 1) S)           seeds might have been others
+    V_rows  = sum_r (g[., r] - g)^2 / ((R - 1) R)           other rows: clients.evaluation.accuracy's estimate
+    V_seeds = sum_s (g[s, .] - g)^2 / ((S - 1) S)           other seeds
     V_rest  = sum_sr (g[s, r] - g[s, .] - g[., r] + g)^2 / ((S - 1)(R - 1) S R)           which both contain
 
 With one seed it is V_rows, and says nothing about other seeds. The range is of g[s, .], the gains of single seeds.
@@ -25,7 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from clients.accuracy import difference, estimate
+from clients.evaluation.accuracy import difference, estimate
 
 HOW = ("greedy", "sampled")
 CHECKPOINTS = ("selected", "last")

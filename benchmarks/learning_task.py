@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from adapters.recipe import Recipe
+from adapters.vector.recipe import Recipe
 from clients.examples.make_task import GRADER, make_task
 from clients.examples.train import MAX_TOKENS
 

@@ -30,16 +30,16 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from adapters.adapter import Adapter
-from adapters.recipe import Recipe
-from server.app import create_app
-from server.creation import NewVersion, create_versions
-from server.database import Database
-from server.names import Reference
-from server.principal import DEFAULT_TENANT_ID
-from server.settings import Settings
+from adapters.vector.adapter import Adapter
+from adapters.vector.recipe import Recipe
+from server.api.app import create_app
+from server.core.names import Reference
+from server.core.principal import DEFAULT_TENANT_ID
+from server.core.settings import Settings
+from server.db.database import Database
+from server.registry.creation import NewVersion, create_versions
 from tests.postgres import running_server
-from tests.server.fake_engine import FakeEngine, tiny_factors
+from tests.server.support.fake_engine import FakeEngine, tiny_factors
 
 BATCH = 1000
 RESOLVES = 20_000

@@ -59,7 +59,7 @@ def measure(job: dict[str, Any]) -> None:
     from vllm.platforms import current_platform
 
     if job["dtype"] == "auto" and current_platform.is_cpu():
-        from server.cpu_defaults import auto_dtype
+        from server.launch.cpu_defaults import auto_dtype
 
         job["dtype"] = auto_dtype()
     options: dict[str, Any] = {
@@ -74,14 +74,14 @@ def measure(job: dict[str, Any]) -> None:
     if job["variant"] != "base":
         adapters, factors = distinct_adapters(job["model"], count + 24)
         if job["variant"] == "tinylora":
-            from adapters.engine_form import engine_form
-            from adapters.vllm_plugin import engine_options
+            from adapters.apply.engine_form import engine_form
+            from adapters.vllm.plugin import engine_options
 
             options |= engine_options(factors, count)
             made = [LoRARequest(f"a{i}", i + 1, engine_form(adapter, factors)) for i, adapter in enumerate(adapters)]
             requests, fresh = list(made[:count]), made[count:]
         else:
-            from adapters.lora_export import export_lora
+            from adapters.checkpoints.lora_export import export_lora
 
             folder = Path(tempfile.mkdtemp())
             options |= {"enable_lora": True, "max_loras": count, "max_lora_rank": 8}
@@ -118,9 +118,9 @@ def measure(job: dict[str, Any]) -> None:
 def distinct_adapters(model: str, count: int) -> tuple[list[Any], Any]:
     import torch
 
-    from adapters.adapter import Adapter
-    from adapters.factors_build import find_or_build_factors
-    from adapters.recipe import Recipe
+    from adapters.factors.build import find_or_build_factors
+    from adapters.vector.adapter import Adapter
+    from adapters.vector.recipe import Recipe
 
     factors = find_or_build_factors(model)
     generator = torch.Generator().manual_seed(0)

@@ -42,7 +42,7 @@ from rich.table import Table
 from benchmarks.gateway import started
 from clients.examples.make_task import GRADER, make_task
 from clients.examples.train import MAX_TOKENS, TEMPERATURE
-from server.own_workers import NICE
+from server.launch.own_workers import NICE
 
 PARTS = ("sampling", "grading", "update", "step")
 # Their names in the timing of a step's event, and in the peer's result.
@@ -188,7 +188,10 @@ def running(command: list[str], environment: dict[str, str], log: Path) -> Itera
     """`tinylora <command>`, ended behind the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", *command], stdout=output, stderr=subprocess.STDOUT, env=environment
+            [sys.executable, "-m", "server.launch.cli", *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
         try:
             yield process

@@ -46,15 +46,15 @@ import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
 
 from benchmarks.learning import EVALUATION_SEED, SAMPLES
-from clients.accuracy import difference, estimate
-from clients.eval_rows import Row, load_rows
+from clients.evaluation.accuracy import difference, estimate
+from clients.evaluation.rows import Row, load_rows
 from clients.examples.make_task import GRADER
 from clients.examples.train import TEMPERATURE
-from server.job_config import ReinforcementConfig
-from server.training.adam import AdamConfig
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import Sample, grade_row
 from server.training.graders.math_pool import MathPool
+from server.training.jobs.config import ReinforcementConfig
+from server.training.worker.adam import AdamConfig
 
 NUMBERS = 13
 RANK = 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from server.database import Database
+from server.db.database import Database
 from tests.postgres import PostgresServer, running_server
 
 WITH_ENGINES = ("tests/engine/", "tests/e2e/")

@@ -6,10 +6,10 @@ import re
 import tomllib
 from pathlib import Path
 
-from adapters.recipe import Recipe
-from server.embedded_model import MODEL_NAME, MODELS_DIR_VARIABLE
-from server.job_config import ReinforcementConfig
-from server.settings import Settings
+from adapters.vector.recipe import Recipe
+from server.core.settings import Settings
+from server.launch.embedded_model import MODEL_NAME, MODELS_DIR_VARIABLE
+from server.training.jobs.config import ReinforcementConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

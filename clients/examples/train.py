@@ -3,9 +3,9 @@
 Files are uploaded, a job is made and watched, and what came of it is evaluated on rows that it did not train on, and
 asked a question.
 
-Design decision: a whole program, to be copied; besides the openai client it needs clients.evaluate only. With --serve
-it starts a server when there is none at the URL, whose worker trains, and ends it afterwards. Where server and program
-end before the job does, the next server goes on with it; so does this program with --job.
+Design decision: a whole program, to be copied; besides the openai client it needs clients.evaluation only. With
+--serve it starts a server when there is none at the URL, whose worker trains, and ends it afterwards. Where server and
+program end before the job does, the next server goes on with it; so does this program with --job.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from openai.types.fine_tuning import FineTuningJob
 from rich.console import Console
 from rich.progress import Progress
 
-from clients.accuracy import Estimate
-from clients.eval_rows import load_rows
-from clients.evaluate import Evaluation, Sampling, evaluate
+from clients.evaluation.accuracy import Estimate
+from clients.evaluation.evaluate import Evaluation, Sampling, evaluate
+from clients.evaluation.rows import load_rows
 from clients.examples.make_task import GRADER, QUESTION, make_task
 
 MAX_TOKENS = 16

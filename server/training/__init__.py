@@ -1,1 +1,1 @@
-"""Training: what turns rewards into a vector."""
+"""Training: files, jobs as rows, graders, and the worker that trains. states < files < jobs < graders < worker."""

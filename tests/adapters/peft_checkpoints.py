@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from peft import PeftModel, TinyLoraConfig, get_peft_model
 
-from adapters.factors import Factors
+from adapters.factors.factors import Factors
 from tests.adapters.tiny_models import ALL_TARGETS, load_model
 
 State = tuple[dict[str, torch.Tensor], dict[str, object]]

@@ -13,9 +13,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from adapters.adapter import Adapter
-from adapters.factors import Factors
-from adapters.reconstruct import delta_weight
+from adapters.apply.reconstruct import delta_weight
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter
 
 ALL_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPE = {

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from fastapi import Request
 
-from adapters.factors import Factors
+from adapters.factors.factors import Factors
 from benchmarks.learning import Experiment
 from benchmarks.learning_table import markdown_table, read_results
 from benchmarks.learning_task import SELECTION_ROWS, TEST_ROWS, Options, make_files
-from clients.eval_rows import load_rows
+from clients.evaluation.rows import load_rows
 from clients.examples.make_task import LARGEST
-from server.training.dataset import read_rows
-from tests.server.training.sampling_engine import tiny_tokenizer
-from tests.server.training.site import Site, site
+from server.training.worker.dataset import read_rows
+from tests.server.support.sampling_engine import tiny_tokenizer
+from tests.server.support.site import Site, site
 
 OPTIONS = Options(steps=2, batch_size=2, group_size=2, eval_interval=1, selection_samples=1, supervised_batch_size=2)
 # With `random` too it would take a process per completion.

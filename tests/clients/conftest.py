@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.settings import Settings
+from server.core.settings import Settings
 from tests.server.conftest import app, app_database, base_url, engine, factors, migrated_sqlite, openai_client
 from tests.server.conftest import settings as server_settings
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from server.admission_metrics import AdmissionMetrics
+from server.inference.admission_metrics import AdmissionMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 8000

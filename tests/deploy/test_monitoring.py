@@ -10,12 +10,12 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.app import create_app
-from server.database import Database
-from server.settings import Settings
+from server.api.app import create_app
+from server.core.settings import Settings
+from server.db.database import Database
 from tests.deploy.monitoring import METRIC, dashboard, expressions, metrics_named, panels, rules
 from tests.server.conftest import client_of
-from tests.server.fake_engine import FakeEngine, tiny_factors
+from tests.server.support.fake_engine import FakeEngine, tiny_factors
 
 FUNCTIONS = {"sum", "max", "rate", "increase", "topk", "histogram_quantile", "by"}
 SELECTOR = re.compile(METRIC.pattern.join("()") + r"(?:\{([^}]*)\})?")

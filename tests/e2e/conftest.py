@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from server.embedded_model import ensure_embedded_model
+from server.launch.embedded_model import ensure_embedded_model
 from tests.e2e.running import ADMIN_KEY, AS_ADMIN, ServerProcess
 from tests.e2e.talking import Talk
 from tests.e2e.trace_receiver import TraceReceiver, receiving_traces

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
-from server.embedded_model import embedded_model_dir
+from server.launch.embedded_model import embedded_model_dir
 from tests.e2e.talking import QUESTION, TOKENS, Talk, user
 
 pytestmark = pytest.mark.engine

@@ -18,7 +18,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
-from server.paths import MODEL_ROUTES
+from server.core.paths import MODEL_ROUTES
 from tests.e2e.running import AS_ADMIN, ServerProcess
 
 pytestmark = pytest.mark.engine

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.factors import Factors
-from adapters.factors_build import build_factors
+from adapters.factors.build import build_factors
+from adapters.factors.factors import Factors
 from tests.engine.reference import PeftReference, save_tiny_model
 from tests.engine.running import RunningEngine
 

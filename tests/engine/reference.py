@@ -13,9 +13,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from adapters.adapter import Adapter
-from adapters.factors import Factors
-from adapters.peft_import import import_peft_tinylora
+from adapters.checkpoints.peft_import import import_peft_tinylora
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter
 from tests.engine.running import Generated
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar
 
-from adapters.adapter import Adapter
-from adapters.engine_form import engine_form
-from adapters.factors import Factors
-from adapters.vllm_plugin import engine_options
+from adapters.apply.engine_form import engine_form
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter
+from adapters.vllm.plugin import engine_options
 
 T = TypeVar("T")
 

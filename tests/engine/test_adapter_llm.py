@@ -11,11 +11,11 @@ from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
 
-from adapters.adapter import Adapter
-from adapters.engine_form import engine_form
-from server.engine import ACTIVE, Active, AdapterLLM, WrongAdapter
-from server.engine_api import ServedAdapter
-from server.engine_check import AdaptersWithoutEffect, check_adapters_work
+from adapters.apply.engine_form import engine_form
+from adapters.vector.adapter import Adapter
+from server.engine.protocol import ServedAdapter
+from server.engine.vllm import ACTIVE, Active, AdapterLLM, WrongAdapter
+from server.launch.self_check import AdaptersWithoutEffect, check_adapters_work
 from tests.engine.conftest import Tiny
 from tests.engine.running import RunningEngine
 from tests.engine.test_answers import assert_is_adapters_answer, job, prompt_of

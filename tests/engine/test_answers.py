@@ -105,9 +105,9 @@ def test_more_adapters_than_the_table_has_rows(llama: Tiny) -> None:
     """Rows are given away and computed again; run on the table itself, which needs no engine."""
     import torch
 
-    from adapters.engine_form import engine_form
-    from adapters.matrix_table import MatrixTable
-    from adapters.reconstruct import matrices
+    from adapters.apply.engine_form import engine_form
+    from adapters.apply.reconstruct import matrices
+    from adapters.vllm.matrix_table import MatrixTable
 
     class Request:
         def __init__(self, adapter: int) -> None:

@@ -7,9 +7,9 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from server.engine_errors import add_engine_error_handlers
-from server.error_handlers import install_error_handlers
-from server.last_resort import LastResort
+from server.api.error_handlers import install_error_handlers
+from server.api.middleware.last_resort import LastResort
+from server.engine.error_handlers import add_engine_error_handlers
 
 pytestmark = pytest.mark.engine
 

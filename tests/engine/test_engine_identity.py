@@ -11,9 +11,9 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys
 from vllm.v1.request import Request
 
-from adapters.adapter import Adapter
-from adapters.recipe import Recipe
-from server.engine_identity import EngineIdentities
+from adapters.vector.adapter import Adapter
+from adapters.vector.recipe import Recipe
+from server.engine.identity import EngineIdentities
 
 pytestmark = pytest.mark.engine
 

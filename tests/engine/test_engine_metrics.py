@@ -12,7 +12,7 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerManager
 from vllm.v1.metrics.prometheus import unregister_vllm_metrics
 from vllm.v1.metrics.stats import IterationStats, LoRARequestStates, SchedulerStats
 
-from server.engine_metrics import stat_loggers
+from server.engine.metrics import stat_loggers
 from tests.engine.reference import save_tiny_model
 
 AT_ONCE = 4
@@ -68,7 +68,7 @@ def test_metrics_are_as_long_after_2000_adapters_as_after_10(vllm_config: VllmCo
 
 
 def test_vllms_own_grow_which_is_why_they_are_replaced(vllm_config: VllmConfig) -> None:
-    """When this fails, vLLM has mended it, and `server.engine_metrics` may go."""
+    """When this fails, vLLM has mended it, and `server.engine.metrics` may go."""
     manager = StatLoggerManager(vllm_config, custom_stat_loggers=[PrometheusStatLogger])
     run_adapters(manager, names(10))
     after_10 = len(metrics_lines())

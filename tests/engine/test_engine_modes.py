@@ -23,7 +23,7 @@ def test_compiled_twice_and_with_other_factors(
     """The second start loads the graph of the first; a third, with other factors, must not be misled by it."""
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path_factory.mktemp("compiled")))
     qwen3 = tiny_models.get("qwen3")
-    from adapters.factors_build import build_factors
+    from adapters.factors.build import build_factors
     from tests.engine.reference import PeftReference
 
     for start in ("first", "second"):

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from fastapi import FastAPI
 
-from server.paths import MODEL_ROUTES, REFUSED_ROUTES
+from server.core.paths import MODEL_ROUTES, REFUSED_ROUTES
 
 pytestmark = pytest.mark.engine
 
@@ -112,7 +112,7 @@ def test_routes_that_run_the_model_take_a_cache_salt(routes: dict[str, Any]) -> 
 def test_vllm_accepts_the_salt_that_tenants_get() -> None:
     from vllm.entrypoints.generate.base.protocol import validate_cache_salt
 
-    from server.gateway_fields import set_gateway_fields
+    from server.inference.gateway_fields import set_gateway_fields
 
     payload: dict[str, object] = {"cache_salt": "whatever a client sends"}
     set_gateway_fields(payload, 2**62)

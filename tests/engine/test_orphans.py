@@ -14,7 +14,7 @@ pytestmark = pytest.mark.engine
 
 STARTS_AN_ENGINE = """
 import sys, time
-from adapters.factors import open_factors
+from adapters.factors.factors import open_factors
 from tests.engine.running import RunningEngine
 
 if __name__ == "__main__":

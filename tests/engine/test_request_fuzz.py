@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine_error_shape import EngineErrors
-from server.engine_errors import add_engine_error_handlers
-from server.error_handlers import install_error_handlers
-from server.last_resort import LastResort
+from server.api.error_handlers import install_error_handlers
+from server.api.middleware.engine_errors import EngineErrors
+from server.api.middleware.last_resort import LastResort
+from server.engine.error_handlers import add_engine_error_handlers
 
 pytestmark = pytest.mark.engine
 

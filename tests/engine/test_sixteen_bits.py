@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import TinyLoraConfig, get_peft_model
 
-from adapters.factors_build import build_factors
+from adapters.factors.build import build_factors
 from tests.engine.reference import VOCABULARY, PeftReference, save_tiny_model
 from tests.engine.running import Job, RunningEngine
 from tests.engine.test_answers import job, prompt_of
@@ -21,7 +21,7 @@ RANK = 2
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_delta_is_rounded_once_and_peft_rounds_no_less(dtype: torch.dtype, compiled: bool) -> None:
-    from adapters.vllm_layer import add_delta
+    from adapters.vllm.layer import add_delta
 
     torch.manual_seed(0)
     linear = torch.nn.Linear(384, 256, bias=False)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.engine
 def test_a_server_that_would_keep_answers_for_anyone_does_not_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from server.vllm_flags import parse_vllm_args
+    from server.launch.vllm_flags import parse_vllm_args
 
     monkeypatch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
     with pytest.raises(SystemExit):

@@ -15,18 +15,18 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from adapters.adapter import Adapter
-from adapters.factors import Factors
-from server.app import create_app
-from server.database import Database
-from server.principal import DEFAULT_TENANT_ID
-from server.registry import Registry
-from server.settings import Settings
-from server.stored_version import StoredVersion
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter
+from server.api.app import create_app
+from server.core.principal import DEFAULT_TENANT_ID
+from server.core.settings import Settings
+from server.db.database import Database
+from server.registry.store import Registry
+from server.registry.versions import StoredVersion
 from tests.postgres import PostgresServer
-from tests.server.fake_engine import FakeEngine, tiny_factors
-from tests.server.keyed import Operator, with_admin_key
-from tests.server.process import Process
+from tests.server.support.fake_engine import FakeEngine, tiny_factors
+from tests.server.support.keyed import Operator, with_admin_key
+from tests.server.support.process import Process
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from typing import Any
 import openai
 from pydantic import ValidationError
 
-from server.error_responses import validation_error
-from server.errors import BadRequest, quoted
+from server.core.error_responses import validation_error
+from server.core.errors import BadRequest, quoted
 from server.training.graders.grade import Grader
 from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, math_of_string_check
 from server.training.graders.math_pool import MathPool
@@ -26,7 +26,7 @@ from server.training.graders.score_model import ScoreModel, ScoreModelSpec
 from server.training.graders.spec import GraderSpec
 from server.training.graders.string_check import StringCheck, StringCheckSpec
 from server.training.graders.text_similarity import TextSimilarity, TextSimilaritySpec
-from server.worker_protocol import PRIORITY
+from server.training.jobs.protocol import PRIORITY
 
 SPECS: Mapping[str, type[GraderSpec]] = MappingProxyType(
     {

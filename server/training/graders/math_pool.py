@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.child_pool import ChildError, ChildPool, ChildUnavailable
+from server.core.child_pool import ChildError, ChildPool, ChildUnavailable
 
 
 class MathPoolError(Exception):

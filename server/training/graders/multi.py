@@ -20,11 +20,11 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 from server.training.graders.formula import FUNCTION_NAMES, MAX_CHARS, Formula, FormulaError
 from server.training.graders.grade import Grade, Grader, GraderError, Sample, check_score
 from server.training.graders.spec import GraderSpec, Name
-from server.training.together import together
+from server.training.graders.together import together
 
 MAX_GRADERS = 16
 MAX_NAME_CHARS = 48
-# Of a part a job reports valid_<name>, among numbers of its own; see `server.worker_protocol.Metrics`.
+# Of a part a job reports valid_<name>, among numbers of its own; see `server.training.jobs.protocol.Metrics`.
 TAKEN_NAMES = frozenset({"reward_mean", "loss", "mean_token_accuracy"})
 _NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME_CHARS - 1}}}")
 

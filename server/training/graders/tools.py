@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 
-from server.settings import Settings
+from server.core.settings import Settings
 from server.training.graders.build import GraderTools
 from server.training.graders.math_pool import MathPool
 from server.training.graders.sandbox import Sandbox

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from adapters.adapter import Adapter
-from adapters.factors import Factors
-from adapters.factors_build import find_or_build_factors
-from adapters.recipe import Recipe
-from adapters.reconstruct import matrices
+from adapters.apply.reconstruct import matrices
+from adapters.factors.build import find_or_build_factors
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter
+from adapters.vector.recipe import Recipe
 from tests.e2e.chaos.world import Answer
 
 # transformers and vLLM differ by 1e-4 in float32; two adapters of the operations by tenths and more.

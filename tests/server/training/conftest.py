@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from adapters.adapter import Adapter
-from adapters.factors import Factors
-from adapters.factors_build import build_factors
-from adapters.recipe import Recipe
-from adapters.trainable import TrainableAdapters
-from server.training.packing import TokenSequence
+from adapters.apply.trainable import TrainableAdapters
+from adapters.factors.build import build_factors
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter
+from adapters.vector.recipe import Recipe
+from server.training.worker.packing import TokenSequence
 from tests.adapters.tiny_models import SHAPE, load_model, save_model
 
 

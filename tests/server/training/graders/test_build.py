@@ -9,7 +9,7 @@ from openai._models import construct_type
 from openai.types import graders as openai_graders
 from openai.types.fine_tuning.alpha import GraderValidateResponse
 
-from server.errors import BadRequest
+from server.core.errors import BadRequest
 from server.training.graders.build import SPECS, GraderTools, parse_spec
 from server.training.graders.math_grader import MathSpec
 from server.training.graders.math_pool import MathPool

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.errors import BadRequest
+from server.core.errors import BadRequest
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.math_pool import MathPool

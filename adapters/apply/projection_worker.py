@@ -1,0 +1,32 @@
+"""`python -m adapters.apply.projection_worker`: draws projections for a process that must not be held up by it.
+
+A line in: {"recipe": {...}, "modules": ["model.layers.0...", ...]}. Out: the P of those modules one after the other,
+float32 little-endian (modules, u, r, r), and nothing else. It serves standard input until that ends, which it does
+with the process that started it.
+
+Design decision: a process, because drawing is Python (a hash for every number) and would hold the interpreter's lock;
+and a nice one, because the engine's cores are the same.
+"""
+
+import json
+import os
+import sys
+
+from adapters.vector.projection_draw import draw
+from adapters.vector.recipe import Recipe
+
+NICENESS = 10
+
+
+def main() -> None:
+    os.nice(NICENESS)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        recipe = Recipe.from_dict(asked["recipe"])
+        for module in asked["modules"]:
+            sys.stdout.buffer.write(draw(recipe, module).astype("<f4").tobytes())
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A frozen Hugging Face causal LM in which every row of a batch may carry another trainable vector.
+
+Design decision: the model is not rewritten and no weight is ever changed. A forward hook on each adapted linear adds
+`U S (R (V^T x))`, with R of the row's own adapter; R follows differentiably from v by the very function that serves it
+(`reconstruct.matrices`). Vectors stay in float32 on the CPU, where a few numbers cost nothing and give the same bits
+everywhere; only R goes to the model's device. Rows never meet, so one pass gives each vector the gradient it would get
+alone, even beside a vector whose numbers overflow.
+
+It knows no loss and no optimiser, does not load the model, and is for one thread.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from adapters.apply.reconstruct import matrices
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter
+from adapters.vector.errors import FactorsError, VectorError
+from adapters.vector.recipe import DType, Recipe
+
+BASE = -1
+"""The handle of the model without an adapter."""
+
+
+class TrainableAdapters:
+    """`model` and the adapters in training on it.
+
+    model:   a causal LM whose linears the factors name; its parameters are frozen here and it is hooked until `close`.
+    factors: shared by all adapters. Recipes may differ from adapter to adapter.
+
+    Raises FactorsError when the factors name a module that `model` lacks or that has another shape.
+    """
+
+    def __init__(self, model: nn.Module, factors: Factors) -> None:
+        self.model = model.requires_grad_(False)
+        self.factors = factors
+        self._live: dict[int, _Live] = {}
+        self._next_handle = 0
+        self._rows: tuple[Tensor, ...] | None = None
+        linears = [_linear(model, factors, module) for module in factors.modules]
+        self._shared = [
+            _on_linear(linear, factors, module) for linear, module in zip(linears, factors.modules, strict=True)
+        ]
+        self._hooks = [
+            linear.register_forward_hook(partial(self._add_delta, index)) for index, linear in enumerate(linears)
+        ]
+
+    def close(self) -> None:
+        """Take the hooks off `model` again."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def add(self, adapter: Adapter) -> int:
+        """Put a copy of `adapter` into training, from its own vector on; returns its handle, never used before.
+
+        Raises FactorsError or RecipeError when it does not fit the factors.
+        """
+        matrices(adapter, self.factors)
+        handle, self._next_handle = self._next_handle, self._next_handle + 1
+        self._live[handle] = _Live(adapter.recipe, adapter.factors, nn.Parameter(adapter.vector()))
+        return handle
+
+    def remove(self, handle: int) -> None:
+        """Take an adapter out of training. Raises KeyError for an unknown handle, as all that take one do."""
+        del self._live[handle]
+
+    def vector(self, handle: int) -> nn.Parameter:
+        """v (groups, u), float32 on the CPU: the parameter itself, with its gradient."""
+        return self._live[handle].parameter
+
+    def set_vector(self, handle: int, v_GU: Tensor) -> None:
+        """Overwrite v, leaving gradient and optimiser alone. Raises VectorError for another shape."""
+        parameter = self.vector(handle)
+        if v_GU.shape != parameter.shape:
+            raise VectorError(
+                f"v must have the shape {tuple(parameter.shape)}, got {tuple(v_GU.shape)}", field="vector"
+            )
+        with torch.no_grad():
+            parameter.copy_(v_GU)
+
+    def adapter(self, handle: int, dtype: DType) -> Adapter:
+        """The adapter as it is now, rounded to `dtype`: what to serve. Raises VectorError when v is not finite."""
+        live = self._live[handle]
+        return Adapter.from_vector(live.parameter, live.recipe, live.factors, dtype)
+
+    @contextmanager
+    def rows(self, handles_B: Sequence[int]) -> Iterator[None]:
+        """Inside, row b of every forward of the model has the adapter `handles_B[b]`, or none where that is BASE.
+
+        Run the backward inside as well: with gradient checkpointing it computes forwards again. Outside, the model is
+        the base model. Gradients of v add up in `vector(handle).grad`.
+        """
+        handles = list(dict.fromkeys(handles_B))
+        rank = self.factors.rank
+        stack_AMRR = torch.stack(
+            [
+                torch.zeros(len(self.factors.modules), rank, rank)
+                if handle == BASE
+                else matrices(cast(Adapter, self._live[handle]), self.factors)
+                for handle in handles
+            ]
+        ).to(self._shared[0].shrink_IR.device)
+        row_B = torch.tensor([handles.index(handle) for handle in handles_B], device=stack_AMRR.device)
+        outer, self._rows = self._rows, stack_AMRR[row_B].unbind(1)
+        try:
+            yield
+        finally:
+            self._rows = outer
+
+    def _add_delta(self, index: int, linear: nn.Module, inputs: tuple[Tensor, ...], y_BTO: Tensor) -> Tensor:
+        if self._rows is None:
+            return y_BTO
+        r_BRR, shared = self._rows[index], self._shared[index]
+        # bmm, unlike matmul, refuses a batch of another size than `rows` was told.
+        h_BTR = (inputs[0] @ shared.shrink_IR).float()
+        return y_BTO + (torch.bmm(h_BTR, r_BRR.mT) @ shared.expand_RO).to(y_BTO.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """An adapter whose vector is a parameter: all that `matrices` asks an Adapter for."""
+
+    recipe: Recipe
+    factors: str
+    parameter: nn.Parameter
+
+    def vector(self) -> Tensor:
+        return self.parameter
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """V (in, r) in the weight's dtype and (U S)^T (r, out) in float32, as the engine has them."""
+
+    shrink_IR: Tensor
+    expand_RO: Tensor
+
+
+def _linear(model: nn.Module, factors: Factors, module: str) -> nn.Module:
+    try:
+        linear = model.get_submodule(module)
+    except AttributeError as error:
+        raise FactorsError(f"the model has no module {module}; use factors built from this model") from error
+    u_OR, _, v_IR = factors.triplet(module)
+    shape, expected = tuple(cast(Any, linear).weight.shape), (len(u_OR), len(v_IR))
+    if shape != expected:
+        raise FactorsError(
+            f"{module} has a weight {shape}, the factors of {factors.base_model} say {expected}; use factors built "
+            "from this model"
+        )
+    return linear
+
+
+def _on_linear(linear: nn.Module, factors: Factors, module: str) -> _Shared:
+    weight = cast(Tensor, linear.weight)
+    u_OR, s_R, v_IR = factors.triplet(module)
+    return _Shared(v_IR.to(weight.device, weight.dtype), (u_OR * s_R).mT.contiguous().to(weight.device))

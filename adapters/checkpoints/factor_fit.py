@@ -1,0 +1,179 @@
+"""Expressing a foreign low-rank update `B C A` in our factors: the R per module that is nearest to it.
+
+Design decision: least squares onto the factors instead of matching singular vectors one by one. It absorbs signs, order
+and any rotation of the foreign vectors. What it cannot express is one number, the share of the update that is lost. An
+exact decomposition of the same weights loses rounding. A randomised one, as LoRA-XS's first code computes, differs from
+ours in its last vectors by a good part, and loses that; how much is told to whoever imports it.
+
+A loss alone does not tell a randomised decomposition of our weights from one of other weights. Their images do:
+whatever b is, `W^T b` is the a that belongs to it, so `V^T a` and `S U^T b` are parallel for all pairs made from our W.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter
+from adapters.vector.errors import CheckpointError
+from adapters.vector.recipe import Recipe
+
+# Rounding both foreign matrices to bfloat16 leaves about 0.004 outside the factors' span, and turns a pair by as much.
+ROUNDING = 0.02
+# The share of an update that may be lost, all modules together, when its vectors are approximate ones of our weights.
+# The randomised SVD of a rank r (10 iterations, 10 vectors more) loses 0.06 to 0.08 in factors of rank 2 r + 10.
+MAX_LOSS = 0.1
+MAX_FACTORS_RANK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankUpdate:
+    """`delta W = left @ core @ right` of one module, float64: (out, r), (r, r), (r, in)."""
+
+    left: Tensor
+    core: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """R of every module in the engine's convention, float64 (M, k, k).
+
+    loss: |delta W - fitted| / |delta W|, in the Frobenius norm over all modules together; 0 to MAX_LOSS.
+    """
+
+    matrices: Tensor
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """An adapter from a foreign checkpoint, and which share of the checkpoint's update it lacks (see Fit.loss)."""
+
+    adapter: Adapter
+    loss: float
+
+
+@dataclass(slots=True)
+class _Size:
+    """What fitting with the first k factors has come to, over the modules so far."""
+
+    matrices: Tensor
+    lost2: float = 0.0
+    total2: float = 0.0
+    worst: tuple[float, str] = (0.0, "")
+
+    @property
+    def loss(self) -> float:
+        return float((self.lost2 / self.total2) ** 0.5) if self.total2 else 0.0
+
+
+def fit_matrices(updates: Iterable[tuple[str, LowRankUpdate]], factors: Factors, rank: int) -> Fit:
+    """The fit of `updates`, which are read once, one module at a time; modules without an update get R = 0.
+
+    k is `rank` when the factors' first `rank` singular vectors carry every update up to ROUNDING, otherwise the
+    factors' full rank. Then up to MAX_LOSS of the updates may be lost, if their vectors come from the weights of
+    `factors`. Raises CheckpointError beyond, and for vectors of other weights.
+    """
+    modules = len(factors.modules)
+    sizes = {k: _Size(torch.zeros(modules, k, k, dtype=torch.float64)) for k in sorted({rank, factors.rank})}
+    rows = {module: row for row, module in enumerate(factors.modules)}
+    furthest = (0.0, "")
+    for module, update in updates:
+        triplet = factors.triplet(module)
+        furthest = max(furthest, (_mismatch(update, triplet), module))
+        for k, size in sizes.items():
+            size.matrices[rows[module]], outside2, total2 = _fit(update, triplet, k)
+            if total2:
+                size.worst = max(size.worst, ((outside2 / total2) ** 0.5, module))
+            if bool(update.core.any()):
+                size.lost2, size.total2 = size.lost2 + outside2, size.total2 + total2
+    for size in sizes.values():
+        if size.worst[0] <= ROUNDING:
+            return Fit(size.matrices, size.loss)
+    full = sizes[factors.rank]
+    if factors.kind != "svd":
+        raise CheckpointError(
+            f"{full.worst[0]:.1%} of the update in {full.worst[1]} lies outside the {factors.kind} factors of this "
+            "server; a checkpoint made of singular vectors needs svd factors (the server's setting factors_kind)"
+        )
+    if furthest[0] > ROUNDING:
+        raise CheckpointError(
+            f"the checkpoint was made for other base weights than those of {factors.base_model!r}, or A and B are no "
+            f"leading singular vectors: in {furthest[1]} A differs by {furthest[0]:.1%} from W^T B, expected at most "
+            f"{ROUNDING:.0%}, and {full.worst[0]:.1%} of the update in {full.worst[1]} lies outside the factors (rank "
+            f"{factors.rank}); serve the base model it was trained on, and train with an SVD of its weights"
+        )
+    if full.loss > MAX_LOSS:
+        raise CheckpointError(_too_far(full, factors, rank))
+    return Fit(full.matrices, full.loss)
+
+
+def _too_far(full: _Size, factors: Factors, rank: int) -> str:
+    text = (
+        f"the checkpoint was made for {factors.base_model!r}, but with an approximate SVD: {full.loss:.1%} of its "
+        f"update lies outside the leading {factors.rank} singular vectors (in {full.worst[1]} {full.worst[0]:.1%}), "
+        f"expected at most {MAX_LOSS:.0%}; "
+    )
+    if factors.rank >= MAX_FACTORS_RANK:
+        return text + "train it again from an exact SVD (torch.linalg.svd)"
+    enough = 2 * rank + 10 if factors.rank < 2 * rank + 10 else MAX_FACTORS_RANK
+    return text + (
+        f"serve the model with factors of a higher rank, {min(enough, MAX_FACTORS_RANK)} for a start (the server's "
+        "setting factors_rank), or train it again from an exact SVD (torch.linalg.svd)"
+    )
+
+
+def elementary_adapter(matrices_MKK: Tensor, factors: Factors) -> Adapter:
+    """The adapter whose vector is R itself, k*k float32 numbers per module: LoRA-XS's own parametrisation."""
+    modules, size, _ = matrices_MKK.shape
+    recipe = Recipe(rank=size, u=size * size, groups=modules, projection="elementary", convention="paper")
+    return Adapter.from_vector(matrices_MKK.reshape(modules, size * size).float(), recipe, factors.digest, "float32")
+
+
+def _fit(update: LowRankUpdate, triplet: tuple[Tensor, Tensor, Tensor], size: int) -> tuple[Tensor, float, float]:
+    """R, the squared norm of what it lacks, and of the whole."""
+    u_OK, s_K, v_IK = (part.double() for part in triplet)
+    u_OK, s_K, v_IK = u_OK[:, :size], s_K[:size], v_IK[:, :size]
+    left_KR = _coordinates(u_OK, update.left)
+    right_KR = _coordinates(v_IK, update.right.T)
+    # A singular value of zero has no direction to scale; what an update puts there cannot be served and is dropped.
+    inverse_K = torch.where(s_K > 0, 1 / s_K, 0.0)
+    matrix_KK = inverse_K[:, None] * (left_KR @ update.core @ right_KR.T)
+    return matrix_KK, *_norms2(update, update.left - u_OK @ left_KR, v_IK @ right_KR)
+
+
+def _mismatch(update: LowRankUpdate, triplet: tuple[Tensor, Tensor, Tensor]) -> float:
+    """By how much the images of left's columns under our weights point elsewhere than right's rows, within our factors:
+    the sine of their angle, weighted by the size of the rows. How A and B share the singular values does not matter."""
+    u_OK, s_K, v_IK = (part.double() for part in triplet)
+    image_KR = s_K[:, None] * _coordinates(u_OK, update.left)
+    image_KR = torch.nn.functional.normalize(image_KR, dim=0)
+    right_KR = _coordinates(v_IK, update.right.T)
+    total = float(right_KR.square().sum())
+    apart = float((right_KR - image_KR * (image_KR * right_KR).sum(0)).square().sum())
+    return (apart / total) ** 0.5 if total else 0.0
+
+
+def _coordinates(basis_NK: Tensor, vectors_NR: Tensor) -> Tensor:
+    # Least squares through the Gram matrix: float32 columns are orthonormal only to 1e-7, and random factors need not
+    # be orthonormal at all.
+    coordinates_KR: Tensor = torch.linalg.solve(basis_NK.T @ basis_NK, basis_NK.T @ vectors_NR)
+    return coordinates_KR
+
+
+def _norms2(update: LowRankUpdate, left_outside_OR: Tensor, right_inside_IR: Tensor) -> tuple[float, float]:
+    """|delta W - fitted|^2 and |delta W|^2 in the Frobenius norm; of `left @ right` while the core is still zero."""
+    core = update.core if bool(update.core.any()) else torch.eye(len(update.core), dtype=torch.float64)
+    # The two parts are orthogonal: one lies outside the column space of U, the other inside it.
+    left_inside_OR = update.left - left_outside_OR
+    outside = _norm2(left_outside_OR, core, update.right)
+    outside += _norm2(left_inside_OR, core, update.right - right_inside_IR.T)
+    return outside, _norm2(update.left, core, update.right)
+
+
+def _norm2(left_OR: Tensor, core_RR: Tensor, right_RI: Tensor) -> float:
+    # |L C R|_F^2 from r x r Gram matrices, so that the (out, in) product is never formed.
+    return float(torch.trace(core_RR.T @ (left_OR.T @ left_OR) @ core_RR @ (right_RI @ right_RI.T)).clamp(min=0))

@@ -1,0 +1,214 @@
+"""A Hugging Face causal LM on disk, as far as factors need it: which weights it has, where, and whether they changed.
+
+Design decision: modules are found by their names in the safetensors headers, and weights are read one at a time, so no
+model class is needed and memory is bounded by the largest weight. A linear that a model fuses (Phi-3's qkv_proj and
+gate_up_proj) is one module, as it is one `nn.Linear` to everybody else.
+
+The fingerprint looks at contents, not at modification times: a copied model directory keeps its factors. It reads all
+of small weights and some rows of large ones, so it notices training, merging and quantising, but not an edit confined
+to a few rows.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from adapters.vector.errors import FactorsError
+
+# In the order in which a layer's modules are listed.
+MODULE_TYPES = (
+    "q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj",
+)  # fmt: skip
+_WEIGHT = re.compile(
+    rf"(?P<stack>.*?)layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<type>{'|'.join(MODULE_TYPES)})\.weight"
+)
+_QUANTISED = re.compile(r".*layers\.\d+\..*\.(qweight|weight_packed|weight_scale|weight_scale_inv|SCB)")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_WHOLE_BYTES = 2**20
+_SAMPLED_ROWS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One adapted weight (out, in): the module's Hugging Face name and the safetensors file it is in."""
+
+    module: str
+    file: Path
+    shape: tuple[int, int]
+    dtype: str
+
+    def read(self) -> Tensor:
+        """The weight in float32 (out, in), a copy of its own."""
+        with safe_open(self.file, framework="pt") as file:
+            weight: Tensor = file.get_tensor(f"{self.module}.weight")
+            return weight.to(torch.float32, copy=True)
+
+    def sample(self) -> bytes:
+        """What the fingerprint reads of it: everything, or some rows when it is large."""
+        with safe_open(self.file, framework="pt") as file:
+            rows = file.get_slice(f"{self.module}.weight")
+            if rows[:1].nbytes * self.shape[0] <= _WHOLE_BYTES:
+                return _raw(rows[:])
+            last = self.shape[0] - 1
+            starts = [last * step // (_SAMPLED_ROWS - 1) for step in range(_SAMPLED_ROWS)]
+            return b"".join(_raw(rows[start : start + 1]) for start in starts)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """`weights` in depth order, within a layer as MODULE_TYPES. `name` is the hub id, or the directory's name."""
+
+    directory: Path
+    name: str
+    config_sha256: str
+    weights: tuple[Weight, ...]
+
+    def fingerprint(self) -> str:
+        """SHA-256 hex over names, shapes, dtypes and samples of the adapted weights."""
+        digest = hashlib.sha256()
+        for weight in self.weights:
+            digest.update(f"{weight.module} {weight.shape} {weight.dtype}\n".encode())
+            digest.update(weight.sample())
+        return digest.hexdigest()
+
+
+def locate_model(model: str | Path) -> Path:
+    """The directory of `model`: itself, or the local snapshot of a hub id (safetensors and configuration only)."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            str(model),
+            allow_patterns=["*.safetensors", "*.safetensors.index.json", "config.json"],
+            ignore_patterns=["*/*", "consolidated*"],
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise FactorsError(
+            f"{str(model)!r} is neither a directory nor a model the hub could give: {error}", field="model"
+        ) from error
+    return Path(snapshot)
+
+
+def read_model(directory: Path) -> ModelFiles:
+    """Find the adapted weights of the model in `directory`. Raises FactorsError: something missing or unsupported."""
+    config_bytes, config = _read_config(directory)
+    layers = _layer_count(directory, config)
+    weights: dict[str, dict[tuple[int, str], Weight]] = {}
+    for path in _weight_files(directory):
+        for weight, match in _scan(path):
+            weights.setdefault(match["stack"], {})[int(match["layer"]), match["type"]] = weight
+    stacks = [stack for stack in weights.values() if len({layer for layer, _ in stack}) == layers]
+    if len(stacks) != 1:
+        found = ", ".join(f"{stack}layers ({len({i for i, _ in found})})" for stack, found in weights.items())
+        raise FactorsError(
+            f"{directory}: expected one stack of {layers} layers with modules such as model.layers.0.self_attn.q_proj, "
+            f"found {found or 'none'}; this kind of model is not supported, or a weight file is missing"
+        )
+    stack = stacks[0]
+    types = [kind for kind in MODULE_TYPES if (0, kind) in stack]
+    for layer in range(layers):
+        present = [kind for kind in MODULE_TYPES if (layer, kind) in stack]
+        if present != types or not present:
+            raise FactorsError(
+                f"{directory}: layer {layer} has {present}, layer 0 has {types}; all layers must have the same "
+                "modules, so this kind of model is not supported, or a weight file is missing"
+            )
+    ordered = tuple(stack[layer, kind] for layer in range(layers) for kind in types)
+    return ModelFiles(directory, _name(directory), hashlib.sha256(config_bytes).hexdigest(), ordered)
+
+
+def _read_config(directory: Path) -> tuple[bytes, Mapping[str, Any]]:
+    path = directory / "config.json"
+    try:
+        content = path.read_bytes()
+        config = json.loads(content)
+    except (OSError, ValueError) as error:
+        raise FactorsError(f"{path} cannot be read: {error}; give a Hugging Face model directory") from error
+    if not isinstance(config, dict):
+        raise FactorsError(f"{path} is not a JSON object; give a Hugging Face model directory")
+    if config.get("quantization_config"):
+        raise FactorsError(
+            f"{directory} holds quantised weights (quantization_config in config.json); build the factors from the "
+            "original weights and serve the quantised model with them"
+        )
+    return content, config
+
+
+def _layer_count(directory: Path, config: Mapping[str, Any]) -> int:
+    text_config = config.get("text_config")
+    count = (text_config if isinstance(text_config, dict) else config).get("num_hidden_layers")
+    if type(count) is not int or count < 1:
+        raise FactorsError(f"{directory}/config.json: num_hidden_layers is {count!r:.80}, expected a positive integer")
+    return count
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FactorsError(f"{index} is not an index of safetensors files: {error!r}; download it again") from error
+        # A name with a directory in it could point anywhere.
+        paths = [directory / Path(name).name for name in names]
+    else:
+        paths = [directory / "model.safetensors"]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise FactorsError(
+            f"{directory} lacks {', '.join(missing)}; factors are built from safetensors (not .bin or .gguf), so "
+            "download those weights"
+        )
+    return paths
+
+
+def _scan(path: Path) -> list[tuple[Weight, re.Match[str]]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            matches = [match for match in map(_WEIGHT.fullmatch, names) if match]
+            slices = [file.get_slice(match[0]) for match in matches]
+            found = [(tuple(part.get_shape()), part.get_dtype()) for part in slices]
+    except (OSError, SafetensorError) as error:
+        raise FactorsError(f"{path} is not a readable safetensors file: {error}; download it again") from error
+    for name in names:
+        if ".experts." in name:
+            raise FactorsError(f"{path} holds a mixture-of-experts model ({name}), which is not supported")
+        if _QUANTISED.fullmatch(name):
+            raise FactorsError(
+                f"{path} holds quantised weights ({name}); build the factors from the original weights and serve the "
+                "quantised model with them"
+            )
+    result = []
+    for match, (shape, dtype) in zip(matches, found, strict=True):
+        if dtype not in _FLOATS or len(shape) != 2:
+            raise FactorsError(
+                f"{match[0]} in {path} is {dtype} {shape}, expected a matrix in {', '.join(_FLOATS)}; build the "
+                "factors from the original, not quantised, weights"
+            )
+        result.append((Weight(match[0].removesuffix(".weight"), path, (shape[0], shape[1]), dtype), match))
+    return result
+
+
+def _name(directory: Path) -> str:
+    # The hub's cache: models--organisation--name/snapshots/<commit>
+    resolved = directory.resolve()
+    repository = resolved.parent.parent.name
+    if resolved.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return resolved.name
+
+
+def _raw(rows: Tensor) -> bytes:
+    return rows.contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,156 @@
+"""The engine's adapter manager: puts the matrices of every token's adapter where the model's layers read them.
+
+Design decision: nothing is loaded. An adapter arrives inside the LoRARequest of the request that uses it; the first
+time it enters a batch the r x r matrices that it carries are written to one row of a table. The table is a cache and
+nothing more: a row that was given to another adapter is copied from the next request again.
+
+It implements the part of vLLM's worker LoRA manager that vLLM's model runners call, and does not touch disk, base
+weights or the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.lora.layers import LoRAMapping
+from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.linear import ColumnParallelLinear, LinearBase, QKVParallelLinear, RowParallelLinear
+
+from adapters.factors.factors import Factors, open_factors
+from adapters.vector.errors import FactorsError
+from adapters.vllm.layer import LayerFactors, install
+from adapters.vllm.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS, MatrixTable, to_device
+
+logger = init_logger("vllm.tinylora")
+
+# Rows beyond what one batch can need. A row is modules * r * r float32 (3 kB for a 7B), so this costs a few MB and
+# saves the arithmetic for adapters that come back.
+CACHED_ROWS = 1024
+
+
+class TinyLoRAManager:
+    """Stands where vLLM's LRUCacheWorkerLoRAManager would, in every worker process."""
+
+    is_enabled = True
+
+    def __init__(
+        self, vllm_config: VllmConfig, device: torch.device, embedding_modules: dict[str, str] | None = None
+    ) -> None:
+        assert vllm_config.lora_config is not None
+        self.device = device
+        self.factors: Factors = open_factors(vllm_config.additional_config["tinylora"]["factors"])
+        self.table = MatrixTable(self.factors, RESERVED_ROWS + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
+        max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
+        self.matrices_TC = torch.zeros(max_tokens, self.table.values_SC.shape[1], device=device)
+        self.written_tokens = 0
+
+    def create_lora_manager(self, model: nn.Module, vllm_config: VllmConfig) -> nn.Module:
+        """Install the delta in every linear of `model` that has factors; returns the same model."""
+        packed = getattr(model, "packed_modules_mapping", {})
+        known = set(self.factors.modules)
+        adapted: set[str] = set()
+        for vllm_name, layer in list(model.named_modules()):
+            if not isinstance(layer, LinearBase):
+                continue
+            parent, _, leaf = vllm_name.rpartition(".")
+            names = [f"{parent}.{part}" for part in packed.get(leaf, [leaf])]
+            if known.isdisjoint(names):
+                continue
+            if missing := [name for name in names if name not in known]:
+                raise FactorsError(
+                    f"The factors {self.factors.path} have no entry for {missing}, which vLLM packs into {vllm_name}. "
+                    "Build them again for this model."
+                )
+            install(layer, self._layer_factors(layer, names), self.matrices_TC[:, self.table.columns(names)])
+            adapted.update(names)
+        if not adapted:
+            raise FactorsError(
+                f"None of the {len(known)} modules of {self.factors.path} (first: {self.factors.modules[0]}) is a "
+                f"linear of {type(model).__name__}. They belong to another base model: {self.factors.base_model}."
+            )
+        logger.info("TinyLoRA: %d of %d modules adapted, rank %d", len(adapted), len(known), self.factors.rank)
+        return model
+
+    def _layer_factors(self, layer: LinearBase, names: Sequence[str]) -> LayerFactors:
+        """Column-parallel layers shard U by rows; row-parallel ones V, and their all-reduce sums the partial deltas."""
+        shrink, expand = [], []
+        for slice_index, name in enumerate(names):
+            u_OR, s_R, v_IR = self.factors.triplet(name)
+            if isinstance(layer, RowParallelLinear):
+                v_IR = v_IR.chunk(layer.tp_size)[layer.tp_rank]
+            elif isinstance(layer, ColumnParallelLinear):
+                # With fewer KV heads than ranks, several ranks hold the same head.
+                replicas = layer.num_kv_head_replicas if isinstance(layer, QKVParallelLinear) and slice_index else 1
+                u_OR = u_OR.chunk(layer.tp_size // replicas)[layer.tp_rank // replicas]
+            shrink.append(v_IR)
+            expand.append((u_OR * s_R).T)
+        return LayerFactors(
+            torch.cat(shrink, dim=1).T.to(self.device, torch.float32).contiguous(),
+            torch.block_diag(*expand).to(self.device, torch.float32).contiguous(),
+            self.factors.rank,
+        )
+
+    def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
+        """Give every token of the coming forward the matrices of its request's adapter.
+
+        Never raises for an adapter: an exception here would end the engine, and with it everybody's requests. What
+        cannot be read was refused before (vllm/request_check.py); if it gets here all the same, it runs with
+        matrices that make its answer noise, and nobody else's.
+        """
+        rows = self.table.rows_for(requests)
+        if mapping is None:
+            return
+        ids, inverse = np.unique(np.asarray(mapping.index_mapping, dtype=np.int64), return_inverse=True)
+        token_rows = np.asarray([self._row(int(i), rows) for i in ids], dtype=np.int64)[inverse]
+        used, dirty = len(token_rows), self.written_tokens
+        rows_T = to_device(torch.from_numpy(token_rows), self.device)
+        torch.index_select(self.table.values_SC, 0, rows_T, out=self.matrices_TC[:used])
+        # Graphs are padded: what an earlier, longer batch left behind must read as "no adapter".
+        self.matrices_TC[used:dirty].zero_()
+        self.written_tokens = used
+
+    def _row(self, adapter_id: int, rows: dict[int, int]) -> int:
+        if adapter_id == 0:  # vLLM's id for "none"
+            return NO_ADAPTER_ROW
+        row = rows.get(adapter_id)
+        if row is None:
+            logger.error("TinyLoRA: adapter %d is in the batch, and its request is not", adapter_id)
+            return NOISE_ROW
+        return row
+
+    def add_adapter(self, request: LoRARequest) -> bool:
+        self.table.rows_for({request})
+        return True
+
+    def add_dummy_lora(self, request: LoRARequest, rank: int) -> bool:
+        self.table.add_zero(request)
+        return True
+
+    def remove_adapter(self, adapter_id: int) -> bool:
+        return self.table.forget(adapter_id)
+
+    def remove_all_adapters(self) -> None:
+        self.table.clear()
+
+    def list_adapters(self) -> set[int]:
+        return self.table.ids()
+
+    def pin_adapter(self, adapter_id: int) -> bool:
+        # Nothing is ever unloaded, so an adapter needs no pin; vLLM asks only whether it could be given.
+        return adapter_id in self.table.ids()
+
+    @contextmanager
+    def dummy_lora_cache(self) -> Iterator[None]:
+        yield
+
+    def get_dummy_lora_warmup_rank(self, default_rank: int) -> int:
+        return default_rank
+
+    def supports_tower_connector_lora(self) -> bool:
+        return False

@@ -1,0 +1,120 @@
+"""The table of engine matrices: one row per adapter lately seen, all modules of the model side by side.
+
+Design decision: a row is copied from what its request carries (engine_form) and may be dropped at any time outside a
+batch, because it is cheaper to copy again than to manage. Row 0 is zero for ever and means "no adapter"; row 1 is for
+an adapter that cannot be read.
+
+It does not know what a token, a layer or a tensor-parallel rank is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from adapters.apply.engine_form import read_engine_form
+from adapters.factors.factors import Factors
+from adapters.vector.errors import AdapterError, FactorsError
+
+NO_ADAPTER_ROW = 0
+NOISE_ROW = 1
+RESERVED_ROWS = 2
+# Far beyond what any model bears, and far from what overflows: infinities would stay in the cache of keys and values.
+NOISE = 1e3
+
+logger = logging.getLogger("vllm.tinylora")
+
+
+class Request(Protocol):
+    """What the table reads of vLLM's LoRARequest."""
+
+    lora_int_id: int
+    lora_path: str
+
+
+class MatrixTable:
+    """values_SC: (rows, modules * r * r) float32; columns in the order of `factors.modules`."""
+
+    def __init__(self, factors: Factors, rows: int, device: torch.device) -> None:
+        self.factors = factors
+        self.module_size = factors.rank**2
+        self.values_SC = torch.zeros(rows, len(factors.modules) * self.module_size, device=device)
+        self.values_SC[NOISE_ROW] = NOISE
+        self.free = list(range(rows - 1, RESERVED_ROWS - 1, -1))
+        self.entries: OrderedDict[int, tuple[int, str]] = (
+            OrderedDict()
+        )  # id -> (row, what it was copied from), oldest use first
+
+    def columns(self, names: Sequence[str]) -> slice:
+        """The columns of modules that are neighbours in the factors' order: n * r * r of them."""
+        positions = [self.factors.modules.index(name) for name in names]
+        if positions != list(range(positions[0], positions[0] + len(names))):
+            raise FactorsError(f"Modules packed into one linear must be neighbours in the factors, got {list(names)}.")
+        return slice(positions[0] * self.module_size, (positions[-1] + 1) * self.module_size)
+
+    def rows_for(self, requests: Collection[Request]) -> dict[int, int]:
+        """Rows, by request id, for every adapter of one batch; copied where not there yet.
+
+        NOISE_ROW, and an error in the log, for a form that cannot be read or belongs to other factors.
+        """
+        # Touch what is there before anything is evicted, so that a batch never evicts its own rows.
+        missing = [request for request in requests if not self._touch(request)]
+        refused = {request.lora_int_id: NOISE_ROW for request in missing if not self._copy(request)}
+        return refused | {
+            request.lora_int_id: self.entries[request.lora_int_id][0]
+            for request in requests
+            if request.lora_int_id not in refused
+        }
+
+    def add_zero(self, request: Request) -> None:
+        """A row for a warm-up request, whose path names no adapter."""
+        self.values_SC[self._take_row(request)].zero_()
+
+    def _copy(self, request: Request) -> bool:
+        """Give the request a row with its matrices; False when they cannot be read."""
+        try:
+            values_MRR = read_engine_form(request.lora_path, self.factors)
+        except AdapterError:
+            logger.exception("TinyLoRA: the adapter %d cannot be read", request.lora_int_id)
+            return False
+        row_C = to_device(values_MRR.reshape(-1), self.values_SC.device)
+        self.values_SC[self._take_row(request)].copy_(row_C)
+        return True
+
+    def _touch(self, request: Request) -> bool:
+        entry = self.entries.get(request.lora_int_id)
+        if entry is None or entry[1] != request.lora_path:
+            return False
+        self.entries.move_to_end(request.lora_int_id)
+        return True
+
+    def _take_row(self, request: Request) -> int:
+        self.forget(request.lora_int_id)
+        if not self.free:
+            self.forget(next(iter(self.entries)))
+        row = self.free.pop()
+        self.entries[request.lora_int_id] = (row, request.lora_path)
+        return row
+
+    def forget(self, adapter_id: int) -> bool:
+        entry = self.entries.pop(adapter_id, None)
+        if entry is not None:
+            self.free.append(entry[0])
+        return entry is not None
+
+    def clear(self) -> None:
+        for adapter_id in list(self.entries):
+            self.forget(adapter_id)
+
+    def ids(self) -> set[int]:
+        return set(self.entries)
+
+
+def to_device(source: Tensor, device: torch.device) -> Tensor:
+    """`source` on `device`, which does not wait for it: the pinned block is kept by its allocator until it was read."""
+    return source.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else source

@@ -1,0 +1,131 @@
+"""vLLM's entry point into TinyLoRA: the one seam, and how an engine is told to use it.
+
+Design decision: one module global of vLLM (`LRUCacheWorkerLoRAManager`, from which every model runner builds its
+adapter manager) is replaced by a factory that returns our manager when the engine's `additional_config` names factors,
+and vLLM's own otherwise. vLLM calls `register` in every process before a model loads. tests/adapters/vllm/test_seam.py
+fails with a sentence when a vLLM upgrade moves the seam.
+
+It does not touch a model until an engine asks for adapters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapters.factors.factors import Factors
+
+VLLM_VERSION = "0.32.0"
+# Part of vLLM's compile-cache key. Raise it whenever what is traced into a graph changes.
+GRAPH_VERSION = 2
+
+
+def engine_options(factors: Factors, max_num_seqs: int) -> dict[str, Any]:
+    """Keyword arguments for vLLM's `LLM` or `EngineArgs` that switch per-request TinyLoRA on.
+
+    `max_loras` equals `max_num_seqs`, so that the scheduler never holds a request back for its adapter.
+    """
+    return {**adapter_options(factors), "max_loras": max_num_seqs, "max_num_seqs": max_num_seqs}
+
+
+def adapter_options(factors: Factors) -> dict[str, Any]:
+    """`engine_options` for when `max_num_seqs` is not known yet: `max_loras` is then to be set afterwards."""
+    # The worker processes read it, and vLLM hashes it into its compile-cache key.
+    tinylora = {
+        "factors": str(factors.path),
+        "digest": factors.digest,
+        "rank": factors.rank,
+        "modules": len(factors.modules),
+        "graph_version": GRAPH_VERSION,
+    }
+    return {
+        "enable_lora": True,
+        "max_lora_rank": 1,  # sizes vLLM's own LoRA buffers, which are never made
+        "additional_config": {"tinylora": tinylora},
+    }
+
+
+def register() -> None:
+    """Called by vLLM in the API process, the engine core and every worker; safe to call again."""
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.worker import lora_model_runner_mixin as mixin
+
+    from adapters.vllm.orphans import end_with_parent
+    from adapters.vllm.request_check import refuse_unusable_adapters
+
+    if getattr(mixin.LRUCacheWorkerLoRAManager, "is_tinylora_seam", False):
+        return
+    mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
+    refuse_unusable_adapters(EngineCore)
+    end_with_parent()
+    if current_platform.is_cpu():
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+        from adapters.vllm.cpu_seeds import keep_seeds_of_partly_read_prompts
+
+        keep_seeds_of_partly_read_prompts(CPUModelRunner)
+        _keep_compilation_on_cpu(type(current_platform))
+        _read_saved_graphs_on_cpu()
+
+
+def is_enabled(vllm_config: Any) -> bool:
+    config = vllm_config.additional_config
+    return vllm_config.lora_config is not None and isinstance(config, dict) and "tinylora" in config
+
+
+def _manager_factory(vllm_manager: Any) -> Any:
+    def manager(vllm_config: Any, device: Any, embedding_modules: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_enabled(vllm_config):
+            return vllm_manager(vllm_config, device, embedding_modules, *args, **kwargs)
+        from adapters.vllm.manager import TinyLoRAManager
+
+        return TinyLoRAManager(vllm_config, device, embedding_modules)
+
+    manager.is_tinylora_seam = True  # type: ignore[attr-defined]
+    return manager
+
+
+def _keep_compilation_on_cpu(platform: Any) -> None:
+    """vLLM's CPU platform turns compilation off for any LoRA config, because its own LoRA kernels do not trace on CPU.
+    Ours do, so the platform is shown no LoRA config while it decides."""
+    original = platform.check_and_update_config.__func__
+
+    def check_and_update_config(cls: type, vllm_config: Any) -> None:
+        if not is_enabled(vllm_config):
+            original(cls, vllm_config)
+            return
+        vllm_config.additional_config["tinylora"]["cpu"] = _cpu_features()
+        lora_config, vllm_config.lora_config = vllm_config.lora_config, None
+        try:
+            original(cls, vllm_config)
+        finally:
+            vllm_config.lora_config = lora_config
+
+    platform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def _cpu_features() -> list[str]:
+    """What this CPU can do, for vLLM's compile-cache key, which has only a GPU's name: a saved graph has the width of
+    vectors and the instructions of the machine that compiled it, and gives wrong numbers, or none, on another."""
+    import torch
+
+    return sorted(name for name, present in torch.cpu.get_capabilities().items() if present is True)
+
+
+def _read_saved_graphs_on_cpu() -> None:
+    """vLLM saves the CPU's graphs but would not read them back, and compile at every start: it calls `finalize_loading`
+    on what it has read, which only the graphs of its GPU backend have. A graph of torch's own has nothing to finalize.
+    """
+    from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable
+
+    original = BundledAOTAutogradSerializableCallable.deserialize_compile_artifacts.__func__  # type: ignore[attr-defined]
+
+    def deserialize_compile_artifacts(cls: type, data: bytes) -> Any:
+        graph = original(cls, data)
+        graph.finalize_loading = lambda vllm_config: None
+        return graph
+
+    BundledAOTAutogradSerializableCallable.deserialize_compile_artifacts = classmethod(  # type: ignore[assignment, method-assign]
+        deserialize_compile_artifacts
+    )

@@ -1,0 +1,1 @@
+"""The commands of `tinylora` that talk to a server."""

@@ -1,0 +1,190 @@
+"""`tinylora tenants ...` and `tinylora keys ...`: tenants and API keys of a running server, over HTTP.
+
+Design decision: tables and sentences for people, and with --json what the server answered, for programs. Whatever the
+server refuses is shown in its own words.
+
+It knows nothing of the server but its HTTP API. httpx is imported when a command runs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from clients.cli.calls import DEFAULT_URL, Url, call, pages, part, say
+
+LIMITS = ("requests/min", "tokens/min", "concurrent")
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+tenants = typer.Typer(no_args_is_help=True, help="Make, list and change tenants.")
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON")]
+Tenant = Annotated[str, typer.Argument(help="The tenant's name")]
+Requests = Annotated[int | None, typer.Option("--requests-per-minute", min=0, help="0: no limit")]
+Tokens = Annotated[int | None, typer.Option("--tokens-per-minute", min=0, help="0: no limit")]
+Concurrent = Annotated[int | None, typer.Option("--max-concurrent-requests", min=0, help="0: no limit")]
+MaxAdapters = Annotated[int | None, typer.Option(help="Adapters it may have; -1: no limit", min=-1)]
+Weight = Annotated[float | None, typer.Option(help="Its share of a full server, relative to the others'")]
+
+
+@tenants.command("create")
+def create_tenant(
+    name: Tenant,
+    requests: Requests = None,
+    tokens: Tokens = None,
+    concurrent: Concurrent = None,
+    max_adapters: MaxAdapters = None,
+    weight: Weight = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Make a tenant."""
+    body = {"name": name, **_quotas(requests, tokens, concurrent, max_adapters), **_given(weight=weight)}
+    _show_tenants([call(url, "POST", "/tenants", body)], as_json)
+
+
+@tenants.command("list")
+def list_tenants(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List all tenants."""
+    _show_tenants(list(pages(url, "/tenants")), as_json)
+
+
+@tenants.command("update")
+def update_tenant(
+    name: Tenant,
+    requests: Requests = None,
+    tokens: Tokens = None,
+    concurrent: Concurrent = None,
+    max_adapters: MaxAdapters = None,
+    weight: Weight = None,
+    disabled: Annotated[bool | None, typer.Option("--disable/--enable", help="Refuse its keys, or no longer")] = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Change a tenant; what is not given stays as it is."""
+    body = {**_quotas(requests, tokens, concurrent, max_adapters), **_given(weight=weight, disabled=disabled)}
+    _show_tenants([call(url, "PATCH", f"/tenants/{part(name)}", body)], as_json)
+
+
+@keys.command("create")
+def create_key(
+    tenant: Tenant,
+    name: Annotated[str, typer.Argument(help="What the key is for")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="infer (the default), adapters, train or admin; may be given several times"),
+    ] = None,
+    expires_in: Annotated[str | None, typer.Option(help="When it expires: 90d, 12h, 30m or 60s from now")] = None,
+    requests: Requests = None,
+    tokens: Tokens = None,
+    concurrent: Concurrent = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is printed once, on standard output, and can never be read again."""
+    lifetime = None if expires_in is None else _seconds(expires_in)
+    body = {"name": name, **_given(scopes=scope, expires_in_s=lifetime), **_quotas(requests, tokens, concurrent)}
+    key = call(url, "POST", f"/tenants/{part(tenant)}/keys", body)
+    if as_json:
+        print(json.dumps(key))
+        return
+    print(key["key"])
+    say(f"This is {key['id']} of {tenant}, for {', '.join(key['scopes'])}. It is not stored: keep it now.")
+
+
+@keys.command("list")
+def list_keys(tenant: Tenant, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List a tenant's keys, newest first."""
+    found = list(pages(url, f"/tenants/{part(tenant)}/keys"))
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [
+        (
+            *(key["id"], key["name"], f"...{key['hint']}", ", ".join(key["scopes"])),
+            *(_time(key["created_at"]), _time(key["expires_at"], "never"), _time(key["revoked_at"])),
+            *_limits(key),
+        )
+        for key in found
+    ]
+    _show("id", "name", "key", "scopes", "created", "expires", "revoked", *LIMITS, rows=rows)
+
+
+@keys.command("revoke")
+def revoke_key(
+    tenant: Tenant,
+    key: Annotated[str, typer.Argument(help="The key's id: key_...")],
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """End a key for good, from the next request on."""
+    revoked = call(url, "POST", f"/tenants/{part(tenant)}/keys/{part(key)}/revoke")
+    print(json.dumps(revoked) if as_json else f"{revoked['id']} is revoked since {_time(revoked['revoked_at'])}.")
+
+
+def _limits(item: Mapping[str, Any]) -> tuple[str, ...]:
+    quotas = ("requests_per_minute", "tokens_per_minute", "max_concurrent_requests")
+    return tuple("" if item[quota] is None else str(item[quota]) for quota in quotas)
+
+
+def _show_tenants(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [
+        (
+            *(tenant["name"], _time(tenant["created_at"]), _time(tenant["disabled_at"]), _adapters(tenant)),
+            *(*_limits(tenant), f"{tenant['weight']:g}"),
+        )
+        for tenant in found
+    ]
+    _show("name", "created", "disabled", "adapters", *LIMITS, "weight", rows=rows)
+
+
+def _adapters(tenant: Mapping[str, Any]) -> str:
+    most = tenant["max_adapters"]
+    return f"{tenant['adapter_count']}" if most is None else f"{tenant['adapter_count']} of {most}"
+
+
+def _show(*columns: str, rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    # A table that is read by a program is not cut to a width.
+    console = Console(markup=False, highlight=False)
+    console.print(table, width=None if console.is_terminal else 1000, crop=False)
+
+
+def _time(seconds: int | None, never: str = "") -> str:
+    return never if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}Z"
+
+
+def _seconds(duration: str) -> int:
+    number, unit = duration[:-1], duration[-1:]
+    if unit not in UNITS_S or not number.isdecimal() or not int(number):
+        raise typer.BadParameter(
+            f"{duration!r} is not a duration such as 90d, 12h, 30m or 60s", param_hint="--expires-in"
+        )
+    return int(number) * UNITS_S[unit]
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _quotas(
+    requests: int | None, tokens: int | None, concurrent: int | None, max_adapters: int | None = None
+) -> dict[str, int | None]:
+    """Those that are given; no limit is null on the wire."""
+    given = _given(requests_per_minute=requests, tokens_per_minute=tokens, max_concurrent_requests=concurrent)
+    quotas: dict[str, int | None] = {name: value or None for name, value in given.items()}
+    if max_adapters is not None:
+        quotas["max_adapters"] = max_adapters if max_adapters >= 0 else None
+    return quotas

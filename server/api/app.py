@@ -1,0 +1,145 @@
+"""The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
+
+    RequestId -> AccessLog -> HttpMetrics -> Telemetry -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard
+    -> LastResort -> AdaptersAlias -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes
+    -> EngineErrors -> ResponsesEvents -> the engine's own -> AdapterMiddleware -> Stage -> Admission -> GrammarCheck
+    -> Stage -> NoteRoute
+
+Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from opentelemetry.sdk.trace import TracerProvider
+
+from server.api.deps import Gateway
+from server.api.error_handlers import install_error_handlers
+from server.api.lifespan import run_with
+from server.api.middleware.anthropic_errors import AnthropicErrors
+from server.api.middleware.engine_errors import EngineErrors
+from server.api.middleware.head_requests import HeadRequests
+from server.api.middleware.last_resort import LastResort
+from server.api.middleware.plain_bodies import PlainBodies
+from server.api.middleware.refused_routes import RefusedRoutes
+from server.api.middleware.short_paths import AdaptersAlias
+from server.api.middleware.stream_headers import StreamHeaders
+from server.api.openapi import document_errors
+from server.api.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
+from server.api.training_app import add_training
+from server.api.writes import Writes
+from server.auth.browser_guard import BrowserGuard
+from server.auth.cors import Cors, CorsRules
+from server.auth.middleware import AuthMiddleware, auth_mode
+from server.auth.operator_keys import OperatorKeys
+from server.core.paths import OWN_PREFIXES
+from server.core.settings import Settings
+from server.db.database import Database
+from server.db.point_reads import open_point_reads
+from server.db.retention import sweeping
+from server.engine.protocol import Engine
+from server.inference.adapter_field import AdapterField
+from server.inference.admission import add_admission
+from server.inference.engine_forms import EngineForms
+from server.inference.grammar_check import GrammarCheck
+from server.inference.middleware import AdapterMiddleware
+from server.inference.responses import ResponsesEvents
+from server.inference.usage_meter import UsageMeter
+from server.limits.body_memory import BodyMemory, BodyRoom
+from server.limits.recipe_budget import RecipeBudget
+from server.observability.http_metrics import HttpMetrics, NoteRoute
+from server.observability.logging import AccessLog, configure_logging
+from server.observability.metrics import GatewayMetrics
+from server.observability.request_id import RequestId
+from server.observability.trace_export import exporting
+from server.observability.tracing import ADMISSION, ENGINE, Stage, Telemetry, tracer_of
+from server.registry.store import Registry
+
+
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    database: Database,
+    api_keys: Sequence[str] = (),
+    tracing: TracerProvider | None = None,
+    cors: CorsRules | None = None,
+) -> FastAPI:
+    """The application; `api_keys` are those of vLLM's flag, for the default tenant. It shuts `tracing` down at its end.
+    Without `cors` no page of another site can read its answers.
+
+    The caller closes `app.state.gateway.reads` and `database` when it is done with it.
+    """
+    configure_logging(settings)
+    metrics = GatewayMetrics(max_adapters=settings.max_labelled_adapters, max_tenants=settings.max_labelled_tenants)
+    app = FastAPI(title="TinyLoRA serving", description="Adapters of a few bytes, a different one in every request.")
+    reads = open_point_reads(database)
+    registry = Registry(database, reads, cache_size=settings.resolve_cache_size)
+    recipes = RecipeBudget(
+        modules=len(engine.factors.modules), per_minute=settings.recipe_ms_per_minute, at_once=settings.max_recipe_ms
+    )
+    forms = EngineForms(engine.factors, recipes)
+    meter = UsageMeter(database, metrics.usage_flush_failures)
+    writes = Writes(database)
+    app.state.gateway = Gateway(settings, engine, database, reads, writes, registry, metrics, meter, recipes)
+    app.state.gateway_metrics = metrics
+
+    # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
+    for routes in (ops, aliases, bulk, adapters, models, usage, audit, tenants, keys):
+        app.include_router(routes.router)
+
+    # The middleware added last is met first.
+    app.add_middleware(NoteRoute)
+    if tracing is not None:
+        app.add_middleware(Stage, name=ENGINE)
+    app.add_middleware(GrammarCheck, engine=engine)
+    add_admission(app, settings, engine, metrics.registry)
+    if tracing is not None:
+        app.add_middleware(Stage, name=ADMISSION)
+    app.add_middleware(
+        AdapterMiddleware,
+        engine=engine,
+        field=AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters),
+        metrics=metrics,
+        meter=meter,
+        max_bytes=settings.max_request_bytes,
+        max_values=settings.max_request_values,
+        own_prefixes=OWN_PREFIXES,
+    )
+    engine.mount(app)
+    app.add_middleware(ResponsesEvents)
+    app.add_middleware(EngineErrors)
+    add_training(app, settings, database, metrics.registry)
+    run_with(app, forms.running())
+    run_with(app, meter.flushing(settings.usage_flush_s))
+    run_with(app, sweeping(database, settings))
+    operator_keys = OperatorKeys.of(settings, api_keys)
+    mode = auth_mode(operator_keys, database)
+    document_errors(app, mode)
+    app.add_middleware(RefusedRoutes)
+    app.add_middleware(BodyMemory, room=BodyRoom(settings.max_held_body_bytes))
+    app.add_middleware(HeadRequests)
+    app.add_middleware(PlainBodies)
+    app.add_middleware(
+        AuthMiddleware,
+        mode=mode,
+        keys=operator_keys,
+        reads=reads,
+        metrics_without_key=settings.metrics_without_key,
+    )
+    app.add_middleware(AdaptersAlias)
+    app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
+    if mode == "open":
+        app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)
+    app.add_middleware(AnthropicErrors)
+    app.add_middleware(StreamHeaders)
+    if cors is not None:
+        app.add_middleware(Cors, rules=cors)
+    if tracing is not None:
+        app.add_middleware(Telemetry, tracer=tracer_of(tracing))
+        run_with(app, exporting(tracing))
+    app.add_middleware(HttpMetrics, seconds=metrics.http_seconds)
+    app.add_middleware(AccessLog)
+    app.add_middleware(RequestId)
+    return app

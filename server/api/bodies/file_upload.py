@@ -1,0 +1,118 @@
+"""Reading the form that uploads a file: `purpose`, `file`, `expires_after[anchor]`, `expires_after[seconds]`.
+
+Design decision: the form is spooled to disk while it arrives, so that fields may stand behind the file and a long file
+takes no memory.
+
+It does not store anything.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from server.api.bodies.adapter_upload import media_type
+from server.core.error_responses import validation_error
+from server.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, quoted
+from server.core.request_body import body_chunks
+from server.limits.body_memory import held_body
+
+FORM_OVERHEAD_BYTES = 2**16
+MAX_FIELD_BYTES = 2**10
+MAX_FILENAME_CHARS = 255
+SETTING = "max_file_bytes"
+_EXPIRY_FIELDS = {"expires_after[anchor]": "anchor", "expires_after[seconds]": "seconds"}
+
+
+class ExpiresAfter(BaseModel):
+    """When a file goes by itself: 1 hour to 30 days after it was made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=2_592_000)
+
+
+class FileFields(BaseModel):
+    """The fields of the form beside the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    purpose: Literal["fine-tune", "evals", "user_data"]
+    expires_after: ExpiresAfter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileUpload:
+    """A file about to be stored."""
+
+    fields: FileFields
+    filename: str
+    source: BinaryIO
+
+
+@asynccontextmanager
+async def read_file_upload(request: Request, max_bytes: int) -> AsyncIterator[FileUpload]:
+    """The upload in the body of `request`, for as long as the block runs. Raises ApiError (400, 413, 415)."""
+    if media_type(request) != "multipart/form-data":
+        raise UnsupportedMediaType(
+            f"The content type is {quoted(media_type(request))}, expected multipart/form-data.", param="content-type"
+        )
+    held_body(request.scope).stream()
+    chunks = body_chunks(request.headers, request.receive, max_bytes + FORM_OVERHEAD_BYTES, SETTING)
+    parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, UnicodeError, LookupError) as error:
+        raise BadRequest(f"The form cannot be read: {error}", code="invalid_form") from error
+    try:
+        yield _upload(list(form.multi_items()), max_bytes)
+    finally:
+        await form.close()
+
+
+def _upload(items: list[tuple[str, UploadFile | str]], max_bytes: int) -> FileUpload:
+    fields: dict[str, Any] = {}
+    file: UploadFile | None = None
+    for key, value in items:
+        if key == "file" and isinstance(value, UploadFile):
+            file = value
+            continue
+        if key == "file" or isinstance(value, UploadFile):
+            raise BadRequest(
+                f"{key}: expected a file under the name 'file' and no other, as a part with a filename",
+                param=key,
+                code="invalid_form",
+            )
+        if key in _EXPIRY_FIELDS:
+            fields.setdefault("expires_after", {})[_EXPIRY_FIELDS[key]] = value
+        else:
+            fields[key] = value
+    try:
+        parsed = FileFields.model_validate(fields)
+    except ValidationError as error:
+        raise validation_error(error.errors(include_url=False)) from None
+    if file is None:
+        raise BadRequest("the form has no file 'file'", param="file", code="missing_required_parameter")
+    size = file.size or 0
+    if size > max_bytes:
+        raise PayloadTooLarge(
+            f"The file has {size} bytes, expected at most {max_bytes} (the server's setting {SETTING}).", param="file"
+        )
+    if size == 0:
+        raise BadRequest("The file is empty, expected at least one byte.", param="file", code="invalid_value")
+    return FileUpload(parsed, _filename(file.filename), file.file)
+
+
+def _filename(name: str | None) -> str:
+    """Printable, and short enough for its column; it is shown and never opened."""
+    kept = "".join(c for c in name or "" if not unicodedata.category(c).startswith("C"))
+    return kept[-MAX_FILENAME_CHARS:] or "file"

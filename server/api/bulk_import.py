@@ -1,0 +1,95 @@
+"""Storing many adapters, in batches of one transaction each and with an outcome for every item.
+
+Design decision: a batch is a write like any other (writes.py), so with an Idempotency-Key every batch of a body is done
+once. An import that broke off is sent again whole, under the same key, and goes on where it ended.
+
+An item that cannot be stored does not stop the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from server.api.writes import Answer, Author, Writes
+from server.core.error_responses import error_object
+from server.core.errors import ApiError
+from server.registry.bulk_formats import Item, Rejected
+from server.registry.creation import NewVersion
+from server.registry.store import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class BulkImport:
+    """One body's items on their way into the registry. Blocks: call it from worker threads."""
+
+    writes: Writes
+    registry: Registry
+    author: Author
+
+    def store(self, batch_number: int, first_index: int, items: Sequence[Item]) -> list[dict[str, Any]]:
+        """The outcome of every item, in order: {"index", "name", "version"} or {"index", "name", "error"}.
+
+        `batch_number` counts the batches of the body; the same body must be cut into the same batches.
+        """
+
+        def do(connection: Connection) -> Answer:
+            versions = self._create(connection, [item for item in items if isinstance(item, NewVersion)])
+            outcomes = [_rejected(item) if isinstance(item, Rejected) else next(versions) for item in items]
+            stored = sum("version" in outcome for outcome in outcomes)
+            return Answer({"outcomes": outcomes}, detail={"stored": stored, "rejected": len(items) - stored})
+
+        answer = self.writes.run(
+            self._author_of_batch(batch_number),
+            "adapter.bulk_create",
+            f"{len(items)} adapters",
+            do,
+            # Of use to an idempotency key only, and of so many items a noticeable part of the work.
+            fingerprint="" if self.author.idempotency_key is None else _fingerprint(items),
+        )
+        return [{"index": first_index + number, **outcome} for number, outcome in enumerate(answer.body["outcomes"])]
+
+    def _create(self, connection: Connection, items: Sequence[NewVersion]) -> Any:
+        tenant_id = self.author.principal.tenant.id
+        try:
+            with connection.begin_nested():
+                stored = self.registry.create_many(connection, tenant_id, items)
+            return iter([{"name": version.name, "version": version.version} for version in stored])
+        except ApiError:
+            # One of them is refused, the tenant's limit being reached: only one by one shows which.
+            return iter([self._create_one(connection, tenant_id, item) for item in items])
+
+    def _create_one(self, connection: Connection, tenant_id: int, item: NewVersion) -> dict[str, Any]:
+        try:
+            with connection.begin_nested():
+                [version] = self.registry.create_many(connection, tenant_id, [item])
+        except ApiError as error:
+            return _rejected(Rejected(item.name, error))
+        return {"name": version.name, "version": version.version}
+
+    def _author_of_batch(self, batch_number: int) -> Author:
+        key = self.author.idempotency_key
+        if key is None:
+            return self.author
+        return replace(self.author, idempotency_key=f"{hashlib.sha256(key.encode()).hexdigest()}:{batch_number}")
+
+
+def _rejected(item: Rejected) -> dict[str, Any]:
+    return {"name": item.name, "error": error_object(item.error)}
+
+
+def _fingerprint(items: Sequence[Item]) -> str:
+    """SHA-256 of what is to be stored."""
+
+    def content_of(item: Item) -> list[Any]:
+        if isinstance(item, Rejected):
+            return [item.name, item.error.message]
+        return [item.name, item.adapter.digest, dict(item.metadata)]
+
+    content = [content_of(item) for item in items]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,124 @@
+"""What routes ask for in their signatures: the app's parts, who asks, and what some headers say.
+
+    GatewayDep        the parts of the app
+    TrainingDep       those of training
+    PrincipalDep      who asks
+    AuthorDep         who writes, with the request's id and its Idempotency-Key
+    FingerprintDep    the content of a write, for its idempotency
+    PreconditionDep   If-Match and If-None-Match
+
+It holds no state of its own: create_app makes the parts, and a dependency hands them to a route.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from server.api.writes import IDEMPOTENCY_HEADER, MAX_KEY_CHARS, Author, Writes, fingerprint_of
+from server.core.errors import BadRequest, PayloadTooLarge, quoted
+from server.core.principal import Principal, principal_of
+from server.core.request_body import MAX_JSON_BYTES
+from server.core.settings import Settings
+from server.db.database import Database
+from server.db.point_reads import PointReads
+from server.engine.protocol import Engine
+from server.inference.usage_meter import UsageMeter
+from server.limits.recipe_budget import RecipeBudget
+from server.observability.metrics import GatewayMetrics
+from server.observability.request_id import request_id_of
+from server.registry.etags import Precondition
+from server.registry.store import Registry
+from server.training.files.storage import FileStorage
+from server.training.graders.build import GraderTools
+from server.training.jobs.metrics import JobMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of one app."""
+
+    settings: Settings
+    engine: Engine
+    database: Database
+    reads: PointReads
+    writes: Writes
+    registry: Registry
+    metrics: GatewayMetrics
+    usage: UsageMeter
+    recipes: RecipeBudget
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The parts of training in one app."""
+
+    files: FileStorage
+    metrics: JobMetrics
+    graders: GraderTools
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+def _training(request: Request) -> Training:
+    training: Training = request.app.state.training
+    return training
+
+
+def _principal(request: Request) -> Principal:
+    return principal_of(request.scope)
+
+
+def author_of(
+    request: Request,
+    # For the documentation; what it may be is checked below.
+    _key: Annotated[
+        str | None, Header(alias="Idempotency-Key", description="The same request again gets the same answer.")
+    ] = None,
+) -> Author:
+    """The author of `request`. BadRequest for an Idempotency-Key that is empty, too long or no printable ASCII."""
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()):
+        raise BadRequest(
+            f"The Idempotency-Key is {quoted(key)}, expected 1 to {MAX_KEY_CHARS} printable ASCII characters.",
+            param=IDEMPOTENCY_HEADER,
+            code="invalid_value",
+        )
+    return Author(principal_of(request.scope), request_id_of(request.scope), key)
+
+
+async def _fingerprint(request: Request) -> str:
+    # Of a body that the route takes Starlette keeps a copy; of any other none is needed.
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise PayloadTooLarge(f"The body has more than {MAX_JSON_BYTES} bytes, expected none or a short one.")
+    return fingerprint_of(request, bytes(body))
+
+
+def _precondition(
+    request: Request,
+    # For the documentation; a header that comes twice is one list.
+    _if_match: Annotated[str | None, Header(alias="If-Match", description="ETags, one of which it must have.")] = None,
+    _if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="ETags, none of which it may have; * for any.")
+    ] = None,
+) -> Precondition:
+    def joined(name: str) -> str | None:
+        return ", ".join(request.headers.getlist(name)) if name in request.headers else None
+
+    return Precondition(joined("if-match"), joined("if-none-match"))
+
+
+GatewayDep = Annotated[Gateway, Depends(_gateway)]
+TrainingDep = Annotated[Training, Depends(_training)]
+PrincipalDep = Annotated[Principal, Depends(_principal)]
+AuthorDep = Annotated[Author, Depends(author_of)]
+FingerprintDep = Annotated[str, Depends(_fingerprint)]
+PreconditionDep = Annotated[Precondition, Depends(_precondition)]

@@ -1,0 +1,1 @@
+"""ASGI middlewares about HTTP itself: paths, methods, headers, encodings, and the shape of errors."""

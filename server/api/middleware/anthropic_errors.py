@@ -1,0 +1,101 @@
+"""Errors of /v1/messages in Anthropic's shape, whoever they are from: keys, quotas, adapters, or the engine.
+
+    {"type": "error", "error": {"type": "not_found_error", "message": ...}, "request_id": ...}
+
+Design decision: translated on their way out, at one place, so that whatever refuses a request need not know which API
+was spoken. What `type` says follows from the status alone, as Anthropic documents it.
+
+Errors in the middle of a stream are the engine's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import MutableMapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.core.paths import is_below
+from server.observability.request_id import request_id_of
+
+MESSAGES = ("/v1/messages",)
+REQUEST_ID = "request-id"  # the header in which Anthropic's clients look for it
+TYPES = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+ERROR_SCHEMA: dict[str, Any] = {
+    "title": "AnthropicError",
+    "description": "Why a request was refused, as Anthropic's API says it.",
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": "string"},
+    },
+}
+
+
+class AnthropicErrors:
+    """Pure ASGI middleware, outside of all that refuse requests."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not is_below(scope["path"], MESSAGES):
+            await self._app(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+        start: Message | None = None
+        body = b""
+
+        async def send_translated(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                is_json = headers.get("content-type", "").startswith("application/json")
+                if message["status"] >= HTTPStatus.BAD_REQUEST and is_json:
+                    start = message
+                    return
+            elif start is not None:
+                body += message.get("body", b"")
+                if message.get("more_body", False):
+                    return
+                translated = _translated(body, start["status"], request_id)
+                MutableHeaders(scope=start)["content-length"] = str(len(translated))
+                await send(start)
+                message = {**message, "body": translated}
+            await send(message)
+
+        await self._app(scope, receive, send_translated)
+
+
+def type_of(status: int) -> str:
+    """The type of error that goes with an HTTP status."""
+    of_others = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
+    return TYPES.get(HTTPStatus(status), of_others)
+
+
+def _translated(body: bytes, status: int, request_id: str) -> bytes:
+    """`body`, an error in OpenAI's shape or in that of the engine's own /v1/messages, with the type Anthropic has."""
+    try:
+        error = json.loads(body)["error"]
+        message = error["message"]
+    except (ValueError, TypeError, KeyError):
+        return body
+    shown: MutableMapping[str, Any] = {"type": type_of(status), "message": message}
+    return json.dumps({"type": "error", "error": shown, "request_id": request_id}).encode()

@@ -1,0 +1,47 @@
+"""The route class of the gateway's own routes.
+
+Design decision: an exception that is not one of ours is our defect, hence a 500. Without this the engine's handlers,
+which take any ValueError of theirs for the client's mistake, would answer for our routes too.
+
+Bodies that FastAPI reads are bounded here; routes that read their own (uploads) bound it themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from adapters.vector.errors import AdapterError
+from server.core.errors import ApiError
+from server.core.request_body import MAX_JSON_BYTES, read_json, replay
+
+
+class Defect(Exception):
+    """An unexpected exception in one of our routes; its cause is what happened."""
+
+
+class OwnRoute(APIRoute):
+    """Lets our errors pass, and turns everything else into a Defect."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_or_defect(request: Request) -> Response:
+            try:
+                if self.body_field is not None:
+                    body = await read_json(request.headers, request.receive, MAX_JSON_BYTES)
+                    request = Request(request.scope, replay(body, request.receive))
+                return await handle(request)
+            except (ApiError, AdapterError, HTTPException, RequestValidationError, ClientDisconnect):
+                raise
+            except Exception as error:
+                raise Defect(f"{type(error).__name__} in {request.method} {request.url.path}") from error
+
+        return handle_or_defect

@@ -1,0 +1,253 @@
+"""/v1/fine_tuning/jobs, in OpenAI's shape: create, list, look up, pause, resume and cancel jobs; events, checkpoints.
+
+Design decision: whatever can be known of a job without reading its files is checked before its row is made, by one
+transaction; a worker checks the files.
+
+What may be set is in `server.training.jobs.options`, what becomes of a job in `server.training.jobs.lifecycle`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
+from sqlalchemy.engine import Connection, Row
+from starlette.concurrency import run_in_threadpool
+
+from server.api.deps import AuthorDep, Gateway, GatewayDep, PrincipalDep, TrainingDep
+from server.api.own_route import OwnRoute
+from server.api.schemas.fine_tuning import (
+    CheckpointList,
+    CheckpointObject,
+    EventList,
+    EventObject,
+    JobCreate,
+    JobList,
+    JobObject,
+    JobsQuery,
+)
+from server.api.schemas.pages import NoQuery, PageQuery
+from server.api.writes import Answer, Author, fingerprint_of
+from server.core.error_responses import validation_error
+from server.core.errors import BadRequest, NotFound
+from server.core.ids import new_id
+from server.core.names import parse_reference
+from server.core.off_loop import off_loop
+from server.core.request_body import read_json
+from server.inference.adapter_field import model_not_found
+from server.registry.versions import StoredVersion
+from server.training.graders.build import GraderTools, parse_spec
+from server.training.jobs.checkpoints import list_checkpoints
+from server.training.jobs.events import list_events
+from server.training.jobs.lifecycle import PREFIX as ID_PREFIX
+from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, get_job, list_jobs, pause_job, resume_job
+from server.training.jobs.names import result_name
+from server.training.jobs.options import PARAM, MethodParam, SupervisedMethod, resolve_config, shown_hyperparameters
+
+MAX_BODY_BYTES = 4 * 2**20
+GRADER_PARAM = "method.reinforcement.grader"
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=OwnRoute)
+
+_CREATE_DOCS = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": JobCreate.model_json_schema()}}}
+}
+
+
+@router.post("", response_model=JobObject, openapi_extra=_CREATE_DOCS)
+async def create(
+    request: Request,
+    gateway: GatewayDep,
+    author: AuthorDep,
+    training: TrainingDep,
+    _query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Train a vector."""
+    sent = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "jobs' MAX_BODY_BYTES")
+    try:
+        body = await off_loop(len(sent), JobCreate.model_validate_json, sent or b"null")
+    except ValidationError as error:
+        raise validation_error(error.errors(include_url=False)) from None
+    job = await _checked(body, gateway, author, training.graders)
+
+    def do(connection: Connection) -> Answer:
+        most = gateway.settings.max_tenant_jobs
+        row = create_job(connection, author.principal.tenant.id, author.principal.key_id, job, most)
+        return Answer(_shown(row, author), detail={"job": job.id, "model": job.model})
+
+    fingerprint = fingerprint_of(request, sent)
+    # Of no job in particular: the same request again comes with another id.
+    answer = await run_in_threadpool(gateway.writes.run, author, "job.create", "", do, fingerprint=fingerprint)
+    return answer.response()
+
+
+async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: GraderTools) -> NewJob:
+    method = _method(body)
+    init = await _init(body.model, gateway, author)
+    recipe = None if init is None else (init.id, init.adapter.recipe)
+    config = resolve_config(method, body.tinylora or {}, gateway.engine, recipe, gateway.settings.max_step_tokens)
+    # Its rollouts would be refused one by one.
+    gateway.recipes.check(config.parsed_recipe, f"{PARAM}.recipe" if init is None else "model")
+    part = method.supervised if method.reinforcement is None else method.reinforcement
+    given = None if part is None else part.hyperparameters
+    shown: dict[str, Any] = {"hyperparameters": shown_hyperparameters(config, given)}
+    if method.reinforcement is not None:
+        spec = parse_spec(method.reinforcement.grader, GRADER_PARAM)
+        await tools.check(spec, GRADER_PARAM)
+        shown["grader"] = spec.to_wire()
+        if method.reinforcement.response_format is not None:
+            shown["response_format"] = method.reinforcement.response_format
+    job_id = new_id(ID_PREFIX)
+    base_model = body.model if init is None else gateway.engine.base_models[0]
+    return NewJob(
+        id=job_id,
+        model=body.model,
+        factors=gateway.engine.factors.digest,
+        training_file=body.training_file,
+        validation_file=body.validation_file,
+        method={"type": method.type, method.type: shown},
+        config=config,
+        init_vector=None if init is None else init.adapter.vector().numpy().tobytes(),
+        seed=secrets.randbits(31) if body.seed is None else body.seed,
+        metadata=body.metadata or {},
+        integrations=[integration.model_dump(exclude_none=True) for integration in body.integrations or ()],
+        adapter_name=result_name(base_model, author.principal.tenant.name, body.suffix, job_id),
+    )
+
+
+def _method(body: JobCreate) -> MethodParam:
+    """How to train, with what was left out or given in its older place."""
+    method = body.method or MethodParam(type="supervised")
+    if method.type == "dpo":
+        raise BadRequest(
+            "method.type is 'dpo', which this server does not do; train on preferences with 'reinforcement' and a "
+            "grader, or on the chosen answers with 'supervised'",
+            param="method.type",
+            code="unsupported_method",
+        )
+    for other in {"supervised", "reinforcement", "dpo"} - {method.type}:
+        if getattr(method, other) is not None:
+            raise BadRequest(
+                f"method.{other} is given and method.type is {method.type!r}; leave out one of them",
+                param=f"method.{other}",
+                code="invalid_value",
+            )
+    if method.type == "reinforcement":
+        if method.reinforcement is None:
+            raise BadRequest(
+                "method.reinforcement is missing, expected an object with a grader",
+                param="method.reinforcement",
+                code="missing_required_parameter",
+            )
+        if body.hyperparameters is not None:
+            raise _misplaced("method.reinforcement.hyperparameters")
+        return method
+    supervised = method.supervised or SupervisedMethod()
+    if body.hyperparameters is not None:
+        if supervised.hyperparameters is not None:
+            raise _misplaced("method.supervised.hyperparameters alone")
+        supervised = SupervisedMethod(hyperparameters=body.hyperparameters)
+    return MethodParam(type="supervised", supervised=supervised)
+
+
+def _misplaced(where: str) -> BadRequest:
+    return BadRequest(
+        f"hyperparameters are deprecated here; give them as {where}", param="hyperparameters", code="invalid_value"
+    )
+
+
+async def _init(model: str, gateway: Gateway, author: Author) -> StoredVersion | None:
+    """The adapter to start from, when `model` is not a base model. NotFound when it is neither."""
+    if model in gateway.engine.base_models:
+        return None
+    try:
+        reference = parse_reference(model, "model")
+        stored = await gateway.registry.resolve(author.principal.tenant.id, reference)
+    except (BadRequest, NotFound) as error:
+        raise model_not_found(model, gateway.engine.base_models) from error
+    if stored.adapter.factors != gateway.engine.factors.digest:
+        raise BadRequest(
+            f"model is {model}, an adapter of another base model; choose one made for this server's",
+            param="model",
+            code="factors_mismatch",
+        )
+    return stored
+
+
+@router.get("")
+def list_all(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[JobsQuery, Query()]) -> JobList:
+    """The tenant's jobs, newest first."""
+    with gateway.database.read() as connection:
+        rows, has_more = list_jobs(
+            connection, principal.tenant.id, after=query.after, limit=query.limit, metadata=query.filters()
+        )
+    return JobList(data=[JobObject.of(row, principal.tenant.name) for row in rows], has_more=has_more)
+
+
+@router.get("/{job_id}")
+def retrieve(
+    job_id: str, gateway: GatewayDep, principal: PrincipalDep, _query: Annotated[NoQuery, Query()]
+) -> JobObject:
+    """One job."""
+    with gateway.database.read() as connection:
+        return JobObject.of(get_job(connection, principal.tenant.id, job_id), principal.tenant.name)
+
+
+@router.post("/{job_id}/cancel", response_model=JobObject)
+def cancel(job_id: str, gateway: GatewayDep, author: AuthorDep, _query: Annotated[NoQuery, Query()]) -> Response:
+    """End a job; what it has published stays."""
+    return _change(gateway, author, "job.cancel", job_id, cancel_job)
+
+
+@router.post("/{job_id}/pause", response_model=JobObject)
+def pause(job_id: str, gateway: GatewayDep, author: AuthorDep, _query: Annotated[NoQuery, Query()]) -> Response:
+    """Stop a job behind its current step, until it is resumed."""
+    return _change(gateway, author, "job.pause", job_id, pause_job)
+
+
+@router.post("/{job_id}/resume", response_model=JobObject)
+def resume(job_id: str, gateway: GatewayDep, author: AuthorDep, _query: Annotated[NoQuery, Query()]) -> Response:
+    """Go on with a job that was paused."""
+    return _change(gateway, author, "job.resume", job_id, resume_job)
+
+
+@router.get("/{job_id}/events")
+def events(
+    job_id: str, gateway: GatewayDep, principal: PrincipalDep, query: Annotated[PageQuery, Query()]
+) -> EventList:
+    """What happened to a job, newest first."""
+    with gateway.database.read() as connection:
+        job = get_job(connection, principal.tenant.id, job_id)
+        rows, has_more = list_events(connection, job.id, after=query.after, limit=query.limit)
+    return EventList(data=[EventObject.of(row) for row in rows], has_more=has_more)
+
+
+@router.get("/{job_id}/checkpoints")
+def checkpoints(
+    job_id: str, gateway: GatewayDep, principal: PrincipalDep, query: Annotated[PageQuery, Query()]
+) -> CheckpointList:
+    """The checkpoints of a job that can be served, newest first."""
+    with gateway.database.read() as connection:
+        job = get_job(connection, principal.tenant.id, job_id)
+        rows, has_more = list_checkpoints(connection, job.id, after=query.after, limit=query.limit)
+    data = [CheckpointObject.of(row) for row in rows]
+    return CheckpointList.page(data, has_more)
+
+
+def _change(
+    gateway: Gateway,
+    author: Author,
+    action: str,
+    job_id: str,
+    change: Callable[[Connection, int, str], Row[Any]],
+) -> Response:
+    def do(connection: Connection) -> Answer:
+        return Answer(_shown(change(connection, author.principal.tenant.id, job_id), author))
+
+    return gateway.writes.run(author, action, job_id, do).response()
+
+
+def _shown(row: Row[Any], author: Author) -> dict[str, Any]:
+    return JobObject.of(row, author.principal.tenant.name).model_dump()

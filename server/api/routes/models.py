@@ -1,0 +1,101 @@
+"""/v1/models: the base models and the tenant's own adapters, since either may be given as `model`.
+
+Design decision: OpenAI's listing has no pages, and clients ask for none, so a page is as long as may be; who follows
+`has_more` with `after` gets the rest. Adapters can be deleted as models, which is OpenAI's way for fine-tuned ones.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from sqlalchemy.engine import Connection
+
+from server.api.deps import AuthorDep, FingerprintDep, Gateway, GatewayDep, PreconditionDep, PrincipalDep
+from server.api.own_route import OwnRoute
+from server.api.schemas.models import ModelDeleted, ModelList, ModelObject, ModelQuery, ModelsQuery
+from server.api.writes import Answer
+from server.core.errors import BadRequest, NotFound, quoted
+from server.core.names import parse_reference
+from server.inference.adapter_field import model_not_found
+from server.registry.deletion import delete
+from server.registry.versions import Description, StoredVersion
+
+STARTED_AT = int(time.time())
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=OwnRoute)
+
+
+@router.get("")
+def list_models(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[ModelsQuery, Query()]) -> ModelList:
+    """The base models, then the adapters by name."""
+    base, after = list(gateway.engine.base_models), ""
+    if query.after in base:
+        base = base[base.index(query.after) + 1 :]
+    elif query.after is not None:
+        base, after = [], parse_reference(query.after, "after").name
+    models = [_base(name, gateway) for name in base[: query.limit]]
+    # One adapter at least, to know whether there are more.
+    room = query.limit - len(models)
+    page = gateway.registry.list(principal.tenant.id, after=after, limit=max(room, 1))
+    models += [_adapter(item.stored, item.stored.name, gateway) for item in page.items[:room]]
+    has_more = len(base) > query.limit or page.has_more or len(page.items) > room
+    ids = [model.id for model in models]
+    return ModelList(data=models, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=has_more)
+
+
+@router.get("/{model:path}")
+async def get_model(
+    model: str, gateway: GatewayDep, principal: PrincipalDep, _query: Annotated[ModelQuery, Query()]
+) -> ModelObject:
+    """A base model, or an adapter by name, `name@version` or `name@alias`."""
+    if model in gateway.engine.base_models:
+        return _base(model, gateway)
+    try:
+        stored = await gateway.registry.resolve(principal.tenant.id, parse_reference(model, "model"))
+    except (BadRequest, NotFound) as error:
+        raise model_not_found(model, gateway.engine.base_models) from error
+    return _adapter(stored, model, gateway)
+
+
+@router.delete("/{model:path}", response_model=ModelDeleted)
+def delete_model(
+    model: str,
+    gateway: GatewayDep,
+    author: AuthorDep,
+    precondition: PreconditionDep,
+    fingerprint: FingerprintDep,
+    _query: Annotated[ModelQuery, Query()],
+) -> Response:
+    """Delete an adapter, or one version of it, as DELETE /v1/adapters does: it can be restored there."""
+    if model in gateway.engine.base_models:
+        raise BadRequest(
+            f"The model {quoted(model)} is the base model, which every adapter runs on and nobody can delete; only "
+            "adapters can be deleted.",
+            param="model",
+            code="base_model",
+        )
+    try:
+        reference = parse_reference(model, "model")
+    except BadRequest as error:
+        raise model_not_found(model, gateway.engine.base_models) from error
+
+    def do(connection: Connection) -> Answer:
+        versions = delete(connection, author.principal.tenant.id, reference, precondition)
+        return Answer(ModelDeleted(id=model).model_dump(), detail={"versions": versions})
+
+    return gateway.writes.run(author, "adapter.delete", str(reference), do, fingerprint=fingerprint).response()
+
+
+def _base(name: str, gateway: Gateway) -> ModelObject:
+    return ModelObject(id=name, created=STARTED_AT, root=name, parent=None, max_model_len=gateway.engine.max_model_len)
+
+
+def _adapter(stored: StoredVersion | Description, model: str, gateway: Gateway) -> ModelObject:
+    return ModelObject(
+        id=model,
+        created=stored.created_at,
+        root=stored.id,
+        parent=gateway.engine.base_models[0],
+        max_model_len=gateway.engine.max_model_len,
+    )

@@ -1,0 +1,153 @@
+"""/v1/worker: what training workers ask and report; server/training/jobs/protocol.py has the words.
+
+Design decision: workers are the operator's and work for all tenants, so these paths take the scope admin (as every path
+does that no tenant is meant to use). On a server without keys any worker is taken, as everyone else is.
+
+What happens to a job is in `training.jobs.leases` and `training.jobs.progress`; its end is in the audit log of its
+tenant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.engine import Connection
+from starlette.concurrency import run_in_threadpool
+
+from server.api.deps import AuthorDep, Gateway, GatewayDep, Training, TrainingDep
+from server.api.own_route import OwnRoute
+from server.api.writes import Answer, Author
+from server.core.error_responses import validation_error
+from server.core.errors import BadRequest, quoted
+from server.core.ids import is_id
+from server.core.off_loop import off_loop
+from server.core.principal import Tenant
+from server.core.request_body import read_json
+from server.db.tables import TENANTS
+from server.db.training_tables import JOBS
+from server.training.jobs.leases import claim
+from server.training.jobs.lifecycle import PREFIX as JOB_PREFIX
+from server.training.jobs.lifecycle import job_not_found
+from server.training.jobs.progress import finish, report, validated
+from server.training.jobs.protocol import (
+    ClaimAnswer,
+    ClaimRequest,
+    FinishAnswer,
+    FinishRequest,
+    LeaseAnswer,
+    ReportRequest,
+    ValidatedRequest,
+)
+from server.training.jobs.results import add_result_file, step_metrics, store_result
+
+MAX_BODY_BYTES = 128 * 2**20
+router = APIRouter(prefix="/v1/worker", tags=["workers"], route_class=OwnRoute)
+
+T = TypeVar("T")
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+def _body_of(model: type[BaseModel]) -> dict[str, object]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+@router.post("/claim", openapi_extra=_body_of(ClaimRequest))
+async def claim_jobs(request: Request, gateway: GatewayDep) -> ClaimAnswer:
+    """Renew leases, and take jobs if there is room for any."""
+    body = await _read(request, ClaimRequest)
+    if body.factors != gateway.engine.factors.digest:
+        raise BadRequest(
+            f"The worker trains {quoted(body.base_model)} with the factors {quoted(body.factors)}, this server has "
+            f"{gateway.engine.factors.digest} of {gateway.engine.base_models[0]}; start the worker with the same model "
+            "and factors.",
+            param="factors",
+            code="factors_mismatch",
+        )
+    lease_s = gateway.settings.worker_lease_s
+    return await _transact(gateway, lambda connection: claim(gateway.database, connection, body, lease_s))
+
+
+@router.post("/jobs/{job_id}/validated", openapi_extra=_body_of(ValidatedRequest))
+async def report_validated(job_id: str, request: Request, gateway: GatewayDep) -> LeaseAnswer:
+    """The job's files can be used."""
+    body = await _read(request, ValidatedRequest)
+    return await _transact(gateway, lambda connection: validated(connection, job_id, body))
+
+
+@router.post("/jobs/{job_id}/report", openapi_extra=_body_of(ReportRequest))
+async def report_step(job_id: str, request: Request, gateway: GatewayDep, training: TrainingDep) -> LeaseAnswer:
+    """A step was done."""
+    body = await _read(request, ReportRequest)
+    lease_s = gateway.settings.worker_lease_s
+    answer, is_news = await _transact(
+        gateway, lambda connection: report(gateway.database, connection, job_id, body, lease_s)
+    )
+    if is_news:
+        training.metrics.observe_step(body.trained_tokens, body.seconds)
+    return answer
+
+
+@router.post("/jobs/{job_id}/finish", openapi_extra=_body_of(FinishRequest))
+async def finish_job(
+    job_id: str, request: Request, gateway: GatewayDep, training: TrainingDep, author: AuthorDep
+) -> FinishAnswer:
+    """The worker's part in a job is over."""
+    body = await _read(request, FinishRequest)
+    answer, is_news = await run_in_threadpool(_finish, gateway, training, author, job_id, body)
+    if is_news and answer.status in ("succeeded", "failed"):
+        training.metrics.observe_finished(answer.status)
+    return answer
+
+
+def _finish(
+    gateway: Gateway, training: Training, author: Author, job_id: str, body: FinishRequest
+) -> tuple[FinishAnswer, bool]:
+    with gateway.database.read() as connection:
+        tenant = _tenant_of(connection, job_id)
+        content = step_metrics(connection, job_id) if body.status == "succeeded" else None
+    result = None if content is None else store_result(training.files, tenant.id, content)
+    outcome: list[tuple[FinishAnswer, bool]] = []
+
+    def do(connection: Connection) -> Answer:
+        answer, is_news = finish(gateway.database, connection, job_id, body)
+        outcome[:] = [(answer, is_news)]
+        if result is not None and is_news and answer.status == "succeeded":
+            add_result_file(connection, tenant.id, job_id, result)
+        detail = {"worker": body.worker, **answer.model_dump()}
+        return Answer(answer.model_dump(), detail=detail, is_news=is_news)
+
+    # For whom it was done; the call itself may be sent again without a key.
+    author = replace(author, principal=replace(author.principal, tenant=tenant), idempotency_key=None)
+    gateway.writes.run(author, f"job.{body.status}", job_id, do)
+    answer, is_news = outcome[0]
+    if result is not None and not (is_news and answer.status == "succeeded"):
+        training.files.delete(result.location)
+    return answer, is_news
+
+
+def _tenant_of(connection: Connection, job_id: str) -> Tenant:
+    if not is_id(job_id, JOB_PREFIX):
+        raise job_not_found(job_id)
+    row = connection.execute(
+        sa.select(TENANTS.c.id, TENANTS.c.name).join(JOBS, JOBS.c.tenant_id == TENANTS.c.id).where(JOBS.c.id == job_id)
+    ).one_or_none()
+    if row is None:
+        raise job_not_found(job_id)
+    return Tenant(row.id, row.name)
+
+
+async def _transact(gateway: Gateway, do: Callable[[Connection], T]) -> T:
+    return await run_in_threadpool(gateway.database.transact, do)
+
+
+async def _read(request: Request, model: type[RequestT]) -> RequestT:
+    body = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "workers' MAX_BODY_BYTES")
+    try:
+        return await off_loop(len(body), model.model_validate_json, body or b"null")
+    except ValidationError as error:
+        raise validation_error(error.errors(include_url=False)) from None

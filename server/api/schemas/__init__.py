@@ -1,0 +1,1 @@
+"""What routes take and answer, as pydantic models of the wire."""

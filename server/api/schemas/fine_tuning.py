@@ -1,0 +1,214 @@
+"""The wire objects of /v1/fine_tuning/jobs, as OpenAI has them.
+
+Ours beside theirs: `tinylora` on a job (its settings, see job_config), `step` and `total_steps`; the status "paused",
+which their routes know and their types forgot; and metrics of checkpoints under whatever names a worker reports.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import takewhile
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from sqlalchemy.engine import Row
+
+from server.api.schemas.pages import IdPage, PageQuery, check_filter_count, metadata_filters
+from server.core.errors import quoted
+from server.training.jobs.config import JOB_CONFIG
+from server.training.jobs.events import event_id
+from server.training.jobs.options import MethodParam, SupervisedHyperparameters, shown_hyperparameters
+
+MAX_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
+WITHOUT_METADATA = (("metadata", "null"), ("metadata", ""))
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WandbIntegration(_Request):
+    """Where in Weights & Biases to write a job's metrics."""
+
+    project: str = Field(min_length=1, max_length=128)
+    name: str | None = Field(None, max_length=128)
+    entity: str | None = Field(None, max_length=128)
+    tags: list[str] = Field([], max_length=32)
+
+
+class Integration(_Request):
+    """The one kind there is."""
+
+    type: Literal["wandb"]
+    wandb: WandbIntegration
+
+
+class JobCreate(_Request):
+    """A new job. `tinylora` holds the settings that OpenAI has no names for, see job_config.
+
+    `model` is a base model, or an adapter to go on from. `hyperparameters` is the older place of those of supervised
+    training.
+    """
+
+    model: str = Field(min_length=1, max_length=255)
+    training_file: str = Field(max_length=255)
+    validation_file: str | None = Field(None, max_length=255)
+    method: MethodParam | None = None
+    hyperparameters: SupervisedHyperparameters | None = None
+    suffix: str | None = Field(None, max_length=64)
+    seed: int | None = Field(None, ge=0, le=2**31 - 1)
+    metadata: dict[str, str] | None = None
+    integrations: list[Integration] | None = Field(None, max_length=1)
+    tinylora: dict[str, Any] | None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _is_small(cls, metadata: dict[str, str] | None) -> dict[str, str] | None:
+        pairs = metadata or {}
+        if len(pairs) > MAX_PAIRS:
+            raise ValueError(f"it has {len(pairs)} pairs, expected at most {MAX_PAIRS}")
+        for key, value in pairs.items():
+            if not 1 <= len(key) <= MAX_KEY_CHARS or len(value) > MAX_VALUE_CHARS or not (key + value).isprintable():
+                raise ValueError(
+                    f"the pair {quoted(key)} is too long or not printable; expected keys of 1 to {MAX_KEY_CHARS} "
+                    f"characters and values of at most {MAX_VALUE_CHARS}"
+                )
+        return metadata
+
+
+class JobObject(BaseModel):
+    """A job. `fine_tuned_model` is null until it has succeeded; then it is a `model` for chat."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    estimated_finish: int | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    status: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    seed: int
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    metadata: dict[str, str]
+    integrations: list[dict[str, Any]]
+    error: dict[str, Any] | None
+    step: int | None
+    total_steps: int | None
+    tinylora: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Row[Any], tenant: str) -> JobObject:
+        """The wire form of a row of JOBS of the tenant with this name."""
+        config = JOB_CONFIG.validate_json(row.config)
+        same = ["id", "created_at", "started_at", "finished_at", "model", "fine_tuned_model", "status"]
+        same += ["training_file", "validation_file", "seed", "step", "total_steps"]
+        return cls(
+            **{name: getattr(row, name) for name in same},
+            organization_id=tenant,
+            estimated_finish=_estimated_finish(row),
+            result_files=json.loads(row.result_files),
+            trained_tokens=None if row.started_at is None else row.trained_tokens,
+            hyperparameters=shown_hyperparameters(config) if config.method == "supervised" else {},
+            method=json.loads(row.method),
+            metadata=json.loads(row.metadata),
+            integrations=json.loads(row.integrations),
+            error=None if row.error is None else json.loads(row.error),
+            tinylora=config.model_dump(exclude={"method"}),
+        )
+
+
+class JobList(BaseModel):
+    """A page of jobs, newest first; ask for the next one with `after` = the last one's id."""
+
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    has_more: bool
+
+
+class EventObject(BaseModel):
+    """Something that happened to a job; the `data` of metrics are those of a step."""
+
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: Any
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> EventObject:
+        return cls(
+            id=event_id(row.id),
+            created_at=row.created_at,
+            level=row.level,
+            message=row.message,
+            type=row.type,
+            data=json.loads(row.data),
+        )
+
+
+class EventList(BaseModel):
+    """A page of events, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[EventObject]
+    has_more: bool
+
+
+class CheckpointObject(BaseModel):
+    """A step whose vector can be served as `fine_tuned_model_checkpoint`."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, float]
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> CheckpointObject:
+        return cls(
+            id=row.id,
+            created_at=row.created_at,
+            fine_tuned_model_checkpoint=row.adapter_name,
+            fine_tuning_job_id=row.job_id,
+            step_number=row.step,
+            metrics={"step": row.step, **json.loads(row.metrics)},
+        )
+
+
+class CheckpointList(IdPage):
+    """A page of checkpoints, newest first."""
+
+    data: list[CheckpointObject]
+
+
+class JobsQuery(PageQuery):
+    """Which jobs: with `metadata[key]=value`, or with `metadata=null` those without any."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def filters(self) -> dict[str, str] | None:
+        """The metadata to search for; None for jobs without any. BadRequest for a parameter that is not known."""
+        parameters = list((self.model_extra or {}).items())
+        before = list(takewhile(lambda parameter: parameter not in WITHOUT_METADATA, parameters))
+        wanted = metadata_filters(before, "after, limit")
+        return None if len(before) < len(parameters) else check_filter_count(wanted)
+
+
+def _estimated_finish(row: Row[Any]) -> int | None:
+    """As if the rest went as fast as what was done."""
+    if row.status != "running" or not row.step or row.total_steps is None or row.started_at is None:
+        return None
+    now, started_at, step = int(time.time()), int(row.started_at), int(row.step)
+    return now + (now - started_at) * max(0, int(row.total_steps) - step) // step

@@ -1,0 +1,54 @@
+"""The gateway's side of training, added to an app: files, jobs, workers, graders.
+
+Design decision: one function adds all of it; the rest of the gateway does not know that there is training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import openai
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from server.api.deps import Training
+from server.api.lifespan import run_with
+from server.api.routes import files, fine_tuning, graders, worker
+from server.core.settings import Settings
+from server.db.database import Database
+from server.limits.grader_runs import GraderRuns
+from server.training.files.storage import FileStorage
+from server.training.files.sweep import sweeping_files
+from server.training.graders.build import GraderTools
+from server.training.graders.tools import client_of_this_server, grader_tools
+from server.training.jobs.metrics import JobMetrics
+
+ROUTERS = (files.router, graders.router, fine_tuning.router, worker.router)
+
+
+def add_training(app: FastAPI, settings: Settings, database: Database, registry: CollectorRegistry) -> None:
+    """Add the routes and what they need; after the engine was mounted, whose lifespan this goes around."""
+    # Through the app and not the network: the same checks, quotas and queue, whatever address it listens on.
+    inside = openai.DefaultAsyncHttpxClient(transport=httpx2.ASGITransport(app))
+    this_server = client_of_this_server("http://localhost", http_client=inside, max_retries=0)
+    tools = grader_tools(settings, this_server)
+    training = Training(FileStorage(settings.files_url), JobMetrics(registry, database), tools)
+    app.state.training = training
+    app.state.grader_tools = training.graders
+    app.state.grader_runs = GraderRuns(settings.max_grader_runs, settings.grader_runs_per_minute)
+    for router in ROUTERS:
+        app.include_router(router)
+    run_with(app, _closing(training.graders))
+    run_with(app, sweeping_files(database, training.files))
+
+
+@asynccontextmanager
+async def _closing(tools: GraderTools) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await tools.close()
+        if tools.judge is not None:
+            await tools.judge.close()

@@ -1,0 +1,151 @@
+"""Who a request is from, and whether it may do what it asks: API keys, as `Authorization: Bearer <key>`, or in the
+header in which Anthropic's clients send them (x-api-key) or Azure's (api-key).
+
+Design decision: deny by default. A request without a valid key learns nothing, not even which routes there are, and a
+key that is unknown, revoked, expired or of a disabled tenant is refused in the same words. A server on which there is
+no key at all is open: everyone is the default tenant, and may do everything but make tenants and keys.
+
+`OpenAI-Organization: <tenant>` (the official clients' `organization`) has an admin act for that tenant, with its
+adapters, quotas and audit log. Any other key may only name its own tenant. An open server ignores it.
+
+Tenants' keys are looked up by their digest (api_keys.py): how long the database takes tells of digests only, from which
+no key follows. The operator's (operator_keys.py) are compared in constant time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.auth.api_keys import any_key, digest_of, principal_of_row, tenant_of_row
+from server.auth.operator_keys import OperatorKeys
+from server.auth.scopes import scope_of
+from server.core.error_responses import response_to
+from server.core.errors import ApiError, Forbidden, NotFound, Unauthorized, quoted
+from server.core.paths import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below
+from server.core.principal import DEFAULT_TENANT_NAME, OPEN_PRINCIPAL, ORGANIZATION_HEADER, KeyScope, Principal, Tenant
+from server.db.database import Database
+from server.db.point_reads import PointReads
+
+Mode = Literal["keys", "open"]
+KEY_HEADERS = ("x-api-key", "api-key")
+MISSING = "There is no API key in the request; send one as 'Authorization: Bearer <key>' (or 'x-api-key: <key>')."
+INVALID = "The API key is not valid: it is unknown, revoked or expired. Ask the operator of this server for another."
+
+
+def auth_mode(keys: OperatorKeys, database: Database) -> Mode:
+    """How a server with these keys in its configuration and database answers; settled once, when it starts."""
+    if keys.scopes_by_digest:
+        return "keys"
+    with database.read() as connection:
+        return "keys" if any_key(connection) else "open"
+
+
+def key_of(headers: Headers) -> str | None:
+    """The key in a request's headers, bearer before the others; None when there is none."""
+    kind, _, bearer = headers.get("authorization", "").partition(" ")
+    keys = (bearer if kind.lower() == "bearer" else "", *(headers.get(name, "") for name in KEY_HEADERS))
+    return next((key.strip() for key in keys if key.strip()), None)
+
+
+class AuthMiddleware:
+    """Pure ASGI middleware: sets the principal of requests, or refuses them (401, 403).
+
+    `metrics_without_key` lets anyone read /metrics.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, mode: Mode, keys: OperatorKeys, reads: PointReads, metrics_without_key: bool
+    ) -> None:
+        self._app = app
+        self._mode = mode
+        self._keys = keys
+        self._reads = reads
+        self._open_paths = OPEN_PATHS | ({METRICS_PATH} if metrics_without_key else frozenset())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or self._needs_no_key(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            principal = await self._principal(Headers(scope=scope))
+            self._check(principal, scope.get("method", "GET"), scope["path"])
+        except ApiError as error:
+            await response_to(error)(scope, receive, send)
+            return
+        scope.setdefault("state", {})["principal"] = principal
+        with structlog.contextvars.bound_contextvars(tenant=principal.tenant.name, key_id=principal.key_id):
+            await self._app(scope, receive, send)
+
+    def _needs_no_key(self, scope: Scope) -> bool:
+        method = scope.get("method")
+        if method == "OPTIONS":
+            # A browser asks without a key whether it may send one (CORS); any other OPTIONS request has its key.
+            headers = Headers(scope=scope)
+            return "origin" in headers and "access-control-request-method" in headers
+        return method in ("GET", "HEAD") and scope["path"] in self._open_paths
+
+    async def _principal(self, headers: Headers) -> Principal:
+        if self._mode == "open":
+            return OPEN_PRINCIPAL
+        key = key_of(headers)
+        if key is None:
+            raise Unauthorized(MISSING)
+        # Headers are bytes, shown as Latin-1.
+        digest = digest_of(key.encode("latin-1"))
+        organization = headers.get(ORGANIZATION_HEADER)
+        scopes = self._keys.scopes_of(digest)
+        if scopes is not None:
+            principal = Principal(await self._tenant(DEFAULT_TENANT_NAME), None, scopes)
+        else:
+            row = await self._reads.key(digest)
+            known = None if row is None else principal_of_row(row, time.time())
+            if known is None:
+                raise Unauthorized(INVALID)
+            principal = known
+        return await self._acting_for(principal, organization)
+
+    async def _acting_for(self, principal: Principal, organization: str | None) -> Principal:
+        if organization is None or organization == principal.tenant.name:
+            return principal
+        if not principal.may("admin"):
+            raise Forbidden(
+                f"The API key belongs to the tenant {quoted(principal.tenant.name)}; leave out OpenAI-Organization, "
+                f"which is {quoted(organization)}.",
+                param=ORGANIZATION_HEADER.lower(),
+                code="mismatched_organization",
+            )
+        return Principal(await self._tenant(organization), principal.key_id, principal.scopes, principal.key_limits)
+
+    async def _tenant(self, name: str) -> Tenant:
+        row = await self._reads.tenant(name)
+        if row is None:
+            raise NotFound(
+                f"OpenAI-Organization is {quoted(name)}, and there is no tenant of this name; GET /v1/tenants lists "
+                "those there are.",
+                param=ORGANIZATION_HEADER.lower(),
+                code="tenant_not_found",
+            )
+        return tenant_of_row(row)
+
+    def _check(self, principal: Principal, method: str, path: str) -> None:
+        """Forbidden when the principal's key does not allow `method` on `path`."""
+        if self._mode == "open":
+            if is_below(path, OPERATOR_PATHS):
+                raise Forbidden(
+                    "This server has no keys, so nobody may administer it. Start it with TINYLORA_ADMIN_KEY, and "
+                    "send that key."
+                )
+            return
+        needed: KeyScope = scope_of(method, path)
+        if not principal.may(needed):
+            error = Forbidden(
+                f"This takes an API key with the scope '{needed}'; the scopes of this one are "
+                f"{', '.join(sorted(principal.scopes))}."
+            )
+            error.headers = {"www-authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'}
+            raise error

@@ -1,0 +1,1 @@
+"""What every room may know: errors, names, settings, paths, who asks. No routes, no SQL, no vLLM."""

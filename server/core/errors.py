@@ -1,0 +1,153 @@
+"""Every error that leaves over HTTP, in OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
+
+    ApiError
+        BadRequest            400   the request says something that cannot be served
+        NotFound              404   no such adapter, version, model or route
+        PayloadTooLarge       413
+        UnsupportedMediaType  415
+        UnprocessableEntity   422   an Idempotency-Key that stands for another request
+        PreconditionFailed    412   it changed since the client last saw it
+        Unauthorized          401   no key, or none that is valid
+        Forbidden             403   a valid key that does not allow this
+        TooManyRequests       429   a quota is used up, or too many requests wait; it says when to try again
+        Unavailable           503   the engine or the database does not answer
+
+Design decision: no 409. OpenAI's clients retry it, and none of our errors goes away by itself.
+
+It does not translate vLLM's own exceptions: the engine's handlers do, and stay in place where they know better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Literal
+
+from adapters.vector.errors import AdapterError, CheckpointError, FactorsError, RecipeError, VectorError
+
+INVALID_REQUEST = "invalid_request_error"
+MAX_SHOWN_CHARS = 80
+
+STATUS_CODES = {
+    HTTPStatus.BAD_REQUEST: "invalid_request",
+    HTTPStatus.UNAUTHORIZED: "invalid_api_key",
+    HTTPStatus.FORBIDDEN: "insufficient_permissions",
+    HTTPStatus.PRECONDITION_FAILED: "precondition_failed",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "unprocessable",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "internal_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+}
+_ADAPTER_CODES: dict[type[AdapterError], str] = {
+    RecipeError: "invalid_recipe",
+    VectorError: "invalid_vector",
+    FactorsError: "factors_mismatch",
+    CheckpointError: "invalid_checkpoint",
+}
+
+
+class ApiError(Exception):
+    """An answer other than success. `param` names the field at fault, `code` is for programs, `message` for people."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    type: str = INVALID_REQUEST
+    headers: Mapping[str, str] | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or STATUS_CODES[self.status]
+
+
+class BadRequest(ApiError):
+    """The request says something that cannot be served."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class NotFound(ApiError):
+    """What the request names does not exist, or no longer."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class PayloadTooLarge(ApiError):
+    """The body is longer than the server reads."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMediaType(ApiError):
+    """The body is in a format that this route does not read."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class UnprocessableEntity(ApiError):
+    """The request is well formed, and contradicts an earlier one."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class PreconditionFailed(ApiError):
+    """What the request would change is not, or no longer, what its If-Match or If-None-Match says."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+
+
+class Unauthorized(ApiError):
+    """No API key, or none that is valid."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    type = "authentication_error"
+    headers: Mapping[str, str] | None = {"www-authenticate": "Bearer"}
+
+
+class Forbidden(ApiError):
+    """The API key is valid and does not allow this."""
+
+    status = HTTPStatus.FORBIDDEN
+    type = "permission_error"
+
+
+class TooManyRequests(ApiError):
+    """A quota is used up or too many requests wait. `counted` is what there is too much of, `reason` is for metrics."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(
+        self, message: str, *, counted: Literal["requests", "tokens"], reason: str, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(message)
+        self.type = counted
+        self.reason = reason
+        self.headers = headers
+
+
+class Unavailable(ApiError):
+    """The engine or the database does not answer; trying again later may help."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "server_error"
+
+
+def adapter_error_code(error: AdapterError) -> str:
+    """The code that stands for the kind of an AdapterError."""
+    return _ADAPTER_CODES.get(type(error), "invalid_adapter")
+
+
+def quoted(value: object) -> str:
+    """`value` as an error message quotes it: short, whatever was sent."""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, Mapping):
+        return f"an object with {len(value)} keys"
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."

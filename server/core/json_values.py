@@ -1,0 +1,29 @@
+"""How many values a JSON text may hold, known without parsing it.
+
+Design decision: values are bounded apart from bytes, which may be those of an image: a value of two bytes takes a
+hundred in memory, and a hundred times as long to parse as a byte of a string. Every value but the first follows a comma
+or an opening bracket (and at most a key); to count these is fast, and counts those in strings as well.
+"""
+
+from __future__ import annotations
+
+from server.core.errors import PayloadTooLarge
+
+# What a value takes in memory beside its text, about: an entry of a list or dict, and the head of an object.
+VALUE_BYTES = 64
+
+
+def most_values(text: bytes) -> int:
+    """No fewer than the values in `text`, not counting keys of objects."""
+    return 1 + text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def check_values(text: bytes, limit: int, setting: str) -> int:
+    """`most_values`. PayloadTooLarge for more than `limit`, which is the server's `setting`."""
+    values = most_values(text)
+    if values > limit:
+        raise PayloadTooLarge(
+            f"The body has {values} commas and opening brackets, and so perhaps as many JSON values; expected at most "
+            f"{limit} (the server's setting {setting}). Send fewer, or in several requests."
+        )
+    return values

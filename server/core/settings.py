@@ -1,0 +1,163 @@
+"""What an operator may set, from the environment: TINYLORA_DATABASE_URL, TINYLORA_LOG_FORMAT and so on.
+
+Design decision: one frozen object, made once at start-up and handed on; nothing reads the environment later. vLLM's own
+flags are not repeated here. A key of the operator's that others could know, and a URL for files that takes a package
+which is not installed, are refused here, before anything listens.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fsspec.core import split_protocol  # type: ignore[import-untyped]
+from fsspec.registry import get_filesystem_class  # type: ignore[import-untyped]
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.core.key_strength import why_not_a_key, why_weak
+
+MIB = 2**20
+MAX_DAYS = 36_500
+SECRETS = ("admin_key", "worker_key", "judge_api_key")
+
+
+class Settings(BaseSettings):
+    """The gateway's settings. Sizes are in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="TINYLORA_", frozen=True)
+
+    environment: Literal["production", "development"] = "production"  # which keys are good enough
+    admin_key: SecretStr | None = Field(
+        default=None, description="the operator's; with none, and none in the database, the server is for this machine"
+    )
+    worker_key: SecretStr | None = Field(
+        default=None, description="of training workers, who may do what the admin key may; with none, that is theirs"
+    )
+    metrics_without_key: bool = Field(default=False, description="let anyone read /metrics")
+    allowed_hosts: str | None = Field(
+        default=None, description="names besides localhost by which a server without keys may be asked: a.example,*.b"
+    )
+
+    database_url: str = Field(default="sqlite:///data/tinylora.db", description="SQLAlchemy URL of the registry")
+    database_busy_timeout_s: float = Field(
+        default=10.0, gt=0, description="how long a write waits for another process's"
+    )
+    resolve_cache_size: int = Field(default=65_536, ge=1, description="adapter versions kept in memory")
+
+    max_upload_bytes: int = Field(default=64 * MIB, ge=1, description="longest body of an upload")
+    max_bulk_bytes: int = Field(default=16 * 1024 * MIB, ge=1, description="longest body of a bulk import, as NDJSON")
+    max_request_bytes: int = Field(default=64 * MIB, ge=1, description="longest JSON body of an inference request")
+    max_request_values: int = Field(
+        default=1_000_000, ge=1, description="most JSON values in it, by its commas and brackets"
+    )
+    max_held_body_bytes: int = Field(
+        default=1024 * MIB, ge=1, description="bodies in memory at once, of which one tenant alone may have half"
+    )
+    max_mixed_adapters: int = Field(default=32, ge=1, description="most adapters that one request may mix")
+
+    max_recipe_ms: int = Field(default=1000, ge=1, description="longest time that drawing a recipe's P may take")
+    recipe_ms_per_minute: int = Field(
+        default=2000, ge=0, description="time in which each tenant may have new recipes drawn; 0 is no limit"
+    )
+
+    max_running_requests: int | None = Field(
+        default=None, ge=1, description="sequences in the engine at once; by default as many as it runs (max_num_seqs)"
+    )
+    max_queued_requests: int = Field(default=256, ge=0, description="requests of each tenant waiting for the engine")
+
+    files_url: str = Field(
+        default="data/files", description="where uploaded files are: a directory, or a URL that fsspec knows (s3://...)"
+    )
+    max_file_bytes: int = Field(default=512 * MIB, ge=1, description="longest file of /v1/files")
+    max_tenant_files: int = Field(default=10_000, ge=1, description="files that a tenant may have")
+    max_tenant_file_bytes: int = Field(default=32 * 1024 * MIB, ge=1, description="bytes in them together")
+    max_tenant_jobs: int = Field(default=100, ge=1, description="jobs of a tenant that have not ended")
+    max_step_tokens: int = Field(
+        default=2**23, ge=1, description="tokens of the completions of a training step, or of an evaluation"
+    )
+    max_grader_runs: int = Field(default=4, ge=1, description="graders that a tenant may be trying at once")
+    grader_runs_per_minute: int = Field(default=120, ge=1, description="graders that a tenant may try in a minute")
+    worker_lease_s: int = Field(
+        default=30, ge=5, le=3600, description="how long a worker may be silent before its training jobs are another's"
+    )
+    training_workers: int = Field(
+        default=1, ge=0, le=64, description="training workers that `tinylora serve` runs itself once there is a job"
+    )
+    training_log_dir: str = Field(default="data/tensorboard", description="where those write TensorBoard's files")
+    python_graders: bool = Field(
+        default=False, description="whether jobs may bring python graders: code that runs here, shut in"
+    )
+    judge_url: str | None = Field(
+        default=None, description="API like OpenAI's with the models of score_model graders; none: this server's own"
+    )
+    judge_api_key: SecretStr | None = Field(default=None, description="the key of that API")
+
+    factors_rank: int = Field(default=2, ge=1, le=64, description="rank of the base model's factors")
+    factors_kind: Literal["svd", "random"] = "svd"
+
+    health_timeout_s: float = Field(default=4.0, gt=0, description="how long /health and /ready wait for the engine")
+    max_labelled_adapters: int = Field(
+        default=200, ge=0, description="adapters with metrics of their own; the rest share"
+    )
+    max_labelled_tenants: int = Field(default=50, ge=0, description="tenants with metrics of their own; the rest share")
+    usage_flush_s: float = Field(default=5.0, gt=0, description="how often usage is added to the database")
+    audit_retention_days: int = Field(
+        default=365, ge=0, le=MAX_DAYS, description="how long the audit log is kept; 0 is for ever"
+    )
+    usage_retention_days: int = Field(
+        default=730, ge=0, le=MAX_DAYS, description="how long usage is kept; 0 is for ever"
+    )
+    job_event_retention_days: int = Field(
+        default=90, ge=0, le=MAX_DAYS, description="how long after a job's end its events are kept; 0 is for ever"
+    )
+    engine_log: str = Field(
+        default="data/engine.log",
+        min_length=1,
+        description="file for what engine and workers print; with -, they print it where the server does",
+    )
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """`allowed_hosts`, one by one, without ports."""
+        return tuple(name.strip().lower() for name in (self.allowed_hosts or "").split(",") if name.strip())
+
+    @field_validator("files_url")
+    @classmethod
+    def _check_files_url(cls, url: str) -> str:
+        if (why := why_no_storage(url)) is not None:
+            raise ValueError(why)
+        return url
+
+    @field_validator("admin_key", "worker_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if key is None:
+            return None
+        secret = key.get_secret_value()
+        wrong = why_not_a_key(secret)
+        if wrong is None and info.data.get("environment") != "development":
+            wrong = why_weak(secret)
+        if wrong is not None:
+            raise ValueError(f"{wrong}; `openssl rand -hex 32` makes a good one")
+        return key
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with the environment, for the operator; it does not show keys."""
+    sentences = []
+    for wrong in error.errors():
+        name, message = str(wrong["loc"][0]), wrong["msg"].removeprefix("Value error, ")
+        value = "" if name in SECRETS else f"is {wrong['input']!r}: "
+        sentences.append(f"TINYLORA_{name.upper()} {value}{message}")
+    return "; ".join(sentences)
+
+
+def why_no_storage(url: str) -> str | None:
+    """Why there can be no files at `url`, for the operator: the package to install, say. None: there can."""
+    try:
+        get_filesystem_class(split_protocol(url)[0])
+    except (ImportError, ValueError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,244 @@
+"""The database behind the registry: SQLite or PostgreSQL, its connections, its transactions and its migrations.
+
+Design decision: a write is one transaction that holds what it read. SQLite, in WAL mode, has one writing connection per
+process, which takes the lock at its beginning (BEGIN IMMEDIATE); readers never wait. On PostgreSQL writes are READ
+COMMITTED and lock the rows that they change, so that a write waits for another one of the same rows and then sees it;
+`transact` begins a write again that PostgreSQL broke off to end a deadlock.
+
+The statements are SQLAlchemy's and the same for both; what must differ (`insert` with ON CONFLICT) is here. URLs, and
+what is wrong with them, are in `database_url`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import psycopg
+import sqlalchemy as sa
+import structlog
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_fixed,
+    wait_random_exponential,
+)
+
+from server.core.errors import Unavailable
+from server.core.principal import DEFAULT_TENANT_ID
+from server.db.tables import ADAPTERS
+from server.db.url import DatabaseStartError, parse_url, why_unusable
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+# PostgreSQL's lock under which servers that start together migrate one after the other. Any number will do.
+MIGRATION_LOCK = 0x71_4E_10_2A
+# 20 connections to PostgreSQL at most, which allows 100 to all gateways. Threads wait for a free one.
+POOL_SIZE = 5
+MAX_OVERFLOW = 15
+# No statement of ours takes as long. One that does must not hold its locks forever.
+STATEMENT_TIMEOUT_S = 60.0
+ATTEMPTS = 6
+
+T = TypeVar("T")
+
+
+class Database:
+    """Connections to one database, migrated to the newest schema. Safe to use from any thread.
+
+    Raises DatabaseStartError, a sentence for the operator, when it cannot be opened. Later, whatever cannot be done
+    because the database is gone, locked for too long or full raises Unavailable (503).
+    """
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 10.0) -> None:
+        self.url = parse_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = self._create_engine(busy_timeout_s)
+        self._write_lock = threading.Lock()
+        try:
+            if self.is_sqlite:
+                _switch_to_wal(self._engine, busy_timeout_s)
+            self._migrate()
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, CommandError) as error:
+            self.close()
+            raise DatabaseStartError(why_unusable(self.url, error)) from error
+
+    def _create_engine(self, busy_timeout_s: float) -> Engine:
+        if self.is_sqlite:
+            engine = sa.create_engine(self.url)
+            _configure_sqlite(engine, busy_timeout_s)
+            return engine
+        engine = sa.create_engine(
+            self.url,
+            # What the server has as its default is none of ours.
+            isolation_level="READ COMMITTED",
+            # A server that was restarted costs a reconnection, not a failed request.
+            pool_pre_ping=True,
+            pool_size=POOL_SIZE,
+            max_overflow=MAX_OVERFLOW,
+            pool_timeout=busy_timeout_s,
+            pool_use_lifo=True,
+        )
+        _configure_postgresql(engine, busy_timeout_s)
+        return engine
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection that sees one state of the database throughout."""
+        level: Any = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        with (
+            _unavailable_when_lost(),
+            self._engine.connect().execution_options(**level) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction: committed when the block ends, rolled back when it raises."""
+        with _unavailable_when_lost(), self._begin() as connection:
+            yield connection
+
+    def transact(self, do: Callable[[Connection], T]) -> T:
+        """`do` in one transaction, from its beginning again when PostgreSQL sacrificed it for another one."""
+        retrying = Retrying(
+            retry=retry_if_exception(_was_sacrificed),
+            wait=wait_random_exponential(multiplier=0.01, max=0.5),
+            stop=stop_after_attempt(ATTEMPTS),
+            reraise=True,
+        )
+        with _unavailable_when_lost():
+            return cast(T, retrying(self._transact_once, do))
+
+    def _transact_once(self, do: Callable[[Connection], T]) -> T:
+        with self._begin() as connection:
+            return do(connection)
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        if not self.is_sqlite:
+            with self._engine.begin() as connection:
+                yield connection
+            return
+        # Threads wait their turn here rather than in SQLite, which would have them poll and lets some starve.
+        with (
+            self._write_lock,
+            self._engine.connect().execution_options(tinylora_write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+        """An INSERT that knows ON CONFLICT, in this database's dialect."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def check_writable(self) -> None:
+        """Write and take it back. Raises Unavailable when the database cannot be written."""
+        with self.write() as connection:
+            connection.execute(
+                ADAPTERS.insert().values(
+                    tenant_id=DEFAULT_TENANT_ID, name="", created_at=0, last_version=0, revision=0, public=False
+                )
+            )
+            connection.get_transaction().rollback()  # type: ignore[union-attr]
+
+    def connection_parameters(self) -> dict[str, Any]:
+        """What psycopg connects with, the password included."""
+        _, parameters = self._engine.dialect.create_connect_args(self.url)
+        return dict(parameters)
+
+    def close(self) -> None:
+        """Close every connection; the object cannot be used afterwards."""
+        self._engine.dispose()
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        with self._begin() as connection:
+            if not self.is_sqlite:
+                # Another server's migration, or a large one of our own, takes the time it takes.
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def unavailable(error: Exception) -> Unavailable:
+    """What a request gets when the database does not answer; the reason goes to the log."""
+    reason = getattr(error, "orig", None) or error
+    structlog.get_logger().warning("database unavailable", error=type(reason).__name__, reason=str(reason).strip())
+    return Unavailable(
+        "The registry's database does not answer; try again in a moment. The server's log has the reason.",
+        code="database_unavailable",
+    )
+
+
+@contextmanager
+def _unavailable_when_lost() -> Iterator[None]:
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        raise unavailable(error) from error
+
+
+def _was_sacrificed(error: BaseException) -> bool:
+    reason = getattr(error, "orig", None)
+    return isinstance(reason, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure)
+
+
+def _configure_sqlite(engine: Engine, busy_timeout_s: float) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(driver: Any, _record: object) -> None:
+        # The driver would begin transactions where it sees fit; `on_begin` does, where we do.
+        driver.isolation_level = None
+        driver.execute(f"PRAGMA busy_timeout={int(busy_timeout_s * 1000)}")
+        # An answered upload must survive a power cut, and uploads are few.
+        driver.execute("PRAGMA synchronous=FULL")
+        driver.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("tinylora_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _configure_postgresql(engine: Engine, busy_timeout_s: float) -> None:
+    lock_ms, statement_ms = int(busy_timeout_s * 1000), int(max(STATEMENT_TIMEOUT_S, 2 * busy_timeout_s) * 1000)
+
+    @event.listens_for(engine, "connect")
+    def on_connect(driver: Any, _record: object) -> None:
+        driver.autocommit = True
+        # Not as parameters of the connection, which poolers refuse.
+        driver.execute(
+            f"SET lock_timeout = {lock_ms}; SET statement_timeout = {statement_ms}; "
+            f"SET idle_in_transaction_session_timeout = {statement_ms}"
+        )
+        driver.autocommit = False
+
+
+def _switch_to_wal(engine: Engine, timeout_s: float) -> None:
+    """A property of the file, which stays. SQLite does not wait for a lock here, as it does everywhere else."""
+    connection = engine.raw_connection()
+    driver: Any = connection.driver_connection
+    retrying = Retrying(
+        retry=retry_if_exception(_is_busy), wait=wait_fixed(0.02), stop=stop_after_delay(timeout_s), reraise=True
+    )
+    try:
+        retrying(driver.execute, "PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY

@@ -1,0 +1,137 @@
+"""What grows with every request and write, and goes when its time is over: audit, usage, events of jobs, used keys.
+
+Design decision: one sweep for all of them, in transactions of a thousand rows, so that no write waits long for it; rows
+of audit and events are numbered as they come, so the oldest are found without an index of their times. Any number of
+gateways may sweep one database: each takes rows that no other one has.
+
+A job's events go some time after its end, and none of a job that has not ended: its result file is made of them, and
+stays. Adapters, files, jobs and the history of aliases are their owners' to delete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection
+
+from server.core.background import repeating
+from server.core.errors import ApiError
+from server.core.settings import Settings
+from server.db.database import Database
+from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE
+from server.db.training_tables import JOB_EVENTS, JOBS
+
+KEY_KEPT_S = 24 * 3600
+
+DAY_S = 24 * 3600
+BATCH = 1000
+EVERY_S = 3600.0
+FIRST_S = 60.0
+# Keys well past their time, and so not about to be answered from.
+KEY_GRACE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`delete(connection, before, most)` removes at most so many rows from before a time, and says how many it did."""
+
+    what: str
+    kept_s: int
+    delete: Callable[[Connection, int, int], int]
+
+
+def rules_of(settings: Settings) -> tuple[Rule, ...]:
+    """What goes, and when; nothing of what is kept for ever, which is 0 days."""
+    in_days = (
+        ("audit", settings.audit_retention_days, _delete_audit),
+        ("usage", settings.usage_retention_days, _delete_usage),
+        ("job events", settings.job_event_retention_days, _delete_events),
+    )
+    rules = [Rule(what, days * DAY_S, delete) for what, days, delete in in_days if days]
+    return (*rules, Rule("idempotency keys", KEY_KEPT_S + KEY_GRACE_S, _delete_keys))
+
+
+class Retention:
+    """The sweep over one database. `clock` gives seconds since 1970."""
+
+    def __init__(
+        self, database: Database, rules: tuple[Rule, ...], *, clock: Callable[[], float] = time.time, batch: int = BATCH
+    ) -> None:
+        self._database = database
+        self._rules = rules
+        self._clock = clock
+        self._batch = batch
+
+    async def sweep(self, ended: asyncio.Event) -> None:
+        """Remove all that is too old, unless `ended` is set before that. What the database refuses stays until later.
+
+        Does not return, cancelled or not, while a transaction of its own runs.
+        """
+        for rule in self._rules:
+            before = int(self._clock()) - rule.kept_s
+            try:
+                total = await self._remove(rule, before, ended)
+            except (ApiError, sa.exc.SQLAlchemyError) as error:
+                structlog.get_logger().error("old rows not removed, kept until later", what=rule.what, error=str(error))
+                continue
+            if total:
+                structlog.get_logger().info("old rows removed", what=rule.what, rows=total)
+
+    async def _remove(self, rule: Rule, before: int, ended: asyncio.Event) -> int:
+        total = 0
+        while not ended.is_set():
+            removed = await asyncio.to_thread(self.remove_some, rule, before)
+            total += removed
+            if not removed:
+                break
+        return total
+
+    def remove_some(self, rule: Rule, before: int) -> int:
+        """One transaction; returns how many rows it removed. Blocks."""
+        return self._database.transact(lambda connection: rule.delete(connection, before, self._batch))
+
+
+def sweeping(database: Database, settings: Settings) -> AbstractAsyncContextManager[None]:
+    """Sweeps now and then while the block runs."""
+    return repeating(Retention(database, rules_of(settings)).sweep, first_s=FIRST_S, every_s=EVERY_S)
+
+
+def _delete_audit(connection: Connection, before: int, most: int) -> int:
+    oldest = sa.select(AUDIT_LOG.c.id, AUDIT_LOG.c.created_at).order_by(AUDIT_LOG.c.id).limit(most)
+    rows = connection.execute(oldest.with_for_update(skip_locked=True)).all()
+    old = [row.id for row in rows if row.created_at < before]
+    return _deleted(connection, AUDIT_LOG.delete().where(AUDIT_LOG.c.id.in_(old))) if old else 0
+
+
+def _delete_usage(connection: Connection, before: int, most: int) -> int:
+    key = sa.tuple_(*USAGE.primary_key)
+    oldest = sa.select(*USAGE.primary_key).where(USAGE.c.hour < before).order_by(*USAGE.primary_key).limit(most)
+    return _deleted(connection, USAGE.delete().where(key.in_(oldest.with_for_update(skip_locked=True))))
+
+
+def _delete_events(connection: Connection, before: int, most: int) -> int:
+    ended = sa.select(JOBS.c.id).where(JOBS.c.finished_at < before)
+    ended = ended.where(sa.exists().where(JOB_EVENTS.c.job_id == JOBS.c.id)).order_by(JOBS.c.id).limit(most)
+    jobs = list(connection.execute(ended).scalars())
+    events = sa.select(JOB_EVENTS.c.id).where(JOB_EVENTS.c.job_id.in_(jobs)).limit(most)
+    chosen = events.with_for_update(skip_locked=True)
+    return _deleted(connection, JOB_EVENTS.delete().where(JOB_EVENTS.c.id.in_(chosen))) if jobs else 0
+
+
+def _delete_keys(connection: Connection, before: int, most: int) -> int:
+    key = (IDEMPOTENCY_KEYS.c.tenant_id, IDEMPOTENCY_KEYS.c.key)
+    oldest = sa.select(*key).where(IDEMPOTENCY_KEYS.c.created_at < before).limit(most)
+    chosen = oldest.with_for_update(skip_locked=True)
+    return _deleted(connection, IDEMPOTENCY_KEYS.delete().where(sa.tuple_(*key).in_(chosen)))
+
+
+def _deleted(connection: Connection, delete: sa.Delete) -> int:
+    result: sa.CursorResult[Any] = connection.execute(delete)
+    return result.rowcount

@@ -1,0 +1,101 @@
+"""Errors of vLLM that are the client's, and that vLLM does not know to be.
+
+Design decision: by where they come from. What is raised while pydantic reads a body is about the body: vLLM's request
+models look into it before its types are checked. And an index, a key or an attribute that is missing while vLLM turns a
+request into messages is missing from the request. Anywhere else they are defects, and stay that.
+
+Errors that vLLM tells apart itself are its handlers' to answer; the shape of all is api/middleware/engine_errors.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from traceback import walk_tb
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.responses import Response
+from vllm.exceptions import VLLMError
+from vllm.v1.engine.exceptions import EngineGenerateError
+
+from server.core.error_responses import error_response, response_to, validation_error
+
+# Functions of a request and nothing else.
+READERS = ("vllm.renderers.chat_utils", "vllm.entrypoints.openai.responses.utils")
+CHECKS = ("vllm.sampling_params", "vllm.v1.engine.input_processor")
+VALIDATOR = "pydantic.type_adapter"
+KINDS = (LookupError, AttributeError, TypeError, RecursionError, ArithmeticError, VLLMError)
+
+
+def add_engine_error_handlers(app: FastAPI) -> None:
+    """Answer 400 where reading a request fails; call it when vLLM has added its own handlers."""
+    for kind in KINDS:
+        app.exception_handler(kind)(_Refusal(app.exception_handlers.get(kind)))
+    app.exception_handler(ValidationError)(_refuse_values)
+
+
+class _Refusal:
+    """Handles one kind of error; what is no client's goes to vLLM's handler, or on if that has none."""
+
+    def __init__(self, otherwise: Any) -> None:
+        self._otherwise = otherwise
+
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        modules = _modules(error)
+        if VALIDATOR in modules and getattr(error, "parameter", None) is None:
+            return await _refuse_unread(request, error)
+        if modules and modules[-1] in READERS:
+            message = f"The request cannot be read: a part of a message is missing or empty ({error})."
+            return error_response(HTTPStatus.BAD_REQUEST, message, param="messages", code="invalid_request")
+        if isinstance(error, EngineGenerateError) and _is_refusal(error.__cause__):
+            return error_response(HTTPStatus.BAD_REQUEST, str(error.__cause__), param=None, code="invalid_value")
+        if self._otherwise is None:
+            raise error
+        answer: Response = await self._otherwise(request, error)
+        return answer
+
+
+async def _refuse_values(_request: Request, error: Exception) -> Response:
+    """What vLLM validates again, later than its routes do: lazily read messages, and each part of a batch."""
+    assert isinstance(error, ValidationError)
+    return response_to(validation_error(error.errors(include_url=False)))
+
+
+def _is_refusal(cause: BaseException | None) -> bool:
+    """Of a check before the engine has the request: vLLM passes errors of its own kind on, and hides all others."""
+    return isinstance(cause, ValueError) and _modules(cause)[-1:] in [[module] for module in CHECKS]
+
+
+def _modules(error: Exception) -> list[str]:
+    """Those whose code was running, the innermost last."""
+    return [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+
+
+async def _refuse_unread(request: Request, error: Exception) -> Response:
+    body = await request.json()
+    models = [field.field_info.annotation for field in request.scope["route"].dependant.body_params]
+    faults = [fault for model in models if isinstance(body, Mapping) for fault in _faults(model, body)]
+    if faults:
+        return response_to(validation_error(faults))
+    message = f"The request cannot be read: a field has a value of the wrong kind ({error})."
+    return error_response(HTTPStatus.BAD_REQUEST, message, param=None, code="invalid_request")
+
+
+def _faults(model: Any, body: Mapping[str, Any]) -> Iterator[Any]:
+    """What is wrong with every field on its own, as pydantic says it. The model's own validators are left out."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if key not in body:
+            continue
+        kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        try:
+            TypeAdapter(kind).validate_python(body[key])
+        except ValidationError as error:
+            for fault in error.errors(include_url=False):
+                yield {**fault, "loc": (key, *fault["loc"])}
+        except Exception as error:
+            yield {"type": "value_error", "loc": (key,), "msg": f"cannot be read ({error})", "input": body[key]}

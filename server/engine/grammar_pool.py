@@ -1,0 +1,139 @@
+"""Whether the engine can compile a grammar, found out where it does no harm (grammar_worker.py).
+
+Design decision: one backend, xgrammar, unless the operator names another. With vLLM's `auto` every request chooses
+anew, but the engine keeps the backend of the first one: a grammar that was checked by one is compiled by the other, and
+fails there. And the checks run on the event loop: one of them never ends for some schemas, and takes all memory.
+
+With another backend nothing is checked here: vLLM's own checks are what there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from typing import Any
+
+import xgrammar
+from vllm.exceptions import VLLMValidationError
+from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.utils.mistral import is_mistral_tokenizer
+from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
+from vllm.v1.structured_output.request import get_structured_output_key
+from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
+
+from server.core.child_pool import ChildError, ChildPool
+from server.engine.grammar import Grammar
+from server.engine.grammar_worker import objects_in
+
+BACKEND = "xgrammar"
+# However busy the machine is; the process itself ends after some seconds of computing (grammar_worker.MAX_CPU_S).
+TIMEOUT_S = 30.0
+# One tenant asks one question at a time: with two, nobody waits for another's.
+PROCESSES = 2
+# Lengths and numbers of items are written out in the grammar, state by state.
+MAX_REPEATS = 10_000
+REPEATS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+REMEMBERED = 4096
+
+
+def settle_backend(vllm_config: Any) -> None:
+    """Choose the backend where the operator left it open. vLLM has no other for the grammars of Mistral's tokenizer."""
+    model_config = vllm_config.model_config
+    if vllm_config.structured_outputs_config.backend != "auto" or model_config.skip_tokenizer_init:
+        return
+    if not is_mistral_tokenizer(cached_tokenizer_from_config(model_config)):
+        vllm_config.structured_outputs_config.backend = BACKEND
+
+
+class EngineGrammars:
+    """What is known of grammars, and the process that finds out more; it starts with the first question."""
+
+    def __init__(self, vllm_config: Any) -> None:
+        model_config = vllm_config.model_config
+        self._pool: ChildPool | None = None
+        self._known: OrderedDict[bytes, str | None] = OrderedDict()
+        if vllm_config.structured_outputs_config.backend == BACKEND and not model_config.skip_tokenizer_init:
+            tokenizer = xgrammar.TokenizerInfo.from_huggingface(
+                cached_tokenizer_from_config(model_config), vocab_size=model_config.get_vocab_size()
+            )
+            greeting = json.dumps({"tokenizer": tokenizer.serialize_json()})
+            self._pool = ChildPool("server.engine.grammar_worker", processes=PROCESSES, greeting=greeting)
+
+    async def why_not(self, kind: str, spec: str) -> str | None:
+        """Why the engine cannot compile it; None when it can. ChildUnavailable when that cannot be found out."""
+        if self._pool is None:
+            return None
+        key = hashlib.sha256(f"{kind}\n{spec}".encode()).digest()
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        try:
+            why = self._known[key] = await self._find_out(self._pool, kind, spec)
+        except ChildError:
+            # Not remembered: it may have been a busy moment.
+            return "compiling it takes too much time or memory. Make it smaller"
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return why
+
+    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+        """As `why_not`, of a request's field."""
+        return await self.why_not(grammar.kind, grammar.spec)
+
+    async def check(self, structured_outputs: Any) -> None:
+        """Of what vLLM has made of a request: VLLMValidationError for a grammar that cannot be compiled."""
+        if self._pool is None or structured_outputs is None or structured_outputs.json_object:
+            return
+        kind, spec = get_structured_output_key(structured_outputs)
+        why = await self.why_not(kind.name.lower(), spec)
+        if why is not None:
+            raise VLLMValidationError(f"This grammar cannot be used: {why}", parameter="structured_outputs")
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def _find_out(self, pool: ChildPool, kind: str, spec: str) -> str | None:
+        if kind == "json" and (unsupported := _unsupported(spec)) is not None:
+            return unsupported
+        if kind == "choice":
+            kind, spec = "grammar", choice_as_grammar(json.loads(spec))
+        if kind == "grammar" and grammar_is_likely_lark(spec):
+            kind = "lark"
+        answer = await pool.ask({"kind": kind, "spec": spec}, TIMEOUT_S)
+        return str(answer["error"]) if "error" in answer else None
+
+
+def _unsupported(spec: str) -> str | None:
+    """What xgrammar would ignore, by the place of the innermost schema that has it, or could not bear."""
+    try:
+        schema = json.loads(spec)
+        if (repeated := _most_repeated(schema)) is not None:
+            return f"{repeated} is more than {MAX_REPEATS}. Make it smaller"
+        if not isinstance(schema, dict) or not has_xgrammar_unsupported_json_features(schema):
+            return None
+    except (ValueError, RecursionError):
+        return None  # the compiler says it better
+    place, found = _innermost(schema, "")
+    at = f" in {place}" if place else ""
+    return f"the keywords {sorted(found)}{at} cannot all be enforced together. Leave some out"
+
+
+def _most_repeated(schema: Any) -> str | None:
+    """The first length or number of items beyond MAX_REPEATS, as `keyword = number`."""
+    for part in objects_in(schema):
+        for keyword in REPEATS:
+            number = part.get(keyword)
+            if isinstance(number, int | float) and number > MAX_REPEATS:
+                return f"{keyword} = {number:g}"
+    return None
+
+
+def _innermost(schema: dict[str, Any], place: str) -> tuple[str, dict[str, Any]]:
+    for key, value in schema.items():
+        for name, inner in enumerate(value) if isinstance(value, list) else ((None, value),):
+            if isinstance(inner, dict) and has_xgrammar_unsupported_json_features(inner):
+                step = key if name is None else f"{key}[{name}]"
+                return _innermost(inner, f"{place}.{step}" if place else step)
+    return place, schema

@@ -1,0 +1,131 @@
+"""`python -m server.engine.grammar_worker`: compiles grammars line by line, to say whether the engine may.
+
+The first line in is a tokenizer, as xgrammar writes it. Then a line in: {"kind": "json", "spec": "..."}; a line out: {}
+or {"error": "..."}. Kinds are json, regex, grammar (EBNF), lark and structural_tag.
+
+Design decision: the engine's own compiler, in a process with limits. Some schemas of a few bytes take all memory there
+is and all time; nothing but trying tells which, and the engine tries it beside everybody's requests.
+
+It ends at MEMORY_BYTES beyond what it needs itself, and after MAX_CPU_S seconds of computing on one question, which no
+other work on the machine makes longer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import xgrammar
+
+MEMORY_BYTES = 2**30
+# What the engine compiles in this time beside everyone's requests is not felt.
+MAX_CPU_S = 5.0
+# The server's event loop parses each grammar once more, and everybody waits for that.
+MAX_PARSE_S = 0.5
+_SOURCE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
+
+
+def main() -> None:
+    """Serve standard input until it ends."""
+    tokenizer = xgrammar.TokenizerInfo.deserialize_json(json.loads(sys.stdin.readline())["tokenizer"])
+    compiler = xgrammar.GrammarCompiler(tokenizer, max_threads=1, cache_enabled=False)
+    limit = _memory_now() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        # Its signal ends the process also in the middle of the compiler, which Python could not interrupt.
+        signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
+        try:
+            began = time.process_time()
+            grammar = parse(question["kind"], question["spec"])
+            took = time.process_time() - began
+            if took > MAX_PARSE_S:
+                raise ValueError(f"reading it takes {took:.1f} s, expected at most {MAX_PARSE_S} s; make it smaller")
+            if question["kind"] == "json":
+                check_references(json.loads(question["spec"]))
+            check_some_answer(compiler.compile_grammar(grammar))
+            answer = {}
+        except MemoryError:
+            answer = {"error": "it takes too much memory; make it smaller"}
+        except Exception as error:
+            answer = {"error": _SOURCE.sub("", str(error)).strip()[:500] or type(error).__name__}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps(answer), flush=True)
+
+
+def check_references(schema: Any) -> None:
+    """ValueError when a `$ref` leads back to itself by nothing but others: no value is ever said of it."""
+    for inner in objects_in(schema):
+        part: Any = inner
+        seen: list[str] = []
+        while isinstance(part, dict) and isinstance(part.get("$ref"), str):
+            if part["$ref"] in seen:
+                raise ValueError(f"the $ref {part['$ref'][:80]!r} leads back to itself, so that no answer fits it")
+            seen.append(part["$ref"])
+            part = _target(schema, part["$ref"])
+
+
+def objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in parsed JSON, itself included, however deep it is."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, list):
+            pending.extend(part)
+        elif isinstance(part, dict):
+            pending.extend(part.values())
+            yield part
+
+
+def _target(schema: Any, reference: str) -> Any:
+    if not reference.startswith("#"):
+        return None
+    part = schema
+    for step in reference.removeprefix("#").split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        part = part.get(step) if isinstance(part, dict) else None
+    return part
+
+
+def check_some_answer(compiled: xgrammar.CompiledGrammar) -> None:
+    """ValueError when no answer can even begin."""
+    bitmask = xgrammar.allocate_token_bitmask(1, compiled.tokenizer_info.vocab_size)
+    if xgrammar.GrammarMatcher(compiled).fill_next_token_bitmask(bitmask) and not bitmask.any():
+        raise ValueError("no answer fits it, not even an empty one")
+
+
+def parse(kind: str, spec: str) -> xgrammar.Grammar:
+    """The grammar that `spec` is. Raises whatever xgrammar raises."""
+    if kind == "json":
+        return xgrammar.Grammar.from_json_schema(spec)
+    if kind == "regex":
+        return xgrammar.Grammar.from_regex(spec)
+    if kind == "lark":
+        return xgrammar.Grammar.from_lark(spec)
+    if kind == "grammar":
+        return xgrammar.Grammar.from_ebnf(spec)
+    tag = json.loads(spec)
+    if "structures" not in tag:
+        return xgrammar.Grammar.from_structural_tag(spec)
+    items = [
+        xgrammar.StructuralTagItem(begin=part["begin"], schema=json.dumps(part["schema"]), end=part["end"])
+        for part in tag["structures"]
+    ]
+    return xgrammar.Grammar.from_structural_tag(items, tag["triggers"])
+
+
+def _memory_now() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    main()

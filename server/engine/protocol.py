@@ -1,0 +1,84 @@
+"""What the gateway needs of an inference engine.
+
+Design decision: the adapter of a request is announced before the engine's own routes run, in the context (contextvars)
+in which they run; so the engine's HTTP handlers stay as they are, and the gateway never sees a forward pass.
+
+It does not say how requests are generated: that is the engine's own OpenAI API, added by `mount`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastapi import FastAPI
+
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter
+from server.engine.grammar import Grammar
+
+# Called with the tokens of the prompt, once, and those newly generated, as they come.
+TokenObserver = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAdapter:
+    """An adapter as a request runs with it.
+
+    `name` stands for one content: "acme/math@3", "inline:<sha12>" or "mix:<sha12>". `label` is for metrics: the
+    registered name, "inline" or "mix". `form` is what the engine is given of the content (adapters.apply.engine_form);
+    empty until it is known that the adapter will run.
+    """
+
+    name: str
+    adapter: Adapter
+    label: str
+    form: str = ""
+
+
+class Engine(Protocol):
+    """An engine that runs one base model, with or without an adapter, different in every request."""
+
+    @property
+    def base_models(self) -> tuple[str, ...]:
+        """The names under which the base model is served; the first one is its name in listings."""
+
+    @property
+    def factors(self) -> Factors:
+        """The factors of the base model that adapters must be made for."""
+
+    @property
+    def max_model_len(self) -> int:
+        """The longest sequence it serves, in tokens."""
+
+    @property
+    def max_num_seqs(self) -> int:
+        """How many sequences it generates at once; those beyond wait inside it, in the order of their arrival."""
+
+    @property
+    def why_no_tools(self) -> str | None:
+        """Why requests with `tools` are refused, and what the operator can do; None where they are served."""
+
+    @property
+    def constrains_all_tools(self) -> bool:
+        """Whether calls are held to the schemas of all tools, or only to those of strict ones."""
+
+    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+        """Why answers cannot be held to `grammar`; None when they can."""
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the inference routes (/v1/...), and the engine's own middleware and error handlers."""
+
+    async def check_health(self) -> None:
+        """Return when the engine is alive; raise any exception when it is not."""
+
+    def activate(
+        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+    ) -> None:
+        """Run the current request with `served` and tell `observe` its tokens; None is the base model, and nobody.
+
+        With `prompt_only` it asks for no answer, and what the engine generates all the same is nobody's.
+
+        None matters: a server may start a request in the context of another one on the same connection.
+        """

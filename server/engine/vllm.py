@@ -1,0 +1,208 @@
+"""vLLM behind the gateway: its engine, its OpenAI serving classes, and the adapter of the request that is being served.
+
+Design decision: vLLM's own handlers find an adapter by looking a model name up in `OpenAIServingModels.lora_requests`.
+That mapping is replaced, on the one instance, by a view of a context variable: it holds exactly the adapter of the
+request in whose context it is read, and nothing else. No handler is rewritten, no name can reach another request's
+adapter, and nothing has to be unloaded.
+
+What the handlers find carries the name that the client used and no content. Where they call the engine (AdapterLLM) it
+is compared with the request's adapter, and exchanged for the identity of that adapter's content (engine/identity.py).
+
+It does not resolve names or read the database: the middleware hands it resolved adapters.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.api_server.routers import register_api_routers
+from vllm.entrypoints.launchers.utils.server_utils import lifespan
+from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.entrypoints.serve.middleware.register import init_entrypoints_middleware
+from vllm.lora.request import LoRARequest
+from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from adapters.factors.factors import Factors
+from server.engine.error_handlers import add_engine_error_handlers
+from server.engine.grammar_pool import EngineGrammars
+from server.engine.identity import EngineIdentities
+from server.engine.protocol import ServedAdapter, TokenObserver
+from server.engine.tools import why_no_tools
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """The adapter of the request in whose context it is read, if it has one, and who is told its tokens.
+
+    `prompt_only`: no answer was asked for. vLLM generates a token even so.
+    """
+
+    served: ServedAdapter | None = None
+    observe: TokenObserver | None = None
+    prompt_only: bool = False
+
+    @property
+    def announced(self) -> LoRARequest | None:
+        """What vLLM's handlers are shown of the adapter: the name to answer with. The engine never sees it."""
+        return None if self.served is None else LoRARequest(self.served.name, 1, "announced")
+
+
+# The adapter of the request that is being served, set by `VllmEngine.activate`.
+ACTIVE: ContextVar[Active] = ContextVar("tinylora_active", default=Active())  # noqa: B039, which does not see that it is frozen
+
+
+class WrongAdapter(RuntimeError):
+    """A route of vLLM was about to answer with another adapter than its request asked for."""
+
+
+class AdapterLLM(AsyncLLM):
+    """vLLM's engine client, which runs every request with its adapter's content and tells how many tokens it takes.
+
+    Here and not in the routes, because all of them come through here, streamed or not, aborted or not.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.identities = EngineIdentities()
+        self.grammars = EngineGrammars(self.vllm_config)
+
+    async def generate(
+        self,
+        prompt: Any,
+        sampling_params: Any,
+        request_id: str,
+        *,
+        lora_request: LoRARequest | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """As vLLM's; `lora_request` is what `ActiveAdapters` gave. WrongAdapter when that is not the request's."""
+        active = ACTIVE.get()
+        await self.grammars.check(sampling_params.structured_outputs)
+        count = TokenCount(cumulative=sampling_params.output_kind == RequestOutputKind.CUMULATIVE)
+        with self._identity(lora_request) as identity:
+            outputs = super().generate(prompt, sampling_params, request_id, lora_request=identity, **kwargs)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if active.prompt_only:
+                        for completion in output.outputs:
+                            completion.token_ids = []
+                    if active.observe is not None:
+                        active.observe(*count.new(output))
+                    yield output
+
+    async def encode(
+        self, prompt: Any, pooling_params: Any, request_id: str, lora_request: LoRARequest | None = None, **kwargs: Any
+    ) -> AsyncGenerator[PoolingRequestOutput, None]:
+        """As vLLM's; see `generate`."""
+        observe = ACTIVE.get().observe
+        with self._identity(lora_request) as identity:
+            outputs = super().encode(prompt, pooling_params, request_id, lora_request=identity, **kwargs)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if observe is not None:
+                        observe(len(output.prompt_token_ids), 0)
+                        observe = None  # of the prompt, once
+                    yield output
+
+    @contextmanager
+    def _identity(self, announced: LoRARequest | None) -> Iterator[LoRARequest | None]:
+        """What to run the current request with, as long as the block lasts."""
+        active = ACTIVE.get()
+        if announced != active.announced:
+            asked, runs = ("the base model" if one is None else one.name for one in (active.announced, announced))
+            raise WrongAdapter(
+                f"The request asked for {asked}, and this route would have answered with {runs}. That is a defect of "
+                "the server; use another route, such as /v1/chat/completions."
+            )
+        if active.served is None:
+            yield None
+            return
+        with self.identities.hold(active.served.adapter, active.served.form) as identity:
+            yield identity
+
+
+class TokenCount:
+    """Counts the tokens of one generation, whose outputs repeat what was generated before when `cumulative`."""
+
+    def __init__(self, *, cumulative: bool) -> None:
+        self._cumulative = cumulative
+        self._prompt_tokens = 0
+        self._generated: dict[int, int] = {}
+
+    def new(self, output: RequestOutput) -> tuple[int, int]:
+        """The tokens of the prompt and of the answers in `output` that no output before it had."""
+        prompt_tokens = 0 if self._prompt_tokens else len(output.prompt_token_ids or ())
+        self._prompt_tokens += prompt_tokens
+        new_tokens = 0
+        for completion in output.outputs:
+            tokens = len(completion.token_ids)
+            if self._cumulative:
+                new_tokens += tokens - self._generated.get(completion.index, 0)
+                self._generated[completion.index] = tokens
+            else:
+                new_tokens += tokens
+        return prompt_tokens, new_tokens
+
+
+class ActiveAdapters(Mapping[str, LoRARequest]):
+    """What vLLM's serving classes see as the loaded adapters: the current request's one, or none."""
+
+    def __getitem__(self, name: str) -> LoRARequest:
+        announced = ACTIVE.get().announced
+        if announced is None or announced.lora_name != name:
+            raise KeyError(name)
+        return announced
+
+    def __iter__(self) -> Iterator[str]:
+        announced = ACTIVE.get().announced
+        return iter(()) if announced is None else iter((announced.lora_name,))
+
+    def __len__(self) -> int:
+        return 0 if ACTIVE.get().served is None else 1
+
+
+class VllmEngine:
+    """Implements `engine_api.Engine` over a running AsyncLLM."""
+
+    def __init__(self, client: AdapterLLM, args: Namespace, supported_tasks: tuple[Any, ...], factors: Factors) -> None:
+        self.client = client
+        self.args = args
+        self.supported_tasks = supported_tasks
+        self.factors = factors
+        self.base_models: tuple[str, ...] = tuple(args.served_model_name or [args.model])
+        self.max_model_len: int = client.model_config.max_model_len
+        self.max_num_seqs: int = client.vllm_config.scheduler_config.max_num_seqs
+        self.why_no_tools = why_no_tools(args)
+        self.constrains_all_tools = args.tool_strict_level == "parameter"
+        self.why_no_grammar = client.grammars.why_no_grammar
+
+    def mount(self, app: FastAPI) -> None:
+        """Add vLLM's routes, error handlers and middleware (API key, CORS, ...), as its flags ask for."""
+        app.state.args = self.args
+        app.router.lifespan_context = lifespan  # logs vLLM's statistics now and then, and freezes the heap
+        register_api_routers(self.args, app, self.supported_tasks, self.client.model_config)
+        init_exception_handler(app)
+        add_engine_error_handlers(app)
+        init_entrypoints_middleware(self.args, app, self.supported_tasks)
+
+    async def start(self, app: FastAPI) -> None:
+        """Build vLLM's serving objects on `app.state`. Call once, before the first request."""
+        await init_app_state(self.client, app.state, self.args, self.supported_tasks)
+        app.state.openai_serving_models.lora_requests = ActiveAdapters()
+
+    async def check_health(self) -> None:
+        await self.client.check_health()
+
+    def activate(
+        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+    ) -> None:
+        ACTIVE.set(Active(served, observe, prompt_only))

@@ -1,0 +1,1 @@
+"""From a request's body to its turn in the engine: the adapter, the engine's fields, admission, usage."""

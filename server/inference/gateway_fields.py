@@ -1,0 +1,44 @@
+"""The engine's own fields that are the gateway's to set: `cache_salt`, `priority` and `request_id`.
+
+    cache_salt   who may share computed prefixes: the requests of one tenant. Whatever a client sends is replaced.
+    request_id   the gateway's (request_id.py). A client's is left out: it may be another's
+    priority     0 (as soon as possible, the default) to 100: a client can only let its requests wait for others.
+
+Design decision: lists of the routes that run the model. Those of MODEL_ROUTES are queued, counted and salted, those of
+REFUSED_ROUTES are not served; the tests hold both against all routes and request models that the engine can have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from server.core.errors import BadRequest, quoted
+
+MAX_PRIORITY = 100
+
+
+def set_gateway_fields(payload: dict[str, object], tenant_id: int) -> None:
+    """Set in `payload`, the body of a request to a MODEL_ROUTE, what its tenant decides. BadRequest for `priority`."""
+    priority_of(payload)
+    payload["cache_salt"] = f"tenant-{tenant_id}"
+    payload.pop("request_id", None)
+
+
+def priority_of(payload: dict[str, object]) -> int:
+    """How long the request may wait for others: 0 to 100. BadRequest for anything else."""
+    priority = payload.get("priority")
+    if priority is None:
+        return 0
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
+        raise BadRequest(
+            f"priority is {quoted(priority)}, expected a whole number from 0 (as soon as possible) to {MAX_PRIORITY} "
+            "(after the others)",
+            param="priority",
+            code="invalid_value",
+        )
+    return priority
+
+
+def asks_for_prompt_only(payload: Mapping[str, object]) -> bool:
+    """Whether a request for completions wants its prompt back, for the log-probabilities, and no answer."""
+    return payload.get("echo") is True and payload.get("max_tokens") == 0

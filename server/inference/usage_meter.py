@@ -1,0 +1,174 @@
+"""What every tenant, key and adapter used, by the hour: counted in memory, added to the table `usage` now and then.
+
+Design decision: what is added are differences, by ON CONFLICT DO UPDATE, so any number of gateways add to the same
+rows. Requests that still run are counted as far as they are: a kill -9 loses at most the last interval, no other end
+loses anything. What could not be written is kept and written with the next batch. (Were a connection to PostgreSQL lost
+after it committed and before it said so, that one batch would be counted twice.)
+
+A request counts once the engine has taken tokens of it, however it ended: one that was refused, or that runs no model,
+does not. Its tokens count in the hour in which they were counted.
+
+It limits nothing (quotas.py) and is not read here (usage_report.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from prometheus_client import Counter
+from sqlalchemy.engine import Connection
+
+from server.core.errors import ApiError
+from server.core.names import BASE_LABEL, INLINE_LABEL, MIX_LABEL, OTHER
+from server.core.principal import Principal
+from server.core.request_usage import RequestUsage
+from server.db.database import Database
+from server.db.tables import USAGE
+from server.engine.protocol import ServedAdapter
+
+HOUR_S = 3600
+# Of usage that waits for the database. Beyond it, only tenants are told apart.
+MAX_ROWS = 100_000
+COLUMNS = ("requests", "prompt_tokens", "completion_tokens")
+MAX_ADAPTER_CHARS: int = USAGE.c.adapter.type.length  # type: ignore[attr-defined]
+
+# hour, tenant_id, key_id, adapter; requests, prompt_tokens, completion_tokens
+RowKey = tuple[int, int, str, str]
+Counts = tuple[int, int, int]
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A request in the engine, and how much of its usage is counted."""
+
+    tenant_id: int
+    key_id: str
+    adapter: str
+    usage: RequestUsage
+    counted: Counts = (0, 0, 0)
+
+    def uncounted(self) -> Counts:
+        prompt_tokens, completion_tokens = self.usage.prompt_tokens, self.usage.completion_tokens
+        now = (int(prompt_tokens + completion_tokens > 0), prompt_tokens, completion_tokens)
+        new = tuple(total - counted for total, counted in zip(now, self.counted, strict=True))
+        self.counted = now
+        return new  # type: ignore[return-value]
+
+
+class UsageMeter:
+    """Counts for one gateway. Safe to use from any thread. `failures` counts batches that could not be written."""
+
+    def __init__(
+        self,
+        database: Database,
+        failures: Counter,
+        *,
+        max_rows: int = MAX_ROWS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._failures = failures
+        self._max_rows = max_rows
+        self._clock = clock
+        self._running: set[_Running] = set()
+        self._rows: dict[RowKey, Counts] = {}
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+    @contextmanager
+    def counted(self, principal: Principal, served: ServedAdapter | None, usage: RequestUsage) -> Iterator[None]:
+        """Counts what the block adds to `usage`, while it runs and when it ends."""
+        running = _Running(principal.tenant.id, principal.key_id or "", adapter_of(served), usage)
+        with self._lock:
+            self._running.add(running)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(running)
+                self._count(running)
+
+    def flush(self) -> None:
+        """Write what is not written yet. Blocks. Raises what the database raises, and then keeps everything."""
+        with self._flushing:
+            with self._lock:
+                for running in self._running:
+                    self._count(running)
+                batch, self._rows = self._rows, {}
+            if not batch:
+                return
+            try:
+                self._database.transact(lambda connection: self._add(connection, batch))
+            except BaseException:
+                with self._lock:
+                    for key, counts in batch.items():
+                        self._increase(key, counts)
+                raise
+
+    @asynccontextmanager
+    async def flushing(self, every_s: float) -> AsyncIterator[None]:
+        """Flushes now and then while the block runs, and when it ends."""
+        ended = asyncio.Event()
+
+        async def flush_until_ended() -> None:
+            while not ended.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), every_s)
+                await asyncio.to_thread(self._try_to_flush)
+
+        task = asyncio.create_task(flush_until_ended())
+        try:
+            yield
+        finally:
+            # Not by cancelling it: a batch on its way to the database would go on without anyone knowing its end.
+            ended.set()
+            await task
+
+    def _try_to_flush(self) -> None:
+        try:
+            self.flush()
+        except (ApiError, sa.exc.SQLAlchemyError) as error:
+            self._failures.inc()
+            with self._lock:
+                waiting = len(self._rows)
+            self._log.error("usage not written, kept for the next time", rows=waiting, error=str(error))
+
+    def _count(self, running: _Running) -> None:
+        counts = running.uncounted()
+        if any(counts):
+            hour = int(self._clock()) // HOUR_S * HOUR_S
+            self._increase((hour, running.tenant_id, running.key_id, running.adapter), counts)
+
+    def _increase(self, key: RowKey, counts: Counts) -> None:
+        if key not in self._rows and len(self._rows) >= self._max_rows:
+            hour, tenant_id, _, _ = key
+            key = (hour, tenant_id, "", OTHER)
+        known = self._rows.get(key, (0, 0, 0))
+        self._rows[key] = (known[0] + counts[0], known[1] + counts[1], known[2] + counts[2])
+
+    def _add(self, connection: Connection, batch: dict[RowKey, Counts]) -> None:
+        insert = self._database.insert(USAGE)
+        added = {name: USAGE.c[name] + insert.excluded[name] for name in COLUMNS}
+        statement = insert.on_conflict_do_update(index_elements=list(USAGE.primary_key), set_=added)
+        # In one order for all gateways, which then wait for each other's rows instead of deadlocking.
+        connection.execute(statement, [_row(key, batch[key]) for key in sorted(batch)])
+
+
+def adapter_of(served: ServedAdapter | None) -> str:
+    """What usage calls an adapter: "acme/math@3", "base", "inline" or "mix"."""
+    if served is None:
+        return BASE_LABEL
+    return served.label if served.label in (INLINE_LABEL, MIX_LABEL) else served.name[:MAX_ADAPTER_CHARS]
+
+
+def _row(key: RowKey, counts: Counts) -> dict[str, Any]:
+    return dict(zip(("hour", "tenant_id", "key_id", "adapter", *COLUMNS), (*key, *counts), strict=True))

@@ -1,0 +1,111 @@
+"""The `tinylora` command.
+
+Design decision: it imports what a command needs when that command runs, so that `--help` and mistakes answer at once
+although serving imports an inference engine.
+
+Everything it does not know it hands to vLLM.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from clients.cli import adapters as cli_adapters
+from clients.cli import admin as cli_admin
+from clients.cli import evaluate as cli_eval
+from server.launch import worker_cli as cli_worker
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+cli.add_typer(cli_adapters.adapters, name="adapters")
+cli.add_typer(cli_admin.tenants, name="tenants")
+cli.add_typer(cli_admin.keys, name="keys")
+FLAGS_OF_VLLM = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@cli.callback()
+def tinylora() -> None:
+    """Serve one base model with a different TinyLoRA adapter, of 26 bytes, in every request."""
+
+
+@cli.command(context_settings=FLAGS_OF_VLLM)
+def serve(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="Model directory or Hugging Face id; default: embedded")] = None,
+) -> None:
+    """Serve MODEL over OpenAI's API. Takes every flag of `vllm serve` besides: --port 9000, --max-model-len 4096, ...
+
+    The gateway's own settings are environment variables, TINYLORA_...; see README.md.
+    """
+    from pydantic import ValidationError
+
+    from server.core.settings import Settings, explain
+    from server.launch.embedded_model import EmbeddedModelError, ensure_embedded_model
+    from server.launch.engine_output import keep_apart, others_print
+    from server.launch.start_checks import CannotStart, check_libraries, check_port
+
+    flags = context.args
+    if model is not None and model.startswith("-"):
+        # Without MODEL the first flag would be taken for it.
+        flags, model = [model, *flags], None
+    # Standard output is for what the server says of itself; vLLM's lines would bury it. Set the variable to see them.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    try:
+        settings = Settings()
+        check_port(flags)
+        check_libraries()
+        if settings.engine_log != "-":
+            keep_apart(Path(settings.engine_log))
+        name = model or str(ensure_embedded_model(progress=Console(stderr=True).print))
+        with others_print():
+            from adapters.vector.errors import AdapterError
+            from server.db.url import DatabaseStartError
+            from server.launch.listening import OpenToOthers
+            from server.launch.serve import serve as run
+    except ValidationError as error:
+        raise typer.Exit(_fail(explain(error))) from error
+    except (CannotStart, EmbeddedModelError) as error:
+        raise typer.Exit(_fail(str(error))) from error
+    try:
+        run(settings, name, flags)
+    except (AdapterError, CannotStart, DatabaseStartError, OpenToOthers) as error:
+        raise typer.Exit(_fail(str(error))) from error
+
+
+cli.command()(cli_worker.worker)
+cli.command("eval")(cli_eval.evaluate)
+
+
+@cli.command()
+def factors(
+    model: Annotated[str, typer.Argument(help="Model directory or Hugging Face id")],
+    rank: Annotated[int, typer.Option(help="Singular triplets per module")] = 2,
+    kind: Annotated[Literal["svd", "random"], typer.Option(help="From the weights, or seeded random")] = "svd",
+    seed: Annotated[int, typer.Option(help="Seed of random factors")] = 0,
+) -> None:
+    """Build the factors of MODEL beside it, if they are not there yet, and print where they are and their digest."""
+    from adapters.factors.build import find_or_build_factors
+    from adapters.vector.errors import AdapterError
+
+    try:
+        built = find_or_build_factors(model, rank=rank, kind=kind, seed=seed)
+    except AdapterError as error:
+        raise typer.Exit(_fail(str(error))) from error
+    print(f"{built.path}\n{built.digest}")
+
+
+def _fail(message: str) -> int:
+    Console(stderr=True).print(f"tinylora: {message}", style="bold red", highlight=False, soft_wrap=True)
+    return 1
+
+
+def main() -> None:
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What the engine, its libraries and training workers print goes into a file; the terminal is for what we say.
+
+Design decision: it is done to the process's own file descriptors, which every process started later inherits, because
+half of those lines come from C++ and from other processes, where no setting of Python's logging reaches.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO, cast
+
+from server.launch.start_checks import CannotStart
+
+LONGEST_BYTES = 64 * 2**20
+# vLLM's way to say "see above".
+_CONSEQUENCES = (
+    "Worker failed with error",
+    "Engine core initialization failed",
+    "EngineCore encountered an issue",
+    "Executor failed",
+    "cancelled",
+)
+_PREFIX = re.compile(r"^(?:\([^)]*\) )?(?:(?:ERROR|CRITICAL) [^\]]*\] )?")
+_ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt): (?P<message>.*\S)")
+
+
+def keep_apart(path: Path) -> None:
+    """From now on this process's and its children's output goes to the end of `path`; sys.stdout and sys.stderr stay
+    where they were, for us. CannotStart when the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > LONGEST_BYTES:
+            path.replace(path.with_name(f"{path.name}.old"))
+        opened = path.open("ab")
+    except OSError as error:
+        raise CannotStart(f"TINYLORA_ENGINE_LOG is {path}, which cannot be written ({error}): name another.") from error
+    out, err = _again(sys.stdout), _again(sys.stderr)
+    with opened as file:
+        file.write(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}\n".encode())
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = out, err
+    # `__stderr__` is Python's own for descriptor 2, there and in every process started from here.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.__stderr__")
+    logging.captureWarnings(True)
+    warnings = logging.getLogger("py.warnings")
+    warnings.addHandler(logging.StreamHandler(sys.__stderr__))
+    warnings.propagate = False
+
+
+@contextmanager
+def others_print() -> Iterator[None]:
+    """For imports: loggers that are made inside, with the streams of that moment, print where the others do."""
+    ours = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = cast(TextIO, sys.__stdout__), cast(TextIO, sys.__stderr__)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = ours
+
+
+def _again(stream: TextIO) -> TextIO:
+    # Not inheritable, so that no child keeps the terminal or a pipe open.
+    return os.fdopen(os.dup(stream.fileno()), "w", buffering=1, encoding=stream.encoding, errors=stream.errors)
+
+
+def reason_in(output: str) -> str | None:
+    """The message of the error that came first of those that stand at the end of `output`: the cause, where the others
+    say that something has failed. None when there is none."""
+    found: str | None = None
+    for line in output.splitlines():
+        match = _ERROR.fullmatch(_PREFIX.sub("", line))
+        if match is not None and not match["message"].startswith(_CONSEQUENCES):
+            found = match["message"]
+    return found

@@ -1,0 +1,122 @@
+"""Ends an engine that died while it started, where it would be waited for for ever.
+
+Design decision: a dead engine is known by its processes and by what it prints; its own processes are killed, which the
+one that waits for them notices. An exception of a worker does end up in the engine's process, but that may then wait
+for its worker, which does not end: so vLLM's own watch, for the end of that process, never comes true.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+
+from server.launch.engine_output import reason_in
+from server.launch.start_checks import CannotStart
+
+# How vLLM calls its processes once they run.
+TITLE = "VLLM::"
+FAILED = "EngineCore failed to start"
+POLL_S = 0.5
+# In which an engine that has failed may end by itself, having told the others.
+GRACE_S = 5.0
+MAX_READ_BYTES = 2**20
+
+
+class EngineDied(CannotStart):
+    """The engine ended while it started; the message gives its reason."""
+
+
+def end_the_start(number: int, _frame: object) -> NoReturn:
+    """A signal handler: ends this process and the engine's at once, with the status that shells give the signal.
+
+    Design decision: no exception, which vLLM's start swallows in some of its places. There is nothing to finish yet.
+    """
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    os.write(2, b"\ntinylora: stopped while it started\n")
+    os._exit(128 + number)
+
+
+@contextmanager
+def watched_start(log: Path | None) -> Iterator[None]:
+    """Inside, the engine may take its time to start, but not to be dead. `log` is where it prints, if it is a file.
+
+    EngineDied for every exception inside but CannotStart, with the engine's own reason where it can be found.
+    """
+    begin = log.stat().st_size if log is not None and log.exists() else 0
+
+    def printed() -> str:
+        if log is None:
+            return ""
+        with log.open("rb") as file:
+            file.seek(begin)
+            return file.read()[-MAX_READ_BYTES:].decode(errors="replace")
+
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(over, printed), daemon=True)
+    watch.start()
+    try:
+        yield
+    except CannotStart:
+        raise
+    except Exception as error:
+        where = "above" if log is None else f"in {log}"
+        reason = reason_in(printed()) or reason_in(f"Error: {_last_line(error)}") or _without_a_word(error)
+        raise EngineDied(f"The engine did not start: {reason} (All that it printed is {where}.)") from error
+    finally:
+        over.set()
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else ""
+
+
+def _without_a_word(error: Exception) -> str:
+    return f"its process ended without a word, as when memory runs out ({type(error).__name__}); see dmesg."
+
+
+def _watch(over: threading.Event, printed: Callable[[], str]) -> None:
+    seen: dict[int, psutil.Process] = {}
+    while not over.wait(POLL_S):
+        seen |= {process.pid: process for process in engine_processes()}
+        if any(not is_alive(process) for process in seen.values()) or FAILED in printed():
+            if not over.wait(GRACE_S):
+                end_engine()
+            return
+
+
+def engine_processes() -> list[psutil.Process]:
+    """Those of this process's engine that run under their titles."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if (process.cmdline() or [""])[0].startswith(TITLE):
+                found.append(process)
+        except psutil.Error:  # it has just ended
+            continue
+    return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended and that nobody has asked about does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def end_engine() -> None:
+    """Kill what is left of this process's engine."""
+    for process in engine_processes():
+        try:
+            process.kill()
+        except psutil.Error:
+            continue

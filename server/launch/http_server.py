@@ -1,0 +1,73 @@
+"""uvicorn with the app, until a signal ends it, gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from argparse import Namespace
+from collections.abc import Mapping
+from functools import partial
+from socket import socket
+
+import uvicorn
+from fastapi import FastAPI
+from vllm import envs
+from vllm.entrypoints.launchers.launcher import NoSignalServer, watchdog_loop
+from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
+
+from server.engine.vllm import AdapterLLM
+from server.launch.bounded_http import BoundedHttp
+
+# Longer than clients and load balancers keep a connection that nobody uses, mostly 60 s: who closes it must be them, or
+# a request may be on its way while it is closed.
+KEEP_ALIVE_S = 75
+
+
+def keep_alive_s(environment: Mapping[str, str]) -> int:
+    """Seconds after which a connection without requests is closed: vLLM's setting if it is set, else KEEP_ALIVE_S."""
+    is_set = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE" in environment
+    return envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE if is_set else KEEP_ALIVE_S
+
+
+async def serve_http(app: FastAPI, sock: socket, client: AdapterLLM, args: Namespace) -> None:
+    """Serve until SIGTERM or SIGINT; then refuse connections at once, and return when the running requests have ended.
+
+    vLLM's own `serve_http` stops the engine first: until the last answer has ended it would still accept requests, say
+    that it is ready, and fail every one of them.
+    """
+    config = uvicorn.Config(
+        app,
+        http=BoundedHttp,
+        host=args.host,
+        port=args.port,
+        log_level=args.uvicorn_log_level,
+        log_config=get_uvicorn_log_config(args),
+        access_log=False,  # the gateway's own log has a line per request, with its id and adapter
+        timeout_keep_alive=keep_alive_s(os.environ),
+        timeout_graceful_shutdown=args.shutdown_timeout,
+        ssl_keyfile=args.ssl_keyfile,
+        ssl_certfile=args.ssl_certfile,
+        ssl_ca_certs=args.ssl_ca_certs,
+        ssl_cert_reqs=args.ssl_cert_reqs,
+        ssl_ciphers=args.ssl_ciphers,
+    )
+    config.load()
+    server = NoSignalServer(config)
+    app.state.server = server  # vLLM's error handlers stop it when the engine has died
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, partial(setattr, server, "should_exit", True))
+    watchdog = loop.create_task(watchdog_loop(server, client))
+    certificates = (
+        SSLCertRefresher(config.ssl, config.ssl_keyfile, config.ssl_certfile, config.ssl_ca_certs)
+        if args.enable_ssl_refresh
+        else None
+    )
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        watchdog.cancel()
+        if certificates is not None:
+            certificates.stop()

@@ -1,0 +1,153 @@
+"""The training workers that `tinylora serve` runs itself: processes beside it that end with it.
+
+Design decision: a worker is started when there is a job that nobody works on, not before: most servers only serve, and
+a worker has its own copy of the base model. It runs at a low priority, for it competes with the serving engine for the
+same cores and whoever waits for an answer comes first. After that it stays, for the next job. One that dies is followed
+by another as soon as the leases that it leaves have passed; one that always dies soon, less and less often.
+
+Being a client like any other worker it needs a key, which it gets in its environment; a server that has none for it
+makes one that nobody else ever sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import structlog
+from pydantic import SecretStr
+from rich.console import Console
+
+from server.auth.middleware import Mode
+from server.core.errors import Unavailable
+from server.core.settings import Settings
+from server.db.database import Database
+from server.db.training_tables import JOBS
+
+log = structlog.get_logger(__name__)
+
+NICE = 10
+# What a worker that the server outlives by this long has not finished, it does again later.
+STOP_S = 3.0
+LONGEST_PAUSE_S = 300.0
+KEY_VARIABLE = "TINYLORA_WORKER_KEY"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWorkers:
+    """`command` starts one; `factors` is the digest of those it trains with. Looks for jobs every `poll_s` seconds."""
+
+    count: int
+    command: Sequence[str]
+    key: str | None
+    factors: str
+    poll_s: float = 2.0
+
+    @asynccontextmanager
+    async def running(self, database: Database) -> AsyncIterator[None]:
+        """Inside, jobs that wait for a worker find one."""
+        started: dict[Process, float] = {}
+        watching = asyncio.create_task(self._watch(database, started))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            await asyncio.gather(*map(_stop, started))
+
+    async def _watch(self, database: Database, started: dict[Process, float]) -> None:
+        """Keeps in `started` the processes, and when they were started."""
+        pause, not_before = 0.0, 0.0
+        while self.count:
+            await asyncio.sleep(self.poll_s)
+            now = time.monotonic()
+            for process in [process for process in started if process.returncode is not None]:
+                lived_s = now - started.pop(process)
+                # One that does not even start will not do so the next moment.
+                is_hasty = process.returncode != 0 and lived_s < LONGEST_PAUSE_S
+                pause = self._longer(pause) if is_hasty else 0.0
+                not_before = now + pause
+            if len(started) < self.count and now >= not_before and await self._is_due(database):
+                Console(stderr=True).print("==> Starting a training worker", highlight=False)
+                try:
+                    process = await asyncio.create_subprocess_exec(*self.command, env=self._environment())
+                except OSError as error:  # no memory for it at the moment, say
+                    log.warning("worker_not_started", reason=str(error))
+                    pause = self._longer(pause)
+                    not_before = now + pause
+                else:
+                    started[process] = now
+
+    def _longer(self, pause: float) -> float:
+        return min(LONGEST_PAUSE_S, max(self.poll_s, 2 * pause))
+
+    async def _is_due(self, database: Database) -> bool:
+        try:
+            return await asyncio.to_thread(self._is_waiting, database)
+        except (Unavailable, sa.exc.SQLAlchemyError):  # A database that is away for a while must not end the watch.
+            return False
+
+    def _environment(self) -> dict[str, str]:
+        # No proxy stands between a machine and itself.
+        direct = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *LOOPBACK]))
+        environment = {**os.environ, "NO_PROXY": direct, "no_proxy": direct}
+        return environment if self.key is None else {**environment, KEY_VARIABLE: self.key}
+
+    def _is_waiting(self, database: Database) -> bool:
+        free = sa.or_(JOBS.c.lease_owner.is_(None), JOBS.c.lease_expires_at <= int(time.time()))
+        waiting = sa.select(sa.literal(1)).where(
+            JOBS.c.status.in_(("validating_files", "queued", "running")), free, JOBS.c.factors == self.factors
+        )
+        with database.read() as connection:
+            return connection.execute(waiting.limit(1)).first() is not None
+
+
+def with_worker_key(settings: Settings, mode: Mode) -> Settings:
+    """`settings` with a key for the own workers, where the server asks for keys and has none for them."""
+    if mode == "open" or settings.worker_key is not None:
+        return settings
+    return settings.model_copy(update={"worker_key": SecretStr(secrets.token_hex(32))})
+
+
+def own_workers(
+    settings: Settings, mode: Mode, model: str, url: str | None, factors: str, chat_template: str | None = None
+) -> OwnWorkers:
+    """Those of a server that listens on `url`; none where that is None. They write messages by the same
+    `chat_template`, a file or the template itself, as the server does."""
+    key = None if mode == "open" or settings.worker_key is None else settings.worker_key.get_secret_value()
+    command = [sys.executable, "-m", "server.launch.cli", "worker", "--url", url or "", "--model", model]
+    command += ["--log-dir", settings.training_log_dir, "--nice", str(NICE), "--parent", str(os.getpid())]
+    if chat_template is not None:
+        command += ["--chat-template", chat_template]
+    return OwnWorkers(settings.training_workers if url else 0, command, key, factors)
+
+
+def reachable(address: str) -> str | None:
+    """Where this machine reaches a server that listens on `address`; None for a socket file or with TLS, whose
+    certificate need not be one for this machine: there, workers are started by hand."""
+    if not address.startswith("http://"):
+        return None
+    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+async def _stop(process: Process) -> None:
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(STOP_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

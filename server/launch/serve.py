@@ -1,0 +1,162 @@
+"""From a command line to a served model: vLLM's flags, the factors, the engine, the app, and a graceful end.
+
+It does not parse our own flags (cli.py) or prepare the embedded model (embedded_model.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, closing, contextmanager
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+from vllm import envs
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.launcher import setup_server
+from vllm.logger import configure_logging_from_args
+from vllm.usage.usage_lib import UsageContext
+
+from adapters.factors.build import find_or_build_factors
+from adapters.factors.factors import Factors
+from server.api.app import create_app
+from server.auth.cors import CorsRules, take_cors
+from server.auth.middleware import Mode, auth_mode
+from server.auth.operator_keys import OperatorKeys
+from server.core.settings import Settings
+from server.db.database import Database
+from server.engine.grammar_pool import settle_backend
+from server.engine.metrics import stat_loggers
+from server.engine.tools import settle_tools
+from server.engine.vllm import AdapterLLM, VllmEngine
+from server.launch.engine_watch import end_the_start, watched_start
+from server.launch.http_server import serve_http
+from server.launch.listening import keep_local
+from server.launch.own_workers import own_workers, reachable, with_worker_key
+from server.launch.self_check import check_adapters_work
+from server.launch.start_checks import cannot_listen
+from server.launch.start_messages import check_machine
+from server.launch.vllm_flags import enable_adapters, parse_vllm_args, take_api_keys
+from server.observability.trace_export import trace_target, tracer_provider
+
+ENGINE_STOP_TIMEOUT_S = 10
+
+
+def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is running. Raises FactorsError for a model without factors."""
+    args = parse_vllm_args(model, vllm_flags)
+    configure_logging_from_args(args)
+    api_keys = take_api_keys(args, envs.VLLM_API_KEY)
+    cors = take_cors(args)
+    database = Database(settings.database_url, busy_timeout_s=settings.database_busy_timeout_s)
+    with closing(database):
+        mode = auth_mode(OperatorKeys.of(settings, api_keys), database)
+        if mode == "open":
+            keep_local(args)
+        check_machine(args, settings)
+        settings = with_worker_key(settings, mode)
+        factors = find_or_build_factors(model, rank=settings.factors_rank, kind=settings.factors_kind)
+        enable_adapters(args, factors)
+        uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors))
+
+
+async def _serve(
+    settings: Settings,
+    args: Namespace,
+    factors: Factors,
+    database: Database,
+    api_keys: Sequence[str],
+    mode: Mode,
+    cors: CorsRules | None,
+) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_the_start)  # until uvicorn's handlers stand
+    async with AsyncExitStack() as ending:
+        try:
+            address, sock = setup_server(args, reuse_port=False)
+        except OSError as error:
+            raise cannot_listen(args.host, args.port, error) from error
+        ending.callback(sock.close)
+        log = None if settings.engine_log == "-" else Path(settings.engine_log)
+        with _progress("Starting the engine (a first start compiles the model: a minute or more)"), watched_start(log):
+            client = _start_engine(args)
+        ending.callback(client.shutdown, timeout=ENGINE_STOP_TIMEOUT_S)
+        await client.reset_mm_cache()
+        engine = VllmEngine(client, args, await client.get_supported_tasks(), factors)
+        target = trace_target(args.otlp_traces_endpoint, os.environ)
+        tracing = None if target is None else tracer_provider(target)
+        app = create_app(settings, engine, database, api_keys, tracing, cors)
+        # Now, for vLLM's lifespan deletes `app.state` at its end.
+        ending.push_async_callback(app.state.gateway.reads.close)
+        await engine.start(app)
+        with watched_start(log):
+            await check_adapters_work(client, factors, engine.supported_tasks)
+        workers = own_workers(settings, mode, args.model, reachable(address), factors.digest, args.chat_template)
+        _announce(address.replace("0.0.0.0", "localhost"), engine, mode)
+        async with workers.running(database):
+            await serve_http(app, sock, client, args)
+
+
+def _start_engine(args: Namespace) -> AdapterLLM:
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    vllm_config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    settle_tools(args, vllm_config.model_config)
+    settle_backend(vllm_config)
+    # As many adapters as requests in a batch: the scheduler then never holds a request back for its adapter.
+    vllm_config.lora_config.max_loras = vllm_config.scheduler_config.max_num_seqs
+    vllm_config.lora_config.max_cpu_loras = vllm_config.scheduler_config.max_num_seqs
+    client = AdapterLLM.from_vllm_config(
+        vllm_config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=engine_args.enable_log_requests,
+        stat_loggers=stat_loggers(disable_log_stats=engine_args.disable_log_stats),
+        disable_log_stats=engine_args.disable_log_stats,
+    )
+    assert isinstance(client, AdapterLLM)
+    return client
+
+
+@contextmanager
+def _progress(sentence: str) -> Iterator[None]:
+    """A line now, and one every few seconds with the time that has passed: start-up output ends up in log files."""
+    console, start, done = Console(stderr=True), time.monotonic(), threading.Event()
+    console.print(f"==> {sentence}", highlight=False)
+
+    def tick() -> None:
+        while not done.wait(15):
+            console.print(f"    ... {time.monotonic() - start:.0f} s", highlight=False)
+
+    threading.Thread(target=tick, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        console.print(f"    took {time.monotonic() - start:.0f} s", highlight=False)
+
+
+def _announce(address: str, engine: VllmEngine, mode: Mode) -> None:
+    model = engine.base_models[0]
+    if mode == "open":
+        access, key = "Without API keys, and so for this machine only; set TINYLORA_ADMIN_KEY to serve others. ", ""
+    else:
+        make = f"tinylora keys create default me --scope infer --scope adapters --url {address}"
+        access = f"Every request needs an API key; with the admin key, this makes one:\n\n  {make}\n\n"
+        key = ' -H "Authorization: Bearer $TINYLORA_API_KEY"'
+    print(
+        f"""
+{model} is served on {address}, with an adapter of its own in every request.
+{access}To try it:
+
+  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3e" * 13))' > demo.bin   # 13 x 0.2, 26 bytes
+  curl -s '{address}/adapters?name=demo'{key} -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
+  curl -s {address}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{
+    "model": "{model}", "adapter": "demo", "max_tokens": 64, "temperature": 0,
+    "messages": [{{"role": "user", "content": "Write one sentence about the sea."}}]}}'
+""",
+        flush=True,
+    )

@@ -1,0 +1,59 @@
+"""What is asked of the machine and told to the operator between the command line and the engine's start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+from rich.console import Console
+from sqlalchemy.engine import make_url
+from vllm import envs
+from vllm.platforms import current_platform
+
+from server.core.settings import Settings
+from server.launch.compiler import why_not_compile
+from server.launch.start_checks import CannotStart, check_disk, check_memory, gb, memory_needed
+
+# The compiled model and what torch writes on the way: 0.1 GB with a model of 0.3.
+CACHE_BYTES = DATA_BYTES = 10**9
+
+
+def check_machine(args: Namespace, settings: Settings) -> None:
+    """Look whether this machine can serve with vLLM's `args`; say what it takes, and where things go.
+
+    Switches compilation off in `args`, with a warning, where it is not possible. CannotStart.
+    """
+    console, on_cpu = Console(stderr=True, highlight=False, soft_wrap=True), current_platform.is_cpu()
+    cache, data = Path(envs.VLLM_CACHE_ROOT), Path(settings.files_url if "://" not in settings.files_url else ".")
+    check_disk({cache: CACHE_BYTES, data: DATA_BYTES})
+    memory = ""
+    if on_cpu:
+        kv_cache = args.kv_cache_memory_bytes or int(float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 0) * 2**30)
+        needed = memory_needed(args.model, kv_cache, as_float32=args.dtype in ("float32", "float"))
+        memory = f" takes at least {gb(needed)} of memory ({gb(check_memory(needed))} available)"
+    name = Path(args.model).name
+    console.print(f"==> {name}{memory or f' on {current_platform.device_name}'}. What is kept, and where:")
+    for what, where in (
+        ("adapters, jobs, usage", _place_of(settings.database_url)),
+        ("files", settings.files_url),
+        ("the compiled model", cache),
+        ("what engine and workers print", settings.engine_log if settings.engine_log != "-" else "this output"),
+    ):
+        console.print(f"      {what}: {where}")
+    if args.enforce_eager or args.optimization_level == 0:
+        return
+    if not on_cpu and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise CannotStart("Triton compiles with a C compiler, and there is none: apt-get install gcc python3-dev.")
+    if on_cpu and (missing := why_not_compile()) is not None:
+        args.enforce_eager = True
+        # vLLM has small functions that it compiles in any mode; the engine's processes inherit this.
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+        console.print(f"==> The model runs uncompiled and some 15 % slower: {missing}.", style="yellow")
+
+
+def _place_of(database_url: str) -> str:
+    url = make_url(database_url)
+    # Never the URL itself, which may hold a password.
+    return str(url.database) if url.drivername.startswith("sqlite") else f"PostgreSQL on {url.host or 'this machine'}"

@@ -1,0 +1,71 @@
+"""vLLM's command line flags, and the few defaults of them that differ here.
+
+Design decision: vLLM's own argument parser reads everything that is not ours, so every vLLM flag works as its
+documentation says; the only defaults changed are those that per-request adapters need.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from vllm import envs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from adapters.factors.factors import Factors
+from adapters.vllm.plugin import adapter_options
+from server.engine.tools import check_tool_flags, leave_tools_open
+from server.launch.cpu_defaults import set_cpu_defaults
+from server.observability.trace_export import tell_vllm, trace_target
+
+# Long enough for a running answer to end; vLLM's own default aborts it at once.
+SHUTDOWN_TIMEOUT_S = 60
+
+
+def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
+    """vLLM's serve flags for `model`. Exits with vLLM's own message where a flag is wrong."""
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(prog="tinylora serve"))
+    parser.set_defaults(scheduling_policy="priority")  # so that requests may ask to come after others
+    leave_tools_open(parser)
+    args = parser.parse_args([model, *vllm_flags])
+    args.model = args.model_tag
+    check_tool_flags(args, parser)
+    if args.api_server_count not in (None, 1) or args.headless or args.grpc:
+        parser.error("tinylora serves one HTTP API process; leave out --api-server-count, --headless and --grpc")
+    if args.enable_lora or args.lora_modules:
+        parser.error("tinylora takes the place of vLLM's own LoRA; leave out --enable-lora and --lora-modules")
+    if envs.VLLM_ENABLE_RESPONSES_API_STORE:
+        parser.error("stored responses can be read with their id by any tenant; unset VLLM_ENABLE_RESPONSES_API_STORE")
+    if args.served_model_name is None and Path(model).is_dir():
+        args.served_model_name = [Path(model).resolve().name]
+    if not args.shutdown_timeout:
+        args.shutdown_timeout = SHUTDOWN_TIMEOUT_S
+    if current_platform.is_cpu():
+        set_cpu_defaults(args)
+    validate_parsed_serve_args(args)
+    try:
+        tell_vllm(trace_target(args.otlp_traces_endpoint, os.environ), args, os.environ)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def enable_adapters(args: Namespace, factors: Factors) -> None:
+    """Switch per-request TinyLoRA on in vLLM's arguments."""
+    options = adapter_options(factors)
+    options["additional_config"] = {**(args.additional_config or {}), **options["additional_config"]}
+    vars(args).update(options)
+
+
+def take_api_keys(args: Namespace, environment_key: str | None) -> list[str]:
+    """The keys of --api-key, else of VLLM_API_KEY, out of vLLM's arguments: vLLM then does not check keys itself."""
+    keys = [key for key in (args.api_key or [environment_key]) if key]
+    # Not None, for which vLLM would look into the environment.
+    args.api_key = [""]
+    return keys

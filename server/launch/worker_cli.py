@@ -1,0 +1,78 @@
+"""`tinylora worker`: trains the jobs of a server, here or on another machine.
+
+Like cli.py it imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+LOG_DIR = Path("data/tensorboard")
+
+
+def worker(
+    url: Annotated[str, typer.Option(envvar="TINYLORA_URL", help="The server")] = "http://localhost:8000",
+    key: Annotated[
+        str | None,
+        typer.Option(envvar="TINYLORA_WORKER_KEY", help="Its key; default: TINYLORA_ADMIN_KEY", show_default=False),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model it serves; default: embedded")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="The server's --chat-template, if it was started with one", show_default=False)
+    ] = None,
+    max_jobs: Annotated[int, typer.Option(min=1, max=64, help="Jobs trained together")] = 4,
+    log_dir: Annotated[Path, typer.Option(help="Where TensorBoard finds the curves of jobs")] = LOG_DIR,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="What to train on")] = "auto",
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests for completions at a time")] = 32,
+    pass_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in a pass; bounds memory")] = None,
+    nice: Annotated[int, typer.Option(min=0, max=19, help="Give way to other processes, as nice(1)")] = 0,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Train the jobs of a server, until SIGTERM. Several workers share the jobs."""
+    os.nice(nice)
+    # Before torch is there, which reads it. Threads that wait by spinning take the cores that the engine is on, and
+    # their own partner's: beside other work an update took 29 s with them and 15 s without.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    from pydantic import ValidationError
+
+    from server.core.settings import Settings, explain
+    from server.launch.embedded_model import EmbeddedModelError, ensure_embedded_model
+
+    console = Console(stderr=True)
+    try:
+        settings = Settings()
+        name = model or str(ensure_embedded_model(progress=console.print))
+        from adapters.vector.errors import AdapterError
+        from server.training.worker.main import WorkerOptions, run_worker
+    except ValidationError as error:
+        raise typer.Exit(_fail(console, explain(error))) from error
+    except EmbeddedModelError as error:
+        raise typer.Exit(_fail(console, str(error))) from error
+    admin_key = settings.admin_key.get_secret_value() if settings.admin_key is not None else None
+    options = WorkerOptions(
+        url=url,
+        key=key or admin_key,
+        model=name,
+        chat_template=chat_template,
+        max_jobs=max_jobs,
+        concurrency=concurrency,
+        pass_tokens=pass_tokens,
+        device=None if device == "auto" else device,
+        log_dir=log_dir,
+        parent=parent,
+    )
+    try:
+        run_worker(settings, options)
+    except AdapterError as error:
+        raise typer.Exit(_fail(console, str(error))) from error
+
+
+def _fail(console: Console, message: str) -> int:
+    console.print(f"tinylora worker: {message}", style="bold red", highlight=False, soft_wrap=True)
+    return 1

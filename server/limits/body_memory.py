@@ -1,0 +1,112 @@
+"""How much of clients' bodies the server holds at once, of everyone together and of each tenant.
+
+Design decision: every body is counted as it arrives, where it arrives, and until its request has ended, whoever reads
+it; a reader that does not keep what it reads says so. What counts is what has come, not what was announced, so a client
+that sends slowly takes no room from others.
+
+A tenant may hold as much as is then still free (dynamic thresholds, Choudhury and Hahne, 1998): one alone half of all,
+two a third each, so that there is always room for another one. Whoever would hold more is told to try again: to wait
+would mean to hold what has come while others wait as well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.core.errors import Unavailable
+from server.core.principal import Principal
+from server.limits.rate_limit_headers import retry_headers
+
+RETRY_S = 1.0
+SETTING = "max_held_body_bytes"
+
+
+class BodyRoom:
+    """At most `most_bytes` of bodies at once. For one event loop."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._held: Counter[int] = Counter()
+
+    @property
+    def held_bytes(self) -> int:
+        """Of all requests that run."""
+        return self._held.total()
+
+    def take(self, tenant_id: int, amount: int) -> None:
+        """Hold so many bytes more for a tenant. Unavailable when it may not."""
+        if self._held[tenant_id] + amount > self._most_bytes - self.held_bytes - amount:
+            error = Unavailable(
+                f"The server holds {self.held_bytes} bytes of requests, {self._held[tenant_id]} of them yours, and has "
+                f"no room for {amount} more (the server's setting {SETTING} is {self._most_bytes}). Try again when "
+                "some of your requests have been answered.",
+                code="too_many_request_bytes",
+            )
+            error.headers = retry_headers(RETRY_S)
+            raise error
+        self._held[tenant_id] += amount
+
+    def give_back(self, tenant_id: int, amount: int) -> None:
+        """They are held no longer."""
+        self._held[tenant_id] -= amount
+        if not self._held[tenant_id]:
+            del self._held[tenant_id]
+
+
+class HeldBody:
+    """What one request holds: its body and, where a route says so, what was made of it, or a long answer."""
+
+    def __init__(self, room: BodyRoom, tenant_id: int) -> None:
+        self._room = room
+        self._tenant_id = tenant_id
+        self._streamed = False
+        self.bytes = 0
+
+    def add(self, amount: int) -> None:
+        """So many bytes more. Unavailable when there is no room for them."""
+        if not self._streamed:
+            self._room.take(self._tenant_id, amount)
+            self.bytes += amount
+
+    def stream(self) -> None:
+        """The reader keeps nothing of what it has read and will read."""
+        self.close()
+        self._streamed = True
+
+    def close(self) -> None:
+        """The request has ended; once more does nothing."""
+        self._room.give_back(self._tenant_id, self.bytes)
+        self.bytes = 0
+
+
+class BodyMemory:
+    """Pure ASGI middleware: counts the bodies of all requests that have a principal."""
+
+    def __init__(self, app: ASGIApp, *, room: BodyRoom) -> None:
+        self._app = app
+        self._room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        principal: Principal | None = scope.get("state", {}).get("principal")
+        if scope["type"] != "http" or principal is None:
+            await self._app(scope, receive, send)
+            return
+        held = scope["state"]["held_body"] = HeldBody(self._room, principal.tenant.id)
+
+        async def receive_counted() -> Message:
+            message = await receive()
+            held.add(len(message.get("body", b"")))
+            return message
+
+        try:
+            await self._app(scope, receive_counted, send)
+        finally:
+            held.close()
+
+
+def held_body(scope: Scope) -> HeldBody:
+    """What the request of this scope holds."""
+    held: HeldBody = scope["state"]["held_body"]
+    return held

@@ -1,0 +1,175 @@
+"""A trace of every request through the gateway, which the engine's own spans continue (OpenTelemetry).
+
+    POST /v1/chat/completions            the client's traceparent, if it sent one, is its parent
+        resolve                          who asks, and for which adapter
+        admission                        quotas and the queue
+        engine                           until the last byte of the answer
+            llm_request                  vLLM's, which finds its parent in the traceparent header
+
+Design decision: the stages of an inference request follow each other, so a middleware at the beginning of a stage ends
+the one before it, and nobody else has to know of traces. There is no current span and no global provider: everything
+hangs on the tracer that is handed in.
+
+Names of attributes are OpenTelemetry's semantic conventions, and "tinylora.*". Where spans go is trace_export.py's.
+"""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv._incubating.attributes.gen_ai_attributes import (
+    GEN_AI_USAGE_INPUT_TOKENS,
+    GEN_AI_USAGE_OUTPUT_TOKENS,
+)
+from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.url_attributes import URL_PATH, URL_SCHEME
+from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_ORIGINAL
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.core.paths import OPERATIONS
+from server.core.principal import Principal
+from server.core.request_usage import RequestUsage
+from server.observability.http_metrics import METHODS, route_of
+from server.observability.request_id import request_id_of
+
+TENANT, ADAPTER, REQUEST_ID = "tinylora.tenant", "tinylora.adapter", "tinylora.request_id"
+RESOLVE, ADMISSION, ENGINE = "resolve", "admission", "engine"
+# OpenTelemetry's name for a method that is none.
+OTHER_METHOD = "_OTHER"
+_PROPAGATOR = TraceContextTextMapPropagator()
+_TRACE_HEADERS = frozenset(name.encode() for name in _PROPAGATOR.fields)
+
+
+def tracer_of(provider: TracerProvider) -> Tracer:
+    """The tracer that the middlewares are given."""
+    return provider.get_tracer("tinylora")
+
+
+class RequestTrace:
+    """The span of one request, and that of the stage that the request is in."""
+
+    def __init__(self, tracer: Tracer, scope: Scope) -> None:
+        self._tracer = tracer
+        self._began_ns = time.time_ns()
+        headers = Headers(scope=scope)
+        method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+        attributes = {HTTP_REQUEST_METHOD: method, URL_PATH: scope["path"], URL_SCHEME: scope.get("scheme", "http")}
+        attributes[REQUEST_ID] = request_id_of(scope)
+        if scope.get("client"):
+            attributes[CLIENT_ADDRESS] = scope["client"][0]
+        if "user-agent" in headers:
+            attributes[USER_AGENT_ORIGINAL] = headers["user-agent"]
+        self.span = tracer.start_span(
+            method,
+            _PROPAGATOR.extract(dict(headers)),
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            start_time=self._began_ns,
+        )
+        self._context = set_span_in_context(self.span, Context())
+        self._stage: Span | None = None
+
+    def enter(self, name: str) -> Span:
+        """The stage before ends and this one begins; before the first one was RESOLVE, since the request began."""
+        now_ns = time.time_ns()
+        if self._stage is None:
+            self._stage = self._tracer.start_span(RESOLVE, self._context, start_time=self._began_ns)
+        self._stage.end(now_ns)
+        self._stage = self._tracer.start_span(name, self._context, start_time=now_ns)
+        return self._stage
+
+    def end(self, scope: Scope, status: int | None, error: BaseException | None) -> None:
+        """The request has ended; with a `status` unless its client left before."""
+        self._end_stage(scope["state"].get("usage"))
+        route = route_of(scope)
+        if route is not None:
+            self.span.update_name(f"{scope['method']} {route}")
+            self.span.set_attribute(HTTP_ROUTE, route)
+        principal: Principal | None = scope["state"].get("principal")
+        if principal is not None:
+            self.span.set_attribute(TENANT, principal.tenant.name)
+        if scope["state"].get("adapter") is not None:
+            self.span.set_attribute(ADAPTER, scope["state"]["adapter"])
+        if status is not None:
+            self.span.set_attribute(HTTP_RESPONSE_STATUS_CODE, status)
+        if error is not None or (status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR):
+            self.span.set_attribute(ERROR_TYPE, str(status) if error is None else type(error).__name__)
+            self.span.set_status(Status(StatusCode.ERROR))
+        self.span.end()
+
+    def _end_stage(self, usage: RequestUsage | None) -> None:
+        if self._stage is None:
+            return
+        if usage is not None:
+            self._stage.set_attribute(GEN_AI_USAGE_INPUT_TOKENS, usage.prompt_tokens)
+            self._stage.set_attribute(GEN_AI_USAGE_OUTPUT_TOKENS, usage.completion_tokens)
+        self._stage.end()
+
+
+class Telemetry:
+    """Pure ASGI middleware that makes a span of every HTTP request but the probes', inside of RequestId."""
+
+    def __init__(self, app: ASGIApp, *, tracer: Tracer) -> None:
+        self._app = app
+        self._tracer = tracer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPERATIONS:
+            await self._app(scope, receive, send)
+            return
+        trace = RequestTrace(self._tracer, scope)
+        scope.setdefault("state", {})["trace"] = trace
+        status: int | None = None
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        error: BaseException | None = None
+        try:
+            await self._app(scope, receive, send_and_note)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            trace.end(scope, status, error)
+
+
+class Stage:
+    """Pure ASGI middleware at the beginning of the stage `name` of inference requests.
+
+    The engine's stage hands its span on, as the parent of whatever the engine does for the request.
+    """
+
+    def __init__(self, app: ASGIApp, *, name: str) -> None:
+        self._app = app
+        self._name = name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope.get("state", {})
+        if "trace" in state and "usage" in state:
+            span = state["trace"].enter(self._name)
+            if self._name == ENGINE:
+                scope = {**scope, "headers": _handed_on(scope["headers"], span)}
+        await self._app(scope, receive, send)
+
+
+def _handed_on(headers: list[tuple[bytes, bytes]], parent: Span) -> list[tuple[bytes, bytes]]:
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier, set_span_in_context(parent, Context()))
+    kept = [(name, value) for name, value in headers if name not in _TRACE_HEADERS]
+    return [*kept, *((name.encode(), value.encode()) for name, value in carrier.items())]

@@ -1,0 +1,1 @@
+"""Adapters by tenant and name: versions, aliases, deletion, bulk formats, and what is remembered of them."""

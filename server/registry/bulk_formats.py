@@ -1,0 +1,239 @@
+"""Many adapters in one body: NDJSON, a line per adapter, or a safetensors file with a tensor per adapter.
+
+    {"name": "acme/math", "vector": "TT5NPk0+...", "recipe": {...}, "dtype": "bfloat16", "metadata": {...}}
+
+    safetensors: tensor "acme/math" of (groups, u) in its dtype; metadata key "tinylora" = {"recipe", "factors"} of all
+    tensors, and "tinylora:acme/math" = {"recipe", "factors", "metadata"} of one where it differs
+
+Design decision: what is exported is what is imported. A line takes the same fields as a single upload, so those of an
+export that describe the stored version (`version`, `created_at`) are allowed and ignored.
+
+NDJSON is read line by line, however long; a safetensors file begins with an index of all tensors, so it is read whole.
+What is in memory at once is bounded by bytes: lines are cut into batches by their number and by their length.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from adapters.checkpoints.checkpoint_file import check_tensor_count
+from adapters.factors.factors import Factors
+from adapters.vector.adapter import Adapter, safetensors_metadata
+from adapters.vector.codec import parse_dtype
+from adapters.vector.errors import AdapterError, CheckpointError
+from server.core.errors import ApiError, BadRequest, PayloadTooLarge, quoted
+from server.core.names import check_new_name
+from server.registry.creation import NewVersion
+from server.registry.spec import (
+    SPEC_FIELDS,
+    check_servable,
+    errors_under,
+    metadata_of,
+    name_of,
+    parse_recipe,
+    parse_spec,
+)
+from server.registry.versions import StoredVersion
+
+NDJSON = "application/x-ndjson"
+MAX_LINE_BYTES = 2**20
+MAX_FILE_ADAPTERS = 50_000
+COMMON_KEY = "tinylora"
+ONE_KEY = "tinylora:"
+ITEM_FIELDS = ("name", *SPEC_FIELDS, "metadata")
+# Fields of an exported line that a new version cannot be told.
+IGNORED_FIELDS = ("version", "created_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An item that cannot be stored, and why. `name` is None when it has none that could be read."""
+
+    name: str | None
+    error: ApiError
+
+
+Item = NewVersion | Rejected
+
+
+async def lines_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The lines of a body that comes in pieces, without their ends; empty lines too, so that they can be counted.
+
+    PayloadTooLarge for a line beyond MAX_LINE_BYTES.
+    """
+    line = bytearray()
+    async for chunk in chunks:
+        # Only what is new is searched: a line may come in as many pieces as it has bytes.
+        for number, piece in enumerate(chunk.split(b"\n")):
+            if number > 0:
+                yield bytes(line)
+                line.clear()
+            line += piece
+            if len(line) > MAX_LINE_BYTES:
+                raise PayloadTooLarge(
+                    f"A line has more than {MAX_LINE_BYTES} bytes, expected one adapter per line, ended by a line feed."
+                )
+    if line.strip():
+        yield bytes(line)
+
+
+async def batches_of(
+    lines: AsyncIterable[bytes], *, most_lines: int, most_bytes: int
+) -> AsyncIterator[Sequence[bytes]]:
+    """The lines that are not empty, so many at a time, or fewer as soon as they have `most_bytes`.
+
+    Where they are cut follows from the lines alone, not from the pieces in which they came.
+    """
+    batch: list[bytes] = []
+    size = 0
+    async for line in lines:
+        if line.strip():
+            batch.append(line)
+            size += len(line)
+        if len(batch) == most_lines or size >= most_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def parse_line(line: bytes, factors: Factors, base_models: Collection[str]) -> Item:
+    """The adapter that one line of NDJSON writes out."""
+    name: str | None = None
+    try:
+        try:
+            fields: Any = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"the line is not valid JSON: {error}", code="invalid_json") from error
+        if not isinstance(fields, dict):
+            raise BadRequest(f"the line is {quoted(fields)}, expected a JSON object", code="invalid_json")
+        name = name_of(fields)
+        for field in fields:
+            if field not in ITEM_FIELDS and field not in IGNORED_FIELDS:
+                raise BadRequest(
+                    f"the line has the unknown field {quoted(field)}; known are {', '.join(ITEM_FIELDS)}",
+                    param=field,
+                    code="unknown_parameter",
+                )
+        check_new_name(name, base_models)
+        return NewVersion(name, parse_spec(fields, factors), metadata_of(fields.get("metadata")))
+    except ApiError as error:
+        return Rejected(name, error)
+
+
+def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str]) -> Iterator[Item]:
+    """The adapters in a safetensors file. BadRequest when it is none, has too many, or what it says of all tensors is
+    wrong."""
+    try:
+        check_tensor_count(data, MAX_FILE_ADAPTERS)
+        tensors = safetensors.torch.load(data)
+        metadata = safetensors_metadata(data)
+    except CheckpointError as error:
+        raise BadRequest(f"{error.message}; send them in several files", code="invalid_checkpoint") from error
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
+        raise BadRequest(f"the body is not a safetensors file: {error}", code="invalid_checkpoint") from error
+    common = _description(metadata, COMMON_KEY)
+    parse_recipe(common.get("recipe"), COMMON_KEY)
+    for name, tensor in tensors.items():
+        try:
+            check_new_name(name, base_models)
+            fields = common | _description(metadata, ONE_KEY + name)
+            yield NewVersion(name, _adapter_of(tensor, fields, factors), metadata_of(fields.get("metadata")))
+        except (ApiError, AdapterError) as error:
+            yield Rejected(name, error if isinstance(error, ApiError) else BadRequest(error.message, param=error.field))
+
+
+def _description(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    if key not in metadata:
+        return {}
+    try:
+        value = json.loads(metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(
+            f"metadata[{quoted(key)}] is not valid JSON: {error}", param=key, code="invalid_json"
+        ) from error
+    if not isinstance(value, dict) or not value.keys() <= {"recipe", "factors", "metadata"}:
+        raise BadRequest(
+            f"metadata[{quoted(key)}] is {quoted(value)}, expected an object with recipe, factors or metadata",
+            param=key,
+            code="invalid_json",
+        )
+    return value
+
+
+def _adapter_of(tensor: Tensor, fields: Mapping[str, Any], factors: Factors) -> Adapter:
+    recipe = parse_recipe(fields.get("recipe"), "recipe")
+    with errors_under(""):
+        dtype = parse_dtype(str(tensor.dtype).removeprefix("torch."))
+        if tensor.numel() != recipe.num_parameters:
+            raise BadRequest(
+                f"the tensor has shape {tuple(tensor.shape)}, expected ({recipe.groups}, {recipe.u})",
+                param="vector",
+                code="invalid_vector",
+            )
+        vector = tensor.reshape(recipe.groups, recipe.u)
+        adapter = Adapter.from_vector(vector, recipe, fields.get("factors", factors.digest), dtype)
+    check_servable(adapter, factors)
+    return adapter
+
+
+def ndjson_line(stored: StoredVersion) -> bytes:
+    """One version as a line that `parse_line` reads back."""
+    adapter = stored.adapter
+    fields = {
+        "name": stored.name,
+        "version": stored.version,
+        "created_at": stored.created_at,
+        "vector": base64.b64encode(adapter.data).decode(),
+        "dtype": adapter.dtype,
+        "recipe": adapter.recipe.to_dict(),
+        "factors": adapter.factors,
+        "metadata": dict(stored.metadata),
+    }
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def safetensors_file(versions: Sequence[StoredVersion]) -> bytes:
+    """Versions of different names as a file that `parse_safetensors` reads back."""
+    metadata: dict[str, str] = {}
+    common = _describe(versions[0]) if versions else {}
+    if versions:
+        metadata[COMMON_KEY] = json.dumps(common)
+    for stored in versions:
+        own = {key: value for key, value in _describe(stored).items() if value != common[key]}
+        if stored.metadata:
+            own["metadata"] = dict(stored.metadata)
+        if own:
+            metadata[ONE_KEY + stored.name] = json.dumps(own)
+    return safetensors.torch.save({stored.name: stored.adapter.tensor() for stored in versions}, metadata or None)
+
+
+def fitting_file(versions: Iterable[StoredVersion], most: int, most_bytes: int) -> tuple[list[StoredVersion], bool]:
+    """As many of `versions` as go into a safetensors file of `most` tensors and `most_bytes` (but one, if it is longer
+    by itself); and whether any are left. At most one more than those is taken from the iterator."""
+    fitting: list[StoredVersion] = []
+    size = 0
+    for stored in versions:
+        size += _most_bytes_in_file(stored)
+        if fitting and (len(fitting) == most or size > most_bytes):
+            return fitting, True
+        fitting.append(stored)
+    return fitting, False
+
+
+def _most_bytes_in_file(stored: StoredVersion) -> int:
+    """Its vector, and its part of the header: JSON within JSON, in which a character takes at most 14 bytes."""
+    text = len(stored.name) + sum(len(key) + len(value) for key, value in stored.metadata.items())
+    return len(stored.adapter.data) + 1024 + 14 * text
+
+
+def _describe(stored: StoredVersion) -> dict[str, Any]:
+    return {"recipe": stored.adapter.recipe.to_dict(), "factors": stored.adapter.factors}

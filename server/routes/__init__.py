@@ -1,1 +1,0 @@
-"""The routes that the gateway adds to the engine's own."""

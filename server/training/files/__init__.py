@@ -1,0 +1,1 @@
+"""Tenants' files: their rows, their bytes, and the sweep that removes expired ones."""

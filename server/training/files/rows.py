@@ -1,0 +1,167 @@
+"""The rows of uploaded files: a tenant's own, as long as they are neither deleted nor expired.
+
+Design decision: a file that a job still needs is not deleted and does not expire, so a job that moves to another worker
+finds its data. Another tenant's file is exactly a missing one.
+
+Functions of a connection; the bytes are in `server.training.files.storage`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from server.core.errors import BadRequest, NotFound, quoted
+from server.core.ids import is_id
+from server.db.training_tables import FILES, JOBS
+from server.training.states import ACTIVE
+
+PREFIX = "file-"
+MAX_EXPIRED_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class FilePage:
+    """Some of a listing; `has_more` when another one follows it."""
+
+    rows: Sequence[Row[Any]]
+    has_more: bool
+
+
+def location_of(tenant_id: int, file_id: str) -> str:
+    """Where in the storage a new file is put."""
+    return f"{tenant_id}/{file_id}"
+
+
+def insert_file(connection: Connection, **values: Any) -> Row[Any]:
+    """A new row, as it is stored."""
+    return connection.execute(FILES.insert().values(**values).returning(FILES)).one()
+
+
+def check_room(connection: Connection, tenant_id: int, size: int, *, most_files: int, most_bytes: int) -> None:
+    """BadRequest when a tenant may not have another file of `size` bytes. What the server writes for it counts too."""
+    visible = _visible(tenant_id).subquery()
+    count = sa.func.count(visible.c.id)
+    files, used = connection.execute(sa.select(count, sa.func.coalesce(sa.func.sum(visible.c.bytes), 0))).one()
+    if files >= most_files:
+        raise BadRequest(
+            f"There are {files} files, expected at most {most_files} (the server's setting max_tenant_files); delete "
+            "some with DELETE /v1/files/{file_id}.",
+            param="file",
+            code="file_limit_reached",
+        )
+    if used + size > most_bytes:
+        raise BadRequest(
+            f"With this file there would be {used + size} bytes in files, expected at most {most_bytes} (the server's "
+            "setting max_tenant_file_bytes); delete some with DELETE /v1/files/{file_id}.",
+            param="file",
+            code="file_limit_reached",
+        )
+
+
+def get_file(connection: Connection, tenant_id: int, file_id: str, *, param: str = "file_id") -> Row[Any]:
+    """The row of a file, or NotFound."""
+    row = None
+    if is_id(file_id, PREFIX):
+        row = connection.execute(_visible(tenant_id).where(FILES.c.id == file_id)).one_or_none()
+    if row is None:
+        raise _not_found(file_id, param)
+    return row
+
+
+def list_files(
+    connection: Connection,
+    tenant_id: int,
+    *,
+    after: str | None,
+    limit: int,
+    purpose: str | None,
+    order: Literal["asc", "desc"],
+) -> FilePage:
+    """A page of the tenant's files, by the time they were made, behind the id `after`."""
+    rows = _visible(tenant_id)
+    if purpose is not None:
+        rows = rows.where(FILES.c.purpose == purpose)
+    if after is not None:
+        rows = rows.where(FILES.c.id > after if order == "asc" else FILES.c.id < after)
+    rows = rows.order_by(FILES.c.id if order == "asc" else FILES.c.id.desc()).limit(limit + 1)
+    found = connection.execute(rows).all()
+    return FilePage(found[:limit], len(found) > limit)
+
+
+def file_for_job(connection: Connection, tenant_id: int, file_id: str, param: str) -> Row[Any]:
+    """A file to train on, which cannot be deleted until the transaction ends. BadRequest when it cannot be used."""
+    row = None
+    if is_id(file_id, PREFIX):
+        rows = _visible(tenant_id).where(FILES.c.id == file_id)
+        row = connection.execute(rows.with_for_update(read=True)).one_or_none()
+    if row is None:
+        raise BadRequest(
+            f"{param}: there is no file {quoted(file_id)}; upload one with the purpose 'fine-tune' to /v1/files.",
+            param=param,
+            code="file_not_found",
+        )
+    if row.purpose != "fine-tune":
+        raise BadRequest(
+            f"{param}: the file {file_id} has the purpose {quoted(row.purpose)}, expected 'fine-tune'.",
+            param=param,
+            code="invalid_file_purpose",
+        )
+    return row
+
+
+def delete_file(connection: Connection, tenant_id: int, file_id: str) -> Row[Any]:
+    """Mark a file as deleted; its bytes may go when the transaction has ended. NotFound; BadRequest if it is in use."""
+    row = None
+    if is_id(file_id, PREFIX):
+        row = connection.execute(_visible(tenant_id).where(FILES.c.id == file_id).with_for_update()).one_or_none()
+    if row is None:
+        raise _not_found(file_id, "file_id")
+    # A statement of its own: it sees the jobs that were made while the row was waited for.
+    job = connection.execute(sa.select(JOBS.c.id).where(_used_by(file_id)).limit(1)).scalar()
+    if job is not None:
+        raise BadRequest(
+            f"The file {file_id} is used by the job {job}; wait until it has finished, or cancel it first.",
+            param="file_id",
+            code="file_in_use",
+        )
+    connection.execute(FILES.update().where(FILES.c.id == file_id).values(deleted_at=int(time.time())))
+    return row
+
+
+def delete_expired(connection: Connection) -> list[str]:
+    """Mark some files whose time has passed as deleted; returns their locations."""
+    expired = (
+        sa.select(FILES.c.id)
+        .where(FILES.c.expires_at <= int(time.time()), FILES.c.deleted_at.is_(None), ~_in_use())
+        .limit(MAX_EXPIRED_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    ids = list(connection.execute(expired).scalars())
+    deleted = FILES.update().where(FILES.c.id.in_(ids)).values(deleted_at=int(time.time()))
+    return list(connection.execute(deleted.returning(FILES.c.location)).scalars()) if ids else []
+
+
+def _visible(tenant_id: int) -> sa.Select[Any]:
+    kept = sa.or_(FILES.c.expires_at.is_(None), FILES.c.expires_at > int(time.time()), _in_use())
+    return sa.select(FILES).where(FILES.c.tenant_id == tenant_id, FILES.c.deleted_at.is_(None), kept)
+
+
+def _in_use() -> sa.ColumnElement[bool]:
+    return sa.exists().where(_used_by(FILES.c.id))
+
+
+def _used_by(file_id: Any) -> sa.ColumnElement[bool]:
+    used = sa.or_(JOBS.c.training_file == file_id, JOBS.c.validation_file == file_id)
+    return sa.and_(used, JOBS.c.status.in_(ACTIVE))
+
+
+def _not_found(file_id: str, param: str) -> NotFound:
+    return NotFound(
+        f"There is no file {quoted(file_id)}; GET /v1/files lists those there are.", param=param, code="file_not_found"
+    )

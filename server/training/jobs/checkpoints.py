@@ -1,0 +1,184 @@
+"""Checkpoints: where a job goes on, and the vectors of it that can be served.
+
+Design decision: of the last step all is kept, of the steps before it only the vectors that were published, and of those
+the best three and the last. A published checkpoint is an adapter of the tenant, stored by the transaction that stores
+the checkpoint.
+
+Functions of a connection that holds the job's row.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import sqlalchemy as sa
+import torch
+from sqlalchemy.engine import Connection, Row
+
+from adapters.vector.adapter import Adapter
+from adapters.vector.errors import AdapterError
+from server.core.errors import BadRequest, NotFound, quoted
+from server.core.ids import is_id, new_id
+from server.core.names import Reference
+from server.db.database import Database
+from server.db.training_tables import JOB_CHECKPOINTS
+from server.registry.creation import NewVersion, create_versions, lock_adapters
+from server.registry.deletion import purge
+from server.registry.versions import StoredVersion
+from server.training.jobs.config import JOB_CONFIG
+from server.training.jobs.events import add_event
+from server.training.jobs.names import checkpoint_name
+from server.training.jobs.protocol import ReportedCheckpoint
+
+PREFIX = "ftckpt_"
+KEPT_BEST = 3
+ADAPTER_LIMIT = "adapter_limit_reached"
+MAX_METADATA_PAIRS = 16
+# What tells checkpoints apart, the most telling first, and whether more of it is better.
+_SCORES = (("valid_reward_mean", 1), ("valid_loss", -1), ("train_reward_mean", 1), ("train_loss", -1))
+
+
+def store_checkpoint(
+    database: Database,
+    connection: Connection,
+    job: Row[Any],
+    step: int,
+    reported: ReportedCheckpoint,
+    metrics: Mapping[str, float],
+) -> None:
+    """The checkpoint behind a step, published if so reported, in the place of what need not be kept any more.
+
+    BadRequest when its vector is not one of the job's recipe. Where the tenant may have no more adapters it is kept
+    unpublished, and an event says so.
+    """
+    vector = decode_vector(job, reported.vector, "checkpoint.vector")
+    optimizer = _bytes(reported.optimizer, "checkpoint.optimizer")
+    published = None
+    withdrawn = _withdrawn(connection, job, step, metrics if reported.publish else None)
+    if reported.publish:
+        name = checkpoint_name(job.adapter_name, step)
+        # Before the first of them is changed, in one order.
+        names = {name, *(row.adapter_name for row in withdrawn)}
+        lock_adapters(database, connection, job.tenant_id, names)
+        published = publish(database, connection, job, name, vector, step, metrics)
+        if published is None:
+            message = f"The checkpoint of step {step} cannot be served: the tenant has as many adapters as it may have."
+            add_event(connection, job.id, message, level="warn")
+    connection.execute(
+        JOB_CHECKPOINTS.insert().values(
+            id=new_id(PREFIX),
+            job_id=job.id,
+            step=step,
+            created_at=int(time.time()),
+            metrics=json.dumps(metrics),
+            adapter_name=None if published is None else published.name,
+            adapter_version=None if published is None else published.version,
+            vector=vector.numpy().tobytes(),
+            optimizer=optimizer,
+            state=json.dumps(reported.state),
+        )
+    )
+    is_old = sa.and_(JOB_CHECKPOINTS.c.job_id == job.id, JOB_CHECKPOINTS.c.step < step)
+    connection.execute(JOB_CHECKPOINTS.delete().where(is_old, JOB_CHECKPOINTS.c.adapter_name.is_(None)))
+    connection.execute(JOB_CHECKPOINTS.update().where(is_old).values(optimizer=b"", state="{}"))
+    if published is not None:
+        for row in withdrawn:
+            _withdraw(connection, job, row)
+
+
+def publish(
+    database: Database,
+    connection: Connection,
+    job: Row[Any],
+    name: str,
+    vector: torch.Tensor,
+    step: int,
+    metrics: Mapping[str, float],
+) -> StoredVersion | None:
+    """Store a vector as a version of the adapter `name`; None when the tenant may have no more adapters."""
+    config = JOB_CONFIG.validate_json(job.config)
+    adapter = Adapter.from_vector(vector, config.parsed_recipe, job.factors, config.dtype)
+    about = {"fine_tuning_job": job.id, "base_model": job.model, "method": config.method, "step": str(step)}
+    about |= {key: f"{value:.6g}" for key, value in sorted(metrics.items()) if key not in about}
+    metadata = dict(list(about.items())[:MAX_METADATA_PAIRS])
+    try:
+        with connection.begin_nested():
+            (stored,) = create_versions(database, connection, job.tenant_id, [NewVersion(name, adapter, metadata)])
+    except BadRequest as error:
+        if error.code != ADAPTER_LIMIT:
+            raise
+        return None
+    return stored
+
+
+def decode_vector(job: Row[Any], text: str, param: str) -> torch.Tensor:
+    """float32 (groups, u) from base64. BadRequest when it does not fit the job's recipe or is not finite."""
+    config = JOB_CONFIG.validate_json(job.config)
+    recipe, data = config.parsed_recipe, _bytes(text, param)
+    try:
+        vector = Adapter(recipe, job.factors, "float32", data).vector()
+        Adapter.from_vector(vector, recipe, job.factors, config.dtype)
+    except AdapterError as error:
+        raise BadRequest(f"{param}: {error.message}", param=param, code="invalid_vector") from error
+    return vector
+
+
+def list_checkpoints(
+    connection: Connection, job_id: str, *, after: str | None, limit: int
+) -> tuple[Sequence[Row[Any]], bool]:
+    """The published checkpoints of a job, newest first, behind the id `after`; and whether there are more."""
+    rows = sa.select(JOB_CHECKPOINTS).where(
+        JOB_CHECKPOINTS.c.job_id == job_id, JOB_CHECKPOINTS.c.adapter_name.is_not(None)
+    )
+    if after is not None:
+        if not is_id(after, PREFIX):
+            raise BadRequest(
+                f"after is {quoted(after)}, expected the id of a checkpoint", param="after", code="invalid_value"
+            )
+        rows = rows.where(JOB_CHECKPOINTS.c.id < after)
+    found = connection.execute(rows.order_by(JOB_CHECKPOINTS.c.id.desc()).limit(limit + 1)).all()
+    return found[:limit], len(found) > limit
+
+
+def _withdrawn(
+    connection: Connection, job: Row[Any], step: int, metrics: Mapping[str, float] | None
+) -> Sequence[Row[Any]]:
+    """The published checkpoints that are not to be kept beside a new one with these metrics; none, if there is none."""
+    if metrics is None:
+        return []
+    rows = sa.select(JOB_CHECKPOINTS).where(
+        JOB_CHECKPOINTS.c.job_id == job.id, JOB_CHECKPOINTS.c.adapter_name.is_not(None)
+    )
+    published = connection.execute(rows.order_by(JOB_CHECKPOINTS.c.step)).all()
+    scores = {row.id: score(json.loads(row.metrics)) for row in published} | {None: score(metrics)}
+    best = sorted(scores, key=lambda row_id: scores[row_id], reverse=True)[:KEPT_BEST]
+    return [row for row in published if row.id not in best]
+
+
+def score(metrics: Mapping[str, float]) -> tuple[int, float]:
+    """By which checkpoints are compared; higher is better."""
+    for rank, (name, sign) in enumerate(_SCORES):
+        if name in metrics:
+            return -rank, sign * metrics[name]
+    return -len(_SCORES), -math.inf
+
+
+def _withdraw(connection: Connection, job: Row[Any], checkpoint: Row[Any]) -> None:
+    # Refused when its owner purged it, or has an alias for it and so keeps it as an adapter like any other.
+    with suppress(NotFound, BadRequest):
+        purge(connection, job.tenant_id, Reference(checkpoint.adapter_name, version=checkpoint.adapter_version))
+    connection.execute(JOB_CHECKPOINTS.delete().where(JOB_CHECKPOINTS.c.id == checkpoint.id))
+
+
+def _bytes(text: str, param: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(f"{param} is not base64: {error}", param=param, code="invalid_value") from error

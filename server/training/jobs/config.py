@@ -1,0 +1,90 @@
+"""The settings of a training job with every default written out: what a worker trains by, and what a client is shown.
+
+Design decision: a job keeps all of its settings, so a newer server with other defaults goes on training it by the ones
+it began with. Settings that mean nothing to a method are not part of it, so nobody can set them in vain.
+
+What a client sends is in api/schemas/fine_tuning.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from adapters.vector.recipe import DType, Recipe
+
+Method = Literal["reinforcement", "supervised"]
+
+
+class TrainingConfig(BaseModel):
+    """What both methods have in common.
+
+    recipe: of the vector (see adapters.vector.recipe). dtype: in which it is published; it is trained in float32.
+    init: the adapter that training starts from, `name@version`; null is the base model.
+    learning_rate: Adam's; about how far each number of v moves in a step.
+    batch_size: rows per step. epochs: times that every row is seen, unless max_steps comes first.
+    validation_fraction: of the training file, set aside when there is no validation file.
+    eval_interval: steps between evaluations, each of which gives a checkpoint that can be served.
+    eval_rows: most validation rows per evaluation.
+    grad_clip: longest gradient (L2), null for any. max_abs_v: bound on every number of v, null for none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    recipe: dict[str, Any] = Field(default_factory=lambda: Recipe().to_dict())
+    dtype: DType = "bfloat16"
+    init: str | None = Field(None, max_length=256)
+    learning_rate: float = Field(2e-3, gt=0, le=10)
+    batch_size: int = Field(16, ge=1, le=4096)
+    epochs: int = Field(1, ge=1, le=1000)
+    max_steps: int | None = Field(None, ge=1, le=1_000_000)
+    validation_fraction: float = Field(0.1, ge=0, le=0.5)
+    eval_interval: int = Field(10, ge=1, le=1_000_000)
+    eval_rows: int = Field(128, ge=1, le=1000)
+    grad_clip: float | None = Field(1.0, gt=0)
+    max_abs_v: float | None = Field(None, gt=0)
+
+    @property
+    def parsed_recipe(self) -> Recipe:
+        """The recipe as the adapters know it."""
+        return Recipe.from_dict(self.recipe)
+
+
+class SupervisedConfig(TrainingConfig):
+    """Imitation of the last message of every row."""
+
+    method: Literal["supervised"] = "supervised"
+    epochs: int = Field(3, ge=1, le=1000)
+
+
+class ReinforcementConfig(TrainingConfig):
+    """GRPO; the loss is server.training.worker.grpo's, where its terms are explained.
+
+    group_size: completions of every prompt. eval_samples: completions of every validation prompt.
+    temperature, max_completion_tokens: of the completions. kl_coef: weight of the divergence from the base model.
+    max_off_policy_steps: by how many steps the vector that samples may be older than the one that is trained.
+    max_flat_steps: so many steps in a row in which all completions of each prompt got the same reward end the job.
+    """
+
+    method: Literal["reinforcement"] = "reinforcement"
+    group_size: int = Field(8, ge=2, le=256)
+    eval_samples: int = Field(1, ge=1, le=64)
+    temperature: float = Field(1.0, gt=0, le=2)
+    max_completion_tokens: int = Field(256, ge=1, le=1_000_000)
+    kl_coef: float = Field(0.0, ge=0, le=100)
+    loss_type: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    clip_low: float = Field(0.2, gt=0, le=1)
+    clip_high: float = Field(0.2, gt=0, le=10)
+    importance_sampling: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"] = (
+        "token_truncate"
+    )
+    importance_min: float = Field(0.0, ge=0, le=1)
+    importance_max: float = Field(3.0, ge=1, le=1000)
+    max_off_policy_steps: int = Field(0, ge=0, le=1)
+    max_flat_steps: int = Field(10, ge=1, le=1_000_000)
+
+
+JobConfig = Annotated[ReinforcementConfig | SupervisedConfig, Field(discriminator="method")]
+JOB_CONFIG: TypeAdapter[ReinforcementConfig | SupervisedConfig] = TypeAdapter(JobConfig)

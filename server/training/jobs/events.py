@@ -1,0 +1,85 @@
+"""What happened to a job, line by line, for its owner.
+
+Design decision: an event is written by the transaction that did what it tells of, which holds the job's row; so the
+events of a job are numbered in the order in which things happened.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from server.core.errors import BadRequest, quoted
+from server.db.training_tables import JOB_EVENTS
+from server.training.jobs.protocol import WorkerEvent
+
+PREFIX = "ftevent-"
+MAX_DATA_CHARS = 2**16
+_ID = re.compile(rf"{PREFIX}([0-9a-f]{{16}})")
+
+
+def event_id(number: int) -> str:
+    """The id of an event, from its number."""
+    return f"{PREFIX}{number:016x}"
+
+
+def add_event(
+    connection: Connection,
+    job_id: str,
+    message: str,
+    *,
+    level: Literal["info", "warn", "error"] = "info",
+    data: Any = None,
+) -> None:
+    """One line of the server's own."""
+    add_events(connection, job_id, [WorkerEvent(level=level, message=message, data=data)])
+
+
+def add_events(connection: Connection, job_id: str, events: Sequence[WorkerEvent]) -> None:
+    """Lines, in this order. BadRequest when one has too much data."""
+    created_at = int(time.time())
+    for index, event in enumerate(events):
+        data = json.dumps({} if event.data is None else event.data)
+        if len(data) > MAX_DATA_CHARS:
+            raise BadRequest(
+                f"events[{index}].data has {len(data)} characters as JSON, expected at most {MAX_DATA_CHARS}",
+                param=f"events[{index}].data",
+                code="invalid_value",
+            )
+        connection.execute(
+            JOB_EVENTS.insert().values(
+                job_id=job_id,
+                created_at=created_at,
+                level=event.level,
+                message=_printable(event.message),
+                type=event.type,
+                data=data,
+            )
+        )
+
+
+def list_events(
+    connection: Connection, job_id: str, *, after: str | None, limit: int
+) -> tuple[Sequence[Row[Any]], bool]:
+    """Events of a job, newest first, behind the one with the id `after`; and whether there are more."""
+    rows = sa.select(JOB_EVENTS).where(JOB_EVENTS.c.job_id == job_id)
+    if after is not None:
+        match = _ID.fullmatch(after)
+        if match is None or int(match[1], 16) >= 2**63:
+            raise BadRequest(
+                f"after is {quoted(after)}, expected the id of an event", param="after", code="invalid_value"
+            )
+        rows = rows.where(JOB_EVENTS.c.id < int(match[1], 16))
+    found = connection.execute(rows.order_by(JOB_EVENTS.c.id.desc()).limit(limit + 1)).all()
+    return found[:limit], len(found) > limit
+
+
+def _printable(text: str) -> str:
+    """Without what PostgreSQL's text or UTF-8 cannot carry."""
+    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()

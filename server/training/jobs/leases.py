@@ -1,0 +1,190 @@
+"""Leases: which worker has which job, and who is next.
+
+Design decision: claims are made one after the other, in a lock of their own on PostgreSQL (SQLite has one writer
+anyway), so that the choice is fair: the tenant with the fewest running jobs for its weight comes next, and of its jobs
+the oldest. A job whose worker no longer renews its lease is handed on; one that outlives no worker is failed.
+
+Functions of a connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from server.core.errors import BadRequest
+from server.db.database import Database
+from server.db.tables import TENANTS
+from server.db.training_tables import JOB_CHECKPOINTS, JOBS
+from server.training.jobs.config import JOB_CONFIG
+from server.training.jobs.events import add_event
+from server.training.jobs.lifecycle import change_job, locked_job
+from server.training.jobs.protocol import Checkpoint, ClaimAnswer, ClaimedJob, ClaimRequest, LeaseAnswer
+from server.training.states import wanted_of
+
+MAX_ATTEMPTS = 5
+VALIDATING = 4
+# PostgreSQL's lock under which workers claim. Any number will do.
+CLAIM_LOCK = 0x71_4E_10_2B
+
+
+def claim(database: Database, connection: Connection, request: ClaimRequest, lease_s: int) -> ClaimAnswer:
+    """Renew the leases of `running`, and lease out as many jobs as the worker has room for."""
+    running = {job_id: _renew(connection, job_id, request.worker, lease_s) for job_id in sorted(set(request.running))}
+    if not database.is_sqlite:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
+    validating = (VALIDATING if request.capacity else 0) if request.validating is None else request.validating
+    jobs = [
+        *_claim_some(connection, request, lease_s, ("validating_files",), validating),
+        *_claim_some(connection, request, lease_s, ("queued", "running"), request.capacity),
+    ]
+    return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)
+
+
+def held_job(connection: Connection, job_id: str, worker: str) -> Row[Any]:
+    """The row of a job that `worker` has, locked; BadRequest (`lease_lost`) when another one has it, or nobody.
+
+    A lease whose time has passed is still the worker's, as long as nobody took it.
+    """
+    row = locked_job(connection, job_id)
+    if row.lease_owner != worker:
+        raise lease_lost(job_id)
+    return row
+
+
+def lease_lost(job_id: str) -> BadRequest:
+    """The answer to a worker about a job that it does not have."""
+    return BadRequest(
+        f"The worker does not have the lease of {job_id} (any more); drop the job, it is another worker's or nobody's.",
+        param="worker",
+        code="lease_lost",
+    )
+
+
+def _renew(connection: Connection, job_id: str, worker: str, lease_s: int) -> LeaseAnswer:
+    expires_at = int(time.time()) + lease_s
+    renewed = (
+        JOBS.update()
+        .where(JOBS.c.id == job_id, JOBS.c.lease_owner == worker)
+        .values(lease_expires_at=expires_at)
+        .returning(JOBS.c.status)
+    )
+    status = connection.execute(renewed).scalar_one_or_none()
+    if status is None:
+        return LeaseAnswer(wanted="lost", lease_expires_at=None)
+    return LeaseAnswer(wanted=wanted_of(status), lease_expires_at=expires_at)
+
+
+def _claim_some(
+    connection: Connection, request: ClaimRequest, lease_s: int, statuses: tuple[str, ...], room: int
+) -> list[ClaimedJob]:
+    claimed: list[ClaimedJob] = []
+    while len(claimed) < room:
+        job_id = _next(connection, request.factors, statuses)
+        if job_id is None:
+            break
+        row = _take(connection, job_id, request.worker, statuses, lease_s)
+        # None: its owner paused or cancelled it meanwhile, and it is not found again.
+        if row is not None:
+            claimed.append(_claimed(connection, row))
+    return claimed
+
+
+def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
+    # A job that runs has a lease; one that was released or resumed has none, or an old one.
+    free = sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= int(time.time()))
+    return sa.and_(JOBS.c.status.in_(statuses), free)
+
+
+def _next(connection: Connection, factors: str, statuses: tuple[str, ...]) -> str | None:
+    held = sa.and_(
+        JOBS.c.status.in_(("validating_files", "running")),
+        JOBS.c.factors == factors,
+        JOBS.c.lease_expires_at > int(time.time()),
+    )
+    busy = sa.select(JOBS.c.tenant_id, sa.func.count().label("jobs")).where(held).group_by(JOBS.c.tenant_id).subquery()
+    oldest = (
+        sa.select(JOBS.c.tenant_id, sa.func.min(JOBS.c.id).label("id"))
+        .where(_claimable(statuses), JOBS.c.factors == factors)
+        .group_by(JOBS.c.tenant_id)
+        .subquery()
+    )
+    share = sa.func.coalesce(busy.c.jobs, 0) / TENANTS.c.weight
+    rows = (
+        sa.select(oldest.c.id)
+        .join(TENANTS, TENANTS.c.id == oldest.c.tenant_id)
+        .outerjoin(busy, busy.c.tenant_id == oldest.c.tenant_id)
+        .where(TENANTS.c.disabled_at.is_(None))
+        .order_by(share, oldest.c.id)
+        .limit(1)
+    )
+    return connection.execute(rows).scalar()
+
+
+def _take(connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...], lease_s: int) -> Row[Any] | None:
+    now = int(time.time())
+    taken = (
+        JOBS.update()
+        .where(JOBS.c.id == job_id, _claimable(statuses))
+        .values(lease_owner=worker, lease_expires_at=now + lease_s, attempts=JOBS.c.attempts + 1)
+        .returning(JOBS)
+    )
+    row = connection.execute(taken).one_or_none()
+    if row is None:
+        return None
+    if row.attempts > MAX_ATTEMPTS:
+        message = f"{MAX_ATTEMPTS} workers in a row ended without getting on with the job."
+        error = {"code": "worker_failed", "message": message, "param": None}
+        add_event(connection, job_id, f"The job failed: {message}", level="error")
+        change_job(
+            connection, row, status="failed", finished_at=now, error=json.dumps(error), lease_owner=None,
+            lease_expires_at=None,
+        )  # fmt: skip
+        return None
+    if row.attempts > 1:
+        add_event(connection, job_id, f"Another worker goes on with the job (attempt {row.attempts})", level="warn")
+    if row.status == "validating_files":
+        return row
+    if row.started_at is None:
+        add_event(connection, job_id, "Fine-tuning job started")
+    return change_job(connection, row, status="running", started_at=row.started_at or now)
+
+
+def _claimed(connection: Connection, row: Row[Any]) -> ClaimedJob:
+    rows = sa.select(JOB_CHECKPOINTS).where(JOB_CHECKPOINTS.c.job_id == row.id)
+    last = connection.execute(rows.order_by(JOB_CHECKPOINTS.c.step.desc()).limit(1)).one_or_none()
+    tenant = connection.execute(sa.select(TENANTS.c.name).where(TENANTS.c.id == row.tenant_id)).scalar_one()
+    checkpoint = None
+    if last is not None:
+        checkpoint = Checkpoint(
+            step=last.step,
+            vector=_base64(last.vector),
+            optimizer=_base64(last.optimizer),
+            state=json.loads(last.state),
+        )
+    return ClaimedJob(
+        id=row.id,
+        tenant=tenant,
+        status=row.status,
+        model=row.model,
+        training_file=row.training_file,
+        validation_file=row.validation_file,
+        seed=row.seed,
+        method=json.loads(row.method),
+        config=JOB_CONFIG.validate_json(row.config),
+        integrations=json.loads(row.integrations),
+        metadata=json.loads(row.metadata),
+        total_steps=row.total_steps,
+        init_vector=None if row.init_vector is None else _base64(row.init_vector),
+        checkpoint=checkpoint,
+        lease_expires_at=row.lease_expires_at,
+    )
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,204 @@
+"""Training jobs as their owners see them: a new one, reading them, pausing, resuming and cancelling.
+
+Design decision: a change of state is one transaction that locks the job's row first, whoever makes it; so it follows
+from the state as it is, and its event is in order. Another tenant's job is exactly a missing one.
+
+Functions of a connection. What workers do is in `job_leases` and `job_progress`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from server.core.errors import BadRequest, NotFound, quoted
+from server.core.ids import is_id
+from server.db.tenant_lock import lock_tenant
+from server.db.training_tables import JOB_METADATA, JOBS
+from server.training.files.rows import file_for_job
+from server.training.jobs.config import ReinforcementConfig, SupervisedConfig
+from server.training.jobs.events import add_event
+from server.training.states import ACTIVE, FINISHED, Status
+
+PREFIX = "ftjob-"
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job about to be made, all of it checked but for its files. `init_vector` is float32."""
+
+    id: str
+    model: str
+    factors: str
+    training_file: str
+    validation_file: str | None
+    method: Mapping[str, Any]
+    config: ReinforcementConfig | SupervisedConfig
+    init_vector: bytes | None
+    seed: int
+    metadata: Mapping[str, str]
+    integrations: Sequence[Mapping[str, Any]]
+    adapter_name: str
+
+
+def create_job(connection: Connection, tenant_id: int, key_id: str | None, job: NewJob, most: int) -> Row[Any]:
+    """The new job's row. BadRequest when a file cannot be used, or `most` jobs of the tenant have not ended."""
+    lock_tenant(connection, tenant_id)
+    unfinished = sa.select(sa.func.count()).where(JOBS.c.tenant_id == tenant_id, JOBS.c.status.in_(sorted(ACTIVE)))
+    if (count := connection.execute(unfinished).scalar_one()) >= most:
+        raise BadRequest(
+            f"There are {count} jobs that have not ended, expected less than {most} (the server's setting "
+            "max_tenant_jobs); wait for one of them, or cancel it.",
+            param=None,
+            code="job_limit_reached",
+        )
+    file_for_job(connection, tenant_id, job.training_file, "training_file")
+    if job.validation_file is not None:
+        file_for_job(connection, tenant_id, job.validation_file, "validation_file")
+    row = connection.execute(
+        JOBS.insert()
+        .values(
+            id=job.id,
+            tenant_id=tenant_id,
+            key_id=key_id,
+            created_at=_now(),
+            status="validating_files",
+            model=job.model,
+            factors=job.factors,
+            training_file=job.training_file,
+            validation_file=job.validation_file,
+            method=json.dumps(job.method),
+            config=job.config.model_dump_json(),
+            init_vector=job.init_vector,
+            seed=job.seed,
+            metadata=json.dumps(job.metadata),
+            integrations=json.dumps(job.integrations),
+            adapter_name=job.adapter_name,
+            trained_tokens=0,
+            result_files="[]",
+            attempts=0,
+        )
+        .returning(JOBS)
+    ).one()
+    if job.metadata:
+        pairs = [{"job_id": job.id, "key": key, "value": value} for key, value in job.metadata.items()]
+        connection.execute(JOB_METADATA.insert(), pairs)
+    add_event(connection, job.id, f"Created fine-tuning job: {job.id}")
+    add_event(connection, job.id, f"Validating training file: {job.training_file}")
+    return row
+
+
+def get_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
+    """The row of a job, or NotFound."""
+    return _one(connection, job_id, sa.select(JOBS).where(JOBS.c.id == job_id, JOBS.c.tenant_id == tenant_id))
+
+
+def list_jobs(
+    connection: Connection, tenant_id: int, *, after: str | None, limit: int, metadata: Mapping[str, str] | None
+) -> tuple[Sequence[Row[Any]], bool]:
+    """The tenant's jobs, newest first, behind the id `after`; and whether there are more.
+
+    Only those with all of `metadata`; None, those without any.
+    """
+    rows = sa.select(JOBS).where(JOBS.c.tenant_id == tenant_id)
+    if after is not None:
+        if not is_id(after, PREFIX):
+            raise BadRequest(f"after is {quoted(after)}, expected the id of a job", param="after", code="invalid_value")
+        rows = rows.where(JOBS.c.id < after)
+    if metadata is None:
+        rows = rows.where(~sa.exists().where(JOB_METADATA.c.job_id == JOBS.c.id))
+    for key, value in (metadata or {}).items():
+        pair = sa.and_(JOB_METADATA.c.key == key, JOB_METADATA.c.value == value)
+        rows = rows.where(JOBS.c.id.in_(sa.select(JOB_METADATA.c.job_id).where(pair)))
+    found = connection.execute(rows.order_by(JOBS.c.id.desc()).limit(limit + 1)).all()
+    return found[:limit], len(found) > limit
+
+
+def cancel_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
+    """End a job, whatever it is doing. BadRequest when it has finished."""
+    row = _unfinished(connection, tenant_id, job_id)
+    add_event(connection, row.id, "Fine-tuning job cancelled")
+    return change_job(connection, row, status="cancelled", finished_at=_now())
+
+
+def pause_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
+    """Have nobody work on a job until it is resumed. BadRequest when it has finished."""
+    row = _unfinished(connection, tenant_id, job_id)
+    if row.status == "paused":
+        return row
+    add_event(connection, row.id, "Fine-tuning job paused")
+    return change_job(connection, row, status="paused")
+
+
+def pause_jobs_of_disabled(connection: Connection, tenant_id: int) -> None:
+    """Pause all jobs that could go on of a tenant that is being disabled."""
+    message = "Paused, for the tenant was disabled; resume the job when it is enabled."
+    going_on = sorted(ACTIVE - {"paused"})
+    rows = sa.select(JOBS).where(JOBS.c.tenant_id == tenant_id, JOBS.c.status.in_(going_on))
+    for row in connection.execute(rows.order_by(JOBS.c.id).with_for_update()).all():
+        add_event(connection, row.id, message, level="warn")
+        change_job(connection, row, status="paused")
+
+
+def resume_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
+    """Take back a pause. BadRequest when the job has finished."""
+    row = _unfinished(connection, tenant_id, job_id)
+    if row.status != "paused":
+        return row
+    add_event(connection, row.id, "Fine-tuning job resumed")
+    # Its worker may still be there, and may have noticed nothing.
+    status = "running" if row.lease_owner is not None and row.total_steps is not None else waiting_status(row)
+    return change_job(connection, row, status=status, attempts=0)
+
+
+def waiting_status(row: Row[Any]) -> Status:
+    """The state of a job that is to go on and that no worker has."""
+    return "validating_files" if row.total_steps is None else "queued"
+
+
+def locked_job(connection: Connection, job_id: str, tenant_id: int | None = None) -> Row[Any]:
+    """The row of a job, locked until the transaction ends; of any tenant when none is named. NotFound."""
+    rows = sa.select(JOBS).where(JOBS.c.id == job_id)
+    if tenant_id is not None:
+        rows = rows.where(JOBS.c.tenant_id == tenant_id)
+    return _one(connection, job_id, rows.with_for_update())
+
+
+def change_job(connection: Connection, row: Row[Any], **values: Any) -> Row[Any]:
+    """The row, changed."""
+    return connection.execute(JOBS.update().where(JOBS.c.id == row.id).values(**values).returning(JOBS)).one()
+
+
+def job_not_found(job_id: str) -> NotFound:
+    """The answer to the id of a job that does not exist, or is another tenant's."""
+    return NotFound(
+        f"There is no fine-tuning job {quoted(job_id)}; GET /v1/fine_tuning/jobs lists those there are.",
+        param="job_id",
+        code="job_not_found",
+    )
+
+
+def _unfinished(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
+    row = locked_job(connection, job_id, tenant_id)
+    if row.status in FINISHED:
+        raise BadRequest(
+            f"The job {job_id} has already finished: it is {row.status}.", param="job_id", code="job_finished"
+        )
+    return row
+
+
+def _one(connection: Connection, job_id: str, rows: sa.Select[Any]) -> Row[Any]:
+    row = connection.execute(rows).one_or_none() if is_id(job_id, PREFIX) else None
+    if row is None:
+        raise job_not_found(job_id)
+    return row
+
+
+def _now() -> int:
+    return int(time.time())

@@ -1,0 +1,43 @@
+"""Names of what a job publishes: `ft:<base>:<tenant>:<suffix>:<id>`, and `...:ckpt-step-<n>` for a checkpoint.
+
+Design decision: they are ordinary names of adapters, so a result is served, listed, tagged with aliases and deleted as
+any other adapter is. A base model's name and the suffix are shortened where they would not fit, and lose what names do
+not have: a suffix may be any text, as at OpenAI, and what makes a name unique is the id behind it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from server.core.names import MAX_NAME_LENGTH, check_name
+
+ID_CHARS = 10
+# A job of 50,000 rows may have 1000 epochs of single rows.
+_LONGEST_CHECKPOINT = len(":ckpt-step-50000000")
+# What is left of the base model's name, at least, beside a long suffix.
+_LEAST_BASE = 12
+
+
+def result_name(base_model: str, tenant: str, suffix: str | None, job_id: str) -> str:
+    """The name of the job's result, whatever the suffix is."""
+    room = MAX_NAME_LENGTH - _LONGEST_CHECKPOINT - len(f"ft:::{tenant}:{job_id[-ID_CHARS:]}")
+    end = f":{tenant}:{_slug(suffix or '')[: max(0, room - _LEAST_BASE)].rstrip('-.')}:{job_id[-ID_CHARS:]}"
+    room = MAX_NAME_LENGTH - _LONGEST_CHECKPOINT - len("ft:") - len(end)
+    base = re.sub(r"[^A-Za-z0-9._:/-]", "-", base_model)
+    base = re.sub(r"/[^A-Za-z0-9]*(?=/|$)|(?<=/)[^A-Za-z0-9]+", "", base).strip("/")
+    if len(base) > room:
+        base = base.rpartition("/")[2][: max(room, 0)]
+    return check_name(f"ft:{base}{end}", "suffix")
+
+
+def checkpoint_name(result: str, step: int) -> str:
+    """The name of the checkpoint behind `step` of the job whose result is called `result`."""
+    return f"{result}:ckpt-step-{step}"
+
+
+def _slug(text: str) -> str:
+    """`text` in the characters of names: accents are dropped, other characters become hyphens, and dots stand alone."""
+    plain = "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)
+    return re.sub(r"[-.]{2,}", lambda run: "." if "." in run[0] else "-", plain).strip("-.")

@@ -1,0 +1,200 @@
+"""What a client may set about a training job, in OpenAI's shape and ours, and how that becomes a JobConfig.
+
+Design decision: OpenAI's hyperparameters keep their names and places; what they have no word for comes as one object
+`tinylora` (the official client's extra_body) and goes back on the job under the same name. A setting given in both
+places is refused, and so is one that would have no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adapters.vector.recipe import Recipe
+from server.core.error_responses import validation_error
+from server.core.errors import BadRequest, quoted
+from server.engine.protocol import Engine
+from server.registry.spec import check_recipe, parse_recipe
+from server.training.jobs.config import ReinforcementConfig, SupervisedConfig
+
+PARAM = "tinylora"
+Auto = Literal["auto"]
+Effort = Literal["default", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Multiplier = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+# What a completion costs however short it is.
+LEAST_COMPLETION_TOKENS = 64
+# What the server fills in itself.
+_OWN = ("init", "method")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SupervisedHyperparameters(_Strict):
+    """OpenAI's; "auto" is our default."""
+
+    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] | None = None
+    learning_rate_multiplier: Auto | Multiplier | None = None
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=1000)] | None = None
+
+
+class ReinforcementHyperparameters(SupervisedHyperparameters):
+    """OpenAI's. `compute_multiplier` multiplies the completions of every prompt; `reasoning_effort` is shown again and
+    has no effect, for no model that can be served here reasons with several efforts."""
+
+    compute_multiplier: Auto | Annotated[float, Field(ge=0.25, le=32, allow_inf_nan=False)] | None = None
+    eval_interval: Auto | Count | None = None
+    eval_samples: Auto | Annotated[int, Field(ge=1, le=64)] | None = None
+    reasoning_effort: Effort | None = None
+
+
+class SupervisedMethod(_Strict):
+    """method.supervised"""
+
+    hyperparameters: SupervisedHyperparameters | None = None
+
+
+class ReinforcementMethod(_Strict):
+    """method.reinforcement; the grader is checked by server.training.graders."""
+
+    grader: dict[str, Any]
+    hyperparameters: ReinforcementHyperparameters | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class MethodParam(_Strict):
+    """How to train: `type` says which of the others is given."""
+
+    type: Literal["supervised", "reinforcement", "dpo"]
+    supervised: SupervisedMethod | None = None
+    reinforcement: ReinforcementMethod | None = None
+    dpo: dict[str, Any] | None = None
+
+
+def resolve_config(
+    method: MethodParam,
+    options: Mapping[str, Any],
+    engine: Engine,
+    init: tuple[str, Recipe] | None,
+    max_step_tokens: int,
+) -> ReinforcementConfig | SupervisedConfig:
+    """All settings. `init` is the adapter to start from, whose recipe is then the job's. BadRequest, naming the field.
+
+    `method` is one of the two that there are.
+    """
+    kind = ReinforcementConfig if method.type == "reinforcement" else SupervisedConfig
+    for name in options:
+        if name in _OWN or name not in kind.model_fields:
+            known = ", ".join(field for field in kind.model_fields if field not in _OWN)
+            raise BadRequest(
+                f"{PARAM} has the field {quoted(name)}, which {method.type} training does not have; known are {known}",
+                param=f"{PARAM}.{name}" if name.isprintable() and len(name) <= 64 else PARAM,
+                code="unknown_parameter",
+            )
+    values = {**_of_hyperparameters(method, kind, options), **options, "recipe": _recipe(options, engine, init)}
+    values["init"] = None if init is None else init[0]
+    if kind is ReinforcementConfig:
+        values.setdefault("max_completion_tokens", max(1, min(256, engine.max_model_len // 2)))
+    try:
+        config = kind.model_validate(values)
+    except ValidationError as error:
+        raise validation_error([{**e, "loc": (PARAM, *e["loc"])} for e in error.errors(include_url=False)]) from None
+    if isinstance(config, ReinforcementConfig) and config.max_completion_tokens >= engine.max_model_len:
+        raise BadRequest(
+            f"{PARAM}.max_completion_tokens is {config.max_completion_tokens}, expected less than the "
+            f"{engine.max_model_len} tokens that the model takes with its prompt",
+            param=f"{PARAM}.max_completion_tokens",
+            code="invalid_value",
+        )
+    if isinstance(config, ReinforcementConfig):
+        _check_step(config, max_step_tokens)
+    return config
+
+
+def _check_step(config: ReinforcementConfig, most: int) -> None:
+    """What a worker holds in memory at a time. BadRequest."""
+    parts = (
+        (config.batch_size, config.group_size, "batch_size * group_size", "step"),
+        (config.eval_rows, config.eval_samples, "eval_rows * eval_samples", "evaluation"),
+    )
+    for rows, each, names, what in parts:
+        tokens = rows * each * max(config.max_completion_tokens, LEAST_COMPLETION_TOKENS)
+        if tokens > most:
+            raise BadRequest(
+                f"{PARAM}: a {what} of {rows} * {each} completions ({names}) of {config.max_completion_tokens} tokens "
+                f"(max_completion_tokens) is too large: {tokens} tokens, expected at most {most} (the server's setting "
+                f"max_step_tokens; a completion counts as {LEAST_COMPLETION_TOKENS} at least)",
+                param=f"{PARAM}.{names.partition(' ')[0]}",
+                code="step_too_large",
+            )
+
+
+def shown_hyperparameters(
+    config: ReinforcementConfig | SupervisedConfig, given: SupervisedHyperparameters | None = None
+) -> dict[str, Any]:
+    """OpenAI's hyperparameters as they were resolved; of `given` those without effect."""
+    default = type(config).model_fields["learning_rate"].default
+    shown: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "learning_rate_multiplier": config.learning_rate / default,
+        "n_epochs": config.epochs,
+    }
+    if isinstance(config, ReinforcementConfig):
+        default_group = ReinforcementConfig.model_fields["group_size"].default
+        shown |= {
+            "compute_multiplier": config.group_size / default_group,
+            "eval_interval": config.eval_interval,
+            "eval_samples": config.eval_samples,
+            "reasoning_effort": getattr(given, "reasoning_effort", None) or "default",
+        }
+    return shown
+
+
+def _of_hyperparameters(
+    method: MethodParam, kind: type[ReinforcementConfig] | type[SupervisedConfig], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    part = method.reinforcement if method.type == "reinforcement" else method.supervised
+    given: dict[str, Any] = {}
+    if part is not None and part.hyperparameters is not None:
+        given = {name: value for name, value in part.hyperparameters if value not in (None, "auto")}
+        given.pop("reasoning_effort", None)
+    defaults = {name: field.default for name, field in kind.model_fields.items()}
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        match name:
+            case "n_epochs":
+                ours = "epochs"
+            case "learning_rate_multiplier":
+                ours, value = "learning_rate", value * defaults["learning_rate"]
+            case "compute_multiplier":
+                ours, value = "group_size", max(2, round(value * defaults["group_size"]))
+            case _:
+                ours = name
+        if ours in options:
+            raise BadRequest(
+                f"{PARAM}.{ours} and the hyperparameter {name} say the same thing; give one of them",
+                param=f"{PARAM}.{ours}",
+                code="invalid_value",
+            )
+        values[ours] = value
+    return values
+
+
+def _recipe(options: Mapping[str, Any], engine: Engine, init: tuple[str, Recipe] | None) -> dict[str, Any]:
+    path = f"{PARAM}.recipe"
+    if init is None:
+        recipe = parse_recipe(options.get("recipe"), path)
+        check_recipe(recipe, engine.factors, path)
+        return recipe.to_dict()
+    name, recipe = init
+    if options.get("recipe") is not None and parse_recipe(options["recipe"], path) != recipe:
+        raise BadRequest(
+            f"{path} is not that of {name}, from which training is to start; leave it out",
+            param=path,
+            code="invalid_recipe",
+        )
+    return recipe.to_dict()

@@ -1,0 +1,136 @@
+"""What workers report of jobs: files read, steps done, the end.
+
+Design decision: a report is one transaction with all that follows from it: events, checkpoint, counters, the renewed
+lease, and in the end the published adapter. So a report whose answer was lost is sent again, found done by the job's
+step or state, and answered alike.
+
+Functions of a connection.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy.engine import Connection, Row
+
+from server.core.errors import BadRequest
+from server.db.database import Database
+from server.training.jobs.checkpoints import decode_vector, publish, store_checkpoint
+from server.training.jobs.events import add_event, add_events
+from server.training.jobs.leases import held_job, lease_lost
+from server.training.jobs.lifecycle import change_job, locked_job, waiting_status
+from server.training.jobs.protocol import (
+    FinishAnswer,
+    FinishRequest,
+    JobError,
+    LeaseAnswer,
+    ReportRequest,
+    ValidatedRequest,
+)
+from server.training.states import FINISHED, wanted_of
+
+_NO_LEASE: dict[str, None] = {"lease_owner": None, "lease_expires_at": None}
+
+
+def validated(connection: Connection, job_id: str, request: ValidatedRequest) -> LeaseAnswer:
+    """The files can be used: the job waits for its turn, and the worker has it no longer."""
+    row = locked_job(connection, job_id)
+    if row.lease_owner != request.worker:
+        if row.total_steps is None:
+            raise lease_lost(job_id)
+        return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=None)
+    if row.total_steps is not None or row.status in FINISHED:
+        return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=row.lease_expires_at)
+    rows = f"{request.training_rows} training rows"
+    if request.validation_rows:
+        rows += f", {request.validation_rows} validation rows"
+    add_event(connection, job_id, f"Files validated ({rows}), moving job to queued state")
+    status = "queued" if row.status == "validating_files" else row.status
+    row = change_job(connection, row, status=status, total_steps=request.total_steps, attempts=0, **_NO_LEASE)
+    return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=None)
+
+
+def report(
+    database: Database, connection: Connection, job_id: str, request: ReportRequest, lease_s: int
+) -> tuple[LeaseAnswer, bool]:
+    """One step; and whether it was news. A job paused meanwhile still keeps the step; one that has ended does not."""
+    row = held_job(connection, job_id, request.worker)
+    if row.status in FINISHED:
+        return LeaseAnswer(wanted="cancel", lease_expires_at=row.lease_expires_at), False
+    lease_expires_at = int(time.time()) + lease_s
+    is_news = row.step is None or request.step > row.step
+    if is_news:
+        _check_next(row, request.step)
+        store_checkpoint(database, connection, row, request.step, request.checkpoint, request.metrics)
+        add_events(connection, job_id, request.events)
+        tokens = row.trained_tokens + request.trained_tokens
+        row = change_job(connection, row, step=request.step, trained_tokens=tokens, attempts=0)
+    row = change_job(connection, row, lease_expires_at=lease_expires_at)
+    return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=lease_expires_at), is_news
+
+
+def finish(
+    database: Database, connection: Connection, job_id: str, request: FinishRequest
+) -> tuple[FinishAnswer, bool]:
+    """The end of the work on a job by this worker, and whether it was news.
+
+    A result that the tenant has no room for pauses the job, which ends when it is resumed.
+    """
+    row = locked_job(connection, job_id)
+    if row.lease_owner != request.worker:
+        if row.lease_owner is None and request.status in (row.status, "released"):
+            return _finished(row), False
+        raise lease_lost(job_id)
+    add_events(connection, job_id, request.events)
+    if row.status in FINISHED or request.status in ("released", "cancelled", "paused"):
+        # Its owner has decided since, and what was decided stays.
+        status = waiting_status(row) if row.status == "running" else row.status
+        attempts = 0 if request.status == "released" else row.attempts
+        return _finished(change_job(connection, row, status=status, attempts=attempts, **_NO_LEASE)), True
+    if request.status == "failed":
+        return _finished(_fail(connection, row, request.error)), True
+    return _finished(_succeed(database, connection, row, request)), True
+
+
+def _succeed(database: Database, connection: Connection, row: Row[Any], request: FinishRequest) -> Row[Any]:
+    if request.best is None:
+        raise BadRequest(
+            "best is missing, expected the vector of a job that succeeded",
+            param="best",
+            code="missing_required_parameter",
+        )
+    vector = decode_vector(row, request.best.vector, "best.vector")
+    stored = publish(database, connection, row, row.adapter_name, vector, request.best.step, request.best.metrics)
+    if stored is None:
+        message = "The result cannot be published: the tenant has as many adapters as it may have. Delete some, then "
+        add_event(connection, row.id, f"{message}resume the job.", level="warn")
+        return change_job(connection, row, status="paused", **_NO_LEASE)
+    add_event(connection, row.id, f"New fine-tuned model created: {stored.name}")
+    add_event(connection, row.id, "The job has successfully completed")
+    return change_job(
+        connection, row, status="succeeded", finished_at=int(time.time()), fine_tuned_model=stored.name, **_NO_LEASE
+    )
+
+
+def _fail(connection: Connection, row: Row[Any], error: JobError | None) -> Row[Any]:
+    error = error or JobError(code="training_failed", message="The worker gave no reason.", param=None)
+    add_event(connection, row.id, f"The job failed: {error.message}", level="error")
+    return change_job(
+        connection, row, status="failed", finished_at=int(time.time()), error=error.model_dump_json(), **_NO_LEASE
+    )
+
+
+def _check_next(row: Row[Any], step: int) -> None:
+    if step in ((0, 1) if row.step is None else (row.step + 1,)):
+        return
+    raise BadRequest(
+        f"step is {step}, expected {'0 or 1' if row.step is None else row.step + 1}; claim the job again to go on from "
+        "its last checkpoint",
+        param="step",
+        code="unexpected_step",
+    )
+
+
+def _finished(row: Row[Any]) -> FinishAnswer:
+    return FinishAnswer(status=row.status, fine_tuned_model=row.fine_tuned_model)

@@ -1,0 +1,81 @@
+"""The file of results of a job that succeeded: its steps' numbers as CSV, a row per step.
+
+Design decision: made from the events of the steps, so it says what the owner was told. Columns are the numbers that any
+step has, by their path in the event's data ("scores.train_reward_mean").
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from server.core.ids import new_id
+from server.db.training_tables import JOB_EVENTS, JOBS
+from server.training.files.rows import PREFIX as FILE_PREFIX
+from server.training.files.rows import insert_file, location_of
+from server.training.files.storage import FileStorage, StoredBytes
+
+PURPOSE = "fine-tune-results"
+FILENAME = "step_metrics.csv"
+MAX_COLUMNS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A file whose bytes are in the storage and that has no row yet."""
+
+    id: str
+    location: str
+    stored: StoredBytes
+
+
+def store_result(files: FileStorage, tenant_id: int, content: bytes) -> ResultFile:
+    """Put the bytes where they stay."""
+    file_id = new_id(FILE_PREFIX)
+    location = location_of(tenant_id, file_id)
+    return ResultFile(file_id, location, files.write(io.BytesIO(content), location))
+
+
+def step_metrics(connection: Connection, job_id: str) -> bytes:
+    """The CSV of a job, with a line of names first."""
+    rows = sa.select(JOB_EVENTS.c.data).where(JOB_EVENTS.c.job_id == job_id, JOB_EVENTS.c.type == "metrics")
+    steps = [dict(_numbers(json.loads(data))) for data in connection.execute(rows.order_by(JOB_EVENTS.c.id)).scalars()]
+    names = dict.fromkeys(name for step in steps for name in step)
+    columns = ["step", *(name for name in names if name != "step")][:MAX_COLUMNS]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(steps)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def add_result_file(connection: Connection, tenant_id: int, job_id: str, file: ResultFile) -> None:
+    """Make the row of a file that was stored, and have the job name it."""
+    insert_file(
+        connection,
+        id=file.id,
+        tenant_id=tenant_id,
+        purpose=PURPOSE,
+        filename=FILENAME,
+        bytes=file.stored.size,
+        sha256=file.stored.sha256,
+        location=file.location,
+        created_at=int(time.time()),
+    )
+    connection.execute(JOBS.update().where(JOBS.c.id == job_id).values(result_files=json.dumps([file.id])))
+
+
+def _numbers(data: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _numbers(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(data, int | float) and not isinstance(data, bool):
+        yield path, data

@@ -1,0 +1,105 @@
+"""Adam on one vector, and its state as bytes.
+
+Design decision: torch's own Adam, on the CPU in float32, in one file with the vector: a checkpoint is complete, and
+going on from it gives the same bits as never having stopped. A step whose gradient is not finite is not taken.
+
+The learning rate is given to each step, so a schedule is the caller's.
+"""
+
+import math
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from adapters.vector.errors import CheckpointError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True)
+class AdamConfig:
+    """betas and eps as in Kingma and Ba (arXiv 1412.6980).
+
+    max_gradient_norm: gradients longer than this (L2) are scaled down to it; None, never.
+    max_magnitude: after each step every number of v is brought into -max_magnitude .. max_magnitude; None, never.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    max_gradient_norm: float | None = 1.0
+    max_magnitude: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """gradient_norm: L2, before scaling down. taken: False when it was not finite and v was left alone."""
+
+    gradient_norm: float
+    taken: bool
+
+
+class Adam:
+    """The optimiser of `parameter`, float32 on the CPU; moves it and clears its gradient, step by step."""
+
+    def __init__(self, parameter: nn.Parameter, config: AdamConfig) -> None:
+        self._parameter = parameter
+        self._config = config
+        self._torch = torch.optim.Adam(
+            [parameter], betas=(config.beta1, config.beta2), eps=config.eps, foreach=False, fused=False
+        )
+
+    def step(self, learning_rate: float) -> StepReport:
+        """Move v against its gradient (none counts as zero) by about `learning_rate` per number."""
+        parameter = self._parameter
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        norm = parameter.grad.norm().item()
+        taken = math.isfinite(norm)
+        if taken:
+            limit = self._config.max_gradient_norm
+            if limit is not None and norm > limit:
+                parameter.grad *= limit / norm
+            self._torch.param_groups[0]["lr"] = learning_rate
+            self._torch.step()
+            if self._config.max_magnitude is not None:
+                parameter.data.clamp_(-self._config.max_magnitude, self._config.max_magnitude)
+        parameter.grad = None
+        return StepReport(norm, taken)
+
+    def state_to_bytes(self) -> bytes:
+        """Vector, moments and number of steps as a safetensors file; equal states give equal bytes."""
+        state = self._torch.state[self._parameter]
+        zeros = torch.zeros_like(self._parameter)
+        tensors = {name: state.get(name, zeros).detach().clone() for name in _MOMENTS}
+        tensors["vector"] = self._parameter.detach().clone()
+        tensors["step"] = torch.as_tensor(state.get("step", 0.0), dtype=torch.float32).clone()
+        return safetensors.torch.save(tensors)
+
+    def state_from_bytes(self, data: bytes) -> None:
+        """Go on from where `state_to_bytes` was called, vector included.
+
+        Raises CheckpointError when `data` is not such a file, or is of a vector of another shape.
+        """
+        try:
+            tensors = safetensors.torch.load(data)
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
+            raise CheckpointError(f"not a readable optimiser state: {error}") from error
+        shape = self._parameter.shape
+        expected = {"vector": shape, "step": torch.Size(()), **dict.fromkeys(_MOMENTS, shape)}
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        if found != expected or any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+            raise CheckpointError(
+                f"an optimiser state of a vector {tuple(shape)} was expected, got {_shapes(tensors)}; resume with the "
+                "recipe the training began with"
+            )
+        with torch.no_grad():
+            self._parameter.copy_(tensors["vector"])
+        self._torch.state[self._parameter] = {name: tensors[name] for name in ("step", *_MOMENTS)}
+
+
+def _shapes(tensors: dict[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(tensor.shape)} in {tensor.dtype}" for name, tensor in sorted(tensors.items()))

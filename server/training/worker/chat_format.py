@@ -1,0 +1,203 @@
+"""OpenAI's format of chat data, field by field: messages, tool calls, tools, and what is left of functions.
+
+    system, developer, user   content, name
+    assistant                 content, name, refusal, tool_calls, function_call, weight (supervised: 0 is not trained)
+    tool                      content, tool_call_id, name
+    function                  content, name
+
+Design decision: unknown fields are refused, like a misspelt "wieght" that would have changed what is learned. Contents
+are texts; images and audio are refused, for the base model reads none.
+
+What chat templates know is newer than some of the format: `as_templates_know` writes functions as tools, arguments as
+the objects that they are the JSON of, and a refusal as the text that it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from server.core.error_responses import field_of
+from server.core.errors import quoted
+
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal")
+# As chat templates know them.
+_ROLES: Mapping[str, str] = MappingProxyType({"developer": "system", "function": "tool"})
+
+FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class FormatError(Exception):
+    """`what` is there, and what was `expected`."""
+
+    def __init__(self, what: str, expected: str) -> None:
+        super().__init__(f"{what}; expected {expected}")
+        self.what = what
+        self.expected = expected
+
+
+def _is_object(text: str) -> str:
+    try:
+        if isinstance(json.loads(text), dict):
+            return text
+    except (ValueError, RecursionError):
+        pass
+    raise ValueError("a JSON object, written as a text")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FunctionCall(_Strict):
+    """What was called, and with what."""
+
+    name: FunctionName
+    arguments: Annotated[str, AfterValidator(_is_object)]
+
+
+class ToolCall(_Strict):
+    """One of a message's calls."""
+
+    id: str = Field(min_length=1)
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class Function(_Strict):
+    """What can be called; `parameters` is a JSON schema."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Strict):
+    """The one kind that a chat template can write."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class _Message(_Strict):
+    role: str
+    content: Any = None
+    name: str | None = None
+
+
+class AssistantMessage(_Message):
+    """What is learned, unless its weight is 0. OpenAI's `audio` may be there and be null."""
+
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = Field(None, min_length=1)
+    function_call: FunctionCall | None = None
+    audio: None = None
+    weight: Literal[0, 1] | None = None
+
+
+class ToolMessage(_Message):
+    """What a tool answered."""
+
+    tool_call_id: str = Field(min_length=1)
+
+
+class FunctionMessage(_Message):
+    """The same of a function."""
+
+    name: str
+
+
+MESSAGES: Mapping[str, type[_Message]] = MappingProxyType(
+    {
+        "system": _Message,
+        "developer": _Message,
+        "user": _Message,
+        "assistant": AssistantMessage,
+        "tool": ToolMessage,
+        "function": FunctionMessage,
+    }
+)
+_TOOLS = TypeAdapter(list[Tool])
+_FUNCTIONS = TypeAdapter(list[Function])
+
+
+def check_message(message: object, where: str) -> None:
+    """Raises FormatError, naming the field, for what is no message."""
+    if not isinstance(message, dict):
+        raise FormatError(f"{where} is {quoted(message)}", "an object with role and content")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in MESSAGES:
+        raise FormatError(f"{where}.role is {quoted(role)}", f"one of {', '.join(MESSAGES)}")
+    _check(lambda: MESSAGES[role].model_validate(message), where, MESSAGES[role])
+    content = message.get("content")
+    if content is None and (role == "function" or any(message.get(name) for name in _INSTEAD_OF_CONTENT)):
+        return
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    if not parts or not all(_is_text(part) for part in parts):
+        raise FormatError(f"{where}.content is {quoted(content)}", "a text, or a list of text parts")
+
+
+def tools_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tools of a row, functions among them. FormatError."""
+    tools, functions = row.get("tools") or [], row.get("functions") or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise FormatError(f"tools is {quoted(tools)}", "a list of objects")
+    _check(lambda: _TOOLS.validate_python(tools), "tools", Tool)
+    _check(lambda: _FUNCTIONS.validate_python(functions), "functions", Function)
+    return [*tools, *({"type": "function", "function": function} for function in functions)]
+
+
+def is_trained(message: Mapping[str, Any]) -> bool:
+    """Whether supervised training is to imitate it."""
+    return bool(message["role"] == "assistant" and message.get("weight") != 0)
+
+
+def calls_of(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The functions that a message calls: name and arguments."""
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    return [*calls, message["function_call"]] if message.get("function_call") else calls
+
+
+def as_templates_know(message: Mapping[str, Any]) -> dict[str, Any]:
+    """As chat templates know messages: content is one text, developers are the system, functions are tools."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(part["text"] if part["type"] == "text" else part["refusal"] for part in content)
+    known = {"role": _ROLES.get(message["role"], message["role"]), "content": content or message.get("refusal") or ""}
+    known |= {name: message[name] for name in ("name", "tool_call_id") if message.get(name) is not None}
+    ids = [call["id"] for call in message.get("tool_calls") or ()]
+    calls = [
+        {"type": "function", "function": {"name": call["name"], "arguments": json.loads(call["arguments"])}}
+        for call in calls_of(message)
+    ]
+    for call, call_id in zip(calls, ids, strict=False):
+        call["id"] = call_id
+    return {**known, "tool_calls": calls} if calls else known
+
+
+def _is_text(part: object) -> bool:
+    if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
+        return False
+    return set(part) == {"type", part["type"]} and isinstance(part[part["type"]], str)
+
+
+def _check(validate: Any, where: str, kind: type[BaseModel]) -> None:
+    try:
+        validate()
+    except ValidationError as failed:
+        error = failed.errors(include_url=False)[0]
+        path = field_of(error) or ""
+        field = where + (path if path.startswith("[") or not path else f".{path}")
+        if error["type"] == "extra_forbidden":
+            at_top = sum(isinstance(part, str) for part in error["loc"]) == 1
+            known = f"only {', '.join(kind.model_fields)}" if at_top else "the fields of OpenAI's format"
+            raise FormatError(f"{field} is not known there", known) from None
+        if error["type"] == "missing":
+            raise FormatError(f"it has no {field}", "it, as in OpenAI's format") from None
+        expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        raise FormatError(f"{field} is {quoted(error['input'])}", expected) from None

@@ -1,0 +1,116 @@
+"""Rows of chat data as token ids, by the base model's own chat template.
+
+Design decision: texts are split before they are tokenised. A prompt is tokenised alone, as a server does it, and an
+answer by itself behind it, as a model writes it; so what is trained on is what is sampled, whichever tokens would span
+the border.
+
+Every answer is an example of its own, behind what the template writes of the messages before it. One sequence per
+conversation with a mask would be shorter, but templates write an answer differently once another follows it (without
+its reasoning, say), and what is trained on would not be what is sampled.
+
+Behind the token that ends an answer nothing is trained on: a template's line break after it is never generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from server.core.errors import BadRequest
+from server.training.worker.chat_format import as_templates_know, calls_of, is_trained
+from server.training.worker.dataset import DataError, Row
+
+
+class ChatTokens:
+    """`tokenizer` is a transformers tokenizer; `max_tokens` what prompt and answer may be long together.
+
+    Its functions raise BadRequest when the tokenizer has no chat template.
+    """
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+
+    def prompt(self, row: Row, room: int, param: str = "training_file") -> list[int]:
+        """The tokens of all messages and of the beginning of the answer. DataError unless `room` more would fit."""
+        tokens = self._ids(self._text(row, row.messages, param, generate=True))
+        if len(tokens) + room > self._max_tokens:
+            raise DataError(
+                row.line,
+                f"its prompt has {len(tokens)} tokens",
+                f"at most {self._max_tokens - room}, so that an answer of {room} fits behind it",
+                param=param,
+            )
+        return tokens
+
+    def examples(self, row: Row, param: str = "training_file") -> list[tuple[list[int], list[int]]]:
+        """Of every message that is trained, the tokens of all before it and its own. DataError when they are too many,
+        or the chat template does not write what is to be learned."""
+        return [self._example(row, index, param) for index, message in enumerate(row.messages) if is_trained(message)]
+
+    def _example(self, row: Row, index: int, param: str) -> tuple[list[int], list[int]]:
+        where = f"messages[{index}]"
+        before = self._text(row, row.messages[:index], param, generate=True)
+        whole = self._text(row, row.messages[: index + 1], param, generate=False)
+        if not whole.startswith(before):
+            raise DataError(
+                row.line,
+                f"the chat template writes the messages before {where} differently with it than without it",
+                "messages that the model's chat template keeps as they are, or the weight 0 for this one",
+                param=param,
+            )
+        text = whole[len(before) :]
+        for call in calls_of(row.messages[index]):
+            if call["name"] not in text:
+                raise DataError(
+                    row.line,
+                    f"the base model's chat template does not write the tool calls of {where}",
+                    "texts to be learned, or the weight 0 for this one",
+                    param=param,
+                )
+        prompt, answer = self._ids(before), self._ids(text)
+        end = self._tokenizer.eos_token_id
+        if end in answer:
+            answer = answer[: len(answer) - answer[::-1].index(end)]
+        if not answer:
+            raise DataError(row.line, f"the chat template writes nothing for {where}", "an answer", param=param)
+        if len(prompt) + len(answer) > self._max_tokens:
+            raise DataError(
+                row.line,
+                f"it has {len(prompt) + len(answer)} tokens up to the end of {where}",
+                f"at most {self._max_tokens}",
+                param=param,
+            )
+        return prompt, answer
+
+    def _text(self, row: Row, messages: Sequence[Mapping[str, Any]], param: str, *, generate: bool) -> str:
+        if not self._tokenizer.chat_template:
+            raise BadRequest(
+                "the base model has no chat template, so there is no way to write messages for it; add one to its "
+                "tokenizer",
+                param="model",
+                code="no_chat_template",
+            )
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                [as_templates_know(message) for message in messages],
+                tools=list(row.tools) or None,
+                add_generation_prompt=generate,
+                tokenize=False,
+            )
+        except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise DataError(
+                row.line, f"the model's chat template refuses it ({error!s:.200})", "other messages", param=param
+            ) from error
+        for tool in row.tools:
+            if tool["function"]["name"] not in text:
+                raise DataError(
+                    row.line, "the base model's chat template does not write tools", "a row without them", param=param
+                )
+        return text
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids

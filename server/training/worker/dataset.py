@@ -1,0 +1,218 @@
+"""Training data: rows of a JSONL file, checked one by one, and the order in which they are trained on.
+
+    reinforcement   {"messages": [..., {"role": "user", ...}], "answer": "34"}    other keys are the grader's `item`
+    supervised      {"messages": [..., {"role": "assistant", ...}]}               other keys are refused
+
+Design decision: every order is a sort by SHA-256 of (seed, what for, index). It is the same on every machine and in
+every version of Python, and the batch of any step is known without having drawn those before it.
+
+It tokenises nothing and keeps no rows: a file is read as a stream, line by line, and a row says where its line is. The
+fields of messages and tools are chat_format's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, BinaryIO, Literal
+
+from server.core.errors import BadRequest, quoted
+from server.training.graders.template import Variable
+from server.training.worker.chat_format import FormatError, calls_of, check_message, is_trained, tools_of
+
+Purpose = Literal["reinforcement", "supervised"]
+
+RESERVED_KEYS = ("messages", "tools")
+SUPERVISED_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
+_LAST_ROLE: Mapping[Purpose, str] = {"reinforcement": "user", "supervised": "assistant"}
+_BOM = b"\xef\xbb\xbf"
+
+
+class DataError(BadRequest):
+    """A file that cannot be trained on: the line (from 1; 0: the whole file), what is there, what was expected."""
+
+    def __init__(self, line: int, what: str, expected: str, *, param: str = "training_file") -> None:
+        where = f"line {line}" if line else "the file"
+        super().__init__(f"{param}: {where}: {what}; expected {expected}", param=param, code="invalid_training_file")
+        self.line = line
+        self.what = what
+        self.expected = expected
+
+
+@dataclass(frozen=True, slots=True)
+class DataLimits:
+    """line_bytes: of one row. rows: in the file. messages: in a row."""
+
+    line_bytes: int = 2**20
+    rows: int = 50_000
+    messages: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row, from line `line`. `messages` as chat completions take them; `item` is every key that is not reserved.
+
+    start, length: where in the file its line is, in bytes.
+    """
+
+    line: int
+    messages: Sequence[Mapping[str, Any]]
+    item: Mapping[str, Any]
+    tools: Sequence[Mapping[str, Any]] = ()
+    start: int = 0
+    length: int = 0
+
+
+def read_rows(
+    file: BinaryIO,
+    purpose: Purpose,
+    *,
+    variables: Collection[Variable] = (),
+    limits: DataLimits | None = None,
+    param: str = "training_file",
+) -> Iterator[Row]:
+    """The rows of `file`, each checked. `variables` are those of the grader (`GraderSpec.item_variables`).
+
+    Raises DataError at the first line that cannot be used, and at the end of a file without rows. Skips empty lines.
+    """
+    limits = limits or DataLimits()
+    rows = number = end = 0
+    while line := file.readline(limits.line_bytes + 1):
+        number += 1
+        start, end = end, end + len(line)
+        try:
+            if number == 1:
+                line = line.removeprefix(_BOM)
+            if len(line) > limits.line_bytes:
+                raise FormatError("it is too long", f"at most {limits.line_bytes} bytes")
+            if not line.strip():
+                continue
+            if (rows := rows + 1) > limits.rows:
+                raise FormatError("there are more rows", f"at most {limits.rows}")
+            row = read_row(number, line, purpose, limits)
+            _check_variables(row.item, variables)
+        except FormatError as problem:
+            raise DataError(number, problem.what, problem.expected, param=param) from None
+        yield replace(row, start=start, length=end - start)
+    if not rows:
+        raise DataError(0, "it has no rows", "one JSON object per line", param=param)
+
+
+def split(count: int, validation_fraction: float, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Indices of training and of validation rows, each ascending: the nearest number of rows to the fraction.
+
+    Both have at least one row when the fraction is not 0 and `count` is at least 2.
+    """
+    wanted = min(max(1, round(count * validation_fraction)), count - 1) if validation_fraction > 0 else 0
+    order = _order(count, seed, "split")
+    return tuple(sorted(order[max(0, wanted) :])), tuple(sorted(order[: max(0, wanted)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Which of `count` rows each step trains on: every row once per epoch, in an order given by `seed` and epoch."""
+
+    count: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.batch_size < 1:
+            raise ValueError(f"{self.count} rows in batches of {self.batch_size}: expected at least one of each")
+
+    def batch(self, step: int) -> tuple[int, ...]:
+        """The indices of step `step` (from 0), so going on from a step needs no state. Batches run across epochs."""
+        start = step * self.batch_size
+        return tuple(
+            _order(self.count, self.seed, f"epoch {position // self.count}")[position % self.count]
+            for position in range(start, start + self.batch_size)
+        )
+
+    def steps(self, epochs: int) -> int:
+        """How many steps show every row `epochs` times; the last one may begin another epoch."""
+        return -(-self.count * epochs // self.batch_size)
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, purpose: str) -> tuple[int, ...]:
+    def key(index: int) -> bytes:
+        return hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
+
+    return tuple(sorted(range(count), key=key))
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"byte {error.start + 1} is not UTF-8", "a UTF-8 file") from None
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            # JSON can spell half of a surrogate pair, which no tokenizer takes.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise FormatError("it has half of a surrogate pair", "text that UTF-8 can carry") from None
+    except json.JSONDecodeError as error:
+        raise FormatError(f"it is not JSON ({error.msg} at character {error.pos + 1})", "one JSON object") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise FormatError(f"it is not JSON that can be read ({reason:.100})", "one JSON object") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"it is {quoted(value)}", "a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def read_row(number: int, line: bytes, purpose: Purpose, limits: DataLimits) -> Row:
+    """The row on line `number`, checked for all but a grader's variables. FormatError."""
+    value = _parse(line.removeprefix(_BOM) if number == 1 else line)
+    messages = value.get("messages")
+    if not isinstance(messages, list) or not messages:
+        found = f"messages is {quoted(messages)}" if "messages" in value else "it has no messages"
+        raise FormatError(found, "a list of at least one message")
+    if len(messages) > limits.messages:
+        raise FormatError(f"it has {len(messages)} messages", f"at most {limits.messages}")
+    for index, message in enumerate(messages):
+        check_message(message, f"messages[{index}]")
+    if (last := messages[-1]["role"]) != _LAST_ROLE[purpose]:
+        raise FormatError(f"the last message is the {last}'s", f"the {_LAST_ROLE[purpose]}'s, for {purpose} training")
+    if purpose == "supervised":
+        _check_supervised(value, messages)
+        return Row(number, messages, {}, tools_of(value))
+    for index, message in enumerate(messages):
+        if message.get("weight") is not None:
+            raise FormatError(f"messages[{index}] has a weight", "none, for nothing is imitated in reinforcement")
+    item = {key: field for key, field in value.items() if key not in RESERVED_KEYS}
+    return Row(number, messages, item, tools_of({"tools": value.get("tools")}))
+
+
+def _check_supervised(value: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> None:
+    for key in value:
+        if key not in SUPERVISED_KEYS:
+            raise FormatError(f"it has the key {quoted(key)}", f"only {', '.join(SUPERVISED_KEYS)}")
+    if not isinstance(value.get("parallel_tool_calls", True), bool):
+        raise FormatError(f"parallel_tool_calls is {quoted(value['parallel_tool_calls'])}", "true or false")
+    trained = [(index, message) for index, message in enumerate(messages) if is_trained(message)]
+    if not trained:
+        raise FormatError("all messages of the assistant have the weight 0", "one to be learned, of weight 1")
+    for index, message in trained:
+        if not message.get("content") and not message.get("refusal") and not calls_of(message):
+            raise FormatError(f"messages[{index}] has no content", "the text to be learned, or the weight 0")
+
+
+def _check_variables(item: Mapping[str, Any], variables: Collection[Variable]) -> None:
+    for variable in variables:
+        try:
+            variable.look_up(item)
+        except KeyError as missing:
+            has = ", ".join(sorted(item)[:20]) or "no keys but messages"
+            raise FormatError(
+                f"it has no {missing.args[0]}, only {has:.300}", f"the grader's variable {variable}"
+            ) from None

@@ -1,0 +1,251 @@
+"""Log-probabilities of completions under any mixture of adapters, and the backward pass through them.
+
+Design decision: a loss is a sum over completion tokens whose weights its objective fixes before the first pass. Then it
+does not matter which sequences share a pass, so passes are packed by length across all tasks, whoever they belong to,
+and one tenant's batch cannot change another's loss. Logits exist for one chunk of tokens at a time, and again for that
+chunk in the backward pass.
+
+Completions of the same prompt share its computation (packing.py). Rows without such are padded on the right and get no
+attention mask: a causal model looks at no later position, so padding cannot reach a token that counts, and attention
+takes its fastest kernel.
+
+It draws no samples, knows no rewards and moves no vector.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from adapters.apply.trainable import TrainableAdapters
+from adapters.vector.errors import AdapterError
+from server.training.worker.packing import TokenSequence, bundles, longest_shared_row, rows_of
+
+_SCALED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier", "final_logit_softcapping")
+
+
+@dataclass(frozen=True, slots=True)
+class PassLimits:
+    """What bounds memory.
+
+    tokens: in one pass, padding included; a longer sequence has a pass to itself.
+    logits: at a time, in float32 (256 MiB by default; the backward pass holds a few copies).
+    """
+
+    tokens: int = 2**14
+    logits: int = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What the model says of the completion tokens of B sequences, (B, C), C the longest completion; zero in padding.
+
+    logprobs_BC: float32, natural logarithm of each token's probability at the sequence's temperature.
+    entropy_BC:  float32, nats, of the distribution the token was drawn from; no gradient.
+    hits_BC:     bool, the token is the most probable one.
+    mask_BC:     bool, True for tokens, False for padding.
+    """
+
+    logprobs_BC: Tensor
+    entropy_BC: Tensor
+    hits_BC: Tensor
+    mask_BC: Tensor
+
+
+class Summable(Protocol):
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+M = TypeVar("M", bound=Summable)
+_CoM = TypeVar("_CoM", bound=Summable, covariant=True)
+
+
+class Objective(Protocol[_CoM]):
+    """A loss of one batch, a sum over its sequences, and what it measures on the way.
+
+    rows:      the sequences with a gradient; the others are never run.
+    with_base: whether it wants the base model's log-probabilities.
+    start:     metrics before the first pass; those of every pass are added.
+    """
+
+    @property
+    def rows(self) -> Sequence[int]: ...
+    @property
+    def with_base(self) -> bool: ...
+    @property
+    def start(self) -> _CoM: ...
+    def __call__(self, rows: Sequence[int], tokens: Tokens, base_logprobs_BC: Tensor | None) -> tuple[Tensor, _CoM]:
+        """The part of the loss that the sequences `rows` of the batch make up, and their metrics."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Generic[M]):
+    """A batch and its objective; normally of one adapter and one tenant."""
+
+    batch: Sequence[TokenSequence]
+    objective: Objective[M]
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[M]):
+    """Some rows of an objective, to be run behind others of it: `start` is what those measured."""
+
+    objective: Objective[M]
+    rows: Sequence[int]
+    start: M
+
+    @property
+    def with_base(self) -> bool:
+        return self.objective.with_base
+
+    def __call__(self, rows: Sequence[int], tokens: Tokens, base_logprobs_BC: Tensor | None) -> tuple[Tensor, M]:
+        return self.objective(rows, tokens, base_logprobs_BC)
+
+
+def portions(batch: Sequence[TokenSequence], rows: Iterable[int], most_tokens: int) -> list[list[int]]:
+    """`rows`, cut where they have more than `most_tokens` tokens together; a longer row is a portion of its own."""
+    result: list[list[int]] = []
+    tokens = 0
+    for row in rows:
+        tokens += len(batch[row])
+        if not result or tokens > most_tokens:
+            result.append([])
+            tokens = len(batch[row])
+        result[-1].append(row)
+    return result
+
+
+def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], limits: PassLimits = PassLimits()) -> list[M]:
+    """Add the gradient of every task's loss to its adapters' `vector(handle).grad`; returns the metrics per task."""
+    metrics = [task.objective.start for task in tasks]
+    places = [(number, row) for number, task in enumerate(tasks) for row in task.objective.rows]
+    sequences = [tasks[number].batch[row] for number, row in places]
+    for together in _passes(model, sequences, limits):
+        # `rows` of the model are the rows of the pass; its sequences are in the order of their tasks.
+        indices = sorted(index for row in together for index in row)
+        chosen, batch = [places[index] for index in indices], [sequences[index] for index in indices]
+        together = _renumbered(together, indices)
+        base_logprobs_BC = None
+        if any(tasks[number].objective.with_base for number, _ in chosen):
+            # Outside `rows` the model is the base model.
+            with torch.no_grad():
+                base_logprobs_BC = _run(model, batch, together, limits).logprobs_BC
+        with model.rows([batch[row[0]].adapter for row in together]):
+            tokens = _run(model, batch, together, limits)
+            losses = []
+            for number in dict.fromkeys(number for number, _ in chosen):
+                where = [place for place, (other, _) in enumerate(chosen) if other == number]
+                loss, measured = tasks[number].objective(
+                    [chosen[place][1] for place in where],
+                    _select(tokens, where),
+                    None if base_logprobs_BC is None else base_logprobs_BC[where],
+                )
+                losses.append(loss)
+                metrics[number] = metrics[number] + measured
+            torch.autograd.backward(losses)
+    return metrics
+
+
+def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits = PassLimits()) -> Tokens:
+    """The whole batch (at least one sequence) without gradients, in as many passes as that takes."""
+    longest = max(len(sequence.completion) for sequence in batch)
+    parts: list[Tokens] = []
+    order: list[int] = []
+    for together in _passes(model, batch, limits):
+        indices = [index for row in together for index in row]
+        chosen, together = [batch[index] for index in indices], _renumbered(together, indices)
+        with torch.no_grad(), model.rows([chosen[row[0]].adapter for row in together]):
+            parts.append(_run(model, chosen, together, limits))
+        order += indices
+    place = sorted(range(len(order)), key=order.__getitem__)
+
+    def joined(name: str) -> Tensor:
+        parts_BC = [getattr(part, name) for part in parts]
+        return torch.cat([nn.functional.pad(part_BC, (0, longest - part_BC.shape[1])) for part_BC in parts_BC])[place]
+
+    return Tokens(joined("logprobs_BC"), joined("entropy_BC"), joined("hits_BC"), joined("mask_BC"))
+
+
+def _run(
+    model: TrainableAdapters, batch: Sequence[TokenSequence], together: Sequence[Sequence[int]], limits: PassLimits
+) -> Tokens:
+    """One pass, with the adapters that `model.rows` says, one for each row of `together`."""
+    causal_lm = cast(Any, model.model)
+    _refuse_scaled_logits(causal_lm)
+    device = causal_lm.device
+    rows = rows_of(batch, together)
+    lengths_B = torch.tensor([len(sequence.completion) for sequence in batch])
+    mask_BC = torch.arange(rows.before_BC.shape[1]) < lengths_B[:, None]
+    sequence_N, _ = mask_BC.nonzero(as_tuple=True)
+    before_N, target_N = rows.before_BC[mask_BC], torch.tensor([t for one in batch for t in one.completion]).long()
+    temperature_N = torch.tensor([sequence.temperature for sequence in batch], device=device)[sequence_N.to(device)]
+
+    inputs = {"input_ids": rows.ids_MT, "attention_mask": rows.mask_M1TT, "position_ids": rows.positions_MT}
+    inputs_on_device = {name: value.to(device) for name, value in inputs.items() if value is not None}
+    hidden_MTD = causal_lm.get_decoder()(**inputs_on_device, use_cache=False).last_hidden_state
+    hidden_ND = hidden_MTD[rows.row_B[sequence_N].to(device), before_N.to(device)]
+    target_N = target_N.to(device)
+    head = causal_lm.get_output_embeddings()
+    size = max(1, limits.logits // head.weight.shape[0])
+    chunks = [
+        checkpoint(partial(_token_chunk, head), *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(*(torch.split(part, size) for part in (hidden_ND, target_N, temperature_N)), strict=True)
+    ]
+    mask_BC = mask_BC.to(device)
+
+    def padded(values_N: Tensor) -> Tensor:
+        return torch.zeros(mask_BC.shape, dtype=values_N.dtype, device=device).masked_scatter(mask_BC, values_N)
+
+    logprobs_N, entropy_N, hits_N = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    return Tokens(padded(logprobs_N), padded(entropy_N), padded(hits_N), mask_BC)
+
+
+def _token_chunk(
+    head: nn.Module, hidden_ND: Tensor, target_N: Tensor, temperature_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    logits_NV = head(hidden_ND).float() / temperature_N[:, None]
+    normaliser_N = logits_NV.logsumexp(-1)
+    with torch.no_grad():
+        entropy_N = normaliser_N - (logits_NV.softmax(-1) * logits_NV).sum(-1)
+        hits_N = logits_NV.argmax(-1) == target_N
+    return logits_NV.gather(-1, target_N[:, None])[:, 0] - normaliser_N, entropy_N, hits_N
+
+
+def _passes(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits) -> list[list[list[int]]]:
+    """Passes of rows of indices, longest first, cut so that the rows times the longest of them stay in the limit."""
+    if any(not sequence.prompt for sequence in batch):
+        raise ValueError("a prompt must have at least one token: nothing predicts the first token of a sequence")
+    rows = bundles(batch, min(limits.tokens, longest_shared_row(model.model)))
+    lengths = [len(batch[row[0]].prompt) + sum(len(batch[index].completion) for index in row) for row in rows]
+    result: list[list[list[int]]] = []
+    longest = 0
+    is_shared = [len(row) > 1 for row in rows]
+    for place in sorted(range(len(rows)), key=lambda place: (is_shared[place], -lengths[place])):
+        # One row that needs a mask would have all of its pass computed with one.
+        is_other_kind = bool(result) and (len(result[-1][-1]) > 1) != is_shared[place]
+        if not result or is_other_kind or (len(result[-1]) + 1) * longest > limits.tokens:
+            result.append([])
+            longest = lengths[place]
+        result[-1].append(rows[place])
+    return result
+
+
+def _renumbered(together: Sequence[Sequence[int]], indices: Sequence[int]) -> list[list[int]]:
+    """The rows, by place in `indices`."""
+    place = {index: number for number, index in enumerate(indices)}
+    return [[place[index] for index in row] for row in together]
+
+
+def _select(tokens: Tokens, rows: list[int]) -> Tokens:
+    return Tokens(tokens.logprobs_BC[rows], tokens.entropy_BC[rows], tokens.hits_BC[rows], tokens.mask_BC[rows])
+
+
+def _refuse_scaled_logits(causal_lm: Any) -> None:
+    for name in _SCALED_LOGITS:
+        if getattr(causal_lm.config, name, None) not in (None, 1):
+            raise AdapterError(f"models that change their logits after the head ({name}) cannot be trained on")

@@ -1,0 +1,157 @@
+"""Groups of completions and their rewards: what one step, or one evaluation, of reinforcement learning is made of.
+
+Design decision: each prompt is sampled and then graded on its own, so graders work while the engine still samples; the
+order of the result is that of the prompts, whichever came first. So the time of grading is given twice: all of it, and
+the part at the end that a step waits for, when nothing is sampled any more.
+
+A completion that its grader finds fault with scores 0. Where the grader itself was out of order (a judge that does not
+answer) there is no reward, which is NaN and counts in no mean: an outage must not look like bad answers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from server.training.graders.grade import Grade, Grader, Sample, grade_row
+from server.training.graders.together import together
+from server.training.worker.job_data import Example
+from server.training.worker.rollout import Group
+
+SAMPLING_ERROR = "sampling_error"
+_OUT_OF_ORDER = frozenset({"model_grader_server_error", "python_grader_server_error"})
+
+
+@dataclass(frozen=True, slots=True)
+class GradedGroup:
+    """`grades` of the completions of `group`."""
+
+    group: Group
+    grades: tuple[Grade, ...]
+
+    @property
+    def rewards(self) -> list[float]:
+        return [_reward(grade) for grade in self.grades]
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """Groups in the order of their prompts.
+
+    grading_s: seconds in which at least one completion was being graded, however many were. waited_s: from the last
+    prompt's completions to the last grade.
+    """
+
+    groups: Sequence[GradedGroup]
+    grading_s: float = 0.0
+    waited_s: float = 0.0
+
+    @property
+    def rewards(self) -> list[float]:
+        """All that there are."""
+        return [reward for group in self.groups for reward in group.rewards if not math.isnan(reward)]
+
+    @property
+    def mean(self) -> float | None:
+        rewards = self.rewards
+        return math.fsum(rewards) / len(rewards) if rewards else None
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean over prompts; 0 with fewer than two."""
+        means = [_mean(known) for group in self.groups if (known := [r for r in group.rewards if not math.isnan(r)])]
+        if len(means) < 2:
+            return 0.0
+        centre = _mean(means)
+        return math.sqrt(math.fsum((mean - centre) ** 2 for mean in means) / (len(means) - 1) / len(means))
+
+    @property
+    def is_flat(self) -> bool:
+        """In no group do rewards differ: there is nothing to learn from."""
+        return not any(len({reward for reward in group.rewards if not math.isnan(reward)}) > 1 for group in self.groups)
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """How often what went wrong, by OpenAI's names."""
+        kinds: dict[str, int] = dict(
+            Counter(grade.error.kind for group in self.groups for grade in group.grades if grade.error)
+        )
+        if failed := sum(group.group.error is not None for group in self.groups):
+            kinds[SAMPLING_ERROR] = failed
+        return kinds
+
+    @property
+    def first_error(self) -> str | None:
+        """One of them in words."""
+        for group in self.groups:
+            if group.group.error is not None:
+                return group.group.error
+        return next((grade.error.message for group in self.groups for grade in group.grades if grade.error), None)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Mean scores inside a multi grader, by the grader's name there."""
+        names = {name for group in self.groups for grade in group.grades for name in grade.parts}
+        scores = {
+            name: [grade.parts[name] for group in self.groups for grade in group.grades if name in grade.parts]
+            for name in sorted(names)
+        }
+        return {name: _mean(values) for name, values in scores.items()}
+
+
+async def sample_and_grade(
+    examples: Sequence[Example],
+    sample: Callable[[int, Example], Awaitable[Group]],
+    grader: Grader,
+    turn: Callable[[], AbstractAsyncContextManager[object]],
+    clock: Callable[[], float] = time.monotonic,
+) -> Graded:
+    """Sample (by place and example) and grade all examples; each completion is graded inside a `turn`."""
+    busy, sampled_at = _Busy(clock), clock()
+
+    async def grade(text: str, example: Example) -> Grade:
+        async with turn():
+            with busy:
+                return await grade_row(grader, Sample.of_text(text), example.item, example.line)
+
+    async def group(place: int, example: Example) -> GradedGroup:
+        nonlocal sampled_at
+        sampled = await sample(place, example)
+        sampled_at = clock()
+        grades = await together(grade(completion.text, example) for completion in sampled.completions)
+        return GradedGroup(sampled, tuple(grades))
+
+    groups = await together(group(place, example) for place, example in enumerate(examples))
+    return Graded(groups, busy.seconds, clock() - sampled_at)
+
+
+class _Busy:
+    """Seconds in which somebody was inside."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.seconds = 0.0
+        self._clock = clock
+        self._inside = 0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        if self._inside == 0:
+            self._since = self._clock()
+        self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._inside -= 1
+        if self._inside == 0:
+            self.seconds += self._clock() - self._since
+
+
+def _reward(grade: Grade) -> float:
+    return math.nan if grade.error is not None and grade.error.kind in _OUT_OF_ORDER else grade.score
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

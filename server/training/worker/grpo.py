@@ -1,0 +1,244 @@
+"""Group-relative policy optimisation, as an objective for `forward.forward_backward`.
+
+Design decision: everything that needs the whole batch (advantages, the weight of each token in the sum) is computed
+here, once, before any forward pass; what is left is a plain sum over tokens. Names and formulas are those of TRL's
+GRPOTrainer, so that a setting means what its users expect. Completions without a gradient (their group had equal
+rewards and there is no KL term) are not run at all, but still count in the normalisation, as in TRL.
+
+There is no value model, no entropy bonus and no ratio per sequence (GSPO).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from server.training.worker.forward import Tokens
+from server.training.worker.packing import TokenSequence
+
+LossType = Literal["dapo", "grpo", "dr_grpo"]
+ScaleRewards = Literal["group", "batch", "none"]
+ImportanceSampling = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"]
+
+_STD_EPSILON = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoConfig:
+    """Settings of the loss.
+
+    loss_type: how tokens are averaged. `dapo`, over all tokens of the batch (arXiv 2503.14476); `grpo`, within each
+        completion and then over completions (2402.03300); `dr_grpo`, over completions times `max_completion_length`,
+        so that length is no advantage (2503.20783).
+    scale_rewards: what divides an advantage: the standard deviation of its `group`, of the `batch`, or `none`.
+    clip_low, clip_high: the ratio to the policy at the start of the step is clipped to 1 - clip_low .. 1 + clip_high.
+    beta: weight of the KL divergence from the base model; with 0 the base model is not run.
+    importance_sampling: correction for what the rollout engine computes differently from this model, the ratio of
+        their probabilities by `token` or by whole `sequence`, limited to importance_min .. importance_max:
+        `truncate` moves a ratio outside to the limit, `mask` drops the token or sequence.
+    """
+
+    loss_type: LossType = "dapo"
+    scale_rewards: ScaleRewards = "group"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    beta: float = 0.0
+    max_completion_length: int = 512
+    importance_sampling: ImportanceSampling = "token_truncate"
+    importance_min: float = 0.0
+    importance_max: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoMetrics:
+    """Sums over the tokens of the completions that were run (properties: their means), and counts of groups.
+
+    Batches add: `first + second`. A group is skipped when its rewards do not differ.
+    """
+
+    loss: float = 0.0
+    tokens: int = 0
+    clipped: float = 0.0
+    ratios: float = 0.0
+    kls: float = 0.0
+    entropies: float = 0.0
+    importances: float = 0.0
+    groups: int = 0
+    skipped_groups: int = 0
+
+    def __add__(self, other: "GrpoMetrics") -> "GrpoMetrics":
+        return GrpoMetrics(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def clip_share(self) -> float:
+        """Share of tokens whose gradient the clipping took away."""
+        return self.clipped / max(1, self.tokens)
+
+    @property
+    def ratio(self) -> float:
+        """Mean probability ratio to the policy at the start of the step."""
+        return self.ratios / max(1, self.tokens)
+
+    @property
+    def kl(self) -> float:
+        """Mean KL divergence from the base model, nats, k3 estimate; 0 when it was not asked for."""
+        return self.kls / max(1, self.tokens)
+
+    @property
+    def entropy(self) -> float:
+        """Mean entropy of the policy, nats."""
+        return self.entropies / max(1, self.tokens)
+
+    @property
+    def importance(self) -> float:
+        """Mean importance weight after its limits."""
+        return self.importances / max(1, self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoObjective:
+    """The GRPO loss of one batch (forward.Objective). Get one from `grpo_objective`.
+
+    advantages_B: float32. weights_BC: float32, each token's weight in the loss, zero in padding.
+    sampling_logprobs_BC: float32, the rollout engine's log-probabilities, NaN where it gave none.
+    old_logprobs_BC: float32, the policy's at the start of the step; None, this pass's own (one update per batch).
+    """
+
+    config: GrpoConfig
+    advantages_B: Tensor
+    weights_BC: Tensor
+    sampling_logprobs_BC: Tensor
+    old_logprobs_BC: Tensor | None
+    start: GrpoMetrics
+
+    @property
+    def with_base(self) -> bool:
+        return self.config.beta != 0
+
+    @property
+    def rows(self) -> list[int]:
+        has_tokens_B = self.weights_BC.any(-1)
+        if self.with_base:
+            return [int(row) for row in has_tokens_B.nonzero()]
+        return [int(row) for row in (has_tokens_B & (self.advantages_B != 0)).nonzero()]
+
+    def __call__(
+        self, rows: Sequence[int], tokens: Tokens, base_logprobs_BC: Tensor | None
+    ) -> tuple[Tensor, GrpoMetrics]:
+        config, logprobs_BC, mask_BC = self.config, tokens.logprobs_BC, tokens.mask_BC
+
+        def part(of_batch_BC: Tensor) -> Tensor:
+            return of_batch_BC[list(rows), : mask_BC.shape[1]].to(logprobs_BC.device)
+
+        advantages_B1 = self.advantages_B[list(rows), None].to(logprobs_BC.device)
+        old_BC = logprobs_BC.detach() if self.old_logprobs_BC is None else part(self.old_logprobs_BC)
+        importance_BC = importance_weights(old_BC, part(self.sampling_logprobs_BC), mask_BC, config)
+
+        ratio_BC = (logprobs_BC - old_BC).exp()
+        clipped_BC = ratio_BC.clamp(1 - config.clip_low, 1 + config.clip_high)
+        loss_BC = -torch.minimum(ratio_BC * advantages_B1, clipped_BC * advantages_B1) * importance_BC
+        kl_BC = torch.zeros_like(logprobs_BC)
+        if base_logprobs_BC is not None and self.with_base:
+            # Times the ratio, whose value may be one but whose gradient is not: the gradient of k3 alone is that of the
+            # divergence the other way round (DeepSeek-V3.2, arXiv 2512.02556).
+            kl_BC = k3(logprobs_BC, base_logprobs_BC) * ratio_BC
+            loss_BC = loss_BC + config.beta * kl_BC
+        loss = (loss_BC * part(self.weights_BC)).sum()
+
+        with torch.no_grad():
+            is_clipped_BC = (clipped_BC * advantages_B1) < (ratio_BC * advantages_B1)
+            measured = (is_clipped_BC, ratio_BC, kl_BC, tokens.entropy_BC, importance_BC)
+            sums = torch.stack([loss, mask_BC.sum(), *((what_BC * mask_BC).sum() for what_BC in measured)])
+        loss_sum, count, *rest = sums.tolist()
+        return loss, GrpoMetrics(loss_sum, int(count), *rest)
+
+
+def grpo_objective(
+    batch: Sequence[TokenSequence],
+    rewards: Sequence[float],
+    groups: Sequence[int],
+    config: GrpoConfig,
+    sampling_logprobs: Sequence[Sequence[float]] | None = None,
+    old_logprobs_BC: Tensor | None = None,
+) -> GrpoObjective:
+    """The objective of one adapter's batch.
+
+    rewards: one per sequence; NaN, no reward could be given: the sequence moves nothing.
+    groups: which sequences answer the same prompt, by any number.
+    sampling_logprobs: of every completion token, as the engine drew it (at the sequence's temperature: vLLM's
+        `processed_logprobs`, or any mode at temperature 1); NaN where there is none, None when there are none at all.
+    old_logprobs_BC: what `forward.score` said of the batch before the first of several updates; None for a single one.
+    """
+    lengths = [len(sequence.completion) for sequence in batch]
+    if sampling_logprobs is None:
+        sampling_logprobs = [[math.nan] * length for length in lengths]
+    if not len(lengths) == len(rewards) == len(groups) or lengths != [len(part) for part in sampling_logprobs]:
+        raise ValueError("rewards, groups and sampling_logprobs must fit the sequences of the batch and their tokens")
+    lengths_B = torch.tensor(lengths)
+    mask_BC = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
+    group_B, rewards_B = torch.tensor(groups), torch.tensor(rewards, dtype=torch.float64)
+    advantages_B = advantages(rewards_B, group_B, config.scale_rewards)
+    distinct = torch.unique(group_B)
+    skipped = sum(not advantages_B[group_B == group].any() for group in distinct)
+    return GrpoObjective(
+        config=config,
+        advantages_B=advantages_B,
+        weights_BC=token_weights(mask_BC, config),
+        sampling_logprobs_BC=pad_sequence([torch.tensor(part) for part in sampling_logprobs], batch_first=True),
+        old_logprobs_BC=old_logprobs_BC,
+        start=GrpoMetrics(groups=len(distinct), skipped_groups=skipped),
+    )
+
+
+def advantages(rewards_B: Tensor, group_B: Tensor, scale: ScaleRewards) -> Tensor:
+    """Reward minus the mean of its group, divided as `scale` says (standard deviations with n - 1); float32 (B,).
+
+    Exactly zero in a group without two different rewards, and for a reward of NaN, which counts in no mean.
+    """
+    result_B = torch.zeros(len(rewards_B))
+    known_B = ~rewards_B.isnan()
+    for group in torch.unique(group_B):
+        members_B = known_B & (group_B == group)
+        rewards = rewards_B[members_B]
+        if len(rewards) < 2 or rewards.min() == rewards.max():
+            continue
+        divisor = {"group": rewards, "batch": rewards_B[known_B]}.get(scale)
+        centred = rewards - rewards.mean()
+        result_B[members_B] = (centred if divisor is None else centred / (divisor.std() + _STD_EPSILON)).float()
+    return result_B
+
+
+def token_weights(mask_BC: Tensor, config: GrpoConfig) -> Tensor:
+    """The weight of every token in the loss, float32 (B, C); a loss is the sum of weight times loss of the token."""
+    lengths_B1 = mask_BC.sum(-1, keepdim=True)
+    match config.loss_type:
+        case "dapo":
+            total = lengths_B1.sum()
+        case "grpo":
+            total = lengths_B1 * len(mask_BC)
+        case "dr_grpo":
+            total = torch.tensor(len(mask_BC) * config.max_completion_length)
+    return mask_BC / total.clamp(min=1)
+
+
+def importance_weights(logprobs_BC: Tensor, sampling_BC: Tensor, mask_BC: Tensor, config: GrpoConfig) -> Tensor:
+    """p(token) of this model over the engine's, within the limits of the config; (B, C), without gradient."""
+    if config.importance_sampling == "none":
+        return torch.ones_like(logprobs_BC)
+    level, _, how = config.importance_sampling.partition("_")
+    log_ratio_BC = torch.where(mask_BC, logprobs_BC.detach() - sampling_BC, 0.0).nan_to_num(nan=0.0)
+    if level == "sequence":
+        log_ratio_BC = log_ratio_BC.sum(-1, keepdim=True).expand_as(log_ratio_BC)
+    ratio_BC = log_ratio_BC.exp()
+    limited_BC = ratio_BC.clamp(config.importance_min, config.importance_max)
+    return limited_BC if how == "truncate" else torch.where(limited_BC == ratio_BC, ratio_BC, 0.0)
+
+
+def k3(logprobs_BC: Tensor, base_logprobs_BC: Tensor) -> Tensor:
+    """Unbiased, never negative estimate of KL(policy, base) per token: q/p - 1 - log(q/p), q the base (Schulman)."""
+    log_ratio_BC = base_logprobs_BC - logprobs_BC
+    return log_ratio_BC.exp() - 1 - log_ratio_BC

@@ -1,0 +1,263 @@
+"""One training job, step by step, from wherever its last checkpoint left it to its end.
+
+    evaluate -> { collect -> forward_backward -> Adam -> (evaluate) -> report } ... -> succeeded | failed
+
+Design decision: a step exists when the gateway has it. Everything random is of (seed, step), and a report carries all
+that the next step needs, so a job that was killed, paused or handed on goes on as if nothing had happened: to the same
+bits, given the same rollouts, where it has the model for itself (other jobs in a pass change the last bits of sums).
+
+With max_off_policy_steps = 1, step n + 1 is sampled while step n is computed, always with the vector from before step
+n, whether or not there was time for it; the loss corrects that by the ratio of probabilities.
+
+It holds no lease and stops only where it is cancelled, or between steps when `stopping` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapters.vector.adapter import Adapter
+from adapters.vector.errors import AdapterError
+from server.core.errors import ApiError
+from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.protocol import BestVector, ClaimedJob, Phase, ReportedCheckpoint, ReportRequest, WorkerEvent
+from server.training.worker.adam import Adam, AdamConfig
+from server.training.worker.gateway_client import GatewayClient
+from server.training.worker.job_data import JobData
+from server.training.worker.job_state import JobState, decode_vector, encode_vector
+from server.training.worker.method import Batch, Evaluation, Method, TrainingFailed
+from server.training.worker.outcome import Outcome, failed
+from server.training.worker.step_report import finite, step_event
+from server.training.worker.tracking import Trackers
+from server.training.worker.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a job's steps run in. `told` hears a line per step."""
+
+    worker: str
+    factors: str
+    trainer: Trainer
+    gateway: GatewayClient
+    stopping: asyncio.Event
+    told: Callable[[str], None]
+
+
+async def train(
+    job: ClaimedJob, data: JobData, method: Method[Any], around: Surroundings, trackers: Trackers
+) -> Outcome:
+    """Train `job` to its end. Raises LeaseLost, and whatever nobody foresaw; bad luck with the data is an Outcome."""
+    try:
+        recipe = job.config.parsed_recipe
+        shape = (recipe.groups, recipe.u)
+        start = torch.zeros(shape) if job.init_vector is None else decode_vector(job.init_vector, shape)
+        handle, vector = await around.trainer.add(Adapter.from_vector(start, recipe, around.factors, "float32"))
+        try:
+            return await _Job(job, data, method, around, trackers, handle, vector).run()
+        finally:
+            await around.trainer.remove(handle)
+    except (TrainingFailed, ApiError) as error:
+        return failed(error.code or "training_failed", error.message, getattr(error, "param", None))
+    except AdapterError as error:
+        return failed("training_failed", error.message)
+    except torch.OutOfMemoryError:
+        return failed("out_of_memory", "A step did not fit into the worker's memory; use fewer or shorter completions.")
+
+
+class _Job:
+    def __init__(
+        self,
+        job: ClaimedJob,
+        data: JobData,
+        method: Method[Any],
+        around: Surroundings,
+        trackers: Trackers,
+        handle: int,
+        vector: nn.Parameter,
+    ) -> None:
+        config = job.config
+        self._job, self._config, self._data, self._method = job, config, data, method
+        self._around, self._trackers, self._handle, self._vector = around, trackers, handle, vector
+        self._adam = Adam(vector, AdamConfig(max_gradient_norm=config.grad_clip, max_magnitude=config.max_abs_v))
+        self._total = job.total_steps or data.total_steps
+        self._is_ahead = isinstance(config, ReinforcementConfig) and config.max_off_policy_steps > 0
+        self._ahead: asyncio.Task[Any] | None = None
+        self._state = JobState()
+        self._step: int | None = None
+        if job.checkpoint is not None:
+            self._step = job.checkpoint.step
+            self._adam.state_from_bytes(base64.b64decode(job.checkpoint.optimizer))
+            self._state = JobState.of_json(job.checkpoint.state)
+
+    async def run(self) -> Outcome:
+        try:
+            if self._step is None:
+                await self._begin()
+            for step in range((self._step or 0) + 1, self._total + 1):
+                if self._around.stopping.is_set():
+                    return Outcome("released")
+                await self._take(step)
+        except TrainingFailed as error:
+            # With rewards that no longer differ, what was learned until then is still a result.
+            if error.code != "constant_rewards" or not self._state.has_improved:
+                raise
+            text = f"Ended before step {self._total}: every completion of a prompt now gets the same reward."
+            return Outcome("succeeded", self._state.best, events=(WorkerEvent(message=text),))
+        finally:
+            if self._ahead is not None:
+                self._ahead.cancel()
+        return self._succeeded()
+
+    async def _begin(self) -> None:
+        """The evaluation before the first step, reported as step 0."""
+        if not self._data.validation:
+            return
+        began = time.monotonic()
+        evaluation = await self._method.evaluate(
+            self._handle, None if self._job.init_vector is None else self._adapter()
+        )
+        if self._judges:
+            self._state.watch.begin(evaluation)
+        self._consider(0, evaluation)
+        await self._report(0, evaluation.metrics, {"eval": time.monotonic() - began}, publish=False)
+
+    async def _take(self, step: int) -> None:
+        clock = _Clock()
+        sampled_with, collected = await self._collect(step)
+        clock.lap("sampling")
+        batch = await self._method.batch(collected, self._handle, sampled_with)
+        if batch.graded_s is not None:
+            clock.split("sampling", "grading", batch.graded_s)
+        measured = await self._around.trainer.forward_backward(batch.task)
+        moved = self._adam.step(self._config.learning_rate)
+        if not moved.taken or not self._vector.isfinite().all():
+            raise TrainingFailed(
+                "not_finite",
+                f"The gradient of step {step} is not a finite number (its norm is {moved.gradient_norm}), so the "
+                "vector cannot be moved. Use a smaller learning_rate, or max_abs_v.",
+            )
+        clock.lap("training")
+        metrics = {**batch.metrics, **self._method.measures(measured), "gradient_norm": moved.gradient_norm}
+        metrics["v_max_abs"] = self._vector.abs().max().item()
+        evaluation = None
+        if self._data.validation and (step % self._config.eval_interval == 0 or step == self._total):
+            evaluation = await self._method.evaluate(self._handle, self._adapter())
+            metrics |= evaluation.metrics
+            self._consider(step, evaluation)
+            clock.lap("eval")
+        is_due = evaluation is not None or step % self._config.eval_interval == 0
+        problem, events = self._judge(step, batch, evaluation)
+        await self._report(step, metrics, clock.laps, publish=is_due, batch=batch, events=events)
+        if problem is not None:
+            raise problem
+
+    async def _collect(self, step: int) -> tuple[Adapter | None, Any]:
+        """What the step is trained on, and the adapter that sampled it if that is an older one."""
+        now = self._adapter()
+        older = self._older() if self._is_ahead and step > 1 else None
+        ahead, self._ahead = self._ahead, None
+        collected = await (self._method.collect(step, older or now) if ahead is None else ahead)
+        if self._is_ahead and step < self._total:
+            self._ahead = asyncio.create_task(self._method.collect(step + 1, now))
+            self._state.sampled_with = encode_vector(self._vector)
+        return older, collected
+
+    def _judge(
+        self, step: int, batch: Batch, evaluation: Evaluation | None
+    ) -> tuple[TrainingFailed | None, list[WorkerEvent]]:
+        """Why to stop behind this step, if at all, and what its owner should know."""
+        if not isinstance(self._config, ReinforcementConfig):
+            return None, []
+        watch, reward, most = self._state.watch, batch.metrics.get("train_reward_mean"), self._config.max_flat_steps
+        collapsed = None if evaluation is None else watch.after_evaluation(evaluation)
+        problem = watch.after_step(batch.is_flat, reward, most, is_last=step == self._total) or collapsed
+        warning = watch.warning(step, reward, most)
+        return problem, [] if warning is None else [WorkerEvent(level="warn", message=warning)]
+
+    @property
+    def _judges(self) -> bool:
+        return isinstance(self._config, ReinforcementConfig)
+
+    def _consider(self, step: int, evaluation: Evaluation) -> None:
+        self._state.consider(evaluation.value, encode_vector(self._vector), step, finite(evaluation.metrics))
+
+    def _adapter(self) -> Adapter:
+        return Adapter.from_vector(self._vector, self._config.parsed_recipe, self._around.factors, "float32")
+
+    def _older(self) -> Adapter | None:
+        text = self._state.sampled_with
+        if text is None:
+            return None
+        recipe = self._config.parsed_recipe
+        vector = decode_vector(text, (recipe.groups, recipe.u))
+        return Adapter.from_vector(vector, recipe, self._around.factors, "float32")
+
+    async def _report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        laps: Mapping[Phase, float],
+        *,
+        publish: bool,
+        batch: Batch | None = None,
+        events: Sequence[WorkerEvent] = (),
+    ) -> None:
+        metrics = finite(metrics)
+        event = step_event(step, self._total, metrics, laps, batch)
+        await self._around.gateway.report(
+            self._job.id,
+            ReportRequest(
+                worker=self._around.worker,
+                step=step,
+                checkpoint=ReportedCheckpoint(
+                    vector=encode_vector(self._vector),
+                    optimizer=base64.b64encode(self._adam.state_to_bytes()).decode(),
+                    state=self._state.to_json(),
+                    publish=publish,
+                ),
+                metrics=metrics,
+                trained_tokens=0 if batch is None else batch.trained_tokens,
+                seconds=dict(laps),
+                events=[event, *events],
+            ),
+        )
+        self._step = step
+        trained = {} if batch is None else {"trained_tokens": float(batch.trained_tokens)}
+        self._trackers.write(step, {**metrics, **trained, **{f"seconds/{phase}": s for phase, s in laps.items()}})
+        self._around.told(f"{self._job.id} ({self._job.tenant}) {event.message}, {math.fsum(laps.values()):.1f} s")
+
+    def _succeeded(self) -> Outcome:
+        best, events = self._state.best, []
+        if best is None:
+            best = BestVector(vector=encode_vector(self._vector), step=self._total)
+        elif best.step == 0:
+            text = "No step did better on the held-out rows than the start, so the result is the start."
+            events.append(WorkerEvent(level="warn", message=text))
+        return Outcome("succeeded", best, events=tuple(events))
+
+
+class _Clock:
+    """Seconds by part."""
+
+    def __init__(self) -> None:
+        self.laps: dict[Phase, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: Phase) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now
+
+    def split(self, name: Phase, end: Phase, seconds: float) -> None:
+        """Give the last `seconds` of a lap a name of their own; of what ran ahead the step had only the end."""
+        self.laps[end] = min(seconds, self.laps[name])
+        self.laps[name] -= self.laps[end]

@@ -1,0 +1,144 @@
+"""The data of one job: its files, read and checked row by row, split, and tokenised.
+
+Design decision: a job is validated by the code that reads its data for training, and a row that the base model cannot
+take is refused with its line like one that is not JSON. Nothing here needs the model, only its tokenizer. The files
+stay on disk as long as the job is worked on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from server.core.errors import BadRequest
+from server.core.principal import ORGANIZATION_HEADER
+from server.training.graders.build import GraderTools, parse_spec
+from server.training.graders.grade import Grader
+from server.training.jobs.config import ReinforcementConfig, TrainingConfig
+from server.training.jobs.protocol import ClaimedJob
+from server.training.worker.chat_tokens import ChatTokens
+from server.training.worker.dataset import DataLimits, Row, Sampler, read_row, read_rows, split
+from server.training.worker.gateway_client import GatewayClient
+from server.training.worker.row_store import RowStore
+
+GRADER_PARAM = "method.reinforcement.grader"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt as tokens: `completion` is empty where it is to be sampled. `item` is what its grader is given."""
+
+    line: int
+    prompt: Sequence[int]
+    completion: Sequence[int]
+    item: Mapping[str, Any]
+
+
+# Of one row: what is to be answered, or every answer that is to be learned.
+Examples = list[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class JobData:
+    """`training` in the order of the file; `validation` as it is evaluated, at most `eval_rows`.
+
+    grader: None for supervised jobs. validation_rows: before that limit.
+    """
+
+    training: RowStore[Examples]
+    validation: RowStore[Examples]
+    validation_rows: int
+    sampler: Sampler
+    total_steps: int
+    grader: Grader | None
+
+    async def batch(self, step: int) -> Examples:
+        """What step `step`, from 1, is of."""
+        return _joined(await self.training.read(self.sampler.batch(step - 1)))
+
+    async def held_out(self) -> Examples:
+        """What is evaluated."""
+        return _joined(await self.validation.read())
+
+
+@asynccontextmanager
+async def opened(
+    job: ClaimedJob, gateway: GatewayClient, tools: GraderTools, chat: ChatTokens
+) -> AsyncIterator[JobData]:
+    """The data of `job`, every row checked, as long as the block runs.
+
+    Raises BadRequest (a DataError with its line, most often) for what cannot be trained on.
+    """
+    _check_integrations(job)
+    tools = tools.on_behalf_of({ORGANIZATION_HEADER: job.tenant})
+    config, grader, variables = job.config, None, frozenset[Any]()
+    if isinstance(config, ReinforcementConfig):
+        spec = parse_spec(job.method["reinforcement"]["grader"], GRADER_PARAM)
+        await tools.check(spec, GRADER_PARAM)
+        grader, variables = tools.build(spec, GRADER_PARAM), spec.item_variables()
+
+    def rows(file: BinaryIO, param: str) -> RowStore[Examples]:
+        def checked() -> Iterator[Row]:
+            for row in read_rows(file, config.method, variables=variables, param=param):
+                _examples(row, config, chat, param)
+                yield row
+
+        def make(line: int, text: bytes) -> Examples:
+            return _examples(read_row(line, text, config.method, DataLimits()), config, chat, param)
+
+        return RowStore.of(file, checked(), make)
+
+    async with AsyncExitStack() as files:
+        file = await files.enter_async_context(gateway.file(job.tenant, job.training_file))
+        training = await asyncio.to_thread(rows, file, "training_file")
+        if job.validation_file is not None:
+            file = await files.enter_async_context(gateway.file(job.tenant, job.validation_file))
+            validation = await asyncio.to_thread(rows, file, "validation_file")
+        else:
+            kept, held_out = split(len(training), config.validation_fraction, job.seed)
+            training, validation = training.only(kept), training.only(held_out)
+        sampler = Sampler(len(training), config.batch_size, job.seed)
+        steps = sampler.steps(config.epochs)
+        yield JobData(
+            training=training,
+            validation=_some(validation, config.eval_rows, job.seed),
+            validation_rows=len(validation),
+            sampler=sampler,
+            total_steps=steps if config.max_steps is None else min(steps, config.max_steps),
+            grader=grader,
+        )
+
+
+def wandb_settings(job: ClaimedJob) -> Mapping[str, Any] | None:
+    """What the job says about Weights & Biases, if it asks for it."""
+    return next((one["wandb"] for one in job.integrations if one.get("type") == "wandb"), None)
+
+
+def _check_integrations(job: ClaimedJob) -> None:
+    if wandb_settings(job) is not None and importlib.util.find_spec("wandb") is None:
+        raise BadRequest(
+            "integrations asks for Weights & Biases, which is not installed where jobs are trained; leave it out, or "
+            "have the operator install the package wandb",
+            param="integrations",
+            code="unsupported_integration",
+        )
+
+
+def _examples(row: Row, config: TrainingConfig, chat: ChatTokens, param: str) -> Examples:
+    if isinstance(config, ReinforcementConfig):
+        return [Example(row.line, chat.prompt(row, config.max_completion_tokens, param), (), row.item)]
+    return [Example(row.line, prompt, answer, row.item) for prompt, answer in chat.examples(row, param)]
+
+
+def _some(rows: RowStore[Examples], most: int, seed: int) -> RowStore[Examples]:
+    if len(rows) <= most:
+        return rows
+    return rows.only(sorted(Sampler(len(rows), most, seed).batch(0)))
+
+
+def _joined(rows: Sequence[Examples]) -> Examples:
+    return [example for examples in rows for example in examples]

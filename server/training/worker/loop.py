@@ -1,0 +1,263 @@
+"""A worker: asks the gateway for jobs, trains several at a time on one model, and does as it is told about them.
+
+Design decision: the claim is the heartbeat. Every few seconds it renews the leases of all running jobs and brings back
+new jobs and what is wanted of the running ones. A job that is to stop is cancelled wherever it is; the step it was in
+is taken again later, with the same outcome. Told to end, the worker lets steps end and gives the jobs back.
+
+What goes wrong in a way that nobody foresaw ends that job's run here and leaves its lease to pass; the gateway counts
+such runs, and fails a job that outlives no worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import structlog
+from pydantic import ValidationError
+
+from server.core.errors import ApiError
+from server.training.graders.build import GraderTools
+from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, ValidatedRequest, Wanted
+from server.training.worker.chat_tokens import ChatTokens
+from server.training.worker.fair_gate import FairGate
+from server.training.worker.gateway_client import GatewayClient, LeaseLost
+from server.training.worker.http_retry import GatewayRefused
+from server.training.worker.job import Surroundings, train
+from server.training.worker.job_data import JobData, opened
+from server.training.worker.method import Method
+from server.training.worker.outcome import Outcome, failed
+from server.training.worker.reinforcement import Reinforcement
+from server.training.worker.rollout import RolloutClient
+from server.training.worker.supervised import Supervised
+from server.training.worker.tracking import Trackers
+from server.training.worker.trainer import Trainer
+
+MAX_PAUSE_S = 30.0
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTools:
+    """What jobs are trained with. `base_model` and `factors` (the digest) say to the gateway which model it is.
+
+    tokenizer: transformers', of the base model. max_tokens: its longest sequence; the engine's may be shorter.
+    """
+
+    base_model: str
+    factors: str
+    gateway: GatewayClient
+    trainer: Trainer
+    rollouts: RolloutClient
+    graders: GraderTools
+    tokenizer: Any
+    max_tokens: int
+    log_dir: Path | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    """A job and the task that works on it. `wanted`: what stopped it, when something did."""
+
+    job: ClaimedJob
+    task: asyncio.Task[None]
+    wanted: Wanted = "run"
+
+
+@dataclass(slots=True)
+class Worker:
+    """`name` is of this process alone. `max_jobs` are trained together; `grading` completions graded at once.
+
+    poll_s: between two claims at most, and a third of a lease at most.
+    """
+
+    name: str
+    tools: WorkerTools
+    told: Callable[[str], None]
+    max_jobs: int = 4
+    poll_s: float = 5.0
+    grading: int = 16
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _running: dict[str, _Running] = field(default_factory=dict)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def running(self) -> list[str]:
+        """The ids of the jobs it works on."""
+        return sorted(self._running)
+
+    async def run(self, grace_s: float = 30.0) -> None:
+        """Work until `stopping` is set, then give the jobs back: those that are in a step, within `grace_s`."""
+        around = Surroundings(
+            self.name, self.tools.factors, self.tools.trainer, self.tools.gateway, self.stopping, self.told
+        )
+        free = FairGate(self.grading)
+        stopped = asyncio.create_task(self.stopping.wait())
+        pause, poll_s = 0.0, self.poll_s
+        try:
+            while not self.stopping.is_set():
+                answer = await self._ask()
+                if answer is None:
+                    pause = min(MAX_PAUSE_S, max(self.poll_s, 2 * pause))
+                else:
+                    pause, poll_s = 0.0, min(self.poll_s, answer.lease_s / 3)
+                    for job in answer.jobs:
+                        self._start(job, around, free)
+                await self._wait(pause or poll_s, stopped)
+            await self._drain(grace_s)
+        finally:
+            stopped.cancel()
+            await self._abandon()
+
+    async def _ask(self) -> ClaimAnswer | None:
+        """Heartbeat and work; None when there was no answer."""
+        asked = ClaimRequest(
+            worker=self.name,
+            base_model=self.tools.base_model,
+            factors=self.tools.factors,
+            capacity=0 if self.stopping.is_set() else max(0, self.max_jobs - len(self._running)),
+            running=self.running,
+        )
+        try:
+            answer = await self.tools.gateway.claim(asked)
+        except (httpx.HTTPError, GatewayRefused, ValidationError) as error:  # the last: of another version
+            self.told(f"the gateway gave no work: {str(error) or type(error).__name__}")
+            return None
+        for job_id, lease in answer.running.items():
+            if lease.wanted != "run":
+                self._interrupt(job_id, lease.wanted)
+        return answer
+
+    def _interrupt(self, job_id: str, wanted: Wanted) -> None:
+        running = self._running.get(job_id)
+        if running is not None and running.wanted == "run":
+            running.wanted = wanted
+            running.task.cancel()
+
+    async def _wait(self, seconds: float, stopped: asyncio.Task[Any]) -> None:
+        """For the next claim: `seconds`, less when a job has ended, none when the worker is to."""
+        self._changed.clear()
+        changed = asyncio.create_task(self._changed.wait())
+        await asyncio.wait((changed, stopped), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+
+    async def _drain(self, grace_s: float) -> None:
+        """Let steps end, renewing the leases meanwhile."""
+        end = time.monotonic() + grace_s
+        while self._running and time.monotonic() < end:
+            tasks = [running.task for running in self._running.values()]
+            timeout = min(self.poll_s, max(0.0, end - time.monotonic()))
+            await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.ALL_COMPLETED)
+            if self._running and time.monotonic() < end:
+                await self._ask()
+
+    async def _abandon(self) -> None:
+        tasks = [running.task for running in self._running.values()]
+        for running in self._running.values():
+            running.wanted = "lost"
+            running.task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, job: ClaimedJob, around: Surroundings, free: FairGate) -> None:
+        # A lease that was lost and won again: the old run may still be ending.
+        if job.id in self._running:
+            self._interrupt(job.id, "lost")
+            return
+        task = asyncio.create_task(self._guard(job, around, free), name=job.id)
+        self._running[job.id] = _Running(job, task)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._running[job.id]
+            self._changed.set()
+
+        task.add_done_callback(ended)
+
+    async def _guard(self, job: ClaimedJob, around: Surroundings, free: FairGate) -> None:
+        try:
+            await (self._validate(job) if job.status == "validating_files" else self._train(job, around, free))
+        except asyncio.CancelledError:
+            await self._stopped(job)
+        except LeaseLost as error:
+            self.told(f"{job.id} ({job.tenant}) is dropped: {error}")
+        except GatewayRefused as error:
+            self.told(f"{job.id} ({job.tenant}) is dropped: the gateway refuses ({error.status}): {error.message}")
+        except Exception:  # Of this job alone; see the module.
+            log.exception("job_failed", job=job.id)
+            self.told(f"{job.id} ({job.tenant}) is dropped, because of an error in the worker")
+
+    async def _stopped(self, job: ClaimedJob) -> None:
+        """Answer to a pause or a cancellation."""
+        wanted = self._running[job.id].wanted
+        self.told(f"{job.id} ({job.tenant}) stops: {wanted}")
+        status: dict[Wanted, Literal["paused", "cancelled"]] = {"pause": "paused", "cancel": "cancelled"}
+        if wanted in status:
+            told = FinishRequest(worker=self.name, status=status[wanted], events=[])
+            with suppress(LeaseLost, GatewayRefused):
+                await self.tools.gateway.finish(job.id, told)
+
+    async def _validate(self, job: ClaimedJob) -> None:
+        async with AsyncExitStack() as files:
+            data = await self._open(job, files)
+            if data is None:
+                return
+            told = ValidatedRequest(
+                worker=self.name,
+                total_steps=data.total_steps,
+                training_rows=len(data.training),
+                validation_rows=data.validation_rows,
+            )
+        await self.tools.gateway.validated(job.id, told)
+        self.told(f"{job.id} ({job.tenant}) can be trained: {told.training_rows} rows, {told.total_steps} steps")
+
+    async def _train(self, job: ClaimedJob, around: Surroundings, free: FairGate) -> None:
+        behind = job.checkpoint.step if job.checkpoint is not None else 0
+        self.told(f"{job.id} ({job.tenant}) starts behind step {behind}")
+        async with AsyncExitStack() as files:
+            data = await self._open(job, files)
+            if data is None:
+                return
+            trackers = Trackers(job, self.tools.log_dir, behind)
+            try:
+                outcome = await train(job, data, self._method(job, data, free), around, trackers)
+            finally:
+                trackers.close()
+        await self._finish(job, outcome)
+
+    async def _open(self, job: ClaimedJob, files: AsyncExitStack) -> JobData | None:
+        """The job's data until `files` is closed; None when it cannot be used, and the job has failed."""
+        tools = self.tools
+        longest = await tools.gateway.max_model_len() or tools.max_tokens
+        chat = ChatTokens(tools.tokenizer, min(longest, tools.max_tokens))
+        try:
+            return await files.enter_async_context(opened(job, tools.gateway, tools.graders, chat))
+        except ApiError as error:
+            await self._finish(job, failed(error.code or "invalid_data", error.message, error.param))
+            return None
+
+    def _method(self, job: ClaimedJob, data: JobData, free: FairGate) -> Method[Any]:
+        if isinstance(job.config, ReinforcementConfig) and data.grader is not None:
+            tools = self.tools
+            return Reinforcement(job, job.config, data, data.grader, tools.trainer, tools.rollouts, free)
+        return Supervised(data, self.tools.trainer)
+
+    async def _finish(self, job: ClaimedJob, outcome: Outcome) -> None:
+        answer = await self.tools.gateway.finish(
+            job.id,
+            FinishRequest(
+                worker=self.name,
+                status=outcome.status,
+                best=outcome.best,
+                error=outcome.error,
+                events=list(outcome.events),
+            ),
+        )
+        why = "" if outcome.error is None else f": {outcome.error.message}"
+        result = "" if answer.fine_tuned_model is None else f": {answer.fine_tuned_model}"
+        self.told(f"{job.id} ({job.tenant}) ended, {answer.status}{why}{result}")

@@ -1,0 +1,152 @@
+"""The process `tinylora worker`: the model, the tools, the loop, and a graceful end.
+
+Design decision: the model's weights are read when the first job is trained, so a worker without work costs the memory
+of its imports. On a GPU the base model is bfloat16, as it is served; on a CPU float32, in which most CPUs are faster
+and rounding is no matter. Vectors are float32 everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import torch
+from rich.console import Console
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from adapters.apply.trainable import TrainableAdapters
+from adapters.factors.build import find_or_build_factors
+from adapters.factors.factors import Factors
+from adapters.factors.model_files import locate_model
+from server.core.settings import Settings
+from server.observability.logging import configure_logging
+from server.training.graders.tools import client_of_this_server, grader_tools
+from server.training.worker.forward import PassLimits
+from server.training.worker.gateway_client import GatewayClient
+from server.training.worker.loop import Worker, WorkerTools
+from server.training.worker.rollout import RolloutClient
+from server.training.worker.trainer import Trainer
+
+# Activations of a pass, not weights, are what a worker needs memory for: in float32 about 1.6 MiB per token of a model
+# of 135M parameters. Longer passes are no faster on a CPU.
+PASS_TOKENS = {"cuda": 2**14, "cpu": 2**10}
+# A rollout may wait behind everyone else's requests.
+ROLLOUT_TIMEOUT_S = 900.0
+CONNECT_TIMEOUT_S = 10.0
+# Of a judge that is this server, up to 8 s apart: for as long as a server may take to come back.
+JUDGE_RETRIES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """`key`: None on a server without keys. `pass_tokens`: most tokens in one pass; None, by device.
+
+    `device`: None, a GPU if there is one. `parent`: the process to end with, if any. `chat_template`: a file, or the
+    template itself; None, the model's own.
+    """
+
+    url: str
+    key: str | None
+    model: str
+    chat_template: str | None = None
+    max_jobs: int = 4
+    concurrency: int = 32
+    pass_tokens: int | None = None
+    device: Literal["cpu", "cuda"] | None = None
+    log_dir: Path | None = None
+    parent: int | None = None
+
+
+def run_worker(settings: Settings, options: WorkerOptions) -> None:
+    """Work until SIGTERM or SIGINT. Raises FactorsError for a model without factors."""
+    configure_logging(settings)
+    factors = find_or_build_factors(options.model, rank=settings.factors_rank, kind=settings.factors_kind)
+    asyncio.run(_work(settings, options, factors))
+
+
+async def _work(settings: Settings, options: WorkerOptions, factors: Factors) -> None:
+    console = Console(stderr=True)
+
+    def tell(line: str) -> None:
+        console.print(f"worker: {line}", highlight=False, markup=False, soft_wrap=True)
+
+    async with worker_tools(settings, options, factors, tell) as tools:
+        # One process is never another one, also not one that had its number.
+        name = f"{socket.gethostname()[:80]}-{os.getpid()}-{secrets.token_hex(4)}"
+        worker = Worker(name, tools, tell, max_jobs=options.max_jobs)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stopping.set)
+        watching = loop.create_task(_end_with(options.parent, worker.stopping))
+        tell(f"{name} trains adapters of {factors.base_model} for {options.url}")
+        try:
+            await worker.run()
+        finally:
+            watching.cancel()
+        tell("ended")
+
+
+@asynccontextmanager
+async def worker_tools(
+    settings: Settings, options: WorkerOptions, factors: Factors, tell: Any
+) -> AsyncIterator[WorkerTools]:
+    """What a worker works with; `tell` is called with a line when something takes long."""
+    directory = locate_model(options.model)
+    tokenizer = AutoTokenizer.from_pretrained(directory if Path(options.model).expanduser().is_dir() else options.model)
+    if options.chat_template is not None:
+        tokenizer.chat_template = _template_text(options.chat_template)
+    longest = AutoConfig.from_pretrained(directory).get_text_config().max_position_embeddings
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    limits = PassLimits(tokens=options.pass_tokens or PASS_TOKENS[device])
+
+    def load() -> TrainableAdapters:
+        tell(f"reading the weights of {factors.base_model} for {device}")
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
+        return TrainableAdapters(model, factors)
+
+    this_server = client_of_this_server(
+        options.url, options.key or "unused", timeout=ROLLOUT_TIMEOUT_S, max_retries=JUDGE_RETRIES
+    )
+    trainer, graders = Trainer(load, limits), grader_tools(settings, this_server)
+    headers = {} if options.key is None else {"Authorization": f"Bearer {options.key}"}
+    timeout = httpx.Timeout(ROLLOUT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    pool = httpx.Limits(max_connections=options.concurrency + 8)
+    try:
+        async with httpx.AsyncClient(base_url=options.url, headers=headers, timeout=timeout, limits=pool) as http:
+            yield WorkerTools(
+                base_model=factors.base_model,
+                factors=factors.digest,
+                gateway=GatewayClient(http, report=tell),
+                trainer=trainer,
+                rollouts=RolloutClient(http, concurrency=options.concurrency),
+                graders=graders,
+                tokenizer=tokenizer,
+                max_tokens=longest,
+                log_dir=options.log_dir,
+            )
+    finally:
+        trainer.close()
+        await graders.close()
+        if graders.judge is not None:
+            await graders.judge.close()
+
+
+def _template_text(template: str) -> str:
+    """What `--chat-template` says: a template has braces, the name of a file has none."""
+    return template if "{" in template else Path(template).read_text()
+
+
+async def _end_with(parent: int | None, stopping: asyncio.Event) -> None:
+    while parent is None or os.getppid() == parent:
+        await asyncio.sleep(1)
+    stopping.set()

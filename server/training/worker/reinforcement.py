@@ -1,0 +1,178 @@
+"""Reinforcement: groups of completions sampled by the serving engine, graded, and the GRPO loss on them.
+
+Design decision: every request's seed is of the job's seed, the step and the row's place in it; evaluations use the same
+seeds every time, so that what changes between two of them is the vector.
+
+With one completion per held-out row they are greedy, with several at the temperature of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from adapters.vector.adapter import Adapter
+from server.training.graders.grade import Grader
+from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.protocol import ClaimedJob
+from server.training.worker.fair_gate import FairGate
+from server.training.worker.forward import Task
+from server.training.worker.grading import Graded, sample_and_grade
+from server.training.worker.grpo import GrpoConfig, GrpoMetrics, grpo_objective
+from server.training.worker.http_retry import GatewayRefused
+from server.training.worker.job_data import Example, JobData
+from server.training.worker.method import Batch, Evaluation, TrainingFailed
+from server.training.worker.packing import TokenSequence
+from server.training.worker.rollout import Group, RolloutClient, Sampling, seed_of
+from server.training.worker.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Reinforcement:
+    """The Method (method.py) of GRPO. `grading`: where completions wait to be graded, beside those of other jobs."""
+
+    job: ClaimedJob
+    config: ReinforcementConfig
+    data: JobData
+    grader: Grader
+    trainer: Trainer
+    rollouts: RolloutClient
+    grading: FairGate
+
+    async def collect(self, step: int, adapter: Adapter | None) -> Graded:
+        examples = await self.data.batch(step)
+        graded = await self._sampled(examples, adapter, "train", step, self.config.group_size, self.config.temperature)
+        _mean(graded, f"step {step}")
+        return graded
+
+    async def batch(self, collected: Graded, handle: int, sampled_with: Adapter | None) -> Batch:
+        members = [
+            (number, group.group.prompt, completion, reward)
+            for number, group in enumerate(collected.groups)
+            for completion, reward in zip(group.group.completions, group.rewards, strict=True)
+        ]
+        temperature = self.config.temperature
+        sequences = [
+            TokenSequence(handle, prompt, completion.tokens, temperature) for _, prompt, completion, _ in members
+        ]
+        logprobs = [list(completion.logprobs) for _, _, completion, _ in members]
+        if sampled_with is not None and not self._sampling(temperature).with_logprobs:
+            logprobs = await self._scored(sequences, sampled_with)
+        objective = grpo_objective(
+            sequences,
+            [reward for *_, reward in members],
+            [number for number, *_ in members],
+            self._loss(),
+            logprobs,
+        )
+        lengths = [len(completion.tokens) for _, _, completion, _ in members]
+        return Batch(
+            Task(sequences, objective),
+            trained_tokens=sum(len(sequences[row]) for row in objective.rows),
+            metrics={
+                "train_reward_mean": _mean(collected, "the step"),
+                "completion_tokens_mean": sum(lengths) / len(lengths),
+                "finished_share": sum(completion.finished for _, _, completion, _ in members) / len(members),
+            },
+            is_flat=collected.is_flat,
+            shown={
+                "errors": collected.errors,
+                "graders": [{"name": name, "train_reward_mean": value} for name, value in collected.parts.items()],
+                "usage": {"samples": len(members), "completion_tokens": sum(lengths)},
+                "graders_s": collected.grading_s,
+            },
+            graded_s=collected.waited_s,
+        )
+
+    def measures(self, metrics: Any) -> dict[str, float]:
+        assert isinstance(metrics, GrpoMetrics)
+        return {
+            "train_loss": metrics.loss,
+            "kl": metrics.kl,
+            "entropy": metrics.entropy,
+            "clip_share": metrics.clip_share,
+            "ratio": metrics.ratio,
+            "importance": metrics.importance,
+            "skipped_groups": float(metrics.skipped_groups),
+        }
+
+    async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
+        count = self.config.eval_samples
+        temperature = 0.0 if count == 1 else self.config.temperature
+        graded = await self._sampled(await self.data.held_out(), adapter, "valid", 0, count, temperature)
+        mean = _mean(graded, "the held-out rows")
+        parts = {f"valid_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
+        return Evaluation({"valid_reward_mean": mean, **parts}, mean, graded.standard_error)
+
+    async def _sampled(
+        self,
+        examples: Sequence[Example],
+        adapter: Adapter | None,
+        purpose: str,
+        step: int,
+        count: int,
+        temperature: float,
+    ) -> Graded:
+        sampling = self._sampling(temperature)
+
+        async def sample(place: int, example: Example) -> Group:
+            return await self.rollouts.group(
+                example.prompt,
+                count,
+                sampling=sampling,
+                adapter=adapter,
+                seed=seed_of(self.job.seed, purpose, step, place),
+                tenant=self.job.tenant,
+                job=self.job.id,
+            )
+
+        def turn() -> AbstractAsyncContextManager[None]:
+            return self.grading.turn(self.job.tenant, self.job.id)
+
+        return await sample_and_grade(examples, sample, self.grader, turn)
+
+    def _sampling(self, temperature: float) -> Sampling:
+        response_format = self.job.method["reinforcement"].get("response_format")
+        return Sampling(self.config.max_completion_tokens, temperature, response_format)
+
+    def _loss(self) -> GrpoConfig:
+        config = self.config
+        return GrpoConfig(
+            loss_type=config.loss_type,
+            scale_rewards=config.scale_rewards,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            beta=config.kl_coef,
+            max_completion_length=config.max_completion_tokens,
+            importance_sampling=config.importance_sampling,
+            importance_min=config.importance_min,
+            importance_max=config.importance_max,
+        )
+
+    async def _scored(self, sequences: list[TokenSequence], adapter: Adapter) -> list[list[float]]:
+        """Log-probabilities of completions by the adapter that sampled them, as this worker's model has them."""
+        handle, _ = await self.trainer.add(adapter)
+        try:
+            tokens = await self.trainer.score([replace(sequence, adapter=handle) for sequence in sequences])
+        finally:
+            await self.trainer.remove(handle)
+        return [_row(tokens.logprobs_BC[row], len(sequence.completion)) for row, sequence in enumerate(sequences)]
+
+
+def _mean(graded: Graded, of: str) -> float:
+    """The mean reward. Where there is none: GatewayRefused for an engine that is broken, else TrainingFailed."""
+    if graded.mean is not None:
+        return graded.mean
+    for group in graded.groups:
+        if group.group.status is not None and group.group.status >= 500:
+            raise GatewayRefused(group.group.status, "", f"no completions: {group.group.error}")
+    raise TrainingFailed("no_rewards", f"Not one completion of {of} could be sampled and graded: {graded.first_error}")
+
+
+def _row(logprobs_C: Tensor, length: int) -> list[float]:
+    values: list[float] = logprobs_C[:length].tolist()
+    return values

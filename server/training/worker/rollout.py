@@ -1,0 +1,163 @@
+"""Rollouts: completions of a prompt by the serving engine, with the vector of the moment inside the request.
+
+    POST /v1/completions {"prompt": [token ids], "n": 8, "adapter": {"vector": base64 float32, ...}, "seed": ...}
+
+Design decision: the engine that serves is the engine that samples, over the same API as everyone else, behind everyone
+else (`priority`). Prompts go in and completions come back as token ids, so training sees exactly what was sampled, and
+every sampling setting is given, so that a model's generation_config.json cannot change the distribution.
+
+Log-probabilities are those of the sampling distribution only at temperature 1: vLLM gives them of the model's raw
+distribution. Its other mode (--logprobs-mode processed_logprobs) would change what every client of the server is shown
+and takes the fast top-p kernels away, so at other temperatures completions come with NaN, and whoever needs the numbers
+has the model compute them.
+
+A prompt that the engine refuses gives a group without completions and the reason: data, not an exception. Only a key
+that is refused is one.
+
+Seeds: with n completions vLLM gives them seed, seed + 1, ..., each with a generator of its own, so what is drawn does
+not depend on what else runs; but logits do in their last bits, as the shapes of a batch choose kernels. The same
+request gives the same tokens on an engine that computes batch-invariantly, and almost always elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from adapters.vector.adapter import Adapter
+from server.core.principal import ORGANIZATION_HEADER
+from server.training.jobs.protocol import PRIORITY
+from server.training.worker.fair_gate import FairGate
+from server.training.worker.http_retry import GatewayRefused, Patience, request
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """`logprobs`: natural logarithms of the probabilities with which `tokens` were drawn; NaN where not known.
+
+    `finished`: the model ended it, not the limit of tokens.
+    """
+
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The completions of one prompt; with none, `error` says why, and `status` is that of the answer, if it had one."""
+
+    prompt: Sequence[int]
+    completions: tuple[Completion, ...]
+    error: str | None = None
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample; temperature 0 is greedy. `response_format` as OpenAI has it."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    response_format: Mapping[str, Any] | None = None
+
+    @property
+    def with_logprobs(self) -> bool:
+        return self.temperature == 1 and self.response_format is None
+
+
+class RolloutClient:
+    """At most `concurrency` requests at a time, for all jobs together, which take turns."""
+
+    def __init__(self, http: httpx.AsyncClient, *, concurrency: int = 32, patience: Patience | None = None) -> None:
+        self._http = http
+        self._gate = FairGate(concurrency)
+        self._patience = patience or Patience()
+
+    async def group(
+        self,
+        prompt: Sequence[int],
+        count: int,
+        *,
+        sampling: Sampling,
+        adapter: Adapter | None,
+        seed: int,
+        tenant: str,
+        job: str = "",
+    ) -> Group:
+        """`count` completions of `prompt` by `adapter`, None being the base model, on behalf of `tenant`."""
+        body: dict[str, Any] = {
+            "prompt": list(prompt),
+            "n": count,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "seed": seed,
+            "logprobs": 0,
+            "return_token_ids": True,
+            "priority": PRIORITY,
+        }
+        if sampling.response_format is not None:
+            body["response_format"] = dict(sampling.response_format)
+        if adapter is not None:
+            body["adapter"] = inline(adapter)
+        async with self._gate.turn(tenant, job):
+            try:
+                response = await request(
+                    self._http,
+                    "POST",
+                    "/v1/completions",
+                    patience=self._patience,
+                    json=body,
+                    headers={ORGANIZATION_HEADER: tenant},
+                )
+                choices = response.json()["choices"]
+                completions = tuple(_completion(choice, sampling.with_logprobs) for choice in choices)
+            except GatewayRefused as error:
+                if error.status in (401, 403):  # of the worker's key, not of this prompt
+                    raise
+                return Group(prompt, (), f"status {error.status}: {error.message:.300}", error.status)
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                return Group(prompt, (), f"an answer that cannot be read ({type(error).__name__}: {error})")
+        whole = tuple(completion for completion in completions if completion.tokens)
+        return Group(prompt, whole, None if whole else "an answer without tokens")
+
+
+def inline(adapter: Adapter) -> dict[str, Any]:
+    """The `adapter` field of a request that carries `adapter` itself."""
+    return {
+        "vector": base64.b64encode(adapter.data).decode(),
+        "recipe": adapter.recipe.to_dict(),
+        "dtype": adapter.dtype,
+        "factors": adapter.factors,
+    }
+
+
+def seed_of(seed: int, purpose: str, step: int, index: int) -> int:
+    """The seed of one request: of the job's seed and its place in the job only; below 2**62."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{step}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 2
+
+
+def _completion(choice: Mapping[str, Any], with_logprobs: bool) -> Completion:
+    tokens = [int(token) for token in choice["token_ids"]]
+    logprobs = [math.nan] * len(tokens)
+    if with_logprobs:
+        given = choice["logprobs"]["token_logprobs"]
+        logprobs = [math.nan if value is None else float(value) for value in given]
+    if len(logprobs) != len(tokens):
+        raise ValueError(f"{len(tokens)} tokens and {len(logprobs)} log-probabilities")
+    return Completion(tokens, logprobs, choice["text"], choice.get("finish_reason") == "stop")

@@ -1,0 +1,44 @@
+"""What a step looks like to the owner of its job: an event with numbers, in OpenAI's shape, and a line of words.
+
+Design decision: the seconds of a step's parts add up to the whole step (training.jobs.protocol.StepTiming says what is
+in which). Grading overlaps sampling, so what it took altogether stands beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from server.training.jobs.protocol import Phase, StepData, StepScores, StepTiming, WorkerEvent
+from server.training.worker.method import Batch
+
+_IN_WORDS = ("train_reward_mean", "train_loss", "valid_reward_mean", "valid_loss")
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that JSON can carry."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def step_event(
+    step: int, total_steps: int, metrics: Mapping[str, float], laps: Mapping[Phase, float], batch: Batch | None
+) -> WorkerEvent:
+    """The event of a step. `laps`: seconds by part. `batch`: None for the evaluation before the first step."""
+    shown = {} if batch is None else batch.shown
+    data = StepData(
+        step=step,
+        total_steps=total_steps,
+        scores=StepScores(
+            train_reward_mean=metrics.get("train_reward_mean"),
+            valid_reward_mean=metrics.get("valid_reward_mean"),
+            graders=shown.get("graders", []),
+        ),
+        usage=shown.get("usage", {}),
+        errors=shown.get("errors", {}),
+        timing=StepTiming(
+            step=dict(laps) | {"full_iteration": math.fsum(laps.values())}, graders_total=shown.get("graders_s")
+        ),
+    )
+    words = [f"{name.replace('_', ' ')} {metrics[name]:.4g}" for name in _IN_WORDS if name in metrics]
+    text = f"Step {step}/{total_steps}: {', '.join(words) or 'done'}"
+    return WorkerEvent(message=text, type="metrics", data={**data.model_dump(), **metrics})

@@ -1,0 +1,44 @@
+"""Supervised: the cross-entropy of the answers in the data, with no sampling at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.vector.adapter import Adapter
+from server.training.worker.forward import Task
+from server.training.worker.job_data import Example, JobData
+from server.training.worker.method import Batch, Evaluation
+from server.training.worker.packing import TokenSequence
+from server.training.worker.sft_objective import SftMetrics, sft_objective
+from server.training.worker.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """The Method (method.py) of supervised fine-tuning."""
+
+    data: JobData
+    trainer: Trainer
+
+    async def collect(self, step: int, adapter: Adapter | None) -> list[Example]:
+        return await self.data.batch(step)
+
+    async def batch(self, collected: list[Example], handle: int, sampled_with: Adapter | None) -> Batch:
+        sequences = _sequences(collected, handle)
+        return Batch(Task(sequences, sft_objective(sequences)), sum(map(len, sequences)), metrics={})
+
+    def measures(self, metrics: Any) -> dict[str, float]:
+        assert isinstance(metrics, SftMetrics)
+        return {"train_loss": metrics.loss, "train_mean_token_accuracy": metrics.accuracy}
+
+    async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
+        tokens = await self.trainer.score(_sequences(await self.data.held_out(), handle))
+        count = int(tokens.mask_BC.sum())
+        loss = -tokens.logprobs_BC.double().sum().item() / count
+        return Evaluation({"valid_loss": loss, "valid_mean_token_accuracy": int(tokens.hits_BC.sum()) / count}, -loss)
+
+
+def _sequences(examples: Sequence[Example], handle: int) -> list[TokenSequence]:
+    return [TokenSequence(handle, example.prompt, example.completion) for example in examples]

@@ -1,0 +1,138 @@
+"""A job's numbers as curves: TensorBoard's event files, and Weights & Biases for jobs that ask for it.
+
+Design decision: these are copies. The gateway's events are the record, so in TensorBoard what was written before a job
+went on from an older step is overwritten (Weights & Biases keeps what it has), and a tracker that fails costs its own
+lines and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from server.training.jobs.protocol import ClaimedJob
+from server.training.worker.job_data import wandb_settings
+
+log = structlog.get_logger(__name__)
+
+# For how long Weights & Biases may keep a worker from ending. What is late then stays in the run's directory.
+INIT_TIMEOUT_S = 60.0
+FINISH_TIMEOUT_S = 60.0
+# A run says nothing of the worker it was on: that is the operator's, and shared with other tenants' jobs.
+NOTHING_OF_THE_WORKER = {
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "save_code": False,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+
+
+class Tracker(Protocol):
+    def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Trackers:
+    """Those of one job, which goes on behind `step`."""
+
+    def __init__(self, job: ClaimedJob, log_dir: Path | None, step: int) -> None:
+        self._trackers: list[Tracker] = []
+        if log_dir is not None:
+            _attempt(lambda: self._trackers.append(TensorBoard(log_dir / job.id, step)))
+        if (settings := wandb_settings(job)) is not None:
+            _attempt(lambda: self._trackers.append(Wandb(job, settings, log_dir)))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            _attempt(lambda tracker=tracker: tracker.write(step, metrics))  # type: ignore[misc]
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            _attempt(tracker.close)
+
+
+class TensorBoard:
+    """Event files in `directory`."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """A run whose id is the job's, so that another worker goes on with it; its files are in `log_dir`/wandb.
+
+    It is online where the environment holds WANDB_API_KEY and offline where not (or WANDB_MODE says which), to be
+    uploaded with `wandb sync`; nobody is asked for a key. All of it is done in a thread of its own, in order, so
+    training waits neither for a login nor for an upload.
+    """
+
+    def __init__(self, job: ClaimedJob, settings: Mapping[str, Any], log_dir: Path | None) -> None:
+        self._run: Any = None
+        self._thread = ThreadPoolExecutor(1, "tracking")
+        self._later(lambda: self._start(job, settings, log_dir))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._later(lambda: self._run and self._run.log(dict(metrics), step=step, commit=True))
+
+    def close(self) -> None:
+        self._later(lambda: self._run and self._run.finish())
+        self._thread.shutdown(wait=False)
+
+    def _later(self, work: Callable[[], object]) -> None:
+        self._thread.submit(_attempt, work)
+
+    def _start(self, job: ClaimedJob, settings: Mapping[str, Any], log_dir: Path | None) -> None:
+        if log_dir is not None:
+            log_dir.mkdir(parents=True, exist_ok=True)
+        tags: Sequence[str] = settings.get("tags") or ()
+        wandb: Any = importlib.import_module("wandb")
+        self._run = wandb.init(
+            project=settings["project"],
+            entity=settings.get("entity"),
+            name=settings.get("name") or job.id,
+            tags=list(tags),
+            id=job.id,
+            resume="allow",
+            reinit="create_new",  # beside the runs of the worker's other jobs
+            config={"model": job.model, "seed": job.seed, **job.config.model_dump()},
+            dir=log_dir,
+            mode=os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline"),
+            settings=wandb.Settings(
+                silent=True,
+                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_S),
+                finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_TIMEOUT_S),
+                stop_fn=_stay,
+                **NOTHING_OF_THE_WORKER,
+            ),
+        )
+
+
+def _stay() -> None:
+    """For the button in Weights & Biases that would interrupt the process, and with it every job it trains."""
+    log.warning("stop_ignored", reason="jobs are stopped with /v1/fine_tuning/jobs/{id}/cancel")
+
+
+def _attempt(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Exception:  # Whatever a disk or somebody else's service does, training goes on.
+        log.exception("tracking_failed")

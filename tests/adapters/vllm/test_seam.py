@@ -1,0 +1,105 @@
+"""The places where this project holds on to vLLM. Each failure says what an upgrade moved."""
+
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+vllm = pytest.importorskip("vllm")
+
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels  # noqa: E402
+from vllm.entrypoints.serve.engine import serving  # noqa: E402
+from vllm.lora.request import LoRARequest  # noqa: E402
+from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager  # noqa: E402
+from vllm.model_executor.layers import linear  # noqa: E402
+from vllm.v1.core import kv_cache_utils  # noqa: E402
+from vllm.v1.worker import gpu_model_runner, lora_model_runner_mixin  # noqa: E402
+from vllm.v1.worker.gpu import lora_utils  # noqa: E402
+from vllm.v1.worker.gpu import model_runner as v2_model_runner  # noqa: E402
+
+from adapters.vllm.manager import TinyLoRAManager  # noqa: E402
+from adapters.vllm.plugin import VLLM_VERSION, register  # noqa: E402
+
+
+def test_the_installed_vllm_is_the_pinned_one() -> None:
+    assert vllm.__version__.split("+")[0] == VLLM_VERSION, (
+        f"vLLM is {vllm.__version__}, this project is written against {VLLM_VERSION}: run tests/adapters and "
+        "tests/engine against it, then change VLLM_VERSION and the pins together"
+    )
+    pins = Path(__file__).parents[2].joinpath("pyproject.toml").read_text()
+    assert set(re.findall(r'"vllm(?:-cpu)?==([\d.]+)"', pins)) == {VLLM_VERSION}
+
+
+def test_model_runners_build_their_manager_from_the_one_module_global() -> None:
+    source = inspect.getsource(lora_model_runner_mixin.LoRAModelRunnerMixin.load_lora_model)
+    assert "LRUCacheWorkerLoRAManager(" in source, (
+        "load_lora_model no longer builds its manager from the module global LRUCacheWorkerLoRAManager: adapters would "
+        "not reach the model; find what replaced it and change vllm_plugin.register"
+    )
+    for runner in (gpu_model_runner.GPUModelRunner, v2_model_runner.GPUModelRunner):
+        assert issubclass(runner, lora_model_runner_mixin.LoRAModelRunnerMixin), f"{runner} no longer uses the mixin"
+
+
+def test_registering_twice_leaves_one_seam() -> None:
+    register()
+    once = lora_model_runner_mixin.LRUCacheWorkerLoRAManager
+    register()
+    assert lora_model_runner_mixin.LRUCacheWorkerLoRAManager is once
+
+
+def test_our_manager_has_every_method_vllm_calls_with_the_same_parameters() -> None:
+    called = set()
+    for module in (lora_model_runner_mixin, gpu_model_runner, v2_model_runner):
+        called |= set(re.findall(r"lora_manager\.(\w+)", inspect.getsource(module)))
+    assert called, "no call of lora_manager found in vLLM's runners: the manager has another name now"
+    for name in sorted(called):
+        assert hasattr(TinyLoRAManager, name), f"vLLM's runners now call lora_manager.{name}; TinyLoRAManager lacks it"
+        theirs, ours = getattr(LRUCacheWorkerLoRAManager, name), getattr(TinyLoRAManager, name)
+        if callable(theirs):
+            expected, got = (list(inspect.signature(f).parameters) for f in (theirs, ours))
+            assert len(expected) == len(got), f"vLLM's {name} takes {expected}, ours {got}"
+
+
+def test_linear_layers_call_their_method_once_before_communication() -> None:
+    for layer in (linear.ReplicatedLinear, linear.ColumnParallelLinear, linear.RowParallelLinear):
+        source = inspect.getsource(layer.forward)
+        assert source.count("quant_method.apply(") == 1, (
+            f"{layer.__name__}.forward no longer calls quant_method.apply exactly once: see vllm_layer"
+        )
+        for communication in ("all_gather(", "all_reduce("):
+            if communication in source:
+                assert source.index("quant_method.apply(") < source.index(communication), (
+                    f"{layer.__name__} communicates before it applies its method: partial deltas would be wrong"
+                )
+
+
+def test_the_prefix_cache_key_holds_the_adapters_name_and_content() -> None:
+    class Request:
+        lora_request = LoRARequest("acme/math@3", 7, "content")
+
+    assert kv_cache_utils._gen_lora_extra_hash_keys(Request()) == [("lora", "acme/math@3", "content")], (  # type: ignore[arg-type]
+        "vLLM's prefix-cache key no longer holds name and path of an adapter: KV of one could serve another's request"
+    )
+
+
+def test_serving_classes_look_adapters_up_in_the_mapping_that_is_replaced() -> None:
+    source = inspect.getsource(serving)
+    looked_up = "self.models.lora_requests[request.model]" in source
+    assert looked_up and "request.model in self.models.lora_requests" in source, (
+        "vLLM's handlers no longer find adapters in OpenAIServingModels.lora_requests: see server/engine/vllm.py"
+    )
+    assert "self.lora_requests" in inspect.getsource(OpenAIServingModels.__init__)
+
+
+def test_the_second_generation_runner_maps_tokens_as_the_first_does() -> None:
+    """V2 keeps its own book of which request has which adapter; its triple is what set_active_adapters receives."""
+    state = lora_utils.LoraState(max_num_reqs=4)
+    first, second = LoRARequest("a", 1, "x"), LoRARequest("b", 2, "y")
+    for index, (name, lora) in enumerate([("r0", first), ("r1", None), ("r2", second)]):
+        state.add_request(name, index, lora)
+    _, tokens, requests = state.make_lora_inputs(["r0", "r1", "r2"], np.array([0, 1, 2]), np.array([2, 1, 3]))
+    assert list(tokens) == [1, 1, 0, 2, 2, 2] and requests == {first, second}, (
+        "V2's token mapping changed: ids of adapters by token, 0 for none, is what vllm_manager reads"
+    )

@@ -1,0 +1,77 @@
+"""The command `tinylora adapters` against the gateway on a socket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from typer.testing import CliRunner, Result
+
+from clients.cli.bulk import LINES
+from server.launch.cli import cli
+
+VECTOR = "AD8APwA/AD8APwA/AD8APwA/AD8APwA/AD8="
+
+
+@pytest.fixture(autouse=True)
+def _server(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYLORA_URL", base_url)
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, ["adapters", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_upload_alias_download_delete_and_restore(tmp_path: Path) -> None:
+    vector = tmp_path / "v.bin"
+    vector.write_bytes(b"\x00\x3f" * 13)
+    assert run("upload", "acme/math", vector).stdout == "acme/math@1\n"
+    vector.write_bytes(bytes(26))
+    run("upload", "acme/math", vector)
+    run("alias", "acme/math", "prod", "1=95", "2=5")
+    assert json.loads(run("alias", "acme/math", "prod").stdout)["versions"] == {"1": 95.0, "2": 5.0}
+    run("alias", "acme/math", "prod", 2)
+    run("alias", "acme/math", "prod", "--rollback")
+    assert run("download", "acme/math@prod").stdout_bytes == b"\x00\x3f" * 13
+    run("download", "acme/math@1", "-o", tmp_path / "v.safetensors")
+    assert safetensors.torch.load_file(tmp_path / "v.safetensors")["vector"].eq(0.5).all()
+    assert run("upload", "copy", tmp_path / "v.safetensors").stdout == "copy@1\n"
+    run("delete", "copy")
+    assert "There is no adapter 'copy'" in run("show", "copy", code=1).stderr
+    run("restore", "copy")
+    assert [line.split()[0] for line in run("list").stdout.splitlines()] == ["id", "acme/math@2", "copy@1"]
+
+
+def test_import_of_more_than_one_request_says_what_was_rejected_and_can_be_repeated(tmp_path: Path) -> None:
+    file = tmp_path / "many.ndjson"
+    names = [f"u/{number:05d}" for number in range(LINES + 2)]
+    lines = [json.dumps({"name": name, "vector": VECTOR}) for name in names]
+    lines[LINES + 1] = json.dumps({"name": "bad", "vector": "AAA="})
+    file.write_text("\n".join(lines))
+    for _ in range(2):
+        result = run("import", file, code=1)
+        assert f"{LINES + 1} adapters stored, 1 rejected." in result.stderr
+        assert f"item {LINES + 1} (bad): " in result.stderr
+    assert json.loads(run("show", "u/00000").stdout)["version"] == 1
+    exported = tmp_path / "back.ndjson"
+    run("export", exported)
+    assert [json.loads(line)["name"] for line in exported.read_text().splitlines()] == names[: LINES + 1]
+
+
+def test_import_of_a_safetensors_file(tmp_path: Path) -> None:
+    file = tmp_path / "many.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(13, 1), "b": torch.zeros(13, 1)}, file)
+    assert "2 adapters stored, 0 rejected." in run("import", file).stderr
+
+
+def test_mistakes_are_sentences(tmp_path: Path) -> None:
+    vector = tmp_path / "v.bin"
+    vector.write_bytes(b"123")
+    assert "26 bytes" in run("upload", "short", vector, code=1).stderr
+    assert "expected key=value" in run("list", "--metadata", "team", code=1).stderr
+    assert "no answer of a TinyLoRA server" in run("list", "--url", "http://127.0.0.1:9", code=1).stderr

@@ -1,0 +1,139 @@
+"""`tinylora tenants` and `tinylora keys` against a gateway on a socket."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import uvicorn
+from click.testing import Result
+from typer.testing import CliRunner
+
+from server.api.app import create_app
+from server.core.settings import Settings
+from server.db.database import Database
+from server.launch.cli import cli
+from tests.server.support.fake_engine import FakeEngine
+from tests.server.support.keyed import ADMIN_KEY, bearer, with_admin_key
+
+
+@pytest.fixture
+def url(settings: Settings, engine: FakeEngine, app_database: Database) -> Iterator[str]:
+    # Quiet, for the commands' own output is captured in the same process.
+    app = create_app(with_admin_key(settings, log_level="error"), engine, app_database)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def environment(url: str) -> dict[str, str]:
+    return {"TINYLORA_URL": url, "TINYLORA_ADMIN_KEY": ADMIN_KEY, "COLUMNS": "300"}
+
+
+def run(environment: dict[str, str], *arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, env=environment)
+
+
+def test_from_a_tenant_to_a_revoked_key(environment: dict[str, str], url: str) -> None:
+    assert run(environment, "tenants", "create", "acme", "--requests-per-minute", "60", "--weight", "2").exit_code == 0
+    made = run(
+        environment, "keys", "create", "acme", "for ci", "--scope", "infer", "--scope", "train", "--expires-in", "90d"
+    )
+    key = made.stdout.strip()
+    assert (made.exit_code, key[:6]) == (0, "sk-tl-")
+    assert "keep it now" in made.stderr
+    assert httpx.get(f"{url}/v1/models", headers=bearer(key)).status_code == 200
+
+    (listed,) = json.loads(run(environment, "keys", "list", "acme", "--json").stdout)
+    assert (listed["name"], listed["scopes"]) == ("for ci", ["infer", "train"])
+    assert listed["expires_at"] - listed["created_at"] in (90 * 86_400 - 1, 90 * 86_400)
+    assert key not in json.dumps(listed)
+    table = run(environment, "keys", "list", "acme").stdout
+    assert listed["id"] in table
+    assert "for ci" in table
+
+    revoked = run(environment, "keys", "revoke", "acme", listed["id"])
+    assert (revoked.exit_code, revoked.stdout.startswith(f"{listed['id']} is revoked since ")) == (0, True)
+    assert httpx.get(f"{url}/v1/models", headers=bearer(key)).status_code == 401
+
+
+def test_a_tenant_is_changed_in_what_is_given(environment: dict[str, str]) -> None:
+    run(environment, "tenants", "create", "acme", "--max-adapters", "5", "--tokens-per-minute", "100")
+    (changed,) = json.loads(
+        run(environment, "tenants", "update", "acme", "--max-adapters", "-1", "--disable", "--json").stdout
+    )
+    assert (changed["max_adapters"], changed["tokens_per_minute"]) == (None, 100)
+    assert changed["disabled_at"] is not None
+    (enabled,) = json.loads(
+        run(environment, "tenants", "update", "acme", "--enable", "--tokens-per-minute", "0", "--json").stdout
+    )
+    assert (enabled["disabled_at"], enabled["tokens_per_minute"]) == (None, None)
+
+
+def test_a_list_is_read_to_its_last_page(environment: dict[str, str], url: str) -> None:
+    with httpx.Client(base_url=url, headers=bearer(ADMIN_KEY)) as client:
+        for number in range(101):
+            assert client.post("/v1/tenants", json={"name": f"tenant-{number:03}"}).status_code == 201
+    names = [tenant["name"] for tenant in json.loads(run(environment, "tenants", "list", "--json").stdout)]
+    assert names == ["default", *(f"tenant-{number:03}" for number in range(101))]
+    lines = run(environment, "tenants", "list").stdout.splitlines()
+    assert len(lines) == 103
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("tenants", "create", "a b"), "tinylora: name is 'a b', expected a tenant's name"),
+        (("keys", "list", "nobody"), "tinylora: There is no tenant 'nobody'"),
+        (("keys", "list", "a/b"), "tinylora: There is no route"),
+        (("keys", "create", "default", "k", "--scope", "all"), "tinylora: scopes[0]: "),
+        (("keys", "revoke", "default", "key_1"), "tinylora: The tenant 'default' has no key 'key_1'"),
+    ],
+)
+def test_what_the_server_refuses_is_said_in_its_words(
+    environment: dict[str, str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    result = run(environment, *arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(sentence)
+
+
+def test_without_a_key_it_says_where_keys_are_taken_from(environment: dict[str, str]) -> None:
+    result = run({**environment, "TINYLORA_ADMIN_KEY": ""}, "tenants", "list")
+    assert result.exit_code == 1
+    assert "TINYLORA_ADMIN_KEY" in result.stderr
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "nonsense", "http://[", "ftp://example.com"])
+def test_an_address_without_a_server_is_said_in_a_sentence(url: str) -> None:
+    result = run({}, "tenants", "list", "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"tinylora: no answer of a TinyLoRA server from {url}: ")
+
+
+@pytest.mark.parametrize("duration", ["", "d", "5", "0d", "-1d", "5y", "1.5h", "²d"])
+def test_a_duration_that_is_none_is_refused(duration: str) -> None:
+    result = run({}, "keys", "create", "acme", "k", "--expires-in", duration)
+    assert result.exit_code == 2
+
+
+def test_help_imports_neither_the_engine_nor_an_http_client() -> None:
+    code = "import sys; sys.argv[1:] = ['keys', '--help']\n"
+    code += "import server.launch.cli\n"
+    code += (
+        "try: server.launch.cli.main()\nexcept SystemExit: print(sorted({'torch', 'vllm', 'httpx'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"

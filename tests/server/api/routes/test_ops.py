@@ -1,0 +1,76 @@
+"""Probes and metrics."""
+
+import sqlite3
+
+import httpx
+import pytest
+from sqlalchemy import make_url
+
+from server.api.app import create_app
+from server.core.settings import Settings
+from server.db.database import Database
+from tests.server.conftest import client_of
+from tests.server.support.fake_engine import FakeEngine
+
+
+async def test_live_engine_and_writable_database_are_healthy_and_ready(client: httpx.AsyncClient) -> None:
+    for path in ("/health", "/ready"):
+        response = await client.get(path)
+        assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def test_dead_engine_is_neither_healthy_nor_ready(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.alive = False
+    for path in ("/health", "/ready"):
+        response = await client.get(path)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
+
+
+async def test_locked_database_is_healthy_but_not_ready(settings: Settings, engine: FakeEngine) -> None:
+    database = Database(settings.database_url, busy_timeout_s=0.05)
+    lock = sqlite3.connect(make_url(settings.database_url).database or "", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    async with client_of(create_app(settings, engine, database)) as client:
+        response = await client.get("/ready")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "database_unavailable")
+        assert (await client.get("/health")).status_code == 200
+        lock.execute("ROLLBACK")
+        assert (await client.get("/ready")).status_code == 200
+    lock.close()
+    database.close()
+
+
+async def test_metrics_join_the_processes_registry_and_ours(client: httpx.AsyncClient) -> None:
+    await client.post("/adapters", content=b"", headers={"content-type": "application/octet-stream"})
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'tinylora_adapter_uploads_total{format="vector",result="rejected"} 1.0' in response.text
+    assert "process_resident_memory_bytes" in response.text
+
+
+@pytest.mark.parametrize(
+    ("body", "label"),
+    [
+        ({}, "base"),
+        ({"adapter": "a"}, "a"),
+        ({"adapter": {"vector": [0.5] * 13}}, "inline"),
+        ({"adapter": [{"adapter": "a", "weight": 0.5}]}, "mix"),
+        ({"adapter": "none"}, "unresolved"),
+    ],
+)
+async def test_requests_are_counted_by_adapter(client: httpx.AsyncClient, body: dict[str, object], label: str) -> None:
+    await client.post("/adapters", json={"name": "a", "vector": [0.5] * 13})
+    response = await client.post("/v1/chat/completions", json={"messages": [], **body})
+    status = f"{response.status_code // 100}xx"
+    text = (await client.get("/metrics")).text
+    assert f'tinylora_requests_total{{adapter="{label}",status="{status}"}} 1.0' in text
+
+
+async def test_resolves_tell_the_cache_from_the_database(client: httpx.AsyncClient) -> None:
+    await client.post("/adapters", json={"name": "a", "vector": [0.5] * 13})
+    for name in ("a", "a", "none"):
+        await client.post("/v1/chat/completions", json={"messages": [], "adapter": name})
+    text = (await client.get("/metrics")).text
+    assert 'tinylora_adapter_resolves_total{result="ok",source="database"} 1.0' in text
+    assert 'tinylora_adapter_resolves_total{result="ok",source="cache"} 1.0' in text
+    assert 'tinylora_adapter_resolves_total{result="not_found",source="database"} 1.0' in text

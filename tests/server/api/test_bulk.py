@@ -1,0 +1,140 @@
+"""Many adapters in one request, and all of them back."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+import numpy as np
+import safetensors.torch
+import torch
+
+from server.registry.bulk_export import BATCH
+from tests.server.support.fake_engine import BASE
+
+VECTOR = base64.b64encode(bytes(26)).decode()
+
+
+def ndjson(items: Iterable[Any]) -> bytes:
+    return b"".join(json.dumps(item).encode() + b"\n" for item in items)
+
+
+async def send(client: httpx.AsyncClient, body: bytes, kind: str = "application/x-ndjson", **headers: str) -> list[Any]:
+    response = await client.post("/adapters/bulk", content=body, headers={"content-type": kind, **headers})
+    assert response.status_code == 200, response.text
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def number_vector(number: int) -> str:
+    return base64.b64encode(np.full(13, number, np.float32).tobytes()).decode()
+
+
+async def test_every_line_gets_an_outcome_in_order_and_a_wrong_one_stops_no_other(client: httpx.AsyncClient) -> None:
+    body = ndjson([{"name": "a", "vector": VECTOR}, {"name": "b", "vector": "AAA="}, {"name": BASE, "vector": VECTOR}])
+    body += b"{broken\n\n[]\n" + ndjson([{"name": "a", "vector": [0.5] * 13}, {"vector": VECTOR}])
+    *outcomes, totals = await send(client, body)
+    assert [outcome["index"] for outcome in outcomes] == list(range(7))
+    assert [outcome.get("version") for outcome in outcomes] == [1, None, None, None, None, 2, None]
+    assert [outcome.get("error", {}).get("code") for outcome in outcomes] == [
+        None,
+        "invalid_vector",
+        "invalid_name",
+        "invalid_json",
+        "invalid_json",
+        None,
+        "missing_required_parameter",
+    ]
+    assert totals == {"object": "adapter.bulk", "stored": 2, "rejected": 5, "complete": True}
+    assert (await client.get("/adapters/a@2/vector")).content == b"\x00\x3f" * 13
+
+
+async def test_ndjson_export_is_an_import_of_the_same_adapters(client: httpx.AsyncClient) -> None:
+    recipe = {"groups": 1, "u": 2, "seed": 9, "rank": 1}
+    items = [
+        {"name": "x/1", "vector": number_vector(1), "dtype": "float32", "metadata": {"team": "blue"}},
+        {"name": "x/1", "vector": number_vector(2), "dtype": "float32"},
+        {"name": "x/2", "vector": [1.5, -2], "recipe": recipe},
+        {"name": "y", "vector": VECTOR},
+    ]
+    await send(client, ndjson(items))
+    exported = (await client.get("/adapters/export", params={"versions": "all"})).content
+    lines = [json.loads(line) for line in exported.splitlines()]
+    assert [(line["name"], line["version"]) for line in lines] == [("x/1", 1), ("x/1", 2), ("x/2", 1), ("y", 1)]
+    *outcomes, _ = await send(client, exported)
+    assert [(outcome["name"], outcome["version"]) for outcome in outcomes] == [
+        ("x/1", 3),
+        ("x/1", 4),
+        ("x/2", 2),
+        ("y", 2),
+    ]
+    again = [json.loads(line) for line in (await client.get("/adapters/export")).content.splitlines()]
+    for line, first in zip(again, [lines[1], lines[2], lines[3]], strict=True):
+        assert {**line, "version": 0, "created_at": 0} == {**first, "version": 0, "created_at": 0}
+
+
+async def test_safetensors_library_writes_what_bulk_reads_and_reads_what_export_writes(
+    client: httpx.AsyncClient,
+) -> None:
+    tensors = {"a": torch.arange(13.0).reshape(13, 1), "b/c": torch.full((13, 1), 0.25, dtype=torch.bfloat16)}
+    metadata = {"tinylora:a": json.dumps({"metadata": {"team": "red"}})}
+    body = safetensors.torch.save(tensors | {"wrong": torch.zeros(5)}, metadata)
+    *outcomes, totals = await send(client, body, "application/x-safetensors")
+    assert (totals["stored"], totals["rejected"]) == (2, 1)
+    assert [outcome["error"]["param"] for outcome in outcomes if "error" in outcome] == ["vector"]
+    exported = (await client.get("/adapters/export", params={"format": "safetensors"})).content
+    back = safetensors.torch.load(exported)
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) and back[name].dtype == tensors[name].dtype for name in tensors)
+    *_, totals = await send(client, exported, "application/x-safetensors")
+    assert totals["stored"] == 2
+    assert (await client.get("/adapters/a@2")).json()["metadata"] == {"team": "red"}
+
+
+async def test_safetensors_export_goes_on_in_a_next_file(client: httpx.AsyncClient) -> None:
+    await send(client, ndjson({"name": f"n{number}", "vector": VECTOR} for number in range(5)))
+    names: list[str] = []
+    url: str | None = "/adapters/export?format=safetensors&limit=2"
+    while url is not None:
+        response = await client.get(url)
+        names += safetensors.torch.load(response.content)
+        url = response.links.get("next", {}).get("url")
+    assert sorted(names) == [f"n{number}" for number in range(5)]
+
+
+async def test_import_that_is_sent_again_under_its_key_stores_nothing_twice(client: httpx.AsyncClient) -> None:
+    body = ndjson({"name": f"n{number}", "vector": VECTOR} for number in range(BATCH + 5))
+    first = await send(client, body, **{"idempotency-key": "import-1"})
+    assert await send(client, body, **{"idempotency-key": "import-1"}) == first
+    assert {outcome["version"] for outcome in first[:-1]} == {1}
+    third = await send(client, body, **{"idempotency-key": "import-2"})
+    assert {outcome["version"] for outcome in third[:-1]} == {2}
+
+
+async def test_body_that_breaks_off_has_stored_what_came_before(client: httpx.AsyncClient) -> None:
+    body = ndjson({"name": f"n{number}", "vector": VECTOR} for number in range(BATCH)) + b"x" * (2**20 + 1)
+    *outcomes, totals = await send(client, body)
+    assert len(outcomes) == totals["stored"] == BATCH
+    assert totals["complete"] is False
+    assert totals["error"]["code"] == "request_too_large"
+    response = await client.post(
+        "/adapters/bulk", content=b"x" * (2**20 + 1), headers={"content-type": "application/x-ndjson"}
+    )
+    assert response.status_code == 413
+
+
+async def test_other_content_types_and_broken_files_are_refused_as_a_whole(client: httpx.AsyncClient) -> None:
+    response = await client.post("/adapters/bulk", json={"name": "a", "vector": VECTOR})
+    assert (response.status_code, response.json()["error"]["param"]) == (415, "content-type")
+    response = await client.post(
+        "/adapters/bulk", content=b"nonsense", headers={"content-type": "application/safetensors"}
+    )
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_checkpoint")
+
+
+async def test_empty_registry_exports_an_empty_body_of_either_format(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/adapters/export")).content == b""
+    exported = (await client.get("/adapters/export", params={"format": "safetensors"})).content
+    assert safetensors.torch.load(exported) == {}

@@ -1,0 +1,284 @@
+"""Quotas and turns of several tenants in front of an engine that takes one request at a time."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from fastapi import FastAPI
+
+from server.api.app import create_app
+from server.core.principal import Limits, Principal, Tenant
+from server.core.settings import Settings
+from server.db.database import Database
+from tests.server.conftest import client_of
+from tests.server.support.acting import HEADER, act_as
+from tests.server.support.fake_engine import FakeEngine
+
+PATH = "/v1/chat/completions"
+LIMITS = {
+    "a": Limits(),
+    "b": Limits(),
+    "few": Limits(requests_per_minute=2),
+    "short": Limits(tokens_per_minute=100),
+    "single": Limits(concurrent_requests=1),
+}
+PRINCIPALS = {
+    name: Principal(Tenant(number, name, limits=limits), f"key_{name}", frozenset({"infer"}))
+    for number, (name, limits) in enumerate(LIMITS.items(), start=2)
+}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"max_running_requests": 1, "max_queued_requests": 3})
+
+
+@pytest.fixture
+def app(settings: Settings, engine: FakeEngine, app_database: Database) -> FastAPI:
+    app = create_app(settings, engine, app_database)
+    act_as(app, PRINCIPALS)
+    return app
+
+
+@pytest.fixture
+async def held(app: FastAPI, engine: FakeEngine, client: httpx.AsyncClient) -> AsyncIterator["asyncio.Task[Any]"]:
+    """A request of tenant a that is in the engine until `engine.hold` is set."""
+    engine.hold = asyncio.Event()
+    task = asyncio.create_task(chat(client, "a", "held"))
+    await until(lambda: len(engine.received) == 1)
+    yield task
+    engine.hold.set()
+    await task
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def chat(client: httpx.AsyncClient, tenant: str, text: str = "", **fields: Any) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 20, **fields}
+    return await client.post(PATH, json=body, headers={HEADER: tenant})
+
+
+async def metrics(client: httpx.AsyncClient) -> list[str]:
+    return (await client.get("/metrics")).text.splitlines()
+
+
+async def enqueue(app: FastAPI, client: httpx.AsyncClient, tenant: str, texts: list[str], **fields: Any) -> list[Any]:
+    """Requests that wait, one after the other."""
+    tasks = []
+    for text in texts:
+        before = await waiting(client)
+        tasks.append(asyncio.create_task(chat(client, tenant, text, **fields)))
+        async with asyncio.timeout(5):
+            while await waiting(client) == before:
+                await asyncio.sleep(0)
+    return tasks
+
+
+async def waiting(client: httpx.AsyncClient) -> int:
+    (line,) = [line for line in await metrics(client) if line.startswith("tinylora_waiting_requests ")]
+    return int(float(line.split()[1]))
+
+
+def order(engine: FakeEngine) -> list[str]:
+    return [str(request.messages[0]["content"]) for request in engine.received]
+
+
+async def test_tenants_take_turns_however_many_requests_one_of_them_has(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, held: "asyncio.Task[Any]"
+) -> None:
+    tasks = await enqueue(app, client, "a", ["a1", "a2", "a3"]) + await enqueue(app, client, "b", ["b1", "b2", "b3"])
+    assert engine.hold
+    engine.hold.set()
+    assert [response.status_code for response in await asyncio.gather(*tasks)] == [200] * 6
+    assert order(engine) == ["held", "b1", "a1", "b2", "a2", "b3", "a3"]
+
+
+async def test_less_urgent_requests_of_a_tenant_come_after_its_others(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, held: "asyncio.Task[Any]"
+) -> None:
+    tasks = await enqueue(app, client, "a", ["later"], priority=100) + await enqueue(app, client, "a", ["now"])
+    assert engine.hold
+    engine.hold.set()
+    await asyncio.gather(*tasks)
+    assert order(engine) == ["held", "now", "later"]
+
+
+async def test_a_full_queue_is_full_for_its_tenant_only(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, held: "asyncio.Task[Any]"
+) -> None:
+    tasks = await enqueue(app, client, "a", ["a1", "a2", "a3"])
+    refused = await chat(client, "a")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert refused.json()["error"] == {
+        "message": "3 requests of tenant a are waiting for the model, as many as may wait. Try again when some of them "
+        "have been served.",
+        "type": "requests",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+    tasks += await enqueue(app, client, "b", ["b1"])
+    assert engine.hold
+    engine.hold.set()
+    assert {response.status_code for response in await asyncio.gather(*tasks)} == {200}
+    assert 'tinylora_rejected_requests_total{reason="queue_full",tenant="all"} 1.0' in await metrics(client)
+
+
+def start(app: FastAPI, tenant: str, **fields: Any) -> tuple["asyncio.Task[None]", "asyncio.Queue[Any]", list[Any]]:
+    """A request, message by message: the running app, what it will receive, and what it has sent."""
+    body = {"messages": [{"role": "user", "content": tenant}], "max_tokens": 20, **fields}
+    headers = [(b"content-type", b"application/json"), (HEADER.encode(), tenant.encode())]
+    scope = {
+        "type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b"",
+        "headers": headers,
+    }  # fmt: skip
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": json.dumps(body).encode(), "more_body": False})
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    return asyncio.create_task(app(scope, incoming.get, send)), incoming, sent
+
+
+async def test_a_client_that_leaves_the_queue_is_forgotten_at_once(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, held: "asyncio.Task[Any]"
+) -> None:
+    running, incoming, sent = start(app, "b")
+    async with asyncio.timeout(5):
+        while await waiting(client) == 0:
+            await asyncio.sleep(0)
+    incoming.put_nowait({"type": "http.disconnect"})
+    await running
+    assert (sent, await waiting(client)) == ([], 0)
+    assert engine.hold
+    engine.hold.set()
+    assert (await chat(client, "a", "after")).status_code == 200
+    assert order(engine) == ["held", "after"]
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_stream_holds_its_slot_until_its_last_byte_or_until_its_client_leaves(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, leaves: bool
+) -> None:
+    engine.hold = asyncio.Event()
+    stream, incoming, sent = start(app, "a", stream=True)
+    await until(lambda: len(sent) == 2)
+    (waits,) = await enqueue(app, client, "b", ["b1"])
+    assert len(engine.received) == 1
+    if leaves:
+        incoming.put_nowait({"type": "http.disconnect"})
+    else:
+        engine.hold.set()
+    await stream
+    await until(lambda: len(engine.received) == 2)
+    engine.hold.set()
+    assert (await waits).status_code == 200
+
+
+async def test_answers_tell_the_state_of_the_quotas_and_tokens_are_settled_by_the_engines_count(
+    client: httpx.AsyncClient,
+) -> None:
+    headers = [(await chat(client, "short", "x" * 40)).headers for _ in range(2)]
+    # 10 tokens of text and 2 of the role, and an answer of at most 20; then the engine says that it took 3 + 2.
+    assert [int(h["x-ratelimit-remaining-tokens"]) for h in headers] == [100 - 31, 100 - 5 - 31]
+    assert headers[0]["x-ratelimit-limit-tokens"] == "100"
+    assert headers[0]["x-ratelimit-reset-tokens"].endswith("s")
+    assert "x-ratelimit-limit-requests" not in headers[0]
+    assert not [name for name in (await chat(client, "a")).headers if name.startswith("x-ratelimit")]
+
+
+async def test_a_demand_beyond_the_minutes_quota_is_refused_for_good(client: httpx.AsyncClient) -> None:
+    refused = await chat(client, "short", "x" * 400)
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
+    assert "retry-after" not in refused.headers
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("tokens", "rate_limit_exceeded")
+    assert "at most 100 tokens per minute and this one alone may take" in error["message"]
+
+
+async def test_an_answer_that_its_client_did_not_wait_for_is_charged_as_estimated(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.hold = asyncio.Event()
+    running, incoming, _ = start(app, "short")
+    await until(lambda: len(engine.received) == 1)
+    incoming.put_nowait({"type": "http.disconnect"})
+    await running
+    engine.hold.set()
+    left = int((await chat(client, "short")).headers["x-ratelimit-remaining-tokens"])
+    assert left <= 100 - 20 - 20
+
+
+async def test_one_open_request_at_a_time(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, held: "asyncio.Task[Any]"
+) -> None:
+    tasks = await enqueue(app, client, "single", ["single"])
+    refused = await chat(client, "single")
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "requests")
+    assert engine.hold
+    engine.hold.set()
+    await asyncio.gather(*tasks)
+    assert (await chat(client, "single")).status_code == 200
+
+
+async def test_only_routes_that_run_the_model_are_counted(client: httpx.AsyncClient) -> None:
+    headers = {HEADER: "few"}
+    for _ in range(5):
+        assert (await client.post("/tokenize", json={"prompt": "x"}, headers=headers)).status_code == 200
+        assert (await client.get("/v1/models", headers=headers)).status_code == 200
+        assert (await client.post(PATH, content=b"[]", headers=headers | {"content-type": "application/json"})).is_error
+    assert (await chat(client, "few")).headers["x-ratelimit-remaining-requests"] == "1"
+
+
+async def test_how_long_requests_waited_is_measured(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, held: "asyncio.Task[Any]"
+) -> None:
+    assert "tinylora_running_sequences 1.0" in await metrics(client)
+    tasks = await enqueue(app, client, "b", ["b1"])
+    assert 'tinylora_wait_seconds_count{tenant="all"} 1.0' in await metrics(client)
+    assert engine.hold
+    engine.hold.set()
+    await asyncio.gather(*tasks, held)
+    lines = await metrics(client)
+    assert 'tinylora_wait_seconds_count{tenant="all"} 2.0' in lines and "tinylora_running_sequences 0.0" in lines
+
+
+def test_the_official_client_raises_rate_limit_errors_and_reads_the_headers(openai_client: openai.OpenAI) -> None:
+    client = openai_client.with_options(default_headers={HEADER: "few"})
+    call = client.chat.completions.with_raw_response.create
+    answers = [call(model="acme/base-135m", messages=[{"role": "user", "content": "x"}]) for _ in range(2)]
+    assert [a.headers["x-ratelimit-remaining-requests"] for a in answers] == ["1", "0"]
+    with pytest.raises(openai.RateLimitError, match="tenant few on requests per minute: limit 2, used 2") as caught:
+        call(model="acme/base-135m", messages=[{"role": "user", "content": "x"}])
+    assert (caught.value.code, caught.value.type) == ("rate_limit_exceeded", "requests")
+    assert 1 <= int(caught.value.response.headers["retry-after"]) <= 30
+
+
+async def test_concurrent_requests_cannot_both_have_the_last_of_a_quota(app: FastAPI) -> None:
+    async with client_of(app) as client:
+        answers = await asyncio.gather(*(chat(client, "few") for _ in range(6)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]
+
+
+async def test_more_answers_than_run_at_once_are_refused_but_for_the_operator(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    """They would hold every slot until the last of them ended."""
+    app = create_app(settings.model_copy(update={"max_running_requests": 4}), engine, app_database)
+    operator = Principal(Tenant(9, "o"), "key_o", frozenset({"admin"}))
+    act_as(app, {**PRINCIPALS, "o": operator})
+    async with client_of(app) as client:
+        assert (await chat(client, "a", n=4)).status_code == 200
+        refused = await chat(client, "a", n=5)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_answers")
+        assert "5 answers" in refused.json()["error"]["message"] and "at most 4" in refused.json()["error"]["message"]
+        assert (await chat(client, "o", n=5)).status_code == 200

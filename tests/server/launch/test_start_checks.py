@@ -1,0 +1,133 @@
+"""What a start asks of the machine first, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from server.launch.start_checks import (
+    CannotStart,
+    available_memory,
+    check_disk,
+    check_libraries,
+    check_memory,
+    check_port,
+    memory_needed,
+)
+
+TINYLORA = Path(sys.executable).with_name("tinylora")
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which this process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "flags", [["--port", "{}"], ["--port={}", "--host", "127.0.0.1"], ["--host=localhost", "--port={}"]]
+)
+def test_port_that_is_taken_is_told_with_who_has_it(taken: int, flags: list[str]) -> None:
+    with pytest.raises(CannotStart, match=rf"Port {taken} is taken by process {os.getpid()}.*--port {taken + 1}"):
+        check_port([flag.format(taken) for flag in flags])
+
+
+def test_ports_that_are_free_or_not_to_be_read_here_are_left(taken: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    check_port(["--port", str(free)])
+    check_port(["--port", str(taken), "--uds", "/tmp/x.sock"])
+    check_port(["--port", "ninety"])
+
+
+def test_a_start_without_flags_looks_at_the_default_port() -> None:
+    with suppress(CannotStart):  # another server may have it
+        check_port([])
+    with pytest.raises(CannotStart, match=r"192\.0\.2\.1"):
+        check_port(["--host=192.0.2.1"])
+
+
+def test_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(CannotStart, match=r"192\.0\.2\.1 port 8000 .*name an address of this machine"):
+        check_port(["--host", "192.0.2.1"])
+
+
+def test_serving_on_a_port_that_is_taken_ends_in_one_sentence(taken: int, tmp_path: Path) -> None:
+    command = [str(TINYLORA), "serve", str(tmp_path), "--port", str(taken)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"tinylora: Port {taken} is taken by process {os.getpid()}")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_missing_library_is_told_with_its_package() -> None:
+    check_libraries({"libc.so.6": "libc6"})
+    with pytest.raises(CannotStart, match=r"needs libnowhere\.so\.1, .*apt-get install libnowhere1"):
+        check_libraries({"libnowhere.so.1": "libnowhere1"})
+
+
+def test_too_little_memory_names_both_amounts_and_the_flag() -> None:
+    with pytest.raises(CannotStart, match=r"takes 1000000\.0 GB .*--kv-cache-memory-bytes"):
+        check_memory(10**15)
+    assert check_memory(1) > 0
+
+
+def test_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 300000\n")
+    assert available_memory(tmp_path) == 400_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path) > 1_000_000
+
+
+def test_weights_count_twice_as_float32(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    nothing = memory_needed("someone/somewhere", 0, as_float32=True)
+    assert memory_needed(str(tmp_path), 50, as_float32=False) == nothing + 1050
+    assert memory_needed(str(tmp_path), 50, as_float32=True) == nothing + 2050
+
+
+def test_too_little_disk_names_the_directory(tmp_path: Path) -> None:
+    check_disk({tmp_path / "not" / "there": 1})
+    with pytest.raises(CannotStart, match=r"not/there needs 1000000\.0 GB of disk"):
+        check_disk({tmp_path / "not" / "there": 10**15})
+
+
+WHY = "from server.launch.compiler import why_not_compile; print(why_not_compile())"
+
+
+def why_not_compile(path: str, **environment: str) -> str:
+    """What a process says that has only `path` to look for programs."""
+    command = [sys.executable, "-c", WHY]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path, **environment})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_missing_compiler_is_told_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    assert why_not_compile(str(tmp_path)) == "there is no C++ compiler (apt-get install g++)"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@pytest.mark.skipif(not Path(sysconfig.get_path("include"), "Python.h").exists(), reason="there are no headers")
+def test_compiler_is_tried(tmp_path: Path) -> None:
+    assert why_not_compile(os.environ["PATH"]) == "None"
+    broken = tmp_path / "g++"
+    broken.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exec /usr/bin/env true\necho "fatal error: no such thing" >&2\nexit 1\n'
+    )
+    broken.chmod(0o755)
+    said = why_not_compile(f"{tmp_path}:{os.environ['PATH']}")
+    assert said.startswith("g++ cannot compile") and said.endswith("fatal error: no such thing")

@@ -1,0 +1,206 @@
+"""The queue against a fluid server that serves every waiting tenant at once, in proportion to its weight."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.limits.fair_queue import FairQueue, Place, QueueFull
+
+FUZZ = settings(max_examples=200, deadline=None, derandomize=True)
+WEIGHTS = st.sampled_from([0.25, 1.0, 2.0, 7.0])
+COSTS = st.integers(1, 1000)
+TENANTS = st.lists(st.tuples(WEIGHTS, st.lists(COSTS, min_size=1, max_size=12)), min_size=2, max_size=6)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(test)
+
+
+def fluid(service: float, backlogs: Mapping[int, float], weights: Mapping[int, float], tenant: int) -> float:
+    """What `tenant` has got of `service` when all backlogs began at once: everyone's level rises with its weight."""
+    level, left, waiting = 0.0, service, set(backlogs)
+    while waiting and left > 1e-9:
+        speed = sum(weights[t] for t in waiting)
+        step = min([left / speed] + [backlogs[t] / weights[t] - level for t in waiting])
+        level, left = level + step, left - step * speed
+        waiting = {t for t in waiting if backlogs[t] / weights[t] > level + 1e-9}
+    return min(backlogs[tenant], weights[tenant] * level)
+
+
+@FUZZ
+@given(TENANTS, st.integers(1, 3))
+def test_waiting_tenants_get_a_fluid_servers_share_less_one_request_of_each_other(
+    tenants: list[tuple[float, list[int]]], max_running: int
+) -> None:
+    async def serve() -> None:
+        queue = FairQueue(max_running=max_running, max_waiting=100)
+        blockers = [queue.enter("blocker", cost=1) for _ in range(max_running)]
+        weights = {t: weight for t, (weight, _) in enumerate(tenants)}
+        backlogs = {t: float(sum(costs)) for t, (_, costs) in enumerate(tenants)}
+        waiting = [queue.enter(t, cost=c, weight=weights[t]) for t, (_, costs) in enumerate(tenants) for c in costs]
+        got: Counter[int] = Counter()
+        running = blockers
+        while waiting:
+            queue.leave(running.pop(0))
+            (granted,) = [place for place in waiting if place.granted.done()]  # one slot free, one request more
+            waiting.remove(granted)
+            running.append(granted)
+            got[granted.flow.tenant] += int(granted.cost)  # type: ignore[index]
+            for tenant in {place.flow.tenant for place in waiting}:
+                assert isinstance(tenant, int)
+                behind = sum(max(costs) for t, (_, costs) in enumerate(tenants) if t != tenant)
+                assert got[tenant] >= fluid(got.total() - behind, backlogs, weights, tenant) - 1e-6
+
+    run(serve())
+
+
+@FUZZ
+@given(st.lists(st.tuples(st.integers(0, 4), COSTS, st.integers(0, 3), st.integers(0, 20)), max_size=60))
+def test_no_slot_is_free_while_anyone_waits_and_everyone_is_served(steps: list[tuple[int, int, int, int]]) -> None:
+    async def serve() -> None:
+        queue = FairQueue(max_running=3, max_waiting=5)
+        places: list[Place] = []
+        for tenant, cost, priority, leaving in steps:
+            try:
+                places.append(queue.enter(tenant, cost=cost, priority=priority))
+            except QueueFull:
+                assert len([p for p in places if p.flow.tenant == tenant and not p.granted.done()]) == 5
+            if leaving < len(places):  # a client that leaves, waiting or not, or a request that ends
+                queue.leave(places.pop(leaving))
+            assert queue.running == sum(place.granted.done() for place in places) <= 3
+            assert queue.waiting == sum(not place.granted.done() for place in places)
+            assert queue.waiting == 0 or queue.running == 3
+        while places:
+            ready = next(place for place in places if place.granted.done())
+            queue.leave(ready)
+            places.remove(ready)
+        assert (queue.waiting, queue.running, queue.remembered) == (0, 0, 0)
+
+    run(serve())
+
+
+@pytest.mark.parametrize("backlog", [1, 50])
+async def test_a_newcomer_waits_for_one_request_of_a_flood_however_long_it_is(backlog: int) -> None:
+    queue = FairQueue(max_running=1, max_waiting=100)
+    flood = [queue.enter("flood", cost=10) for _ in range(backlog + 3)]
+    for place in flood[:2]:
+        queue.leave(place)
+    newcomer = queue.enter("other", cost=10)
+    queue.leave(flood[2])
+    assert newcomer.granted.done()
+
+
+async def test_a_tenant_that_was_away_has_no_credit() -> None:
+    queue = FairQueue(max_running=1, max_waiting=100)
+    running = queue.enter("busy", cost=1)
+    busy = [queue.enter("busy", cost=1) for _ in range(40)]
+    for place in [running, *busy[:20]]:
+        queue.leave(place)
+    returning = [queue.enter("returning", cost=1) for _ in range(10)]
+    order = []
+    ready = busy[20]
+    for _ in range(10):
+        queue.leave(ready)
+        (ready,) = [p for p in busy + returning if p.granted.done() and not p.left]
+        order.append(ready.flow.tenant)
+    assert Counter(order) == {"busy": 5, "returning": 5}
+
+
+async def test_within_a_tenant_the_most_urgent_goes_first_and_then_the_oldest() -> None:
+    queue = FairQueue(max_running=1, max_waiting=100)
+    running = queue.enter("a", cost=1)
+    places = {n: queue.enter("a", cost=1, priority=p) for n, p in {"w": 5, "x": 0, "y": 5, "z": 1}.items()}
+    order = []
+    while len(order) < 4:
+        queue.leave(running)
+        (name,) = [n for n, place in places.items() if place.granted.done() and n not in order]
+        order.append(name)
+        running = places[name]
+    assert order == ["x", "z", "w", "y"]
+
+
+async def test_a_request_for_many_slots_is_not_overtaken() -> None:
+    queue = FairQueue(max_running=4, max_waiting=100)
+    narrow = [queue.enter("narrow", cost=1) for _ in range(4)]
+    wide = queue.enter("wide", cost=4, width=100)  # as many as there are
+    later = queue.enter("narrow", cost=1)
+    for place in narrow[:3]:
+        queue.leave(place)
+    assert not wide.granted.done() and not later.granted.done()
+    queue.leave(narrow[3])
+    assert wide.granted.done() and not later.granted.done()
+    queue.leave(wide)
+    assert later.granted.done()
+
+
+async def test_a_waiting_request_that_leaves_makes_room_at_once() -> None:
+    queue = FairQueue(max_running=1, max_waiting=1)
+    running = queue.enter("a", cost=1)
+    waiting = queue.enter("a", cost=1)
+    with pytest.raises(QueueFull):
+        queue.enter("a", cost=1)
+    assert queue.waiting == 1
+    queue.leave(waiting)
+    queue.leave(waiting)
+    next_one = queue.enter("a", cost=1)
+    queue.leave(running)
+    assert next_one.granted.done() and waiting.granted.cancelled()
+
+
+async def test_answers_longer_than_announced_count_at_the_tenants_next_turn() -> None:
+    queue = FairQueue(max_running=1, max_waiting=100)
+    running = queue.enter("liar", cost=1)
+    places = {t: [queue.enter(t, cost=1) for _ in range(12)] for t in ("liar", "honest")}
+    order = []
+    for _ in range(12):
+        queue.leave(running, true_cost=5.0 if running.flow.tenant == "liar" else None)
+        (running,) = [p for p in places["liar"] + places["honest"] if p.granted.done() and not p.left]
+        order.append(running.flow.tenant)
+    assert Counter(order)["liar"] <= 4  # of two tenants with equal weights, one taking five times as much
+
+
+async def test_all_requests_that_end_before_the_next_turn_count_at_it() -> None:
+    queue = FairQueue(max_running=3, max_waiting=100)
+    blockers = [queue.enter("blocker", cost=1) for _ in range(3)]
+    places = {t: [queue.enter(t, cost=1) for _ in range(22)] for t in ("long", "other")}
+    for blocker in blockers:
+        queue.leave(blocker)
+    running = [place for place in places["long"] if place.granted.done()]
+    assert len(running) == 2
+    for place in running:
+        queue.leave(place, true_cost=6)
+    order = []
+    while len(order) < 24:
+        for place in [p for p in places["long"] + places["other"] if p.granted.done() and not p.left]:
+            order.append(place.flow.tenant)
+            queue.leave(place)
+    # Ten more than announced: so many turns the other is ahead.
+    assert 9 <= Counter(order)["other"] - Counter(order)["long"] <= 13
+
+
+async def test_what_was_announced_too_high_makes_up_for_as_many_turns_as_it_takes() -> None:
+    queue = FairQueue(max_running=1, max_waiting=100)
+    running = queue.enter("careful", cost=100)
+    places = {t: [queue.enter(t, cost=10) for _ in range(20)] for t in ("careful", "other")}
+    order = []
+    queue.leave(running, true_cost=10)
+    while len(order) < 24:
+        (running,) = [p for p in places["careful"] + places["other"] if p.granted.done() and not p.left]
+        order.append(running.flow.tenant)
+        queue.leave(running)
+    # Announced were ten turns, one was taken; the nine that are owed come together once it is its turn.
+    assert abs(Counter(order)["careful"] - Counter(order)["other"]) <= 2
+
+
+async def test_nothing_is_remembered_of_many_tenants_that_come_once() -> None:
+    queue = FairQueue(max_running=2, max_waiting=1)
+    held = queue.enter("long", cost=1)
+    for tenant in range(10_000):
+        queue.leave(queue.enter(tenant, cost=100))
+        assert queue.remembered <= 2
+    queue.leave(held)

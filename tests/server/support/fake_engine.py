@@ -1,0 +1,179 @@
+"""An engine that answers at once and says what it was asked to run: the gateway's tests without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from adapters.factors.factors import Factors, save_factors
+from server.engine.grammar import Grammar
+from server.engine.protocol import ServedAdapter, TokenObserver
+
+BASE = "acme/base-135m"
+PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+PARTS += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+MODULES = [f"model.layers.{layer}.{part}" for layer in range(2) for part in PARTS]
+
+
+def tiny_factors(directory: Path, seed: int = 0) -> Factors:
+    """Real factors of rank 2 of a model with two layers of 8 x 8 weights."""
+    generator = torch.Generator().manual_seed(seed)
+    triplets = []
+    for module in MODULES:
+        left, values, right = torch.linalg.svd(torch.randn(8, 8, generator=generator))
+        triplets.append((module, (left[:, :2], values[:2], right[:2].T)))
+    return save_factors(
+        directory,
+        triplets,
+        rank=2,
+        kind="svd",
+        seed=seed,
+        base_model=BASE,
+        config_sha256="0" * 64,
+        weights_fingerprint=f"tiny-{seed}",
+    )
+
+
+class ChatRequest(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    messages: list[dict[str, Any]]
+    model: str | None = None
+    stream: bool = False
+    stop: str | list[str] | None = None
+
+
+class FakeEngine:
+    """`why_no_tools`, `alive`, `hold` (an event an answer waits for, a stream after its first chunk) and `base_answer`
+    (what it says without an adapter) are for the tests to set.
+
+    `received` are the chat requests, and `grammars` all grammars, in the order in which they came; `bad_grammars` says
+    of specs why they are refused.
+    """
+
+    def __init__(self, factors: Factors) -> None:
+        self.base_models = (BASE, "base-alias")
+        self.factors = factors
+        self.max_model_len = 128
+        self.max_num_seqs = 4
+        self.why_no_tools: str | None = None
+        self.constrains_all_tools = False
+        self.grammars: list[Grammar] = []
+        self.bad_grammars: dict[str, str] = {}
+        self.alive = True
+        self.hold: asyncio.Event | None = None
+        self.hold_grammars: asyncio.Event | None = None  # what is found out about those with "slow" in them waits
+        self.base_answer = "base"
+        self.received: list[ChatRequest] = []
+        self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
+        self._observe: ContextVar[TokenObserver | None] = ContextVar("observe", default=None)
+
+    def mount(self, app: FastAPI) -> None:
+        app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
+        app.add_api_route("/v1/messages", self._message, methods=["POST"])
+        app.add_api_route("/v1/completions", self._echo, methods=["POST"])
+        app.add_api_route("/tokenize", self._echo, methods=["POST"])
+        app.add_api_route("/v1/audio/transcriptions", self._echo, methods=["POST"])
+        app.add_api_route("/v1/fail/{kind}", self._fail, methods=["POST"])
+
+    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+        self.grammars.append(grammar)
+        if self.hold_grammars is not None and "slow" in grammar.spec:
+            await self.hold_grammars.wait()
+        return self.bad_grammars.get(grammar.spec)
+
+    async def check_health(self) -> None:
+        if not self.alive:
+            raise RuntimeError("the engine's process is gone")
+
+    def activate(
+        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+    ) -> None:
+        self._active.set(served)
+        self._observe.set(observe)
+
+    def _report(self, prompt_tokens: int, completion_tokens: int) -> None:
+        observe = self._observe.get()
+        if observe is not None:
+            observe(prompt_tokens, completion_tokens)
+
+    async def _chat(self, request: ChatRequest, http: Request) -> Response:
+        served = self._active.get()
+        self.received.append(request)
+        # As vLLM does: a model is the base model or the adapter of this request.
+        if request.model not in (None, "", *self.base_models) and (served is None or served.name != request.model):
+            raise HTTPException(404, f"no model {request.model}")
+        content = f"{served.name}: {served.adapter.vector().flatten().tolist()}" if served else self.base_answer
+        head = {"id": "chatcmpl-1", "created": 1, "model": request.model or BASE}
+        if request.stream:
+            return StreamingResponse(self._chunks(head, content), media_type="text/event-stream")
+        if self.hold is not None and not await self._held(self.hold, http):
+            return Response()
+        self._report(3, 2)
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    async def _message(self, body: dict[str, Any]) -> Response:
+        if body.get("fail") == "own":  # as vLLM says it, whose types are not Anthropic's
+            error = {"type": "BadRequestError", "message": "prompt is too long"}
+            return JSONResponse({"type": "error", "error": error}, status_code=400)
+        if body.get("fail") == "unexpected":
+            await self._fail("unexpected")
+        self._report(3, 2)
+        content = [{"type": "text", "text": self.base_answer}]
+        answer = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": body.get("model") or BASE,
+            "content": content,
+        }
+        usage = {"input_tokens": 3, "output_tokens": 2}
+        return JSONResponse({**answer, "stop_reason": "end_turn", "stop_sequence": None, "usage": usage})
+
+    async def _held(self, hold: asyncio.Event, http: Request) -> bool:
+        """Waits; as vLLM does, not for a client that has left."""
+        held, left = asyncio.create_task(hold.wait()), asyncio.create_task(http.receive())
+        await asyncio.wait((held, left), return_when=asyncio.FIRST_COMPLETED)
+        finished = held.done()
+        held.cancel()
+        left.cancel()
+        return finished
+
+    async def _chunks(self, head: dict[str, Any], content: str) -> AsyncIterator[str]:
+        self._report(3, 1)
+        for number, text in enumerate(content.split(" ")):
+            choice = {"index": 0, "delta": {"content": text + " "}, "finish_reason": None}
+            yield f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
+            if number == 0 and self.hold is not None:
+                await self.hold.wait()
+        self._report(0, 1)
+        yield "data: [DONE]\n\n"
+
+    async def _echo(self, request: Request) -> Response:
+        served = self._active.get()
+        headers = {"x-active": served.name if served else "base", "x-length": request.headers.get("content-length", "")}
+        headers["x-seen-request-id"] = request.headers.get("x-request-id", "")
+        return Response(await request.body(), headers=headers)
+
+    async def _fail(self, kind: str) -> None:
+        if kind == "http":
+            raise HTTPException(409, "busy", headers={"retry-after": "1"})
+        if kind == "sentence":  # as vLLM does for a content type
+            raise RequestValidationError(["Only 'application/json' is allowed"])
+        if kind == "value":
+            raise ValueError("prompt is too long")
+        if kind == "unsupported":
+            raise NotImplementedError("The model does not do this")
+        raise KeyError("a secret of the engine")

@@ -1,0 +1,124 @@
+"""An engine that really samples, from a tiny Hugging Face model with the request's vector; and that model's tokenizer.
+
+It computes its probabilities without the code under test but for TrainableAdapters, which has tests of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI, HTTPException, Request
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from adapters.apply.trainable import BASE, TrainableAdapters
+from adapters.factors.factors import Factors
+from server.engine.grammar import Grammar
+from server.engine.protocol import ServedAdapter, TokenObserver
+from tests.adapters.tiny_models import SHAPE, load_model
+
+NAME = "acme/tiny"
+SPECIAL = ["<unk>", "<s>", "</s>", "user", "assistant", "system"]
+WORDS = SPECIAL + [f"w{index}" for index in range(len(SPECIAL), SHAPE["vocab_size"])]
+END = WORDS.index("</s>")
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }} {{ message.content }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word."""
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=TEMPLATE
+    )
+
+
+class SamplingEngine:
+    """`received` are the requests' bodies; `hold` is awaited before an answer, `refuse` decides on an error."""
+
+    def __init__(self, path: Path, factors: Factors) -> None:
+        self.base_models = (NAME,)
+        self.why_no_tools: str | None = None
+        self.constrains_all_tools = False
+        self.factors = factors
+        self.max_model_len = SHAPE["max_position_embeddings"]
+        self.max_num_seqs = 64
+        self.hold: asyncio.Event | None = None
+        self.received: list[dict[str, Any]] = []
+        self.adapters: list[ServedAdapter | None] = []
+        self.refused: list[int] = []
+        self._model = TrainableAdapters(load_model(path), factors)
+        self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
+
+    def mount(self, app: FastAPI) -> None:
+        app.add_api_route("/v1/completions", self._complete, methods=["POST"])
+
+    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+        return None
+
+    async def check_health(self) -> None:
+        pass
+
+    def activate(
+        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+    ) -> None:
+        self._active.set(served)
+
+    async def _complete(self, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        self.received.append(body)
+        self.adapters.append(self._active.get())
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.refused:
+            raise HTTPException(self.refused.pop(0), "not now", headers={"retry-after": "0"})
+        return {"choices": self._sample(body, body["n"])}
+
+    def _sample(self, body: dict[str, Any], count: int) -> list[dict[str, Any]]:
+        served = self._active.get()
+        handle = BASE if served is None else self._model.add(served.adapter)
+        generators = [torch.Generator().manual_seed(body["seed"] + index) for index in range(count)]
+        drawn = [_Drawn([], []) for _ in range(count)]
+        for _ in range(body["max_tokens"]):
+            open_ = [index for index in range(count) if END not in drawn[index].tokens]
+            if not open_:
+                break
+            ids_BT = torch.tensor([[*body["prompt"], *drawn[index].tokens] for index in open_])
+            with torch.no_grad(), self._model.rows([handle] * len(open_)):
+                logits_BV = self._model.model(ids_BT).logits[:, -1].float()
+            for index, logits_V in zip(open_, logits_BV, strict=True):
+                drawn[index].draw(logits_V, body["temperature"], generators[index])
+        if handle != BASE:
+            self._model.remove(handle)
+        return [one.choice(index) for index, one in enumerate(drawn)]
+
+
+@dataclass
+class _Drawn:
+    tokens: list[int]
+    logprobs: list[float]
+
+    def draw(self, logits_V: torch.Tensor, temperature: float, generator: torch.Generator) -> None:
+        if temperature == 0:
+            token = int(logits_V.argmax())
+        else:
+            token = int(torch.multinomial((logits_V / temperature).softmax(-1), 1, generator=generator))
+        self.tokens.append(token)
+        self.logprobs.append(logits_V.log_softmax(-1)[token].item())  # raw, as vLLM's are
+
+    def choice(self, index: int) -> dict[str, Any]:
+        return {
+            "index": index,
+            "text": " ".join(WORDS[token] for token in self.tokens if token >= len(SPECIAL)),
+            "token_ids": self.tokens,
+            "logprobs": {"token_logprobs": self.logprobs},
+            "finish_reason": "stop" if self.tokens[-1] == END else "length",
+        }

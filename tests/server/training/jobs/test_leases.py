@@ -1,0 +1,199 @@
+"""Who gets which job, on both databases: fairness, leases, and workers that vanish, at once and one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from server.core.errors import BadRequest, NotFound
+from server.core.ids import new_id
+from server.core.principal import DEFAULT_TENANT_ID
+from server.db.database import Database
+from server.db.tables import TENANTS
+from server.training.files.rows import delete_file
+from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.leases import MAX_ATTEMPTS
+from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, get_job
+from server.training.jobs.progress import validated
+from server.training.jobs.protocol import ValidatedRequest
+from tests.server.support.acting import new_tenant
+from tests.server.support.training_kit import vector
+from tests.server.support.training_process import FACTORS, TrainingProcess
+
+
+@pytest.fixture
+def gateway(database: Database) -> TrainingProcess:
+    return TrainingProcess(database)
+
+
+@pytest.fixture
+def other(database: Database, database_url: str) -> Iterator[TrainingProcess]:
+    """Another process's."""
+    opened = Database(database_url)
+    yield TrainingProcess(opened)
+    opened.close()
+
+
+def test_job_is_read_first_and_trained_in_its_turn(gateway: TrainingProcess) -> None:
+    job_id = gateway.new_job(waits=False)
+    (job,) = gateway.claim("w").jobs
+    assert (job.id, job.status) == (job_id, "validating_files")
+    assert gateway.claimed("v") == []
+    request = ValidatedRequest(worker="w", total_steps=4, training_rows=10)
+    for _ in range(2):
+        assert gateway.do(lambda to: validated(to, job_id, request)).lease_expires_at is None
+    assert gateway.status(job_id) == "queued"
+    (job,) = gateway.claim("v").jobs
+    assert (job.id, job.status, job.total_steps) == (job_id, "running", 4)
+
+
+def test_worker_without_room_gets_nothing_and_keeps_what_it_has(gateway: TrainingProcess) -> None:
+    first, second = gateway.new_job(), gateway.new_job()
+    assert gateway.claimed("w") == [first]
+    gateway.expire(first)
+    answer = gateway.claim("w", 0, (first, second))
+    assert answer.jobs == [] and answer.running[first].wanted == "run" and answer.running[second].wanted == "lost"
+    assert gateway.claimed("v", 5) == [second]
+
+
+def test_tenants_take_turns_by_weight_and_jobs_by_age(gateway: TrainingProcess) -> None:
+    busy, light, heavy = (new_tenant(gateway.database, name).id for name in ("busy", "light", "heavy"))
+    gateway.do(lambda to: to.execute(TENANTS.update().where(TENANTS.c.id == heavy).values(weight=2.0)))
+    jobs = {tenant: [gateway.new_job(tenant) for _ in range(4)] for tenant in (busy, light, heavy)}
+    order = [gateway.claimed(f"w{turn}")[0] for turn in range(7)]
+    # Jobs over weight decide, then age: with one job each, heavy has half as many for its weight as the others.
+    expected = [(busy, 0), (light, 0), (heavy, 0), (heavy, 1), (busy, 1), (light, 1), (heavy, 2)]
+    assert order == [jobs[tenant][number] for tenant, number in expected]
+
+
+def test_jobs_of_other_factors_and_disabled_tenants_wait(gateway: TrainingProcess) -> None:
+    gateway.new_job(factors="b" * 64)
+    disabled = new_tenant(gateway.database, "disabled").id
+    gateway.new_job(disabled)
+    gateway.do(lambda to: to.execute(TENANTS.update().where(TENANTS.c.id == disabled).values(disabled_at=1)))
+    assert gateway.claimed("w", 5) == []
+
+
+def test_expired_lease_is_taken_over_from_the_last_checkpoint(gateway: TrainingProcess) -> None:
+    job_id = gateway.new_job()
+    gateway.claim("first")
+    gateway.report("first", job_id, 1)
+    assert gateway.claimed("second") == []
+    gateway.expire(job_id)
+    (job,) = gateway.claim("second").jobs
+    assert job.checkpoint is not None and (job.checkpoint.step, job.checkpoint.vector) == (1, vector(1))
+    for late in (lambda: gateway.report("first", job_id, 2), lambda: gateway.finish("first", job_id, "failed")):
+        with pytest.raises(BadRequest) as lost:
+            late()
+        assert lost.value.code == "lease_lost"
+    assert gateway.claim("first", 0, (job_id,)).running[job_id].wanted == "lost"
+    assert gateway.report("second", job_id, 2)[0].wanted == "run"
+
+
+def test_late_report_of_a_lease_that_nobody_took_counts(gateway: TrainingProcess) -> None:
+    job_id = gateway.new_job()
+    gateway.claim("w")
+    gateway.expire(job_id)
+    assert gateway.report("w", job_id, 1)[1]
+    assert gateway.claimed("v") == []
+
+
+def test_released_job_is_free_at_once(gateway: TrainingProcess) -> None:
+    job_id = gateway.new_job()
+    gateway.claim("w")
+    for _ in range(2):
+        assert gateway.finish("w", job_id, "released").status == "queued"
+    assert gateway.claimed("v") == [job_id]
+
+
+def test_job_that_outlives_no_worker_is_failed(gateway: TrainingProcess) -> None:
+    job_id = gateway.new_job()
+    for attempt in range(MAX_ATTEMPTS):
+        assert gateway.claimed(f"w{attempt}") == [job_id]
+        gateway.expire(job_id)
+    assert gateway.claimed("last") == []
+    assert gateway.status(job_id) == "failed"
+
+
+def test_a_step_forgives_earlier_attempts(gateway: TrainingProcess) -> None:
+    job_id = gateway.new_job()
+    for step in range(1, MAX_ATTEMPTS + 2):
+        assert gateway.claimed(f"w{step}") == [job_id]
+        gateway.report(f"w{step}", job_id, step)
+        gateway.expire(job_id)
+    assert gateway.status(job_id) == "running"
+
+
+def test_two_workers_never_have_one_job(gateway: TrainingProcess, other: TrainingProcess) -> None:
+    jobs = [gateway.new_job() for _ in range(30)]
+    start = Barrier(6)
+
+    def work(number: int) -> list[str]:
+        mine, taken = (gateway, other)[number % 2], []
+        start.wait()
+        while batch := mine.claimed(f"worker-{number}", 1 + number % 3):
+            taken += batch
+        return taken
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = [job for part in pool.map(work, range(6)) for job in part]
+    assert sorted(taken) == sorted(jobs)
+
+
+def test_takeover_and_late_report_leave_one_owner(gateway: TrainingProcess, other: TrainingProcess) -> None:
+    for _ in range(10):
+        job_id = gateway.new_job()
+        gateway.claim("old")
+        gateway.expire(job_id)
+        start = Barrier(2)
+
+        def late(job_id: str = job_id, start: Barrier = start) -> bool:
+            start.wait()
+            try:
+                return gateway.report("old", job_id, 1)[1]
+            except BadRequest:
+                return False
+
+        def take(job_id: str = job_id, start: Barrier = start) -> bool:
+            start.wait()
+            return other.claimed("new") == [job_id]
+
+        with ThreadPoolExecutor(2) as pool:
+            reported, taken = (future.result() for future in (pool.submit(late), pool.submit(take)))
+        # Whoever came first; not both, and not none.
+        assert reported != taken
+        gateway.do(lambda to, job_id=job_id: cancel_job(to, DEFAULT_TENANT_ID, job_id))
+
+
+def test_file_is_either_deleted_or_trained_on(gateway: TrainingProcess, other: TrainingProcess) -> None:
+    for _ in range(10):
+        job_id = gateway.new_job()
+        file_id = gateway.do(lambda to, job_id=job_id: get_job(to, DEFAULT_TENANT_ID, job_id)).training_file
+        gateway.do(lambda to, job_id=job_id: cancel_job(to, DEFAULT_TENANT_ID, job_id))
+        start = Barrier(2)
+
+        def delete(file_id: str = file_id, start: Barrier = start) -> bool:
+            start.wait()
+            try:
+                gateway.do(lambda to: delete_file(to, DEFAULT_TENANT_ID, file_id))
+            except (BadRequest, NotFound):
+                return False
+            return True
+
+        def create(file_id: str = file_id, start: Barrier = start) -> bool:
+            job = NewJob(
+                new_id("ftjob-"), "base", FACTORS, file_id, None, {}, ReinforcementConfig(), None, 1, {}, [], "ft:x"
+            )
+            start.wait()
+            try:
+                other.do(lambda to: create_job(to, DEFAULT_TENANT_ID, None, job, 1000))
+            except BadRequest:
+                return False
+            return True
+
+        with ThreadPoolExecutor(2) as pool:
+            deleted, created = (future.result() for future in (pool.submit(delete), pool.submit(create)))
+        assert deleted != created

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import asyncio
+
+from server.training.worker.fair_gate import FairGate
+
+
+async def served(at_once: int, *crowds: tuple[str, str, int]) -> list[str]:
+    """In which order these get in: so many of a tenant and a job each, all of a crowd before the next one."""
+    gate, order = FairGate(at_once), []
+
+    async def one(tenant: str, job: str) -> None:
+        async with gate.turn(tenant, job):
+            order.append(job)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(one(tenant, job) for tenant, job, count in crowds for _ in range(count)))
+    assert not gate._present and not gate._next and not gate._latest
+    return order
+
+
+async def test_a_tenant_that_comes_last_waits_for_one_of_each_other() -> None:
+    order = await served(1, ("acme", "a", 100), ("globex", "b", 3))
+    assert [place for place, job in enumerate(order) if job == "b"] == [1, 3, 5]
+
+
+async def test_a_small_job_does_not_wait_for_a_large_one_of_its_tenant() -> None:
+    order = await served(2, ("acme", "large", 100), ("acme", "small", 4))
+    assert max(place for place, job in enumerate(order) if job == "small") < 12
+
+
+async def test_a_tenant_with_many_jobs_has_no_more_turns_than_one_with_one() -> None:
+    order = await served(1, ("acme", "a", 50), ("acme", "b", 50), ("globex", "c", 10))
+    first = order[: order.index("c") + 19]
+    assert first.count("c") == 10
+
+
+async def test_a_place_given_up_while_waiting_is_nobodys() -> None:
+    gate = FairGate(1)
+    async with gate.turn("acme"):
+        waiting = [asyncio.create_task(gate.turn("acme").__aenter__()) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    async with asyncio.timeout(1), gate.turn("globex"):
+        pass

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from server.training.graders.grade import Grade, GraderError, Sample
+from server.training.worker.fair_gate import FairGate
+from server.training.worker.grading import Graded, sample_and_grade
+from server.training.worker.http_retry import GatewayRefused
+from server.training.worker.job_data import Example
+from server.training.worker.rollout import Completion, Group
+
+
+class Lengths:
+    """Rewards long answers; a judge that is away when it reads "away", and a parser that fails at "{"."""
+
+    name = "lengths"
+    at_once = most = 0
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if sample.text == "away":
+            raise GraderError("model_grader_server_error", "no answer")
+        if sample.text == "{":
+            raise GraderError("sample_parse_error", "no JSON")
+        return Grade(float(len(sample.text)), parts={"half": len(sample.text) / 2})
+
+
+class Minutes(Lengths):
+    """Takes a minute for every letter."""
+
+    name = "minutes"
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        grade = await super().grade(sample, item)
+        self.now += 60 * grade.score
+        return grade
+
+
+def at_once(count: int) -> Callable[[], AbstractAsyncContextManager[object]]:
+    gate = FairGate(count)
+    return lambda: gate.turn("acme")
+
+
+async def graded(*groups: list[str], grader: Lengths | None = None) -> Graded:
+    examples = [Example(line, (1,), (), {}) for line in range(len(groups))]
+
+    async def sample(place: int, example: Example) -> Group:
+        await asyncio.sleep(0.001 * (len(groups) - place))  # the last one answers first
+        completions = tuple(Completion([1], [0.0], text, True) for text in groups[place])
+        return Group((1,), completions, None if completions else "status 400: too long")
+
+    return await sample_and_grade(examples, sample, grader or Lengths(), at_once(2))
+
+
+async def test_groups_are_in_the_order_of_their_prompts() -> None:
+    result = await graded(["a", "bb"], ["ccc"], ["dddd"])
+    assert [group.rewards for group in result.groups] == [[1.0, 2.0], [3.0], [4.0]]
+    assert result.mean == 2.5
+    assert result.parts == {"half": 1.25}
+
+
+async def test_only_so_many_completions_are_graded_at_once() -> None:
+    grader = Lengths()
+    await graded(["a"] * 5, ["b"] * 5, grader=grader)
+    assert grader.most == 2
+
+
+async def test_a_bad_completion_scores_0_and_a_judge_that_is_away_gives_no_reward() -> None:
+    result = await graded(["a", "{", "away"])
+    first, second, third = result.groups[0].rewards
+    assert (first, second) == (1.0, 0.0)
+    assert math.isnan(third)
+    assert result.mean == 0.5
+    assert result.errors == {"sample_parse_error": 1, "model_grader_server_error": 1}
+    assert result.first_error is not None
+    assert "no JSON" in result.first_error
+
+
+async def test_prompts_that_could_not_be_sampled_count_in_no_mean() -> None:
+    result = await graded([], ["aa", "aaaa"])
+    assert result.mean == 3.0
+    assert result.errors == {"sampling_error": 1}
+    assert result.first_error == "status 400: too long"
+
+
+async def test_nothing_can_be_learned_where_no_group_has_different_rewards() -> None:
+    assert (await graded(["a", "b"], ["cc", "dd"])).is_flat
+    assert (await graded(["a", "away"])).is_flat
+    assert not (await graded(["a", "b"], ["cc", "d"])).is_flat
+
+
+async def test_without_a_single_reward_there_is_no_mean() -> None:
+    assert (await graded(["away"], [])).mean is None
+
+
+async def test_the_error_of_a_mean_is_that_of_the_means_of_prompts() -> None:
+    result = await graded(["a", "aaa"], ["aaaa"])
+    assert result.standard_error == math.sqrt(((2 - 3) ** 2 + (4 - 3) ** 2) / 1 / 2)
+
+
+async def test_only_grading_behind_the_last_completion_is_waited_for() -> None:
+    grader = Minutes()
+    first_is_graded = asyncio.Event()
+
+    async def sample(place: int, example: Example) -> Group:
+        grader.now += 1000
+        if place == 1:
+            await first_is_graded.wait()
+        texts = (["aaa"], ["b", "cc"])[place]
+        return Group((1,), tuple(Completion([1], [0.0], text, True) for text in texts))
+
+    async def pass_on() -> None:
+        while grader.now < 2180:
+            await asyncio.sleep(0)
+        first_is_graded.set()
+
+    examples = [Example(line, (1,), (), {}) for line in range(2)]
+    free = at_once(2)
+    result, _ = await asyncio.gather(
+        sample_and_grade(examples, sample, grader, free, clock=lambda: grader.now), pass_on()
+    )
+    assert result.grading_s == 60 * (3 + 1 + 2)
+    assert result.waited_s == 60 * (1 + 2)
+
+
+async def test_completions_graded_at_the_same_time_take_their_time_once() -> None:
+    grader = Minutes()
+    free = at_once(9)
+
+    async def sample(place: int, example: Example) -> Group:
+        return Group((1,), tuple(Completion([1], [0.0], text, True) for text in ("a", "a", "a")))
+
+    example = Example(0, (1,), (), {})
+    result = await sample_and_grade([example], sample, grader, free, clock=lambda: grader.now)
+    assert grader.most == 3
+    assert result.grading_s == result.waited_s == 60 * 3
+
+
+async def test_when_one_prompt_fails_nothing_of_the_others_goes_on() -> None:
+    running = 0
+
+    class Never(Lengths):
+        async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+            nonlocal running
+            running += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                running -= 1
+            raise AssertionError
+
+    async def sample(place: int, example: Example) -> Group:
+        if place == 2:
+            while running < 2:
+                await asyncio.sleep(0)
+            raise GatewayRefused(401, "", "the key was revoked")
+        return Group((1,), (Completion([1], [0.0], "a", True),))
+
+    examples = [Example(line, (1,), (), {}) for line in range(3)]
+    with pytest.raises(GatewayRefused, match="revoked"):
+        await sample_and_grade(examples, sample, Never(), at_once(9))
+    assert running == 0

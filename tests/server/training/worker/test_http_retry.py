@@ -1,0 +1,48 @@
+"""Answers that come in pieces, and are cut off between two of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from server.training.worker.http_retry import GatewayRefused, Patience, request
+
+IMPATIENT = Patience(first_s=0.01, longest_s=0.02, errors=2)
+
+
+class Pieces(httpx.AsyncByteStream):
+    def __init__(self, pieces: list[bytes | None]) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            if piece is None:
+                raise httpx.ReadError("cut off")
+            yield piece
+
+
+async def test_a_file_that_was_cut_off_is_written_from_its_beginning() -> None:
+    answers: list[list[bytes | None]] = [[b"first half, and more than", None], [b"all ", b"of it"]]
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Pieces(answers.pop(0)))
+
+    into = io.BytesIO()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway") as http:
+        response = await request(http, "GET", "/file", patience=IMPATIENT, into=into)
+    assert into.getvalue() == b"all of it"
+    assert response.is_success
+
+
+async def test_a_refusal_is_no_file() -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(404, json={"error": {"code": "file_not_found", "message": "no such file"}})
+
+    into = io.BytesIO()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway") as http:
+        with pytest.raises(GatewayRefused, match="no such file"):
+            await request(http, "GET", "/file", patience=IMPATIENT, into=into)
+    assert into.getvalue() == b""

@@ -1,0 +1,271 @@
+"""A worker and a gateway: jobs from the official client, and everything that may come between."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from adapters.factors.factors import Factors
+from server.db.training_tables import JOBS
+from tests.server.support.site import SIMILAR, Line, Site, rows, site
+
+TINY = {
+    "batch_size": 2,
+    "group_size": 4,
+    "max_completion_tokens": 2,
+    "learning_rate": 0.1,
+    "validation_fraction": 0.1,
+    "epochs": 50,
+    "max_steps": 3,
+}
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_job_of_the_official_client_ends_as_a_model_that_can_be_used(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, eval_interval=2, **TINY)
+        async with here.worker():
+            job = await here.wait(job_id, "succeeded")
+        assert job.error is None
+        assert job.trained_tokens is not None
+        messages = [event.message for event in await here.events(job_id) if event.type == "metrics"]
+        assert [message.partition(":")[0] for message in messages] == [f"Step {step}/3" for step in range(4)]
+        checkpoints = (await here.client.fine_tuning.jobs.checkpoints.list(job_id)).data
+        assert [point.step_number for point in checkpoints] == [3, 2]
+        for model in (job.fine_tuned_model, checkpoints[0].fine_tuned_model_checkpoint):
+            answer = await here.client.completions.create(
+                model=model, prompt=[3, 20, 2, 4], n=1, seed=1, max_tokens=2, temperature=0
+            )
+            assert answer.choices[0].finish_reason in ("stop", "length")
+            assert here.engine.adapters[-1] is not None
+            assert here.engine.adapters[-1].name.startswith(model)
+
+
+async def test_rollouts_are_the_tenants_and_events_say_what_they_cost(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        async with here.worker():
+            await here.wait(job_id, "succeeded")
+        (last,) = [
+            event.data for event in await here.events(job_id) if event.type == "metrics" and event.data["step"] == 3
+        ]
+        assert last["total_steps"] == 3
+        assert last["usage"]["samples"] == 8
+        assert set(last["timing"]["step"]) == {"sampling", "grading", "training", "eval", "full_iteration"}
+        assert {body["cache_salt"] for body in here.engine.received} == {"tenant-1"}
+
+
+async def test_a_job_of_a_tenant_is_sampled_and_published_for_that_tenant_alone(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    admin, workers = secrets.token_hex(32), secrets.token_hex(32)
+    async with site(tmp_path, path, factors, admin_key=admin, worker_key=workers) as here:
+
+        def caller(key: str) -> httpx.AsyncClient:
+            headers = {"Authorization": f"Bearer {key}"}
+            return httpx.AsyncClient(transport=Line(here.app), base_url="http://localhost", headers=headers)
+
+        async with caller(admin) as operator, caller(workers) as http:
+            assert (await operator.post("/v1/tenants", json={"name": "globex"})).is_success
+            wanted = {"name": "k", "scopes": ["infer", "adapters", "train"]}
+            made = await operator.post("/v1/tenants/globex/keys", json=wanted)
+            here.client = openai.AsyncOpenAI(
+                base_url="http://localhost/v1", api_key=made.json()["key"], http_client=here.http, max_retries=0
+            )
+            job_id = await here.job(rows(10), SIMILAR, **TINY)
+            async with here.worker(http=http):
+                job = await here.wait(job_id, "succeeded")
+            assert job.organization_id == "globex"
+            path_of = f"/v1/adapters/{job.fine_tuned_model}"
+            assert (await operator.get(path_of, headers={"OpenAI-Organization": "globex"})).status_code == 200
+            assert (await operator.get(path_of)).status_code == 404
+        assert {body["cache_salt"] for body in here.engine.received} == {"tenant-2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"messages": [{"role": "user", "content": "w10"}], "answer": "w9"}\n{"messages"\n', "line 2: it is not JSON"),
+        ('{"messages": [{"role": "user", "content": "w10"}]}\n', "line 1: it has no item.answer"),
+        (
+            '{"messages": [{"role": "user", "content": "%s"}], "answer": ""}\n' % ("w10 " * 70),
+            "line 1: its prompt has 73",
+        ),
+    ],
+)
+async def test_data_that_cannot_be_used_fails_the_job_with_its_line(
+    tmp_path: Path, path: Path, factors: Factors, text: str, said: str
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(text, SIMILAR, **TINY)
+        async with here.worker():
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "invalid_training_file"
+        assert job.error.param == "training_file"
+        assert said in job.error.message
+        assert not here.engine.received
+
+
+async def test_a_validation_file_is_checked_like_a_training_file(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        method: Any = {"type": "reinforcement", "reinforcement": {"grader": SIMILAR}}
+        job = await here.client.fine_tuning.jobs.create(
+            model=here.engine.base_models[0],
+            training_file=await here.file(rows(4)),
+            validation_file=await here.file("[]\n"),
+            method=method,
+        )
+        async with here.worker():
+            job = await here.wait(job.id, lambda job: job.status == "failed")
+        assert job.error is not None
+        assert job.error.param == "validation_file"
+
+
+async def test_weights_and_biases_must_be_installed_where_it_is_asked_for(
+    tmp_path: Path, path: Path, factors: Factors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # Python's own way to say that there is no such module
+    async with site(tmp_path, path, factors) as here:
+        wandb = [{"type": "wandb", "wandb": {"project": "p"}}]
+        job_id = await here.job(rows(4), SIMILAR, integrations=wandb, **TINY)
+        async with here.worker():
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.param == "integrations"
+        assert "not installed" in job.error.message
+
+
+async def stuck_in_a_step(here: Site, job_id: str) -> None:
+    """Waits until the job samples, for an answer that does not come."""
+    here.engine.hold = asyncio.Event()
+    count = len(here.engine.received)
+    await until(lambda: len(here.engine.received) > count)
+
+
+async def test_a_job_is_paused_within_a_step_and_goes_on_when_it_is_resumed(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        async with here.worker() as worker:
+            await here.wait(job_id, lambda job: (job.step or 0) >= 1)
+            await stuck_in_a_step(here, job_id)
+            await here.client.fine_tuning.jobs.pause(job_id)
+            await until(lambda: not worker.running)
+            assert (await here.client.fine_tuning.jobs.retrieve(job_id)).status == "paused"
+            here.engine.hold = None
+            await here.client.fine_tuning.jobs.resume(job_id)
+            await here.wait(job_id, "succeeded")
+
+
+async def test_a_job_is_cancelled_within_a_step(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        async with here.worker() as worker:
+            await stuck_in_a_step(here, job_id)
+            await here.client.fine_tuning.jobs.cancel(job_id)
+            await until(lambda: not worker.running)
+        job = await here.client.fine_tuning.jobs.retrieve(job_id)
+        assert (job.status, job.fine_tuned_model) == ("cancelled", None)
+
+
+async def test_a_worker_that_is_told_to_end_gives_its_job_back_behind_the_step(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY | {"max_steps": 30})
+        async with here.worker() as worker:
+            await here.wait(job_id, lambda job: (job.step or 0) >= 1)
+            worker.stopping.set()
+            job = await here.wait(job_id, "queued")
+        assert 1 <= job.model_dump()["step"] < 30
+
+
+async def test_a_job_that_another_worker_has_is_dropped_at_once(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        async with here.worker() as worker:
+            await stuck_in_a_step(here, job_id)
+            with here.database.write() as connection:
+                connection.execute(JOBS.update().where(JOBS.c.id == job_id).values(lease_owner="another"))
+            await until(lambda: not worker.running)
+            sampled = len(here.engine.received)
+            here.engine.hold.set()  # type: ignore[union-attr]
+            await asyncio.sleep(0.1)
+            assert len(here.engine.received) == sampled
+        assert (await here.client.fine_tuning.jobs.retrieve(job_id)).status == "running"
+
+
+async def test_a_gateway_that_is_away_costs_time_and_no_step(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        line = Line(here.app)
+        async with httpx.AsyncClient(transport=line, base_url="http://localhost") as http:
+            job_id = await here.job(rows(10), SIMILAR, **TINY | {"validation_fraction": 0})
+            async with here.worker(http=http):
+                await until(lambda: len(here.engine.received) >= 2)
+                line.is_cut = True
+                await asyncio.sleep(0.5)
+                line.is_cut = False
+                await here.wait(job_id, "succeeded")
+        assert len(here.engine.received) in (6, 7, 8)  # three steps of two prompts, of which two may have been cut off
+
+
+async def test_an_engine_that_breaks_down_fails_no_job(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        here.engine.refused = [500] * 100
+        async with here.worker():
+            await until(lambda: any("is dropped: the gateway refuses (500)" in line for line in here.lines))
+            here.engine.refused = []
+            here.expire_lease(job_id)
+            await here.wait(job_id, "succeeded")
+
+
+async def test_prompts_that_the_engine_refuses_to_the_last_fail_the_job(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        here.engine.refused = [400] * 100
+        async with here.worker():
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "no_rewards"
+        assert "status 400" in job.error.message
+
+
+async def test_two_workers_share_the_jobs(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_ids = [await here.job(rows(10), SIMILAR, **TINY) for _ in range(3)]
+        async with here.worker("one", max_jobs=1), here.worker("two", max_jobs=1):
+            for job_id in job_ids:
+                await here.wait(job_id, "succeeded")
+        for job_id in job_ids:
+            steps = [event.data["step"] for event in await here.events(job_id) if event.type == "metrics"]
+            assert steps == [0, 1, 2, 3]
+
+
+async def test_the_curves_can_be_read_with_tensorboard(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        async with here.worker():
+            await here.wait(job_id, "succeeded")
+        curves = EventAccumulator(str(here.log_dir / job_id))
+        curves.Reload()
+        assert [point.step for point in curves.Scalars("train_reward_mean")] == [1, 2, 3]
+        assert [point.step for point in curves.Scalars("valid_reward_mean")] == [0, 3]

@@ -1,0 +1,183 @@
+"""Workers as processes: the command line, and a server that starts them when there is a job and takes them along."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy as sa
+import uvicorn
+from pydantic import SecretStr
+
+from adapters.factors.factors import Factors
+from server.core.errors import Unavailable
+from server.core.settings import Settings
+from server.db.database import Database
+from server.launch.own_workers import OwnWorkers, own_workers, reachable, with_worker_key
+from server.training.worker.main import WorkerOptions, worker_tools
+from tests.server.support.sampling_engine import tiny_tokenizer
+from tests.server.support.site import CONTAINS, Site, rows, site
+
+JOB = {"batch_size": 2, "group_size": 4, "max_completion_tokens": 2, "epochs": 9, "max_steps": 2}
+# Writes down its key and its process, and works for ever.
+WAITS = """
+import os, sys, time
+with open(sys.argv[1], "a") as file:
+    print(os.environ.get("TINYLORA_WORKER_KEY"), os.getpid(), file=file)
+time.sleep(600)
+"""
+
+
+def waiting_workers(written: Path, factors: Factors) -> OwnWorkers:
+    """One at a time, which WAITS."""
+    return OwnWorkers(1, [sys.executable, "-c", WAITS, str(written)], "a-key", factors.digest, poll_s=0.05)
+
+
+async def started(written: Path, count: int) -> int:
+    """The process of the last worker, when `count` were started."""
+    async with asyncio.timeout(30):
+        while not written.exists() or written.read_text().count("\n") < count:
+            await asyncio.sleep(0.05)
+    return int(written.read_text().split()[-1])
+
+
+@asynccontextmanager
+async def listening(here: Site) -> AsyncIterator[str]:
+    """The URL of the gateway, on a real socket."""
+    server = uvicorn.Server(uvicorn.Config(here.app, port=0, log_level="warning", access_log=False, lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving
+
+
+@pytest.mark.slow
+async def test_a_job_is_trained_by_a_worker_that_the_server_starts_for_it(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    tiny_tokenizer().save_pretrained(path)
+    async with site(tmp_path, path, factors) as here, listening(here) as url:
+        settings = Settings(training_log_dir=f"{tmp_path}/curves")
+        workers = own_workers(settings, "open", str(path), url, factors.digest)
+        async with workers.running(here.database):
+            job_id = await here.job(rows(10), CONTAINS, **JOB)
+            await here.wait(job_id, "succeeded", seconds=240)
+            (process,) = [one for one in psutil.Process().children() if "worker" in one.cmdline()]
+            assert process.nice() >= 10
+        assert not process.is_running()
+        assert list((tmp_path / "curves" / job_id).iterdir())
+
+
+@pytest.mark.slow
+async def test_a_worker_without_a_server_ends(tmp_path: Path, path: Path, factors: Factors) -> None:
+    tiny_tokenizer().save_pretrained(path)
+    gone = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    await gone.wait()
+    command = ["-m", "server.launch.cli", "worker", "--url", "http://127.0.0.1:9", "--model", str(path)]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, "--parent", str(gone.pid))
+    async with asyncio.timeout(240):
+        assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+async def test_messages_are_written_by_the_servers_chat_template(
+    tmp_path: Path, path: Path, factors: Factors, as_file: bool
+) -> None:
+    tiny_tokenizer().save_pretrained(path)
+    template = "{% for message in messages %}<{{ message.content }}>{% endfor %}"
+    (tmp_path / "chat.jinja").write_text(template)
+    given = str(tmp_path / "chat.jinja") if as_file else template
+    command = own_workers(Settings(), "open", str(path), "http://127.0.0.1:9", factors.digest, given).command
+    assert command[command.index("--chat-template") + 1] == given
+    options = WorkerOptions(url="http://127.0.0.1:9", key=None, model=str(path), chat_template=given)
+    async with worker_tools(Settings(), options, factors, print) as tools:
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        assert tools.tokenizer.apply_chat_template(messages, tokenize=False) == "<a><b>"
+
+
+async def test_nothing_is_started_before_there_is_a_job_and_nothing_is_left(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        written = tmp_path / "written"
+        workers = waiting_workers(written, factors)
+        async with workers.running(here.database):
+            await asyncio.sleep(0.5)
+            assert not written.exists()
+            await here.job(rows(4), CONTAINS, **JOB)
+            await started(written, 1)
+            await asyncio.sleep(0.5)
+        ((key, pid),) = [line.split() for line in written.read_text().splitlines()]
+        assert key == "a-key"
+        assert not psutil.pid_exists(int(pid))
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("http://0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("http://[::]:8000", "http://[::1]:8000"),
+        ("http://10.0.0.7:81", "http://10.0.0.7:81"),
+        ("https://0.0.0.0:8000", None),
+        ("unix:/tmp/socket", None),
+    ],
+)
+def test_workers_reach_the_server_on_its_own_machine(address: str, url: str | None) -> None:
+    assert reachable(address) == url
+
+
+def test_a_server_with_keys_always_has_one_for_its_workers() -> None:
+    key = secrets.token_hex(32)
+    assert with_worker_key(Settings(), "open").worker_key is None
+    assert with_worker_key(Settings(worker_key=SecretStr(key)), "keys").worker_key == SecretStr(key)
+    first, second = (with_worker_key(Settings(admin_key=SecretStr(key)), "keys").worker_key for _ in range(2))
+    assert first is not None
+    assert first != second
+    assert os.environ.get("TINYLORA_WORKER_KEY") is None
+
+
+async def test_a_worker_that_dies_is_followed_by_another(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        written = tmp_path / "written"
+        workers = waiting_workers(written, factors)
+        await here.job(rows(4), CONTAINS, **JOB)
+        async with workers.running(here.database):
+            first = await started(written, 1)
+            os.kill(first, signal.SIGKILL)
+            assert await started(written, 2) != first
+
+
+class AwayAtFirst:
+    """A database that cannot be reached the first few times."""
+
+    def __init__(self, database: Database) -> None:
+        self.database, self.asked = database, 0
+
+    def read(self) -> AbstractContextManager[sa.Connection]:
+        self.asked += 1
+        if self.asked <= 3:
+            raise Unavailable("the database does not answer")
+        return self.database.read()
+
+
+async def test_a_database_that_is_away_for_a_while_does_not_end_the_watch(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        written = tmp_path / "written"
+        workers = waiting_workers(written, factors)
+        await here.job(rows(4), CONTAINS, **JOB)
+        database = AwayAtFirst(here.database)
+        async with workers.running(database):  # type: ignore[arg-type]
+            await started(written, 1)
+        assert database.asked > 3
