@@ -39,9 +39,10 @@ serve: $(PROJECT) $(EMBEDDED_MODEL) ## Serve on http://localhost:8000: the embed
 test: $(PROJECT) $(EMBEDDED_MODEL) ## Run the tests, or some: ARGS='tests/adapters -k codec'
 	@$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
-check: $(PROJECT) ## Lint, formatting and types
+check: $(PROJECT) ## Lint, formatting, which room imports which, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 fmt: $(PROJECT) ## Format the code and repair what the linter can

@@ -12,6 +12,6 @@
     engine         the base model that answers, and vLLM as one
     core           what every room may know: errors, names, settings, who asks
 
-Imports go down this list and never up (inference and training, and auth to limits, know nothing of each other);
-tests/test_layers.py holds it.
+Imports go down this list and never up: `make check` holds it (import-linter, in pyproject.toml). inference and training
+know nothing of each other, nor do auth, observability, registry and limits, nor db and engine.
 """

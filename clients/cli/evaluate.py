@@ -52,7 +52,7 @@ def evaluate(
 ) -> None:
     """Measure accuracy: of the base model, of adapters, and what the adapters gain on the same rows."""
     from clients.evaluation.evaluate import MATH, Sampling
-    from clients.evaluation.rows import load_rows
+    from clients.evaluation.rows import RowsError, load_rows
 
     if temperature is None:
         temperature = 0.0 if samples == 1 else 1.0
@@ -61,7 +61,10 @@ def evaluate(
     if not base and not adapter:
         fail("there is nothing to evaluate: give an --adapter, or leave out --no-base")
     wanted = MATH if grader is None else _grader(grader)
-    rows = load_rows(data, limit)
+    try:
+        rows = load_rows(data, limit)
+    except RowsError as error:
+        fail(str(error))
     sampling = Sampling(samples, temperature, max_tokens, seed)
     checked, evaluations = _run(url, base, adapter or [], rows, wanted, sampling, concurrency)
     summary = _summary(data, len(rows), checked, sampling, evaluations, base)

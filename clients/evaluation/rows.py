@@ -18,10 +18,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from clients.cli.calls import fail
-
 RESERVED_KEYS = ("messages", "tools")
 STEP_BY_STEP = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+
+class RowsError(Exception):
+    """What was named has no rows that can be read. The message says which, and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,15 @@ PUBLIC_SETS: Mapping[str, PublicSet] = MappingProxyType(
 
 
 def load_rows(data: str, limit: int | None = None) -> list[Row]:
-    """The first `limit` rows of the file, or public set, `data`. Ends the command with a sentence when it has none."""
+    """The first `limit` rows of the file, or public set, `data`. RowsError when it has none."""
     if Path(data).is_file():
         rows = list(_read(Path(data), limit))
     elif data in PUBLIC_SETS:
         rows = _download(data, limit)
     else:
-        fail(f"there is no file {data}, and no public set of that name; those are {', '.join(PUBLIC_SETS)}")
+        raise RowsError(f"there is no file {data}, and no public set of that name; those are {', '.join(PUBLIC_SETS)}")
     if not rows:
-        fail(f"{data} has no rows, expected one JSON object per line")
+        raise RowsError(f"{data} has no rows, expected one JSON object per line")
     return rows
 
 
@@ -84,12 +86,14 @@ def _row(line: str, where: str) -> Row:
     try:
         value = json.loads(line)
     except ValueError as error:
-        fail(f"{where}: it is not JSON: {error}")
+        raise RowsError(f"{where}: it is not JSON: {error}") from error
     messages = value.get("messages") if isinstance(value, dict) else None
     if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
-        fail(f'{where}: expected an object with a list of messages, {{"messages": [{{"role": "user", ...}}], ...}}')
+        raise RowsError(
+            f'{where}: expected an object with a list of messages, {{"messages": [{{"role": "user", ...}}], ...}}'
+        )
     if messages[-1].get("role") != "user":
-        fail(f"{where}: the last message is the {messages[-1].get('role')}'s, expected the user's")
+        raise RowsError(f"{where}: the last message is the {messages[-1].get('role')}'s, expected the user's")
     item = {key: field for key, field in value.items() if key not in RESERVED_KEYS}
     return Row(messages, item, value.get("tools") or ())
 
@@ -98,15 +102,21 @@ def _download(name: str, limit: int | None) -> list[Row]:
     try:
         datasets: Any = importlib.import_module("datasets")
     except ImportError:
-        fail(f"{name} is on the Hugging Face hub; to read it, install the package: pip install datasets")
+        raise RowsError(
+            f"{name} is on the Hugging Face hub; to read it, install the package: pip install datasets"
+        ) from None
     known = PUBLIC_SETS[name]
     try:
         found = datasets.load_dataset(known.path, known.config, split=known.split)
     except Exception as error:  # The package raises what the network, the hub or the disk come up with.
         words = str(error).partition("\n")[0]
-        fail(f"{name} could not be read from the Hugging Face hub as {known.path}: {words or type(error).__name__}")
+        raise RowsError(
+            f"{name} could not be read from the Hugging Face hub as {known.path}: {words or type(error).__name__}"
+        ) from error
     if missing := {known.question, known.answer} - set(found.column_names):
-        fail(f"{known.path} has no column {', '.join(sorted(missing))} any more, only {', '.join(found.column_names)}")
+        raise RowsError(
+            f"{known.path} has no column {', '.join(sorted(missing))} any more, only {', '.join(found.column_names)}"
+        )
     chosen = found if limit is None else found.select(range(min(limit, len(found))))
     return [_of_public(row[known.question], row[known.answer]) for row in chosen]
 
