@@ -171,7 +171,7 @@ class ActiveAdapters(Mapping[str, LoRARequest]):
 
 
 class VllmEngine:
-    """Implements `engine_api.Engine` over a running AsyncLLM."""
+    """Implements `protocol.Engine` over a running AsyncLLM."""
 
     def __init__(self, client: AdapterLLM, args: Namespace, supported_tasks: tuple[Any, ...], factors: Factors) -> None:
         self.client = client

@@ -3,7 +3,7 @@
 Design decision: a change of state is one transaction that locks the job's row first, whoever makes it; so it follows
 from the state as it is, and its event is in order. Another tenant's job is exactly a missing one.
 
-Functions of a connection. What workers do is in `job_leases` and `job_progress`.
+Functions of a connection. What workers do is in leases.py and progress.py.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def test_model_runners_build_their_manager_from_the_one_module_global() -> None:
     source = inspect.getsource(lora_model_runner_mixin.LoRAModelRunnerMixin.load_lora_model)
     assert "LRUCacheWorkerLoRAManager(" in source, (
         "load_lora_model no longer builds its manager from the module global LRUCacheWorkerLoRAManager: adapters would "
-        "not reach the model; find what replaced it and change vllm_plugin.register"
+        "not reach the model; find what replaced it and change adapters/vllm/plugin.py, register"
     )
     for runner in (gpu_model_runner.GPUModelRunner, v2_model_runner.GPUModelRunner):
         assert issubclass(runner, lora_model_runner_mixin.LoRAModelRunnerMixin), f"{runner} no longer uses the mixin"
@@ -101,5 +101,5 @@ def test_the_second_generation_runner_maps_tokens_as_the_first_does() -> None:
         state.add_request(name, index, lora)
     _, tokens, requests = state.make_lora_inputs(["r0", "r1", "r2"], np.array([0, 1, 2]), np.array([2, 1, 3]))
     assert list(tokens) == [1, 1, 0, 2, 2, 2] and requests == {first, second}, (
-        "V2's token mapping changed: ids of adapters by token, 0 for none, is what vllm_manager reads"
+        "V2's token mapping changed: ids of adapters by token, 0 for none, is what adapters/vllm/manager.py reads"
     )
