@@ -26,6 +26,7 @@ from server.db.database import Database
 from server.db.point_reads import PointReads
 from server.engine.protocol import Engine
 from server.inference.usage_meter import UsageMeter
+from server.limits.grader_runs import GraderRuns
 from server.limits.recipe_budget import RecipeBudget
 from server.observability.metrics import GatewayMetrics
 from server.observability.request_id import request_id_of
@@ -58,6 +59,7 @@ class Training:
     files: FileStorage
     metrics: JobMetrics
     graders: GraderTools
+    grader_runs: GraderRuns
 
 
 def _gateway(request: Request) -> Gateway:

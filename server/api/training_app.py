@@ -34,13 +34,12 @@ def add_training(app: FastAPI, settings: Settings, database: Database, registry:
     inside = openai.DefaultAsyncHttpxClient(transport=httpx2.ASGITransport(app))
     this_server = client_of_this_server("http://localhost", http_client=inside, max_retries=0)
     tools = grader_tools(settings, this_server)
-    training = Training(FileStorage(settings.files_url), JobMetrics(registry, database), tools)
+    runs = GraderRuns(settings.max_grader_runs, settings.grader_runs_per_minute)
+    training = Training(FileStorage(settings.files_url), JobMetrics(registry, database), tools, runs)
     app.state.training = training
-    app.state.grader_tools = training.graders
-    app.state.grader_runs = GraderRuns(settings.max_grader_runs, settings.grader_runs_per_minute)
     for router in ROUTERS:
         app.include_router(router)
-    run_with(app, _closing(training.graders))
+    run_with(app, _closing(tools))
     run_with(app, sweeping_files(database, training.files))
 
 

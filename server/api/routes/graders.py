@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ValidationError
 
+from server.api.deps import PrincipalDep, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.graders import (
     GraderRunMetadata,
@@ -26,9 +27,8 @@ from server.auth.middleware import key_of
 from server.core.error_responses import validation_error
 from server.core.errors import Unavailable
 from server.core.off_loop import off_loop
-from server.core.principal import ORGANIZATION_HEADER, principal_of
+from server.core.principal import ORGANIZATION_HEADER
 from server.core.request_body import read_json
-from server.limits.grader_runs import GraderRuns
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import ErrorKind, Grade, GraderError, Sample, grade_row
 from server.training.graders.multi import MultiSpec
@@ -42,18 +42,17 @@ router = APIRouter(prefix=PREFIX, tags=["fine-tuning"], route_class=OwnRoute)
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
-def _tools(request: Request) -> GraderTools:
-    tools: GraderTools = request.app.state.grader_tools
+def _tools(request: Request, training: TrainingDep) -> GraderTools:
+    """Those of the app, which ask models on behalf of whoever asks here."""
     key, tenant = key_of(request.headers), request.headers.get(ORGANIZATION_HEADER)
     # In the spelling in which the openai client lets its own be replaced.
     asker = {"Authorization": key and f"Bearer {key}", ORGANIZATION_HEADER: tenant}
-    return tools.on_behalf_of({name: value for name, value in asker.items() if value is not None})
+    return training.graders.on_behalf_of({name: value for name, value in asker.items() if value is not None})
 
 
-async def _turn(request: Request) -> AsyncIterator[None]:
+async def _turn(training: TrainingDep, principal: PrincipalDep) -> AsyncIterator[None]:
     """Counts what a tenant tries, to its end. TooManyRequests."""
-    runs: GraderRuns = request.app.state.grader_runs
-    with runs.counted(principal_of(request.scope)):
+    with training.grader_runs.counted(principal):
         yield
 
 

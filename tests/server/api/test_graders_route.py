@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,15 +11,20 @@ import httpx2
 import openai
 import pytest
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.api.deps import Training
 from server.api.error_handlers import install_error_handlers
 from server.api.routes import graders
 from server.core.principal import Principal
+from server.db.database import Database
 from server.limits.grader_runs import GraderRuns
+from server.training.files.storage import FileStorage
 from server.training.graders.build import GraderTools
 from server.training.graders.math_pool import MathPool
 from server.training.graders.sandbox import IsolationUnavailable, Sandbox
+from server.training.jobs.metrics import JobMetrics
 from tests.server.support.acting import principal
 from tests.server.training.graders.judge_app import judge
 
@@ -54,11 +61,11 @@ async def tools() -> AsyncIterator[GraderTools]:
 
 
 @pytest.fixture
-def app(tools: GraderTools) -> FastAPI:
+def app(tools: GraderTools, app_database: Database, tmp_path: Path) -> FastAPI:
     app = FastAPI()
     app.include_router(graders.router)
-    app.state.grader_tools = tools
-    app.state.grader_runs = GraderRuns(at_once=2, per_minute=60)
+    metrics, runs = JobMetrics(CollectorRegistry(), app_database), GraderRuns(at_once=2, per_minute=60)
+    app.state.training = Training(FileStorage(str(tmp_path)), metrics, tools, runs)
     app.add_middleware(As, principal=principal())
     install_error_handlers(app)
     return app
@@ -186,7 +193,7 @@ async def test_validate_compiles_python_without_running_it(client: openai.AsyncO
 
 
 async def test_python_and_judges_are_refused_where_they_are_off(app: FastAPI, client: openai.AsyncOpenAI) -> None:
-    app.state.grader_tools = GraderTools(MathPool())
+    app.state.training = replace(app.state.training, graders=GraderTools(MathPool()))
 
     for call in (client.fine_tuning.alpha.graders.validate(grader=PYTHON),):
         with pytest.raises(openai.BadRequestError, match="are off") as caught:
@@ -230,7 +237,7 @@ async def test_a_tenant_may_try_so_many_graders_at_once_and_in_a_minute(
     app: FastAPI, http: httpx.AsyncClient, tools: GraderTools
 ) -> None:
     body = {"grader": EXACT, "model_sample": "34", "item": {"answer": "34"}}
-    app.state.grader_runs = GraderRuns(at_once=2, per_minute=3)
+    app.state.training = replace(app.state.training, grader_runs=GraderRuns(at_once=2, per_minute=3))
     statuses = [(await http.post("/run", json=body)).status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
 
@@ -241,11 +248,11 @@ async def test_a_tenant_may_try_so_many_graders_at_once_and_in_a_minute(
             await release.wait()
             return True
 
-    app.state.grader_runs = GraderRuns(at_once=2, per_minute=60)
-    app.state.grader_tools = GraderTools(Slow())
+    runs = GraderRuns(at_once=2, per_minute=60)
+    app.state.training = replace(app.state.training, graders=GraderTools(Slow()), grader_runs=runs)
     slow = {**body, "grader": {"type": "math", "reference": "{{item.answer}}"}}
     waiting = [asyncio.create_task(http.post("/run", json=slow)) for _ in range(2)]
-    while app.state.grader_runs._quotas.open_requests < 2:
+    while runs._quotas.open_requests < 2:
         await asyncio.sleep(0)
     refused = await http.post("/run", json=body)
     assert refused.status_code == 429
