@@ -9,8 +9,6 @@ Functions of a connection that holds the job's row.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 import time
@@ -58,8 +56,7 @@ def store_checkpoint(
     BadRequest when its vector is not one of the job's recipe. Where the tenant may have no more adapters it is kept
     unpublished, and an event says so.
     """
-    vector = decode_vector(job, reported.vector, "checkpoint.vector")
-    optimizer = _bytes(reported.optimizer, "checkpoint.optimizer")
+    vector = checked_vector(job, reported.vector, "checkpoint.vector")
     published = None
     withdrawn = _withdrawn(connection, job, step, metrics if reported.publish else None)
     if reported.publish:
@@ -81,7 +78,7 @@ def store_checkpoint(
             adapter_name=None if published is None else published.name,
             adapter_version=None if published is None else published.version,
             vector=vector.numpy().tobytes(),
-            optimizer=optimizer,
+            optimizer=reported.optimizer,
             state=json.dumps(reported.state),
         )
     )
@@ -118,10 +115,10 @@ def publish(
     return stored
 
 
-def decode_vector(job: Row[Any], text: str, param: str) -> torch.Tensor:
-    """float32 (groups, u) from base64. BadRequest when it does not fit the job's recipe or is not finite."""
+def checked_vector(job: Row[Any], data: bytes, param: str) -> torch.Tensor:
+    """float32 (groups, u) of its bytes. BadRequest when it does not fit the job's recipe or is not finite."""
     config = JOB_CONFIG.validate_json(job.config)
-    recipe, data = config.parsed_recipe, _bytes(text, param)
+    recipe = config.parsed_recipe
     try:
         vector = Adapter(recipe, job.factors, "float32", data).vector()
         Adapter.from_vector(vector, recipe, job.factors, config.dtype)
@@ -175,10 +172,3 @@ def _withdraw(connection: Connection, job: Row[Any], checkpoint: Row[Any]) -> No
     with suppress(NotFound, BadRequest):
         purge(connection, job.tenant_id, Reference(checkpoint.adapter_name, version=checkpoint.adapter_version))
     connection.execute(JOB_CHECKPOINTS.delete().where(JOB_CHECKPOINTS.c.id == checkpoint.id))
-
-
-def _bytes(text: str, param: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(f"{param} is not base64: {error}", param=param, code="invalid_value") from error

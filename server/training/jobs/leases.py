@@ -9,7 +9,6 @@ Functions of a connection.
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from typing import Any
@@ -162,10 +161,7 @@ def _claimed(connection: Connection, row: Row[Any]) -> ClaimedJob:
     checkpoint = None
     if last is not None:
         checkpoint = Checkpoint(
-            step=last.step,
-            vector=_base64(last.vector),
-            optimizer=_base64(last.optimizer),
-            state=json.loads(last.state),
+            step=last.step, vector=last.vector, optimizer=last.optimizer, state=json.loads(last.state)
         )
     return ClaimedJob(
         id=row.id,
@@ -180,11 +176,7 @@ def _claimed(connection: Connection, row: Row[Any]) -> ClaimedJob:
         integrations=json.loads(row.integrations),
         metadata=json.loads(row.metadata),
         total_steps=row.total_steps,
-        init_vector=None if row.init_vector is None else _base64(row.init_vector),
+        init_vector=row.init_vector,
         checkpoint=checkpoint,
         lease_expires_at=row.lease_expires_at,
     )
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()

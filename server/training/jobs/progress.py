@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 
 from server.core.errors import BadRequest
 from server.db.database import Database
-from server.training.jobs.checkpoints import decode_vector, publish, store_checkpoint
+from server.training.jobs.checkpoints import checked_vector, publish, store_checkpoint
 from server.training.jobs.events import add_event, add_events
 from server.training.jobs.leases import held_job, lease_lost
 from server.training.jobs.lifecycle import change_job, locked_job, waiting_status
@@ -100,7 +100,7 @@ def _succeed(database: Database, connection: Connection, row: Row[Any], request:
             param="best",
             code="missing_required_parameter",
         )
-    vector = decode_vector(row, request.best.vector, "best.vector")
+    vector = checked_vector(row, request.best.vector, "best.vector")
     stored = publish(database, connection, row, row.adapter_name, vector, request.best.step, request.best.metrics)
     if stored is None:
         message = "The result cannot be published: the tenant has as many adapters as it may have. Delete some, then "

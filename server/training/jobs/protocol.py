@@ -16,7 +16,7 @@ behind a checkpoint of step n always n + 1.
 Errors are 400: code `lease_lost` means that the job is somebody else's by now, to be dropped without another word;
 `unexpected_step` that steps are missing, so it is to be claimed again.
 
-Vectors are base64 of float32, little-endian, groups * u numbers.
+Vectors are float32, little-endian, groups * u numbers; bytes are base64 in JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
+from server.training.jobs.base64_bytes import Base64
 from server.training.jobs.config import JobConfig
 
 # Of what training asks of the engine: after everyone who waits for an answer.
@@ -71,8 +72,8 @@ class Checkpoint(Message):
     """Where to go on: behind `step`. `optimizer` is base64 of any bytes, `state` any JSON that the worker needs."""
 
     step: int
-    vector: str
-    optimizer: str
+    vector: Annotated[bytes, Base64("checkpoint.vector")]
+    optimizer: Annotated[bytes, Base64("checkpoint.optimizer")]
     state: dict[str, Any]
 
 
@@ -95,7 +96,7 @@ class ClaimedJob(Message):
     integrations: list[dict[str, Any]]
     metadata: dict[str, str]
     total_steps: int | None
-    init_vector: str | None
+    init_vector: Annotated[bytes, Base64("init_vector")] | None
     checkpoint: Checkpoint | None
     lease_expires_at: int
 
@@ -174,8 +175,8 @@ class ReportedCheckpoint(Message):
     """The vector behind the step, and all it takes to go on from there. With `publish` (after an evaluation) it can be
     served at once, as `<name of the result>:ckpt-step-<step>`."""
 
-    vector: str
-    optimizer: str = Field(default="", max_length=2**26)
+    vector: Annotated[bytes, Base64("checkpoint.vector")]
+    optimizer: Annotated[bytes, Base64("checkpoint.optimizer", max_chars=2**26)] = b""
     state: dict[str, Any] = {}
     publish: bool = False
 
@@ -204,7 +205,7 @@ class JobError(Message):
 class BestVector(Message):
     """The vector to publish, and the step and metrics it is from."""
 
-    vector: str
+    vector: Annotated[bytes, Base64("best.vector")]
     step: int = Field(ge=0, le=MAX_STEP)
     metrics: Metrics = {}
 

@@ -15,7 +15,6 @@ It holds no lease and stops only where it is cancelled, or between steps when `s
 from __future__ import annotations
 
 import asyncio
-import base64
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ import torch
 from torch import nn
 
 from adapters.vector.adapter import Adapter
+from adapters.vector.codec import encode
 from adapters.vector.errors import AdapterError
 from server.core.errors import ApiError
 from server.training.jobs.config import ReinforcementConfig
@@ -33,7 +33,7 @@ from server.training.jobs.protocol import BestVector, ClaimedJob, Phase, Reporte
 from server.training.worker.adam import Adam, AdamConfig
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.job_data import JobData
-from server.training.worker.job_state import JobState, decode_vector, encode_vector
+from server.training.worker.job_state import JobState
 from server.training.worker.method import Batch, Evaluation, Method, TrainingFailed
 from server.training.worker.outcome import Outcome, failed
 from server.training.worker.step_report import finite, step_event
@@ -59,9 +59,8 @@ async def train(
     """Train `job` to its end. Raises LeaseLost, and whatever nobody foresaw; bad luck with the data is an Outcome."""
     try:
         recipe = job.config.parsed_recipe
-        shape = (recipe.groups, recipe.u)
-        start = torch.zeros(shape) if job.init_vector is None else decode_vector(job.init_vector, shape)
-        handle, vector = await around.trainer.add(Adapter.from_vector(start, recipe, around.factors, "float32"))
+        start = bytes(4 * recipe.num_parameters) if job.init_vector is None else job.init_vector
+        handle, vector = await around.trainer.add(Adapter(recipe, around.factors, "float32", start))
         try:
             return await _Job(job, data, method, around, trackers, handle, vector).run()
         finally:
@@ -96,8 +95,8 @@ class _Job:
         self._step: int | None = None
         if job.checkpoint is not None:
             self._step = job.checkpoint.step
-            self._adam.state_from_bytes(base64.b64decode(job.checkpoint.optimizer))
-            self._state = JobState.of_json(job.checkpoint.state)
+            self._adam.state_from_bytes(job.checkpoint.optimizer)
+            self._state = JobState.model_validate(job.checkpoint.state)
 
     async def run(self) -> Outcome:
         try:
@@ -169,7 +168,7 @@ class _Job:
         collected = await (self._method.collect(step, older or now) if ahead is None else ahead)
         if self._is_ahead and step < self._total:
             self._ahead = asyncio.create_task(self._method.collect(step + 1, now))
-            self._state.sampled_with = encode_vector(self._vector)
+            self._state.sampled_with = self._vector_bytes()
         return older, collected
 
     def _judge(
@@ -189,18 +188,17 @@ class _Job:
         return isinstance(self._config, ReinforcementConfig)
 
     def _consider(self, step: int, evaluation: Evaluation) -> None:
-        self._state.consider(evaluation.value, encode_vector(self._vector), step, finite(evaluation.metrics))
+        self._state.consider(evaluation.value, self._vector_bytes(), step, finite(evaluation.metrics))
 
     def _adapter(self) -> Adapter:
         return Adapter.from_vector(self._vector, self._config.parsed_recipe, self._around.factors, "float32")
 
     def _older(self) -> Adapter | None:
-        text = self._state.sampled_with
-        if text is None:
-            return None
-        recipe = self._config.parsed_recipe
-        vector = decode_vector(text, (recipe.groups, recipe.u))
-        return Adapter.from_vector(vector, recipe, self._around.factors, "float32")
+        data = self._state.sampled_with
+        return None if data is None else Adapter(self._config.parsed_recipe, self._around.factors, "float32", data)
+
+    def _vector_bytes(self) -> bytes:
+        return encode(self._vector, "float32")
 
     async def _report(
         self,
@@ -220,9 +218,9 @@ class _Job:
                 worker=self._around.worker,
                 step=step,
                 checkpoint=ReportedCheckpoint(
-                    vector=encode_vector(self._vector),
-                    optimizer=base64.b64encode(self._adam.state_to_bytes()).decode(),
-                    state=self._state.to_json(),
+                    vector=self._vector_bytes(),
+                    optimizer=self._adam.state_to_bytes(),
+                    state=self._state.model_dump(mode="json"),
                     publish=publish,
                 ),
                 metrics=metrics,
@@ -239,7 +237,7 @@ class _Job:
     def _succeeded(self) -> Outcome:
         best, events = self._state.best, []
         if best is None:
-            best = BestVector(vector=encode_vector(self._vector), step=self._total)
+            best = BestVector(vector=self._vector_bytes(), step=self._total)
         elif best.step == 0:
             text = "No step did better on the held-out rows than the start, so the result is the start."
             events.append(WorkerEvent(level="warn", message=text))

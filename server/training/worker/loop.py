@@ -127,7 +127,12 @@ class Worker:
         )
         try:
             answer = await self.tools.gateway.claim(asked)
-        except (httpx.HTTPError, GatewayRefused, ValidationError) as error:  # the last: of another version
+        except (
+            httpx.HTTPError,
+            GatewayRefused,
+            ValidationError,
+            ApiError,
+        ) as error:  # or of another version
             self.told(f"the gateway gave no work: {str(error) or type(error).__name__}")
             return None
         for job_id, lease in answer.running.items():

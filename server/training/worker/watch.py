@@ -7,8 +7,7 @@ and has failed, unless its steps were too few to say so. What was counted is par
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from server.training.worker.method import Evaluation, TrainingFailed
 
@@ -33,13 +32,6 @@ class Watch:
     flat_steps: int = 0
     low_evaluations: int = 0
     has_learned: bool = False
-
-    @classmethod
-    def of_state(cls, state: dict[str, Any]) -> Watch:
-        return cls(**state)
-
-    def state(self) -> dict[str, Any]:
-        return asdict(self)
 
     def begin(self, evaluation: Evaluation) -> None:
         """The evaluation before training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -84,7 +85,10 @@ def test_expired_lease_is_taken_over_from_the_last_checkpoint(gateway: TrainingP
     assert gateway.claimed("second") == []
     gateway.expire(job_id)
     (job,) = gateway.claim("second").jobs
-    assert job.checkpoint is not None and (job.checkpoint.step, job.checkpoint.vector) == (1, vector(1))
+    assert job.checkpoint is not None and (job.checkpoint.step, job.checkpoint.vector) == (
+        1,
+        base64.b64decode(vector(1)),
+    )
     for late in (lambda: gateway.report("first", job_id, 2), lambda: gateway.finish("first", job_id, "failed")):
         with pytest.raises(BadRequest) as lost:
             late()

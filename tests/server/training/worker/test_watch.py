@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+
+from server.training.worker.job_state import JobState
 from server.training.worker.method import Evaluation
 from server.training.worker.watch import LOW_EVALUATIONS, Watch
 
@@ -67,4 +70,5 @@ def test_what_could_be_chance_ends_nothing() -> None:
 def test_it_goes_on_counting_from_a_checkpoint() -> None:
     watch = Watch()
     after_steps(watch, [True] * (MOST - 1))
-    assert Watch.of_state(watch.state()).after_step(True, None, MOST, is_last=False) is not None
+    state = json.loads(json.dumps(JobState(watch=watch).model_dump(mode="json")))
+    assert JobState.model_validate(state).watch.after_step(True, None, MOST, is_last=False) is not None
