@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from socket import socket
 
@@ -31,8 +31,23 @@ def keep_alive_s(environment: Mapping[str, str]) -> int:
     return envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE if is_set else KEEP_ALIVE_S
 
 
-async def serve_http(app: FastAPI, sock: socket, client: AdapterLLM, args: Namespace) -> None:
+class _Server(NoSignalServer):
+    """Calls `on_listening` once connections are taken."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
+
+
+async def serve_http(
+    app: FastAPI, sock: socket, client: AdapterLLM, args: Namespace, on_listening: Callable[[], None]
+) -> None:
     """Serve until SIGTERM or SIGINT; then refuse connections at once, and return when the running requests have ended.
+    `on_listening` is called once connections are taken.
 
     vLLM's own `serve_http` stops the engine first: until the last answer has ended it would still accept requests, say
     that it is ready, and fail every one of them.
@@ -54,7 +69,7 @@ async def serve_http(app: FastAPI, sock: socket, client: AdapterLLM, args: Names
         ssl_ciphers=args.ssl_ciphers,
     )
     config.load()
-    server = NoSignalServer(config)
+    server = _Server(config, on_listening)
     app.state.server = server  # vLLM's error handlers stop it when the engine has died
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

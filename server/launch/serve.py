@@ -12,6 +12,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -97,9 +98,9 @@ async def _serve(
         with watched_start(log):
             await check_adapters_work(client, factors, engine.supported_tasks)
         workers = own_workers(settings, mode, args.model, reachable(address), factors.digest, args.chat_template)
-        _announce(address.replace("0.0.0.0", "localhost"), engine, mode)
+        announce = partial(_announce, address.replace("0.0.0.0", "localhost"), engine, mode)
         async with workers.running(database):
-            await serve_http(app, sock, client, args)
+            await serve_http(app, sock, client, args, on_listening=announce)
 
 
 def _start_engine(args: Namespace) -> AdapterLLM:

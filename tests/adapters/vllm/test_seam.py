@@ -28,7 +28,7 @@ def test_the_installed_vllm_is_the_pinned_one() -> None:
         f"vLLM is {vllm.__version__}, this project is written against {VLLM_VERSION}: run tests/adapters and "
         "tests/engine against it, then change VLLM_VERSION and the pins together"
     )
-    pins = Path(__file__).parents[2].joinpath("pyproject.toml").read_text()
+    pins = Path(__file__).parents[3].joinpath("pyproject.toml").read_text()
     assert set(re.findall(r'"vllm(?:-cpu)?==([\d.]+)"', pins)) == {VLLM_VERSION}
 
 

@@ -14,7 +14,7 @@ def test_server_that_does_not_start_ends_the_example_with_its_reason(tmp_path: P
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "clients.examples.train", "--serve", "--url", f"http://localhost:{port}"]
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         environment = {**os.environ, "PYTHONPATH": str(root)}
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
     assert done.returncode == 1

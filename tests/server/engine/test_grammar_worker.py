@@ -74,7 +74,7 @@ async def test_what_takes_too_long_costs_a_process_and_the_next_is_answered(pool
 
 
 async def test_a_process_that_does_not_start_is_said_so() -> None:
-    with pytest.raises(ChildUnavailable, match=r"server\.grammar_worker does not start"):
+    with pytest.raises(ChildUnavailable, match=r"server\.engine\.grammar_worker does not start"):
         await ChildPool("server.engine.grammar_worker", greeting="{}").ask({"kind": "regex", "spec": "a"}, TIMEOUT_S)
 
 
