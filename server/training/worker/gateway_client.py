@@ -24,7 +24,7 @@ from server.training.jobs.protocol import (
     ReportRequest,
     ValidatedRequest,
 )
-from server.training.worker.http_retry import GatewayRefused, Patience, refused, request
+from server.training.worker.http_retry import GatewayRefused, Patience, refused, request_with_retries
 
 _LOST = frozenset({"lease_lost", "unexpected_step"})
 _CLAIM_TIMEOUT_S = 15.0
@@ -80,7 +80,7 @@ class GatewayClient:
         return min((model["max_model_len"] for model in models if model.get("max_model_len")), default=None)
 
     async def _get(self, path: str, headers: Mapping[str, str], into: BinaryIO | None = None) -> httpx.Response:
-        return await request(
+        return await request_with_retries(
             self.http,
             "GET",
             path,
@@ -93,7 +93,7 @@ class GatewayClient:
 
     async def _tell(self, job_id: str, what: str, told: BaseModel, answer: type[AnswerT]) -> AnswerT:
         try:
-            response = await request(
+            response = await request_with_retries(
                 self.http,
                 "POST",
                 f"/v1/worker/jobs/{job_id}/{what}",

@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.training.graders.grade import Grade, Grader, Sample, grade_row
 from server.training.graders.together import together
+from server.training.worker.fair_gate import FairGate
 from server.training.worker.job_data import Example
-from server.training.worker.rollout import Group
+from server.training.worker.rollout import Group, RolloutClient, RolloutRequest
 
 SAMPLING_ERROR = "sampling_error"
 _OUT_OF_ORDER = frozenset({"model_grader_server_error", "python_grader_server_error"})
@@ -103,50 +103,56 @@ class Graded:
         return {name: _mean(values) for name, values in scores.items()}
 
 
-async def sample_and_grade(
-    examples: Sequence[Example],
-    sample: Callable[[int, Example], Awaitable[Group]],
-    grader: Grader,
-    turn: Callable[[], AbstractAsyncContextManager[object]],
-    clock: Callable[[], float] = time.monotonic,
-) -> Graded:
-    """Sample (by place and example) and grade all examples; each completion is graded inside a `turn`."""
-    busy, sampled_at = _Busy(clock), clock()
+@dataclass(frozen=True, slots=True)
+class GradedRollouts:
+    """Samples prompts and grades their completions; `gate` bounds how many are graded at once, of all jobs together."""
 
-    async def grade(text: str, example: Example) -> Grade:
-        async with turn():
-            with busy:
-                return await grade_row(grader, Sample.of_text(text), example.item, example.line)
+    rollouts: RolloutClient
+    grader: Grader
+    gate: FairGate
+    clock: Callable[[], float] = time.monotonic
 
-    async def group(place: int, example: Example) -> GradedGroup:
-        nonlocal sampled_at
-        sampled = await sample(place, example)
-        sampled_at = clock()
-        grades = await together(grade(completion.text, example) for completion in sampled.completions)
-        return GradedGroup(sampled, tuple(grades))
+    async def collect(self, requests: Sequence[RolloutRequest], examples: Sequence[Example]) -> Graded:
+        """The graded completions of every request; `examples` are the rows that they are about.
 
-    groups = await together(group(place, example) for place, example in enumerate(examples))
-    return Graded(groups, busy.seconds, clock() - sampled_at)
+        When sampling raises, all other requests are cancelled and have ended before the exception goes on.
+        """
+        timer = _Timer(self.clock)
+        both = zip(requests, examples, strict=True)
+        groups = await together(self._group(request, example, timer) for request, example in both)
+        return Graded(groups, timer.grading_s, self.clock() - timer.sampled_at)
+
+    async def _group(self, request: RolloutRequest, example: Example, timer: _Timer) -> GradedGroup:
+        group = await self.rollouts.sample(request)
+        timer.sampled_at = self.clock()
+        grades = await together(self._grade(request, one.text, example, timer) for one in group.completions)
+        return GradedGroup(group, tuple(grades))
+
+    async def _grade(self, request: RolloutRequest, text: str, example: Example, timer: _Timer) -> Grade:
+        async with self.gate.turn(request.tenant, request.job):
+            with timer:
+                return await grade_row(self.grader, Sample.of_text(text), example.item, example.line)
 
 
-class _Busy:
-    """Seconds in which somebody was inside."""
+class _Timer:
+    """grading_s: seconds in which at least one `with` block ran. sampled_at: when the latest completions arrived."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.seconds = 0.0
+        self.grading_s = 0.0
+        self.sampled_at = clock()
         self._clock = clock
-        self._inside = 0
+        self._running = 0
         self._since = 0.0
 
     def __enter__(self) -> None:
-        if self._inside == 0:
+        if self._running == 0:
             self._since = self._clock()
-        self._inside += 1
+        self._running += 1
 
     def __exit__(self, *_: object) -> None:
-        self._inside -= 1
-        if self._inside == 0:
-            self.seconds += self._clock() - self._since
+        self._running -= 1
+        if self._running == 0:
+            self.grading_s += self._clock() - self._since
 
 
 def _reward(grade: Grade) -> float:

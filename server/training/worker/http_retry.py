@@ -47,7 +47,7 @@ class _Again(Exception):
         self.response = response
 
 
-async def request(
+async def request_with_retries(
     http: httpx.AsyncClient,
     method: str,
     path: str,

@@ -131,6 +131,7 @@ class _Job:
         await self._report(0, evaluation.metrics, {"eval": time.monotonic() - began}, publish=False)
 
     async def _take(self, step: int) -> None:
+        """Sample and grade, advantages and loss, gradient, update, evaluation, report."""
         clock = _Clock()
         sampled_with, collected = await self._collect(step)
         clock.lap("sampling")
@@ -138,21 +139,13 @@ class _Job:
         if batch.graded_s is not None:
             clock.split("sampling", "grading", batch.graded_s)
         measured = await self._around.trainer.forward_backward(batch.task)
-        moved = self._adam.step(self._config.learning_rate)
-        if not moved.taken or not self._vector.isfinite().all():
-            raise TrainingFailed(
-                "not_finite",
-                f"The gradient of step {step} is not a finite number (its norm is {moved.gradient_norm}), so the "
-                "vector cannot be moved. Use a smaller learning_rate, or max_abs_v.",
-            )
+        gradient_norm = self._update(step)
         clock.lap("training")
-        metrics = {**batch.metrics, **self._method.measures(measured), "gradient_norm": moved.gradient_norm}
+        metrics = {**batch.metrics, **self._method.measures(measured), "gradient_norm": gradient_norm}
         metrics["v_max_abs"] = self._vector.abs().max().item()
-        evaluation = None
-        if self._data.validation and (step % self._config.eval_interval == 0 or step == self._total):
-            evaluation = await self._method.evaluate(self._handle, self._adapter())
+        evaluation = await self._evaluate(step)
+        if evaluation is not None:
             metrics |= evaluation.metrics
-            self._consider(step, evaluation)
             clock.lap("eval")
         is_due = evaluation is not None or step % self._config.eval_interval == 0
         problem, events = self._judge(step, batch, evaluation)
@@ -170,6 +163,25 @@ class _Job:
             self._ahead = asyncio.create_task(self._method.collect(step + 1, now))
             self._state.sampled_with = self._vector_bytes()
         return older, collected
+
+    def _update(self, step: int) -> float:
+        """Move the vector by its gradient, whose L2 norm it returns. TrainingFailed when a number is not finite."""
+        moved = self._adam.step(self._config.learning_rate)
+        if not moved.taken or not self._vector.isfinite().all():
+            raise TrainingFailed(
+                "not_finite",
+                f"The gradient of step {step} is not a finite number (its norm is {moved.gradient_norm}), so the "
+                "vector cannot be moved. Use a smaller learning_rate, or max_abs_v.",
+            )
+        return moved.gradient_norm
+
+    async def _evaluate(self, step: int) -> Evaluation | None:
+        """The vector on the held-out rows, every `eval_interval` steps and behind the last one."""
+        if not self._data.validation or not (step % self._config.eval_interval == 0 or step == self._total):
+            return None
+        evaluation = await self._method.evaluate(self._handle, self._adapter())
+        self._consider(step, evaluation)
+        return evaluation
 
     def _judge(
         self, step: int, batch: Batch, evaluation: Evaluation | None

@@ -9,7 +9,6 @@ With one completion per held-out row they are greedy, with several at the temper
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,13 +20,13 @@ from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
 from server.training.worker.fair_gate import FairGate
 from server.training.worker.forward import Task
-from server.training.worker.grading import Graded, sample_and_grade
+from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.grpo import GrpoConfig, GrpoMetrics, grpo_objective
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData
 from server.training.worker.method import Batch, Evaluation, TrainingFailed
 from server.training.worker.packing import TokenSequence
-from server.training.worker.rollout import Group, RolloutClient, Sampling, seed_of
+from server.training.worker.rollout import RolloutClient, RolloutRequest, Sampling, seed_of
 from server.training.worker.trainer import Trainer
 
 
@@ -45,7 +44,9 @@ class Reinforcement:
 
     async def collect(self, step: int, adapter: Adapter | None) -> Graded:
         examples = await self.data.batch(step)
-        graded = await self._sampled(examples, adapter, "train", step, self.config.group_size, self.config.temperature)
+        graded = await self._graded_rollouts(
+            examples, adapter, "train", step, self.config.group_size, self.config.temperature
+        )
         _mean(graded, f"step {step}")
         return graded
 
@@ -103,12 +104,12 @@ class Reinforcement:
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
         count = self.config.eval_samples
         temperature = 0.0 if count == 1 else self.config.temperature
-        graded = await self._sampled(await self.data.held_out(), adapter, "valid", 0, count, temperature)
+        graded = await self._graded_rollouts(await self.data.held_out(), adapter, "valid", 0, count, temperature)
         mean = _mean(graded, "the held-out rows")
         parts = {f"valid_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
         return Evaluation({"valid_reward_mean": mean, **parts}, mean, graded.standard_error)
 
-    async def _sampled(
+    async def _graded_rollouts(
         self,
         examples: Sequence[Example],
         adapter: Adapter | None,
@@ -117,23 +118,13 @@ class Reinforcement:
         count: int,
         temperature: float,
     ) -> Graded:
-        sampling = self._sampling(temperature)
-
-        async def sample(place: int, example: Example) -> Group:
-            return await self.rollouts.group(
-                example.prompt,
-                count,
-                sampling=sampling,
-                adapter=adapter,
-                seed=seed_of(self.job.seed, purpose, step, place),
-                tenant=self.job.tenant,
-                job=self.job.id,
-            )
-
-        def turn() -> AbstractAsyncContextManager[None]:
-            return self.grading.turn(self.job.tenant, self.job.id)
-
-        return await sample_and_grade(examples, sample, self.grader, turn)
+        job, sampling = self.job, self._sampling(temperature)
+        seeds = [seed_of(job.seed, purpose, step, place) for place in range(len(examples))]
+        requests = [
+            RolloutRequest(example.prompt, count, sampling, adapter, seed, job.tenant, job.id)
+            for example, seed in zip(examples, seeds, strict=True)
+        ]
+        return await GradedRollouts(self.rollouts, self.grader, self.grading).collect(requests, examples)
 
     def _sampling(self, temperature: float) -> Sampling:
         response_format = self.job.method["reinforcement"].get("response_format")

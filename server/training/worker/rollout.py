@@ -35,7 +35,7 @@ from adapters.vector.adapter import Adapter
 from server.core.principal import ORGANIZATION_HEADER
 from server.training.jobs.protocol import PRIORITY
 from server.training.worker.fair_gate import FairGate
-from server.training.worker.http_retry import GatewayRefused, Patience, request
+from server.training.worker.http_retry import GatewayRefused, Patience, request_with_retries
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +74,33 @@ class Sampling:
         return self.temperature == 1 and self.response_format is None
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """`count` completions of `prompt` (token ids) by `adapter`, None being the base model, for a job of `tenant`."""
+
+    prompt: Sequence[int]
+    count: int
+    sampling: Sampling
+    adapter: Adapter | None
+    seed: int
+    tenant: str
+    job: str = ""
+
+
 class RolloutClient:
-    """At most `concurrency` requests at a time, for all jobs together, which take turns."""
+    """Samples completions over `http`, at most `concurrency` requests at a time; tenants and their jobs take turns."""
 
     def __init__(self, http: httpx.AsyncClient, *, concurrency: int = 32, patience: Patience | None = None) -> None:
         self._http = http
         self._gate = FairGate(concurrency)
         self._patience = patience or Patience()
 
-    async def group(
-        self,
-        prompt: Sequence[int],
-        count: int,
-        *,
-        sampling: Sampling,
-        adapter: Adapter | None,
-        seed: int,
-        tenant: str,
-        job: str = "",
-    ) -> Group:
-        """`count` completions of `prompt` by `adapter`, None being the base model, on behalf of `tenant`."""
+    async def sample(self, request: RolloutRequest) -> Group:
+        """The completions of one prompt. GatewayRefused (401, 403) when the worker's key is refused."""
+        prompt, sampling = request.prompt, request.sampling
         body: dict[str, Any] = {
             "prompt": list(prompt),
-            "n": count,
+            "n": request.count,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": 1.0,
@@ -105,24 +109,24 @@ class RolloutClient:
             "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
-            "seed": seed,
+            "seed": request.seed,
             "logprobs": 0,
             "return_token_ids": True,
             "priority": PRIORITY,
         }
         if sampling.response_format is not None:
             body["response_format"] = dict(sampling.response_format)
-        if adapter is not None:
-            body["adapter"] = inline(adapter)
-        async with self._gate.turn(tenant, job):
+        if request.adapter is not None:
+            body["adapter"] = inline(request.adapter)
+        async with self._gate.turn(request.tenant, request.job):
             try:
-                response = await request(
+                response = await request_with_retries(
                     self._http,
                     "POST",
                     "/v1/completions",
                     patience=self._patience,
                     json=body,
-                    headers={ORGANIZATION_HEADER: tenant},
+                    headers={ORGANIZATION_HEADER: request.tenant},
                 )
                 choices = response.json()["choices"]
                 completions = tuple(_completion(choice, sampling.with_logprobs) for choice in choices)

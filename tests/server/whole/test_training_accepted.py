@@ -32,7 +32,7 @@ from server.training.worker.job_data import Example, JobData
 from server.training.worker.method import TrainingFailed
 from server.training.worker.outcome import failed
 from server.training.worker.reinforcement import Reinforcement
-from server.training.worker.rollout import Completion, Group
+from server.training.worker.rollout import Completion, Group, RolloutRequest
 from server.training.worker.row_store import RowStore
 from server.training.worker.step_report import finite, step_event
 from tests.server.conftest import client_of
@@ -100,12 +100,12 @@ class Rollouts:
     def __init__(self) -> None:
         self.count = 0
 
-    async def group(self, prompt: Any, count: int, **_: Any) -> Group:
+    async def sample(self, request: RolloutRequest) -> Group:
         texts = []
-        for _number in range(min(count, 4)):
+        for _number in range(min(request.count, 4)):
             texts.append(COMPLETIONS[self.count % len(COMPLETIONS)])
             self.count += 1
-        return Group(prompt, tuple(Completion([5, 6], [-0.5, -0.5], text, True) for text in texts))
+        return Group(request.prompt, tuple(Completion([5, 6], [-0.5, -0.5], text, True) for text in texts))
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
 
-from server.training.graders.grade import Grade, GraderError, Sample
+from server.training.graders.grade import Grade, Grader, GraderError, Sample
 from server.training.worker.fair_gate import FairGate
-from server.training.worker.grading import Graded, sample_and_grade
+from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example
-from server.training.worker.rollout import Completion, Group
+from server.training.worker.rollout import Completion, Group, RolloutRequest, Sampling
 
 
 class Lengths:
@@ -48,20 +48,37 @@ class Minutes(Lengths):
         return grade
 
 
-def at_once(count: int) -> Callable[[], AbstractAsyncContextManager[object]]:
-    gate = FairGate(count)
-    return lambda: gate.turn("acme")
+class Rollouts:
+    """Samples by a function of the prompt's number."""
+
+    def __init__(self, sample: Callable[[int], Awaitable[Group]]) -> None:
+        self._sample = sample
+
+    async def sample(self, request: RolloutRequest) -> Group:
+        return await self._sample(request.seed)
+
+
+async def run(
+    sample: Callable[[int], Awaitable[Group]],
+    count: int,
+    grader: Grader,
+    at_once: int,
+    clock: Callable[[], float] = time.monotonic,
+) -> Graded:
+    """`count` prompts, sampled and graded."""
+    examples = [Example(line, (1,), (), {}) for line in range(count)]
+    requests = [RolloutRequest((1,), 1, Sampling(1), None, place, "acme") for place in range(count)]
+    rollouts: Any = Rollouts(sample)
+    return await GradedRollouts(rollouts, grader, FairGate(at_once), clock).collect(requests, examples)
 
 
 async def graded(*groups: list[str], grader: Lengths | None = None) -> Graded:
-    examples = [Example(line, (1,), (), {}) for line in range(len(groups))]
-
-    async def sample(place: int, example: Example) -> Group:
+    async def sample(place: int) -> Group:
         await asyncio.sleep(0.001 * (len(groups) - place))  # the last one answers first
         completions = tuple(Completion([1], [0.0], text, True) for text in groups[place])
         return Group((1,), completions, None if completions else "status 400: too long")
 
-    return await sample_and_grade(examples, sample, grader or Lengths(), at_once(2))
+    return await run(sample, len(groups), grader or Lengths(), 2)
 
 
 async def test_groups_are_in_the_order_of_their_prompts() -> None:
@@ -114,7 +131,7 @@ async def test_only_grading_behind_the_last_completion_is_waited_for() -> None:
     grader = Minutes()
     first_is_graded = asyncio.Event()
 
-    async def sample(place: int, example: Example) -> Group:
+    async def sample(place: int) -> Group:
         grader.now += 1000
         if place == 1:
             await first_is_graded.wait()
@@ -126,24 +143,18 @@ async def test_only_grading_behind_the_last_completion_is_waited_for() -> None:
             await asyncio.sleep(0)
         first_is_graded.set()
 
-    examples = [Example(line, (1,), (), {}) for line in range(2)]
-    free = at_once(2)
-    result, _ = await asyncio.gather(
-        sample_and_grade(examples, sample, grader, free, clock=lambda: grader.now), pass_on()
-    )
+    result, _ = await asyncio.gather(run(sample, 2, grader, 2, clock=lambda: grader.now), pass_on())
     assert result.grading_s == 60 * (3 + 1 + 2)
     assert result.waited_s == 60 * (1 + 2)
 
 
 async def test_completions_graded_at_the_same_time_take_their_time_once() -> None:
     grader = Minutes()
-    free = at_once(9)
 
-    async def sample(place: int, example: Example) -> Group:
+    async def sample(place: int) -> Group:
         return Group((1,), tuple(Completion([1], [0.0], text, True) for text in ("a", "a", "a")))
 
-    example = Example(0, (1,), (), {})
-    result = await sample_and_grade([example], sample, grader, free, clock=lambda: grader.now)
+    result = await run(sample, 1, grader, 9, clock=lambda: grader.now)
     assert grader.most == 3
     assert result.grading_s == result.waited_s == 60 * 3
 
@@ -161,14 +172,13 @@ async def test_when_one_prompt_fails_nothing_of_the_others_goes_on() -> None:
                 running -= 1
             raise AssertionError
 
-    async def sample(place: int, example: Example) -> Group:
+    async def sample(place: int) -> Group:
         if place == 2:
             while running < 2:
                 await asyncio.sleep(0)
             raise GatewayRefused(401, "", "the key was revoked")
         return Group((1,), (Completion([1], [0.0], "a", True),))
 
-    examples = [Example(line, (1,), (), {}) for line in range(3)]
     with pytest.raises(GatewayRefused, match="revoked"):
-        await sample_and_grade(examples, sample, Never(), at_once(9))
+        await run(sample, 3, Never(), 9)
     assert running == 0

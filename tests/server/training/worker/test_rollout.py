@@ -14,7 +14,7 @@ from adapters.vector.recipe import Recipe
 from server.training.worker.forward import score
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.packing import TokenSequence
-from server.training.worker.rollout import Group, RolloutClient, Sampling, seed_of
+from server.training.worker.rollout import Group, RolloutClient, RolloutRequest, Sampling, seed_of
 from tests.adapters.tiny_models import load_model
 from tests.server.support.site import IMPATIENT, Line, Site, site
 
@@ -33,7 +33,7 @@ async def sample(
     http = at.http if isinstance(at, Site) else at
     rollouts = RolloutClient(http, patience=IMPATIENT)
     sampling = Sampling(6, temperature)
-    return await rollouts.group(PROMPT, count, sampling=sampling, adapter=adapter, seed=seed, tenant="default")
+    return await rollouts.sample(RolloutRequest(PROMPT, count, sampling, adapter, seed, "default"))
 
 
 async def test_completions_come_from_exactly_the_vector_that_was_sent(
