@@ -1,11 +1,22 @@
-"""Group-relative policy optimisation, as an objective for `forward.forward_backward`.
+"""Group-relative policy optimization, as an objective for `forward.forward_backward`.
 
-Design decision: everything that needs the whole batch (advantages, the weight of each token in the sum) is computed
-here, once, before any forward pass; what is left is a plain sum over tokens. Names and formulas are those of TRL's
-GRPOTrainer, so that a setting means what its users expect. Completions without a gradient (their group had equal
-rewards and there is no KL term) are not run at all, but still count in the normalisation, as in TRL.
+Everything that needs the whole batch (advantages, the weight of each token in the sum) is computed once, before any
+forward pass; what is left is a sum over tokens. Names and formulas are those of TRL's GRPOTrainer. Completions without
+a gradient (their group had equal rewards and there is no KL term) are not run, but count in the normalization, as in
+TRL. There is no value model, no entropy bonus and no importance ratio per sequence in the clipped loss (GSPO).
 
-There is no value model, no entropy bonus and no ratio per sequence (GSPO).
+The settings of a job (ReinforcementConfig) that the loss reads:
+
+    loss_type       how tokens are averaged. `dapo`: over all tokens of the batch (arXiv 2503.14476). `grpo`: within
+                    each completion, then over completions (2402.03300). `dr_grpo`: over the number of completions times
+                    max_completion_tokens, so that length is no advantage (2503.20783).
+    scale_rewards   what divides an advantage: the standard deviation of its `group`, of the `batch`, or `none`
+    clip_low/high   the probability ratio to the policy at the start of the step is clipped to 1 - clip_low ..
+                    1 + clip_high
+    kl_coef         weight of the KL divergence from the base model; with 0 the base model is not run
+    importance_*    correction for what the rollout engine computes differently from this model: the ratio of their
+                    probabilities by `token` or by whole `sequence`, limited to importance_min .. importance_max;
+                    `truncate` moves a ratio outside to the limit, `mask` drops the token or sequence
 """
 
 import math
@@ -17,40 +28,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from server.training.jobs.config import ReinforcementConfig
 from server.training.worker.forward import Tokens
 from server.training.worker.packing import TokenSequence
 
-LossType = Literal["dapo", "grpo", "dr_grpo"]
-ScaleRewards = Literal["group", "batch", "none"]
-ImportanceSampling = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"]
-
 _STD_EPSILON = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class GrpoConfig:
-    """Settings of the loss.
-
-    loss_type: how tokens are averaged. `dapo`, over all tokens of the batch (arXiv 2503.14476); `grpo`, within each
-        completion and then over completions (2402.03300); `dr_grpo`, over completions times `max_completion_length`,
-        so that length is no advantage (2503.20783).
-    scale_rewards: what divides an advantage: the standard deviation of its `group`, of the `batch`, or `none`.
-    clip_low, clip_high: the ratio to the policy at the start of the step is clipped to 1 - clip_low .. 1 + clip_high.
-    beta: weight of the KL divergence from the base model; with 0 the base model is not run.
-    importance_sampling: correction for what the rollout engine computes differently from this model, the ratio of
-        their probabilities by `token` or by whole `sequence`, limited to importance_min .. importance_max:
-        `truncate` moves a ratio outside to the limit, `mask` drops the token or sequence.
-    """
-
-    loss_type: LossType = "dapo"
-    scale_rewards: ScaleRewards = "group"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    beta: float = 0.0
-    max_completion_length: int = 512
-    importance_sampling: ImportanceSampling = "token_truncate"
-    importance_min: float = 0.0
-    importance_max: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +90,7 @@ class GrpoObjective:
     old_logprobs_BC: float32, the policy's at the start of the step; None, this pass's own (one update per batch).
     """
 
-    config: GrpoConfig
+    config: ReinforcementConfig
     advantages_B: Tensor
     weights_BC: Tensor
     sampling_logprobs_BC: Tensor
@@ -117,7 +99,7 @@ class GrpoObjective:
 
     @property
     def with_base(self) -> bool:
-        return self.config.beta != 0
+        return self.config.kl_coef != 0
 
     @property
     def rows(self) -> list[int]:
@@ -146,7 +128,7 @@ class GrpoObjective:
             # Times the ratio, whose value may be one but whose gradient is not: the gradient of k3 alone is that of the
             # divergence the other way round (DeepSeek-V3.2, arXiv 2512.02556).
             kl_BC = k3(logprobs_BC, base_logprobs_BC) * ratio_BC
-            loss_BC = loss_BC + config.beta * kl_BC
+            loss_BC = loss_BC + config.kl_coef * kl_BC
         loss = (loss_BC * part(self.weights_BC)).sum()
 
         with torch.no_grad():
@@ -161,7 +143,7 @@ def grpo_objective(
     batch: Sequence[TokenSequence],
     rewards: Sequence[float],
     groups: Sequence[int],
-    config: GrpoConfig,
+    config: ReinforcementConfig,
     sampling_logprobs: Sequence[Sequence[float]] | None = None,
     old_logprobs_BC: Tensor | None = None,
 ) -> GrpoObjective:
@@ -194,7 +176,7 @@ def grpo_objective(
     )
 
 
-def advantages(rewards_B: Tensor, group_B: Tensor, scale: ScaleRewards) -> Tensor:
+def advantages(rewards_B: Tensor, group_B: Tensor, scale: Literal["group", "batch", "none"]) -> Tensor:
     """Reward minus the mean of its group, divided as `scale` says (standard deviations with n - 1); float32 (B,).
 
     Exactly zero in a group without two different rewards, and for a reward of NaN, which counts in no mean.
@@ -212,7 +194,7 @@ def advantages(rewards_B: Tensor, group_B: Tensor, scale: ScaleRewards) -> Tenso
     return result_B
 
 
-def token_weights(mask_BC: Tensor, config: GrpoConfig) -> Tensor:
+def token_weights(mask_BC: Tensor, config: ReinforcementConfig) -> Tensor:
     """The weight of every token in the loss, float32 (B, C); a loss is the sum of weight times loss of the token."""
     lengths_B1 = mask_BC.sum(-1, keepdim=True)
     match config.loss_type:
@@ -221,11 +203,13 @@ def token_weights(mask_BC: Tensor, config: GrpoConfig) -> Tensor:
         case "grpo":
             total = lengths_B1 * len(mask_BC)
         case "dr_grpo":
-            total = torch.tensor(len(mask_BC) * config.max_completion_length)
+            total = torch.tensor(len(mask_BC) * config.max_completion_tokens)
     return mask_BC / total.clamp(min=1)
 
 
-def importance_weights(logprobs_BC: Tensor, sampling_BC: Tensor, mask_BC: Tensor, config: GrpoConfig) -> Tensor:
+def importance_weights(
+    logprobs_BC: Tensor, sampling_BC: Tensor, mask_BC: Tensor, config: ReinforcementConfig
+) -> Tensor:
     """p(token) of this model over the engine's, within the limits of the config; (B, C), without gradient."""
     if config.importance_sampling == "none":
         return torch.ones_like(logprobs_BC)

@@ -21,7 +21,7 @@ from server.training.jobs.protocol import ClaimedJob
 from server.training.worker.fair_gate import FairGate
 from server.training.worker.forward import Task
 from server.training.worker.grading import Graded, GradedRollouts
-from server.training.worker.grpo import GrpoConfig, GrpoMetrics, grpo_objective
+from server.training.worker.grpo import GrpoMetrics, grpo_objective
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData
 from server.training.worker.method import Batch, Evaluation, TrainingFailed
@@ -67,7 +67,7 @@ class Reinforcement:
             sequences,
             [reward for *_, reward in members],
             [number for number, *_ in members],
-            self._loss(),
+            self.config,
             logprobs,
         )
         lengths = [len(completion.tokens) for _, _, completion, _ in members]
@@ -129,20 +129,6 @@ class Reinforcement:
     def _sampling(self, temperature: float) -> Sampling:
         response_format = self.job.method["reinforcement"].get("response_format")
         return Sampling(self.config.max_completion_tokens, temperature, response_format)
-
-    def _loss(self) -> GrpoConfig:
-        config = self.config
-        return GrpoConfig(
-            loss_type=config.loss_type,
-            scale_rewards=config.scale_rewards,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            beta=config.kl_coef,
-            max_completion_length=config.max_completion_tokens,
-            importance_sampling=config.importance_sampling,
-            importance_min=config.importance_min,
-            importance_max=config.importance_max,
-        )
 
     async def _scored(self, sequences: list[TokenSequence], adapter: Adapter) -> list[list[float]]:
         """Log-probabilities of completions by the adapter that sampled them, as this worker's model has them."""

@@ -10,8 +10,9 @@ from torch.distributions import Categorical
 
 from adapters.apply.trainable import BASE, TrainableAdapters
 from adapters.vector.errors import AdapterError
+from server.training.jobs.config import ReinforcementConfig
 from server.training.worker.forward import PassLimits, Task, forward_backward, score
-from server.training.worker.grpo import GrpoConfig, grpo_objective
+from server.training.worker.grpo import grpo_objective
 from server.training.worker.packing import TokenSequence
 from server.training.worker.sft_objective import sft_objective
 
@@ -67,7 +68,7 @@ def grpo_task(batch: list[TokenSequence], seed: int, **config: object) -> Task:
     generator = torch.Generator().manual_seed(seed)
     rewards = torch.rand(len(batch), generator=generator).tolist()
     logprobs = [(-4 * torch.rand(len(s.completion), generator=generator)).tolist() for s in batch]
-    return Task(batch, grpo_objective(batch, rewards, [0, 0, 0, 1, 1, 1], GrpoConfig(**config), logprobs))
+    return Task(batch, grpo_objective(batch, rewards, [0, 0, 0, 1, 1, 1], ReinforcementConfig(**config), logprobs))
 
 
 @pytest.mark.parametrize("limits", [DEFAULT, ONE_BY_ONE, PassLimits(tokens=40, logits=300)])
@@ -77,7 +78,7 @@ def test_one_tenants_batch_does_not_change_anothers_loss_or_gradient(
     batches = [sequences(new_adapter(seed), LENGTHS, seed) for seed in range(3)]
     tasks = [
         grpo_task(batches[0], 1),
-        grpo_task(batches[1], 2, loss_type="grpo", beta=0.2, scale_rewards="batch"),
+        grpo_task(batches[1], 2, loss_type="grpo", kl_coef=0.2, scale_rewards="batch"),
         Task(batches[2], sft_objective(batches[2])),
     ]
     together, together_gradients = gradients(model, tasks, limits)

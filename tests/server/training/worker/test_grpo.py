@@ -12,8 +12,9 @@ from torch import Tensor
 from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
+from server.training.jobs.config import ReinforcementConfig
 from server.training.worker.forward import Task, forward_backward, score
-from server.training.worker.grpo import GrpoConfig, GrpoMetrics, GrpoObjective, advantages, grpo_objective
+from server.training.worker.grpo import GrpoMetrics, GrpoObjective, advantages, grpo_objective
 from server.training.worker.packing import TokenSequence
 from tests.server.support.trl_reference import GROUPS, RECIPE, Rollout, TrlReference, U
 
@@ -23,17 +24,23 @@ GROUP_NUMBERS = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 REWARDS = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.3, 0.3, 0.3, math.nan, 1.0, 0.0]
 LENGTHS = [(3, 2), (3, 7), (3, 4), (5, 5), (5, 5), (5, 1), (2, 3), (2, 6), (2, 3), (4, 8), (4, 2), (4, 5)]
 CONFIGS = {
-    "default": GrpoConfig(),
-    "on this model's own samples": GrpoConfig(importance_sampling="none"),
-    "per completion": GrpoConfig(loss_type="grpo", scale_rewards="batch"),
-    "length-blind, not scaled": GrpoConfig(loss_type="dr_grpo", scale_rewards="none", max_completion_length=11),
-    "with KL": GrpoConfig(beta=0.3, clip_low=0.1, clip_high=0.15),
-    "per completion, with KL, own samples": GrpoConfig(loss_type="grpo", beta=0.1, importance_sampling="none"),
-    "mask tokens": GrpoConfig(importance_sampling="token_mask", importance_min=0.8, importance_max=1.3),
-    "truncate on both sides": GrpoConfig(clip_high=0.28, importance_min=0.9, importance_max=1.1),
-    "mask sequences": GrpoConfig(loss_type="grpo", importance_sampling="sequence_mask", importance_max=1.5),
-    "truncate sequences": GrpoConfig(beta=0.05, importance_sampling="sequence_truncate", importance_max=1.2),
-    "no limits": GrpoConfig(importance_sampling="token_mask", importance_max=math.inf),
+    "default": ReinforcementConfig(),
+    "on this model's own samples": ReinforcementConfig(importance_sampling="none"),
+    "per completion": ReinforcementConfig(loss_type="grpo", scale_rewards="batch"),
+    "length-blind, not scaled": ReinforcementConfig(
+        loss_type="dr_grpo", scale_rewards="none", max_completion_tokens=11
+    ),
+    "with KL": ReinforcementConfig(kl_coef=0.3, clip_low=0.1, clip_high=0.15),
+    "per completion, with KL, own samples": ReinforcementConfig(
+        loss_type="grpo", kl_coef=0.1, importance_sampling="none"
+    ),
+    "mask tokens": ReinforcementConfig(importance_sampling="token_mask", importance_min=0.8, importance_max=1.3),
+    "truncate on both sides": ReinforcementConfig(clip_high=0.28, importance_min=0.9, importance_max=1.1),
+    "mask sequences": ReinforcementConfig(loss_type="grpo", importance_sampling="sequence_mask", importance_max=1.5),
+    "truncate sequences": ReinforcementConfig(
+        kl_coef=0.05, importance_sampling="sequence_truncate", importance_max=1.2
+    ),
+    "no limits": ReinforcementConfig.model_construct(importance_sampling="token_mask", importance_max=math.inf),
 }  # fmt: skip
 TEMPERATURES = {"with KL": 0.7, "mask sequences": 1.3}
 
@@ -42,15 +49,15 @@ def vector(seed: int, scale: float) -> Tensor:
     return scale * torch.randn(GROUPS, U, generator=torch.Generator().manual_seed(seed))
 
 
-def trl_options(config: GrpoConfig, temperature: float) -> dict[str, Any]:
+def trl_options(config: ReinforcementConfig, temperature: float) -> dict[str, Any]:
     return {
         "loss_type": config.loss_type,
         "scale_rewards": config.scale_rewards,
         "epsilon": config.clip_low,
         "epsilon_high": config.clip_high,
-        "beta": config.beta,
+        "beta": config.kl_coef,
         "temperature": temperature,
-        "max_completion_length": config.max_completion_length,
+        "max_completion_length": config.max_completion_tokens,
         "vllm_importance_sampling_mode": config.importance_sampling.replace("none", "token_mask"),
         "vllm_importance_sampling_clip_min": config.importance_min or None,
         "vllm_importance_sampling_clip_max": None if config.importance_max == math.inf else config.importance_max,
@@ -107,7 +114,7 @@ def test_loss_gradient_and_metrics_are_trls(
     torch.testing.assert_close(metrics.loss, loss, rtol=1e-3, atol=1e-5)
     assert 0 < metrics.clip_share < 1
     assert (metrics.groups, metrics.skipped_groups) == (4, 1)
-    if config.beta:
+    if config.kl_coef:
         # Without a KL term TRL also measures completions that have no gradient; here they are not run.
         assert metrics.tokens == sum(completion for _, completion in LENGTHS)
         assert metrics.kl == pytest.approx(reference.metric("kl"), rel=1e-3)
@@ -117,8 +124,8 @@ def test_loss_gradient_and_metrics_are_trls(
 
 def test_completions_without_a_gradient_are_not_run(sequences: Callable[..., list[TokenSequence]]) -> None:
     batch = sequences(0, LENGTHS)
-    assert grpo_objective(batch, REWARDS, GROUP_NUMBERS, GrpoConfig()).rows == [0, 1, 3, 4, 5, 10, 11]
-    assert grpo_objective(batch, REWARDS, GROUP_NUMBERS, GrpoConfig(beta=0.1)).rows == list(range(12))
+    assert grpo_objective(batch, REWARDS, GROUP_NUMBERS, ReinforcementConfig()).rows == [0, 1, 3, 4, 5, 10, 11]
+    assert grpo_objective(batch, REWARDS, GROUP_NUMBERS, ReinforcementConfig(kl_coef=0.1)).rows == list(range(12))
 
 
 def test_a_batch_without_any_spread_is_counted_and_moves_nothing(
@@ -127,7 +134,7 @@ def test_a_batch_without_any_spread_is_counted_and_moves_nothing(
     handle = new_adapter(0)
     batch = sequences(handle, LENGTHS[:6])
     [metrics] = forward_backward(
-        model, [Task(batch, grpo_objective(batch, [0.1] * 6, [7, 7, 7, 9, 9, 9], GrpoConfig()))]
+        model, [Task(batch, grpo_objective(batch, [0.1] * 6, [7, 7, 7, 9, 9, 9], ReinforcementConfig()))]
     )
     assert metrics == GrpoMetrics(groups=2, skipped_groups=2)
     assert model.vector(handle).grad is None
@@ -146,6 +153,6 @@ def test_groups_may_differ_in_size_and_lie_anywhere(scale: Any) -> None:
 def test_rewards_that_do_not_fit_the_batch_are_refused(sequences: Callable[..., list[TokenSequence]]) -> None:
     batch = sequences(0, LENGTHS[:3])
     with pytest.raises(ValueError, match="must fit"):
-        grpo_objective(batch, [1.0, 0.0], [0, 0, 0], GrpoConfig())
+        grpo_objective(batch, [1.0, 0.0], [0, 0, 0], ReinforcementConfig())
     with pytest.raises(ValueError, match="must fit"):
-        grpo_objective(batch, [1.0, 0.0, 1.0], [0, 0, 0], GrpoConfig(), [[-1.0], [-1.0] * 7, [-1.0] * 4])
+        grpo_objective(batch, [1.0, 0.0, 1.0], [0, 0, 0], ReinforcementConfig(), [[-1.0], [-1.0] * 7, [-1.0] * 4])

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTr
 
 from adapters.apply.trainable import BASE, TrainableAdapters
 from adapters.factors.build import build_factors
+from server.training.jobs.config import ReinforcementConfig
 from server.training.worker.forward import PassLimits, Task, Tokens, forward_backward, score
-from server.training.worker.grpo import GrpoConfig, grpo_objective
+from server.training.worker.grpo import grpo_objective
 from server.training.worker.packing import TokenSequence, bundles, longest_shared_row, rows_of
 from tests.adapters.tiny_models import SHAPE
 
@@ -56,7 +57,7 @@ def test_gradients_are_those_of_sequences_of_their_own(model: TrainableAdapters,
         for handle in handles:
             own = [sequence for sequence in batch if sequence.adapter == handle]
             rewards = torch.rand(len(own), generator=torch.Generator().manual_seed(handle)).tolist()
-            tasks.append(Task(own, grpo_objective(own, rewards, [0] * len(own), GrpoConfig(beta=0.1))))
+            tasks.append(Task(own, grpo_objective(own, rewards, [0] * len(own), ReinforcementConfig(kl_coef=0.1))))
             model.vector(handle).grad = None
         metrics = forward_backward(model, tasks, limits)
         return metrics, [model.vector(handle).grad for handle in handles]
