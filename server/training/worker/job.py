@@ -29,13 +29,21 @@ from adapters.vector.codec import encode
 from adapters.vector.errors import AdapterError
 from server.core.errors import ApiError
 from server.training.jobs.config import ReinforcementConfig
-from server.training.jobs.protocol import BestVector, ClaimedJob, Phase, ReportedCheckpoint, ReportRequest, WorkerEvent
+from server.training.jobs.protocol import (
+    BestVector,
+    ClaimedJob,
+    FinishRequest,
+    Phase,
+    ReportedCheckpoint,
+    ReportRequest,
+    WorkerEvent,
+)
 from server.training.worker.adam import Adam, AdamConfig
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
 from server.training.worker.method import Batch, Evaluation, Method, TrainingFailed
-from server.training.worker.outcome import Outcome, failed
+from server.training.worker.outcome import failed
 from server.training.worker.step_report import finite, step_event
 from server.training.worker.tracking import Trackers
 from server.training.worker.trainer import Trainer
@@ -55,8 +63,8 @@ class Surroundings:
 
 async def train(
     job: ClaimedJob, data: JobData, method: Method[Any], around: Surroundings, trackers: Trackers
-) -> Outcome:
-    """Train `job` to its end. Raises LeaseLost, and whatever nobody foresaw; bad luck with the data is an Outcome."""
+) -> FinishRequest:
+    """Train `job` to its end, and say how it ended. Raises LeaseLost and GatewayRefused."""
     try:
         recipe = job.config.parsed_recipe
         start = bytes(4 * recipe.num_parameters) if job.init_vector is None else job.init_vector
@@ -66,11 +74,12 @@ async def train(
         finally:
             await around.trainer.remove(handle)
     except (TrainingFailed, ApiError) as error:
-        return failed(error.code or "training_failed", error.message, getattr(error, "param", None))
+        return failed(around.worker, error.code or "training_failed", error.message, getattr(error, "param", None))
     except AdapterError as error:
-        return failed("training_failed", error.message)
+        return failed(around.worker, "training_failed", error.message)
     except torch.OutOfMemoryError:
-        return failed("out_of_memory", "A step did not fit into the worker's memory; use fewer or shorter completions.")
+        text = "A step did not fit into the worker's memory; use fewer or shorter completions."
+        return failed(around.worker, "out_of_memory", text)
 
 
 class _Job:
@@ -98,24 +107,24 @@ class _Job:
             self._adam.state_from_bytes(job.checkpoint.optimizer)
             self._state = JobState.model_validate(job.checkpoint.state)
 
-    async def run(self) -> Outcome:
+    async def run(self) -> FinishRequest:
         try:
             if self._step is None:
                 await self._begin()
             for step in range((self._step or 0) + 1, self._total + 1):
                 if self._around.stopping.is_set():
-                    return Outcome("released")
+                    return FinishRequest(worker=self._around.worker, status="released")
                 await self._take(step)
         except TrainingFailed as error:
             # With rewards that no longer differ, what was learned until then is still a result.
             if error.code != "constant_rewards" or not self._state.has_improved:
                 raise
             text = f"Ended before step {self._total}: every completion of a prompt now gets the same reward."
-            return Outcome("succeeded", self._state.best, events=(WorkerEvent(message=text),))
+            return self._succeeded(self._state.best, WorkerEvent(message=text))
         finally:
             if self._ahead is not None:
                 self._ahead.cancel()
-        return self._succeeded()
+        return self._best_or_last()
 
     async def _begin(self) -> None:
         """The evaluation before the first step, reported as step 0."""
@@ -246,14 +255,17 @@ class _Job:
         self._trackers.write(step, {**metrics, **trained, **{f"seconds/{phase}": s for phase, s in laps.items()}})
         self._around.told(f"{self._job.id} ({self._job.tenant}) {event.message}, {math.fsum(laps.values()):.1f} s")
 
-    def _succeeded(self) -> Outcome:
-        best, events = self._state.best, []
+    def _best_or_last(self) -> FinishRequest:
+        best = self._state.best
         if best is None:
-            best = BestVector(vector=self._vector_bytes(), step=self._total)
-        elif best.step == 0:
-            text = "No step did better on the held-out rows than the start, so the result is the start."
-            events.append(WorkerEvent(level="warn", message=text))
-        return Outcome("succeeded", best, events=tuple(events))
+            return self._succeeded(BestVector(vector=self._vector_bytes(), step=self._total))
+        if best.step > 0:
+            return self._succeeded(best)
+        text = "No step did better on the held-out rows than the start, so the result is the start."
+        return self._succeeded(best, WorkerEvent(level="warn", message=text))
+
+    def _succeeded(self, best: BestVector | None, *events: WorkerEvent) -> FinishRequest:
+        return FinishRequest(worker=self._around.worker, status="succeeded", best=best, events=list(events))
 
 
 class _Clock:

@@ -33,7 +33,7 @@ from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job import Surroundings, train
 from server.training.worker.job_data import JobData, opened
 from server.training.worker.method import Method
-from server.training.worker.outcome import Outcome, failed
+from server.training.worker.outcome import failed
 from server.training.worker.reinforcement import Reinforcement
 from server.training.worker.rollout import RolloutClient
 from server.training.worker.supervised import Supervised
@@ -230,10 +230,10 @@ class Worker:
                 return
             trackers = Trackers(job, self.tools.log_dir, behind)
             try:
-                outcome = await train(job, data, self._method(job, data, free), around, trackers)
+                request = await train(job, data, self._method(job, data, free), around, trackers)
             finally:
                 trackers.close()
-        await self._finish(job, outcome)
+        await self._finish(job, request)
 
     async def _open(self, job: ClaimedJob, files: AsyncExitStack) -> JobData | None:
         """The job's data until `files` is closed; None when it cannot be used, and the job has failed."""
@@ -243,7 +243,7 @@ class Worker:
         try:
             return await files.enter_async_context(opened(job, tools.gateway, tools.graders, chat))
         except ApiError as error:
-            await self._finish(job, failed(error.code or "invalid_data", error.message, error.param))
+            await self._finish(job, failed(self.name, error.code or "invalid_data", error.message, error.param))
             return None
 
     def _method(self, job: ClaimedJob, data: JobData, free: FairGate) -> Method[Any]:
@@ -252,17 +252,8 @@ class Worker:
             return Reinforcement(job, job.config, data, data.grader, tools.trainer, tools.rollouts, free)
         return Supervised(data, self.tools.trainer)
 
-    async def _finish(self, job: ClaimedJob, outcome: Outcome) -> None:
-        answer = await self.tools.gateway.finish(
-            job.id,
-            FinishRequest(
-                worker=self.name,
-                status=outcome.status,
-                best=outcome.best,
-                error=outcome.error,
-                events=list(outcome.events),
-            ),
-        )
-        why = "" if outcome.error is None else f": {outcome.error.message}"
+    async def _finish(self, job: ClaimedJob, request: FinishRequest) -> None:
+        answer = await self.tools.gateway.finish(job.id, request)
+        why = "" if request.error is None else f": {request.error.message}"
         result = "" if answer.fine_tuned_model is None else f": {answer.fine_tuned_model}"
         self.told(f"{job.id} ({job.tenant}) ended, {answer.status}{why}{result}")

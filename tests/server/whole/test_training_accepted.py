@@ -25,7 +25,7 @@ from server.db.database import Database
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.math_pool import MathPool
 from server.training.jobs.config import ReinforcementConfig
-from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, FinishRequest, ReportedCheckpoint, ReportRequest
+from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ReportedCheckpoint, ReportRequest
 from server.training.worker.dataset import Sampler, read_rows
 from server.training.worker.fair_gate import FairGate
 from server.training.worker.job_data import Example, JobData
@@ -133,8 +133,7 @@ def take(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator
         try:
             report = await first_step(job, tools)
         except TrainingFailed as error:
-            end = failed(error.code, error.message)
-            finish = FinishRequest(worker="w", status="failed", error=end.error)
+            finish = failed("w", error.code, error.message)
             return await told_to(http, job.id, "finish", finish.model_dump(mode="json"))
         await told_to(http, job.id, "report", report.model_dump(mode="json"))
         best = {"vector": vector(), "step": 1, "metrics": report.metrics}

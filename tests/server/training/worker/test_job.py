@@ -195,7 +195,7 @@ async def test_scores_too_large_for_a_sum_are_no_rewards(tmp_path: Path, path: P
 
 
 async def test_a_message_that_no_utf8_carries_ends_a_job_all_the_same() -> None:
-    outcome = failed("code", "", None).error, failed("x" * 99, "half \ud800 of a pair", "p\ud800" * 99).error
+    outcome = failed("w", "code", "", None).error, failed("w", "x" * 99, "half \ud800 of a pair", "p\ud800" * 99).error
     for error in outcome:
         assert error is not None
         assert error.model_dump_json().encode()
