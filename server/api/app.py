@@ -2,8 +2,7 @@
 
     RequestId -> AccessLog -> HttpMetrics -> Telemetry -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard
     -> LastResort -> AdaptersAlias -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes
-    -> EngineErrors -> ResponsesEvents -> the engine's own -> AdapterMiddleware -> Stage -> Admission -> GrammarCheck
-    -> Stage -> NoteRoute
+    -> EngineErrors -> ResponsesEvents -> the engine's own -> InferenceMiddleware -> NoteRoute
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -34,17 +33,16 @@ from server.auth.browser_guard import BrowserGuard
 from server.auth.cors import Cors, CorsRules
 from server.auth.middleware import AuthMiddleware, auth_mode
 from server.auth.operator_keys import OperatorKeys
-from server.core.paths import OWN_PREFIXES
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.point_reads import open_point_reads
 from server.db.retention import sweeping
 from server.engine.protocol import Engine
 from server.inference.adapter_field import AdapterField
-from server.inference.admission import add_admission
+from server.inference.admission import new_admission
 from server.inference.engine_forms import EngineForms
-from server.inference.grammar_check import GrammarCheck
-from server.inference.middleware import AdapterMiddleware
+from server.inference.middleware import InferenceMiddleware
+from server.inference.resolve import Resolver
 from server.inference.responses import ResponsesEvents
 from server.inference.usage_meter import UsageMeter
 from server.limits.body_memory import BodyMemory, BodyRoom
@@ -54,7 +52,7 @@ from server.observability.logging import AccessLog, configure_logging
 from server.observability.metrics import GatewayMetrics
 from server.observability.request_id import RequestId
 from server.observability.trace_export import exporting
-from server.observability.tracing import ADMISSION, ENGINE, Stage, Telemetry, tracer_of
+from server.observability.tracing import Telemetry, tracer_of
 from server.registry.store import Registry
 
 
@@ -91,21 +89,19 @@ def create_app(
 
     # The middleware added last is met first.
     app.add_middleware(NoteRoute)
-    if tracing is not None:
-        app.add_middleware(Stage, name=ENGINE)
-    app.add_middleware(GrammarCheck, engine=engine)
-    add_admission(app, settings, engine, metrics.registry)
-    if tracing is not None:
-        app.add_middleware(Stage, name=ADMISSION)
     app.add_middleware(
-        AdapterMiddleware,
+        InferenceMiddleware,
         engine=engine,
-        field=AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters),
+        resolver=Resolver(
+            engine,
+            AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters),
+            metrics,
+            max_bytes=settings.max_request_bytes,
+            max_values=settings.max_request_values,
+        ),
+        admission=new_admission(settings, engine, metrics.registry),
         metrics=metrics,
         meter=meter,
-        max_bytes=settings.max_request_bytes,
-        max_values=settings.max_request_values,
-        own_prefixes=OWN_PREFIXES,
     )
     engine.mount(app)
     app.add_middleware(ResponsesEvents)

@@ -31,6 +31,6 @@ class RequestUsage:
 
 
 def usage_of(scope: Scope) -> RequestUsage:
-    """The usage of the inference request with this ASGI scope, which AdapterMiddleware put there."""
+    """The usage of the inference request with this ASGI scope, which InferenceMiddleware put there."""
     usage: RequestUsage = scope["state"]["usage"]
     return usage

@@ -1,11 +1,10 @@
 """The engine's own fields that are the gateway's to set: `cache_salt`, `priority` and `request_id`.
 
     cache_salt   who may share computed prefixes: the requests of one tenant. Whatever a client sends is replaced.
-    request_id   the gateway's (request_id.py). A client's is left out: it may be another's
+    request_id   the gateway's, which the engine reads in a header. A client's is left out: it may be another's.
     priority     0 (as soon as possible, the default) to 100: a client can only let its requests wait for others.
 
-Design decision: lists of the routes that run the model. Those of MODEL_ROUTES are queued, counted and salted, those of
-REFUSED_ROUTES are not served; the tests hold both against all routes and request models that the engine can have.
+They concern the routes that run the model (core/paths.py, MODEL_ROUTES).
 """
 
 from __future__ import annotations
@@ -18,13 +17,12 @@ MAX_PRIORITY = 100
 
 
 def set_gateway_fields(payload: dict[str, object], tenant_id: int) -> None:
-    """Set in `payload`, the body of a request to a MODEL_ROUTE, what its tenant decides. BadRequest for `priority`."""
-    priority_of(payload)
+    """Set in `payload`, the body of a request that runs the model, the salt of its tenant; leave out its request_id."""
     payload["cache_salt"] = f"tenant-{tenant_id}"
     payload.pop("request_id", None)
 
 
-def priority_of(payload: dict[str, object]) -> int:
+def priority_of(payload: Mapping[str, object]) -> int:
     """How long the request may wait for others: 0 to 100. BadRequest for anything else."""
     priority = payload.get("priority")
     if priority is None:

@@ -33,10 +33,11 @@ def take_adapter_of_header(payload: dict[str, object], scope: Scope) -> None:
     payload["adapter"] = named
 
 
-def say_model_in_header(scope: Scope, payload: Mapping[str, object]) -> None:
-    """Have vLLM's handler put the `model` of `payload` where it is already."""
-    headers = MutableHeaders(scope=scope)
-    del headers[ADAPTER_HEADER]
+def say_model_in_header(headers: list[tuple[bytes, bytes]], payload: Mapping[str, object]) -> list[tuple[bytes, bytes]]:
+    """`headers`, with the adapter's set to the `model` of `payload`, or gone: what vLLM's handler leaves as it is."""
+    said = MutableHeaders(raw=[*headers])
+    del said[ADAPTER_HEADER]
     model = payload.get("model")
     if isinstance(model, str) and model.isascii():
-        headers[ADAPTER_HEADER] = model
+        said[ADAPTER_HEADER] = model
+    return said.raw

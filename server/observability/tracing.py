@@ -6,9 +6,11 @@
         engine                           until the last byte of the answer
             llm_request                  vLLM's, which finds its parent in the traceparent header
 
-Design decision: the stages of an inference request follow each other, so a middleware at the beginning of a stage ends
-the one before it, and nobody else has to know of traces. There is no current span and no global provider: everything
-hangs on the tracer that is handed in.
+The stages of an inference request follow each other: the beginning of one is the end of the one before.
+
+Design decision: no current span and no global provider, as OpenTelemetry's instrumentation of ASGI has them: a server
+may start a request in the context of another one on the same connection. Everything hangs on the tracer that is handed
+in.
 
 Names of attributes are OpenTelemetry's semantic conventions, and "tinylora.*". Where spans go is trace_export.py's.
 """
@@ -149,23 +151,17 @@ class Telemetry:
             trace.end(scope, status, error)
 
 
-class Stage:
-    """Pure ASGI middleware at the beginning of the stage `name` of inference requests.
+def enter_admission(scope: Scope) -> None:
+    """The inference request of this ASGI scope is resolved: its stage ADMISSION begins, where it is traced."""
+    if "trace" in scope["state"]:
+        scope["state"]["trace"].enter(ADMISSION)
 
-    The engine's stage hands its span on, as the parent of whatever the engine does for the request.
-    """
 
-    def __init__(self, app: ASGIApp, *, name: str) -> None:
-        self._app = app
-        self._name = name
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state = scope.get("state", {})
-        if "trace" in state and "usage" in state:
-            span = state["trace"].enter(self._name)
-            if self._name == ENGINE:
-                scope = {**scope, "headers": _handed_on(scope["headers"], span)}
-        await self._app(scope, receive, send)
+def enter_engine(scope: Scope, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Its stage ENGINE begins: `headers`, with that span as the parent of whatever the engine does for the request."""
+    if "trace" not in scope["state"]:
+        return headers
+    return _handed_on(headers, scope["state"]["trace"].enter(ENGINE))
 
 
 def _handed_on(headers: list[tuple[bytes, bytes]], parent: Span) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.core.principal import DEFAULT_TENANT, KeyScope, Principal, Tenant
 from server.db.database import Database
 from server.db.tables import TENANTS
-from server.inference.middleware import AdapterMiddleware
+from server.inference.middleware import InferenceMiddleware
 
 HEADER = "x-act-as"
 
@@ -33,7 +33,7 @@ class ActAs:
 
 def act_as(app: FastAPI, principals: Mapping[str, Principal]) -> None:
     """Make requests to `app` those of `principals`."""
-    position = [middleware.cls for middleware in app.user_middleware].index(AdapterMiddleware)  # type: ignore[comparison-overlap]
+    position = [middleware.cls for middleware in app.user_middleware].index(InferenceMiddleware)  # type: ignore[comparison-overlap]
     app.user_middleware.insert(position, Middleware(ActAs, principals=principals))
 
 

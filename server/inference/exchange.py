@@ -1,0 +1,59 @@
+"""The two channels of one inference request: what the gateway adds to its answer, and notes about its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message, Receive, Scope, Send
+
+from server.core.error_responses import response_to
+from server.core.errors import ApiError
+from server.limits.quotas import Ticket
+
+
+class Exchange:
+    """Adds `headers` to the answer and, once there is a `ticket`, the state of its quotas.
+
+    `status` is the answer's, 500 until it begins; `left` says whether the client left before the answer's last byte.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
+        self.scope = scope
+        self.status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        self.left = False
+        self.ticket: Ticket | None = None
+        self._receive = receive
+        self._send = send
+        self._headers = headers
+        self._answered = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._answered:
+            self.left = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            quotas = {} if self.ticket is None else self.ticket.headers()
+            MutableHeaders(scope=message).update({**quotas, **self._headers})
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._answered = True
+        await self._send(message)
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answer with `error`."""
+        await response_to(error)(self.scope, self.receive, self.send)
+
+    async def left_before(self, granted: asyncio.Future[None]) -> bool:
+        """Waits for `granted` or for the client to leave. The body has been read, so nothing else can come of it."""
+        leaving = asyncio.ensure_future(self._receive())
+        try:
+            await asyncio.wait((granted, leaving), return_when=asyncio.FIRST_COMPLETED)
+            return leaving.done()
+        finally:
+            leaving.cancel()

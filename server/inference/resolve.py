@@ -1,0 +1,123 @@
+"""From the body of an HTTP request to an InferenceRequest: read and parsed once, its adapter found, and rewritten.
+
+`adapter` is taken out of the body, `model` becomes the adapter's name, and the gateway's own fields are set
+(gateway_fields.py). A body that needs no change goes on byte for byte. One that is not a JSON object is the engine's to
+refuse, but is bounded too: the framework reads bodies of any type before it looks at them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
+
+from server.core.json_values import VALUE_BYTES, check_values
+from server.core.off_loop import off_loop
+from server.core.paths import MODEL_ROUTES, POOLING_ROUTES
+from server.core.principal import Principal, principal_of
+from server.core.request_body import read_body, read_json
+from server.engine.grammar import grammars_of
+from server.engine.protocol import Engine, ServedAdapter
+from server.inference.adapter_field import AdapterField
+from server.inference.engine_json import engine_json
+from server.inference.gateway_fields import asks_for_prompt_only, priority_of, set_gateway_fields
+from server.inference.misnomers import check_elsewhere, check_names
+from server.inference.refused_values import leave_out_refused
+from server.inference.request import InferenceRequest
+from server.inference.responses import check_stored
+from server.inference.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
+from server.inference.token_estimate import Estimate, estimate
+from server.inference.tools_check import check_tools
+from server.limits.body_memory import held_body
+from server.observability.metrics import GatewayMetrics
+
+
+class Resolver:
+    """Resolves requests to `engine`. Their bodies have at most `max_bytes` bytes and `max_values` JSON values."""
+
+    def __init__(
+        self, engine: Engine, field: AdapterField, metrics: GatewayMetrics, *, max_bytes: int, max_values: int
+    ) -> None:
+        self._engine = engine
+        self._field = field
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._max_values = max_values
+
+    async def read(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body. Raises PayloadTooLarge, UnsupportedMediaType, Unavailable and ClientDisconnect."""
+        # The engine reads the bodies of some routes as JSON whatever they are said to be.
+        read = read_json if scope["path"] in MODEL_ROUTES else read_body
+        body = await read(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
+        values = await off_loop(len(body), check_values, body, self._max_values, "max_request_values")
+        held_body(scope).add(values * VALUE_BYTES)
+        return body
+
+    async def resolve(self, scope: Scope, body: bytes) -> InferenceRequest:
+        """The request with this `body`. Raises the ApiError that says why it cannot run."""
+        principal, path = principal_of(scope), scope["path"]
+        payload = await off_loop(len(body), _parsed, body)
+        if payload is None:
+            return InferenceRequest(principal, path, _headers(scope, {}, len(body)), body)
+        runs_model = path in MODEL_ROUTES
+        if path == SAGEMAKER_PATH:
+            take_adapter_of_header(payload, scope)
+        if runs_model:
+            check_names(payload)
+            check_elsewhere(scope)
+        served = await self._adapter(payload, principal)
+        unchanged = served is None and "adapter" not in payload and not runs_model
+        payload.pop("adapter", None)
+        priority = self._settle(payload, path, principal) if runs_model else 0
+        grammars = grammars_of(payload, all_tools=self._engine.constrains_all_tools) if runs_model else ()
+        if served is not None:
+            payload["model"] = served.name
+        rewritten = await off_loop(len(body), engine_json, payload)
+        body = body if unchanged else rewritten
+        return InferenceRequest(
+            principal,
+            path,
+            _headers(scope, payload, len(body)),
+            body,
+            served,
+            prompt_only=asks_for_prompt_only(payload),
+            estimate=await self._estimate(payload, scope) if runs_model else None,
+            priority=priority,
+            grammars=grammars,
+        )
+
+    async def _adapter(self, payload: dict[str, Any], principal: Principal) -> ServedAdapter | None:
+        with self._metrics.resolve_seconds.time():
+            served = await self._field.resolve(payload, principal)
+        return None if served is None else await self._field.prepare(served, payload, principal)
+
+    def _settle(self, payload: dict[str, Any], path: str, principal: Principal) -> int:
+        """Check and set what only a request that runs the model has; returns its priority."""
+        check_stored(payload, path)
+        check_tools(payload, self._engine.why_no_tools)
+        priority = priority_of(payload)
+        set_gateway_fields(payload, principal.tenant.id)
+        leave_out_refused(payload)
+        return priority
+
+    async def _estimate(self, payload: dict[str, Any], scope: Scope) -> Estimate:
+        size, longest = held_body(scope).bytes, self._engine.max_model_len
+        return await off_loop(size, estimate, payload, longest, generates=scope["path"] not in POOLING_ROUTES)
+
+
+def _parsed(body: bytes) -> dict[str, Any] | None:
+    """None when it is not a JSON object."""
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return payload if isinstance(payload, dict) else None
+
+
+def _headers(scope: Scope, payload: dict[str, Any], length: int) -> list[tuple[bytes, bytes]]:
+    """The headers of the request with the body as it is now: whole, and of this length."""
+    kept = [(name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")]
+    headers = [*kept, (b"content-length", str(length).encode())]
+    return say_model_in_header(headers, payload) if scope["path"] == SAGEMAKER_PATH else headers
