@@ -93,7 +93,7 @@ def test_one_tenants_batch_does_not_change_anothers_loss_or_gradient(
 def test_a_tenant_whose_vector_overflows_spoils_only_its_own_gradient(
     model: TrainableAdapters, new_adapter: Callable[..., int], sequences: Make
 ) -> None:
-    tasks = [grpo_task(sequences(new_adapter(seed), LENGTHS, seed), seed, beta=0.1) for seed in range(2)]
+    tasks = [grpo_task(sequences(new_adapter(seed), LENGTHS, seed), seed, kl_coef=0.1) for seed in range(2)]
     _, [before_GU, _] = gradients(model, tasks)
     bad = tasks[1].batch[0].adapter
     model.set_vector(bad, torch.full_like(model.vector(bad), 1e38))
@@ -115,7 +115,7 @@ def test_gradients_of_two_calls_add_up(
 def test_gradient_checkpointing_changes_nothing(
     model: TrainableAdapters, new_adapter: Callable[..., int], sequences: Make
 ) -> None:
-    tasks = [grpo_task(sequences(new_adapter(seed), LENGTHS, seed), seed, beta=0.1) for seed in range(2)]
+    tasks = [grpo_task(sequences(new_adapter(seed), LENGTHS, seed), seed, kl_coef=0.1) for seed in range(2)]
     _, plain = gradients(model, tasks)
     model.model.gradient_checkpointing_enable({"use_reentrant": False})
     model.model.train()
