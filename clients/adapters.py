@@ -7,8 +7,8 @@
     Adapters(client).upload("acme/math", vector)
     client.chat.completions.create(..., extra_body={"adapter": "acme/math"})
 
-Design decision: no client of its own. Requests go through the openai client, so keys, retries, timeouts, proxies and
-exceptions are those its users know, and every answer is the server's JSON object as it came.
+Design decision: requests go through the openai client and not a client of our own, so keys, retries, timeouts, proxies
+and exceptions are those its users know. Every answer is the server's JSON object.
 
 It knows nothing of the server but its HTTP API, and imports nothing of it.
 """

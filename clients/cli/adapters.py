@@ -1,7 +1,7 @@
 """`tinylora adapters ...`: the adapters of a running server, over HTTP.
 
-Design decision: importing and exporting, which may be of millions, have a file of their own (bulk.py); here is what
-takes one request. Whatever the server refuses is shown in its own words.
+Here is what takes one request; importing and exporting many adapters is in bulk.py. The server's refusals are shown in
+its own words.
 """
 
 from __future__ import annotations

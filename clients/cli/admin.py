@@ -1,7 +1,7 @@
 """`tinylora tenants ...` and `tinylora keys ...`: tenants and API keys of a running server, over HTTP.
 
-Design decision: tables and sentences for people, and with --json what the server answered, for programs. Whatever the
-server refuses is shown in its own words.
+It prints tables and sentences for people, and with --json the server's answer. The server's refusals are shown in its
+own words.
 
 It knows nothing of the server but its HTTP API. httpx is imported when a command runs, so that --help answers at once.
 """

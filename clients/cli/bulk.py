@@ -1,8 +1,8 @@
 """Importing and exporting files of many adapters, with a progress bar.
 
-Design decision: an import is sent in requests of ten thousand lines, each under an Idempotency-Key made from the file's
-digest and its place. So memory is bounded, a broken connection costs one request, and an import that is started again
-passes quickly over what is stored already.
+An import is sent in requests of ten thousand lines, each under an Idempotency-Key made from the file's digest and the
+lines' place. So memory is bounded, a broken connection costs one request, and an import that is started again passes
+quickly over what is stored already.
 """
 
 from __future__ import annotations

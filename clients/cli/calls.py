@@ -1,7 +1,6 @@
 """HTTP calls of the command line: where the server is, which key to send, and what to say when it refuses.
 
-Design decision: the server's errors are sentences already and are shown as they are; only a server that cannot be
-reached needs words of our own.
+The server's errors are sentences already and are shown as they are.
 
 httpx is imported when a call is made, so that --help answers at once.
 """

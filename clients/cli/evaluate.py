@@ -1,7 +1,7 @@
 """`tinylora eval`: accuracy of the base model and of adapters on the same rows, as a table, as JSON and as a chart.
 
-Design decision: everything that could make two figures incomparable is in the output: the grader with its defaults
-(where it looks for answers, above all), how was sampled, on how many rows. Nothing is rounded in the JSON.
+The output has everything that could make two figures incomparable: the grader with its defaults (where it looks for
+answers, above all), the sampling, the number of rows. Nothing is rounded in the JSON.
 
 What is heavy is imported when the command runs, so that --help answers at once.
 """

@@ -1,7 +1,7 @@
 """Accuracies and how far they are to be trusted: standard errors, Wilson's interval, majority votes.
 
-Design decision: a row is the unit, however often it was sampled. Samples of one prompt are alike, so the standard error
-is that of the mean over rows of each row's mean, and the interval counts as many trials as that error is worth.
+The unit is a row, however often it was sampled: samples of one prompt are alike. The standard error is that of the mean
+over rows of each row's mean, and the interval is for the number of trials that would have this error.
 """
 
 from __future__ import annotations

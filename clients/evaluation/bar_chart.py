@@ -1,6 +1,7 @@
 """A bar chart with error bars as SVG, without a plotting library.
 
-Design decision: a page of SVG by hand is less than a dependency, and has text that can be searched and scales.
+Design decision: a page of SVG, and no plotting library: it is less code than a dependency, and its text can be
+searched.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """How well a model or an adapter does on rows with a grader, over the server's own HTTP API.
 
-Design decision: the server samples and the server grades, by the same code that trains, so an evaluation measures what
-training rewards; and whatever is compared is sampled and graded alike, with the same seeds. Each answer is graded as
-soon as it is there.
+The server samples and grades, by the code that trains, so an evaluation measures what training rewards. Models that are
+compared are sampled and graded alike, with the same seeds. Each answer is graded as soon as it is there.
 
 It prints nothing and writes no file: that is clients.cli.evaluate's. It raises openai.APIError and its kin.
 """

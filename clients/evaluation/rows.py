@@ -2,8 +2,8 @@
 
     {"messages": [{"role": "user", "content": "What is 17 * 2?"}], "answer": "34"}
 
-Design decision: a public set becomes the same rows, with the one prompt that mathematics is usually asked with, so that
-nothing behind this file knows where a row is from.
+A public set becomes the same rows, with the prompt that mathematics is usually asked with, so nothing else needs to
+know where a row is from.
 
 Public sets come from the Hugging Face hub by the package `datasets`, where that is installed.
 """

@@ -1,6 +1,6 @@
 """Uploads an adapter of 26 bytes and asks the model with and without it: python -m clients.examples.chat
 
-Design decision: a whole program, to be copied. It expects a server on TINYLORA_URL, by default the one of `make serve`.
+It is a whole program, to be copied. It expects a server on TINYLORA_URL, by default the one of `make serve`.
 """
 
 from __future__ import annotations

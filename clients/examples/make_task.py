@@ -2,8 +2,8 @@
 
     python -m clients.examples.make_task data/task
 
-Design decision: the answer is checked by a program, so no person and no model has to judge; a small model knows it now
-and then, so there is something to learn from; and no sum is in both files, so what is measured was not trained on.
+A program can check the answers, a small model knows some of them, so there is something to learn from, and no sum is in
+both files, so what is measured was not trained on.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Files are uploaded, a job is made and watched, and what came of it is evaluated on rows that it did not train on, and
 asked a question.
 
-Design decision: a whole program, to be copied; besides the openai client it needs clients.evaluation only. With
+It is a whole program, to be copied; besides the openai client it needs clients.evaluation only. With
 --serve it starts a server when there is none at the URL, whose worker trains, and ends it afterwards. Where server and
 program end before the job does, the next server goes on with it; so does this program with --job.
 """

@@ -1,11 +1,10 @@
 """Tenants' API keys: made at random, shown once, stored as a digest.
 
-Design decision: the digest is plain SHA-256. Salts and slow hashes protect what people think up, which can be guessed;
-a key is 256 random bits, for which there is nothing better than trying them all. So one digest finds the row by its
-index, on every request, and the database holds nothing from which a key could be had.
+Design decision: plain SHA-256, and no salt or slow hash. Those protect passwords, which can be guessed; a key is 256
+random bits and cannot. So a request's key is found by an index on its digest.
 
-A key does not change and is not deleted: it is revoked or expires, and what the audit log and usage say of it keeps its
-meaning. Every request reads its key's row, so a revocation holds on all gateways from the next request on.
+A key never changes and is not deleted but revoked, so the audit log and usage keep their meaning. Every request reads
+its key's row, so a revocation holds on all gateways from the next request on.
 
 Functions of a connection are to be called within a transaction.
 """

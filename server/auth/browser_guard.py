@@ -5,9 +5,9 @@
     Origin           of a page of this server itself, or one that --allowed-origins names
     Sec-Fetch-Site   where there is no Origin: not another site's, but for a link to be followed
 
-Design decision: one check in front of everything, on what the browser says of a request, and not one in every route on
-how its body looks. Programs send neither Origin nor Sec-Fetch-Site and notice nothing. A page of another port of this
-machine is another site's as well: whatever runs there is not the operator.
+Design decision: one check of the browser's own headers in front of everything, and not a check of content types in
+every route. Programs send neither Origin nor Sec-Fetch-Site and are not affected. A page of another port of this
+machine counts as another site.
 
 With keys it has nothing to do: a page of another site does not know the key, and no browser adds it.
 """

@@ -1,7 +1,7 @@
 """Which web pages of other sites may read answers (CORS): those that vLLM's --allowed-origins names, by default none.
 
-Design decision: around everything that answers, and not right around the engine's routes where vLLM has it: a page then
-can read why it was refused, by keys, quotas or a defect, instead of "CORS error". vLLM's own is given nothing to allow.
+Design decision: around the whole app, and not around the engine's routes only, as vLLM's own middleware would be: a
+page can then read why keys or quotas refused it, instead of "CORS error". vLLM's is given nothing to allow.
 
 An origin may have `*` in it, since some browsers give an extension another name on every machine: moz-extension://*.
 """

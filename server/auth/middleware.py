@@ -1,15 +1,15 @@
 """Who a request is from, and whether it may do what it asks: API keys, as `Authorization: Bearer <key>`, or in the
 header in which Anthropic's clients send them (x-api-key) or Azure's (api-key).
 
-Design decision: deny by default. A request without a valid key learns nothing, not even which routes there are, and a
-key that is unknown, revoked, expired or of a disabled tenant is refused in the same words. A server on which there is
-no key at all is open: everyone is the default tenant, and may do everything but make tenants and keys.
+Everything is denied by default. A request without a valid key learns nothing, not even which routes exist; unknown,
+revoked and expired keys, and those of disabled tenants, are refused in the same words. A server without any key is
+open: everyone is the default tenant and may do everything but make tenants and keys.
 
 `OpenAI-Organization: <tenant>` (the official clients' `organization`) has an admin act for that tenant, with its
 adapters, quotas and audit log. Any other key may only name its own tenant. An open server ignores it.
 
-Tenants' keys are looked up by their digest (api_keys.py): how long the database takes tells of digests only, from which
-no key follows. The operator's (operator_keys.py) are compared in constant time.
+Tenants' keys are looked up by their digest (api_keys.py), so the time that it takes says nothing of the key itself. The
+operator's (operator_keys.py) are compared in constant time.
 """
 
 from __future__ import annotations

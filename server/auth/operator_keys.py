@@ -1,7 +1,7 @@
 """The operator's keys, given when the server starts: the admin's and the workers', and those of vLLM's flag --api-key.
 
-Design decision: a key that came with a request is compared with every one of them, each time, in constant time and by
-digest, so that how long it takes tells neither which one matched nor how much of it.
+A request's key is compared with every one of them by digest and in constant time: the time that it takes tells neither
+which one matched nor how much of it.
 
 Tenants' keys are in the database (api_keys.py).
 """

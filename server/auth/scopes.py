@@ -5,8 +5,8 @@
     train      files, fine-tuning jobs and graders
     admin      tenants, keys, /metrics, and every path that is not named here
 
-Design decision: a path that nobody thought of takes the scope that allows everything. Whatever an engine adds to its
-routes, tenants get it when it is written down here.
+A path that is not listed needs `admin`: a route that a new version of the engine adds is closed to tenants until it is
+listed here.
 """
 
 from __future__ import annotations

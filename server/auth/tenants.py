@@ -1,7 +1,6 @@
 """Tenants in the database: companies, which own adapters and keys.
 
-Design decision: a tenant is disabled, never deleted. Its adapters, usage and audit log stay what they were, and a
-mistake is mended by enabling it again.
+A tenant is disabled, never deleted: its adapters, usage and audit log stay, and it can be enabled again.
 
 Functions of a connection, to be called within a transaction.
 """

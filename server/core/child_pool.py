@@ -1,8 +1,8 @@
 """Processes that answer questions line by line, in JSON, each killed when it does not answer.
 
-Design decision: a process answers one question at a time, and whatever goes wrong in between (no answer in time, an
-end of the process, a cancelled caller) costs that process; the next question starts another. So no answer can be read
-by the wrong caller, and what hangs or takes all memory is not the server.
+A process answers one question at a time. If it gives no answer in time, ends, or its caller is cancelled, it is killed,
+and the next question starts another one: no caller can read another's answer, and a question that hangs or takes all
+memory does so outside the server.
 
 Processes start when first needed and belong to the event loop of that call. What they do is in modules of their own.
 """

@@ -1,4 +1,4 @@
-"""Every error that leaves over HTTP, in OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
+"""Every error of ours that is answered over HTTP (error_responses.py has the shape).
 
     ApiError
         BadRequest            400   the request says something that cannot be served
@@ -12,9 +12,8 @@
         TooManyRequests       429   a quota is used up, or too many requests wait; it says when to try again
         Unavailable           503   the engine or the database does not answer
 
-Design decision: no 409. OpenAI's clients retry it, and none of our errors goes away by itself.
-
-It does not translate vLLM's own exceptions: the engine's handlers do, and stay in place where they know better.
+Design decision: 412, 422 and 400 where others answer 409. OpenAI's clients retry a 409, and none of these errors goes
+away by itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ids of files, jobs and checkpoints.
 
-Design decision: they begin with the time, so that they sort by it and a listing can go on behind any id; the rest is
-chance, so that they cannot be guessed.
+They begin with the time, so they sort by it and a listing can continue after any id. The rest is random, so they cannot
+be guessed.
 """
 
 from __future__ import annotations

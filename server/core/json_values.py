@@ -1,8 +1,8 @@
 """How many values a JSON text may hold, known without parsing it.
 
-Design decision: values are bounded apart from bytes, which may be those of an image: a value of two bytes takes a
-hundred in memory, and a hundred times as long to parse as a byte of a string. Every value but the first follows a comma
-or an opening bracket (and at most a key); to count these is fast, and counts those in strings as well.
+A limit on bytes is not enough: an image of many bytes is one value, while a list of small numbers takes a hundred bytes
+of memory for two bytes of text, and as much longer to parse. Every value but the first follows a comma or an opening
+bracket, so their number is an upper bound. Those within strings are counted as well.
 """
 
 from __future__ import annotations

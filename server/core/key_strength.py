@@ -1,7 +1,7 @@
 """Whether a key that an operator thought of may guard a server.
 
-Design decision: refused are keys that others know or soon guess: what templates and tutorials have in their place, and
-what is short or monotonous. How random a long key is cannot be seen from it.
+Refused are keys that others know or soon guess: placeholders of templates and tutorials, and short or monotonous ones.
+Whether a long key is random cannot be seen from it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     acme/math@prod     the version, or one of the versions, that the alias `prod` stands for
     ~globex/math       a public adapter of the tenant `globex`, with or without a version or alias
 
-Design decision: names are strict (ASCII, URL-safe, no empty parts), so that one may stand in a path, a header, a
-metric's label and the `model` field without escaping, and can never be mistaken for a route or a version.
+Names are strict (ASCII, URL-safe, no empty parts): one stands in a path, a header, a metric's label and the `model`
+field without escaping, and is never mistaken for a route or a version.
 """
 
 from __future__ import annotations

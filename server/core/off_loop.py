@@ -1,8 +1,8 @@
-"""Work on what a client sent, by a thread where it is long enough to be felt by everyone else.
+"""Work on a client's body, in a thread if it is so long that it would delay everyone else's requests.
 
-Design decision: by its length in bytes, which is known before; to hand over to a thread and back takes longer than to
-read the usual request. Python's JSON parser keeps the interpreter to itself while it runs, in whatever thread: how many
-values a body may have (json_values.py) is what bounds that. Everything else that is done with a body gives way.
+Design decision: only above a number of bytes, and not always: handing work to a thread and back takes longer than
+parsing the usual request. Python's JSON parser holds the interpreter's lock in any thread; the limit on values
+(json_values.py) bounds that.
 """
 
 from __future__ import annotations

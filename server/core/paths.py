@@ -1,7 +1,7 @@
-"""The paths that more than one room knows: of the engine's routes, of probes, and of what is the operator's.
+"""The paths that several rooms need: the engine's routes, probes, and the operator's.
 
-Design decision: lists of the routes that run the model. Those of MODEL_ROUTES are queued, counted and salted, those of
-REFUSED_ROUTES are not served; the tests hold both against all routes and request models that the engine can have.
+Requests to MODEL_ROUTES run the model: they are queued, counted and salted. REFUSED_ROUTES are not served. Tests
+compare both lists with all routes and request models that the engine has.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Who a request is from: a tenant, and the key it came with.
 
-Design decision: settled once, by the middleware that checks keys, and carried in the ASGI scope; whatever comes later
-asks the principal and never the headers.
+The middleware that checks keys decides it once and puts it into the ASGI scope; nothing later reads the headers.
 
 It does not check keys (auth/middleware.py) or count anything (admission.py).
 """

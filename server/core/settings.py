@@ -1,8 +1,7 @@
 """What an operator may set, from the environment: TINYLORA_DATABASE_URL, TINYLORA_LOG_FORMAT and so on.
 
-Design decision: one frozen object, made once at start-up and handed on; nothing reads the environment later. vLLM's own
-flags are not repeated here. A key of the operator's that others could know, and a URL for files that takes a package
-which is not installed, are refused here, before anything listens.
+One frozen object is made at start-up and handed on; nothing reads the environment later. vLLM's flags are not repeated
+here. Weak keys, and a URL for files whose package is not installed, are refused here, before anything listens.
 """
 
 from __future__ import annotations

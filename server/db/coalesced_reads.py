@@ -1,8 +1,8 @@
 """Reads of single rows from PostgreSQL, by a few connections of one event loop.
 
-Design decision: what is asked for while the connections are busy is read together, by one statement, as soon as one of
-them is free. So a busy server asks for more rows at once instead of queueing, and an idle one waits for one round trip.
-Every statement starts after the reads in it were asked for, so it sees what was committed before they were.
+Reads that are asked for while all connections are busy are sent together, as one statement, as soon as a connection is
+free: a busy server reads more rows per statement instead of queueing, an idle one waits for one round trip. A statement
+starts after the reads in it were asked for, so it sees everything that was committed before.
 
 It knows no tables: it is given a statement for one row, and asks it for many.
 """

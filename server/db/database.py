@@ -1,9 +1,9 @@
 """The database behind the registry: SQLite or PostgreSQL, its connections, its transactions and its migrations.
 
-Design decision: a write is one transaction that holds what it read. SQLite, in WAL mode, has one writing connection per
-process, which takes the lock at its beginning (BEGIN IMMEDIATE); readers never wait. On PostgreSQL writes are READ
-COMMITTED and lock the rows that they change, so that a write waits for another one of the same rows and then sees it;
-`transact` begins a write again that PostgreSQL broke off to end a deadlock.
+A write is one transaction, and what it has read stays true until it ends. SQLite, in WAL mode, has one writing
+connection per process, which takes the lock when a write begins (BEGIN IMMEDIATE); readers never wait. On PostgreSQL
+writes are READ COMMITTED and lock the rows that they change: a write waits for another write of the same rows, and then
+sees it. `transact` runs a write again that PostgreSQL ended because of a deadlock.
 
 The statements are SQLAlchemy's and the same for both; what must differ (`insert` with ON CONFLICT) is here. URLs, and
 what is wrong with them, are in `database_url`.

@@ -1,11 +1,11 @@
 """The reads that every request makes: an adapter's revision, an API key, a tenant. Well under a millisecond each.
 
-Design decision: nothing is remembered and no replica is asked, so an answer is at least as new as every write that any
-gateway had acknowledged when the read began. A statement sees all that was committed before it started, on SQLite as on
-PostgreSQL; how durable a commit is (PostgreSQL's synchronous_commit) has no part in that.
+Design decision: no cache and no replica. An answer is at least as new as every write that any gateway had acknowledged
+when the read began, so a revoked key or a moved alias holds everywhere at once. (A statement sees all that was
+committed before it started; PostgreSQL's synchronous_commit does not change that.)
 
-On SQLite a read is one row by an index, found within the event loop in some microseconds, less than handing it to a
-thread would take; with a write-ahead log readers never wait for writers. PostgreSQL's are in `coalesced_reads`.
+On SQLite a read is one row by an index and takes microseconds on the event loop, less than a thread would. PostgreSQL's
+are in coalesced_reads.py.
 """
 
 from __future__ import annotations

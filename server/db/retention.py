@@ -1,8 +1,8 @@
 """What grows with every request and write, and goes when its time is over: audit, usage, events of jobs, used keys.
 
-Design decision: one sweep for all of them, in transactions of a thousand rows, so that no write waits long for it; rows
-of audit and events are numbered as they come, so the oldest are found without an index of their times. Any number of
-gateways may sweep one database: each takes rows that no other one has.
+One sweep removes all of them, a thousand rows per transaction, so that no write waits long for it. Audit lines and
+events are numbered as they come, so the oldest are found without an index on time. Any number of gateways may sweep one
+database: each skips rows that another one has locked.
 
 A job's events go some time after its end, and none of a job that has not ended: its result file is made of them, and
 stays. Adapters, files, jobs and the history of aliases are their owners' to delete.

@@ -1,8 +1,8 @@
 """The tables of the database, as SQLAlchemy sees them; `migrations/` makes them.
 
-Design decision: what is written once and then only read (versions, audit, moves of aliases) is kept apart from the one
-row per adapter that changes. Whatever changes about an adapter raises that row's `revision`, so one look at it tells
-whether anything remembered about the adapter still holds.
+Rows that never change (versions, audit lines, moves of aliases) are kept apart from the one row per adapter that does.
+Every change to an adapter raises that row's `revision`, so reading the revision tells whether what a gateway remembers
+of the adapter is still true.
 
 Times are whole seconds since 1970. Columns called JSON hold JSON text.
 """

@@ -1,7 +1,7 @@
 """The tables of files and training jobs, beside those of `server.db.tables`.
 
-Design decision: ids of files and jobs sort by the time they were made, so a page of a listing is a range of ids. What a
-job has done (step, tokens, lease) is in its one row, which every change of the job locks first.
+Ids of files and jobs sort by the time they were made, so a page of a listing is a range of ids. A job's step, tokens
+and lease are in its one row, which every change of the job locks first.
 
 Times are whole seconds since 1970. Columns called JSON hold JSON text.
 """

@@ -1,7 +1,6 @@
 """The database's URL, and what to tell an operator whose database cannot be used.
 
-Design decision: the password is in the URL and nowhere else. What is said about a database names its user, host, port
-and name, never the URL as it was given.
+Messages name the user, host, port and name of a database, never the URL, which has the password.
 """
 
 from __future__ import annotations

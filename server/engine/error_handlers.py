@@ -1,10 +1,10 @@
 """Errors of vLLM that are the client's, and that vLLM does not know to be.
 
-Design decision: by where they come from. What is raised while pydantic reads a body is about the body: vLLM's request
-models look into it before its types are checked. And an index, a key or an attribute that is missing while vLLM turns a
-request into messages is missing from the request. Anywhere else they are defects, and stay that.
+They are told from defects by where they are raised. While pydantic reads a body, any error is about the body: vLLM's
+request models look into it before its types are checked. While vLLM turns a request into messages, a missing index, key
+or attribute is missing from the request. Anywhere else the same exception is a defect, and answered as one.
 
-Errors that vLLM tells apart itself are its handlers' to answer; the shape of all is api/middleware/engine_errors.py's.
+vLLM's own handlers answer the errors that it knows; api/middleware/engine_errors.py gives all of them one shape.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""The grammars of a request: what its answer is held to, and which field says so.
+"""The grammars of a request: what its answer must match, and the field that says so.
 
-Design decision: they are found before the engine reads the request. Only here does a grammar have the name of its
-field, and only before a stream begins can a refusal still be a status.
-
-Fields of a wrong type are passed over: they are the engine's to refuse. What a grammar means is the engine's too.
+They are found before the engine reads the request: here a grammar still has the name of its field, and before a stream
+begins a refusal can still be an HTTP status. Fields of a wrong type are skipped; the engine refuses them.
 """
 
 from __future__ import annotations

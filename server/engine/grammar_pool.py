@@ -1,8 +1,9 @@
-"""Whether the engine can compile a grammar, found out where it does no harm (grammar_worker.py).
+"""Whether the engine can compile a grammar, found out in a process of its own (grammar_worker.py).
 
-Design decision: one backend, xgrammar, unless the operator names another. With vLLM's `auto` every request chooses
-anew, but the engine keeps the backend of the first one: a grammar that was checked by one is compiled by the other, and
-fails there. And the checks run on the event loop: one of them never ends for some schemas, and takes all memory.
+Design decision: one backend, xgrammar, and not vLLM's `auto`, unless the operator names another. With `auto` each
+request chooses a backend for its check, but the engine keeps that of the first request: a grammar that one backend
+accepted is then compiled by another, and fails there. And vLLM's checks run on the event loop, where some schemas never
+end.
 
 With another backend nothing is checked here: vLLM's own checks are what there is.
 """

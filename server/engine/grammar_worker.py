@@ -3,11 +3,9 @@
 The first line in is a tokenizer, as xgrammar writes it. Then a line in: {"kind": "json", "spec": "..."}; a line out: {}
 or {"error": "..."}. Kinds are json, regex, grammar (EBNF), lark and structural_tag.
 
-Design decision: the engine's own compiler, in a process with limits. Some schemas of a few bytes take all memory there
-is and all time; nothing but trying tells which, and the engine tries it beside everybody's requests.
-
-It ends at MEMORY_BYTES beyond what it needs itself, and after MAX_CPU_S seconds of computing on one question, which no
-other work on the machine makes longer.
+It runs the engine's own compiler, with limits: some schemas of a few bytes take endless memory and time, and only
+trying tells which. The process ends at MEMORY_BYTES beyond what it needs itself, and after MAX_CPU_S seconds of
+computing on one question (processor time, which other work on the machine does not lengthen).
 """
 
 from __future__ import annotations

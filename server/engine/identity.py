@@ -1,12 +1,12 @@
-"""Who an adapter is towards the engine: its content, and nobody's name for it.
+"""The identity of an adapter towards the engine: its content, and no client's name for it.
 
 vLLM takes two LoRARequests for the same adapter when their names are equal, and a batch tells adapters apart by their
 numbers. So a request to the engine is named by the SHA-256 of the adapter's content and by a number that no other
 content has, and every request in flight with that content uses the same one. What a client calls the adapter stays in
 the API process.
 
-Design decision: numbers are handed out in turn and remembered. Numbers computed from the content would need no memory,
-but vLLM's are 31 bits long, and among 65,000 adapters two would more likely than not share one.
+Design decision: numbers are handed out in turn and remembered, not computed from the content. vLLM's are 31 bits long:
+among 65,000 adapters two computed ones would more likely than not be the same.
 """
 
 from __future__ import annotations

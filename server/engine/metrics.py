@@ -1,9 +1,9 @@
 """vLLM's own Prometheus metrics, without the one that names adapters.
 
-Design decision: `vllm:lora_requests_info` has a series for every combination of adapters that ever ran at once, which
-never goes away; with an adapter of its own in every request that is a series per step. It is taken out where vLLM
-records it, so that neither /metrics nor memory grows; filtering the text of /metrics would leave both the memory and
-the time that it takes to write all series out. What adapters are used is in the gateway's own metrics, bounded.
+`vllm:lora_requests_info` has a series for every combination of adapters that ever ran at once; with a different adapter
+in every request that is a new series per step, for ever. Design decision: it is removed where vLLM records it;
+filtering the text of /metrics would leave the memory and the time to write all series. The gateway's own metrics say
+which adapters are used, with a bounded number of labels.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What the gateway needs of an inference engine.
 
-Design decision: the adapter of a request is announced before the engine's own routes run, in the context (contextvars)
-in which they run; so the engine's HTTP handlers stay as they are, and the gateway never sees a forward pass.
-
-It does not say how requests are generated: that is the engine's own OpenAI API, added by `mount`.
+The adapter of a request is announced before the engine's own routes run, in the context (contextvars) in which they
+run, so the engine's HTTP handlers are used unchanged. `mount` adds those routes, which are the engine's OpenAI API, to
+the app.
 """
 
 from __future__ import annotations

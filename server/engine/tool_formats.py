@@ -1,11 +1,11 @@
 """How a model writes tool calls: which of vLLM's parsers reads them, unless the operator names one.
 
-Design decision: by the model's chat template, not by its name or architecture. The template is what tells the model how
-to write a call, and fine-tunes of one architecture are told different things. A template that never mentions tools
-would leave them out of the prompt, so no parser goes with it.
+Design decision: by the model's chat template, not by its name or architecture. The template tells the model how to
+write a call, and fine-tunes of one architecture differ in it. A template that never mentions tools would leave them out
+of the prompt, so it has no parser.
 
-The embedded model's own template is such a one. It is given a part for tools, in the format of Hermes; requests without
-tools are rendered by the original, unchanged.
+The embedded model has such a template. It is extended by a part for tools in the format of Hermes; requests without
+tools are rendered by the original.
 
 It does not read vLLM's flags or the model's files (engine/tools.py).
 """

@@ -1,7 +1,7 @@
 """vLLM's flags for tools, filled in where the operator left them open (tool_formats.py has the table).
 
-Design decision: when the engine's configuration is known and before it starts. Only then is it certain which template
-the model is served with: a tokenizer may have several, and vLLM has some of its own.
+They are settled when the engine's configuration is known, before it starts: only then is it certain which template the
+model is served with, since a tokenizer may have several and vLLM has some of its own.
 
     --tool-call-parser NAME       is taken as it is, and switches tools on
     --no-enable-auto-tool-choice  requests with tools are refused

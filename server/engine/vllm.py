@@ -1,9 +1,9 @@
 """vLLM behind the gateway: its engine, its OpenAI serving classes, and the adapter of the request that is being served.
 
-Design decision: vLLM's own handlers find an adapter by looking a model name up in `OpenAIServingModels.lora_requests`.
-That mapping is replaced, on the one instance, by a view of a context variable: it holds exactly the adapter of the
-request in whose context it is read, and nothing else. No handler is rewritten, no name can reach another request's
-adapter, and nothing has to be unloaded.
+vLLM's own handlers find an adapter by looking a model name up in `OpenAIServingModels.lora_requests`. Design decision:
+that mapping is replaced, on the one instance, by a view of a context variable, instead of loading adapters into it or
+rewriting handlers. It holds exactly the adapter of the request in whose context it is read: no name can reach another
+request's adapter, and nothing has to be unloaded.
 
 What the handlers find carries the name that the client used and no content. Where they call the engine (AdapterLLM) it
 is compared with the request's adapter, and exchanged for the identity of that adapter's content (engine/identity.py).

@@ -1,8 +1,8 @@
-"""uvicorn's fast HTTP protocol, with an end to how long a request's line and headers may be.
+"""uvicorn's fast HTTP protocol, with a limit on the length of a request's line and headers.
 
-Design decision: its parser keeps whatever comes until the headers end, from anyone, before a key can be asked for; so
-bytes are counted as they arrive, and the count begins anew when a head ends and with every piece of a body. Bodies are
-bounded by who reads them (request_body.py).
+Its parser keeps everything until the headers end, before any key can be checked. So bytes are counted as they arrive;
+the count starts again when the headers end and with every piece of a body. Bodies are bounded where they are read
+(request_body.py).
 
 It has no time limits: a reverse proxy has, before a server that strangers can reach.
 """

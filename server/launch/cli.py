@@ -1,9 +1,7 @@
 """The `tinylora` command.
 
-Design decision: it imports what a command needs when that command runs, so that `--help` and mistakes answer at once
-although serving imports an inference engine.
-
-Everything it does not know it hands to vLLM.
+What a command needs is imported when that command runs, so `--help` and mistakes answer at once although serving
+imports an inference engine. Flags of `serve` that are not listed here are vLLM's.
 """
 
 from __future__ import annotations

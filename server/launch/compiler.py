@@ -1,8 +1,8 @@
 """Whether torch can compile a model for this machine's CPU.
 
-Design decision: it is tried, on three lines, with the compiler that torch would take: a compiler alone is not enough,
-Python's and OpenMP's headers and a linker are needed too. Without them a model is served uncompiled, which is slower
-and takes nothing: a compiler from the package index was rejected, being 100 MB that still lack Python's headers.
+It is tried on three lines with the compiler that torch would use, because a compiler alone is not enough: Python's and
+OpenMP's headers and a linker are needed too. Design decision: without them the model is served uncompiled, with a
+warning. A compiler from the package index was rejected: it is 100 MB and still lacks Python's headers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Defaults of vLLM that do not suit a CPU, and what is used instead unless the user says otherwise.
 
-Design decision: only flags that were not given are touched, so vLLM's documentation stays true for every flag that is.
+Only flags that were not given are changed, so vLLM's documentation holds for every flag that is.
 """
 
 from __future__ import annotations

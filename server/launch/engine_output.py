@@ -1,7 +1,7 @@
 """What the engine, its libraries and training workers print goes into a file; the terminal is for what we say.
 
-Design decision: it is done to the process's own file descriptors, which every process started later inherits, because
-half of those lines come from C++ and from other processes, where no setting of Python's logging reaches.
+Design decision: the process's file descriptors are redirected, and every process started later inherits that. Settings
+of Python's logging would miss half of the lines, which come from C++ and from other processes.
 """
 
 from __future__ import annotations

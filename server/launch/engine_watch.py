@@ -1,8 +1,8 @@
-"""Ends an engine that died while it started, where it would be waited for for ever.
+"""Ends an engine that died while it started; otherwise the server would wait for it for ever.
 
-Design decision: a dead engine is known by its processes and by what it prints; its own processes are killed, which the
-one that waits for them notices. An exception of a worker does end up in the engine's process, but that may then wait
-for its worker, which does not end: so vLLM's own watch, for the end of that process, never comes true.
+A dead engine is recognised by its processes and by what it prints. Its processes are then killed, which the start that
+waits for them notices. vLLM's own watch is not enough: it waits for the end of the engine's process, which may itself
+be waiting for a worker that raised and does not end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the server may be reached: without keys, only from its own machine.
 
-Design decision: what a server without keys can be asked by strangers is not a matter of a warning. It listens on the
-loopback address, and an address that others can reach is refused, with what to do instead.
+Design decision: an address that others can reach is refused, with what to do instead, and not merely warned about. A
+server without keys listens on the loopback address.
 
 vLLM's arguments come in and go out; nothing is opened here.
 """

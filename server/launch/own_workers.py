@@ -1,12 +1,12 @@
 """The training workers that `tinylora serve` runs itself: processes beside it that end with it.
 
-Design decision: a worker is started when there is a job that nobody works on, not before: most servers only serve, and
-a worker has its own copy of the base model. It runs at a low priority, for it competes with the serving engine for the
-same cores and whoever waits for an answer comes first. After that it stays, for the next job. One that dies is followed
-by another as soon as the leases that it leaves have passed; one that always dies soon, less and less often.
+A worker is started when there is a job that nobody works on, and then stays: most servers only serve, and a worker has
+its own copy of the base model. It runs at a low priority, because it shares the machine's cores with the serving
+engine. If it dies, another one is started when its leases have expired; if workers keep dying soon, less and less
+often.
 
-Being a client like any other worker it needs a key, which it gets in its environment; a server that has none for it
-makes one that nobody else ever sees.
+It is a client like any other worker and gets its key in its environment; without a worker key in the settings the
+server makes one that is never shown.
 """
 
 from __future__ import annotations

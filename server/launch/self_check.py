@@ -1,10 +1,10 @@
-"""Before a server takes requests: does the engine do what adapters ask of it?
+"""Before a server takes requests: does the engine apply adapters?
 
     zero vector     the base model's answer
     strong vector   another one
 
-Design decision: the running engine is asked, compiled or not, with the same call that requests make. vLLM goes on
-without a plugin that could not be imported, or that VLLM_PLUGINS leaves out, so that nothing less than an answer tells.
+The running engine is asked, compiled or not, by the same call that requests make. vLLM starts without a plugin that
+could not be imported or that VLLM_PLUGINS leaves out, so only an answer shows whether ours is there.
 """
 
 from __future__ import annotations

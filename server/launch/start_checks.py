@@ -1,7 +1,7 @@
 """What a server needs of its machine, asked for before anything slow begins: a port, libraries, memory, disk.
 
-Design decision: what is surely missing ends the start in a sentence with the command that mends it; nothing is guessed
-at. So memory is what cannot be done without (weights, cache, programs), not what would be comfortable.
+What is certainly missing ends the start with a sentence and the command that mends it. The memory asked for is the
+minimum (weights, cache, programs), not what would be comfortable.
 
 A missing compiler is no reason not to start, see compiler.py.
 """

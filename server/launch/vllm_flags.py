@@ -1,7 +1,7 @@
 """vLLM's command line flags, and the few defaults of them that differ here.
 
-Design decision: vLLM's own argument parser reads everything that is not ours, so every vLLM flag works as its
-documentation says; the only defaults changed are those that per-request adapters need.
+vLLM's own argument parser reads every flag that is not ours, so each works as its documentation says. Only the defaults
+that per-request adapters need are changed.
 """
 
 from __future__ import annotations

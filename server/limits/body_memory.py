@@ -1,12 +1,12 @@
 """How much of clients' bodies the server holds at once, of everyone together and of each tenant.
 
-Design decision: every body is counted as it arrives, where it arrives, and until its request has ended, whoever reads
-it; a reader that does not keep what it reads says so. What counts is what has come, not what was announced, so a client
-that sends slowly takes no room from others.
+Every body is counted as it arrives and until its request has ended; a reader that does not keep what it reads gives the
+bytes back. Bytes that have arrived count, not a Content-Length, so a client that sends slowly takes no room from
+others.
 
-A tenant may hold as much as is then still free (dynamic thresholds, Choudhury and Hahne, 1998): one alone half of all,
-two a third each, so that there is always room for another one. Whoever would hold more is told to try again: to wait
-would mean to hold what has come while others wait as well.
+A tenant may hold as many bytes as are still free (dynamic thresholds, Choudhury and Hahne, 1998): one tenant alone half
+of all, two a third each, so there is always room for another. Design decision: a request beyond that is refused with
+"try again", and does not wait: while waiting it would hold what has already arrived.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ While a tenant waits, it is served at least as a fluid server would serve it (to
 proportion to its weight) that is behind by one request of each other tenant. No slot stays free that the next request
 fits in.
 
-Design decision: a tenant stays in the heap, without requests, until the virtual time has passed its tag, and is then
-forgotten: its tag would no longer matter. So nothing is remembered of anyone while slots are free.
+A tenant without requests stays in the heap until the virtual time has passed its tag, which then no longer matters. So
+nothing is remembered of anyone while slots are free.
 
 It does not count quotas (quotas.py) and does not know what a request is.
 """

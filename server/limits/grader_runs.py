@@ -1,8 +1,7 @@
 """How many graders a tenant may try: at once, and in a minute.
 
-Design decision: the quotas of requests to the model, with limits of their own. Trying a grader takes a process of the
-gateway (for mathematics, for code), of which there are few; with what one tenant may have at once bounded, nobody waits
-for more than a few runs of each other.
+Trying a grader takes one of the gateway's few processes (for mathematics, for code). With a bound on each tenant,
+nobody waits for more than a few runs of every other one.
 """
 
 from __future__ import annotations

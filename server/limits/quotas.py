@@ -1,11 +1,11 @@
 """What a tenant and a key may use: requests per minute, tokens per minute, and requests open at once.
 
-Design decision: a request passes all quotas that concern it or is charged to none. Its tokens are charged by an
-estimate and corrected when it has ended; an answer longer than the estimate leaves a debt, which later requests wait
-for. Charging happens without a pause (no await), so that concurrent requests cannot both have the last of a quota.
+A request is charged to all quotas that concern it, or to none. Its tokens are estimated, and corrected when it has
+ended; an answer longer than the estimate leaves a debt, which later requests wait for. There is no await between
+checking and charging, so two requests cannot both take the last of a quota.
 
-Who may administer the server is not limited: its requests, those of training jobs among them, only queue. Quotas hold
-in this process; several gateways would each grant them.
+Keys with the scope admin, and so training jobs, are not limited: their requests only queue. Quotas hold per process:
+several gateways each grant them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     x-ratelimit-limit-requests: 60      x-ratelimit-remaining-requests: 59     x-ratelimit-reset-requests: 1s
     retry-after: 2                      retry-after-ms: 1250
 
-Design decision: of several quotas on one thing, the headers show the one with the least left.
+Where several quotas limit one thing, the headers show the one with the least left.
 
 It computes no quota (quotas.py).
 """

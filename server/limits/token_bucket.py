@@ -2,12 +2,11 @@
 
     level(now) = per_minute * (1 - (full_at - now) / 60)
 
-Design decision: that number is all there is (the generic cell rate algorithm, ITU-T I.371, in the form of virtual
-scheduling). A full bucket is the same as none, so that keys out of use are forgotten, a few at every taking; whoever
-changes a quota scales what is left of it.
+This is the generic cell rate algorithm (ITU-T I.371) in the form of virtual scheduling. A full bucket equals one that
+was never used, so full ones are forgotten, a few at every taking. When a quota changes, the level scales with it.
 
-A bucket holds a minute's quota: it may be used at once, and comes back at its own pace. It may go below zero when more
-was used than was asked for. Who owns a bucket and what an empty one means is for quotas.py to say.
+A bucket holds a minute's quota, which may be used at once and refills evenly. It may go below zero when more was used
+than was asked for. What an empty bucket means is decided in quotas.py.
 """
 
 from __future__ import annotations
