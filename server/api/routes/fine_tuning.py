@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import ValidationError
 from sqlalchemy.engine import Connection, Row
 from starlette.concurrency import run_in_threadpool
 
+from server.api.bodies.json_body import json_of, parsed
 from server.api.deps import AuthorDep, Gateway, GatewayDep, PrincipalDep, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.fine_tuning import (
@@ -31,11 +31,9 @@ from server.api.schemas.fine_tuning import (
 )
 from server.api.schemas.pages import NoQuery, PageQuery
 from server.api.writes import Answer, Author, fingerprint_of
-from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, NotFound
 from server.core.ids import new_id
 from server.core.names import parse_reference
-from server.core.off_loop import off_loop
 from server.core.request_body import read_json
 from server.inference.adapter_field import model_not_found
 from server.registry.versions import StoredVersion
@@ -51,12 +49,8 @@ MAX_BODY_BYTES = 4 * 2**20
 GRADER_PARAM = "method.reinforcement.grader"
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=OwnRoute)
 
-_CREATE_DOCS = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": JobCreate.model_json_schema()}}}
-}
 
-
-@router.post("", response_model=JobObject, openapi_extra=_CREATE_DOCS)
+@router.post("", response_model=JobObject, openapi_extra=json_of(JobCreate))
 async def create(
     request: Request,
     gateway: GatewayDep,
@@ -66,10 +60,7 @@ async def create(
 ) -> Response:
     """Train a vector."""
     sent = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "jobs' MAX_BODY_BYTES")
-    try:
-        body = await off_loop(len(sent), JobCreate.model_validate_json, sent or b"null")
-    except ValidationError as error:
-        raise validation_error(error.errors(include_url=False)) from None
+    body = await parsed(sent, JobCreate)
     job = await _checked(body, gateway, author, training.graders)
 
     def do(connection: Connection) -> Answer:

@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar, get_args
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from server.api.bodies.json_body import json_of, parsed
 from server.api.deps import PrincipalDep, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.graders import (
@@ -24,9 +25,7 @@ from server.api.schemas.graders import (
     GraderValidateResponse,
 )
 from server.auth.middleware import key_of
-from server.core.error_responses import validation_error
 from server.core.errors import Unavailable
-from server.core.off_loop import off_loop
 from server.core.principal import ORGANIZATION_HEADER
 from server.core.request_body import read_json
 from server.training.graders.build import GraderTools, parse_spec
@@ -60,11 +59,7 @@ TurnDep = Annotated[None, Depends(_turn)]
 ToolsDep = Annotated[GraderTools, Depends(_tools)]
 
 
-def _body_of(model: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
-
-
-@router.post("/run", openapi_extra=_body_of(GraderRunRequest))
+@router.post("/run", openapi_extra=json_of(GraderRunRequest))
 async def run_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> GraderRunResponse:
     """Grade one sample."""
     body = await _read(request, GraderRunRequest)
@@ -82,7 +77,7 @@ async def run_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> Grade
     return _response(spec, grade, time.perf_counter() - started)
 
 
-@router.post("/validate", openapi_extra=_body_of(GraderValidateRequest))
+@router.post("/validate", openapi_extra=json_of(GraderValidateRequest))
 async def validate_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> GraderValidateResponse:
     """Check a definition without grading anything."""
     spec = parse_spec((await _read(request, GraderValidateRequest)).grader)
@@ -92,10 +87,7 @@ async def validate_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> 
 
 async def _read(request: Request, model: type[RequestT]) -> RequestT:
     body = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "graders' MAX_BODY_BYTES")
-    try:
-        return await off_loop(len(body), model.model_validate_json, body or b"null")
-    except ValidationError as error:
-        raise validation_error(error.errors(include_url=False)) from None
+    return await parsed(body, model)
 
 
 def _response(spec: GraderSpec, grade: Grade, seconds: float) -> GraderRunResponse:

@@ -15,17 +15,16 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 
+from server.api.bodies.json_body import json_of, parsed
 from server.api.deps import AuthorDep, Gateway, GatewayDep, Training, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.writes import Answer, Author
-from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, quoted
 from server.core.ids import is_id
-from server.core.off_loop import off_loop
 from server.core.principal import Tenant
 from server.core.request_body import read_json
 from server.db.tables import TENANTS
@@ -52,11 +51,7 @@ T = TypeVar("T")
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
-def _body_of(model: type[BaseModel]) -> dict[str, object]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
-
-
-@router.post("/claim", openapi_extra=_body_of(ClaimRequest))
+@router.post("/claim", openapi_extra=json_of(ClaimRequest))
 async def claim_jobs(request: Request, gateway: GatewayDep) -> ClaimAnswer:
     """Renew leases, and take jobs if there is room for any."""
     body = await _read(request, ClaimRequest)
@@ -72,14 +67,14 @@ async def claim_jobs(request: Request, gateway: GatewayDep) -> ClaimAnswer:
     return await _transact(gateway, lambda connection: claim(gateway.database, connection, body, lease_s))
 
 
-@router.post("/jobs/{job_id}/validated", openapi_extra=_body_of(ValidatedRequest))
+@router.post("/jobs/{job_id}/validated", openapi_extra=json_of(ValidatedRequest))
 async def report_validated(job_id: str, request: Request, gateway: GatewayDep) -> LeaseAnswer:
     """The job's files can be used."""
     body = await _read(request, ValidatedRequest)
     return await _transact(gateway, lambda connection: validated(connection, job_id, body))
 
 
-@router.post("/jobs/{job_id}/report", openapi_extra=_body_of(ReportRequest))
+@router.post("/jobs/{job_id}/report", openapi_extra=json_of(ReportRequest))
 async def report_step(job_id: str, request: Request, gateway: GatewayDep, training: TrainingDep) -> LeaseAnswer:
     """A step was done."""
     body = await _read(request, ReportRequest)
@@ -92,7 +87,7 @@ async def report_step(job_id: str, request: Request, gateway: GatewayDep, traini
     return answer
 
 
-@router.post("/jobs/{job_id}/finish", openapi_extra=_body_of(FinishRequest))
+@router.post("/jobs/{job_id}/finish", openapi_extra=json_of(FinishRequest))
 async def finish_job(
     job_id: str, request: Request, gateway: GatewayDep, training: TrainingDep, author: AuthorDep
 ) -> FinishAnswer:
@@ -147,7 +142,4 @@ async def _transact(gateway: Gateway, do: Callable[[Connection], T]) -> T:
 
 async def _read(request: Request, model: type[RequestT]) -> RequestT:
     body = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "workers' MAX_BODY_BYTES")
-    try:
-        return await off_loop(len(body), model.model_validate_json, body or b"null")
-    except ValidationError as error:
-        raise validation_error(error.errors(include_url=False)) from None
+    return await parsed(body, model)

@@ -1,0 +1,30 @@
+"""JSON bodies that may be long (jobs, graders, reports of workers): parsed off the event loop, described for OpenAPI.
+
+Design decision: these are not FastAPI's body parameters, which it parses and checks within the event loop, where
+everyone else waits, and describes by a reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from server.core.error_responses import validation_error
+from server.core.off_loop import off_loop
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+async def parsed(body: bytes, model: type[ModelT]) -> ModelT:
+    """`body` as a `model`. BadRequest names the first field at fault; nothing at all is taken for null."""
+    try:
+        return await off_loop(len(body), model.model_validate_json, body or b"null")
+    except ValidationError as error:
+        raise validation_error(error.errors(include_url=False)) from None
+
+
+def json_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The `openapi_extra` of a route whose body is a `model`."""
+    schema = model.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
