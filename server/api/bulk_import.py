@@ -19,9 +19,10 @@ from sqlalchemy.engine import Connection
 from server.api.writes import Answer, Author, Writes
 from server.core.error_responses import error_object
 from server.core.errors import ApiError
+from server.db.database import Database
 from server.registry.bulk_formats import Item, Rejected
-from server.registry.creation import NewVersion
-from server.registry.store import Registry
+from server.registry.creation import NewVersion, create_versions
+from server.registry.versions import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class BulkImport:
     """One body's items on their way into the registry. Blocks: call it from worker threads."""
 
     writes: Writes
-    registry: Registry
+    database: Database
     author: Author
 
     def store(self, batch_number: int, first_index: int, items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -58,8 +59,8 @@ class BulkImport:
         tenant_id = self.author.principal.tenant.id
         try:
             with connection.begin_nested():
-                stored = self.registry.create_many(connection, tenant_id, items)
-            return iter([{"name": version.name, "version": version.version} for version in stored])
+                entries = create_versions(self.database, connection, tenant_id, items)
+            return iter([_outcome(entry) for entry in entries])
         except ApiError:
             # One of them is refused, the tenant's limit being reached: only one by one shows which.
             return iter([self._create_one(connection, tenant_id, item) for item in items])
@@ -67,16 +68,20 @@ class BulkImport:
     def _create_one(self, connection: Connection, tenant_id: int, item: NewVersion) -> dict[str, Any]:
         try:
             with connection.begin_nested():
-                [version] = self.registry.create_many(connection, tenant_id, [item])
+                [entry] = create_versions(self.database, connection, tenant_id, [item])
         except ApiError as error:
             return _rejected(Rejected(item.name, error))
-        return {"name": version.name, "version": version.version}
+        return _outcome(entry)
 
     def _author_of_batch(self, batch_number: int) -> Author:
         key = self.author.idempotency_key
         if key is None:
             return self.author
         return replace(self.author, idempotency_key=f"{hashlib.sha256(key.encode()).hexdigest()}:{batch_number}")
+
+
+def _outcome(entry: Entry) -> dict[str, Any]:
+    return {"name": entry.stored.name, "version": entry.stored.version}
 
 
 def _rejected(item: Rejected) -> dict[str, Any]:

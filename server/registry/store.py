@@ -5,28 +5,25 @@ every request reads the current revision, one row by an index. So any number of 
 committed last, and vectors are read from the database once.
 
 Only `look_up` and `resolve` are for the event loop; the rest blocks on the database. Writes are functions of a
-connection, run by `server.api.writes`: those that make versions are here, others in deletion.py and aliases.py.
+connection, run by `server.api.writes`: creation.py, deletion.py, aliases.py.
 """
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Row
 from starlette.concurrency import run_in_threadpool
 
-from adapters.vector.adapter import Adapter
 from server.core.names import Reference
 from server.db.database import Database
 from server.db.point_reads import PointReads
 from server.db.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS, TENANTS
 from server.registry.cache import ResolveCache
-from server.registry.creation import NewVersion, create_versions
-from server.registry.etags import NO_PRECONDITION, Precondition
 from server.registry.rows import adapter_not_found, visible_row
 from server.registry.state import AdapterState, read_state
 from server.registry.versions import LISTED_ROWS, VERSION_ROWS, Entry, Page, StoredVersion, listed_of, version_of
@@ -189,32 +186,6 @@ class Registry:
             rows = rows.where(ADAPTER_VERSIONS.c.version < before)
         name = reference.name if row.tenant_id == tenant_id else reference.qualified_name
         return self._page(rows.order_by(ADAPTER_VERSIONS.c.version.desc()), limit, lambda _: name)
-
-    def create_version(
-        self,
-        connection: Connection,
-        tenant_id: int,
-        name: str,
-        adapter: Adapter,
-        metadata: Mapping[str, str] | None = None,
-        precondition: Precondition = NO_PRECONDITION,
-    ) -> StoredVersion:
-        """Store `adapter` as the next version of `name`.
-
-        Raises PreconditionFailed, by the ETag of `name`, and BadRequest when the tenant would have too many adapters.
-        """
-        items = [NewVersion(name, adapter, metadata or {})]
-        (stored,) = create_versions(self._database, connection, tenant_id, items, precondition)
-        return stored
-
-    def create_many(
-        self, connection: Connection, tenant_id: int, items: Sequence[NewVersion]
-    ) -> builtins.list[StoredVersion]:
-        """Store many versions at once, in the order given; a name that comes twice gets two versions.
-
-        Made for batches of a thousand or so. BadRequest when the tenant would have too many adapters.
-        """
-        return create_versions(self._database, connection, tenant_id, items)
 
     def _page(self, rows: sa.Select[Any], limit: int, name_of: Callable[[Row[Any]], str]) -> Page:
         with self._database.read() as connection:

@@ -21,6 +21,7 @@ from server.api.app import create_app
 from server.core.principal import DEFAULT_TENANT_ID
 from server.core.settings import Settings
 from server.db.database import Database
+from server.registry.creation import NewVersion, create_versions
 from server.registry.store import Registry
 from server.registry.versions import StoredVersion
 from tests.postgres import PostgresServer
@@ -136,14 +137,16 @@ class Store(Protocol):
 
 
 @pytest.fixture
-def store(app_database: Database, registry: Registry) -> Store:
+def store(app_database: Database) -> Store:
     """Stores a version in the app without HTTP."""
 
     def store(
         name: str, adapter: Adapter, metadata: Mapping[str, str] | None = None, tenant_id: int = DEFAULT_TENANT_ID
     ) -> StoredVersion:
         with app_database.write() as connection:
-            return registry.create_version(connection, tenant_id, name, adapter, metadata)
+            items = [NewVersion(name, adapter, metadata or {})]
+            [entry] = create_versions(app_database, connection, tenant_id, items)
+            return entry.stored
 
     return store
 

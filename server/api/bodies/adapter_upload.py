@@ -68,15 +68,15 @@ def media_type(request: Request) -> str:
 
 
 def body_format(request: Request) -> str:
-    """The form of the upload, for metrics."""
+    """In which form the adapter comes; "unknown" when none is read by this content type."""
     kind = media_type(request)
     if kind in SAFETENSORS:
         return "safetensors"
     return {RAW: "vector", "application/json": "json", "multipart/form-data": "multipart"}.get(kind, "unknown")
 
 
-async def read_upload(request: Request, factors: Factors, max_bytes: int) -> Upload:
-    """The adapter in the body of `request`.
+async def read_upload(form: str, request: Request, factors: Factors, max_bytes: int) -> Upload:
+    """The adapter in the body of `request`, which has this `body_format`.
 
     Raises ApiError (400, 413, 415) and AdapterError, naming the field, what came and what was expected.
     """
@@ -86,7 +86,7 @@ async def read_upload(request: Request, factors: Factors, max_bytes: int) -> Upl
         "safetensors": _read_safetensors,
         "multipart": _read_form,
     }
-    reader = readers.get(body_format(request))
+    reader = readers.get(form)
     if reader is None:
         raise UnsupportedMediaType(
             f"The content type is {quoted(media_type(request))}, expected {RAW} (the bytes of a vector), "

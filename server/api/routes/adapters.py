@@ -34,12 +34,12 @@ from server.api.schemas.adapters import (
 from server.api.schemas.pages import NoQuery
 from server.api.writes import Answer, Author, fingerprint_of
 from server.core.errors import ApiError, BadRequest, quoted
-from server.core.names import Reference, check_new_name, parse_reference
+from server.core.names import check_new_name, parse_reference
 from server.core.paths import ADAPTERS_PREFIX
+from server.registry.creation import NewVersion, create_versions
 from server.registry.deletion import delete, purge, restore
 from server.registry.etags import Precondition, revision_etag, version_etag
-from server.registry.rows import entry_at, set_public, visible_row
-from server.registry.versions import Entry
+from server.registry.rows import entry_at, set_public
 
 router = APIRouter(prefix=ADAPTERS_PREFIX, tags=["adapters"], route_class=OwnRoute)
 
@@ -58,20 +58,17 @@ async def _upload(
     form: str, request: Request, gateway: Gateway, author: Author, precondition: Precondition
 ) -> Response:
     try:
-        upload = await read_upload(request, gateway.engine.factors, gateway.settings.max_upload_bytes)
+        upload = await read_upload(form, request, gateway.engine.factors, gateway.settings.max_upload_bytes)
         name = check_new_name(upload.name, gateway.engine.base_models)
     except (ApiError, AdapterError):
         gateway.metrics.observe_upload(form, stored=False)
         raise
 
     def do(connection: Connection) -> Answer:
-        tenant_id = author.principal.tenant.id
-        stored = gateway.registry.create_version(
-            connection, tenant_id, name, upload.adapter, upload.metadata, precondition
-        )
-        row = visible_row(connection, tenant_id, Reference(name))
-        body = AdapterObject.of(Entry(stored, row.revision, row.public)).model_dump()
-        return Answer(body, 201, {"etag": revision_etag(row.revision)}, detail={"version": stored.version})
+        items = [NewVersion(name, upload.adapter, upload.metadata)]
+        [entry] = create_versions(gateway.database, connection, author.principal.tenant.id, items, precondition)
+        body, etag = AdapterObject.of(entry).model_dump(), revision_etag(entry.revision)
+        return Answer(body, 201, {"etag": etag}, detail={"version": entry.stored.version})
 
     # Of the content, not of its bytes: a form has other bytes every time it is sent.
     content = json.dumps([name, upload.adapter.digest, dict(upload.metadata)], sort_keys=True)

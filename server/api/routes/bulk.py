@@ -80,7 +80,7 @@ async def upload_many(
 
     When a body cannot be read to its end, the totals have `complete` false and the error; what came before is stored.
     """
-    bulk = BulkImport(gateway.writes, gateway.registry, author)
+    bulk = BulkImport(gateway.writes, gateway.database, author)
     spool: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_SPOOLED_IN_MEMORY)  # noqa: SIM115, the response closes it
     totals: dict[str, Any] = {"object": "adapter.bulk", "stored": 0, "rejected": 0, "complete": True}
     number = index = 0

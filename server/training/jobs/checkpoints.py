@@ -107,12 +107,12 @@ def publish(
     metadata = dict(list(about.items())[:MAX_METADATA_PAIRS])
     try:
         with connection.begin_nested():
-            (stored,) = create_versions(database, connection, job.tenant_id, [NewVersion(name, adapter, metadata)])
+            (entry,) = create_versions(database, connection, job.tenant_id, [NewVersion(name, adapter, metadata)])
     except BadRequest as error:
         if error.code != ADAPTER_LIMIT:
             raise
         return None
-    return stored
+    return entry.stored
 
 
 def checked_vector(job: Row[Any], data: bytes, param: str) -> torch.Tensor:

@@ -22,7 +22,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.registry.bulk_export import BATCH_BYTES, export_versions
 from server.registry.bulk_formats import MAX_FILE_ADAPTERS, batches_of, fitting_file, lines_of, safetensors_file
-from server.registry.creation import NewVersion
+from server.registry.creation import NewVersion, create_versions
 from server.registry.versions import StoredVersion
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import MODULES, FakeEngine
@@ -56,7 +56,7 @@ def long_versions(process: Process, factors: Factors, count: int) -> int:
     for start in range(0, count, 10):
         with process.database.write() as connection:
             items = [NewVersion(f"long/{number:04d}", adapter) for number in range(start, start + 10)]
-            process.registry.create_many(connection, DEFAULT_TENANT_ID, items)
+            create_versions(process.database, connection, DEFAULT_TENANT_ID, items)
     return count * len(adapter.data)
 
 

@@ -21,6 +21,7 @@ from server.core.principal import OPEN_PRINCIPAL, Principal, Tenant
 from server.db.database import Database
 from server.db.retention import KEY_KEPT_S
 from server.db.tables import AUDIT_LOG
+from server.registry.creation import NewVersion, create_versions
 from tests.server.support.process import Process
 
 ADAPTER = "/v1/adapters/acme/math"
@@ -171,7 +172,8 @@ def test_failed_write_leaves_neither_rows_nor_key_nor_audit(process: Process) ->
     writes = Writes(process.database)
 
     def do(connection: Connection) -> Answer:
-        process.registry.create_version(connection, 1, "a", Adapter(Recipe(), "a" * 64, "bfloat16", b"\0?" * 13))
+        made = Adapter(Recipe(), "a" * 64, "bfloat16", b"\0?" * 13)
+        create_versions(process.database, connection, 1, [NewVersion("a", made)])
         raise BadRequest("no")
 
     with pytest.raises(BadRequest):
@@ -187,7 +189,8 @@ def test_two_processes_with_one_key_do_it_once(process: Process, other_process: 
 
         def do(connection: Connection) -> Answer:
             made = Adapter(Recipe(), "a" * 64, "bfloat16", b"\0?" * 13)
-            return Answer({"version": side.registry.create_version(connection, 1, "a", made).version})
+            [entry] = create_versions(side.database, connection, 1, [NewVersion("a", made)])
+            return Answer({"version": entry.stored.version})
 
         return int(Writes(side.database).run(author(), "adapter.create", "a", do).body["version"])
 

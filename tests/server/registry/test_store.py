@@ -10,21 +10,18 @@ import sqlalchemy as sa
 from server.core.errors import BadRequest, NotFound, PreconditionFailed
 from server.core.names import Reference
 from server.db.tables import ADAPTER_METADATA, TENANTS
-from server.registry.creation import NewVersion
+from server.registry.creation import NewVersion, create_versions
 from server.registry.etags import NO_PRECONDITION, Precondition
-from server.registry.rows import set_public
+from server.registry.rows import entry_at, set_public
 from server.registry.store import Registry
 from tests.server.support.process import Process, adapter
 
 
 async def test_what_was_stored_comes_back_unchanged_after_a_restart(process: Process, database_url: str) -> None:
-    stored = process.write(
-        lambda to: process.registry.create_version(
-            to, 1, "acme/math", adapter(0.25, rank=1, u=3, groups=2, seed=7), {"job": "j1", "ünï": "code"}
-        )
-    )
+    made = NewVersion("acme/math", adapter(0.25, rank=1, u=3, groups=2, seed=7), {"job": "j1", "ünï": "code"})
+    [entry] = process.write(lambda to: create_versions(process.database, to, 1, [made]))
     second = Process.on(database_url)
-    assert await second.resolve("acme/math") == await second.resolve("acme/math@1") == stored
+    assert await second.resolve("acme/math") == await second.resolve("acme/math@1") == entry.stored
     assert second.create("acme/math").version == 2
     await second.close()
 
@@ -53,7 +50,8 @@ def test_only_one_of_many_may_create_a_name(process: Process, other_process: Pro
     def create(number: int) -> bool:
         side = (process, other_process)[number % 2]
         try:
-            side.write(lambda to: side.registry.create_version(to, 1, "a", adapter(), {}, Precondition(None, "*")))
+            made, new_name = [NewVersion("a", adapter())], Precondition(None, "*")
+            side.write(lambda to: create_versions(side.database, to, 1, made, new_name))
         except PreconditionFailed:
             return False
         return True
@@ -122,9 +120,12 @@ async def test_readers_among_writers_never_see_a_version_go_back(process: Proces
 def test_batch_is_stored_in_its_order_and_a_repeated_name_gets_successive_versions(process: Process) -> None:
     process.create("b", metadata={"old": "1"})
     items = [NewVersion(name, adapter(value), {"n": str(value)}) for value, name in enumerate("cabab", 1)]
-    stored = process.write(lambda to: process.registry.create_many(to, 1, items))
-    assert [version.id for version in stored] == ["c@1", "a@1", "b@2", "a@2", "b@3"]
-    assert [float(version.adapter.vector()[0, 0]) for version in stored] == [1, 2, 3, 4, 5]
+    entries = process.write(lambda to: create_versions(process.database, to, 1, items))
+    assert [entry.stored.id for entry in entries] == ["c@1", "a@1", "b@2", "a@2", "b@3"]
+    assert [float(entry.stored.adapter.vector()[0, 0]) for entry in entries] == [1, 2, 3, 4, 5]
+    with process.database.read() as connection:
+        read = [entry_at(connection, 1, Reference(made.stored.name), made.stored.version) for made in entries]
+    assert read == entries
     page = process.registry.list(1)
     assert [(entry.stored.id, dict(entry.stored.metadata)) for entry in page.items] == [
         ("a@2", {"n": "4"}), ("b@3", {"n": "5"}), ("c@1", {"n": "1"}),
@@ -140,7 +141,7 @@ def test_overlapping_batches_wait_for_each_other_and_lose_nothing(process: Proce
     def store(number: int) -> None:
         side = (process, other_process)[number % 2]
         items = [NewVersion(name, adapter()) for name in (names if number % 3 else reversed(names))]
-        side.write(lambda to: side.registry.create_many(to, 1, items))
+        side.write(lambda to: create_versions(side.database, to, 1, items))
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(store, range(12)))
@@ -159,7 +160,7 @@ def test_tenants_limit_counts_adapters_that_are_not_deleted(process: Process) ->
         tenant.restore("a")
     with pytest.raises(BadRequest, match="4 adapters"):
         items = [NewVersion(name, adapter()) for name in "bcde"]
-        tenant.write(lambda to: tenant.registry.create_many(to, tenant.tenant_id, items))
+        tenant.write(lambda to: create_versions(tenant.database, to, tenant.tenant_id, items))
     assert [entry.stored.id for entry in tenant.registry.list(tenant.tenant_id).items] == ["b@2", "c@1"]
     process.create("other"), process.create("another"), process.create("third")
 
@@ -181,7 +182,7 @@ def test_tenants_limit_holds_against_uploads_at_once(process: Process, other_pro
 
 def test_pages_hold_every_adapter_once_while_others_are_inserted(process: Process, other_process: Process) -> None:
     wanted = [f"n{number:03}" for number in range(60)]
-    process.write(lambda to: process.registry.create_many(to, 1, [NewVersion(name, adapter()) for name in wanted]))
+    process.write(lambda to: create_versions(process.database, to, 1, [NewVersion(name, adapter()) for name in wanted]))
     stop = Event()
 
     def insert() -> None:

@@ -17,6 +17,7 @@ from server.db.database import Database
 from server.db.point_reads import PointReads, open_point_reads
 from server.db.tables import TENANTS
 from server.registry import aliases, deletion
+from server.registry.creation import NewVersion, create_versions
 from server.registry.store import Registry
 from server.registry.versions import StoredVersion
 
@@ -63,7 +64,9 @@ class Process:
 
     def create(self, name: str, value: float = 0.5, metadata: Mapping[str, str] | None = None) -> StoredVersion:
         made = adapter(value)
-        return self.write(lambda to: self.registry.create_version(to, self.tenant_id, name, made, metadata))
+        items = [NewVersion(name, made, metadata or {})]
+        [entry] = self.write(lambda to: create_versions(self.database, to, self.tenant_id, items))
+        return entry.stored
 
     async def resolve(self, reference: str, pick: float | None = None) -> StoredVersion:
         return await self.registry.resolve(self.tenant_id, parse_reference(reference, "name"), pick=pick)

@@ -19,6 +19,7 @@ from server.api.app import create_app
 from server.core.principal import DEFAULT_TENANT_ID
 from server.core.settings import Settings
 from server.db.database import Database
+from server.registry.creation import NewVersion, create_versions
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import BASE, FakeEngine
 
@@ -33,7 +34,7 @@ def post(module_database_url: str, factors: Factors) -> Iterator[Post]:
     app = create_app(made, FakeEngine(factors), database)
     adapter = Adapter.from_vector(torch.ones(13, 1), Recipe(), factors.digest, "bfloat16")
     with database.write() as connection:
-        app.state.gateway.registry.create_version(connection, DEFAULT_TENANT_ID, "a", adapter)
+        create_versions(database, connection, DEFAULT_TENANT_ID, [NewVersion("a", adapter)])
     with asyncio.Runner() as runner:
 
         def post(path: str, **request: Any) -> httpx.Response:

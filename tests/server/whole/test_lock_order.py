@@ -13,7 +13,7 @@ from server.core.principal import DEFAULT_TENANT, DEFAULT_TENANT_ID, Principal
 from server.core.request_usage import RequestUsage
 from server.engine.protocol import ServedAdapter
 from server.inference.usage_meter import UsageMeter
-from server.registry.creation import NewVersion
+from server.registry.creation import NewVersion, create_versions
 from tests.server.support.process import Process, adapter
 
 NAMES = ["m/3", "a", "z", "m/1", "b"]
@@ -44,7 +44,7 @@ def texts(rows: list[Any], wanted: list[str]) -> list[str]:
 def test_adapters_of_a_batch_by_name(process: Process) -> None:
     items = [NewVersion(name, adapter()) for name in NAMES]
     with inserted("adapters") as rows:
-        process.write(lambda to: process.registry.create_many(to, DEFAULT_TENANT_ID, items))
+        process.write(lambda to: create_versions(process.database, to, DEFAULT_TENANT_ID, items))
     assert texts(rows, NAMES) == sorted(NAMES)
     assert [process.versions(name) for name in NAMES] == [[1]] * 5
 
