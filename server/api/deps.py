@@ -19,8 +19,9 @@ from fastapi import Depends, Header, Request
 
 from server.api.writes import IDEMPOTENCY_HEADER, MAX_KEY_CHARS, Author, Writes, fingerprint_of
 from server.core.errors import BadRequest, PayloadTooLarge, quoted
-from server.core.principal import Principal, principal_of
+from server.core.principal import Principal
 from server.core.request_body import MAX_JSON_BYTES
+from server.core.request_state import principal_of, state_of
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.point_reads import PointReads
@@ -29,7 +30,6 @@ from server.inference.usage_meter import UsageMeter
 from server.limits.grader_runs import GraderRuns
 from server.limits.recipe_budget import RecipeBudget
 from server.observability.metrics import GatewayMetrics
-from server.observability.request_id import request_id_of
 from server.registry.etags import Precondition
 from server.registry.store import Registry
 from server.training.files.storage import FileStorage
@@ -91,7 +91,7 @@ def author_of(
             param=IDEMPOTENCY_HEADER,
             code="invalid_value",
         )
-    return Author(principal_of(request.scope), request_id_of(request.scope), key)
+    return Author(principal_of(request.scope), state_of(request.scope).id, key)
 
 
 async def _fingerprint(request: Request) -> str:

@@ -28,6 +28,7 @@ from server.core.error_responses import response_to
 from server.core.errors import ApiError, Forbidden, NotFound, Unauthorized, quoted
 from server.core.paths import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below
 from server.core.principal import DEFAULT_TENANT_NAME, OPEN_PRINCIPAL, ORGANIZATION_HEADER, KeyScope, Principal, Tenant
+from server.core.request_state import state_of
 from server.db.database import Database
 from server.db.point_reads import PointReads
 
@@ -77,7 +78,7 @@ class AuthMiddleware:
         except ApiError as error:
             await response_to(error)(scope, receive, send)
             return
-        scope.setdefault("state", {})["principal"] = principal
+        state_of(scope).principal = principal
         with structlog.contextvars.bound_contextvars(tenant=principal.tenant.name, key_id=principal.key_id):
             await self._app(scope, receive, send)
 

@@ -1,16 +1,13 @@
 """Who a request is from: a tenant, and the key it came with.
 
-The middleware that checks keys decides it once and puts it into the ASGI scope; nothing later reads the headers.
-
-It does not check keys (auth/middleware.py) or count anything (admission.py).
+The middleware that checks keys decides it once and puts it into the request's state (request_state.py); nothing later
+reads the headers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-
-from starlette.types import Scope as AsgiScope
 
 # The official clients spell it so, and let only a header of this spelling take the place of their own.
 ORGANIZATION_HEADER = "OpenAI-Organization"
@@ -61,9 +58,3 @@ class Principal:
 
 # On a server without keys everyone is the default tenant; only tenants and keys cannot be made there.
 OPEN_PRINCIPAL = Principal(DEFAULT_TENANT, None, frozenset({"infer", "adapters", "train"}))
-
-
-def principal_of(scope: AsgiScope) -> Principal:
-    """The principal of the request with this ASGI scope."""
-    principal: Principal = scope["state"]["principal"]
-    return principal

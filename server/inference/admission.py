@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from server.core.errors import BadRequest, TooManyRequests
 from server.core.paths import POOLING_ROUTES
 from server.core.principal import Tenant
-from server.core.request_usage import RequestUsage
+from server.core.request_state import RequestUsage
 from server.core.settings import Settings
 from server.engine.protocol import Engine
 from server.inference.admission_metrics import AdmissionMetrics

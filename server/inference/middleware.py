@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.core.error_responses import response_to
 from server.core.errors import ApiError, BadRequest, TooManyRequests
 from server.core.paths import MODEL_ROUTES, OWN_PREFIXES
-from server.core.principal import principal_of
 from server.core.request_body import is_json, replay
+from server.core.request_state import principal_of, state_of
 from server.engine.protocol import Engine
 from server.inference.admission import Admission
 from server.inference.exchange import Exchange
@@ -30,7 +30,6 @@ from server.inference.resolve import Resolver
 from server.inference.token_estimate import Estimate
 from server.inference.usage_meter import UsageMeter
 from server.observability.metrics import GatewayMetrics
-from server.observability.tracing import enter_admission, enter_engine
 
 ADAPTER_HEADER = "x-tinylora-adapter"
 BASE_MODEL = "none"  # no adapter's: those have a version or a digest
@@ -79,12 +78,12 @@ class InferenceMiddleware:
 
     async def _serve(self, request: InferenceRequest, exchange: Exchange) -> None:
         """Charge, admit and run a request, and count what it used however it ends."""
-        state = exchange.scope["state"]
-        state["usage"] = request.usage
-        if request.served is not None:
-            state["adapter"] = request.served.name
+        state = state_of(exchange.scope)
+        state.usage = request.usage
+        state.adapter = None if request.served is None else request.served.name
+        if state.trace is not None:
+            state.trace.enter_admission()
         self._engine.activate(request.served, request.usage.add, prompt_only=request.prompt_only)
-        enter_admission(exchange.scope)
         try:
             with self._meter.counted(request.principal, request.served, request.usage):
                 if request.estimate is None:
@@ -113,8 +112,9 @@ class InferenceMiddleware:
         except BadRequest as error:
             await exchange.refuse(error)
             return
-        scope = {**exchange.scope, "headers": enter_engine(exchange.scope, request.headers)}
-        await self._app(scope, replay(request.body, exchange.receive), exchange.send)
+        trace = state_of(exchange.scope).trace
+        headers = request.headers if trace is None else trace.enter_engine(request.headers)
+        await self._app({**exchange.scope, "headers": headers}, replay(request.body, exchange.receive), exchange.send)
 
 
 def _is_for_the_engine(scope: Scope) -> bool:

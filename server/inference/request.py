@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.core.principal import Principal
-from server.core.request_usage import RequestUsage
+from server.core.request_state import RawHeaders, RequestUsage
 from server.engine.grammar import Grammar
 from server.engine.protocol import ServedAdapter
 from server.inference.token_estimate import Estimate
@@ -21,7 +21,7 @@ class InferenceRequest:
 
     principal: Principal
     path: str
-    headers: list[tuple[bytes, bytes]]
+    headers: RawHeaders
     body: bytes
     served: ServedAdapter | None = None
     prompt_only: bool = False  # it wants its prompt back, for the log-probabilities, and no answer

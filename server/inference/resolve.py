@@ -16,8 +16,9 @@ from starlette.types import Receive, Scope
 from server.core.json_values import VALUE_BYTES, check_values
 from server.core.off_loop import off_loop
 from server.core.paths import MODEL_ROUTES, POOLING_ROUTES
-from server.core.principal import Principal, principal_of
+from server.core.principal import Principal
 from server.core.request_body import read_body, read_json
+from server.core.request_state import RawHeaders, held_body, principal_of
 from server.engine.grammar import grammars_of
 from server.engine.protocol import Engine, ServedAdapter
 from server.inference.adapter_field import AdapterField
@@ -30,7 +31,6 @@ from server.inference.responses import check_stored
 from server.inference.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
 from server.inference.token_estimate import Estimate, estimate
 from server.inference.tools_check import check_tools
-from server.limits.body_memory import held_body
 from server.observability.metrics import GatewayMetrics
 
 
@@ -116,7 +116,7 @@ def _parsed(body: bytes) -> dict[str, Any] | None:
     return payload if isinstance(payload, dict) else None
 
 
-def _headers(scope: Scope, payload: dict[str, Any], length: int) -> list[tuple[bytes, bytes]]:
+def _headers(scope: Scope, payload: dict[str, Any], length: int) -> RawHeaders:
     """The headers of the request with the body as it is now: whole, and of this length."""
     kept = [(name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")]
     headers = [*kept, (b"content-length", str(length).encode())]

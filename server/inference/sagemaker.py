@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Scope
 
 from server.core.errors import BadRequest, quoted
+from server.core.request_state import RawHeaders
 
 SAGEMAKER_PATH = "/invocations"
 ADAPTER_HEADER = "x-amzn-sagemaker-adapter-identifier"
@@ -33,7 +34,7 @@ def take_adapter_of_header(payload: dict[str, object], scope: Scope) -> None:
     payload["adapter"] = named
 
 
-def say_model_in_header(headers: list[tuple[bytes, bytes]], payload: Mapping[str, object]) -> list[tuple[bytes, bytes]]:
+def say_model_in_header(headers: RawHeaders, payload: Mapping[str, object]) -> RawHeaders:
     """`headers`, with the adapter's set to the `model` of `payload`, or gone: what vLLM's handler leaves as it is."""
     said = MutableHeaders(raw=[*headers])
     del said[ADAPTER_HEADER]

@@ -29,7 +29,7 @@ from sqlalchemy.engine import Connection
 from server.core.errors import ApiError
 from server.core.names import BASE_LABEL, INLINE_LABEL, MIX_LABEL, OTHER
 from server.core.principal import Principal
-from server.core.request_usage import RequestUsage
+from server.core.request_state import RequestUsage
 from server.db.database import Database
 from server.db.tables import USAGE
 from server.engine.protocol import ServedAdapter

@@ -16,7 +16,7 @@ from collections import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.errors import Unavailable
-from server.core.principal import Principal
+from server.core.request_state import state_of
 from server.limits.rate_limit_headers import retry_headers
 
 RETRY_S = 1.0
@@ -89,11 +89,11 @@ class BodyMemory:
         self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        principal: Principal | None = scope.get("state", {}).get("principal")
-        if scope["type"] != "http" or principal is None:
+        principal = state_of(scope).principal if scope["type"] == "http" else None
+        if principal is None:
             await self._app(scope, receive, send)
             return
-        held = scope["state"]["held_body"] = HeldBody(self._room, principal.tenant.id)
+        held = state_of(scope).held_body = HeldBody(self._room, principal.tenant.id)
 
         async def receive_counted() -> Message:
             message = await receive()
@@ -104,9 +104,3 @@ class BodyMemory:
             await self._app(scope, receive_counted, send)
         finally:
             held.close()
-
-
-def held_body(scope: Scope) -> HeldBody:
-    """What the request of this scope holds."""
-    held: HeldBody = scope["state"]["held_body"]
-    return held

@@ -14,6 +14,8 @@ import time
 from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.core.request_state import state_of
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER_METHOD = "other"
 # Refused before it reached the router, or a path that no route has.
@@ -35,13 +37,7 @@ class NoteRoute:
             # The router writes into the scope that it is given.
             template = getattr(scope.get("route"), "path", None)
             if template is not None:
-                scope.setdefault("state", {})["route"] = template
-
-
-def route_of(scope: Scope) -> str | None:
-    """The template of the route that a request took, once it has ended; None when it took none."""
-    route: str | None = scope["state"].get("route")
-    return route
+                state_of(scope).route = template
 
 
 class HttpMetrics:
@@ -55,7 +51,6 @@ class HttpMetrics:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})
         status: str | None = None
         began = time.perf_counter()
 
@@ -69,5 +64,5 @@ class HttpMetrics:
             await self._app(scope, receive, send_and_note)
         finally:
             method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
-            labels = (method, route_of(scope) or NO_ROUTE, status or LEFT)
+            labels = (method, state_of(scope).route or NO_ROUTE, status or LEFT)
             self._seconds.labels(*labels).observe(time.perf_counter() - began)

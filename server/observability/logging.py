@@ -16,7 +16,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.paths import OPERATIONS
-from server.core.principal import Principal
+from server.core.request_state import state_of
 from server.core.settings import Settings
 
 
@@ -58,7 +58,6 @@ class AccessLog:
             return
         began = time.perf_counter()
         status: int | None = None
-        state = scope.setdefault("state", {})
 
         async def send_and_note(message: Message) -> None:
             nonlocal status
@@ -69,8 +68,9 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_and_note)
         finally:
+            state = state_of(scope)
             # Bound to the context only within the middleware that checks keys.
-            principal: Principal | None = state.get("principal")
+            principal = state.principal
             log = self._log.debug if scope["path"] in OPERATIONS else self._log.info
             log(
                 "request",
@@ -78,7 +78,7 @@ class AccessLog:
                 path=scope["path"],
                 status=status,
                 duration_ms=round((time.perf_counter() - began) * 1000, 1),
-                adapter=state.get("adapter"),
+                adapter=state.adapter,
                 tenant=principal and principal.tenant.name,
                 key_id=principal and principal.key_id,
             )

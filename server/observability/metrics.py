@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from server.core.names import BASE_LABEL, FORMER, OTHER, SHARED_LABELS, UNRESOLVED_LABEL
 from server.core.principal import Tenant
-from server.core.request_usage import RequestUsage
+from server.core.request_state import RequestUsage
 from server.engine.protocol import ServedAdapter
 from server.observability.top_counters import TopCounters
 

@@ -19,6 +19,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.core.request_state import RequestState, put_state
+
 HEADER = "x-request-id"
 _SANE = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
@@ -37,7 +39,7 @@ class RequestId:
         sent = Headers(scope=scope).get(HEADER, "")
         request_id = sent if _SANE.fullmatch(sent) else engine_id
         others = [(name, value) for name, value in scope["headers"] if name != HEADER.encode()]
-        scope.setdefault("state", {})["request_id"] = request_id
+        put_state(scope, RequestState(request_id))
         scope = {**scope, "headers": [*others, (HEADER.encode(), engine_id.encode())]}
 
         async def send_with_id(message: Message) -> None:
@@ -63,9 +65,3 @@ def _log_context(**values: str) -> Iterator[None]:
     finally:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(**before)
-
-
-def request_id_of(scope: Scope) -> str:
-    """The id of the request with this ASGI scope."""
-    request_id: str = scope["state"]["request_id"]
-    return request_id

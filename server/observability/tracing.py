@@ -41,10 +41,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.paths import OPERATIONS
-from server.core.principal import Principal
-from server.core.request_usage import RequestUsage
-from server.observability.http_metrics import METHODS, route_of
-from server.observability.request_id import request_id_of
+from server.core.request_state import RawHeaders, RequestUsage, state_of
+from server.observability.http_metrics import METHODS
 
 TENANT, ADAPTER, REQUEST_ID = "tinylora.tenant", "tinylora.adapter", "tinylora.request_id"
 RESOLVE, ADMISSION, ENGINE = "resolve", "admission", "engine"
@@ -68,7 +66,7 @@ class RequestTrace:
         headers = Headers(scope=scope)
         method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
         attributes = {HTTP_REQUEST_METHOD: method, URL_PATH: scope["path"], URL_SCHEME: scope.get("scheme", "http")}
-        attributes[REQUEST_ID] = request_id_of(scope)
+        attributes[REQUEST_ID] = state_of(scope).id
         if scope.get("client"):
             attributes[CLIENT_ADDRESS] = scope["client"][0]
         if "user-agent" in headers:
@@ -83,27 +81,33 @@ class RequestTrace:
         self._context = set_span_in_context(self.span, Context())
         self._stage: Span | None = None
 
-    def enter(self, name: str) -> Span:
-        """The stage before ends and this one begins; before the first one was RESOLVE, since the request began."""
+    def enter_admission(self) -> None:
+        """The first stage, `resolve`, has lasted since the request began; it ends, and `admission` begins."""
+        self._stage = self._tracer.start_span(RESOLVE, self._context, start_time=self._began_ns)
+        self._enter(ADMISSION)
+
+    def enter_engine(self, headers: RawHeaders) -> RawHeaders:
+        """The stage `engine` begins. Returns `headers` with its span as the parent of the engine's own."""
+        return _handed_on(headers, self._enter(ENGINE))
+
+    def _enter(self, name: str) -> Span:
         now_ns = time.time_ns()
-        if self._stage is None:
-            self._stage = self._tracer.start_span(RESOLVE, self._context, start_time=self._began_ns)
-        self._stage.end(now_ns)
+        if self._stage is not None:
+            self._stage.end(now_ns)
         self._stage = self._tracer.start_span(name, self._context, start_time=now_ns)
         return self._stage
 
     def end(self, scope: Scope, status: int | None, error: BaseException | None) -> None:
         """The request has ended; with a `status` unless its client left before."""
-        self._end_stage(scope["state"].get("usage"))
-        route = route_of(scope)
-        if route is not None:
-            self.span.update_name(f"{scope['method']} {route}")
-            self.span.set_attribute(HTTP_ROUTE, route)
-        principal: Principal | None = scope["state"].get("principal")
-        if principal is not None:
-            self.span.set_attribute(TENANT, principal.tenant.name)
-        if scope["state"].get("adapter") is not None:
-            self.span.set_attribute(ADAPTER, scope["state"]["adapter"])
+        state = state_of(scope)
+        self._end_stage(state.usage)
+        if state.route is not None:
+            self.span.update_name(f"{scope['method']} {state.route}")
+            self.span.set_attribute(HTTP_ROUTE, state.route)
+        if state.principal is not None:
+            self.span.set_attribute(TENANT, state.principal.tenant.name)
+        if state.adapter is not None:
+            self.span.set_attribute(ADAPTER, state.adapter)
         if status is not None:
             self.span.set_attribute(HTTP_RESPONSE_STATUS_CODE, status)
         if error is not None or (status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR):
@@ -132,7 +136,7 @@ class Telemetry:
             await self._app(scope, receive, send)
             return
         trace = RequestTrace(self._tracer, scope)
-        scope.setdefault("state", {})["trace"] = trace
+        state_of(scope).trace = trace
         status: int | None = None
 
         async def send_and_note(message: Message) -> None:
@@ -151,20 +155,7 @@ class Telemetry:
             trace.end(scope, status, error)
 
 
-def enter_admission(scope: Scope) -> None:
-    """The inference request of this ASGI scope is resolved: its stage ADMISSION begins, where it is traced."""
-    if "trace" in scope["state"]:
-        scope["state"]["trace"].enter(ADMISSION)
-
-
-def enter_engine(scope: Scope, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Its stage ENGINE begins: `headers`, with that span as the parent of whatever the engine does for the request."""
-    if "trace" not in scope["state"]:
-        return headers
-    return _handed_on(headers, scope["state"]["trace"].enter(ENGINE))
-
-
-def _handed_on(headers: list[tuple[bytes, bytes]], parent: Span) -> list[tuple[bytes, bytes]]:
+def _handed_on(headers: RawHeaders, parent: Span) -> RawHeaders:
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, set_span_in_context(parent, Context()))
     kept = [(name, value) for name, value in headers if name not in _TRACE_HEADERS]

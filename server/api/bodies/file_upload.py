@@ -23,7 +23,7 @@ from server.api.bodies.adapter_upload import media_type
 from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, quoted
 from server.core.request_body import body_chunks
-from server.limits.body_memory import held_body
+from server.core.request_state import held_body
 
 FORM_OVERHEAD_BYTES = 2**16
 MAX_FIELD_BYTES = 2**10

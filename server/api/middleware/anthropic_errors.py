@@ -19,7 +19,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.paths import is_below
-from server.observability.request_id import request_id_of
+from server.core.request_state import state_of
 
 MESSAGES = ("/v1/messages",)
 REQUEST_ID = "request-id"  # the header in which Anthropic's clients look for it
@@ -58,7 +58,7 @@ class AnthropicErrors:
         if scope["type"] != "http" or not is_below(scope["path"], MESSAGES):
             await self._app(scope, receive, send)
             return
-        request_id = request_id_of(scope)
+        request_id = state_of(scope).id
         start: Message | None = None
         body = b""
 

@@ -27,7 +27,7 @@ from server.core.error_responses import error_object
 from server.core.errors import ApiError, UnsupportedMediaType, quoted
 from server.core.names import parse_reference
 from server.core.request_body import body_chunks, read_body
-from server.limits.body_memory import held_body
+from server.core.request_state import held_body
 from server.registry.bulk_export import BATCH, BATCH_BYTES, export_versions
 from server.registry.bulk_formats import (
     MAX_FILE_ADAPTERS,

@@ -18,6 +18,7 @@ from server.api.deps import Training
 from server.api.error_handlers import install_error_handlers
 from server.api.routes import graders
 from server.core.principal import Principal
+from server.core.request_state import RequestState, put_state
 from server.db.database import Database
 from server.limits.grader_runs import GraderRuns
 from server.training.files.storage import FileStorage
@@ -49,7 +50,8 @@ class As:
         self._app, self._principal = app, principal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app({**scope, "state": {"principal": self._principal}}, receive, send)
+        put_state(scope, RequestState("id", principal=self._principal))
+        await self._app(scope, receive, send)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from sqlalchemy import make_url
 from server.api.app import create_app
 from server.core.errors import Unavailable
 from server.core.principal import Principal
-from server.core.request_usage import RequestUsage
+from server.core.request_state import RequestUsage
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.tables import USAGE

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.api.app import create_app
 from server.core.principal import Tenant
-from server.core.request_usage import RequestUsage
+from server.core.request_state import RequestUsage
 from server.core.settings import Settings
 from server.db.database import Database
 from server.engine.protocol import ServedAdapter

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.core.principal import DEFAULT_TENANT, KeyScope, Principal, Tenant
+from server.core.request_state import state_of
 from server.db.database import Database
 from server.db.tables import TENANTS
 from server.inference.middleware import InferenceMiddleware
@@ -27,7 +28,7 @@ class ActAs:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = dict(scope.get("headers", [])).get(HEADER.encode())
         if name is not None:
-            scope["state"]["principal"] = self._principals[name.decode()]
+            state_of(scope).principal = self._principals[name.decode()]
         await self._app(scope, receive, send)
 
 

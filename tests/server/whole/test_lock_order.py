@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from prometheus_client import Counter
 
 from server.core.principal import DEFAULT_TENANT, DEFAULT_TENANT_ID, Principal
-from server.core.request_usage import RequestUsage
+from server.core.request_state import RequestUsage
 from server.engine.protocol import ServedAdapter
 from server.inference.usage_meter import UsageMeter
 from server.registry.creation import NewVersion, create_versions

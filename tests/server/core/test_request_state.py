@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.core.request_usage import RequestUsage, usage_of
+from server.core.request_state import RequestUsage, state_of
 from tests.server.conftest import client_of
 
 
@@ -21,7 +21,9 @@ class Peek:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})
         await self._app(scope, receive, send)
-        self._kept.append(usage_of(scope))
+        usage = state_of(scope).usage
+        assert usage is not None
+        self._kept.append(usage)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -1,0 +1,102 @@
+"""What the gateway knows of one HTTP request: a single object in its ASGI scope, made by the outermost middleware.
+
+Middlewares may copy the scope, but `scope["state"]` in it stays the same dict. Starlette (`request.state`) and the
+engine keep things of their own there; the gateway's are all in one RequestState.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.types import Scope
+
+from server.core.principal import Principal
+
+_KEY = "tinylora"
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class HeldBody(Protocol):
+    """What a request holds of the server's memory for bodies (limits/body_memory.py)."""
+
+    bytes: int
+
+    def add(self, amount: int) -> None:
+        """So many bytes more. Unavailable when there is no room for them."""
+
+    def stream(self) -> None:
+        """The reader keeps nothing of what it has read and will read."""
+
+
+class Trace(Protocol):
+    """The spans of a request that is traced (observability/tracing.py)."""
+
+    def enter_admission(self) -> None:
+        """The adapter of an inference request is found: it waits for its turn."""
+
+    def enter_engine(self, headers: RawHeaders) -> RawHeaders:
+        """The engine has it now. Returns `headers` with the engine's span as the parent of the engine's own spans."""
+
+
+@dataclass(slots=True)
+class RequestUsage:
+    """Tokens of the prompts and of the answers of one request, those of answers nobody received included.
+
+    The engine is handed only `add`, and so knows nothing of tenants and quotas; what a request used is known however it
+    ended.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """What the engine calls, once per step of the request."""
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(slots=True)
+class RequestState:
+    """`id` is the request's in logs and in the answer. Everything else is None until a middleware sets it.
+
+    `adapter` is the name of the adapter that an inference request runs with, None for the base model; `usage` is None
+    for any other request. `route` is the template of the route ("/v1/adapters/{name:path}"), once the router has run.
+    """
+
+    id: str
+    principal: Principal | None = None
+    held_body: HeldBody | None = None
+    adapter: str | None = None
+    usage: RequestUsage | None = None
+    route: str | None = None
+    trace: Trace | None = None
+
+
+def put_state(scope: Scope, state: RequestState) -> None:
+    """Make `state` that of the request with this ASGI scope."""
+    scope.setdefault("state", {})[_KEY] = state
+
+
+def state_of(scope: Scope) -> RequestState:
+    """The state of the request with this ASGI scope."""
+    state: RequestState = scope["state"][_KEY]
+    return state
+
+
+def principal_of(scope: Scope) -> Principal:
+    """Who a request is from that AuthMiddleware let pass with a key, or without one on a server that has none."""
+    principal = state_of(scope).principal
+    assert principal is not None
+    return principal
+
+
+def held_body(scope: Scope) -> HeldBody:
+    """What a request with a principal holds."""
+    held = state_of(scope).held_body
+    assert held is not None
+    return held
