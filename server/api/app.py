@@ -28,7 +28,7 @@ from server.api.middleware.stream_headers import StreamHeaders
 from server.api.openapi import document_errors
 from server.api.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
 from server.api.training_app import add_training
-from server.api.writes import Writes
+from server.api.writes import AuditedWrites
 from server.auth.browser_guard import BrowserGuard
 from server.auth.cors import Cors, CorsRules
 from server.auth.middleware import AuthMiddleware, auth_mode
@@ -79,7 +79,7 @@ def create_app(
     )
     forms = EngineForms(engine.factors, recipes)
     meter = UsageMeter(database, metrics.usage_flush_failures)
-    writes = Writes(database)
+    writes = AuditedWrites(database)
     app.state.gateway = Gateway(settings, engine, database, reads, writes, registry, metrics, meter, recipes)
     app.state.gateway_metrics = metrics
 

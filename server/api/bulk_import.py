@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from server.api.writes import Answer, Author, Writes
+from server.api.writes import Answer, AuditedWrites, Author
 from server.core.error_responses import error_object
 from server.core.errors import ApiError
 from server.db.database import Database
@@ -29,7 +29,7 @@ from server.registry.versions import Entry
 class BulkImport:
     """One body's items on their way into the registry. Blocks: call it from worker threads."""
 
-    writes: Writes
+    writes: AuditedWrites
     database: Database
     author: Author
 

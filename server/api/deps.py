@@ -4,7 +4,7 @@
     TrainingDep       those of training
     PrincipalDep      who asks
     AuthorDep         who writes, with the request's id and its Idempotency-Key
-    FingerprintDep    the content of a write, for its idempotency
+    WriteDep          runs what the request writes, by its author and its content
     PreconditionDep   If-Match and If-None-Match
 
 It holds no state of its own: create_app makes the parts, and a dependency hands them to a route.
@@ -17,7 +17,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from server.api.writes import IDEMPOTENCY_HEADER, MAX_KEY_CHARS, Author, Writes, fingerprint_of
+from server.api.writes import IDEMPOTENCY_HEADER, MAX_KEY_CHARS, AuditedWrites, Author, RequestedWrite, fingerprint_of
 from server.core.errors import BadRequest, PayloadTooLarge, quoted
 from server.core.principal import Principal
 from server.core.request_body import MAX_JSON_BYTES
@@ -45,7 +45,7 @@ class Gateway:
     engine: Engine
     database: Database
     reads: PointReads
-    writes: Writes
+    writes: AuditedWrites
     registry: Registry
     metrics: GatewayMetrics
     usage: UsageMeter
@@ -94,14 +94,14 @@ def author_of(
     return Author(principal_of(request.scope), state_of(request.scope).id, key)
 
 
-async def _fingerprint(request: Request) -> str:
+async def _requested_write(request: Request, gateway: GatewayDep, author: AuthorDep) -> RequestedWrite:
     # Of a body that the route takes Starlette keeps a copy; of any other none is needed.
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_JSON_BYTES:
             raise PayloadTooLarge(f"The body has more than {MAX_JSON_BYTES} bytes, expected none or a short one.")
-    return fingerprint_of(request, bytes(body))
+    return RequestedWrite(gateway.writes, author, fingerprint_of(request, bytes(body)))
 
 
 def _precondition(
@@ -122,5 +122,5 @@ GatewayDep = Annotated[Gateway, Depends(_gateway)]
 TrainingDep = Annotated[Training, Depends(_training)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 AuthorDep = Annotated[Author, Depends(author_of)]
-FingerprintDep = Annotated[str, Depends(_fingerprint)]
+WriteDep = Annotated[RequestedWrite, Depends(_requested_write)]
 PreconditionDep = Annotated[Precondition, Depends(_precondition)]

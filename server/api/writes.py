@@ -1,9 +1,12 @@
 """Writes over HTTP: each is one transaction with its line in the audit log and, if asked for, its idempotency key.
 
-Design decision: the answer to a write with an Idempotency-Key is stored by the transaction that did the write. However
-the server ends, either both are there, and the same request again gets the same answer, or neither is, and it is done.
+The answer to a write with an Idempotency-Key is stored by the transaction that did the write. However the server ends,
+either both are there, and the same request again gets the same answer, or neither is, and the write is done then.
 
-It does not know what is written: that is a function of the connection.
+What is written is up to a function of the connection, which a route hands in:
+
+    def do(connection: Connection) -> Answer: ...
+    return write.run("tenant.create", name, do)
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class Author:
 class Answer:
     """What a write answers: an HTTP status, a JSON body and headers.
 
-    `detail` is for the audit log only. is_news: something was done, which the log has a line of.
+    `detail` is for the audit log only, which has a line of the write if it `is_news`: if it changed anything.
     """
 
     body: Mapping[str, Any]
@@ -58,7 +61,7 @@ class Answer:
         return JSONResponse(dict(self.body), status_code=self.status, headers=dict(self.headers))
 
 
-class Writes:
+class AuditedWrites:
     """Runs writes on one database. Blocks: call it from worker threads. `clock` gives seconds since 1970."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
@@ -109,7 +112,7 @@ class Writes:
                 )
             return answer
 
-        # Not merely `write`: when two writes wait for each other, PostgreSQL ends one, which is then done again.
+        # `transact` and not `write`: when two writes wait for each other, PostgreSQL ends one, which is done again.
         return self._database.transact(once)
 
     def _claim(self, connection: Connection, author: Author, digest: str) -> Answer | None:
@@ -143,6 +146,27 @@ class Writes:
         return Answer(json.loads(row.body), row.status, {**json.loads(row.headers), REPLAYED_HEADER: "true"})
 
 
+@dataclass(frozen=True, slots=True)
+class RequestedWrite:
+    """What one request asks to be written; `fingerprint` is of its path, query and body."""
+
+    writes: AuditedWrites
+    author: Author
+    fingerprint: str
+
+    @property
+    def tenant_id(self) -> int:
+        """Whose adapters, keys and so on are written."""
+        return self.author.principal.tenant.id
+
+    def run(
+        self, action: str, target: str, do: Callable[[Connection], Answer], detail: Mapping[str, Any] | None = None
+    ) -> JSONResponse:
+        """The response to the request. As `AuditedWrites.run`."""
+        answer = self.writes.run(self.author, action, target, do, fingerprint=self.fingerprint, detail=detail)
+        return answer.response()
+
+
 def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:
     return (
         IDEMPOTENCY_KEYS.c.tenant_id == author.principal.tenant.id,
@@ -151,6 +175,6 @@ def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def fingerprint_of(request: Request, body: bytes) -> str:
-    """For `Writes.run`: SHA-256 of method, path, query and `body`."""
+    """For `AuditedWrites.run`: SHA-256 of method, path, query and `body`."""
     parts = (request.method, request.url.path, request.url.query)
     return hashlib.sha256("\0".join(parts).encode() + b"\0" + body).hexdigest()

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from adapters.vector.errors import AdapterError
 from server.api.bodies.adapter_upload import RAW, SAFETENSORS, body_format, read_upload
-from server.api.deps import AuthorDep, FingerprintDep, Gateway, GatewayDep, PreconditionDep, PrincipalDep
+from server.api.deps import AuthorDep, Gateway, GatewayDep, PreconditionDep, PrincipalDep, WriteDep
 from server.api.own_route import OwnRoute
 from server.api.routes.adapter_docs import CONDITIONAL, SEARCH_DOCS, UPLOAD_DOCS
 from server.api.routes.adapter_paths import accepts_safetensors, adapter_of, conditional_answer, written_by
@@ -161,9 +161,7 @@ async def download_vector(
 @router.post("/{name:path}/restore", response_model=AdapterObject)
 def restore_adapter(
     name: str,
-    gateway: GatewayDep,
-    author: AuthorDep,
-    fingerprint: FingerprintDep,
+    write: WriteDep,
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Take back the deletion of a version; or what the last deletion of a deleted adapter took, aliases too.
@@ -173,14 +171,11 @@ def restore_adapter(
     reference = parse_reference(name, "name")
 
     def do(connection: Connection) -> Answer:
-        tenant_id = author.principal.tenant.id
-        versions = restore(connection, tenant_id, reference)
-        entry = entry_at(connection, tenant_id, reference, versions[-1])
+        versions = restore(connection, write.tenant_id, reference)
+        entry = entry_at(connection, write.tenant_id, reference, versions[-1])
         return Answer(AdapterObject.of(entry).model_dump(), detail={"versions": versions})
 
-    return gateway.writes.run(
-        author, "adapter.restore", written_by(author, reference), do, fingerprint=fingerprint
-    ).response()
+    return write.run("adapter.restore", written_by(write.author, reference), do)
 
 
 @router.get("/{name:path}", response_model=AdapterObject, responses=CONDITIONAL)
@@ -202,33 +197,26 @@ async def get_adapter(
 def change_adapter(
     name: str,
     change: AdapterChange,
-    gateway: GatewayDep,
-    author: AuthorDep,
+    write: WriteDep,
     precondition: PreconditionDep,
-    fingerprint: FingerprintDep,
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Let other tenants use an adapter, all of its versions, or no longer."""
     reference = adapter_of(name)
 
     def do(connection: Connection) -> Answer:
-        tenant_id = author.principal.tenant.id
-        version = set_public(connection, tenant_id, reference, change.public, precondition)
-        entry = entry_at(connection, tenant_id, reference, version)
+        version = set_public(connection, write.tenant_id, reference, change.public, precondition)
+        entry = entry_at(connection, write.tenant_id, reference, version)
         return Answer(AdapterObject.of(entry).model_dump(), headers={"etag": revision_etag(entry.revision)})
 
-    return gateway.writes.run(
-        author, "adapter.update", written_by(author, reference), do, fingerprint=fingerprint, detail=change.model_dump()
-    ).response()
+    return write.run("adapter.update", written_by(write.author, reference), do, change.model_dump())
 
 
 @router.delete("/{name:path}", response_model=AdapterDeleted)
 def delete_adapter(
     name: str,
-    gateway: GatewayDep,
-    author: AuthorDep,
+    write: WriteDep,
     precondition: PreconditionDep,
-    fingerprint: FingerprintDep,
     query: Annotated[DeleteQuery, Query()],
 ) -> Response:
     """Delete an adapter with all of its versions, or one version of it; until it is purged it can be restored."""
@@ -236,9 +224,9 @@ def delete_adapter(
 
     def do(connection: Connection) -> Answer:
         remove = purge if query.purge else delete
-        versions = remove(connection, author.principal.tenant.id, reference, precondition)
+        versions = remove(connection, write.tenant_id, reference, precondition)
         body = AdapterDeleted(id=str(reference), versions=versions, purged=query.purge)
         return Answer(body.model_dump(), detail={"versions": versions})
 
     action = "adapter.purge" if query.purge else "adapter.delete"
-    return gateway.writes.run(author, action, written_by(author, reference), do, fingerprint=fingerprint).response()
+    return write.run(action, written_by(write.author, reference), do)

@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.engine import Connection
 
-from server.api.deps import AuthorDep, FingerprintDep, GatewayDep, PreconditionDep, PrincipalDep
+from server.api.deps import GatewayDep, PreconditionDep, PrincipalDep, WriteDep
 from server.api.own_route import OwnRoute
 from server.api.routes.adapter_docs import CONDITIONAL
 from server.api.routes.adapter_paths import adapter_of, conditional_answer, written_by
@@ -44,10 +44,8 @@ def set_alias(
     name: str,
     alias: str,
     change: AliasChange,
-    gateway: GatewayDep,
-    author: AuthorDep,
+    write: WriteDep,
     precondition: PreconditionDep,
-    fingerprint: FingerprintDep,
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Move an alias to one version, or to several with weights; makes it when there is none."""
@@ -55,14 +53,11 @@ def set_alias(
     check_alias(alias, "alias")
 
     def do(connection: Connection) -> Answer:
-        moved, is_new = aliases.set_alias(
-            connection, author.principal.tenant.id, reference, alias, targets, precondition
-        )
+        moved, is_new = aliases.set_alias(connection, write.tenant_id, reference, alias, targets, precondition)
         body = AliasObject.of(reference, moved).model_dump()
         return Answer(body, 201 if is_new else 200, {"etag": moved.etag}, detail={"versions": body["versions"]})
 
-    target = written_by(author, reference, alias)
-    return gateway.writes.run(author, "alias.set", target, do, fingerprint=fingerprint).response()
+    return write.run("alias.set", written_by(write.author, reference, alias), do)
 
 
 @router.get("/{name:path}/aliases/{alias}", response_model=AliasObject, responses=CONDITIONAL)
@@ -86,10 +81,8 @@ def get_alias(
 def remove_alias(
     name: str,
     alias: str,
-    gateway: GatewayDep,
-    author: AuthorDep,
+    write: WriteDep,
     precondition: PreconditionDep,
-    fingerprint: FingerprintDep,
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Remove an alias. Its history stays, and a rollback brings it back."""
@@ -97,21 +90,18 @@ def remove_alias(
     check_alias(alias, "alias")
 
     def do(connection: Connection) -> Answer:
-        aliases.remove_alias(connection, author.principal.tenant.id, reference, alias, precondition)
+        aliases.remove_alias(connection, write.tenant_id, reference, alias, precondition)
         return Answer(AliasDeleted(id=f"{reference}@{alias}").model_dump())
 
-    target = written_by(author, reference, alias)
-    return gateway.writes.run(author, "alias.remove", target, do, fingerprint=fingerprint).response()
+    return write.run("alias.remove", written_by(write.author, reference, alias), do)
 
 
 @router.post("/{name:path}/aliases/{alias}/rollback", response_model=AliasObject)
 def roll_back_alias(
     name: str,
     alias: str,
-    gateway: GatewayDep,
-    author: AuthorDep,
+    write: WriteDep,
     precondition: PreconditionDep,
-    fingerprint: FingerprintDep,
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Move an alias back to what it stood for before its last move; doing it again takes that back."""
@@ -119,12 +109,11 @@ def roll_back_alias(
     check_alias(alias, "alias")
 
     def do(connection: Connection) -> Answer:
-        moved = aliases.rollback_alias(connection, author.principal.tenant.id, reference, alias, precondition)
+        moved = aliases.rollback_alias(connection, write.tenant_id, reference, alias, precondition)
         body = AliasObject.of(reference, moved).model_dump()
         return Answer(body, headers={"etag": moved.etag}, detail={"versions": body["versions"]})
 
-    target = written_by(author, reference, alias)
-    return gateway.writes.run(author, "alias.rollback", target, do, fingerprint=fingerprint).response()
+    return write.run("alias.rollback", written_by(write.author, reference, alias), do)
 
 
 @router.get("/{name:path}/aliases/{alias}/history")

@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.engine import Connection
 
-from server.api.deps import AuthorDep, FingerprintDep, GatewayDep
+from server.api.deps import AuthorDep, GatewayDep, WriteDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.pages import NoQuery, PageQuery
 from server.api.schemas.tenants import KeyCreate, KeyList, KeyObject, NewKeyObject
@@ -63,18 +63,11 @@ def get_key(tenant: str, key: str, gateway: GatewayDep, _query: Annotated[NoQuer
 
 
 @router.post("/{key}/revoke", response_model=KeyObject)
-def end_key(
-    tenant: str,
-    key: str,
-    gateway: GatewayDep,
-    author: AuthorDep,
-    fingerprint: FingerprintDep,
-    _query: Annotated[NoQuery, Query()],
-) -> Response:
+def end_key(tenant: str, key: str, write: WriteDep, _query: Annotated[NoQuery, Query()]) -> Response:
     """End a key for good, on all gateways from the next request on. Revoking it again changes nothing."""
 
     def do(connection: Connection) -> Answer:
         row = revoke_key(connection, find_tenant(connection, tenant), key)
         return Answer(KeyObject.of(tenant, row).model_dump())
 
-    return gateway.writes.run(author, "key.revoke", f"{tenant}/{key}", do, fingerprint=fingerprint).response()
+    return write.run("key.revoke", f"{tenant}/{key}", do)

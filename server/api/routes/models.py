@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.engine import Connection
 
-from server.api.deps import AuthorDep, FingerprintDep, Gateway, GatewayDep, PreconditionDep, PrincipalDep
+from server.api.deps import Gateway, GatewayDep, PreconditionDep, PrincipalDep, WriteDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.models import ModelDeleted, ModelList, ModelObject, ModelQuery, ModelsQuery
 from server.api.writes import Answer
@@ -62,9 +62,8 @@ async def get_model(
 def delete_model(
     model: str,
     gateway: GatewayDep,
-    author: AuthorDep,
+    write: WriteDep,
     precondition: PreconditionDep,
-    fingerprint: FingerprintDep,
     _query: Annotated[ModelQuery, Query()],
 ) -> Response:
     """Delete an adapter, or one version of it, as DELETE /v1/adapters does: it can be restored there."""
@@ -81,10 +80,10 @@ def delete_model(
         raise model_not_found(model, gateway.engine.base_models) from error
 
     def do(connection: Connection) -> Answer:
-        versions = delete(connection, author.principal.tenant.id, reference, precondition)
+        versions = delete(connection, write.tenant_id, reference, precondition)
         return Answer(ModelDeleted(id=model).model_dump(), detail={"versions": versions})
 
-    return gateway.writes.run(author, "adapter.delete", str(reference), do, fingerprint=fingerprint).response()
+    return write.run("adapter.delete", str(reference), do)
 
 
 def _base(name: str, gateway: Gateway) -> ModelObject:

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.engine import Connection
 
-from server.api.deps import AuthorDep, FingerprintDep, GatewayDep
+from server.api.deps import GatewayDep, WriteDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.pages import NoQuery, PageQuery
 from server.api.schemas.tenants import TenantChange, TenantCreate, TenantList, TenantObject
@@ -25,11 +25,7 @@ router = APIRouter(prefix=PREFIX, tags=["tenants"], route_class=OwnRoute)
 
 @router.post("", status_code=201, response_model=TenantObject)
 def make_tenant(
-    body: TenantCreate,
-    gateway: GatewayDep,
-    author: AuthorDep,
-    fingerprint: FingerprintDep,
-    _query: Annotated[NoQuery, Query()],
+    body: TenantCreate, gateway: GatewayDep, write: WriteDep, _query: Annotated[NoQuery, Query()]
 ) -> Response:
     """Make a tenant. It has no keys yet."""
     name = check_tenant_name(body.name, "name")
@@ -38,8 +34,7 @@ def make_tenant(
     def do(connection: Connection) -> Answer:
         return Answer(TenantObject.of(create_tenant(gateway.database, connection, name, quotas)).model_dump(), 201)
 
-    answer = gateway.writes.run(author, "tenant.create", name, do, fingerprint=fingerprint, detail=quotas)
-    return answer.response()
+    return write.run("tenant.create", name, do, quotas)
 
 
 @router.get("")
@@ -58,14 +53,7 @@ def get_tenant(tenant: str, gateway: GatewayDep, _query: Annotated[NoQuery, Quer
 
 
 @router.patch("/{tenant}", response_model=TenantObject)
-def change_tenant(
-    tenant: str,
-    change: TenantChange,
-    gateway: GatewayDep,
-    author: AuthorDep,
-    fingerprint: FingerprintDep,
-    _query: Annotated[NoQuery, Query()],
-) -> Response:
+def change_tenant(tenant: str, change: TenantChange, write: WriteDep, _query: Annotated[NoQuery, Query()]) -> Response:
     """Change quotas and weight, null for no limit; disable a tenant or enable it again. It holds at once."""
     disabled = change.disabled if "disabled" in change.model_fields_set else None
 
@@ -73,5 +61,4 @@ def change_tenant(
         row = update_tenant(connection, tenant, change.quotas(), disabled=disabled, on_disable=pause_jobs_of_disabled)
         return Answer(TenantObject.of(row).model_dump())
 
-    detail = change.model_dump(exclude_unset=True)
-    return gateway.writes.run(author, "tenant.update", tenant, do, fingerprint=fingerprint, detail=detail).response()
+    return write.run("tenant.update", tenant, do, change.model_dump(exclude_unset=True))

@@ -106,23 +106,21 @@ def _finish(
         tenant = _tenant_of(connection, job_id)
         content = step_metrics(connection, job_id) if body.status == "succeeded" else None
     result = None if content is None else store_result(training.files, tenant.id, content)
-    outcome: list[tuple[FinishAnswer, bool]] = []
 
     def do(connection: Connection) -> Answer:
-        answer, is_news = finish(gateway.database, connection, job_id, body)
-        outcome[:] = [(answer, is_news)]
-        if result is not None and is_news and answer.status == "succeeded":
+        finished, is_news = finish(gateway.database, connection, job_id, body)
+        if result is not None and is_news and finished.status == "succeeded":
             add_result_file(connection, tenant.id, job_id, result)
-        detail = {"worker": body.worker, **answer.model_dump()}
-        return Answer(answer.model_dump(), detail=detail, is_news=is_news)
+        detail = {"worker": body.worker, **finished.model_dump()}
+        return Answer(finished.model_dump(), detail=detail, is_news=is_news)
 
     # For whom it was done; the call itself may be sent again without a key.
     author = replace(author, principal=replace(author.principal, tenant=tenant), idempotency_key=None)
-    gateway.writes.run(author, f"job.{body.status}", job_id, do)
-    answer, is_news = outcome[0]
-    if result is not None and not (is_news and answer.status == "succeeded"):
+    answer = gateway.writes.run(author, f"job.{body.status}", job_id, do)
+    finished = FinishAnswer.model_validate(answer.body)
+    if result is not None and not (answer.is_news and finished.status == "succeeded"):
         training.files.delete(result.location)
-    return answer, is_news
+    return finished, answer.is_news
 
 
 def _tenant_of(connection: Connection, job_id: str) -> Tenant:

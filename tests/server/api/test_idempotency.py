@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
-from server.api.writes import Answer, Author, Writes
+from server.api.writes import Answer, AuditedWrites, Author
 from server.core.errors import BadRequest, UnprocessableEntity
 from server.core.principal import OPEN_PRINCIPAL, Principal, Tenant
 from server.db.database import Database
@@ -33,14 +33,14 @@ import sys
 from server.db.database import Database
 from server.core.principal import OPEN_PRINCIPAL
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS
-from server.api.writes import Answer, Author, Writes
+from server.api.writes import Answer, Author, AuditedWrites
 
 def do(connection):
     print("written", flush=True)
     sys.stdin.read()
     return Answer({})
 
-Writes(Database(sys.argv[1])).run(Author(OPEN_PRINCIPAL, "r", "k"), "test", "t", do)
+AuditedWrites(Database(sys.argv[1])).run(Author(OPEN_PRINCIPAL, "r", "k"), "test", "t", do)
 """
 
 
@@ -163,13 +163,13 @@ def test_key_of_a_process_killed_within_its_write_is_free(database_url: str) -> 
         assert process.stdout.readline() == "written\n"
         process.send_signal(signal.SIGKILL)
     database = Database(database_url)
-    answer = Writes(database).run(author(), "test", "t", lambda _: Answer({"fresh": True}))
+    answer = AuditedWrites(database).run(author(), "test", "t", lambda _: Answer({"fresh": True}))
     assert (dict(answer.body), answer.headers) == ({"fresh": True}, {})
     database.close()
 
 
 def test_failed_write_leaves_neither_rows_nor_key_nor_audit(process: Process) -> None:
-    writes = Writes(process.database)
+    writes = AuditedWrites(process.database)
 
     def do(connection: Connection) -> Answer:
         made = Adapter(Recipe(), "a" * 64, "bfloat16", b"\0?" * 13)
@@ -192,7 +192,7 @@ def test_two_processes_with_one_key_do_it_once(process: Process, other_process: 
             [entry] = create_versions(side.database, connection, 1, [NewVersion("a", made)])
             return Answer({"version": entry.stored.version})
 
-        return int(Writes(side.database).run(author(), "adapter.create", "a", do).body["version"])
+        return int(AuditedWrites(side.database).run(author(), "adapter.create", "a", do).body["version"])
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(write, range(16))) == [1] * 16
@@ -200,7 +200,7 @@ def test_two_processes_with_one_key_do_it_once(process: Process, other_process: 
 
 
 def test_keys_of_two_tenants_have_nothing_to_do_with_each_other(process: Process) -> None:
-    writes = Writes(process.database)
+    writes = AuditedWrites(process.database)
     acme = Principal(Tenant(process.new_tenant("acme").tenant_id, "acme"), None, frozenset({"adapters"}))
     assert writes.run(author(), "a", "t", lambda _: Answer({"of": 1})).body == {"of": 1}
     assert writes.run(author(acme), "a", "t", lambda _: Answer({"of": 2})).body == {"of": 2}
@@ -211,7 +211,7 @@ def test_keys_of_two_tenants_have_nothing_to_do_with_each_other(process: Process
 
 def test_a_key_past_its_time_is_free_again(database: Database) -> None:
     now = [1_000_000.0]
-    writes = Writes(database, clock=lambda: now[0])
+    writes = AuditedWrites(database, clock=lambda: now[0])
     author = Author(OPEN_PRINCIPAL, idempotency_key="k")
     assert writes.run(author, "a", "t", lambda _: Answer({"number": 1})).body == {"number": 1}
     now[0] += KEY_KEPT_S

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
-from server.api.writes import Answer, Author, Writes
+from server.api.writes import Answer, AuditedWrites, Author
 from server.core.background import repeating
 from server.core.principal import DEFAULT_TENANT_ID, OPEN_PRINCIPAL
 from server.core.settings import Settings
@@ -39,7 +39,7 @@ def retention(database: Database, settings: Settings, now: float = NOW) -> Reten
 
 def add_audit(database: Database, *ages_s: int) -> None:
     for age in ages_s:
-        writes = Writes(database, clock=lambda age=age: NOW - age)  # type: ignore[misc]
+        writes = AuditedWrites(database, clock=lambda age=age: NOW - age)  # type: ignore[misc]
         writes.run(Author(OPEN_PRINCIPAL), "write", f"{age}", lambda _: Answer({}))
 
 
@@ -107,7 +107,7 @@ async def test_events_go_some_time_after_their_job_has_ended(database: Database,
 
 async def test_idempotency_keys_go_a_little_after_their_time(database: Database, settings: Settings) -> None:
     for number, age in enumerate([KEY_KEPT_S + KEY_GRACE_S + 1] * 7 + [KEY_KEPT_S + KEY_GRACE_S, 0]):
-        writes = Writes(database, clock=lambda age=age: NOW - age)  # type: ignore[misc]
+        writes = AuditedWrites(database, clock=lambda age=age: NOW - age)  # type: ignore[misc]
         writes.run(Author(OPEN_PRINCIPAL, idempotency_key=f"{number}"), "write", "t", lambda _: Answer({}))
     await retention(database, settings).sweep(asyncio.Event())
     assert values(database, IDEMPOTENCY_KEYS.c.key) == ["7", "8"]
@@ -119,7 +119,7 @@ def test_no_transaction_removes_more_than_a_batch(database: Database, kept_10_da
     add_usage(database, NOW // HOUR_S * HOUR_S - limit - HOUR_S, 7)
     add_job(database, "old", status="succeeded", finished_at=NOW - limit - 1, events=7)
     for number in range(7):
-        writes = Writes(database, clock=lambda: NOW - 2 * KEY_KEPT_S)
+        writes = AuditedWrites(database, clock=lambda: NOW - 2 * KEY_KEPT_S)
         writes.run(Author(OPEN_PRINCIPAL, idempotency_key=f"{number}"), "write", "t", lambda _: Answer({}))
     sweep = retention(database, kept_10_days)
     for rule in rules_of(kept_10_days):
