@@ -1,14 +1,14 @@
 """Tokens per second and time to first token over HTTP: this server against vLLM's own OpenAI server without adapters.
 
-Both serve the same model with the same flags, one at a time, to the same client. A figure is the best of the repeats of
-so many requests sent at once; adapters are all distinct and registered before. Not in it: what the engine alone does
+Both serve the same model with the same flags and are alive together; the same client asks them in turn (paired.py), so
+many requests at once. Adapters are all distinct and registered before. Printed: tokens per second (median), and the
+ratio to vLLM's own server (median over rounds, lowest and highest). Not in it: what the engine alone does
 (throughput.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import base64
 import contextlib
 import os
@@ -20,7 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from rich.table import Table
 
 from adapters.vector.codec import encode
 from adapters.vector.recipe import Recipe
+from benchmarks.paired import in_turn, speed
 from server.launch.cpu_defaults import auto_dtype
 
 TOKENS = 64
@@ -41,16 +45,40 @@ VLLM, OURS = "vLLM's own server", "tinylora serve"
 Body = dict[str, Any]
 
 
-@dataclass
-class Row:
-    """Seconds of every repeat by batch size, and milliseconds to the first token of every single request."""
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A server, and what the body of the i-th request says of adapters."""
 
     label: str
-    seconds: dict[int, list[float]] = field(default_factory=dict)
-    first_token_ms: list[float] = field(default_factory=list)
+    client: httpx.Client
+    adapter: Callable[[int], Body]
 
-    def tokens_per_s(self, batch: int) -> float:
-        return batch * TOKENS / min(self.seconds[batch])
+    def seconds(self, batch: int) -> float:
+        """How long `batch` requests at once take."""
+
+        def complete(i: int) -> None:
+            response = self.client.post("/v1/completions", json=request(i) | self.adapter(i))
+            response.raise_for_status()
+            generated = response.json()["usage"]["completion_tokens"]
+            assert generated == TOKENS, f"{generated} tokens were generated, expected {TOKENS}"
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor(batch) as threads:
+            list(threads.map(complete, range(batch)))
+        return time.perf_counter() - start
+
+    def first_token_s(self, i: int) -> float:
+        """How long the first token of the i-th request takes."""
+        body = request(i) | self.adapter(i) | {"stream": True, "max_tokens": 2}
+        start = time.perf_counter()
+        with self.client.stream("POST", "/v1/completions", json=body) as response:
+            response.raise_for_status()
+            lines = response.iter_lines()
+            next(lines)
+            elapsed = time.perf_counter() - start
+            for _ in lines:
+                pass
+        return elapsed
 
 
 def main() -> None:
@@ -59,23 +87,37 @@ def main() -> None:
     parser.add_argument("--dtype", default=best_dtype(), help="of both servers (default here: %(default)s)")
     parser.add_argument("--eager", action="store_true", help="without compilation, in both servers")
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
 
-    rows: list[Row] = []
-    with vllm_server(args) as url:
-        rows += asyncio.run(measure(url, args, {f"{VLLM}, base": lambda _: {}}))
-    with tinylora_server(args) as url:
-        names = upload(url, max(args.batches))
-        variants: dict[str, Callable[[int], Body]] = {
-            f"{OURS}, base": lambda _: {},
-            f"{OURS}, every request another adapter": lambda i: {"adapter": names[i % len(names)]},
-        }
-        rows += asyncio.run(measure(url, args, variants))
-        never_seen = Row(f"{OURS}, inline adapter never seen before")
-        asyncio.run(measure_first_tokens(url, [(never_seen, lambda i: {"adapter": {"vector": vector(1_000_000 + i)}})]))
-        rows.append(never_seen)
-    print_table(args, rows)
+    limits = httpx.Limits(max_connections=None)
+    with (
+        vllm_server(args) as theirs,
+        tinylora_server(args) as ours,
+        httpx.Client(base_url=theirs, timeout=600, limits=limits) as vllm,
+        httpx.Client(base_url=ours, timeout=600, limits=limits) as tinylora,
+    ):
+        names = upload(ours, max(args.batches))
+        variants = [
+            Variant(f"{VLLM}, base", vllm, lambda _: {}),
+            Variant(f"{OURS}, base", tinylora, lambda _: {}),
+            Variant(f"{OURS}, all adapters distinct", tinylora, lambda i: {"adapter": names[i % len(names)]}),
+        ]
+        new = Variant(
+            f"{OURS}, inline adapter never seen", tinylora, lambda i: {"adapter": {"vector": vector(1_000_000 + i)}}
+        )
+        for variant in variants:
+            variant.seconds(max(args.batches))  # warm-up
+        seconds = {}
+        for batch in args.batches:
+            print(f"... {batch} at once, {args.rounds} rounds", file=sys.stderr, flush=True)
+            seconds[batch] = in_turn({one.label: partial(one.seconds, batch) for one in variants}, args.rounds)
+        numbers = {one.label: count() for one in (*variants, new)}
+        first = in_turn(
+            {one.label: lambda one=one: one.first_token_s(next(numbers[one.label])) for one in (*variants, new)},
+            FIRST_TOKENS,
+        )
+    print_table(args, seconds, first)
 
 
 def best_dtype() -> str:
@@ -149,77 +191,32 @@ def upload(url: str, count: int) -> list[str]:
     return names
 
 
-async def measure(url: str, args: argparse.Namespace, variants: dict[str, Callable[[int], Body]]) -> list[Row]:
-    """A row per variant. Their repeats take turns, so that a slow minute of the machine falls on all of them."""
-    rows = [(Row(label), adapter) for label, adapter in variants.items()]
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        for _, adapter in rows:
-            await seconds(client, max(args.batches), adapter)  # warm-up
-        for batch in args.batches:
-            for _ in range(args.repeats):
-                for row, adapter in rows:
-                    row.seconds.setdefault(batch, []).append(await seconds(client, batch, adapter))
-    await measure_first_tokens(url, rows)
-    return [row for row, _ in rows]
-
-
-async def measure_first_tokens(url: str, rows: list[tuple[Row, Callable[[int], Body]]]) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
-        await first_token_ms(client, 0, {})  # opens the connection
-        for i in range(FIRST_TOKENS):
-            for row, adapter in rows:
-                row.first_token_ms.append(await first_token_ms(client, i, adapter(i)))
-
-
-async def seconds(client: httpx.AsyncClient, batch: int, adapter: Callable[[int], Body]) -> float:
-    async def complete(i: int) -> None:
-        response = await client.post("/v1/completions", json=request(i) | adapter(i))
-        response.raise_for_status()
-        generated = response.json()["usage"]["completion_tokens"]
-        assert generated == TOKENS, f"{generated} tokens were generated, expected {TOKENS}"
-
-    start = time.perf_counter()
-    await asyncio.gather(*(complete(i) for i in range(batch)))
-    return time.perf_counter() - start
-
-
-async def first_token_ms(client: httpx.AsyncClient, i: int, adapter: Body) -> float:
-    start = time.perf_counter()
-    body = request(i) | adapter | {"stream": True, "max_tokens": 2}
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        response.raise_for_status()
-        lines = response.aiter_lines()
-        await anext(lines)
-        elapsed = time.perf_counter() - start
-        async for _ in lines:
-            pass
-    return 1000 * elapsed
-
-
 def request(i: int) -> Body:
     prompt = f"Question {i}: name three things that one finds in a town of {i + 2} houses. Answer:"
     return {"model": "base", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
 
 
-def print_table(args: argparse.Namespace, rows: list[Row]) -> None:
+def print_table(
+    args: argparse.Namespace, seconds: dict[int, dict[str, list[float]]], first: dict[str, list[float]]
+) -> None:
     mode = "eager" if args.eager else "compiled"
     table = Table(
-        title=f"{args.model}, {args.dtype}, {mode}, over HTTP, {TOKENS} tokens a request (tokens/s, ratio to {VLLM})"
+        title=f"{args.model}, {args.dtype}, {mode}, over HTTP, {TOKENS} tokens a request "
+        f"(tokens/s; ratio to {VLLM}: median, lowest-highest)"
     )
     table.add_column("")
     for batch in args.batches:
         table.add_column(f"{batch} at once", justify="right")
     table.add_column("first token, median", justify="right")
-    for row in rows:
-        cells = [
-            f"{row.tokens_per_s(batch):.0f}  {row.tokens_per_s(batch) / rows[0].tokens_per_s(batch):.2f}"
-            if batch in row.seconds
-            else ""
-            for batch in args.batches
-        ]
-        table.add_row(row.label, *cells, f"{statistics.median(row.first_token_ms):.1f} ms")
-    Console(width=140).print(table)
+    base = next(iter(first))
+    for label, took in first.items():
+        cells = []
+        for batch, by_label in seconds.items():
+            of_label = by_label.get(label)
+            rate = "" if of_label is None else f"{batch * TOKENS / statistics.median(of_label):.0f}"
+            cells.append(f"{rate}  {speed(by_label[base], of_label)}" if of_label and label != base else rate)
+        table.add_row(label, *cells, f"{1000 * statistics.median(took):.1f} ms")
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":
