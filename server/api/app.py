@@ -1,8 +1,8 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
 
-    RequestId -> AccessLog -> HttpMetrics -> Telemetry -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard
-    -> LastResort -> AdaptersAlias -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes
-    -> EngineErrors -> ResponsesEvents -> the engine's own -> InferenceMiddleware -> NoteRoute
+    Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> AdaptersAlias
+    -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors -> ResponsesEvents
+    -> the engine's own -> InferenceMiddleware -> NoteRoute
 
 Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
 """
@@ -20,11 +20,11 @@ from server.api.lifespan import run_with
 from server.api.middleware.anthropic_errors import AnthropicErrors
 from server.api.middleware.engine_errors import EngineErrors
 from server.api.middleware.head_requests import HeadRequests
-from server.api.middleware.last_resort import LastResort
 from server.api.middleware.plain_bodies import PlainBodies
 from server.api.middleware.refused_routes import RefusedRoutes
 from server.api.middleware.short_paths import AdaptersAlias
 from server.api.middleware.stream_headers import StreamHeaders
+from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.api.openapi import document_errors
 from server.api.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
 from server.api.training_app import add_training
@@ -47,12 +47,12 @@ from server.inference.responses import ResponsesEvents
 from server.inference.usage_meter import UsageMeter
 from server.limits.body_memory import BodyMemory, BodyRoom
 from server.limits.recipe_budget import RecipeBudget
-from server.observability.http_metrics import HttpMetrics, NoteRoute
-from server.observability.logging import AccessLog, configure_logging
+from server.observability.http_metrics import NoteRoute
+from server.observability.logging import configure_logging
 from server.observability.metrics import GatewayMetrics
-from server.observability.request_id import RequestId
+from server.observability.observe import Observe
 from server.observability.trace_export import exporting
-from server.observability.tracing import Telemetry, tracer_of
+from server.observability.tracing import TRACER
 from server.registry.store import Registry
 
 
@@ -125,7 +125,7 @@ def create_app(
         metrics_without_key=settings.metrics_without_key,
     )
     app.add_middleware(AdaptersAlias)
-    app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
+    app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))
     if mode == "open":
         app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)
     app.add_middleware(AnthropicErrors)
@@ -133,9 +133,7 @@ def create_app(
     if cors is not None:
         app.add_middleware(Cors, rules=cors)
     if tracing is not None:
-        app.add_middleware(Telemetry, tracer=tracer_of(tracing))
         run_with(app, exporting(tracing))
-    app.add_middleware(HttpMetrics, seconds=metrics.http_seconds)
-    app.add_middleware(AccessLog)
-    app.add_middleware(RequestId)
+    tracer = None if tracing is None else tracing.get_tracer(TRACER)
+    app.add_middleware(Observe, seconds=metrics.http_seconds, tracer=tracer)
     return app

@@ -6,7 +6,8 @@ engine keep things of their own there; the gateway's are all in one RequestState
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from starlette.types import Scope
@@ -62,19 +63,29 @@ class RequestUsage:
 
 @dataclass(slots=True)
 class RequestState:
-    """`id` is the request's in logs and in the answer. Everything else is None until a middleware sets it.
+    """`id` is the request's in logs and in the answer, `path` the one that the client asked for, `began` a time of
+    `time.perf_counter`. What is None is not known yet, or does not apply.
 
     `adapter` is the name of the adapter that an inference request runs with, None for the base model; `usage` is None
     for any other request. `route` is the template of the route ("/v1/adapters/{name:path}"), once the router has run.
     """
 
     id: str
+    method: str
+    path: str
+    began: float = field(default_factory=time.perf_counter)
+    status: int | None = None
     principal: Principal | None = None
     held_body: HeldBody | None = None
     adapter: str | None = None
     usage: RequestUsage | None = None
     route: str | None = None
     trace: Trace | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Since the request began."""
+        return time.perf_counter() - self.began
 
 
 def put_state(scope: Scope, state: RequestState) -> None:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 
 import structlog
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.paths import OPERATIONS
-from server.core.request_state import state_of
+from server.core.request_state import RequestState
 from server.core.settings import Settings
 
 
@@ -41,44 +39,23 @@ def configure_logging(settings: Settings) -> None:
     )
 
 
-class AccessLog:
-    """Pure ASGI middleware that logs every HTTP request; the probes' requests only at level debug.
+def log_request(state: RequestState) -> None:
+    """Log a request that has ended; the probes' only at level debug.
 
     `status` is None when the client left before the response began, `adapter` None for the base model, `tenant` None
     for a request without a valid key.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        status: int | None = None
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = int(message["status"])
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note)
-        finally:
-            state = state_of(scope)
-            # Bound to the context only within the middleware that checks keys.
-            principal = state.principal
-            log = self._log.debug if scope["path"] in OPERATIONS else self._log.info
-            log(
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                duration_ms=round((time.perf_counter() - began) * 1000, 1),
-                adapter=state.adapter,
-                tenant=principal and principal.tenant.name,
-                key_id=principal and principal.key_id,
-            )
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+    log = logger.debug if state.path in OPERATIONS else logger.info
+    principal = state.principal
+    log(
+        "request",
+        method=state.method,
+        path=state.path,
+        status=state.status,
+        duration_ms=round(state.seconds * 1000, 1),
+        adapter=state.adapter,
+        # They are in the log's context only within the middleware that checks keys.
+        tenant=principal and principal.tenant.name,
+        key_id=principal and principal.key_id,
+    )

@@ -21,7 +21,6 @@ import time
 from http import HTTPStatus
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv._incubating.attributes.gen_ai_attributes import (
     GEN_AI_USAGE_INPUT_TOKENS,
     GEN_AI_USAGE_OUTPUT_TOKENS,
@@ -38,13 +37,13 @@ from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_OR
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
-from server.core.paths import OPERATIONS
-from server.core.request_state import RawHeaders, RequestUsage, state_of
+from server.core.request_state import RawHeaders, RequestState, RequestUsage
 from server.observability.http_metrics import METHODS
 
 TENANT, ADAPTER, REQUEST_ID = "tinylora.tenant", "tinylora.adapter", "tinylora.request_id"
+TRACER = "tinylora"
 RESOLVE, ADMISSION, ENGINE = "resolve", "admission", "engine"
 # OpenTelemetry's name for a method that is none.
 OTHER_METHOD = "_OTHER"
@@ -52,21 +51,16 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACE_HEADERS = frozenset(name.encode() for name in _PROPAGATOR.fields)
 
 
-def tracer_of(provider: TracerProvider) -> Tracer:
-    """The tracer that the middlewares are given."""
-    return provider.get_tracer("tinylora")
-
-
 class RequestTrace:
     """The span of one request, and that of the stage that the request is in."""
 
-    def __init__(self, tracer: Tracer, scope: Scope) -> None:
+    def __init__(self, tracer: Tracer, scope: Scope, state: RequestState) -> None:
         self._tracer = tracer
         self._began_ns = time.time_ns()
         headers = Headers(scope=scope)
-        method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
-        attributes = {HTTP_REQUEST_METHOD: method, URL_PATH: scope["path"], URL_SCHEME: scope.get("scheme", "http")}
-        attributes[REQUEST_ID] = state_of(scope).id
+        method = state.method if state.method in METHODS else OTHER_METHOD
+        attributes = {HTTP_REQUEST_METHOD: method, URL_PATH: state.path, URL_SCHEME: scope.get("scheme", "http")}
+        attributes[REQUEST_ID] = state.id
         if scope.get("client"):
             attributes[CLIENT_ADDRESS] = scope["client"][0]
         if "user-agent" in headers:
@@ -97,21 +91,20 @@ class RequestTrace:
         self._stage = self._tracer.start_span(name, self._context, start_time=now_ns)
         return self._stage
 
-    def end(self, scope: Scope, status: int | None, error: BaseException | None) -> None:
-        """The request has ended; with a `status` unless its client left before."""
-        state = state_of(scope)
+    def end(self, state: RequestState, error: BaseException | None) -> None:
+        """The request has ended, with `error` where an exception left the app."""
         self._end_stage(state.usage)
         if state.route is not None:
-            self.span.update_name(f"{scope['method']} {state.route}")
+            self.span.update_name(f"{state.method} {state.route}")
             self.span.set_attribute(HTTP_ROUTE, state.route)
         if state.principal is not None:
             self.span.set_attribute(TENANT, state.principal.tenant.name)
         if state.adapter is not None:
             self.span.set_attribute(ADAPTER, state.adapter)
-        if status is not None:
-            self.span.set_attribute(HTTP_RESPONSE_STATUS_CODE, status)
-        if error is not None or (status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR):
-            self.span.set_attribute(ERROR_TYPE, str(status) if error is None else type(error).__name__)
+        if state.status is not None:
+            self.span.set_attribute(HTTP_RESPONSE_STATUS_CODE, state.status)
+        if error is not None or (state.status is not None and state.status >= HTTPStatus.INTERNAL_SERVER_ERROR):
+            self.span.set_attribute(ERROR_TYPE, str(state.status) if error is None else type(error).__name__)
             self.span.set_status(Status(StatusCode.ERROR))
         self.span.end()
 
@@ -122,37 +115,6 @@ class RequestTrace:
             self._stage.set_attribute(GEN_AI_USAGE_INPUT_TOKENS, usage.prompt_tokens)
             self._stage.set_attribute(GEN_AI_USAGE_OUTPUT_TOKENS, usage.completion_tokens)
         self._stage.end()
-
-
-class Telemetry:
-    """Pure ASGI middleware that makes a span of every HTTP request but the probes', inside of RequestId."""
-
-    def __init__(self, app: ASGIApp, *, tracer: Tracer) -> None:
-        self._app = app
-        self._tracer = tracer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPERATIONS:
-            await self._app(scope, receive, send)
-            return
-        trace = RequestTrace(self._tracer, scope)
-        state_of(scope).trace = trace
-        status: int | None = None
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        error: BaseException | None = None
-        try:
-            await self._app(scope, receive, send_and_note)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            trace.end(scope, status, error)
 
 
 def _handed_on(headers: RawHeaders, parent: Span) -> RawHeaders:

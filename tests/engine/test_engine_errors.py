@@ -8,8 +8,10 @@ import pytest
 from fastapi import FastAPI, Request
 
 from server.api.error_handlers import install_error_handlers
-from server.api.middleware.last_resort import LastResort
+from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.engine.error_handlers import add_engine_error_handlers
+from server.observability.metrics import GatewayMetrics
+from server.observability.observe import Observe
 
 pytestmark = pytest.mark.engine
 
@@ -46,7 +48,8 @@ async def answer(path: str, body: Any = None) -> httpx.Response:
 
     init_exception_handler(app)
     add_engine_error_handlers(app)
-    app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
+    app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))
+    app.add_middleware(Observe, seconds=GatewayMetrics().http_seconds)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://engine") as client:
         return await client.post(path, json=body)
 

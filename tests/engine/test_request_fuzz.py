@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 from server.api.error_handlers import install_error_handlers
 from server.api.middleware.engine_errors import EngineErrors
-from server.api.middleware.last_resort import LastResort
+from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.engine.error_handlers import add_engine_error_handlers
+from server.observability.metrics import GatewayMetrics
+from server.observability.observe import Observe
 
 pytestmark = pytest.mark.engine
 
@@ -64,7 +66,8 @@ def app() -> FastAPI:
     init_exception_handler(app)
     add_engine_error_handlers(app)
     app.add_middleware(EngineErrors)
-    app.add_middleware(LastResort, handle_unexpected=install_error_handlers(app))
+    app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))
+    app.add_middleware(Observe, seconds=GatewayMetrics().http_seconds)
     return app
 
 

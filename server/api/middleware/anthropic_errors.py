@@ -69,7 +69,7 @@ class AnthropicErrors:
                 headers[REQUEST_ID] = request_id
                 is_json = headers.get("content-type", "").startswith("application/json")
                 if message["status"] >= HTTPStatus.BAD_REQUEST and is_json:
-                    start = message
+                    start, body = message, b""
                     return
             elif start is not None:
                 body += message.get("body", b"")

@@ -12,10 +12,16 @@ import openai
 import pytest
 from anthropic.types import ErrorResponse
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from server.api.app import create_app
+from server.api.error_handlers import install_error_handlers
+from server.api.middleware.anthropic_errors import AnthropicErrors
+from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.core.settings import Settings
 from server.db.database import Database
+from server.observability.metrics import GatewayMetrics
+from server.observability.observe import Observe
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import BASE, FakeEngine
 from tests.server.support.keyed import Operator, with_admin_key
@@ -118,3 +124,17 @@ async def test_an_open_server_refuses_pages_in_anthropics_shape(client: httpx.As
         response = await http.post("/v1/messages", json=MESSAGE, headers={"origin": "http://evil.example"})
     assert response.status_code == 403
     assert ErrorResponse.model_validate(response.json(), strict=True).error.type == "permission_error"
+
+
+async def test_an_error_that_a_defect_cuts_short_is_a_whole_500() -> None:
+    async def cut_short(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 400, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"error": ', "more_body": True})
+        raise KeyError("a defect")
+
+    handled = UnhandledErrors(cut_short, handle=install_error_handlers(FastAPI()))
+    app = Observe(AnthropicErrors(handled), seconds=GatewayMetrics().http_seconds)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        response = await client.post("/v1/messages")
+    assert (response.status_code, response.json()["error"]["type"]) == (500, "api_error")

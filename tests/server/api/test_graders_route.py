@@ -50,7 +50,7 @@ class As:
         self._app, self._principal = app, principal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        put_state(scope, RequestState("id", principal=self._principal))
+        put_state(scope, RequestState("id", "POST", scope["path"], principal=self._principal))
         await self._app(scope, receive, send)
 
 
