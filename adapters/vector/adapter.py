@@ -91,15 +91,14 @@ class Adapter:
         try:
             tensors = safetensors.torch.load(data)
         except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
-            raise CheckpointError(f"not a readable safetensors file: {error}", field="file") from error
+            raise CheckpointError(f"not a readable safetensors file: {error}") from error
         if tensors.keys() != {"vector"}:
-            raise CheckpointError(f"expected one tensor named 'vector', got {list(tensors)!r:.200}", field="file")
+            raise CheckpointError(f"expected one tensor named 'vector', got {list(tensors)!r:.200}")
         vector = tensors["vector"]
         if vector.dtype not in _DTYPES or vector.ndim != 2:
             raise CheckpointError(
                 f"'vector' must be (groups, u) in {', '.join(_DTYPES.values())}, got {tuple(vector.shape)} "
                 f"in {vector.dtype}",
-                field="file",
             )
         content = _parse_object(safetensors_metadata(data).get("tinylora", "null"))
         if content.keys() != {"factors", "recipe"}:
@@ -126,7 +125,7 @@ def _parse_object(text: str) -> Mapping[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as cause:
-        raise CheckpointError(f"not JSON: {cause}", field="file") from cause
+        raise CheckpointError(f"not JSON: {cause}") from cause
     if not isinstance(content, dict):
-        raise CheckpointError(f"expected a JSON object, got {text!r:.40}", field="file")
+        raise CheckpointError(f"expected a JSON object, got {text!r:.40}")
     return content

@@ -29,4 +29,7 @@ class FactorsError(AdapterError):
 
 
 class CheckpointError(AdapterError):
-    """A file somebody uploaded or exported cannot be understood."""
+    """A file somebody uploaded or exported cannot be understood; `field` is the file, or a field of its config."""
+
+    def __init__(self, message: str, *, field: str | None = "file") -> None:
+        super().__init__(message, field=field)

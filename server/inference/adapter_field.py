@@ -30,7 +30,6 @@ from server.engine.protocol import Engine, ServedAdapter
 from server.inference.engine_forms import EngineForms
 from server.observability.metrics import GatewayMetrics
 from server.registry.alias_targets import sticky_pick
-from server.registry.rows import adapter_not_found
 from server.registry.spec import SPEC_FIELDS, check_servable, errors_under, number, parse_spec
 from server.registry.store import Registry
 
@@ -135,11 +134,11 @@ class AdapterField:
     async def _registered(self, reference: Reference, path: str, asker: _Asker) -> ServedAdapter:
         try:
             entry, cached = await self._registry.look_up(
-                asker.principal.tenant.id, reference, pick=asker.pick(reference)
+                asker.principal.tenant.id, reference, pick=asker.pick(reference), param=path
             )
         except NotFound:
             self._metrics.observe_resolve("database", "not_found")
-            raise adapter_not_found(reference, path) from None
+            raise
         stored = entry.stored
         with self._counted("cache" if cached else "database"):
             try:

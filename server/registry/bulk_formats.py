@@ -28,7 +28,7 @@ from adapters.checkpoints.checkpoint_file import check_tensor_count
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter, safetensors_metadata
 from adapters.vector.codec import parse_dtype
-from adapters.vector.errors import AdapterError, CheckpointError
+from adapters.vector.errors import CheckpointError
 from server.core.errors import ApiError, BadRequest, PayloadTooLarge, quoted
 from server.core.names import check_new_name
 from server.registry.creation import NewVersion
@@ -147,8 +147,8 @@ def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str
             check_new_name(name, base_models)
             fields = common | _description(metadata, ONE_KEY + name)
             yield NewVersion(name, _adapter_of(tensor, fields, factors), metadata_of(fields.get("metadata")))
-        except (ApiError, AdapterError) as error:
-            yield Rejected(name, error if isinstance(error, ApiError) else BadRequest(error.message, param=error.field))
+        except ApiError as error:
+            yield Rejected(name, error)
 
 
 def _description(metadata: Mapping[str, str], key: str) -> dict[str, Any]:

@@ -54,27 +54,23 @@ def parse_spec(spec: Mapping[str, object], factors: Factors, path: str = "") -> 
     recipe = parse_recipe(spec.get("recipe"), join(path, "recipe"))
     name = _string(spec.get("dtype", DEFAULT_DTYPE), join(path, "dtype"))
     digest = _string(spec.get("factors", factors.digest), join(path, "factors"))
+    vector, where = spec.get("vector"), join(path, "vector")
     with errors_under(path):
         dtype = parse_dtype(name)
-    if spec.get("vector") is None:
-        raise BadRequest(
-            f"{join(path, 'vector')} is missing, expected base64 or a list of numbers",
-            param=join(path, "vector"),
-            code="missing_required_parameter",
-        )
-    # Before the vector is read, because these bound how long it can be.
-    check_recipe(recipe, factors, join(path, "recipe"))
-    vector, where = spec["vector"], join(path, "vector")
-    if isinstance(vector, str):
-        data = _base64(vector, where)
-        with errors_under(path):
-            adapter = Adapter(recipe, digest, dtype, data)
-    elif isinstance(vector, list):
-        numbers = _numbers(vector, recipe, where)
-        with errors_under(path):
-            adapter = Adapter.from_vector(numbers, recipe, digest, dtype)
-    else:
-        raise _bad_vector(f"{where} is {quoted(vector)}, expected base64 or a list of numbers", where)
+        if vector is None:
+            raise BadRequest(
+                f"{where} is missing, expected base64 or a list of numbers",
+                param=where,
+                code="missing_required_parameter",
+            )
+        # Before the vector is read, because these bound how long it can be.
+        check_recipe(recipe, factors, join(path, "recipe"))
+        if isinstance(vector, str):
+            adapter = Adapter(recipe, digest, dtype, _base64(vector, where))
+        elif isinstance(vector, list):
+            adapter = Adapter.from_vector(_numbers(vector, recipe, where), recipe, digest, dtype)
+        else:
+            raise _bad_vector(f"{where} is {quoted(vector)}, expected base64 or a list of numbers", where)
     check_factors(adapter, factors, join(path, "factors"))
     return adapter
 

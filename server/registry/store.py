@@ -68,17 +68,22 @@ class Registry:
         entry, _ = await self.look_up(tenant_id, reference, pick=pick)
         return entry.stored
 
-    async def look_up(self, tenant_id: int, reference: Reference, *, pick: float | None = None) -> tuple[Entry, bool]:
-        """As `resolve`, with what may change about the adapter; and whether all of it was in memory."""
+    async def look_up(
+        self, tenant_id: int, reference: Reference, *, pick: float | None = None, param: str = "name"
+    ) -> tuple[Entry, bool]:
+        """As `resolve`, with what may change about the adapter; and whether all of it was in memory.
+
+        `param` is where the request names the adapter, which NotFound says.
+        """
         owner = tenant_id if reference.tenant is None else await self._owner(reference.tenant, tenant_id)
         found = await self._reads.adapter(owner, reference.name)
         # Before anything more is read: how long it takes must not tell that there is such an adapter.
         if found is None or (owner != tenant_id and not found.public):
-            raise adapter_not_found(reference)
+            raise adapter_not_found(reference, param)
         known = self._remembered(found.id, found.revision, reference, pick)
         state, stored = known if known else await run_in_threadpool(self._load, found.id, reference, pick)
         if stored is None or (owner != tenant_id and not state.public):
-            raise adapter_not_found(reference)
+            raise adapter_not_found(reference, param)
         stored = stored.named(reference.name if owner == tenant_id else reference.qualified_name)
         return Entry(stored, state.revision, state.public), known is not None
 

@@ -23,7 +23,6 @@ from adapters.checkpoints.peft_import import import_checkpoint
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.codec import parse_dtype
-from adapters.vector.errors import CheckpointError
 from server.core.errors import BadRequest, UnsupportedMediaType, quoted
 from server.core.json_values import check_values
 from server.core.off_loop import off_loop
@@ -137,7 +136,7 @@ def _of_json(body: bytes, factors: Factors) -> Upload:
 async def _read_safetensors(request: Request, factors: Factors, max_bytes: int) -> Upload:
     name = name_of(_query(request, ("name",)))
     data = await read_body(request.headers, request.receive, max_bytes, LIMIT_SETTING)
-    return _imported(name, await _import(data, factors, None), {})
+    return _imported(name, await run_in_threadpool(import_checkpoint, data, factors), {})
 
 
 async def _read_form(request: Request, factors: Factors, max_bytes: int) -> Upload:
@@ -182,7 +181,9 @@ async def _read_form(request: Request, factors: Factors, max_bytes: int) -> Uplo
     metadata = fields.get("metadata")
     if isinstance(metadata, str):
         metadata = _json_object(metadata.encode("utf-8", "surrogatepass"), "metadata", "metadata")
-    return _imported(name_of(fields), await _import(checkpoint, factors, config), metadata_of(metadata))
+    name = name_of(fields)
+    imported = await run_in_threadpool(import_checkpoint, checkpoint, factors, config)
+    return _imported(name, imported, metadata_of(metadata))
 
 
 def _check_once(earlier: object, what: str, param: str) -> None:
@@ -195,15 +196,6 @@ def _imported(name: str, imported: Imported, metadata: Mapping[str, str]) -> Upl
     if imported.loss >= LEAST_LOSS:
         metadata = metadata_of({**metadata, LOSS_KEY: f"{imported.loss:.4f}"})
     return Upload(name, imported.adapter, metadata)
-
-
-async def _import(data: bytes, factors: Factors, config: Mapping[str, object] | None) -> Imported:
-    try:
-        return await run_in_threadpool(import_checkpoint, data, factors, config)
-    except CheckpointError as error:
-        if error.field is None:
-            error.field = "file"
-        raise
 
 
 def _config(content: bytes) -> Mapping[str, object]:
