@@ -10,6 +10,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,10 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 
 
-def in_turn(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turn(runs: Mapping[str, Callable[[], ResultT]], rounds: int) -> dict[str, list[ResultT]]:
     """Call each of `runs` once per round; what they return, by name. Every other round goes backwards, so that nobody
     always comes first."""
-    results: dict[str, list[float]] = {name: [] for name in runs}
+    results: dict[str, list[ResultT]] = {name: [] for name in runs}
     for number in range(rounds):
         names = list(runs) if number % 2 == 0 else list(reversed(runs))
         for name in names:

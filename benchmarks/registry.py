@@ -1,8 +1,9 @@
 """A registry of a million adapters, in SQLite and in PostgreSQL, against an empty one.
 
-Figures of a gateway are of a fresh process each: the time from opening the database to the first answer over HTTP (the
-engine is a fake one), the time of `Registry.resolve` one after the other, and the most memory it had. Cold are names
-that the process resolves for the first time, warm ones it has resolved before. The operating system's cache is warm.
+Figures of a gateway are medians of fresh processes, of the two databases in turn: the time from opening the database to
+the first answer over HTTP (the engine is a fake one), the time of `Registry.resolve` one after the other, and the most
+memory it had. Cold are names that the process resolves for the first time, warm ones it has resolved before. The
+operating system's cache is warm.
 
 PostgreSQL is the tests', over TCP, with its own defaults. Nothing is measured at once with anything else.
 """
@@ -24,6 +25,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -32,6 +34,7 @@ from rich.table import Table
 
 from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
+from benchmarks.paired import in_turn
 from server.api.app import create_app
 from server.core.names import Reference
 from server.core.principal import DEFAULT_TENANT_ID
@@ -90,7 +93,7 @@ def main() -> None:
             rate = args.adapters / seconds
             table.add_row(f"[bold]{kind}[/]", "", "")
             table.add_row(f"import in batches of {BATCH}", "", f"{seconds:.0f} s", f"{rate:,.0f}/s")
-            add_rows(table, best_of_probes(empty, 1), best_of_probes(full, args.adapters))
+            add_rows(table, *median_of_probes(empty, 1, full, args.adapters))
     Console(width=100).print(table)
 
 
@@ -140,18 +143,34 @@ def name_of(number: int) -> str:
     return f"tenant-{number * 7919 % 1000:03}/adapter-{number:07}"
 
 
-def best_of_probes(url: str, count: int) -> Figures:
-    """The least of each figure of some fresh processes."""
+def median_of_probes(url: str, count: int, other_url: str, other_count: int) -> tuple[Figures, Figures]:
+    """The median of each figure of some fresh processes, on one database and on the other in turn."""
+    runs = {
+        "one": partial(probe_in_a_process, url, count),
+        "other": partial(probe_in_a_process, other_url, other_count),
+    }
+    found = in_turn(runs, STARTS)
+    one, other = (
+        Figures(
+            **{
+                field.name: _median([getattr(figures, field.name) for figures in found[name]])
+                for field in fields(Figures)
+            }
+        )
+        for name in runs
+    )
+    return one, other
+
+
+def probe_in_a_process(url: str, count: int) -> Figures:
     command = [sys.executable, "-m", "benchmarks.registry", "--adapters", str(count), "--probe", url]
-    found = []
-    for _ in range(STARTS):
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
-        found.append(Figures(**json.loads(output.splitlines()[-1])))
-    return Figures(**{field.name: least([getattr(one, field.name) for one in found]) for field in fields(Figures)})
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
+    return Figures(**json.loads(output.splitlines()[-1]))
 
 
-def least(values: list[float | None]) -> float | None:
-    return min((value for value in values if value is not None), default=None)
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 async def probe(url: str, count: int) -> Figures:
