@@ -181,7 +181,7 @@ async def probe(url: str, count: int) -> Figures:
     began = time.perf_counter()
     database = Database(url)
     app = create_app(Settings(database_url=url, log_level="error"), engine, database)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         body = {"prompt": "", "adapter": name_of(0)}
         response = await client.post("/v1/completions", json=body)
         start_ms = 1000 * (time.perf_counter() - began)
