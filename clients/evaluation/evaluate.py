@@ -102,10 +102,10 @@ async def evaluate(
 ) -> Evaluation:
     """Sample and grade all rows. `advance` is called behind each; at most `concurrency` are under way."""
     name = await exact_name(client, model)
-    free = asyncio.Semaphore(concurrency)
+    semaphore = asyncio.Semaphore(concurrency)
 
     async def of_row(number: int, row: Row) -> tuple[list[Sample], int]:
-        async with free:
+        async with semaphore:
             done = await _sample_and_grade(client, name, number, row, grader, sampling)
         advance()
         return done

@@ -18,9 +18,9 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from server.training.graders.formula import FUNCTION_NAMES, MAX_CHARS, Formula, FormulaError
+from server.training.graders.gather import gather_or_cancel
 from server.training.graders.grade import Grade, Grader, GraderError, Sample, check_score
 from server.training.graders.spec import GraderSpec, Name
-from server.training.graders.together import together
 
 MAX_GRADERS = 16
 MAX_NAME_CHARS = 48
@@ -83,7 +83,7 @@ class Multi:
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """The formula of the parts' scores; `parts` has each of them."""
-        results = await together(self._grade_part(name, sample, item) for name in self._parts)
+        results = await gather_or_cancel(self._grade_part(name, sample, item) for name in self._parts)
         grades = dict(zip(self._parts, results, strict=True))
         scores = {name: grade.score for name, grade in grades.items()}
         try:

@@ -35,11 +35,11 @@ class AdamConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class StepReport:
-    """gradient_norm: L2, before scaling down. taken: False when it was not finite and v was left alone."""
+class AdamStep:
+    """gradient_norm: L2, before scaling down. applied: False when it was not finite and v was left alone."""
 
     gradient_norm: float
-    taken: bool
+    applied: bool
 
 
 class Adam:
@@ -52,14 +52,14 @@ class Adam:
             [parameter], betas=(config.beta1, config.beta2), eps=config.eps, foreach=False, fused=False
         )
 
-    def step(self, learning_rate: float) -> StepReport:
+    def step(self, learning_rate: float) -> AdamStep:
         """Move v against its gradient (none counts as zero) by about `learning_rate` per number."""
         parameter = self._parameter
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         norm = parameter.grad.norm().item()
-        taken = math.isfinite(norm)
-        if taken:
+        applied = math.isfinite(norm)
+        if applied:
             limit = self._config.max_gradient_norm
             if limit is not None and norm > limit:
                 parameter.grad *= limit / norm
@@ -68,7 +68,7 @@ class Adam:
             if self._config.max_magnitude is not None:
                 parameter.data.clamp_(-self._config.max_magnitude, self._config.max_magnitude)
         parameter.grad = None
-        return StepReport(norm, taken)
+        return AdamStep(norm, applied)
 
     def state_to_bytes(self) -> bytes:
         """Vector, moments and number of steps as a safetensors file; equal states give equal bytes."""

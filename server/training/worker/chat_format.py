@@ -8,7 +8,7 @@
 Design decision: unknown fields are refused, like a misspelt "wieght" that would have changed what is learned. Contents
 are texts; images and audio are refused, for the base model reads none.
 
-What chat templates know is newer than some of the format: `as_templates_know` writes functions as tools, arguments as
+What chat templates know is newer than some of the format: `to_template_message` writes functions as tools, arguments as
 the objects that they are the JSON of, and a refusal as the text that it is.
 """
 
@@ -163,7 +163,7 @@ def calls_of(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return [*calls, message["function_call"]] if message.get("function_call") else calls
 
 
-def as_templates_know(message: Mapping[str, Any]) -> dict[str, Any]:
+def to_template_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """As chat templates know messages: content is one text, developers are the system, functions are tools."""
     content = message.get("content")
     if isinstance(content, list):

@@ -1,4 +1,4 @@
-"""Rows of chat data as token ids, by the base model's own chat template.
+"""PackedRows of chat data as token ids, by the base model's own chat template.
 
 Design decision: texts are split before they are tokenised. A prompt is tokenised alone, as a server does it, and an
 answer by itself behind it, as a model writes it; so what is trained on is what is sampled, whichever tokens would span
@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 
 from server.core.errors import BadRequest
-from server.training.worker.chat_format import as_templates_know, calls_of, is_trained
+from server.training.worker.chat_format import calls_of, is_trained, to_template_message
 from server.training.worker.dataset import DataError, Row
 
 
@@ -35,7 +35,7 @@ class ChatTokens:
 
     def prompt(self, row: Row, room: int, param: str = "training_file") -> list[int]:
         """The tokens of all messages and of the beginning of the answer. DataError unless `room` more would fit."""
-        tokens = self._ids(self._text(row, row.messages, param, generate=True))
+        tokens = self._tokenize(self._render(row, row.messages, param, generate=True))
         if len(tokens) + room > self._max_tokens:
             raise DataError(
                 row.line,
@@ -52,8 +52,8 @@ class ChatTokens:
 
     def _example(self, row: Row, index: int, param: str) -> tuple[list[int], list[int]]:
         where = f"messages[{index}]"
-        before = self._text(row, row.messages[:index], param, generate=True)
-        whole = self._text(row, row.messages[: index + 1], param, generate=False)
+        before = self._render(row, row.messages[:index], param, generate=True)
+        whole = self._render(row, row.messages[: index + 1], param, generate=False)
         if not whole.startswith(before):
             raise DataError(
                 row.line,
@@ -70,7 +70,7 @@ class ChatTokens:
                     "texts to be learned, or the weight 0 for this one",
                     param=param,
                 )
-        prompt, answer = self._ids(before), self._ids(text)
+        prompt, answer = self._tokenize(before), self._tokenize(text)
         end = self._tokenizer.eos_token_id
         if end in answer:
             answer = answer[: len(answer) - answer[::-1].index(end)]
@@ -85,7 +85,7 @@ class ChatTokens:
             )
         return prompt, answer
 
-    def _text(self, row: Row, messages: Sequence[Mapping[str, Any]], param: str, *, generate: bool) -> str:
+    def _render(self, row: Row, messages: Sequence[Mapping[str, Any]], param: str, *, generate: bool) -> str:
         if not self._tokenizer.chat_template:
             raise BadRequest(
                 "the base model has no chat template, so there is no way to write messages for it; add one to its "
@@ -95,7 +95,7 @@ class ChatTokens:
             )
         try:
             text: str = self._tokenizer.apply_chat_template(
-                [as_templates_know(message) for message in messages],
+                [to_template_message(message) for message in messages],
                 tools=list(row.tools) or None,
                 add_generation_prompt=generate,
                 tokenize=False,
@@ -111,6 +111,6 @@ class ChatTokens:
                 )
         return text
 
-    def _ids(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids

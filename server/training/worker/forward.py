@@ -5,9 +5,9 @@ does not matter which sequences share a pass, so passes are packed by length acr
 and one tenant's batch cannot change another's loss. Logits exist for one chunk of tokens at a time, and again for that
 chunk in the backward pass.
 
-Completions of the same prompt share its computation (packing.py). Rows without such are padded on the right and get no
-attention mask: a causal model looks at no later position, so padding cannot reach a token that counts, and attention
-takes its fastest kernel.
+Completions of the same prompt share its computation (packing.py). Rows of one sequence are padded on the right and get
+no attention mask: a causal model looks at no later position, so padding cannot reach a token that counts, and
+attention takes its fastest kernel.
 
 It draws no samples, knows no rewards and moves no vector.
 """
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.vector.errors import AdapterError
-from server.training.worker.packing import TokenSequence, bundles, longest_shared_row, rows_of
+from server.training.worker.packing import TokenSequence, group_by_prompt, max_shared_row_tokens, pack_rows
 
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier", "final_logit_softcapping")
 
@@ -92,7 +92,7 @@ class Task(Generic[M]):
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Generic[M]):
+class MicroBatch(Generic[M]):
     """Some rows of an objective, to be run behind others of it: `start` is what those measured."""
 
     objective: Objective[M]
@@ -107,7 +107,7 @@ class Part(Generic[M]):
         return self.objective(rows, tokens, base_logprobs_BC)
 
 
-def portions(batch: Sequence[TokenSequence], rows: Iterable[int], most_tokens: int) -> list[list[int]]:
+def micro_batches(batch: Sequence[TokenSequence], rows: Iterable[int], most_tokens: int) -> list[list[int]]:
     """`rows`, cut where they have more than `most_tokens` tokens together; a longer row is a portion of its own."""
     result: list[list[int]] = []
     tokens = 0
@@ -178,7 +178,7 @@ def _run(
     causal_lm = cast(Any, model.model)
     _refuse_scaled_logits(causal_lm)
     device = causal_lm.device
-    rows = rows_of(batch, together)
+    rows = pack_rows(batch, together)
     lengths_B = torch.tensor([len(sequence.completion) for sequence in batch])
     mask_BC = torch.arange(rows.before_BC.shape[1]) < lengths_B[:, None]
     sequence_N, _ = mask_BC.nonzero(as_tuple=True)
@@ -220,7 +220,7 @@ def _passes(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: Pa
     """Passes of rows of indices, longest first, cut so that the rows times the longest of them stay in the limit."""
     if any(not sequence.prompt for sequence in batch):
         raise ValueError("a prompt must have at least one token: nothing predicts the first token of a sequence")
-    rows = bundles(batch, min(limits.tokens, longest_shared_row(model.model)))
+    rows = group_by_prompt(batch, min(limits.tokens, max_shared_row_tokens(model.model)))
     lengths = [len(batch[row[0]].prompt) + sum(len(batch[index].completion) for index in row) for row in rows]
     result: list[list[list[int]]] = []
     longest = 0

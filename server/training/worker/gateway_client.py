@@ -24,9 +24,9 @@ from server.training.jobs.protocol import (
     ReportRequest,
     ValidatedRequest,
 )
-from server.training.worker.http_retry import GatewayRefused, Patience, refused, request_with_retries
+from server.training.worker.http_retry import GatewayRefused, RetryPolicy, refused, request_with_retries
 
-_LOST = frozenset({"lease_lost", "unexpected_step"})
+_LEASE_LOST_CODES = frozenset({"lease_lost", "unexpected_step"})
 _CLAIM_TIMEOUT_S = 15.0
 _TIMEOUT_S = 120.0
 
@@ -41,29 +41,32 @@ class GatewayClient:
     """`http` has the gateway's URL and the worker's key."""
 
     def __init__(
-        self, http: httpx.AsyncClient, patience: Patience | None = None, report: Callable[[str], None] | None = None
+        self,
+        http: httpx.AsyncClient,
+        retry_policy: RetryPolicy | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         self.http = http
-        self.patience = patience or Patience()
+        self.retry_policy = retry_policy or RetryPolicy()
         self._report = report
 
-    async def claim(self, asked: ClaimRequest) -> ClaimAnswer:
+    async def claim(self, request: ClaimRequest) -> ClaimAnswer:
         """Jobs, and news of the running ones. Raises httpx.TransportError and GatewayRefused; does not wait."""
         response = await self.http.post(
-            "/v1/worker/claim", json=asked.model_dump(mode="json"), timeout=_CLAIM_TIMEOUT_S
+            "/v1/worker/claim", json=request.model_dump(mode="json"), timeout=_CLAIM_TIMEOUT_S
         )
         if not response.is_success:
             raise refused(response)
         return ClaimAnswer.model_validate_json(response.content)
 
-    async def validated(self, job_id: str, told: ValidatedRequest) -> LeaseAnswer:
-        return await self._tell(job_id, "validated", told, LeaseAnswer)
+    async def validated(self, job_id: str, request: ValidatedRequest) -> LeaseAnswer:
+        return await self._post(job_id, "validated", request, LeaseAnswer)
 
-    async def report(self, job_id: str, told: ReportRequest) -> LeaseAnswer:
-        return await self._tell(job_id, "report", told, LeaseAnswer)
+    async def report(self, job_id: str, request: ReportRequest) -> LeaseAnswer:
+        return await self._post(job_id, "report", request, LeaseAnswer)
 
-    async def finish(self, job_id: str, told: FinishRequest) -> FinishAnswer:
-        return await self._tell(job_id, "finish", told, FinishAnswer)
+    async def finish(self, job_id: str, request: FinishRequest) -> FinishAnswer:
+        return await self._post(job_id, "finish", request, FinishAnswer)
 
     @asynccontextmanager
     async def file(self, tenant: str, file_id: str) -> AsyncIterator[BinaryIO]:
@@ -84,26 +87,26 @@ class GatewayClient:
             self.http,
             "GET",
             path,
-            patience=self.patience,
+            retry_policy=self.retry_policy,
             headers=headers,
             timeout_s=_TIMEOUT_S,
             report=self._report,
             into=into,
         )
 
-    async def _tell(self, job_id: str, what: str, told: BaseModel, answer: type[AnswerT]) -> AnswerT:
+    async def _post(self, job_id: str, action: str, request: BaseModel, answer: type[AnswerT]) -> AnswerT:
         try:
             response = await request_with_retries(
                 self.http,
                 "POST",
-                f"/v1/worker/jobs/{job_id}/{what}",
-                patience=self.patience,
-                json=told.model_dump(mode="json"),
+                f"/v1/worker/jobs/{job_id}/{action}",
+                retry_policy=self.retry_policy,
+                json=request.model_dump(mode="json"),
                 timeout_s=_TIMEOUT_S,
                 report=self._report,
             )
         except GatewayRefused as error:
-            if error.code in _LOST or error.status == 404:
+            if error.code in _LEASE_LOST_CODES or error.status == 404:
                 raise LeaseLost(error.message) from error
             raise
         return answer.model_validate_json(response.content)

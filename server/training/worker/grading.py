@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from server.training.graders.gather import gather_or_cancel
 from server.training.graders.grade import Grade, Grader, Sample, grade_row
-from server.training.graders.together import together
-from server.training.worker.fair_gate import FairGate
+from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Group, RolloutClient, RolloutRequest
 
 SAMPLING_ERROR = "sampling_error"
-_OUT_OF_ORDER = frozenset({"model_grader_server_error", "python_grader_server_error"})
+_GRADER_OUTAGES = frozenset({"model_grader_server_error", "python_grader_server_error"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,11 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class GradedRollouts:
-    """Samples prompts and grades their completions; `gate` bounds how many are graded at once, of all jobs together."""
+    """Samples prompts and grades their completions; `semaphore` bounds how many are graded at once, over all jobs."""
 
     rollouts: RolloutClient
     grader: Grader
-    gate: FairGate
+    semaphore: FairSemaphore
     clock: Callable[[], float] = time.monotonic
 
     async def collect(self, requests: Sequence[RolloutRequest], examples: Sequence[Example]) -> Graded:
@@ -119,17 +119,17 @@ class GradedRollouts:
         """
         timer = _Timer(self.clock)
         both = zip(requests, examples, strict=True)
-        groups = await together(self._group(request, example, timer) for request, example in both)
+        groups = await gather_or_cancel(self._group(request, example, timer) for request, example in both)
         return Graded(groups, timer.grading_s, self.clock() - timer.sampled_at)
 
     async def _group(self, request: RolloutRequest, example: Example, timer: _Timer) -> GradedGroup:
         group = await self.rollouts.sample(request)
         timer.sampled_at = self.clock()
-        grades = await together(self._grade(request, one.text, example, timer) for one in group.completions)
+        grades = await gather_or_cancel(self._grade(request, one.text, example, timer) for one in group.completions)
         return GradedGroup(group, tuple(grades))
 
     async def _grade(self, request: RolloutRequest, text: str, example: Example, timer: _Timer) -> Grade:
-        async with self.gate.turn(request.tenant, request.job):
+        async with self.semaphore.slot(request.tenant, request.job):
             with timer:
                 return await grade_row(self.grader, Sample.of_text(text), example.item, example.line)
 
@@ -156,7 +156,7 @@ class _Timer:
 
 
 def _reward(grade: Grade) -> float:
-    return math.nan if grade.error is not None and grade.error.kind in _OUT_OF_ORDER else grade.score
+    return math.nan if grade.error is not None and grade.error.kind in _GRADER_OUTAGES else grade.score
 
 
 def _mean(values: Sequence[float]) -> float:

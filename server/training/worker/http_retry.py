@@ -32,15 +32,15 @@ class GatewayRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """Seconds before the first repetition and the longest between two; how often a 500 is tried."""
 
-    first_s: float = 0.5
-    longest_s: float = 30.0
-    errors: int = 4
+    first_delay_s: float = 0.5
+    max_delay_s: float = 30.0
+    max_attempts: int = 4
 
 
-class _Again(Exception):
+class _Retry(Exception):
     def __init__(self, why: str, retry_after_s: float | None, response: httpx.Response | None) -> None:
         super().__init__(why)
         self.retry_after_s = retry_after_s
@@ -52,7 +52,7 @@ async def request_with_retries(
     method: str,
     path: str,
     *,
-    patience: Patience,
+    retry_policy: RetryPolicy,
     json: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
@@ -67,9 +67,11 @@ async def request_with_retries(
 
     def wait(state: RetryCallState) -> float:
         again = state.outcome.exception() if state.outcome else None
-        given = again.retry_after_s if isinstance(again, _Again) else None
-        backoff = wait_exponential_jitter(multiplier=patience.first_s, max=patience.longest_s, jitter=patience.first_s)
-        return backoff(state) if given is None else max(given, patience.first_s)
+        given = again.retry_after_s if isinstance(again, _Retry) else None
+        backoff = wait_exponential_jitter(
+            multiplier=retry_policy.first_delay_s, max=retry_policy.max_delay_s, jitter=retry_policy.first_delay_s
+        )
+        return backoff(state) if given is None else max(given, retry_policy.first_delay_s)
 
     def before_sleep(state: RetryCallState) -> None:
         if report is not None and state.outcome is not None and state.next_action is not None:
@@ -77,17 +79,17 @@ async def request_with_retries(
 
     def stop(state: RetryCallState) -> bool:
         again = state.outcome.exception() if state.outcome else None
-        lasting = isinstance(again, _Again) and again.response is not None and again.response.status_code not in _BUSY
-        return lasting and state.attempt_number >= patience.errors
+        lasting = isinstance(again, _Retry) and again.response is not None and again.response.status_code not in _BUSY
+        return lasting and state.attempt_number >= retry_policy.max_attempts
 
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type(_Again), wait=wait, stop=stop, before_sleep=before_sleep, reraise=True
+        retry=retry_if_exception_type(_Retry), wait=wait, stop=stop, before_sleep=before_sleep, reraise=True
     )
     try:
         async for attempt in retrying:
             with attempt:
                 response = await _send(http, method, path, json, headers, timeout_s, into)
-    except _Again as error:
+    except _Retry as error:
         assert error.response is not None
         raise refused(error.response) from None
     if not response.is_success:
@@ -116,9 +118,9 @@ async def _send(
                 async for chunk in response.aiter_bytes():
                     into.write(chunk)
     except httpx.TransportError as error:
-        raise _Again(f"no answer ({type(error).__name__}: {error})", None, None) from error
+        raise _Retry(f"no answer ({type(error).__name__}: {error})", None, None) from error
     if response.status_code in _BUSY or response.status_code >= 500:
-        raise _Again(f"status {response.status_code}", _retry_after(response), response)
+        raise _Retry(f"status {response.status_code}", _retry_after(response), response)
     return response
 
 

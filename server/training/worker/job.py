@@ -50,36 +50,36 @@ from server.training.worker.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a job's steps run in. `told` hears a line per step."""
+class WorkerContext:
+    """What a job's steps run in. `log` is called with a line of text per step."""
 
     worker: str
     factors: str
     trainer: Trainer
     gateway: GatewayClient
     stopping: asyncio.Event
-    told: Callable[[str], None]
+    log: Callable[[str], None]
 
 
 async def train(
-    job: ClaimedJob, data: JobData, method: Method[Any], around: Surroundings, trackers: Trackers
+    job: ClaimedJob, data: JobData, method: Method[Any], context: WorkerContext, trackers: Trackers
 ) -> FinishRequest:
     """Train `job` to its end, and say how it ended. Raises LeaseLost and GatewayRefused."""
     try:
         recipe = job.config.parsed_recipe
         start = bytes(4 * recipe.num_parameters) if job.init_vector is None else job.init_vector
-        handle, vector = await around.trainer.add(Adapter(recipe, around.factors, "float32", start))
+        handle, vector = await context.trainer.add(Adapter(recipe, context.factors, "float32", start))
         try:
-            return await _Job(job, data, method, around, trackers, handle, vector).run()
+            return await _Job(job, data, method, context, trackers, handle, vector).run()
         finally:
-            await around.trainer.remove(handle)
+            await context.trainer.remove(handle)
     except (TrainingFailed, ApiError) as error:
-        return failed(around.worker, error.code or "training_failed", error.message, getattr(error, "param", None))
+        return failed(context.worker, error.code or "training_failed", error.message, getattr(error, "param", None))
     except AdapterError as error:
-        return failed(around.worker, "training_failed", error.message)
+        return failed(context.worker, "training_failed", error.message)
     except torch.OutOfMemoryError:
         text = "A step did not fit into the worker's memory; use fewer or shorter completions."
-        return failed(around.worker, "out_of_memory", text)
+        return failed(context.worker, "out_of_memory", text)
 
 
 class _Job:
@@ -88,33 +88,33 @@ class _Job:
         job: ClaimedJob,
         data: JobData,
         method: Method[Any],
-        around: Surroundings,
+        context: WorkerContext,
         trackers: Trackers,
         handle: int,
         vector: nn.Parameter,
     ) -> None:
         config = job.config
         self._job, self._config, self._data, self._method = job, config, data, method
-        self._around, self._trackers, self._handle, self._vector = around, trackers, handle, vector
+        self._context, self._trackers, self._handle, self._vector = context, trackers, handle, vector
         self._adam = Adam(vector, AdamConfig(max_gradient_norm=config.grad_clip, max_magnitude=config.max_abs_v))
         self._total = job.total_steps or data.total_steps
-        self._is_ahead = isinstance(config, ReinforcementConfig) and config.max_off_policy_steps > 0
-        self._ahead: asyncio.Task[Any] | None = None
+        self._prefetches = isinstance(config, ReinforcementConfig) and config.max_off_policy_steps > 0
+        self._prefetched: asyncio.Task[Any] | None = None
         self._state = JobState()
-        self._step: int | None = None
+        self._last_step: int | None = None
         if job.checkpoint is not None:
-            self._step = job.checkpoint.step
+            self._last_step = job.checkpoint.step
             self._adam.state_from_bytes(job.checkpoint.optimizer)
             self._state = JobState.model_validate(job.checkpoint.state)
 
     async def run(self) -> FinishRequest:
         try:
-            if self._step is None:
-                await self._begin()
-            for step in range((self._step or 0) + 1, self._total + 1):
-                if self._around.stopping.is_set():
-                    return FinishRequest(worker=self._around.worker, status="released")
-                await self._take(step)
+            if self._last_step is None:
+                await self._initial_evaluation()
+            for step in range((self._last_step or 0) + 1, self._total + 1):
+                if self._context.stopping.is_set():
+                    return FinishRequest(worker=self._context.worker, status="released")
+                await self._train_step(step)
         except TrainingFailed as error:
             # With rewards that no longer differ, what was learned until then is still a result.
             if error.code != "constant_rewards" or not self._state.has_improved:
@@ -122,11 +122,11 @@ class _Job:
             text = f"Ended before step {self._total}: every completion of a prompt now gets the same reward."
             return self._succeeded(self._state.best, WorkerEvent(message=text))
         finally:
-            if self._ahead is not None:
-                self._ahead.cancel()
+            if self._prefetched is not None:
+                self._prefetched.cancel()
         return self._best_or_last()
 
-    async def _begin(self) -> None:
+    async def _initial_evaluation(self) -> None:
         """The evaluation before the first step, reported as step 0."""
         if not self._data.validation:
             return
@@ -134,65 +134,65 @@ class _Job:
         evaluation = await self._method.evaluate(
             self._handle, None if self._job.init_vector is None else self._adapter()
         )
-        if self._judges:
+        if self._is_reinforcement:
             self._state.watch.begin(evaluation)
-        self._consider(0, evaluation)
+        self._keep_if_best(0, evaluation)
         await self._report(0, evaluation.metrics, {"eval": time.monotonic() - began}, publish=False)
 
-    async def _take(self, step: int) -> None:
+    async def _train_step(self, step: int) -> None:
         """Sample and grade, advantages and loss, gradient, update, evaluation, report."""
-        clock = _Clock()
-        sampled_with, collected = await self._collect(step)
-        clock.lap("sampling")
-        batch = await self._method.batch(collected, self._handle, sampled_with)
-        if batch.graded_s is not None:
-            clock.split("sampling", "grading", batch.graded_s)
-        measured = await self._around.trainer.forward_backward(batch.task)
+        timer = _StepTimer()
+        behavior_policy, collected = await self._collect(step)
+        timer.lap("sampling")
+        batch = await self._method.batch(collected, self._handle, behavior_policy)
+        if batch.grading_wait_s is not None:
+            timer.split("sampling", "grading", batch.grading_wait_s)
+        measured = await self._context.trainer.forward_backward(batch.task)
         gradient_norm = self._update(step)
-        clock.lap("training")
-        metrics = {**batch.metrics, **self._method.measures(measured), "gradient_norm": gradient_norm}
+        timer.lap("training")
+        metrics = {**batch.metrics, **self._method.named_metrics(measured), "gradient_norm": gradient_norm}
         metrics["v_max_abs"] = self._vector.abs().max().item()
         evaluation = await self._evaluate(step)
         if evaluation is not None:
             metrics |= evaluation.metrics
-            clock.lap("eval")
+            timer.lap("eval")
         is_due = evaluation is not None or step % self._config.eval_interval == 0
-        problem, events = self._judge(step, batch, evaluation)
-        await self._report(step, metrics, clock.laps, publish=is_due, batch=batch, events=events)
+        problem, events = self._check_progress(step, batch, evaluation)
+        await self._report(step, metrics, timer.seconds, publish=is_due, batch=batch, events=events)
         if problem is not None:
             raise problem
 
     async def _collect(self, step: int) -> tuple[Adapter | None, Any]:
         """What the step is trained on, and the adapter that sampled it if that is an older one."""
         now = self._adapter()
-        older = self._older() if self._is_ahead and step > 1 else None
-        ahead, self._ahead = self._ahead, None
-        collected = await (self._method.collect(step, older or now) if ahead is None else ahead)
-        if self._is_ahead and step < self._total:
-            self._ahead = asyncio.create_task(self._method.collect(step + 1, now))
+        behavior_policy = self._behavior_policy() if self._prefetches and step > 1 else None
+        prefetched, self._prefetched = self._prefetched, None
+        collected = await (self._method.collect(step, behavior_policy or now) if prefetched is None else prefetched)
+        if self._prefetches and step < self._total:
+            self._prefetched = asyncio.create_task(self._method.collect(step + 1, now))
             self._state.sampled_with = self._vector_bytes()
-        return older, collected
+        return behavior_policy, collected
 
     def _update(self, step: int) -> float:
         """Move the vector by its gradient, whose L2 norm it returns. TrainingFailed when a number is not finite."""
-        moved = self._adam.step(self._config.learning_rate)
-        if not moved.taken or not self._vector.isfinite().all():
+        update = self._adam.step(self._config.learning_rate)
+        if not update.applied or not self._vector.isfinite().all():
             raise TrainingFailed(
                 "not_finite",
-                f"The gradient of step {step} is not a finite number (its norm is {moved.gradient_norm}), so the "
+                f"The gradient of step {step} is not a finite number (its norm is {update.gradient_norm}), so the "
                 "vector cannot be moved. Use a smaller learning_rate, or max_abs_v.",
             )
-        return moved.gradient_norm
+        return update.gradient_norm
 
     async def _evaluate(self, step: int) -> Evaluation | None:
         """The vector on the held-out rows, every `eval_interval` steps and behind the last one."""
         if not self._data.validation or not (step % self._config.eval_interval == 0 or step == self._total):
             return None
         evaluation = await self._method.evaluate(self._handle, self._adapter())
-        self._consider(step, evaluation)
+        self._keep_if_best(step, evaluation)
         return evaluation
 
-    def _judge(
+    def _check_progress(
         self, step: int, batch: Batch, evaluation: Evaluation | None
     ) -> tuple[TrainingFailed | None, list[WorkerEvent]]:
         """Why to stop behind this step, if at all, and what its owner should know."""
@@ -205,18 +205,18 @@ class _Job:
         return problem, [] if warning is None else [WorkerEvent(level="warn", message=warning)]
 
     @property
-    def _judges(self) -> bool:
+    def _is_reinforcement(self) -> bool:
         return isinstance(self._config, ReinforcementConfig)
 
-    def _consider(self, step: int, evaluation: Evaluation) -> None:
-        self._state.consider(evaluation.value, self._vector_bytes(), step, finite(evaluation.metrics))
+    def _keep_if_best(self, step: int, evaluation: Evaluation) -> None:
+        self._state.keep_if_best(evaluation.value, self._vector_bytes(), step, finite(evaluation.metrics))
 
     def _adapter(self) -> Adapter:
-        return Adapter.from_vector(self._vector, self._config.parsed_recipe, self._around.factors, "float32")
+        return Adapter.from_vector(self._vector, self._config.parsed_recipe, self._context.factors, "float32")
 
-    def _older(self) -> Adapter | None:
+    def _behavior_policy(self) -> Adapter | None:
         data = self._state.sampled_with
-        return None if data is None else Adapter(self._config.parsed_recipe, self._around.factors, "float32", data)
+        return None if data is None else Adapter(self._config.parsed_recipe, self._context.factors, "float32", data)
 
     def _vector_bytes(self) -> bytes:
         return encode(self._vector, "float32")
@@ -225,18 +225,18 @@ class _Job:
         self,
         step: int,
         metrics: Mapping[str, float],
-        laps: Mapping[Phase, float],
+        seconds: Mapping[Phase, float],
         *,
         publish: bool,
         batch: Batch | None = None,
         events: Sequence[WorkerEvent] = (),
     ) -> None:
         metrics = finite(metrics)
-        event = step_event(step, self._total, metrics, laps, batch)
-        await self._around.gateway.report(
+        event = step_event(step, self._total, metrics, seconds, batch)
+        await self._context.gateway.report(
             self._job.id,
             ReportRequest(
-                worker=self._around.worker,
+                worker=self._context.worker,
                 step=step,
                 checkpoint=ReportedCheckpoint(
                     vector=self._vector_bytes(),
@@ -246,14 +246,14 @@ class _Job:
                 ),
                 metrics=metrics,
                 trained_tokens=0 if batch is None else batch.trained_tokens,
-                seconds=dict(laps),
+                seconds=dict(seconds),
                 events=[event, *events],
             ),
         )
-        self._step = step
+        self._last_step = step
         trained = {} if batch is None else {"trained_tokens": float(batch.trained_tokens)}
-        self._trackers.write(step, {**metrics, **trained, **{f"seconds/{phase}": s for phase, s in laps.items()}})
-        self._around.told(f"{self._job.id} ({self._job.tenant}) {event.message}, {math.fsum(laps.values()):.1f} s")
+        self._trackers.write(step, {**metrics, **trained, **{f"seconds/{phase}": s for phase, s in seconds.items()}})
+        self._context.log(f"{self._job.id} ({self._job.tenant}) {event.message}, {math.fsum(seconds.values()):.1f} s")
 
     def _best_or_last(self) -> FinishRequest:
         best = self._state.best
@@ -265,21 +265,21 @@ class _Job:
         return self._succeeded(best, WorkerEvent(level="warn", message=text))
 
     def _succeeded(self, best: BestVector | None, *events: WorkerEvent) -> FinishRequest:
-        return FinishRequest(worker=self._around.worker, status="succeeded", best=best, events=list(events))
+        return FinishRequest(worker=self._context.worker, status="succeeded", best=best, events=list(events))
 
 
-class _Clock:
+class _StepTimer:
     """Seconds by part."""
 
     def __init__(self) -> None:
-        self.laps: dict[Phase, float] = {}
+        self.seconds: dict[Phase, float] = {}
         self._last = time.monotonic()
 
     def lap(self, name: Phase) -> None:
         now = time.monotonic()
-        self.laps[name], self._last = now - self._last, now
+        self.seconds[name], self._last = now - self._last, now
 
     def split(self, name: Phase, end: Phase, seconds: float) -> None:
         """Give the last `seconds` of a lap a name of their own; of what ran ahead the step had only the end."""
-        self.laps[end] = min(seconds, self.laps[name])
-        self.laps[name] -= self.laps[end]
+        self.seconds[end] = min(seconds, self.seconds[name])
+        self.seconds[name] -= self.seconds[end]

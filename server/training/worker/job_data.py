@@ -58,15 +58,15 @@ class JobData:
 
     async def batch(self, step: int) -> Examples:
         """What step `step`, from 1, is of."""
-        return _joined(await self.training.read(self.sampler.batch(step - 1)))
+        return _flatten(await self.training.read(self.sampler.batch(step - 1)))
 
     async def held_out(self) -> Examples:
         """What is evaluated."""
-        return _joined(await self.validation.read())
+        return _flatten(await self.validation.read())
 
 
 @asynccontextmanager
-async def opened(
+async def open_job_data(
     job: ClaimedJob, gateway: GatewayClient, tools: GraderTools, chat: ChatTokens
 ) -> AsyncIterator[JobData]:
     """The data of `job`, every row checked, as long as the block runs.
@@ -105,7 +105,7 @@ async def opened(
         steps = sampler.steps(config.epochs)
         yield JobData(
             training=training,
-            validation=_some(validation, config.eval_rows, job.seed),
+            validation=_subsample(validation, config.eval_rows, job.seed),
             validation_rows=len(validation),
             sampler=sampler,
             total_steps=steps if config.max_steps is None else min(steps, config.max_steps),
@@ -134,11 +134,11 @@ def _examples(row: Row, config: TrainingConfig, chat: ChatTokens, param: str) ->
     return [Example(row.line, prompt, answer, row.item) for prompt, answer in chat.examples(row, param)]
 
 
-def _some(rows: RowStore[Examples], most: int, seed: int) -> RowStore[Examples]:
+def _subsample(rows: RowStore[Examples], most: int, seed: int) -> RowStore[Examples]:
     if len(rows) <= most:
         return rows
     return rows.only(sorted(Sampler(len(rows), most, seed).batch(0)))
 
 
-def _joined(rows: Sequence[Examples]) -> Examples:
+def _flatten(rows: Sequence[Examples]) -> Examples:
     return [example for examples in rows for example in examples]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from server.training.jobs.base64_bytes import Base64
 from server.training.jobs.protocol import BestVector
-from server.training.worker.watch import Watch
+from server.training.worker.early_stopping import EarlyStopping
 
 
 class JobState(BaseModel):
@@ -20,10 +20,10 @@ class JobState(BaseModel):
 
     best: BestVector | None = None
     best_value: float | None = None
-    watch: Watch = Field(default_factory=Watch)
+    watch: EarlyStopping = Field(default_factory=EarlyStopping)
     sampled_with: Annotated[bytes, Base64("state.sampled_with")] | None = None
 
-    def consider(self, value: float, vector: bytes, step: int, metrics: dict[str, float]) -> None:
+    def keep_if_best(self, value: float, vector: bytes, step: int, metrics: dict[str, float]) -> None:
         """Keep `vector` as the best unless an earlier one has a higher value; of equal values the later step wins."""
         if self.best_value is None or value >= self.best_value:
             self.best, self.best_value = BestVector(vector=vector, step=step, metrics=metrics), value

@@ -27,11 +27,11 @@ from server.training.graders.build import GraderTools
 from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, ValidatedRequest, Wanted
 from server.training.worker.chat_tokens import ChatTokens
-from server.training.worker.fair_gate import FairGate
+from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.gateway_client import GatewayClient, LeaseLost
 from server.training.worker.http_retry import GatewayRefused
-from server.training.worker.job import Surroundings, train
-from server.training.worker.job_data import JobData, opened
+from server.training.worker.job import WorkerContext, train
+from server.training.worker.job_data import JobData, open_job_data
 from server.training.worker.method import Method
 from server.training.worker.outcome import failed
 from server.training.worker.reinforcement import Reinforcement
@@ -40,8 +40,8 @@ from server.training.worker.supervised import Supervised
 from server.training.worker.tracking import Trackers
 from server.training.worker.trainer import Trainer
 
-MAX_PAUSE_S = 30.0
-log = structlog.get_logger(__name__)
+MAX_BACKOFF_S = 30.0
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class WorkerTools:
 
 
 @dataclass(slots=True)
-class _Running:
+class _RunningJob:
     """A job and the task that works on it. `wanted`: what stopped it, when something did."""
 
     job: ClaimedJob
@@ -80,13 +80,13 @@ class Worker:
 
     name: str
     tools: WorkerTools
-    told: Callable[[str], None]
+    log: Callable[[str], None]
     max_jobs: int = 4
     poll_s: float = 5.0
-    grading: int = 16
+    max_grading: int = 16
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _running: dict[str, _Running] = field(default_factory=dict)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _running: dict[str, _RunningJob] = field(default_factory=dict)
+    _job_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def running(self) -> list[str]:
@@ -95,30 +95,30 @@ class Worker:
 
     async def run(self, grace_s: float = 30.0) -> None:
         """Work until `stopping` is set, then give the jobs back: those that are in a step, within `grace_s`."""
-        around = Surroundings(
-            self.name, self.tools.factors, self.tools.trainer, self.tools.gateway, self.stopping, self.told
+        context = WorkerContext(
+            self.name, self.tools.factors, self.tools.trainer, self.tools.gateway, self.stopping, self.log
         )
-        free = FairGate(self.grading)
+        grading_semaphore = FairSemaphore(self.max_grading)
         stopped = asyncio.create_task(self.stopping.wait())
-        pause, poll_s = 0.0, self.poll_s
+        backoff_s, poll_s = 0.0, self.poll_s
         try:
             while not self.stopping.is_set():
-                answer = await self._ask()
+                answer = await self._claim()
                 if answer is None:
-                    pause = min(MAX_PAUSE_S, max(self.poll_s, 2 * pause))
+                    backoff_s = min(MAX_BACKOFF_S, max(self.poll_s, 2 * backoff_s))
                 else:
-                    pause, poll_s = 0.0, min(self.poll_s, answer.lease_s / 3)
+                    backoff_s, poll_s = 0.0, min(self.poll_s, answer.lease_s / 3)
                     for job in answer.jobs:
-                        self._start(job, around, free)
-                await self._wait(pause or poll_s, stopped)
+                        self._start(job, context, grading_semaphore)
+                await self._wait(backoff_s or poll_s, stopped)
             await self._drain(grace_s)
         finally:
             stopped.cancel()
-            await self._abandon()
+            await self._cancel_all()
 
-    async def _ask(self) -> ClaimAnswer | None:
+    async def _claim(self) -> ClaimAnswer | None:
         """Heartbeat and work; None when there was no answer."""
-        asked = ClaimRequest(
+        request = ClaimRequest(
             worker=self.name,
             base_model=self.tools.base_model,
             factors=self.tools.factors,
@@ -126,14 +126,14 @@ class Worker:
             running=self.running,
         )
         try:
-            answer = await self.tools.gateway.claim(asked)
+            answer = await self.tools.gateway.claim(request)
         except (
             httpx.HTTPError,
             GatewayRefused,
             ValidationError,
             ApiError,
         ) as error:  # or of another version
-            self.told(f"the gateway gave no work: {str(error) or type(error).__name__}")
+            self.log(f"the gateway gave no work: {str(error) or type(error).__name__}")
             return None
         for job_id, lease in answer.running.items():
             if lease.wanted != "run":
@@ -148,10 +148,10 @@ class Worker:
 
     async def _wait(self, seconds: float, stopped: asyncio.Task[Any]) -> None:
         """For the next claim: `seconds`, less when a job has ended, none when the worker is to."""
-        self._changed.clear()
-        changed = asyncio.create_task(self._changed.wait())
-        await asyncio.wait((changed, stopped), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        changed.cancel()
+        self._job_ended.clear()
+        job_ended = asyncio.create_task(self._job_ended.wait())
+        await asyncio.wait((job_ended, stopped), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        job_ended.cancel()
 
     async def _drain(self, grace_s: float) -> None:
         """Let steps end, renewing the leases meanwhile."""
@@ -161,99 +161,102 @@ class Worker:
             timeout = min(self.poll_s, max(0.0, end - time.monotonic()))
             await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.ALL_COMPLETED)
             if self._running and time.monotonic() < end:
-                await self._ask()
+                await self._claim()
 
-    async def _abandon(self) -> None:
+    async def _cancel_all(self) -> None:
         tasks = [running.task for running in self._running.values()]
         for running in self._running.values():
             running.wanted = "lost"
             running.task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, job: ClaimedJob, around: Surroundings, free: FairGate) -> None:
+    def _start(self, job: ClaimedJob, context: WorkerContext, grading_semaphore: FairSemaphore) -> None:
         # A lease that was lost and won again: the old run may still be ending.
         if job.id in self._running:
             self._interrupt(job.id, "lost")
             return
-        task = asyncio.create_task(self._guard(job, around, free), name=job.id)
-        self._running[job.id] = _Running(job, task)
+        task = asyncio.create_task(self._run_job(job, context, grading_semaphore), name=job.id)
+        self._running[job.id] = _RunningJob(job, task)
 
         def ended(_: asyncio.Task[None]) -> None:
             del self._running[job.id]
-            self._changed.set()
+            self._job_ended.set()
 
         task.add_done_callback(ended)
 
-    async def _guard(self, job: ClaimedJob, around: Surroundings, free: FairGate) -> None:
+    async def _run_job(self, job: ClaimedJob, context: WorkerContext, grading_semaphore: FairSemaphore) -> None:
         try:
-            await (self._validate(job) if job.status == "validating_files" else self._train(job, around, free))
+            if job.status == "validating_files":
+                await self._validate(job)
+            else:
+                await self._train(job, context, grading_semaphore)
         except asyncio.CancelledError:
-            await self._stopped(job)
+            await self._report_stopped(job)
         except LeaseLost as error:
-            self.told(f"{job.id} ({job.tenant}) is dropped: {error}")
+            self.log(f"{job.id} ({job.tenant}) is dropped: {error}")
         except GatewayRefused as error:
-            self.told(f"{job.id} ({job.tenant}) is dropped: the gateway refuses ({error.status}): {error.message}")
+            self.log(f"{job.id} ({job.tenant}) is dropped: the gateway refuses ({error.status}): {error.message}")
         except Exception:  # Of this job alone; see the module.
-            log.exception("job_failed", job=job.id)
-            self.told(f"{job.id} ({job.tenant}) is dropped, because of an error in the worker")
+            logger.exception("job_failed", job=job.id)
+            self.log(f"{job.id} ({job.tenant}) is dropped, because of an error in the worker")
 
-    async def _stopped(self, job: ClaimedJob) -> None:
+    async def _report_stopped(self, job: ClaimedJob) -> None:
         """Answer to a pause or a cancellation."""
         wanted = self._running[job.id].wanted
-        self.told(f"{job.id} ({job.tenant}) stops: {wanted}")
+        self.log(f"{job.id} ({job.tenant}) stops: {wanted}")
         status: dict[Wanted, Literal["paused", "cancelled"]] = {"pause": "paused", "cancel": "cancelled"}
         if wanted in status:
-            told = FinishRequest(worker=self.name, status=status[wanted], events=[])
+            request = FinishRequest(worker=self.name, status=status[wanted], events=[])
             with suppress(LeaseLost, GatewayRefused):
-                await self.tools.gateway.finish(job.id, told)
+                await self.tools.gateway.finish(job.id, request)
 
     async def _validate(self, job: ClaimedJob) -> None:
         async with AsyncExitStack() as files:
-            data = await self._open(job, files)
+            data = await self._open_data(job, files)
             if data is None:
                 return
-            told = ValidatedRequest(
+            request = ValidatedRequest(
                 worker=self.name,
                 total_steps=data.total_steps,
                 training_rows=len(data.training),
                 validation_rows=data.validation_rows,
             )
-        await self.tools.gateway.validated(job.id, told)
-        self.told(f"{job.id} ({job.tenant}) can be trained: {told.training_rows} rows, {told.total_steps} steps")
+        await self.tools.gateway.validated(job.id, request)
+        self.log(f"{job.id} ({job.tenant}) can be trained: {request.training_rows} rows, {request.total_steps} steps")
 
-    async def _train(self, job: ClaimedJob, around: Surroundings, free: FairGate) -> None:
+    async def _train(self, job: ClaimedJob, context: WorkerContext, grading_semaphore: FairSemaphore) -> None:
         behind = job.checkpoint.step if job.checkpoint is not None else 0
-        self.told(f"{job.id} ({job.tenant}) starts behind step {behind}")
+        self.log(f"{job.id} ({job.tenant}) starts behind step {behind}")
         async with AsyncExitStack() as files:
-            data = await self._open(job, files)
+            data = await self._open_data(job, files)
             if data is None:
                 return
             trackers = Trackers(job, self.tools.log_dir, behind)
             try:
-                request = await train(job, data, self._method(job, data, free), around, trackers)
+                request = await train(job, data, self._method(job, data, grading_semaphore), context, trackers)
             finally:
                 trackers.close()
         await self._finish(job, request)
 
-    async def _open(self, job: ClaimedJob, files: AsyncExitStack) -> JobData | None:
+    async def _open_data(self, job: ClaimedJob, files: AsyncExitStack) -> JobData | None:
         """The job's data until `files` is closed; None when it cannot be used, and the job has failed."""
         tools = self.tools
         longest = await tools.gateway.max_model_len() or tools.max_tokens
         chat = ChatTokens(tools.tokenizer, min(longest, tools.max_tokens))
         try:
-            return await files.enter_async_context(opened(job, tools.gateway, tools.graders, chat))
+            return await files.enter_async_context(open_job_data(job, tools.gateway, tools.graders, chat))
         except ApiError as error:
             await self._finish(job, failed(self.name, error.code or "invalid_data", error.message, error.param))
             return None
 
-    def _method(self, job: ClaimedJob, data: JobData, free: FairGate) -> Method[Any]:
+    def _method(self, job: ClaimedJob, data: JobData, grading_semaphore: FairSemaphore) -> Method[Any]:
         if isinstance(job.config, ReinforcementConfig) and data.grader is not None:
             tools = self.tools
-            return Reinforcement(job, job.config, data, data.grader, tools.trainer, tools.rollouts, free)
+            return Reinforcement(job, job.config, data, data.grader, tools.trainer, tools.rollouts, grading_semaphore)
         return Supervised(data, self.tools.trainer)
 
     async def _finish(self, job: ClaimedJob, request: FinishRequest) -> None:
         answer = await self.tools.gateway.finish(job.id, request)
         why = "" if request.error is None else f": {request.error.message}"
         result = "" if answer.fine_tuned_model is None else f": {answer.fine_tuned_model}"
-        self.told(f"{job.id} ({job.tenant}) ended, {answer.status}{why}{result}")
+        self.log(f"{job.id} ({job.tenant}) ended, {answer.status}{why}{result}")

@@ -70,36 +70,36 @@ def run_worker(settings: Settings, options: WorkerOptions) -> None:
     """Work until SIGTERM or SIGINT. Raises FactorsError for a model without factors."""
     configure_logging(settings)
     factors = find_or_build_factors(options.model, rank=settings.factors_rank, kind=settings.factors_kind)
-    asyncio.run(_work(settings, options, factors))
+    asyncio.run(_run(settings, options, factors))
 
 
-async def _work(settings: Settings, options: WorkerOptions, factors: Factors) -> None:
+async def _run(settings: Settings, options: WorkerOptions, factors: Factors) -> None:
     console = Console(stderr=True)
 
-    def tell(line: str) -> None:
+    def log(line: str) -> None:
         console.print(f"worker: {line}", highlight=False, markup=False, soft_wrap=True)
 
-    async with worker_tools(settings, options, factors, tell) as tools:
+    async with worker_tools(settings, options, factors, log) as tools:
         # One process is never another one, also not one that had its number.
         name = f"{socket.gethostname()[:80]}-{os.getpid()}-{secrets.token_hex(4)}"
-        worker = Worker(name, tools, tell, max_jobs=options.max_jobs)
+        worker = Worker(name, tools, log, max_jobs=options.max_jobs)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stopping.set)
-        watching = loop.create_task(_end_with(options.parent, worker.stopping))
-        tell(f"{name} trains adapters of {factors.base_model} for {options.url}")
+        watching = loop.create_task(_stop_with_parent(options.parent, worker.stopping))
+        log(f"{name} trains adapters of {factors.base_model} for {options.url}")
         try:
             await worker.run()
         finally:
             watching.cancel()
-        tell("ended")
+        log("ended")
 
 
 @asynccontextmanager
 async def worker_tools(
-    settings: Settings, options: WorkerOptions, factors: Factors, tell: Any
+    settings: Settings, options: WorkerOptions, factors: Factors, log: Any
 ) -> AsyncIterator[WorkerTools]:
-    """What a worker works with; `tell` is called with a line when something takes long."""
+    """What a worker works with; `log` is called with a line when something takes long."""
     directory = locate_model(options.model)
     tokenizer = AutoTokenizer.from_pretrained(directory if Path(options.model).expanduser().is_dir() else options.model)
     if options.chat_template is not None:
@@ -109,7 +109,7 @@ async def worker_tools(
     limits = PassLimits(tokens=options.pass_tokens or PASS_TOKENS[device])
 
     def load() -> TrainableAdapters:
-        tell(f"reading the weights of {factors.base_model} for {device}")
+        log(f"reading the weights of {factors.base_model} for {device}")
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
         return TrainableAdapters(model, factors)
@@ -126,7 +126,7 @@ async def worker_tools(
             yield WorkerTools(
                 base_model=factors.base_model,
                 factors=factors.digest,
-                gateway=GatewayClient(http, report=tell),
+                gateway=GatewayClient(http, report=log),
                 trainer=trainer,
                 rollouts=RolloutClient(http, concurrency=options.concurrency),
                 graders=graders,
@@ -146,7 +146,7 @@ def _template_text(template: str) -> str:
     return template if "{" in template else Path(template).read_text()
 
 
-async def _end_with(parent: int | None, stopping: asyncio.Event) -> None:
+async def _stop_with_parent(parent: int | None, stopping: asyncio.Event) -> None:
     while parent is None or os.getppid() == parent:
         await asyncio.sleep(1)
     stopping.set()

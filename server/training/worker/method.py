@@ -29,16 +29,16 @@ class TrainingFailed(Exception):
 class Batch:
     """One step's loss and what is known before the model has run.
 
-    is_flat: there is nothing to learn from it. shown: more for the `data` of the step's event.
-    graded_s: seconds at the end of collecting in which all was sampled and not all graded; None, nothing is graded.
+    is_flat: there is nothing to learn from it. event_data: more for the `data` of the step's event.
+    grading_wait_s: seconds at the end of collecting in which all was sampled and not all graded; None without graders.
     """
 
     task: Task[Any]
     trained_tokens: int
     metrics: Mapping[str, float]
     is_flat: bool = False
-    shown: Mapping[str, Any] = field(default_factory=dict)
-    graded_s: float | None = None
+    event_data: Mapping[str, Any] = field(default_factory=dict)
+    grading_wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class Method(Protocol[CollectedT]):
     async def collect(self, step: int, adapter: Adapter | None) -> CollectedT:
         """What step `step` (from 1) is trained on; `adapter` samples it, None being the base model."""
 
-    async def batch(self, collected: CollectedT, handle: int, sampled_with: Adapter | None) -> Batch:
-        """Its loss. `sampled_with`: the adapter that sampled it, when that is not the one in training any more."""
+    async def batch(self, collected: CollectedT, handle: int, behavior_policy: Adapter | None) -> Batch:
+        """Its loss. `behavior_policy`: the adapter that sampled it, when that is not the one in training any more."""
 
-    def measures(self, metrics: Any) -> dict[str, float]:
+    def named_metrics(self, metrics: Any) -> dict[str, float]:
         """What the pass measured, by name."""
 
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:

@@ -38,7 +38,7 @@ class TokenSequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class PackedRows:
     """What B sequences of C completion tokens at most are for the model: M rows of T tokens, on the CPU.
 
     A completion's last token is not in them: nothing is asked behind it.
@@ -57,7 +57,7 @@ class Rows:
     before_BC: Tensor
 
 
-def bundles(batch: Sequence[TokenSequence], most_tokens: int) -> list[list[int]]:
+def group_by_prompt(batch: Sequence[TokenSequence], most_tokens: int) -> list[list[int]]:
     """Indices of the sequences that share a row of at most `most_tokens`; a longer sequence has one of its own."""
     result: list[list[int]] = []
     lengths: list[int] = []
@@ -74,7 +74,7 @@ def bundles(batch: Sequence[TokenSequence], most_tokens: int) -> list[list[int]]
     return result
 
 
-def longest_shared_row(causal_lm: Any) -> int:
+def max_shared_row_tokens(causal_lm: Any) -> int:
     """Tokens of the longest row in which completions may share a prompt; 0 where the model cannot have them do so."""
     config = causal_lm.config.get_text_config()
     layers = getattr(config, "layer_types", None) or ["full_attention"]
@@ -85,7 +85,7 @@ def longest_shared_row(causal_lm: Any) -> int:
     return int(config.hidden_size)
 
 
-def rows_of(batch: Sequence[TokenSequence], together: Sequence[Sequence[int]]) -> Rows:
+def pack_rows(batch: Sequence[TokenSequence], together: Sequence[Sequence[int]]) -> PackedRows:
     """The rows for `batch`, one for each list of indices in `together`; those of a list have the same prompt."""
     ids, positions, owners = [], [], []
     row_B = torch.zeros(len(batch), dtype=torch.long)
@@ -107,7 +107,7 @@ def rows_of(batch: Sequence[TokenSequence], together: Sequence[Sequence[int]]) -
         positions.append(torch.tensor(row_positions))
         owners.append(torch.tensor(row_owners))
     is_shared = any(len(indices) > 1 for indices in together)
-    return Rows(
+    return PackedRows(
         ids_MT=pad_sequence(ids, batch_first=True),
         positions_MT=pad_sequence(positions, batch_first=True) if is_shared else None,
         mask_M1TT=_mask(pad_sequence(owners, batch_first=True, padding_value=_PADDING)) if is_shared else None,

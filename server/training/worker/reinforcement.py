@@ -18,7 +18,7 @@ from adapters.vector.adapter import Adapter
 from server.training.graders.grade import Grader
 from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
-from server.training.worker.fair_gate import FairGate
+from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.forward import Task
 from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.grpo import GrpoMetrics, grpo_objective
@@ -32,7 +32,7 @@ from server.training.worker.trainer import Trainer
 
 @dataclass(frozen=True, slots=True)
 class Reinforcement:
-    """The Method (method.py) of GRPO. `grading`: where completions wait to be graded, beside those of other jobs."""
+    """The Method (method.py) of GRPO. `grading_semaphore` bounds how many completions are graded at once."""
 
     job: ClaimedJob
     config: ReinforcementConfig
@@ -40,17 +40,17 @@ class Reinforcement:
     grader: Grader
     trainer: Trainer
     rollouts: RolloutClient
-    grading: FairGate
+    grading_semaphore: FairSemaphore
 
     async def collect(self, step: int, adapter: Adapter | None) -> Graded:
         examples = await self.data.batch(step)
         graded = await self._graded_rollouts(
             examples, adapter, "train", step, self.config.group_size, self.config.temperature
         )
-        _mean(graded, f"step {step}")
+        _mean_reward(graded, f"step {step}")
         return graded
 
-    async def batch(self, collected: Graded, handle: int, sampled_with: Adapter | None) -> Batch:
+    async def batch(self, collected: Graded, handle: int, behavior_policy: Adapter | None) -> Batch:
         members = [
             (number, group.group.prompt, completion, reward)
             for number, group in enumerate(collected.groups)
@@ -61,8 +61,8 @@ class Reinforcement:
             TokenSequence(handle, prompt, completion.tokens, temperature) for _, prompt, completion, _ in members
         ]
         logprobs = [list(completion.logprobs) for _, _, completion, _ in members]
-        if sampled_with is not None and not self._sampling(temperature).with_logprobs:
-            logprobs = await self._scored(sequences, sampled_with)
+        if behavior_policy is not None and not self._sampling(temperature).with_logprobs:
+            logprobs = await self._scored(sequences, behavior_policy)
         objective = grpo_objective(
             sequences,
             [reward for *_, reward in members],
@@ -75,21 +75,21 @@ class Reinforcement:
             Task(sequences, objective),
             trained_tokens=sum(len(sequences[row]) for row in objective.rows),
             metrics={
-                "train_reward_mean": _mean(collected, "the step"),
+                "train_reward_mean": _mean_reward(collected, "the step"),
                 "completion_tokens_mean": sum(lengths) / len(lengths),
                 "finished_share": sum(completion.finished for _, _, completion, _ in members) / len(members),
             },
             is_flat=collected.is_flat,
-            shown={
+            event_data={
                 "errors": collected.errors,
                 "graders": [{"name": name, "train_reward_mean": value} for name, value in collected.parts.items()],
                 "usage": {"samples": len(members), "completion_tokens": sum(lengths)},
                 "graders_s": collected.grading_s,
             },
-            graded_s=collected.waited_s,
+            grading_wait_s=collected.waited_s,
         )
 
-    def measures(self, metrics: Any) -> dict[str, float]:
+    def named_metrics(self, metrics: Any) -> dict[str, float]:
         assert isinstance(metrics, GrpoMetrics)
         return {
             "train_loss": metrics.loss,
@@ -105,7 +105,7 @@ class Reinforcement:
         count = self.config.eval_samples
         temperature = 0.0 if count == 1 else self.config.temperature
         graded = await self._graded_rollouts(await self.data.held_out(), adapter, "valid", 0, count, temperature)
-        mean = _mean(graded, "the held-out rows")
+        mean = _mean_reward(graded, "the held-out rows")
         parts = {f"valid_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
         return Evaluation({"valid_reward_mean": mean, **parts}, mean, graded.standard_error)
 
@@ -124,7 +124,7 @@ class Reinforcement:
             RolloutRequest(example.prompt, count, sampling, adapter, seed, job.tenant, job.id)
             for example, seed in zip(examples, seeds, strict=True)
         ]
-        return await GradedRollouts(self.rollouts, self.grader, self.grading).collect(requests, examples)
+        return await GradedRollouts(self.rollouts, self.grader, self.grading_semaphore).collect(requests, examples)
 
     def _sampling(self, temperature: float) -> Sampling:
         response_format = self.job.method["reinforcement"].get("response_format")
@@ -140,7 +140,7 @@ class Reinforcement:
         return [_row(tokens.logprobs_BC[row], len(sequence.completion)) for row, sequence in enumerate(sequences)]
 
 
-def _mean(graded: Graded, of: str) -> float:
+def _mean_reward(graded: Graded, of: str) -> float:
     """The mean reward. Where there is none: GatewayRefused for an engine that is broken, else TrainingFailed."""
     if graded.mean is not None:
         return graded.mean

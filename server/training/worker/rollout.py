@@ -34,8 +34,8 @@ import httpx
 from adapters.vector.adapter import Adapter
 from server.core.principal import ORGANIZATION_HEADER
 from server.training.jobs.protocol import PRIORITY
-from server.training.worker.fair_gate import FairGate
-from server.training.worker.http_retry import GatewayRefused, Patience, request_with_retries
+from server.training.worker.fair_semaphore import FairSemaphore
+from server.training.worker.http_retry import GatewayRefused, RetryPolicy, request_with_retries
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,12 @@ class RolloutRequest:
 class RolloutClient:
     """Samples completions over `http`, at most `concurrency` requests at a time; tenants and their jobs take turns."""
 
-    def __init__(self, http: httpx.AsyncClient, *, concurrency: int = 32, patience: Patience | None = None) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, *, concurrency: int = 32, retry_policy: RetryPolicy | None = None
+    ) -> None:
         self._http = http
-        self._gate = FairGate(concurrency)
-        self._patience = patience or Patience()
+        self._semaphore = FairSemaphore(concurrency)
+        self._retry_policy = retry_policy or RetryPolicy()
 
     async def sample(self, request: RolloutRequest) -> Group:
         """The completions of one prompt. GatewayRefused (401, 403) when the worker's key is refused."""
@@ -118,13 +120,13 @@ class RolloutClient:
             body["response_format"] = dict(sampling.response_format)
         if request.adapter is not None:
             body["adapter"] = inline(request.adapter)
-        async with self._gate.turn(request.tenant, request.job):
+        async with self._semaphore.slot(request.tenant, request.job):
             try:
                 response = await request_with_retries(
                     self._http,
                     "POST",
                     "/v1/completions",
-                    patience=self._patience,
+                    retry_policy=self._retry_policy,
                     json=body,
                     headers={ORGANIZATION_HEADER: request.tenant},
                 )

@@ -21,22 +21,23 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def step_event(
-    step: int, total_steps: int, metrics: Mapping[str, float], laps: Mapping[Phase, float], batch: Batch | None
+    step: int, total_steps: int, metrics: Mapping[str, float], seconds: Mapping[Phase, float], batch: Batch | None
 ) -> WorkerEvent:
-    """The event of a step. `laps`: seconds by part. `batch`: None for the evaluation before the first step."""
-    shown = {} if batch is None else batch.shown
+    """The event of a step. `seconds`: seconds by part. `batch`: None for the evaluation before the first step."""
+    event_data = {} if batch is None else batch.event_data
     data = StepData(
         step=step,
         total_steps=total_steps,
         scores=StepScores(
             train_reward_mean=metrics.get("train_reward_mean"),
             valid_reward_mean=metrics.get("valid_reward_mean"),
-            graders=shown.get("graders", []),
+            graders=event_data.get("graders", []),
         ),
-        usage=shown.get("usage", {}),
-        errors=shown.get("errors", {}),
+        usage=event_data.get("usage", {}),
+        errors=event_data.get("errors", {}),
         timing=StepTiming(
-            step=dict(laps) | {"full_iteration": math.fsum(laps.values())}, graders_total=shown.get("graders_s")
+            step=dict(seconds) | {"full_iteration": math.fsum(seconds.values())},
+            graders_total=event_data.get("graders_s"),
         ),
     )
     words = [f"{name.replace('_', ' ')} {metrics[name]:.4g}" for name in _IN_WORDS if name in metrics]

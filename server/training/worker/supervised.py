@@ -25,11 +25,11 @@ class Supervised:
     async def collect(self, step: int, adapter: Adapter | None) -> list[Example]:
         return await self.data.batch(step)
 
-    async def batch(self, collected: list[Example], handle: int, sampled_with: Adapter | None) -> Batch:
+    async def batch(self, collected: list[Example], handle: int, behavior_policy: Adapter | None) -> Batch:
         sequences = _sequences(collected, handle)
         return Batch(Task(sequences, sft_objective(sequences)), sum(map(len, sequences)), metrics={})
 
-    def measures(self, metrics: Any) -> dict[str, float]:
+    def named_metrics(self, metrics: Any) -> dict[str, float]:
         assert isinstance(metrics, SftMetrics)
         return {"train_loss": metrics.loss, "train_mean_token_accuracy": metrics.accuracy}
 

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 INIT_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 60.0
 # A run says nothing of the worker it was on: that is the operator's, and shared with other tenants' jobs.
-NOTHING_OF_THE_WORKER = {
+ANONYMOUS_SETTINGS = {
     "console": "off",
     "disable_code": True,
     "disable_git": True,
@@ -47,17 +47,17 @@ class Trackers:
     def __init__(self, job: ClaimedJob, log_dir: Path | None, step: int) -> None:
         self._trackers: list[Tracker] = []
         if log_dir is not None:
-            _attempt(lambda: self._trackers.append(TensorBoard(log_dir / job.id, step)))
+            _try(lambda: self._trackers.append(TensorBoard(log_dir / job.id, step)))
         if (settings := wandb_settings(job)) is not None:
-            _attempt(lambda: self._trackers.append(Wandb(job, settings, log_dir)))
+            _try(lambda: self._trackers.append(Wandb(job, settings, log_dir)))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         for tracker in self._trackers:
-            _attempt(lambda tracker=tracker: tracker.write(step, metrics))  # type: ignore[misc]
+            _try(lambda tracker=tracker: tracker.write(step, metrics))  # type: ignore[misc]
 
     def close(self) -> None:
         for tracker in self._trackers:
-            _attempt(tracker.close)
+            _try(tracker.close)
 
 
 class TensorBoard:
@@ -98,7 +98,7 @@ class Wandb:
         self._thread.shutdown(wait=False)
 
     def _later(self, work: Callable[[], object]) -> None:
-        self._thread.submit(_attempt, work)
+        self._thread.submit(_try, work)
 
     def _start(self, job: ClaimedJob, settings: Mapping[str, Any], log_dir: Path | None) -> None:
         if log_dir is not None:
@@ -120,18 +120,18 @@ class Wandb:
                 silent=True,
                 init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_S),
                 finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_TIMEOUT_S),
-                stop_fn=_stay,
-                **NOTHING_OF_THE_WORKER,
+                stop_fn=_ignore_stop,
+                **ANONYMOUS_SETTINGS,
             ),
         )
 
 
-def _stay() -> None:
+def _ignore_stop() -> None:
     """For the button in Weights & Biases that would interrupt the process, and with it every job it trains."""
     log.warning("stop_ignored", reason="jobs are stopped with /v1/fine_tuning/jobs/{id}/cancel")
 
 
-def _attempt(work: Callable[[], object]) -> None:
+def _try(work: Callable[[], object]) -> None:
     try:
         work()
     except Exception:  # Whatever a disk or somebody else's service does, training goes on.

@@ -1,12 +1,11 @@
-"""The one frozen model of a worker, shared by its jobs: whatever waits for a pass goes through it together.
+"""The one frozen model of a worker, shared by its jobs: batches that wait for a pass go through it together.
 
-Design decision: there is no common beat. While a pass runs, batches of other jobs gather, and all of them share the
-next one; so a job never waits for another one's sampling, only for the model itself, and may join or leave at any time.
-A batch longer than TURN_PASSES passes is run in portions, between which the others have their turn: a loss is a sum
-over rows, so the gradient is the same.
-The model and its adapters are used by one thread, which is not the event loop's.
+While a pass runs, batches of other jobs gather, and all of them share the next one; so a job waits for the model and
+never for another job's sampling, and may join or leave at any time. A batch longer than TURN_PASSES passes is run in
+micro-batches, between which the others have their turn; their gradients add up to that of the batch, because a loss is
+a sum over rows. The model and its adapters are used by one thread, which is not the event loop's.
 
-A pass that fails is taken apart, so that a batch that cannot be trained ends its own job and no other.
+A pass that fails is run again batch by batch, so that a batch that cannot be trained ends its own job and no other.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.vector.adapter import Adapter
-from server.training.worker.forward import Part, PassLimits, Task, Tokens, forward_backward, portions, score
+from server.training.worker.forward import MicroBatch, PassLimits, Task, Tokens, forward_backward, micro_batches, score
 from server.training.worker.packing import TokenSequence
 
 T = TypeVar("T")
@@ -31,16 +30,16 @@ TURN_PASSES = 8
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A batch, the portions of it that are still to be run, and what those before them measured."""
+class _PendingBatch:
+    """A batch, the micro_batches of it that are still to be run, and what those before them measured."""
 
     task: Task[Any]
-    portions: list[list[int]]
+    micro_batches: list[list[int]]
     measured: Any
     metrics: asyncio.Future[Any]
 
-    def next_part(self) -> Task[Any]:
-        return Task(self.task.batch, Part(self.task.objective, self.portions[0], self.measured))
+    def next_micro_batch(self) -> Task[Any]:
+        return Task(self.task.batch, MicroBatch(self.task.objective, self.micro_batches[0], self.measured))
 
 
 class Trainer:
@@ -51,7 +50,7 @@ class Trainer:
         self._limits = limits or PassLimits()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trainer")
         self._loaded: TrainableAdapters | None = None
-        self._waiting: list[_Waiting] = []
+        self._pending: list[_PendingBatch] = []
         self._runner: asyncio.Task[None] | None = None
 
     async def add(self, adapter: Adapter) -> tuple[int, nn.Parameter]:
@@ -69,18 +68,18 @@ class Trainer:
 
     async def forward_backward(self, task: Task[Any]) -> Any:
         """The metrics of `task`, whose gradients are then in its vectors; in one pass with whoever else waits."""
-        portions = self._portions(task.batch, task.objective.rows) or [[]]
-        waiting = _Waiting(task, portions, task.objective.start, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        micro_batches = self._micro_batches(task.batch, task.objective.rows) or [[]]
+        pending = _PendingBatch(task, micro_batches, task.objective.start, asyncio.get_running_loop().create_future())
+        self._pending.append(pending)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
-        return await waiting.metrics
+        return await pending.metrics
 
     async def score(self, batch: Sequence[TokenSequence]) -> Tokens:
         """What the model says of `batch`, without gradients."""
         longest = max(len(sequence.completion) for sequence in batch)
         parts = []
-        for rows in self._portions(batch, range(len(batch))):
+        for rows in self._micro_batches(batch, range(len(batch))):
             some = [batch[row] for row in rows]
             parts.append(await self._in_thread(lambda model, some=some: score(model, some, self._limits)))  # type: ignore[misc]
 
@@ -95,34 +94,34 @@ class Trainer:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     async def _run(self) -> None:
-        while self._waiting:
-            together, self._waiting = self._waiting, []
+        while self._pending:
+            together, self._pending = self._pending, []
             # Whoever was cancelled while waiting has no use for it.
             together = [one for one in together if not one.metrics.done()]
             try:
-                results = await self._in_thread(partial(self._pass, [one.next_part() for one in together]))
+                results = await self._in_thread(partial(self._pass, [one.next_micro_batch() for one in together]))
             except Exception as error:  # of the thread itself: nobody is to wait forever
                 results = [error] * len(together)
-            for waiting, result in zip(together, results, strict=True):
-                if waiting.metrics.done():
+            for pending, result in zip(together, results, strict=True):
+                if pending.metrics.done():
                     continue
                 if isinstance(result, Exception):
-                    waiting.metrics.set_exception(result)
+                    pending.metrics.set_exception(result)
                     continue
-                waiting.measured = result
-                del waiting.portions[0]
-                if waiting.portions:
-                    self._waiting.append(waiting)
+                pending.measured = result
+                del pending.micro_batches[0]
+                if pending.micro_batches:
+                    self._pending.append(pending)
                 else:
-                    waiting.metrics.set_result(result)
+                    pending.metrics.set_result(result)
 
-    def _portions(self, batch: Sequence[TokenSequence], rows: Iterable[int]) -> list[list[int]]:
-        return portions(batch, rows, TURN_PASSES * self._limits.tokens)
+    def _micro_batches(self, batch: Sequence[TokenSequence], rows: Iterable[int]) -> list[list[int]]:
+        return micro_batches(batch, rows, TURN_PASSES * self._limits.tokens)
 
     def _pass(self, tasks: list[Task[Any]], model: TrainableAdapters) -> list[Any]:
         """Metrics or the exception of each."""
         handles = {sequence.adapter for task in tasks for sequence in task.batch}
-        # What portions before these have added up.
+        # What micro_batches before these have added up.
         before = {handle: model.vector(handle).grad for handle in handles}
         before = {handle: None if grad is None else grad.clone() for handle, grad in before.items()}
         try:

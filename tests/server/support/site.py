@@ -25,7 +25,7 @@ from server.db.training_tables import JOB_CHECKPOINTS, JOBS
 from server.training.graders.build import GraderTools
 from server.training.graders.math_pool import MathPool
 from server.training.worker.gateway_client import GatewayClient
-from server.training.worker.http_retry import Patience
+from server.training.worker.http_retry import RetryPolicy
 from server.training.worker.loop import Worker, WorkerTools
 from server.training.worker.rollout import RolloutClient
 from server.training.worker.trainer import Trainer
@@ -33,7 +33,7 @@ from tests.adapters.tiny_models import SHAPE, load_model
 from tests.server.conftest import client_of
 from tests.server.support.sampling_engine import NAME, SamplingEngine, tiny_tokenizer
 
-IMPATIENT = Patience(first_s=0.01, longest_s=0.05, errors=2)
+IMPATIENT = RetryPolicy(first_delay_s=0.01, max_delay_s=0.05, max_attempts=2)
 CONTAINS = {
     "type": "string_check",
     "name": "contains",
@@ -77,7 +77,7 @@ class Site:
             factors=self.factors.digest,
             gateway=GatewayClient(http, IMPATIENT),
             trainer=trainer,
-            rollouts=RolloutClient(http, patience=IMPATIENT),
+            rollouts=RolloutClient(http, retry_policy=IMPATIENT),
             graders=GraderTools(MathPool()),
             tokenizer=tiny_tokenizer(),
             max_tokens=SHAPE["max_position_embeddings"],

@@ -27,7 +27,7 @@ from server.training.graders.math_pool import MathPool
 from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ReportedCheckpoint, ReportRequest
 from server.training.worker.dataset import Sampler, read_rows
-from server.training.worker.fair_gate import FairGate
+from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.job_data import Example, JobData
 from server.training.worker.method import TrainingFailed
 from server.training.worker.outcome import failed
@@ -177,7 +177,7 @@ async def first_step(job: ClaimedJob, tools: GraderTools) -> ReportRequest:
         data = JobData(rows.only(range(4)), rows.only((4, 5)), 2, Sampler(4, 2, job.seed), 5, grader)
         nobody: Any = None
         rollouts: Any = Rollouts()
-        method = Reinforcement(job, job.config, data, grader, nobody, rollouts, FairGate(4))
+        method = Reinforcement(job, job.config, data, grader, nobody, rollouts, FairSemaphore(4))
         evaluation = await method.evaluate(0, None)
         batch = await method.batch(await method.collect(1, None), 0, None)
     metrics = finite({**batch.metrics, **evaluation.metrics})

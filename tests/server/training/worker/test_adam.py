@@ -24,7 +24,7 @@ def gradient(step: int) -> Tensor:
 def take_steps(v: nn.Parameter, adam: Adam, steps: range) -> None:
     for step in steps:
         v.grad = gradient(step)
-        assert adam.step(0.01 / (1 + step)).taken
+        assert adam.step(0.01 / (1 + step)).applied
 
 
 def test_steps_follow_the_paper() -> None:
@@ -88,7 +88,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_not_taken(bad: float) -> N
     before = adam.state_to_bytes()
     v.grad = gradient(3)
     v.grad[0, 0] = bad
-    assert not adam.step(0.01).taken
+    assert not adam.step(0.01).applied
     assert v.grad is None
     assert adam.state_to_bytes() == before
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server.training.graders.grade import Grade, Grader, GraderError, Sample
-from server.training.worker.fair_gate import FairGate
+from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example
@@ -69,7 +69,7 @@ async def run(
     examples = [Example(line, (1,), (), {}) for line in range(count)]
     requests = [RolloutRequest((1,), 1, Sampling(1), None, place, "acme") for place in range(count)]
     rollouts: Any = Rollouts(sample)
-    return await GradedRollouts(rollouts, grader, FairGate(at_once), clock).collect(requests, examples)
+    return await GradedRollouts(rollouts, grader, FairSemaphore(at_once), clock).collect(requests, examples)
 
 
 async def graded(*groups: list[str], grader: Lengths | None = None) -> Graded:

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from server.training.worker.http_retry import GatewayRefused, Patience, request_with_retries
+from server.training.worker.http_retry import GatewayRefused, RetryPolicy, request_with_retries
 
-IMPATIENT = Patience(first_s=0.01, longest_s=0.02, errors=2)
+IMPATIENT = RetryPolicy(first_delay_s=0.01, max_delay_s=0.02, max_attempts=2)
 
 
 class Pieces(httpx.AsyncByteStream):
@@ -32,7 +32,7 @@ async def test_a_file_that_was_cut_off_is_written_from_its_beginning() -> None:
 
     into = io.BytesIO()
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway") as http:
-        response = await request_with_retries(http, "GET", "/file", patience=IMPATIENT, into=into)
+        response = await request_with_retries(http, "GET", "/file", retry_policy=IMPATIENT, into=into)
     assert into.getvalue() == b"all of it"
     assert response.is_success
 
@@ -44,5 +44,5 @@ async def test_a_refusal_is_no_file() -> None:
     into = io.BytesIO()
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://gateway") as http:
         with pytest.raises(GatewayRefused, match="no such file"):
-            await request_with_retries(http, "GET", "/file", patience=IMPATIENT, into=into)
+            await request_with_retries(http, "GET", "/file", retry_policy=IMPATIENT, into=into)
     assert into.getvalue() == b""

@@ -14,7 +14,7 @@ from adapters.factors.build import build_factors
 from server.training.jobs.config import ReinforcementConfig
 from server.training.worker.forward import PassLimits, Task, Tokens, forward_backward, score
 from server.training.worker.grpo import grpo_objective
-from server.training.worker.packing import TokenSequence, bundles, longest_shared_row, rows_of
+from server.training.worker.packing import TokenSequence, group_by_prompt, max_shared_row_tokens, pack_rows
 from tests.adapters.tiny_models import SHAPE
 
 PROMPT, OTHER = [11, 7, 23, 5], [9, 30]
@@ -44,7 +44,7 @@ def assert_equal(shared: Tokens, alone: Tokens) -> None:
 
 
 def test_scores_are_those_of_sequences_of_their_own(model: TrainableAdapters, batch: list[TokenSequence]) -> None:
-    assert len(bundles(batch, longest_shared_row(model.model))) == 4
+    assert len(group_by_prompt(batch, max_shared_row_tokens(model.model))) == 4
     assert_equal(score(model, batch), score(model, batch, ALONE))
 
 
@@ -77,9 +77,9 @@ def test_a_prompt_is_computed_once(model: TrainableAdapters) -> None:
 
 def test_rows_end_where_they_are_told_to_and_longer_sequences_have_their_own() -> None:
     batch = [TokenSequence(BASE, [1] * 4, [2] * length) for length in (3, 3, 20, 2, 1)]
-    assert bundles(batch, 12) == [[0, 1], [2], [3, 4]]
-    assert bundles(batch, 0) == [[0], [1], [2], [3], [4]]
-    assert rows_of(batch, bundles(batch, 0)).mask_M1TT is None
+    assert group_by_prompt(batch, 12) == [[0, 1], [2], [3, 4]]
+    assert group_by_prompt(batch, 0) == [[0], [1], [2], [3], [4]]
+    assert pack_rows(batch, group_by_prompt(batch, 0)).mask_M1TT is None
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_models_share_prompts_where_their_attention_allows_it(
     torch.manual_seed(0)
     causal_lm = AutoModelForCausalLM.from_config(config).eval()
     causal_lm.save_pretrained(tmp_path)
-    assert bool(longest_shared_row(causal_lm)) == is_shared
+    assert bool(max_shared_row_tokens(causal_lm)) == is_shared
     model = TrainableAdapters(causal_lm, build_factors(tmp_path, rank=2, progress=False))
     batch = [TokenSequence(BASE, PROMPT, completion) for completion in COMPLETIONS]
     shared = score(model, batch)

@@ -31,7 +31,7 @@ async def sample(
     at: Site | httpx.AsyncClient, adapter: Adapter | None, count: int = 4, temperature: float = 1.0, seed: int = 1
 ) -> Group:
     http = at.http if isinstance(at, Site) else at
-    rollouts = RolloutClient(http, patience=IMPATIENT)
+    rollouts = RolloutClient(http, retry_policy=IMPATIENT)
     sampling = Sampling(6, temperature)
     return await rollouts.sample(RolloutRequest(PROMPT, count, sampling, adapter, seed, "default"))
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 
+from server.training.worker.early_stopping import LOW_EVALUATIONS, EarlyStopping
 from server.training.worker.job_state import JobState
 from server.training.worker.method import Evaluation
-from server.training.worker.watch import LOW_EVALUATIONS, Watch
 
 MOST = 5
 
@@ -13,15 +13,15 @@ def evaluation(value: float, error: float = 0.0) -> Evaluation:
     return Evaluation({}, value, error)
 
 
-def after_steps(watch: Watch, flat: list[bool], total: int = 1000) -> list[bool]:
+def after_steps(watch: EarlyStopping, flat: list[bool], total: int = 1000) -> list[bool]:
     """Whether each of these steps ends the job."""
     steps = enumerate(flat, 1)
     return [watch.after_step(one, 0.25, MOST, is_last=step == total) is not None for step, one in steps]
 
 
 def test_rewards_that_never_differ_end_a_job_after_several_steps() -> None:
-    assert after_steps(Watch(), [True] * MOST) == [False] * (MOST - 1) + [True]
-    error = Watch(flat_steps=MOST - 1).after_step(True, 0.25, MOST, is_last=False)
+    assert after_steps(EarlyStopping(), [True] * MOST) == [False] * (MOST - 1) + [True]
+    error = EarlyStopping(flat_steps=MOST - 1).after_step(True, 0.25, MOST, is_last=False)
     assert error is not None
     assert error.code == "constant_rewards"
     assert "0.25" in error.message
@@ -29,17 +29,17 @@ def test_rewards_that_never_differ_end_a_job_after_several_steps() -> None:
 
 def test_one_step_that_can_be_learned_from_starts_the_count_again() -> None:
     flat = [step % MOST > 0 for step in range(5 * MOST)]
-    assert not any(after_steps(Watch(), flat, total=len(flat)))
+    assert not any(after_steps(EarlyStopping(), flat, total=len(flat)))
 
 
 def test_a_job_without_a_step_to_learn_from_ends_as_a_failure_at_its_last_step() -> None:
-    assert after_steps(Watch(), [True, True, True], total=3) == [False, False, True]
-    assert not any(after_steps(Watch(), [False, True, True, True], total=4))
-    assert not any(after_steps(Watch(), [True, True], total=2))
+    assert after_steps(EarlyStopping(), [True, True, True], total=3) == [False, False, True]
+    assert not any(after_steps(EarlyStopping(), [False, True, True, True], total=4))
+    assert not any(after_steps(EarlyStopping(), [True, True], total=2))
 
 
 def test_the_first_of_several_flat_steps_is_told_of() -> None:
-    watch, told = Watch(), []
+    watch, told = EarlyStopping(), []
     for step, is_flat in enumerate([True, True, False, True], 1):
         watch.after_step(is_flat, 1.0, MOST, is_last=False)
         told.append(watch.warning(step, 1.0, MOST) is not None)
@@ -47,7 +47,7 @@ def test_the_first_of_several_flat_steps_is_told_of() -> None:
 
 
 def test_a_reward_that_stays_far_below_the_start_ends_a_job() -> None:
-    watch = Watch()
+    watch = EarlyStopping()
     watch.begin(evaluation(0.6, 0.02))
     said = [watch.after_evaluation(evaluation(0.1)) for _ in range(LOW_EVALUATIONS)]
     assert said[:-1] == [None] * (LOW_EVALUATIONS - 1)
@@ -56,19 +56,19 @@ def test_a_reward_that_stays_far_below_the_start_ends_a_job() -> None:
 
 
 def test_one_bad_evaluation_between_good_ones_ends_nothing() -> None:
-    watch = Watch()
+    watch = EarlyStopping()
     watch.begin(evaluation(0.6, 0.02))
     assert all(watch.after_evaluation(evaluation(value)) is None for value in [0.1, 0.1, 0.5] * 5)
 
 
 def test_what_could_be_chance_ends_nothing() -> None:
-    watch = Watch()
+    watch = EarlyStopping()
     watch.begin(evaluation(0.2, 0.1))
     assert all(watch.after_evaluation(evaluation(0.0)) is None for _ in range(9))
 
 
 def test_it_goes_on_counting_from_a_checkpoint() -> None:
-    watch = Watch()
+    watch = EarlyStopping()
     after_steps(watch, [True] * (MOST - 1))
     state = json.loads(json.dumps(JobState(watch=watch).model_dump(mode="json")))
     assert JobState.model_validate(state).watch.after_step(True, None, MOST, is_last=False) is not None

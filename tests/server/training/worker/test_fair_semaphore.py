@@ -2,20 +2,20 @@ from __future__ import annotations
 
 import asyncio
 
-from server.training.worker.fair_gate import FairGate
+from server.training.worker.fair_semaphore import FairSemaphore
 
 
 async def served(at_once: int, *crowds: tuple[str, str, int]) -> list[str]:
     """In which order these get in: so many of a tenant and a job each, all of a crowd before the next one."""
-    gate, order = FairGate(at_once), []
+    semaphore, order = FairSemaphore(at_once), []
 
     async def one(tenant: str, job: str) -> None:
-        async with gate.turn(tenant, job):
+        async with semaphore.slot(tenant, job):
             order.append(job)
             await asyncio.sleep(0)
 
     await asyncio.gather(*(one(tenant, job) for tenant, job, count in crowds for _ in range(count)))
-    assert not gate._present and not gate._next and not gate._latest
+    assert not semaphore._present and not semaphore._next and not semaphore._latest
     return order
 
 
@@ -36,12 +36,12 @@ async def test_a_tenant_with_many_jobs_has_no_more_turns_than_one_with_one() -> 
 
 
 async def test_a_place_given_up_while_waiting_is_nobodys() -> None:
-    gate = FairGate(1)
-    async with gate.turn("acme"):
-        waiting = [asyncio.create_task(gate.turn("acme").__aenter__()) for _ in range(3)]
+    semaphore = FairSemaphore(1)
+    async with semaphore.slot("acme"):
+        waiting = [asyncio.create_task(semaphore.slot("acme").__aenter__()) for _ in range(3)]
         await asyncio.sleep(0)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-    async with asyncio.timeout(1), gate.turn("globex"):
+    async with asyncio.timeout(1), semaphore.slot("globex"):
         pass

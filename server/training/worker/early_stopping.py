@@ -21,7 +21,7 @@ _ADVICE = (
 
 
 @dataclass(slots=True)
-class Watch:
+class EarlyStopping:
     """start, start_error: the evaluation before training. flat_steps, low_evaluations: how many in a row.
 
     has_learned: in some step rewards differed.

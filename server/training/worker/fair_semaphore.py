@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from server.limits.fair_queue import FairQueue
 
 
-class FairGate:
+class FairSemaphore:
     """At most `at_once` inside. For one event loop."""
 
     def __init__(self, at_once: int) -> None:
@@ -26,7 +26,7 @@ class FairGate:
         self._next: dict[str, dict[str, int]] = {}
 
     @asynccontextmanager
-    async def turn(self, tenant: str, job: str = "") -> AsyncIterator[None]:
+    async def slot(self, tenant: str, job: str = "") -> AsyncIterator[None]:
         """Waits for a place, and has it as long as the block runs."""
         self._present[tenant] += 1
         numbers = self._next.setdefault(tenant, {})
