@@ -1,9 +1,7 @@
-"""Adam on one vector, and its state as bytes.
+"""Adam (Kingma and Ba, arXiv 1412.6980) on one vector, and the optimizer state as bytes.
 
-Design decision: torch's own Adam, on the CPU in float32, in one file with the vector: a checkpoint is complete, and
-going on from it gives the same bits as never having stopped. A step whose gradient is not finite is not taken.
-
-The learning rate is given to each step, so a schedule is the caller's.
+It is torch.optim.Adam on the CPU in float32. The state holds the vector as well, so a job that goes on from it gets the
+same bits as one that never stopped. The learning rate is an argument of each step, so schedules are the caller's.
 """
 
 import math
@@ -21,10 +19,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, slots=True)
 class AdamConfig:
-    """betas and eps as in Kingma and Ba (arXiv 1412.6980).
+    """Settings; beta1, beta2 and eps as in the paper.
 
-    max_gradient_norm: gradients longer than this (L2) are scaled down to it; None, never.
-    max_magnitude: after each step every number of v is brought into -max_magnitude .. max_magnitude; None, never.
+    max_gradient_norm: a gradient whose L2 norm is larger is scaled down to it; None: no limit.
+    max_magnitude: after each step every number of v is clamped to -max_magnitude .. max_magnitude; None: no limit.
     """
 
     beta1: float = 0.9
@@ -36,14 +34,17 @@ class AdamConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdamStep:
-    """gradient_norm: L2, before scaling down. applied: False when it was not finite and v was left alone."""
+    """What one step did.
+
+    gradient_norm: L2 norm before it is limited. applied: False when the norm is not finite; v is then unchanged.
+    """
 
     gradient_norm: float
     applied: bool
 
 
 class Adam:
-    """The optimiser of `parameter`, float32 on the CPU; moves it and clears its gradient, step by step."""
+    """The optimizer of `parameter`, float32 on the CPU."""
 
     def __init__(self, parameter: nn.Parameter, config: AdamConfig) -> None:
         self._parameter = parameter
@@ -53,7 +54,7 @@ class Adam:
         )
 
     def step(self, learning_rate: float) -> AdamStep:
-        """Move v against its gradient (none counts as zero) by about `learning_rate` per number."""
+        """Update v from its gradient (a missing one counts as zero), then clear the gradient."""
         parameter = self._parameter
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -71,7 +72,7 @@ class Adam:
         return AdamStep(norm, applied)
 
     def state_to_bytes(self) -> bytes:
-        """Vector, moments and number of steps as a safetensors file; equal states give equal bytes."""
+        """A safetensors file of float32 tensors: vector, exp_avg, exp_avg_sq, step. Equal states give equal bytes."""
         state = self._torch.state[self._parameter]
         zeros = torch.zeros_like(self._parameter)
         tensors = {name: state.get(name, zeros).detach().clone() for name in _MOMENTS}
@@ -80,9 +81,9 @@ class Adam:
         return safetensors.torch.save(tensors)
 
     def state_from_bytes(self, data: bytes) -> None:
-        """Go on from where `state_to_bytes` was called, vector included.
+        """Load what `state_to_bytes` wrote, vector included.
 
-        Raises CheckpointError when `data` is not such a file, or is of a vector of another shape.
+        Raises CheckpointError when `data` is not such a file, or its vector has another shape.
         """
         try:
             tensors = safetensors.torch.load(data)

@@ -1,15 +1,15 @@
-"""OpenAI's format of chat data, field by field: messages, tool calls, tools, and what is left of functions.
+"""OpenAI's format of chat data, field by field: messages, tool calls, tools, and the older function calls.
 
     system, developer, user   content, name
     assistant                 content, name, refusal, tool_calls, function_call, weight (supervised: 0 is not trained)
     tool                      content, tool_call_id, name
     function                  content, name
 
-Design decision: unknown fields are refused, like a misspelt "wieght" that would have changed what is learned. Contents
-are texts; images and audio are refused, for the base model reads none.
+Design decision: unknown fields are refused instead of ignored, because a misspelt "wieght" would change what is
+learned. Contents are texts; images and audio are refused, because the base model reads none.
 
-What chat templates know is newer than some of the format: `to_template_message` writes functions as tools, arguments as
-the objects that they are the JSON of, and a refusal as the text that it is.
+Chat templates expect a newer form: `to_template_message` writes functions as tools, arguments as the objects that their
+JSON stands for, and a refusal as the content.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from server.core.error_responses import field_of
 from server.core.errors import quoted
 
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal")
-# As chat templates know them.
+# How chat templates call these roles.
 _ROLES: Mapping[str, str] = MappingProxyType({"developer": "system", "function": "tool"})
 
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class FormatError(Exception):
-    """`what` is there, and what was `expected`."""
+    """A row or message is not in the format: `what` was found, and what was `expected`, both for people."""
 
     def __init__(self, what: str, expected: str) -> None:
         super().__init__(f"{what}; expected {expected}")
@@ -54,14 +54,14 @@ class _Strict(BaseModel):
 
 
 class FunctionCall(_Strict):
-    """What was called, and with what."""
+    """A call: the function, and its arguments as the JSON text of an object."""
 
     name: FunctionName
     arguments: Annotated[str, AfterValidator(_is_object)]
 
 
 class ToolCall(_Strict):
-    """One of a message's calls."""
+    """One of the calls in an assistant message."""
 
     id: str = Field(min_length=1)
     type: Literal["function"]
@@ -69,7 +69,7 @@ class ToolCall(_Strict):
 
 
 class Function(_Strict):
-    """What can be called; `parameters` is a JSON schema."""
+    """A function that may be called; `parameters` is a JSON schema."""
 
     name: FunctionName
     description: str | None = None
@@ -78,7 +78,7 @@ class Function(_Strict):
 
 
 class Tool(_Strict):
-    """The one kind that a chat template can write."""
+    """A tool; functions are the only kind that chat templates can write."""
 
     type: Literal["function"]
     function: Function
@@ -91,7 +91,7 @@ class _Message(_Strict):
 
 
 class AssistantMessage(_Message):
-    """What is learned, unless its weight is 0. OpenAI's `audio` may be there and be null."""
+    """An answer, trained on unless its weight is 0. `audio` may be present only as null."""
 
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = Field(None, min_length=1)
@@ -101,13 +101,13 @@ class AssistantMessage(_Message):
 
 
 class ToolMessage(_Message):
-    """What a tool answered."""
+    """The result of a tool call."""
 
     tool_call_id: str = Field(min_length=1)
 
 
 class FunctionMessage(_Message):
-    """The same of a function."""
+    """The result of a function call (the older form)."""
 
     name: str
 
@@ -127,7 +127,7 @@ _FUNCTIONS = TypeAdapter(list[Function])
 
 
 def check_message(message: object, where: str) -> None:
-    """Raises FormatError, naming the field, for what is no message."""
+    """Raises FormatError, naming the field under `where`, when `message` is not a message of the format."""
     if not isinstance(message, dict):
         raise FormatError(f"{where} is {quoted(message)}", "an object with role and content")
     role = message.get("role")
@@ -143,7 +143,7 @@ def check_message(message: object, where: str) -> None:
 
 
 def tools_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The tools of a row, functions among them. FormatError."""
+    """The tools of a row, its functions rewritten as tools. Raises FormatError."""
     tools, functions = row.get("tools") or [], row.get("functions") or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise FormatError(f"tools is {quoted(tools)}", "a list of objects")
@@ -153,18 +153,18 @@ def tools_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def is_trained(message: Mapping[str, Any]) -> bool:
-    """Whether supervised training is to imitate it."""
+    """Whether supervised training learns this message: an assistant's whose weight is not 0."""
     return bool(message["role"] == "assistant" and message.get("weight") != 0)
 
 
 def calls_of(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The functions that a message calls: name and arguments."""
+    """The calls in a message, each with `name` and `arguments`."""
     calls = [call["function"] for call in message.get("tool_calls") or ()]
     return [*calls, message["function_call"]] if message.get("function_call") else calls
 
 
 def to_template_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """As chat templates know messages: content is one text, developers are the system, functions are tools."""
+    """The message as chat templates take it: one text as content, developer as system, function as tool."""
     content = message.get("content")
     if isinstance(content, list):
         content = "\n".join(part["text"] if part["type"] == "text" else part["refusal"] for part in content)

@@ -1,14 +1,14 @@
-"""PackedRows of chat data as token ids, by the base model's own chat template.
+"""Rows of chat data as token ids, by the base model's own chat template.
 
-Design decision: texts are split before they are tokenised. A prompt is tokenised alone, as a server does it, and an
-answer by itself behind it, as a model writes it; so what is trained on is what is sampled, whichever tokens would span
-the border.
+Texts are split before they are tokenized: a prompt is tokenized alone, as a server does it, and an answer alone behind
+it, as a model writes it. So training sees the tokens that sampling produces, even where a tokenizer would join
+characters across the border.
 
-Every answer is an example of its own, behind what the template writes of the messages before it. One sequence per
-conversation with a mask would be shorter, but templates write an answer differently once another follows it (without
-its reasoning, say), and what is trained on would not be what is sampled.
+Design decision: every answer is an example of its own, behind what the template writes of the messages before it. One
+sequence per conversation with a loss mask would be shorter, but templates write an answer differently once another one
+follows (without its reasoning, for example), and training would see other tokens than sampling.
 
-Behind the token that ends an answer nothing is trained on: a template's line break after it is never generated.
+Tokens after the one that ends an answer are not trained on: a template's line break there is never generated.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from server.training.worker.dataset import DataError, Row
 
 
 class ChatTokens:
-    """`tokenizer` is a transformers tokenizer; `max_tokens` what prompt and answer may be long together.
+    """Tokenizes rows with a transformers `tokenizer`; prompt and answer together have at most `max_tokens` tokens.
 
-    Its functions raise BadRequest when the tokenizer has no chat template.
+    The methods raise BadRequest when the tokenizer has no chat template.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
@@ -34,7 +34,7 @@ class ChatTokens:
         self._max_tokens = max_tokens
 
     def prompt(self, row: Row, room: int, param: str = "training_file") -> list[int]:
-        """The tokens of all messages and of the beginning of the answer. DataError unless `room` more would fit."""
+        """The token ids of all messages and of the header of the answer. DataError when `room` more would not fit."""
         tokens = self._tokenize(self._render(row, row.messages, param, generate=True))
         if len(tokens) + room > self._max_tokens:
             raise DataError(
@@ -46,8 +46,10 @@ class ChatTokens:
         return tokens
 
     def examples(self, row: Row, param: str = "training_file") -> list[tuple[list[int], list[int]]]:
-        """Of every message that is trained, the tokens of all before it and its own. DataError when they are too many,
-        or the chat template does not write what is to be learned."""
+        """(prompt ids, answer ids) of every message that is trained.
+
+        DataError when they are too long together, or the chat template does not write the message or its tools.
+        """
         return [self._example(row, index, param) for index, message in enumerate(row.messages) if is_trained(message)]
 
     def _example(self, row: Row, index: int, param: str) -> tuple[list[int], list[int]]:

@@ -3,11 +3,11 @@
     reinforcement   {"messages": [..., {"role": "user", ...}], "answer": "34"}    other keys are the grader's `item`
     supervised      {"messages": [..., {"role": "assistant", ...}]}               other keys are refused
 
-Design decision: every order is a sort by SHA-256 of (seed, what for, index). It is the same on every machine and in
-every version of Python, and the batch of any step is known without having drawn those before it.
+Design decision: every order is a sort by SHA-256 of (seed, purpose, index), not random.shuffle: it is the same on every
+machine and Python version, and the batch of a step is known without drawing those before it.
 
-It tokenises nothing and keeps no rows: a file is read as a stream, line by line, and a row says where its line is. The
-fields of messages and tools are chat_format's.
+A file is read as a stream, line by line; a row records where its line is, and nothing is kept or tokenized here.
+chat_format.py has the fields of messages and tools.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class DataError(BadRequest):
-    """A file that cannot be trained on: the line (from 1; 0: the whole file), what is there, what was expected."""
+    """A file that cannot be trained on: the line (from 1; 0: the whole file), what was found, what was expected."""
 
     def __init__(self, line: int, what: str, expected: str, *, param: str = "training_file") -> None:
         where = f"line {line}" if line else "the file"
@@ -44,7 +44,7 @@ class DataError(BadRequest):
 
 @dataclass(frozen=True, slots=True)
 class DataLimits:
-    """line_bytes: of one row. rows: in the file. messages: in a row."""
+    """Upper limits: bytes of one line, rows in a file, messages in a row."""
 
     line_bytes: int = 2**20
     rows: int = 50_000
@@ -53,9 +53,10 @@ class DataLimits:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row, from line `line`. `messages` as chat completions take them; `item` is every key that is not reserved.
+    """The row on line `line` (from 1).
 
-    start, length: where in the file its line is, in bytes.
+    messages: as chat completions take them. item: every key that is not reserved, for the grader.
+    start, length: the place of the line in the file, in bytes.
     """
 
     line: int
@@ -74,9 +75,9 @@ def read_rows(
     limits: DataLimits | None = None,
     param: str = "training_file",
 ) -> Iterator[Row]:
-    """The rows of `file`, each checked. `variables` are those of the grader (`GraderSpec.item_variables`).
+    """The rows of `file`, each checked; every row must have the grader's `variables` (`GraderSpec.item_variables`).
 
-    Raises DataError at the first line that cannot be used, and at the end of a file without rows. Skips empty lines.
+    Skips empty lines. Raises DataError at the first line that cannot be used, and at the end of a file without rows.
     """
     limits = limits or DataLimits()
     rows = number = end = 0
@@ -102,7 +103,7 @@ def read_rows(
 
 
 def split(count: int, validation_fraction: float, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Indices of training and of validation rows, each ascending: the nearest number of rows to the fraction.
+    """(training indices, validation indices), both ascending; the number of the latter is rounded to the nearest.
 
     Both have at least one row when the fraction is not 0 and `count` is at least 2.
     """
@@ -113,7 +114,7 @@ def split(count: int, validation_fraction: float, seed: int) -> tuple[tuple[int,
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Which of `count` rows each step trains on: every row once per epoch, in an order given by `seed` and epoch."""
+    """Which of `count` rows each step trains on: every row once per epoch, in an order given by seed and epoch."""
 
     count: int
     batch_size: int
@@ -124,7 +125,7 @@ class Sampler:
             raise ValueError(f"{self.count} rows in batches of {self.batch_size}: expected at least one of each")
 
     def batch(self, step: int) -> tuple[int, ...]:
-        """The indices of step `step` (from 0), so going on from a step needs no state. Batches run across epochs."""
+        """The indices of step `step`, from 0. A batch may span two epochs."""
         start = step * self.batch_size
         return tuple(
             _order(self.count, self.seed, f"epoch {position // self.count}")[position % self.count]
@@ -132,7 +133,7 @@ class Sampler:
         )
 
     def steps(self, epochs: int) -> int:
-        """How many steps show every row `epochs` times; the last one may begin another epoch."""
+        """How many steps it takes to show every row `epochs` times; the last one may reach into another epoch."""
         return -(-self.count * epochs // self.batch_size)
 
 
@@ -152,7 +153,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
         if "\\u" in text:
-            # JSON can spell half of a surrogate pair, which no tokenizer takes.
+            # JSON can encode half of a surrogate pair, which no tokenizer takes.
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise FormatError("it has half of a surrogate pair", "text that UTF-8 can carry") from None
@@ -171,7 +172,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def read_row(number: int, line: bytes, purpose: Purpose, limits: DataLimits) -> Row:
-    """The row on line `number`, checked for all but a grader's variables. FormatError."""
+    """The row on line `number`, checked except for the grader's variables. Raises FormatError."""
     value = _parse(line.removeprefix(_BOM) if number == 1 else line)
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:

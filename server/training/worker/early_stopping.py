@@ -1,8 +1,8 @@
-"""Notices when going on with a job would only cost: its rewards never differ, or have collapsed.
+"""Ends a reinforcement job early when its rewards never differ, or have collapsed.
 
-Design decision: the rules are few, know no scale of rewards, and are slow to judge: a job is ended by many steps or
-several evaluations in a row, never by one. But a job whose every step was flat has learned nothing from its rewards,
-and has failed, unless its steps were too few to say so. What was counted is part of a checkpoint.
+The rules need no scale of rewards. A job is ended by several steps or evaluations in a row, never by one. A job in
+which no step had different rewards has learned nothing and fails, unless it had fewer than LEAST_FLAT_STEPS steps. The
+counters are part of a checkpoint.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from server.training.worker.method import Evaluation, TrainingFailed
 
 LOW_EVALUATIONS = 3
-# Of a job that has had no others.
+# A shorter job without a single step of different rewards is not failed.
 LEAST_FLAT_STEPS = 3
 _ADVICE = (
     "Use a grader that tells them apart, rows that are neither too easy nor too hard, more completions per prompt "
@@ -22,9 +22,12 @@ _ADVICE = (
 
 @dataclass(slots=True)
 class EarlyStopping:
-    """start, start_error: the evaluation before training. flat_steps, low_evaluations: how many in a row.
+    """The counters of a job.
 
-    has_learned: in some step rewards differed.
+    start, start_error: mean reward before training and its standard error.
+    flat_steps: latest steps in a row in which no group had two different rewards.
+    low_evaluations: latest evaluations in a row far below the start.
+    has_learned: whether rewards differed within a group in any step.
     """
 
     start: float | None = None
@@ -34,12 +37,14 @@ class EarlyStopping:
     has_learned: bool = False
 
     def begin(self, evaluation: Evaluation) -> None:
-        """The evaluation before training."""
+        """Remember the evaluation before training."""
         self.start, self.start_error = evaluation.value, evaluation.error
 
     def after_step(self, is_flat: bool, reward: float | None, most: int, *, is_last: bool) -> TrainingFailed | None:
-        """Why to stop, when no group of `most` steps in a row had two different rewards, or of all steps to the last.
-        `reward` is the step's mean."""
+        """Count a step with mean reward `reward`; returns the error to end the job with, if any.
+
+        That is after `most` flat steps in a row, or at the last step when no step had different rewards.
+        """
         self.flat_steps = self.flat_steps + 1 if is_flat else 0
         self.has_learned |= not is_flat
         is_in_vain = is_last and not self.has_learned and self.flat_steps >= LEAST_FLAT_STEPS
@@ -52,7 +57,7 @@ class EarlyStopping:
         )
 
     def warning(self, step: int, reward: float | None, most: int) -> str | None:
-        """For the first of several flat steps."""
+        """A text for the owner of the job behind the first flat step of a series, else None."""
         if self.flat_steps != 1:
             return None
         return (
@@ -61,8 +66,11 @@ class EarlyStopping:
         )
 
     def after_evaluation(self, evaluation: Evaluation) -> TrainingFailed | None:
-        """Why to stop, when LOW_EVALUATIONS in a row were below the start by more than half of it and by more than
-        three standard errors. Only for rewards, whose zero means something."""
+        """Count an evaluation; returns the error to end the job with, if any.
+
+        That is when LOW_EVALUATIONS in a row were below the start by more than half of it and by more than three
+        standard errors. Meant for rewards, which have a meaningful zero, not for losses.
+        """
         if self.start is None:
             return None
         margin = max(abs(self.start) / 2, 3 * self.start_error, 1e-6)

@@ -1,8 +1,8 @@
-"""So many at a time, whoever waits taking turns: tenants among each other, and the jobs of a tenant.
+"""A semaphore whose slots are given to tenants in turn, and within a tenant to its jobs in turn.
 
-Design decision: the queue is the gateway's (limits/fair_queue.py), which is fair to tenants. Among one tenant's places
-it takes the lowest priority first, so a place's priority is its number in its own job, which begins where the others of
-the tenant are: a job of a thousand prompts and one of ten are served one by one in turn.
+The queue is the gateway's (limits/fair_queue.py), which is fair to tenants and takes a tenant's lowest priority first.
+Here a priority is the number of the request in its own job, counted from where the tenant's other jobs are, so a job of
+a thousand prompts and one of ten are served alternately.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from server.limits.fair_queue import FairQueue
 
 
 class FairSemaphore:
-    """At most `at_once` inside. For one event loop."""
+    """At most `at_once` slots are held at a time. For one event loop."""
 
     def __init__(self, at_once: int) -> None:
         self._queue = FairQueue(max_running=at_once, max_waiting=sys.maxsize)
-        # By tenant, how many are inside or wait, and the number of the latest that was let in; by job, the next number.
+        # By tenant: how many hold a slot or wait, and the number of the latest that got one. By job: the next number.
         self._present: Counter[str] = Counter()
         self._latest: dict[str, int] = {}
         self._next: dict[str, dict[str, int]] = {}
 
     @asynccontextmanager
     async def slot(self, tenant: str, job: str = "") -> AsyncIterator[None]:
-        """Waits for a place, and has it as long as the block runs."""
+        """Waits for a slot and holds it as long as the block runs."""
         self._present[tenant] += 1
         numbers = self._next.setdefault(tenant, {})
         number = max(numbers.get(job, 0), self._latest.get(tenant, 0))

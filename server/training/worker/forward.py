@@ -1,15 +1,14 @@
 """Log-probabilities of completions under any mixture of adapters, and the backward pass through them.
 
-Design decision: a loss is a sum over completion tokens whose weights its objective fixes before the first pass. Then it
-does not matter which sequences share a pass, so passes are packed by length across all tasks, whoever they belong to,
-and one tenant's batch cannot change another's loss. Logits exist for one chunk of tokens at a time, and again for that
-chunk in the backward pass.
+A loss is a sum over completion tokens whose weights its objective fixes before the first pass. So it does not matter
+which sequences share a pass: passes are packed by length across all tasks of all tenants, and one tenant's batch cannot
+change another's loss. Logits exist for one chunk of tokens at a time, and are computed again in the backward pass.
 
 Completions of the same prompt share its computation (packing.py). Rows of one sequence are padded on the right and get
 no attention mask: a causal model looks at no later position, so padding cannot reach a token that counts, and
 attention takes its fastest kernel.
 
-It draws no samples, knows no rewards and moves no vector.
+Nothing here samples, knows rewards, or moves a vector.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,10 +29,10 @@ _SCALED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output
 
 @dataclass(frozen=True, slots=True)
 class PassLimits:
-    """What bounds memory.
+    """What bounds the memory of a pass.
 
     tokens: in one pass, padding included; a longer sequence has a pass to itself.
-    logits: at a time, in float32 (256 MiB by default; the backward pass holds a few copies).
+    logits: numbers of logits at a time, in float32 (256 MiB by default; the backward pass holds a few copies).
     """
 
     tokens: int = 2**14
@@ -42,10 +41,10 @@ class PassLimits:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What the model says of the completion tokens of B sequences, (B, C), C the longest completion; zero in padding.
+    """Scores of the completion tokens of B sequences, (B, C), C the longest completion; zero in padding.
 
     logprobs_BC: float32, natural logarithm of each token's probability at the sequence's temperature.
-    entropy_BC:  float32, nats, of the distribution the token was drawn from; no gradient.
+    entropy_BC:  float32, nats, entropy of the distribution at that token; no gradient.
     hits_BC:     bool, the token is the most probable one.
     mask_BC:     bool, True for tokens, False for padding.
     """
@@ -65,11 +64,11 @@ _CoM = TypeVar("_CoM", bound=Summable, covariant=True)
 
 
 class Objective(Protocol[_CoM]):
-    """A loss of one batch, a sum over its sequences, and what it measures on the way.
+    """The loss of one batch, as a sum over its sequences, with metrics that add up over passes.
 
-    rows:      the sequences with a gradient; the others are never run.
-    with_base: whether it wants the base model's log-probabilities.
-    start:     metrics before the first pass; those of every pass are added.
+    rows:      indices of the sequences with a gradient; the others are never run.
+    with_base: whether the loss needs the base model's log-probabilities.
+    start:     the metrics before the first pass; those of every pass are added to it.
     """
 
     @property
@@ -79,13 +78,16 @@ class Objective(Protocol[_CoM]):
     @property
     def start(self) -> _CoM: ...
     def __call__(self, rows: Sequence[int], tokens: Tokens, base_logprobs_BC: Tensor | None) -> tuple[Tensor, _CoM]:
-        """The part of the loss that the sequences `rows` of the batch make up, and their metrics."""
+        """The summand of the loss (a scalar) for the sequences `rows` of the batch, and their metrics.
+
+        `tokens` and base_logprobs_BC (float32, None without `with_base`) have one row for each of `rows`.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Task(Generic[M]):
-    """A batch and its objective; normally of one adapter and one tenant."""
+    """A batch and its loss; normally of one adapter and one tenant."""
 
     batch: Sequence[TokenSequence]
     objective: Objective[M]
@@ -93,7 +95,7 @@ class Task(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch(Generic[M]):
-    """Some rows of an objective, to be run behind others of it: `start` is what those measured."""
+    """Some rows of an objective, run behind others of it; `start` has the metrics of those."""
 
     objective: Objective[M]
     rows: Sequence[int]
@@ -108,7 +110,7 @@ class MicroBatch(Generic[M]):
 
 
 def micro_batches(batch: Sequence[TokenSequence], rows: Iterable[int], most_tokens: int) -> list[list[int]]:
-    """`rows`, cut where they have more than `most_tokens` tokens together; a longer row is a portion of its own."""
+    """`rows` cut into lists of at most `most_tokens` tokens each; a longer sequence has a list of its own."""
     result: list[list[int]] = []
     tokens = 0
     for row in rows:
@@ -121,7 +123,10 @@ def micro_batches(batch: Sequence[TokenSequence], rows: Iterable[int], most_toke
 
 
 def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], limits: PassLimits = PassLimits()) -> list[M]:
-    """Add the gradient of every task's loss to its adapters' `vector(handle).grad`; returns the metrics per task."""
+    """Add the gradient of every task's loss to `vector(handle).grad` of its adapters; returns the metrics of each task.
+
+    ValueError for an empty prompt, AdapterError for a model that scales its logits behind the head.
+    """
     metrics = [task.objective.start for task in tasks]
     places = [(number, row) for number, task in enumerate(tasks) for row in task.objective.rows]
     sequences = [tasks[number].batch[row] for number, row in places]
@@ -152,7 +157,7 @@ def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], limits:
 
 
 def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits = PassLimits()) -> Tokens:
-    """The whole batch (at least one sequence) without gradients, in as many passes as that takes."""
+    """The scores of the whole batch (at least one sequence), without gradients. Raises as `forward_backward`."""
     longest = max(len(sequence.completion) for sequence in batch)
     parts: list[Tokens] = []
     order: list[int] = []
@@ -174,7 +179,7 @@ def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: Pass
 def _run(
     model: TrainableAdapters, batch: Sequence[TokenSequence], together: Sequence[Sequence[int]], limits: PassLimits
 ) -> Tokens:
-    """One pass, with the adapters that `model.rows` says, one for each row of `together`."""
+    """One pass over `batch` packed into the rows `together` (lists of indices); `model.rows` has set their adapters."""
     causal_lm = cast(Any, model.model)
     _refuse_scaled_logits(causal_lm)
     device = causal_lm.device
@@ -217,7 +222,7 @@ def _token_chunk(
 
 
 def _passes(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits) -> list[list[list[int]]]:
-    """Passes of rows of indices, longest first, cut so that the rows times the longest of them stay in the limit."""
+    """Passes: lists of rows, which are lists of indices of `batch`; longest rows first, within the limit of tokens."""
     if any(not sequence.prompt for sequence in batch):
         raise ValueError("a prompt must have at least one token: nothing predicts the first token of a sequence")
     rows = group_by_prompt(batch, min(limits.tokens, max_shared_row_tokens(model.model)))
@@ -236,7 +241,7 @@ def _passes(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: Pa
 
 
 def _renumbered(together: Sequence[Sequence[int]], indices: Sequence[int]) -> list[list[int]]:
-    """The rows, by place in `indices`."""
+    """The rows with every index replaced by its place in `indices`."""
     place = {index: number for number, index in enumerate(indices)}
     return [[place[index] for index in row] for row in together]
 

@@ -1,7 +1,7 @@
-"""The gateway as a worker sees it: the calls of server/training/jobs/protocol.py, and the files of tenants.
+"""The gateway's HTTP API as a worker uses it: the calls of server/training/jobs/protocol.py, and the files of tenants.
 
-Design decision: calls wait for the gateway (http_retry.py), except for claims, whose caller asks again anyway. That a
-lease is lost is an exception of its own, for it ends whatever was being done for the job.
+All calls but claims are repeated until the gateway answers (http_retry.py); the caller repeats claims anyway. A lost
+lease raises LeaseLost, because it ends whatever is being done for the job.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
 class LeaseLost(Exception):
-    """The job is another worker's, or is to be claimed again."""
+    """This worker does not hold the lease of the job (any more), or has to claim it again."""
 
 
 class GatewayClient:
-    """`http` has the gateway's URL and the worker's key."""
+    """Calls the gateway through `http`, which has its URL and the worker's key. `report` gets a line for every retry.
+
+    The calls about a job raise LeaseLost, and GatewayRefused for any other refusal.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class GatewayClient:
         self._report = report
 
     async def claim(self, request: ClaimRequest) -> ClaimAnswer:
-        """Jobs, and news of the running ones. Raises httpx.TransportError and GatewayRefused; does not wait."""
+        """New jobs, and what is wanted of running ones. Tried once; raises httpx.TransportError and GatewayRefused."""
         response = await self.http.post(
             "/v1/worker/claim", json=request.model_dump(mode="json"), timeout=_CLAIM_TIMEOUT_S
         )
@@ -70,7 +73,7 @@ class GatewayClient:
 
     @asynccontextmanager
     async def file(self, tenant: str, file_id: str) -> AsyncIterator[BinaryIO]:
-        """The bytes of a tenant's file, on disk. GatewayRefused when it is not there."""
+        """A tenant's file, downloaded to a temporary one. Raises GatewayRefused when it does not exist."""
         path, headers = f"/v1/files/{file_id}/content", {ORGANIZATION_HEADER: tenant}
         with tempfile.TemporaryFile() as file:
             await self._get(path, headers, file)
@@ -78,7 +81,7 @@ class GatewayClient:
             yield cast(BinaryIO, file)
 
     async def max_model_len(self) -> int | None:
-        """The longest sequence that the engine takes, in tokens; None when it does not say."""
+        """The longest sequence that the engine takes, in tokens; None when the gateway does not say."""
         models = (await self._get("/v1/models", {})).json()["data"]
         return min((model["max_model_len"] for model in models if model.get("max_model_len")), default=None)
 

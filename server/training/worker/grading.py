@@ -1,11 +1,11 @@
-"""Groups of completions and their rewards: what one step, or one evaluation, of reinforcement learning is made of.
+"""Groups of completions and their rewards: the data of one step, or one evaluation, of reinforcement learning.
 
-Design decision: each prompt is sampled and then graded on its own, so graders work while the engine still samples; the
-order of the result is that of the prompts, whichever came first. So the time of grading is given twice: all of it, and
-the part at the end that a step waits for, when nothing is sampled any more.
+Each prompt is sampled and then graded on its own, so graders work while the engine still samples; the result is in the
+order of the prompts. The time of grading is given twice: all of it, and the part at the end that a step waits for,
+when nothing is sampled any more.
 
-A completion that its grader finds fault with scores 0. Where the grader itself was out of order (a judge that does not
-answer) there is no reward, which is NaN and counts in no mean: an outage must not look like bad answers.
+A completion that its grader finds fault with scores 0. When the grader itself fails (a judge that does not answer)
+there is no reward: NaN, which counts in no mean, because an outage must not look like bad answers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GRADER_OUTAGES = frozenset({"model_grader_server_error", "python_grader_server_
 
 @dataclass(frozen=True, slots=True)
 class GradedGroup:
-    """`grades` of the completions of `group`."""
+    """The completions of one prompt, and the grade of each."""
 
     group: Group
     grades: tuple[Grade, ...]
@@ -40,10 +40,10 @@ class GradedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """Groups in the order of their prompts.
+    """The graded groups, in the order of their prompts.
 
-    grading_s: seconds in which at least one completion was being graded, however many were. waited_s: from the last
-    prompt's completions to the last grade.
+    grading_s: seconds in which at least one completion was being graded.
+    waited_s: seconds from the arrival of the last completions to the last grade.
     """
 
     groups: Sequence[GradedGroup]
@@ -52,7 +52,7 @@ class Graded:
 
     @property
     def rewards(self) -> list[float]:
-        """All that there are."""
+        """All rewards that are not NaN."""
         return [reward for group in self.groups for reward in group.rewards if not math.isnan(reward)]
 
     @property
@@ -62,7 +62,7 @@ class Graded:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean over prompts; 0 with fewer than two."""
+        """The standard error of the mean over prompts; 0 with fewer than two prompts."""
         means = [_mean(known) for group in self.groups if (known := [r for r in group.rewards if not math.isnan(r)])]
         if len(means) < 2:
             return 0.0
@@ -71,12 +71,12 @@ class Graded:
 
     @property
     def is_flat(self) -> bool:
-        """In no group do rewards differ: there is nothing to learn from."""
+        """Whether no group has two different rewards, so that all advantages are zero."""
         return not any(len({reward for reward in group.rewards if not math.isnan(reward)}) > 1 for group in self.groups)
 
     @property
     def errors(self) -> dict[str, int]:
-        """How often what went wrong, by OpenAI's names."""
+        """Counts of errors, by OpenAI's names for them."""
         kinds: dict[str, int] = dict(
             Counter(grade.error.kind for group in self.groups for grade in group.grades if grade.error)
         )
@@ -86,7 +86,7 @@ class Graded:
 
     @property
     def first_error(self) -> str | None:
-        """One of them in words."""
+        """The message of the first error, if there is one."""
         for group in self.groups:
             if group.group.error is not None:
                 return group.group.error
@@ -94,7 +94,7 @@ class Graded:
 
     @property
     def parts(self) -> dict[str, float]:
-        """Mean scores inside a multi grader, by the grader's name there."""
+        """The mean score of every part of a multi grader, by the name of the part."""
         names = {name for group in self.groups for grade in group.grades for name in grade.parts}
         scores = {
             name: [grade.parts[name] for group in self.groups for grade in group.grades if name in grade.parts]

@@ -37,9 +37,9 @@ _STD_EPSILON = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class GrpoMetrics:
-    """Sums over the tokens of the completions that were run (properties: their means), and counts of groups.
+    """Sums over the tokens of the completions that were run (the properties are their means), and counts of groups.
 
-    Batches add: `first + second`. A group is skipped when its rewards do not differ.
+    Metrics of two passes add: `first + second`. A group is skipped when its rewards do not differ.
     """
 
     loss: float = 0.0
@@ -57,7 +57,7 @@ class GrpoMetrics:
 
     @property
     def clip_share(self) -> float:
-        """Share of tokens whose gradient the clipping took away."""
+        """Share of tokens whose gradient is zero because the ratio was clipped."""
         return self.clipped / max(1, self.tokens)
 
     @property
@@ -67,12 +67,12 @@ class GrpoMetrics:
 
     @property
     def kl(self) -> float:
-        """Mean KL divergence from the base model, nats, k3 estimate; 0 when it was not asked for."""
+        """Mean KL divergence from the base model in nats, k3 estimate; 0 when kl_coef is 0."""
         return self.kls / max(1, self.tokens)
 
     @property
     def entropy(self) -> float:
-        """Mean entropy of the policy, nats."""
+        """Mean entropy of the policy in nats."""
         return self.entropies / max(1, self.tokens)
 
     @property
@@ -83,11 +83,12 @@ class GrpoMetrics:
 
 @dataclass(frozen=True, slots=True)
 class GrpoObjective:
-    """The GRPO loss of one batch (forward.Objective). Get one from `grpo_objective`.
+    """The GRPO loss of one batch (a forward.Objective), made by `grpo_objective`. All tensors are float32.
 
-    advantages_B: float32. weights_BC: float32, each token's weight in the loss, zero in padding.
-    sampling_logprobs_BC: float32, the rollout engine's log-probabilities, NaN where it gave none.
-    old_logprobs_BC: float32, the policy's at the start of the step; None, this pass's own (one update per batch).
+    advantages_B: of each completion. weights_BC: of each token in the loss, zero in padding.
+    sampling_logprobs_BC: log-probabilities by the rollout engine, NaN where it gave none.
+    old_logprobs_BC: log-probabilities by the policy at the start of the step; None: those of the pass itself, which is
+        the same for one update per batch.
     """
 
     config: ReinforcementConfig
@@ -149,11 +150,13 @@ def grpo_objective(
 ) -> GrpoObjective:
     """The objective of one adapter's batch.
 
-    rewards: one per sequence; NaN, no reward could be given: the sequence moves nothing.
-    groups: which sequences answer the same prompt, by any number.
-    sampling_logprobs: of every completion token, as the engine drew it (at the sequence's temperature: vLLM's
-        `processed_logprobs`, or any mode at temperature 1); NaN where there is none, None when there are none at all.
-    old_logprobs_BC: what `forward.score` said of the batch before the first of several updates; None for a single one.
+    rewards: one per sequence; NaN (no reward could be given) makes its advantage zero.
+    groups: one number per sequence, equal for completions of the same prompt.
+    sampling_logprobs: of every completion token, in the distribution it was drawn from (at the sequence's temperature:
+        vLLM's `processed_logprobs`, or any mode at temperature 1); NaN where unknown, None when all are.
+    old_logprobs_BC: the scores of the batch before the first of several updates; None for a single update.
+
+    ValueError when the lengths do not fit each other.
     """
     lengths = [len(sequence.completion) for sequence in batch]
     if sampling_logprobs is None:
@@ -177,9 +180,10 @@ def grpo_objective(
 
 
 def advantages(rewards_B: Tensor, group_B: Tensor, scale: Literal["group", "batch", "none"]) -> Tensor:
-    """Reward minus the mean of its group, divided as `scale` says (standard deviations with n - 1); float32 (B,).
+    """The advantage of each completion: reward minus the mean of its group, over a standard deviation; float32 (B,).
 
-    Exactly zero in a group without two different rewards, and for a reward of NaN, which counts in no mean.
+    rewards_B: float64, NaN where there is none. group_B: int64. `scale` names what the standard deviation (n - 1) is
+    of. Exactly zero in a group without two different rewards, and for a reward of NaN, which counts in no mean.
     """
     result_B = torch.zeros(len(rewards_B))
     known_B = ~rewards_B.isnan()
@@ -195,7 +199,7 @@ def advantages(rewards_B: Tensor, group_B: Tensor, scale: Literal["group", "batc
 
 
 def token_weights(mask_BC: Tensor, config: ReinforcementConfig) -> Tensor:
-    """The weight of every token in the loss, float32 (B, C); a loss is the sum of weight times loss of the token."""
+    """The weight of every token, float32 (B, C), by loss_type; the loss is the sum of weight * token loss."""
     lengths_B1 = mask_BC.sum(-1, keepdim=True)
     match config.loss_type:
         case "dapo":
@@ -210,7 +214,10 @@ def token_weights(mask_BC: Tensor, config: ReinforcementConfig) -> Tensor:
 def importance_weights(
     logprobs_BC: Tensor, sampling_BC: Tensor, mask_BC: Tensor, config: ReinforcementConfig
 ) -> Tensor:
-    """p(token) of this model over the engine's, within the limits of the config; (B, C), without gradient."""
+    """Importance weights: p(token) by this model over that by the engine, limited by the config; float32 (B, C).
+
+    1 where the engine's is NaN. Without gradient.
+    """
     if config.importance_sampling == "none":
         return torch.ones_like(logprobs_BC)
     level, _, how = config.importance_sampling.partition("_")
@@ -223,6 +230,9 @@ def importance_weights(
 
 
 def k3(logprobs_BC: Tensor, base_logprobs_BC: Tensor) -> Tensor:
-    """Unbiased, never negative estimate of KL(policy, base) per token: q/p - 1 - log(q/p), q the base (Schulman)."""
+    """The k3 estimate of KL(policy, base) per token (Schulman, "Approximating KL divergence"): q/p - 1 - log(q/p).
+
+    p is the policy, q the base. Unbiased and never negative.
+    """
     log_ratio_BC = base_logprobs_BC - logprobs_BC
     return log_ratio_BC.exp() - 1 - log_ratio_BC

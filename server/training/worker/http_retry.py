@@ -1,10 +1,8 @@
-"""Requests to the gateway that are sent again until it answers.
+"""Requests to the gateway that are repeated until it answers.
 
-Design decision: a worker outlives the gateway's restarts, so no answer (a connection that fails, 429, 502, 503, 504)
-is never an error: it is waited for, longer each time or as long as Retry-After says, by whoever is not cancelled. Any
-other 5xx is tried a few times, for it may be about this one request.
-
-Every request sent through here must be one that may arrive twice.
+A worker outlives restarts of the gateway, so a failed connection, 429, 502, 503 or 504 is never an error: the request
+is repeated without a limit, after a growing delay or the one in Retry-After. Any other 5xx may be about this one
+request, so it is tried a few times. Every request sent through here must be safe to send twice.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ _MAX_RETRY_AFTER_S = 120.0
 
 
 class GatewayRefused(Exception):
-    """The gateway answered, and will not do it. `code` is that of OpenAI's error object, "" when there is none."""
+    """The gateway refused a request. `code` is that of OpenAI's error object, "" when there is none."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -33,7 +31,7 @@ class GatewayRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Seconds before the first repetition and the longest between two; how often a 500 is tried."""
+    """first_delay_s, max_delay_s: of the exponential backoff. max_attempts: for a 5xx that is not of a busy server."""
 
     first_delay_s: float = 0.5
     max_delay_s: float = 30.0
@@ -59,10 +57,10 @@ async def request_with_retries(
     report: Callable[[str], None] | None = None,
     into: BinaryIO | None = None,
 ) -> httpx.Response:
-    """The answer, a 2xx. Raises GatewayRefused for any other that does not pass. `report` hears of every repetition.
+    """The response, always a 2xx. Raises GatewayRefused for any other that is not repeated, or was too often.
 
-    timeout_s: of one attempt, in each of its phases; None, as the client has it. into: where the answer's bytes are
-    written as they come; then they are not in the answer.
+    timeout_s: of one attempt, for each of its phases; None: the client's. report: called with a line for every retry.
+    into: where the body is written as it comes, from the beginning at every attempt; the response then has none.
     """
 
     def wait(state: RetryCallState) -> float:
@@ -133,7 +131,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def refused(response: httpx.Response) -> GatewayRefused:
-    """What an answer that is no success says."""
+    """The error that a response without success stands for."""
     try:
         error = response.json()["error"]
         code, message = str(error.get("code") or ""), str(error.get("message") or "")

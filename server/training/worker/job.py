@@ -1,15 +1,15 @@
-"""One training job, step by step, from wherever its last checkpoint left it to its end.
+"""One training job, step by step, from its last checkpoint to its end.
 
     evaluate -> { collect -> forward_backward -> Adam -> (evaluate) -> report } ... -> succeeded | failed
 
-Design decision: a step exists when the gateway has it. Everything random is of (seed, step), and a report carries all
-that the next step needs, so a job that was killed, paused or handed on goes on as if nothing had happened: to the same
-bits, given the same rollouts, where it has the model for itself (other jobs in a pass change the last bits of sums).
+A step counts once the gateway has its report. Everything random depends on (seed, step) alone, and a report carries all
+that the next step needs, so a job that was killed, paused or handed on continues with the same bits, given the same
+rollouts and a worker without other jobs (whose rows in a pass change the last bits of sums).
 
 With max_off_policy_steps = 1, step n + 1 is sampled while step n is computed, always with the vector from before step
-n, whether or not there was time for it; the loss corrects that by the ratio of probabilities.
+n, also when there would have been time for a newer one; the loss corrects for that with the importance ratio.
 
-It holds no lease and stops only where it is cancelled, or between steps when `stopping` says so.
+A job stops where it is cancelled, or between steps once `stopping` is set. The lease is the worker's (loop.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ from server.training.worker.trainer import Trainer
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What a job's steps run in. `log` is called with a line of text per step."""
+    """What all jobs of a worker share.
+
+    worker: its name. factors: the digest of the base model's factors. stopping: set when the worker is to end.
+    log: called with a line of text for every step.
+    """
 
     worker: str
     factors: str
@@ -64,7 +68,10 @@ class WorkerContext:
 async def train(
     job: ClaimedJob, data: JobData, method: Method[Any], context: WorkerContext, trackers: Trackers
 ) -> FinishRequest:
-    """Train `job` to its end, and say how it ended. Raises LeaseLost and GatewayRefused."""
+    """Train `job` to its end; the request says how it ended.
+
+    Raises LeaseLost and GatewayRefused. Errors that are about the job itself fail it instead.
+    """
     try:
         recipe = job.config.parsed_recipe
         start = bytes(4 * recipe.num_parameters) if job.init_vector is None else job.init_vector
@@ -127,7 +134,7 @@ class _Job:
         return self._best_or_last()
 
     async def _initial_evaluation(self) -> None:
-        """The evaluation before the first step, reported as step 0."""
+        """Evaluate before the first step and report that as step 0; nothing without held-out rows."""
         if not self._data.validation:
             return
         began = time.monotonic()
@@ -140,7 +147,7 @@ class _Job:
         await self._report(0, evaluation.metrics, {"eval": time.monotonic() - began}, publish=False)
 
     async def _train_step(self, step: int) -> None:
-        """Sample and grade, advantages and loss, gradient, update, evaluation, report."""
+        """Sample and grade, advantages and loss, gradient, update, evaluation, report. TrainingFailed ends the job."""
         timer = _StepTimer()
         behavior_policy, collected = await self._collect(step)
         timer.lap("sampling")
@@ -163,7 +170,10 @@ class _Job:
             raise problem
 
     async def _collect(self, step: int) -> tuple[Adapter | None, Any]:
-        """What the step is trained on, and the adapter that sampled it if that is an older one."""
+        """(behavior policy, data of the step). The policy is None when the current vector sampled the data.
+
+        With max_off_policy_steps, also starts collecting the next step's data with the current vector.
+        """
         now = self._adapter()
         behavior_policy = self._behavior_policy() if self._prefetches and step > 1 else None
         prefetched, self._prefetched = self._prefetched, None
@@ -174,7 +184,7 @@ class _Job:
         return behavior_policy, collected
 
     def _update(self, step: int) -> float:
-        """Move the vector by its gradient, whose L2 norm it returns. TrainingFailed when a number is not finite."""
+        """Update the vector; returns the L2 norm of its gradient. TrainingFailed when a number is not finite."""
         update = self._adam.step(self._config.learning_rate)
         if not update.applied or not self._vector.isfinite().all():
             raise TrainingFailed(
@@ -185,7 +195,7 @@ class _Job:
         return update.gradient_norm
 
     async def _evaluate(self, step: int) -> Evaluation | None:
-        """The vector on the held-out rows, every `eval_interval` steps and behind the last one."""
+        """Evaluate on the held-out rows, if it is due: every `eval_interval` steps and behind the last one."""
         if not self._data.validation or not (step % self._config.eval_interval == 0 or step == self._total):
             return None
         evaluation = await self._method.evaluate(self._handle, self._adapter())
@@ -195,7 +205,7 @@ class _Job:
     def _check_progress(
         self, step: int, batch: Batch, evaluation: Evaluation | None
     ) -> tuple[TrainingFailed | None, list[WorkerEvent]]:
-        """Why to stop behind this step, if at all, and what its owner should know."""
+        """The error to end the job with behind this step, if any, and events for its owner."""
         if not isinstance(self._config, ReinforcementConfig):
             return None, []
         watch, reward, most = self._state.watch, batch.metrics.get("train_reward_mean"), self._config.max_flat_steps
@@ -269,7 +279,7 @@ class _Job:
 
 
 class _StepTimer:
-    """Seconds by part."""
+    """Seconds of a step by phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[Phase, float] = {}
@@ -280,6 +290,9 @@ class _StepTimer:
         self.seconds[name], self._last = now - self._last, now
 
     def split(self, name: Phase, end: Phase, seconds: float) -> None:
-        """Give the last `seconds` of a lap a name of their own; of what ran ahead the step had only the end."""
+        """Count the last `seconds` of phase `name` as phase `end`, at most all of it.
+
+        Prefetched data may have taken longer than the step waited for it.
+        """
         self.seconds[end] = min(seconds, self.seconds[name])
         self.seconds[name] -= self.seconds[end]

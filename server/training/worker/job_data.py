@@ -1,8 +1,8 @@
-"""The data of one job: its files, read and checked row by row, split, and tokenised.
+"""The data of one job: its files, read and checked row by row, split, and tokenized.
 
-Design decision: a job is validated by the code that reads its data for training, and a row that the base model cannot
-take is refused with its line like one that is not JSON. Nothing here needs the model, only its tokenizer. The files
-stay on disk as long as the job is worked on.
+A job is validated by the same code that reads its data for training, so a row that the base model cannot take is
+refused with its line, like one that is not JSON. Only the tokenizer is needed, not the model. The files stay on disk
+as long as the job is worked on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ GRADER_PARAM = "method.reinforcement.grader"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt as tokens: `completion` is empty where it is to be sampled. `item` is what its grader is given."""
+    """A prompt and its completion as token ids.
+
+    line: of its row, from 1. completion: empty when it is to be sampled. item: the fields of the row for the grader.
+    """
 
     line: int
     prompt: Sequence[int]
@@ -38,15 +41,16 @@ class Example:
     item: Mapping[str, Any]
 
 
-# Of one row: what is to be answered, or every answer that is to be learned.
+# Of one row: its prompt (reinforcement), or every answer that is trained on (supervised).
 Examples = list[Example]
 
 
 @dataclass(frozen=True, slots=True)
 class JobData:
-    """`training` in the order of the file; `validation` as it is evaluated, at most `eval_rows`.
+    """The rows of a job.
 
-    grader: None for supervised jobs. validation_rows: before that limit.
+    training: in the order of the file. validation: at most `eval_rows` of the `validation_rows` that there are.
+    grader: None for supervised jobs.
     """
 
     training: RowStore[Examples]
@@ -57,11 +61,11 @@ class JobData:
     grader: Grader | None
 
     async def batch(self, step: int) -> Examples:
-        """What step `step`, from 1, is of."""
+        """The examples of step `step`, from 1."""
         return _flatten(await self.training.read(self.sampler.batch(step - 1)))
 
     async def held_out(self) -> Examples:
-        """What is evaluated."""
+        """The examples of the validation rows."""
         return _flatten(await self.validation.read())
 
 
@@ -69,9 +73,9 @@ class JobData:
 async def open_job_data(
     job: ClaimedJob, gateway: GatewayClient, tools: GraderTools, chat: ChatTokens
 ) -> AsyncIterator[JobData]:
-    """The data of `job`, every row checked, as long as the block runs.
+    """The data of `job`, every row checked; usable as long as the block runs.
 
-    Raises BadRequest (a DataError with its line, most often) for what cannot be trained on.
+    Raises BadRequest for what cannot be trained on; for a row that is a DataError with its line.
     """
     _check_integrations(job)
     tools = tools.on_behalf_of({ORGANIZATION_HEADER: job.tenant})
@@ -114,7 +118,7 @@ async def open_job_data(
 
 
 def wandb_settings(job: ClaimedJob) -> Mapping[str, Any] | None:
-    """What the job says about Weights & Biases, if it asks for it."""
+    """The job's settings for Weights & Biases, None without."""
     return next((one["wandb"] for one in job.integrations if one.get("type") == "wandb"), None)
 
 

@@ -12,7 +12,7 @@ from server.training.worker.early_stopping import EarlyStopping
 
 
 class JobState(BaseModel):
-    """`best` is the vector with the highest `best_value` so far. `watch` counts steps and evaluations without progress.
+    """`best` is the vector with the highest `best_value` so far.
 
     sampled_with: the vector (float32, little-endian) that the next step is sampled with, when it is an older one than
     that of the checkpoint.

@@ -1,11 +1,11 @@
-"""A worker: asks the gateway for jobs, trains several at a time on one model, and does as it is told about them.
+"""A worker: claims jobs of the gateway, trains several at a time on one model, and reports their end.
 
-Design decision: the claim is the heartbeat. Every few seconds it renews the leases of all running jobs and brings back
-new jobs and what is wanted of the running ones. A job that is to stop is cancelled wherever it is; the step it was in
-is taken again later, with the same outcome. Told to end, the worker lets steps end and gives the jobs back.
+The claim is the heartbeat: every few seconds it renews the leases of all running jobs and brings back new jobs and what
+is wanted of the running ones. A job that is to stop is cancelled at once; its unfinished step is taken again later,
+with the same result. A worker that is to end finishes the running steps and gives the jobs back.
 
-What goes wrong in a way that nobody foresaw ends that job's run here and leaves its lease to pass; the gateway counts
-such runs, and fails a job that outlives no worker.
+An unexpected exception ends that job's run here, and its lease expires. The gateway counts such runs, and fails a job
+when several workers in a row ended without a step.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerTools:
-    """What jobs are trained with. `base_model` and `factors` (the digest) say to the gateway which model it is.
+    """What jobs are trained with.
 
-    tokenizer: transformers', of the base model. max_tokens: its longest sequence; the engine's may be shorter.
+    base_model, factors: name and digest by which the gateway knows the model. tokenizer: of transformers.
+    max_tokens: the longest sequence of the base model; the engine's may be shorter. log_dir: for TensorBoard.
     """
 
     base_model: str
@@ -64,7 +65,7 @@ class WorkerTools:
 
 @dataclass(slots=True)
 class _RunningJob:
-    """A job and the task that works on it. `wanted`: what stopped it, when something did."""
+    """A job and the task that works on it. `wanted` says why the task was cancelled, "run" before."""
 
     job: ClaimedJob
     task: asyncio.Task[None]
@@ -73,9 +74,11 @@ class _RunningJob:
 
 @dataclass(slots=True)
 class Worker:
-    """`name` is of this process alone. `max_jobs` are trained together; `grading` completions graded at once.
+    """A worker process.
 
-    poll_s: between two claims at most, and a third of a lease at most.
+    name: of this process alone, never used again. log: called with a line of text for the operator.
+    max_jobs: trained together. max_grading: completions graded at once.
+    poll_s: seconds between two claims; less when a third of a lease is less.
     """
 
     name: str
@@ -90,11 +93,11 @@ class Worker:
 
     @property
     def running(self) -> list[str]:
-        """The ids of the jobs it works on."""
+        """The ids of the jobs that it works on."""
         return sorted(self._running)
 
     async def run(self, grace_s: float = 30.0) -> None:
-        """Work until `stopping` is set, then give the jobs back: those that are in a step, within `grace_s`."""
+        """Work until `stopping` is set, then give the jobs back; steps that run have `grace_s` seconds to end."""
         context = WorkerContext(
             self.name, self.tools.factors, self.tools.trainer, self.tools.gateway, self.stopping, self.log
         )
@@ -117,7 +120,7 @@ class Worker:
             await self._cancel_all()
 
     async def _claim(self) -> ClaimAnswer | None:
-        """Heartbeat and work; None when there was no answer."""
+        """Renew the leases and ask for jobs; None when the gateway gave no answer."""
         request = ClaimRequest(
             worker=self.name,
             base_model=self.tools.base_model,
@@ -147,14 +150,14 @@ class Worker:
             running.task.cancel()
 
     async def _wait(self, seconds: float, stopped: asyncio.Task[Any]) -> None:
-        """For the next claim: `seconds`, less when a job has ended, none when the worker is to."""
+        """Sleep for `seconds`, or until a job has ended or the worker is to stop."""
         self._job_ended.clear()
         job_ended = asyncio.create_task(self._job_ended.wait())
         await asyncio.wait((job_ended, stopped), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         job_ended.cancel()
 
     async def _drain(self, grace_s: float) -> None:
-        """Let steps end, renewing the leases meanwhile."""
+        """Wait at most `grace_s` seconds for running steps to end, renewing the leases meanwhile."""
         end = time.monotonic() + grace_s
         while self._running and time.monotonic() < end:
             tasks = [running.task for running in self._running.values()]
@@ -171,7 +174,7 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, job: ClaimedJob, context: WorkerContext, grading_semaphore: FairSemaphore) -> None:
-        # A lease that was lost and won again: the old run may still be ending.
+        # The lease was lost and claimed again while the old run is still ending.
         if job.id in self._running:
             self._interrupt(job.id, "lost")
             return
@@ -196,12 +199,12 @@ class Worker:
             self.log(f"{job.id} ({job.tenant}) is dropped: {error}")
         except GatewayRefused as error:
             self.log(f"{job.id} ({job.tenant}) is dropped: the gateway refuses ({error.status}): {error.message}")
-        except Exception:  # Of this job alone; see the module.
+        except Exception:  # It ends this job's run and no other; see the module.
             logger.exception("job_failed", job=job.id)
             self.log(f"{job.id} ({job.tenant}) is dropped, because of an error in the worker")
 
     async def _report_stopped(self, job: ClaimedJob) -> None:
-        """Answer to a pause or a cancellation."""
+        """Tell the gateway that a job was paused or cancelled, if that is why its task was."""
         wanted = self._running[job.id].wanted
         self.log(f"{job.id} ({job.tenant}) stops: {wanted}")
         status: dict[Wanted, Literal["paused", "cancelled"]] = {"pause": "paused", "cancel": "cancelled"}
@@ -239,7 +242,7 @@ class Worker:
         await self._finish(job, request)
 
     async def _open_data(self, job: ClaimedJob, files: AsyncExitStack) -> JobData | None:
-        """The job's data until `files` is closed; None when it cannot be used, and the job has failed."""
+        """The job's data until `files` is closed. None when it cannot be used; the job has then been failed."""
         tools = self.tools
         longest = await tools.gateway.max_model_len() or tools.max_tokens
         chat = ChatTokens(tools.tokenizer, min(longest, tools.max_tokens))

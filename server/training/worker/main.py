@@ -1,8 +1,8 @@
-"""The process `tinylora worker`: the model, the tools, the loop, and a graceful end.
+"""The process `tinylora worker`: loads the tokenizer, makes the clients, runs the loop, and stops on signals.
 
-Design decision: the model's weights are read when the first job is trained, so a worker without work costs the memory
-of its imports. On a GPU the base model is bfloat16, as it is served; on a CPU float32, in which most CPUs are faster
-and rounding is no matter. Vectors are float32 everywhere.
+The model's weights are read when the first job is trained, so a worker without work costs the memory of its imports. On
+a GPU the base model is bfloat16, as it is served; on a CPU float32, which most CPUs compute faster. Vectors are float32
+everywhere.
 """
 
 from __future__ import annotations
@@ -36,22 +36,23 @@ from server.training.worker.loop import Worker, WorkerTools
 from server.training.worker.rollout import RolloutClient
 from server.training.worker.trainer import Trainer
 
-# Activations of a pass, not weights, are what a worker needs memory for: in float32 about 1.6 MiB per token of a model
-# of 135M parameters. Longer passes are no faster on a CPU.
+# Most of a worker's memory are the activations of a pass: in float32 about 1.6 MiB per token of a model of 135M
+# parameters. Longer passes are no faster on a CPU.
 PASS_TOKENS = {"cuda": 2**14, "cpu": 2**10}
 # A rollout may wait behind everyone else's requests.
 ROLLOUT_TIMEOUT_S = 900.0
 CONNECT_TIMEOUT_S = 10.0
-# Of a judge that is this server, up to 8 s apart: for as long as a server may take to come back.
+# For a judge that is this server: retries are up to 8 s apart, so they last as long as a server takes to restart.
 JUDGE_RETRIES = 60
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """`key`: None on a server without keys. `pass_tokens`: most tokens in one pass; None, by device.
+    """The command line of a worker.
 
-    `device`: None, a GPU if there is one. `parent`: the process to end with, if any. `chat_template`: a file, or the
-    template itself; None, the model's own.
+    key: None on a server without keys. chat_template: a file, or the template itself; None: the model's own.
+    concurrency: requests for completions at a time. pass_tokens: most tokens in one pass; None: by device.
+    device: None: a GPU if there is one. parent: id of the process to end with, if any.
     """
 
     url: str
@@ -67,7 +68,7 @@ class WorkerOptions:
 
 
 def run_worker(settings: Settings, options: WorkerOptions) -> None:
-    """Work until SIGTERM or SIGINT. Raises FactorsError for a model without factors."""
+    """Work until SIGTERM or SIGINT. Raises FactorsError when the model's factors cannot be found or built."""
     configure_logging(settings)
     factors = find_or_build_factors(options.model, rank=settings.factors_rank, kind=settings.factors_kind)
     asyncio.run(_run(settings, options, factors))
@@ -80,7 +81,7 @@ async def _run(settings: Settings, options: WorkerOptions, factors: Factors) -> 
         console.print(f"worker: {line}", highlight=False, markup=False, soft_wrap=True)
 
     async with worker_tools(settings, options, factors, log) as tools:
-        # One process is never another one, also not one that had its number.
+        # Process ids are used again; a lease must never pass to another process of the same name.
         name = f"{socket.gethostname()[:80]}-{os.getpid()}-{secrets.token_hex(4)}"
         worker = Worker(name, tools, log, max_jobs=options.max_jobs)
         loop = asyncio.get_running_loop()
@@ -99,7 +100,7 @@ async def _run(settings: Settings, options: WorkerOptions, factors: Factors) -> 
 async def worker_tools(
     settings: Settings, options: WorkerOptions, factors: Factors, log: Any
 ) -> AsyncIterator[WorkerTools]:
-    """What a worker works with; `log` is called with a line when something takes long."""
+    """The tools of a worker, closed behind the block. `log` is called with a line when something takes long."""
     directory = locate_model(options.model)
     tokenizer = AutoTokenizer.from_pretrained(directory if Path(options.model).expanduser().is_dir() else options.model)
     if options.chat_template is not None:
@@ -142,7 +143,7 @@ async def worker_tools(
 
 
 def _template_text(template: str) -> str:
-    """What `--chat-template` says: a template has braces, the name of a file has none."""
+    """The template that `--chat-template` gives: a text with braces is the template, any other names a file."""
     return template if "{" in template else Path(template).read_text()
 
 

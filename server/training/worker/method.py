@@ -1,7 +1,7 @@
-"""What the step loop (job.py) asks of a way to train, of which there are two: reinforcement and supervised.
+"""What the step loop (job.py) needs of a way to train, of which there are two: reinforcement and supervised.
 
-Design decision: a step is in two parts. `collect` needs a vector and no model, so it may run ahead of the update;
-`batch` makes of what was collected a loss for the shared model.
+A step is in two parts: `collect` needs a vector and no model, so it may run ahead of the update; `batch` turns what was
+collected into a loss for the shared model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CollectedT = TypeVar("CollectedT")
 
 
 class TrainingFailed(Exception):
-    """The job cannot go on. `code` is for programs, the message for its owner."""
+    """Ends the job as failed. `code` is for programs, `message` for the owner of the job."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -27,10 +27,11 @@ class TrainingFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's loss and what is known before the model has run.
+    """The loss of one step, and what is known before the model has run.
 
-    is_flat: there is nothing to learn from it. event_data: more for the `data` of the step's event.
-    grading_wait_s: seconds at the end of collecting in which all was sampled and not all graded; None without graders.
+    trained_tokens: of sequences with a gradient. metrics: by name, for the report. is_flat: all advantages are zero.
+    event_data: more for the `data` of the step's event.
+    grading_wait_s: seconds from the last completion to the last grade; None without graders.
     """
 
     task: Task[Any]
@@ -43,7 +44,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """value: higher is better. error: its standard error, 0 when there is none."""
+    """metrics: by name, for the report. value: higher is better. error: its standard error, 0 when there is none."""
 
     metrics: Mapping[str, float]
     value: float
@@ -51,16 +52,19 @@ class Evaluation:
 
 
 class Method(Protocol[CollectedT]):
-    """One job's way to train."""
+    """How one job is trained."""
 
     async def collect(self, step: int, adapter: Adapter | None) -> CollectedT:
-        """What step `step` (from 1) is trained on; `adapter` samples it, None being the base model."""
+        """The data of step `step` (from 1), sampled by `adapter` (None: the base model) if it is sampled at all."""
 
     async def batch(self, collected: CollectedT, handle: int, behavior_policy: Adapter | None) -> Batch:
-        """Its loss. `behavior_policy`: the adapter that sampled it, when that is not the one in training any more."""
+        """The loss on that data. `behavior_policy`: the adapter that sampled it, None when it is the one in training.
+
+        `handle` is that of the adapter in training (TrainableAdapters).
+        """
 
     def named_metrics(self, metrics: Any) -> dict[str, float]:
-        """What the pass measured, by name."""
+        """The metrics that a pass returned, by the names of the report."""
 
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
-        """The adapter, given as what is in training and as what can be sent, on the held-out rows."""
+        """The adapter on the held-out rows. `handle` and `adapter` (None: the base model) are the same one."""

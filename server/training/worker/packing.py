@@ -1,12 +1,12 @@
 """Completions of one prompt share a row of a pass, so that the prompt is computed once for all of them.
 
-Design decision: a row is `prompt, completion, completion, ...`. A mask hides completions from each other and positions
-begin again behind the prompt for each, so every token sees what it would see in a sequence of its own, and its
-log-probability and gradient are the same. With 8 completions of 10 tokens to a prompt of 45 that is 117 tokens instead
-of 432. A row ends at the model's hidden size: up to there attention, which grows with the square of a row, costs less
-than a sixth of the linears. (The idea: Prefix Grouper, arXiv 2506.05433.)
+A row is `prompt, completion, completion, ...`. A mask hides completions from each other, and positions begin again
+behind the prompt for each, so every token sees what it would see in a sequence of its own, and its log-probability and
+gradient are the same. With 8 completions of 10 tokens to a prompt of 45 that is 117 tokens instead of 432. A row ends
+at the model's hidden size: up to there attention, whose cost grows with the square of a row, costs less than a sixth of
+the linears. (The idea: Prefix Grouper, arXiv 2506.05433.)
 
-Models whose layers take another mask than one of full attention, or no positions, get a row per sequence.
+Models with other than full attention, or without rotary positions, get a row per sequence.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ _PADDING = -1
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """A prompt (at least one token) and its completion, the part that is scored, as token ids.
+    """A prompt (at least one token) and its completion, which is what is scored, as token ids.
 
-    adapter:     the handle in TrainableAdapters, or BASE.
-    temperature: of the sampler; log-probabilities are of logits / temperature.
+    adapter:     its handle in TrainableAdapters, or BASE.
+    temperature: that the completion was sampled at; log-probabilities are those of logits / temperature.
     """
 
     adapter: int
@@ -39,9 +39,9 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """What B sequences of C completion tokens at most are for the model: M rows of T tokens, on the CPU.
+    """The input of the model for B sequences of at most C completion tokens: P rows of T tokens, on the CPU.
 
-    A completion's last token is not in them: nothing is asked behind it.
+    The last token of a completion is left out, because nothing behind it is scored.
 
     ids_MT:        int64, padded on the right.
     positions_MT:  int64; None where each row is one sequence.
@@ -58,7 +58,10 @@ class PackedRows:
 
 
 def group_by_prompt(batch: Sequence[TokenSequence], most_tokens: int) -> list[list[int]]:
-    """Indices of the sequences that share a row of at most `most_tokens`; a longer sequence has one of its own."""
+    """Rows, as lists of indices of sequences with the same adapter and prompt, of at most `most_tokens` tokens.
+
+    A longer sequence has a row of its own.
+    """
     result: list[list[int]] = []
     lengths: list[int] = []
     open_bundle: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -75,7 +78,7 @@ def group_by_prompt(batch: Sequence[TokenSequence], most_tokens: int) -> list[li
 
 
 def max_shared_row_tokens(causal_lm: Any) -> int:
-    """Tokens of the longest row in which completions may share a prompt; 0 where the model cannot have them do so."""
+    """Most tokens in a row in which completions share a prompt; 0 for a model that cannot mask them from each other."""
     config = causal_lm.config.get_text_config()
     layers = getattr(config, "layer_types", None) or ["full_attention"]
     has_window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
@@ -86,7 +89,7 @@ def max_shared_row_tokens(causal_lm: Any) -> int:
 
 
 def pack_rows(batch: Sequence[TokenSequence], together: Sequence[Sequence[int]]) -> PackedRows:
-    """The rows for `batch`, one for each list of indices in `together`; those of a list have the same prompt."""
+    """The rows for `batch`, one for each list of indices in `together`; sequences of a list have the same prompt."""
     ids, positions, owners = [], [], []
     row_B = torch.zeros(len(batch), dtype=torch.long)
     before: list[Tensor] = [torch.zeros(0, dtype=torch.long)] * len(batch)
@@ -117,6 +120,6 @@ def pack_rows(batch: Sequence[TokenSequence], together: Sequence[Sequence[int]])
 
 
 def _mask(owners_MT: Tensor) -> Tensor:
-    """A token sees itself, what is before it in its own completion, and the prompt (owner 0)."""
+    """The attention mask: a token sees itself, what is before it in its own completion, and the prompt (owner 0)."""
     asking_MT1, asked_M1T = owners_MT[:, :, None], owners_MT[:, None, :]
     return ((asked_M1T == 0) | (asked_M1T == asking_MT1)).tril()[:, None]

@@ -1,9 +1,8 @@
-"""Reinforcement: groups of completions sampled by the serving engine, graded, and the GRPO loss on them.
+"""GRPO: groups of completions sampled by the serving engine, graded, and the loss on them.
 
-Design decision: every request's seed is of the job's seed, the step and the row's place in it; evaluations use the same
-seeds every time, so that what changes between two of them is the vector.
-
-With one completion per held-out row they are greedy, with several at the temperature of training.
+The seed of a request depends on the job's seed, the step and the row's place in it. Evaluations use the same seeds
+every time, so that what changes between two of them is the vector. With one completion per held-out row evaluation is
+greedy, with several it samples at the temperature of training.
 """
 
 from __future__ import annotations
@@ -131,7 +130,7 @@ class Reinforcement:
         return Sampling(self.config.max_completion_tokens, temperature, response_format)
 
     async def _scored(self, sequences: list[TokenSequence], adapter: Adapter) -> list[list[float]]:
-        """Log-probabilities of completions by the adapter that sampled them, as this worker's model has them."""
+        """Log-probabilities of the completions under `adapter`, computed by this worker's model."""
         handle, _ = await self.trainer.add(adapter)
         try:
             tokens = await self.trainer.score([replace(sequence, adapter=handle) for sequence in sequences])
@@ -141,7 +140,7 @@ class Reinforcement:
 
 
 def _mean_reward(graded: Graded, of: str) -> float:
-    """The mean reward. Where there is none: GatewayRefused for an engine that is broken, else TrainingFailed."""
+    """The mean reward. When there is no reward: GatewayRefused if the engine failed, else TrainingFailed."""
     if graded.mean is not None:
         return graded.mean
     for group in graded.groups:

@@ -1,22 +1,21 @@
-"""Rollouts: completions of a prompt by the serving engine, with the vector of the moment inside the request.
+"""Rollouts: completions of a prompt by the serving engine, with the current vector inside the request.
 
     POST /v1/completions {"prompt": [token ids], "n": 8, "adapter": {"vector": base64 float32, ...}, "seed": ...}
 
-Design decision: the engine that serves is the engine that samples, over the same API as everyone else, behind everyone
-else (`priority`). Prompts go in and completions come back as token ids, so training sees exactly what was sampled, and
-every sampling setting is given, so that a model's generation_config.json cannot change the distribution.
+The engine that serves also samples, over the same API as for everyone else and behind everyone else (`priority`).
+Prompts and completions are token ids, so training sees exactly what was sampled, and every sampling setting is given,
+so that a model's generation_config.json cannot change the distribution.
 
-Log-probabilities are those of the sampling distribution only at temperature 1: vLLM gives them of the model's raw
-distribution. Its other mode (--logprobs-mode processed_logprobs) would change what every client of the server is shown
-and takes the fast top-p kernels away, so at other temperatures completions come with NaN, and whoever needs the numbers
-has the model compute them.
+Log-probabilities are those of the sampling distribution at temperature 1 only, because vLLM returns those of the raw
+distribution. At other temperatures completions come with NaN, and the model in training computes the numbers where they
+are needed. Design decision: vLLM's --logprobs-mode processed_logprobs, which would return them at any temperature, is
+not used: it changes what every client of the server is shown, and takes the fast top-p kernels away.
 
-A prompt that the engine refuses gives a group without completions and the reason: data, not an exception. Only a key
-that is refused is one.
+A prompt that the engine refuses gives a group without completions and with the reason, not an exception.
 
-Seeds: with n completions vLLM gives them seed, seed + 1, ..., each with a generator of its own, so what is drawn does
-not depend on what else runs; but logits do in their last bits, as the shapes of a batch choose kernels. The same
-request gives the same tokens on an engine that computes batch-invariantly, and almost always elsewhere.
+With n completions vLLM uses the seeds seed, seed + 1, ..., each with its own generator, so draws do not depend on what
+else runs; the last bits of logits do, because the shapes of a batch choose kernels. The same request gives the same
+tokens on an engine that computes batch-invariantly, and almost always elsewhere.
 """
 
 from __future__ import annotations
@@ -40,9 +39,10 @@ from server.training.worker.http_retry import GatewayRefused, RetryPolicy, reque
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """`logprobs`: natural logarithms of the probabilities with which `tokens` were drawn; NaN where not known.
+    """One sampled completion.
 
-    `finished`: the model ended it, not the limit of tokens.
+    logprobs: natural logarithms of the probabilities with which `tokens` were drawn; NaN where unknown.
+    finished: whether the model ended it, and not the limit of tokens.
     """
 
     tokens: Sequence[int]
@@ -53,7 +53,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The completions of one prompt; with none, `error` says why, and `status` is that of the answer, if it had one."""
+    """The completions of one prompt. Without any, `error` says why, with the HTTP `status` if there was an answer."""
 
     prompt: Sequence[int]
     completions: tuple[Completion, ...]
@@ -63,7 +63,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample; temperature 0 is greedy. `response_format` as OpenAI has it."""
+    """How to sample; temperature 0 is greedy. `response_format` is OpenAI's."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -133,7 +133,7 @@ class RolloutClient:
                 choices = response.json()["choices"]
                 completions = tuple(_completion(choice, sampling.with_logprobs) for choice in choices)
             except GatewayRefused as error:
-                if error.status in (401, 403):  # of the worker's key, not of this prompt
+                if error.status in (401, 403):  # about the worker's key, not this prompt
                     raise
                 return Group(prompt, (), f"status {error.status}: {error.message:.300}", error.status)
             except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -143,7 +143,7 @@ class RolloutClient:
 
 
 def inline(adapter: Adapter) -> dict[str, Any]:
-    """The `adapter` field of a request that carries `adapter` itself."""
+    """The `adapter` field of a request, with the vector of `adapter` in it."""
     return {
         "vector": base64.b64encode(adapter.data).decode(),
         "recipe": adapter.recipe.to_dict(),
@@ -153,7 +153,7 @@ def inline(adapter: Adapter) -> dict[str, Any]:
 
 
 def seed_of(seed: int, purpose: str, step: int, index: int) -> int:
-    """The seed of one request: of the job's seed and its place in the job only; below 2**62."""
+    """The seed of one request, 0 to 2**62 - 1, from the job's seed and the request's place in the job."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{step}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 2
 

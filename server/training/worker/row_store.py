@@ -1,7 +1,7 @@
-"""The rows of a job's file, which stay on disk: in memory is only where each of them begins.
+"""The rows of a job's file, which stay on disk; in memory is only where each of them begins.
 
-Design decision: a row is read and tokenised again whenever a step wants it, which is nothing beside the step; a file of
-half a gigabyte would take several of memory as tokens, for every job of a worker.
+Design decision: rows are read and tokenized again whenever a step needs them, which costs nothing beside the step.
+Keeping them would take several gigabytes for a file of half a gigabyte, for every job of a worker.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RowStore(Generic[T]):
-    """Some rows of `file`, in an order of its own. `make` is given the number of a line and the line, in a thread.
+    """Rows of `file` in some order. `make` turns (line number, line) into what is read; it runs in a thread.
 
-    places: three numbers a row, its line, where that begins, and its length.
+    places: three numbers a row: its line number, the offset of the line and its length, in bytes.
     """
 
     file: BinaryIO
@@ -34,21 +34,21 @@ class RowStore(Generic[T]):
 
     @classmethod
     def of(cls, file: BinaryIO, rows: Iterable[Row], make: Callable[[int, bytes], T]) -> RowStore[T]:
-        """All of `rows`, of which none is kept."""
+        """A store of all `rows`; only their places are kept."""
         places = array("Q")
         for row in rows:
             places.extend((row.line, row.start, row.length))
         return cls(file, make, places)
 
     def only(self, indices: Sequence[int]) -> RowStore[T]:
-        """The rows at these places."""
+        """A store of the rows at these indices."""
         places = array("Q")
         for index in indices:
             places.extend(self.places[3 * index : 3 * index + 3])
         return RowStore(self.file, self.make, places)
 
     async def read(self, indices: Sequence[int] | None = None) -> list[T]:
-        """What `make` makes of the rows at these places, or of all."""
+        """What `make` returns for the rows at these indices, by default for all."""
         return await asyncio.to_thread(self._read, range(len(self)) if indices is None else indices)
 
     def _read(self, indices: Sequence[int]) -> list[T]:

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning: the mean cross-entropy of the completion tokens, an objective for `forward.forward_backward`.
+"""Supervised fine-tuning: mean cross-entropy of the completion tokens, an objective for `forward.forward_backward`.
 
-Design decision: every completion token of the batch weighs the same, as in transformers' and TRL's trainers, so long
-answers weigh more than short ones. Prompts are never trained on.
+Every completion token of the batch has the same weight, as in transformers' and TRL's trainers, so long answers weigh
+more than short ones. Prompts are never trained on.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from server.training.worker.packing import TokenSequence
 
 @dataclass(frozen=True, slots=True)
 class SftMetrics:
-    """`loss`, mean negative log-probability of the completion tokens in nats; the other fields are counts of tokens."""
+    """loss: mean negative log-probability of the batch's completion tokens, nats. tokens, hits: counts of tokens."""
 
     loss: float = 0.0
     tokens: int = 0
@@ -26,13 +26,13 @@ class SftMetrics:
 
     @property
     def accuracy(self) -> float:
-        """Share of tokens that were the most probable one."""
+        """Share of tokens that the model finds most probable at their place."""
         return self.hits / max(1, self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class SftObjective:
-    """The cross-entropy of one adapter's batch (forward.Objective), `batch_tokens` completion tokens in all."""
+    """The mean cross-entropy over the `batch_tokens` completion tokens of one batch (a forward.Objective)."""
 
     rows: tuple[int, ...]
     batch_tokens: int

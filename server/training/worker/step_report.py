@@ -1,7 +1,7 @@
-"""What a step looks like to the owner of its job: an event with numbers, in OpenAI's shape, and a line of words.
+"""The event of a step that the owner of a job sees: numbers, in OpenAI's shape, and a line of text.
 
-Design decision: the seconds of a step's parts add up to the whole step (training.jobs.protocol.StepTiming says what is
-in which). Grading overlaps sampling, so what it took altogether stands beside them.
+The seconds of a step's phases add up to the whole step (training.jobs.protocol.StepTiming explains them). Grading
+overlaps sampling, so its total time stands beside them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _IN_WORDS = ("train_reward_mean", "train_loss", "valid_reward_mean", "valid_loss
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Those that JSON can carry."""
+    """The metrics without NaN and infinity, which JSON cannot carry."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 

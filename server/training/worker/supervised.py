@@ -1,4 +1,4 @@
-"""Supervised: the cross-entropy of the answers in the data, with no sampling at all."""
+"""Supervised fine-tuning: the cross-entropy of the answers in the data. Nothing is sampled."""
 
 from __future__ import annotations
 

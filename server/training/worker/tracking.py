@@ -1,8 +1,7 @@
-"""A job's numbers as curves: TensorBoard's event files, and Weights & Biases for jobs that ask for it.
+"""A job's metrics as curves: TensorBoard event files, and Weights & Biases for jobs that ask for it.
 
-Design decision: these are copies. The gateway's events are the record, so in TensorBoard what was written before a job
-went on from an older step is overwritten (Weights & Biases keeps what it has), and a tracker that fails costs its own
-lines and nothing else.
+These are copies; the gateway's events are the record. In TensorBoard, steps behind the checkpoint from which a job goes
+on are overwritten; Weights & Biases keeps what it has. A tracker that fails loses its own lines and nothing else.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from server.training.worker.job_data import wandb_settings
 
 log = structlog.get_logger(__name__)
 
-# For how long Weights & Biases may keep a worker from ending. What is late then stays in the run's directory.
+# Longest time that Weights & Biases may take. What is not uploaded by then stays in the run's directory.
 INIT_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 60.0
-# A run says nothing of the worker it was on: that is the operator's, and shared with other tenants' jobs.
+# A run reveals nothing about the worker it was on, which is the operator's and shared with other tenants' jobs.
 ANONYMOUS_SETTINGS = {
     "console": "off",
     "disable_code": True,
@@ -42,7 +41,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Those of one job, which goes on behind `step`."""
+    """All trackers of one job, which goes on behind `step`."""
 
     def __init__(self, job: ClaimedJob, log_dir: Path | None, step: int) -> None:
         self._trackers: list[Tracker] = []
@@ -61,7 +60,7 @@ class Trackers:
 
 
 class TensorBoard:
-    """Event files in `directory`."""
+    """TensorBoard event files in `directory`."""
 
     def __init__(self, directory: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -78,11 +77,11 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run whose id is the job's, so that another worker goes on with it; its files are in `log_dir`/wandb.
+    """A run whose id is the job's, so that another worker continues it; its files are in `log_dir`/wandb.
 
-    It is online where the environment holds WANDB_API_KEY and offline where not (or WANDB_MODE says which), to be
-    uploaded with `wandb sync`; nobody is asked for a key. All of it is done in a thread of its own, in order, so
-    training waits neither for a login nor for an upload.
+    It is online when the environment has WANDB_API_KEY, else offline (for `wandb sync`), unless WANDB_MODE says
+    otherwise; nobody is asked for a key. Everything happens in order in a thread of its own, so training waits neither
+    for a login nor for an upload.
     """
 
     def __init__(self, job: ClaimedJob, settings: Mapping[str, Any], log_dir: Path | None) -> None:
@@ -127,12 +126,12 @@ class Wandb:
 
 
 def _ignore_stop() -> None:
-    """For the button in Weights & Biases that would interrupt the process, and with it every job it trains."""
+    """Called for the stop button of Weights & Biases, which would otherwise interrupt the process and all its jobs."""
     log.warning("stop_ignored", reason="jobs are stopped with /v1/fine_tuning/jobs/{id}/cancel")
 
 
 def _try(work: Callable[[], object]) -> None:
     try:
         work()
-    except Exception:  # Whatever a disk or somebody else's service does, training goes on.
+    except Exception:  # Training goes on when a disk or another service fails.
         log.exception("tracking_failed")

@@ -31,7 +31,7 @@ TURN_PASSES = 8
 
 @dataclass(slots=True)
 class _PendingBatch:
-    """A batch, the micro_batches of it that are still to be run, and what those before them measured."""
+    """A batch, its micro-batches that are still to be run, and the metrics of those before them."""
 
     task: Task[Any]
     micro_batches: list[list[int]]
@@ -43,7 +43,7 @@ class _PendingBatch:
 
 
 class Trainer:
-    """`load` makes the model, in the thread, when the first job needs it; `limits` bound the memory of a pass."""
+    """Runs passes of the model. `load` makes it, in the thread, when first needed; `limits` bound a pass's memory."""
 
     def __init__(self, load: Callable[[], TrainableAdapters], limits: PassLimits | None = None) -> None:
         self._load = load
@@ -54,7 +54,11 @@ class Trainer:
         self._runner: asyncio.Task[None] | None = None
 
     async def add(self, adapter: Adapter) -> tuple[int, nn.Parameter]:
-        """A copy of `adapter` in training: its handle, and its vector, which only the caller moves."""
+        """Put a copy of `adapter` into training; returns its handle and its vector.
+
+        The vector is float32 (groups, u) on the CPU, and only the caller moves it. Raises FactorsError or RecipeError
+        when the adapter does not fit the model's factors.
+        """
 
         def add(model: TrainableAdapters) -> tuple[int, nn.Parameter]:
             handle = model.add(adapter)
@@ -63,11 +67,11 @@ class Trainer:
         return await self._in_thread(add)
 
     async def remove(self, handle: int) -> None:
-        """Take it out again, behind the pass that may be running with it."""
+        """Take an adapter out of training, behind a pass that may be running with it."""
         await self._in_thread(lambda model: model.remove(handle))
 
     async def forward_backward(self, task: Task[Any]) -> Any:
-        """The metrics of `task`, whose gradients are then in its vectors; in one pass with whoever else waits."""
+        """Add the gradients of `task` to its vectors; returns its metrics. Shares passes with other pending batches."""
         micro_batches = self._micro_batches(task.batch, task.objective.rows) or [[]]
         pending = _PendingBatch(task, micro_batches, task.objective.start, asyncio.get_running_loop().create_future())
         self._pending.append(pending)
@@ -76,7 +80,7 @@ class Trainer:
         return await pending.metrics
 
     async def score(self, batch: Sequence[TokenSequence]) -> Tokens:
-        """What the model says of `batch`, without gradients."""
+        """The model's scores of `batch`, without gradients."""
         longest = max(len(sequence.completion) for sequence in batch)
         parts = []
         for rows in self._micro_batches(batch, range(len(batch))):
@@ -90,17 +94,17 @@ class Trainer:
         return Tokens(*(joined(field.name) for field in fields(Tokens)))
 
     def close(self) -> None:
-        """Stop, behind the pass that may be running."""
+        """Stop the thread, behind a pass that may be running."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     async def _run(self) -> None:
         while self._pending:
             together, self._pending = self._pending, []
-            # Whoever was cancelled while waiting has no use for it.
+            # Batches whose job was cancelled meanwhile.
             together = [one for one in together if not one.metrics.done()]
             try:
                 results = await self._in_thread(partial(self._pass, [one.next_micro_batch() for one in together]))
-            except Exception as error:  # of the thread itself: nobody is to wait forever
+            except Exception as error:  # of the thread itself; the jobs must not wait forever
                 results = [error] * len(together)
             for pending, result in zip(together, results, strict=True):
                 if pending.metrics.done():
@@ -119,9 +123,9 @@ class Trainer:
         return micro_batches(batch, rows, TURN_PASSES * self._limits.tokens)
 
     def _pass(self, tasks: list[Task[Any]], model: TrainableAdapters) -> list[Any]:
-        """Metrics or the exception of each."""
+        """The metrics of each task, or the exception that it raised."""
         handles = {sequence.adapter for task in tasks for sequence in task.batch}
-        # What micro_batches before these have added up.
+        # Gradients of the micro-batches before these.
         before = {handle: model.vector(handle).grad for handle in handles}
         before = {handle: None if grad is None else grad.clone() for handle, grad in before.items()}
         try:
