@@ -7,4 +7,5 @@
     vllm         the plugin by which vLLM applies adapters per request
 
 Imports go up this list and never down (checkpoints and vllm know nothing of each other).
+The capital letters behind names of tensors are their dimensions: docs/tensor-names.md.
 """

@@ -63,15 +63,15 @@ class Gain:
 
 def gain_of(pairs: Sequence[tuple[Scores, Scores]]) -> Gain:
     """Of one (before, after) per seed, each with the scores of the samples of every row. The rows are the same."""
-    gains_SR = [[_mean(after) - _mean(before) for before, after in zip(*pair, strict=True)] for pair in pairs]
-    seeds, rows = len(gains_SR), len(gains_SR[0])
+    gains = [[_mean(after) - _mean(before) for before, after in zip(*pair, strict=True)] for pair in pairs]
+    seeds, rows = len(gains), len(gains[0])
     by_seed = [difference(after, before).mean for before, after in pairs]
-    by_row = [[_mean(column)] for column in zip(*gains_SR, strict=True)]
+    by_row = [[_mean(column)] for column in zip(*gains, strict=True)]
     over_rows = estimate(by_row)
     mean, error = over_rows.mean, over_rows.standard_error
     if error is not None and seeds > 1:
         rest = math.fsum(
-            (gains_SR[s][r] - by_seed[s] - by_row[r][0] + mean) ** 2 for s in range(seeds) for r in range(rows)
+            (gains[s][r] - by_seed[s] - by_row[r][0] + mean) ** 2 for s in range(seeds) for r in range(rows)
         ) / ((seeds - 1) * (rows - 1) * seeds * rows)
         of_rows, of_seeds = error**2, math.fsum((one - mean) ** 2 for one in by_seed) / ((seeds - 1) * seeds)
         error = math.sqrt(max(of_rows + of_seeds - rest, of_rows, of_seeds))

@@ -22,9 +22,9 @@ from adapters.vector.errors import AdapterError, FactorsError, VectorError
 PREFIX = "tinylora:2:"
 
 
-def engine_form(adapter: Adapter, factors: Factors, projections_MUC: Tensor | None = None) -> str:
+def engine_form(adapter: Adapter, factors: Factors, projections_MUE: Tensor | None = None) -> str:
     """The line for `adapter`. Raises as `leading_matrices`."""
-    r_MKK = leading_matrices(adapter, factors, projections_MUC)
+    r_MKK = leading_matrices(adapter, factors, projections_MUE)
     data = np.ascontiguousarray(r_MKK.numpy(), "<f4").tobytes()
     return f"{PREFIX}{factors.digest}:{r_MKK.shape[-1]}:{base64.b64encode(data).decode('ascii')}"
 

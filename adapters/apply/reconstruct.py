@@ -25,10 +25,10 @@ def matrices(adapter: Adapter, factors: Factors) -> Tensor:
     return padded(leading_matrices(adapter, factors), factors.rank)
 
 
-def leading_matrices(adapter: Adapter, factors: Factors, projections_MUC: Tensor | None = None) -> Tensor:
+def leading_matrices(adapter: Adapter, factors: Factors, projections_MUE: Tensor | None = None) -> Tensor:
     """R of every module without the zeros of higher ranks: float32 (M, k, k) with k = the recipe's rank.
 
-    `projections_MUC`: P of all modules, float32 (M, u, k * k), when somebody has drawn them; else they are drawn here,
+    `projections_MUE`: P of all modules, float32 (M, u, k * k), when somebody has drawn them; else they are drawn here,
     which can take seconds. Raises FactorsError when the adapter was made for other factors or has a higher rank,
     RecipeError when it has more groups than there are modules.
     """
@@ -50,9 +50,9 @@ def leading_matrices(adapter: Adapter, factors: Factors, projections_MUC: Tensor
     if recipe.projection == "elementary":
         r_MKK = v_MU.reshape(-1, rank, rank)
     else:
-        if projections_MUC is None:
-            projections_MUC = _projections(recipe, factors.modules)
-        r_MKK = torch.bmm(v_MU[:, None], projections_MUC).reshape(-1, rank, rank)
+        if projections_MUE is None:
+            projections_MUE = _projections(recipe, factors.modules)
+        r_MKK = torch.bmm(v_MU[:, None], projections_MUE).reshape(-1, rank, rank)
     if recipe.convention == "sqrt":
         root_MK = factors.singular_values[:, :rank].sqrt()
         # S^-1/2 R S^1/2; a row whose singular value is zero is multiplied by it later, so zero is exact there.

@@ -90,13 +90,13 @@ class TrainableAdapters:
         return Adapter.from_vector(live.parameter, live.recipe, live.factors, dtype)
 
     @contextmanager
-    def rows(self, handles_B: Sequence[int]) -> Iterator[None]:
-        """Inside, row b of every forward of the model has the adapter `handles_B[b]`, or none where that is BASE.
+    def rows(self, handles_P: Sequence[int]) -> Iterator[None]:
+        """Inside, row b of every forward of the model has the adapter `handles_P[b]`, or none where that is BASE.
 
         Run the backward inside as well: with gradient checkpointing it computes forwards again. Outside, the model is
         the base model. Gradients of v add up in `vector(handle).grad`.
         """
-        handles = list(dict.fromkeys(handles_B))
+        handles = list(dict.fromkeys(handles_P))
         rank = self.factors.rank
         stack_AMRR = torch.stack(
             [
@@ -106,20 +106,20 @@ class TrainableAdapters:
                 for handle in handles
             ]
         ).to(self._shared[0].shrink_IR.device)
-        row_B = torch.tensor([handles.index(handle) for handle in handles_B], device=stack_AMRR.device)
-        outer, self._rows = self._rows, stack_AMRR[row_B].unbind(1)
+        row_P = torch.tensor([handles.index(handle) for handle in handles_P], device=stack_AMRR.device)
+        outer, self._rows = self._rows, stack_AMRR[row_P].unbind(1)
         try:
             yield
         finally:
             self._rows = outer
 
-    def _add_delta(self, index: int, linear: nn.Module, inputs: tuple[Tensor, ...], y_BTO: Tensor) -> Tensor:
+    def _add_delta(self, index: int, linear: nn.Module, inputs: tuple[Tensor, ...], y_PTO: Tensor) -> Tensor:
         if self._rows is None:
-            return y_BTO
-        r_BRR, shared = self._rows[index], self._shared[index]
+            return y_PTO
+        r_PRR, shared = self._rows[index], self._shared[index]
         # bmm, unlike matmul, refuses a batch of another size than `rows` was told.
-        h_BTR = (inputs[0] @ shared.shrink_IR).float()
-        return y_BTO + (torch.bmm(h_BTR, r_BRR.mT) @ shared.expand_RO).to(y_BTO.dtype)
+        h_PTR = (inputs[0] @ shared.shrink_IR).float()
+        return y_PTO + (torch.bmm(h_PTR, r_PRR.mT) @ shared.expand_RO).to(y_PTO.dtype)
 
 
 @dataclass(frozen=True, slots=True)

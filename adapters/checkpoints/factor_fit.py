@@ -137,43 +137,43 @@ def _fit(update: LowRankUpdate, triplet: tuple[Tensor, Tensor, Tensor], size: in
     """R, the squared norm of what it lacks, and of the whole."""
     u_OK, s_K, v_IK = (part.double() for part in triplet)
     u_OK, s_K, v_IK = u_OK[:, :size], s_K[:size], v_IK[:, :size]
-    left_KR = _coordinates(u_OK, update.left)
-    right_KR = _coordinates(v_IK, update.right.T)
+    left_KJ = _coordinates(u_OK, update.left)
+    right_KJ = _coordinates(v_IK, update.right.T)
     # A singular value of zero has no direction to scale; what an update puts there cannot be served and is dropped.
     inverse_K = torch.where(s_K > 0, 1 / s_K, 0.0)
-    matrix_KK = inverse_K[:, None] * (left_KR @ update.core @ right_KR.T)
-    return matrix_KK, *_norms2(update, update.left - u_OK @ left_KR, v_IK @ right_KR)
+    matrix_KK = inverse_K[:, None] * (left_KJ @ update.core @ right_KJ.T)
+    return matrix_KK, *_norms2(update, update.left - u_OK @ left_KJ, v_IK @ right_KJ)
 
 
 def _mismatch(update: LowRankUpdate, triplet: tuple[Tensor, Tensor, Tensor]) -> float:
     """By how much the images of left's columns under our weights point elsewhere than right's rows, within our factors:
     the sine of their angle, weighted by the size of the rows. How A and B share the singular values does not matter."""
     u_OK, s_K, v_IK = (part.double() for part in triplet)
-    image_KR = s_K[:, None] * _coordinates(u_OK, update.left)
-    image_KR = torch.nn.functional.normalize(image_KR, dim=0)
-    right_KR = _coordinates(v_IK, update.right.T)
-    total = float(right_KR.square().sum())
-    apart = float((right_KR - image_KR * (image_KR * right_KR).sum(0)).square().sum())
+    image_KJ = s_K[:, None] * _coordinates(u_OK, update.left)
+    image_KJ = torch.nn.functional.normalize(image_KJ, dim=0)
+    right_KJ = _coordinates(v_IK, update.right.T)
+    total = float(right_KJ.square().sum())
+    apart = float((right_KJ - image_KJ * (image_KJ * right_KJ).sum(0)).square().sum())
     return (apart / total) ** 0.5 if total else 0.0
 
 
-def _coordinates(basis_NK: Tensor, vectors_NR: Tensor) -> Tensor:
+def _coordinates(basis_FK: Tensor, vectors_FJ: Tensor) -> Tensor:
     # Least squares through the Gram matrix: float32 columns are orthonormal only to 1e-7, and random factors need not
     # be orthonormal at all.
-    coordinates_KR: Tensor = torch.linalg.solve(basis_NK.T @ basis_NK, basis_NK.T @ vectors_NR)
-    return coordinates_KR
+    coordinates_KJ: Tensor = torch.linalg.solve(basis_FK.T @ basis_FK, basis_FK.T @ vectors_FJ)
+    return coordinates_KJ
 
 
-def _norms2(update: LowRankUpdate, left_outside_OR: Tensor, right_inside_IR: Tensor) -> tuple[float, float]:
+def _norms2(update: LowRankUpdate, left_outside_OJ: Tensor, right_inside_IJ: Tensor) -> tuple[float, float]:
     """|delta W - fitted|^2 and |delta W|^2 in the Frobenius norm; of `left @ right` while the core is still zero."""
     core = update.core if bool(update.core.any()) else torch.eye(len(update.core), dtype=torch.float64)
     # The two parts are orthogonal: one lies outside the column space of U, the other inside it.
-    left_inside_OR = update.left - left_outside_OR
-    outside = _norm2(left_outside_OR, core, update.right)
-    outside += _norm2(left_inside_OR, core, update.right - right_inside_IR.T)
+    left_inside_OJ = update.left - left_outside_OJ
+    outside = _norm2(left_outside_OJ, core, update.right)
+    outside += _norm2(left_inside_OJ, core, update.right - right_inside_IJ.T)
     return outside, _norm2(update.left, core, update.right)
 
 
-def _norm2(left_OR: Tensor, core_RR: Tensor, right_RI: Tensor) -> float:
+def _norm2(left_OJ: Tensor, core_JJ: Tensor, right_JI: Tensor) -> float:
     # |L C R|_F^2 from r x r Gram matrices, so that the (out, in) product is never formed.
-    return float(torch.trace(core_RR.T @ (left_OR.T @ left_OR) @ core_RR @ (right_RI @ right_RI.T)).clamp(min=0))
+    return float(torch.trace(core_JJ.T @ (left_OJ.T @ left_OJ) @ core_JJ @ (right_JI @ right_JI.T)).clamp(min=0))

@@ -86,11 +86,11 @@ def import_peft_tinylora(
     rank = _rank(parts[adapted[0]], adapted[0], factors, config)
     vectors_GU, dtype = _stack_vectors(vectors, config)
     groups, u = vectors_GU.shape
-    vectors_NU = vectors_GU[_groups(len(adapted), groups, config)]
+    vectors_QU = vectors_GU[_groups(len(adapted), groups, config)]
     recipe = _recipe(rank, u, groups, config, drawn=_all_drawn(parts))
 
     updates = (
-        (module, _update(module, parts[module], rank, vectors_NU[index], index, recipe, factors))
+        (module, _update(module, parts[module], rank, vectors_QU[index], index, recipe, factors))
         for index, module in enumerate(adapted)
     )
     fit = fit_matrices(updates, factors, rank)
@@ -115,10 +115,10 @@ def _update(
     left = check_tensor(f"{module}.tinylora_B", _required(part, module, "B"), (left_OK.shape[0], rank))
     right = check_tensor(f"{module}.tinylora_A", _required(part, module, "A"), (rank, right_IK.shape[0]))
     if recipe is not None and "P" not in part:
-        projection_URR = projection(recipe, module, index).double()
+        projection_UKK = projection(recipe, module, index).double()
     else:
-        projection_URR = check_tensor(f"{module}.tinylora_P", _required(part, module, "P"), (len(vector_U), rank, rank))
-    return LowRankUpdate(left, torch.einsum("u,uij->ij", vector_U, projection_URR), right)
+        projection_UKK = check_tensor(f"{module}.tinylora_P", _required(part, module, "P"), (len(vector_U), rank, rank))
+    return LowRankUpdate(left, torch.einsum("u,uij->ij", vector_U, projection_UKK), right)
 
 
 def _check_type(config: Mapping[str, object]) -> None:
@@ -233,7 +233,7 @@ def _recipe(rank: int, u: int, groups: int, config: Mapping[str, object], *, dra
         ) from error
 
 
-def _same(candidate_MRR: Tensor, fitted_MRR: Tensor) -> bool:
-    difference_M = torch.linalg.matrix_norm(candidate_MRR - fitted_MRR)
-    size_M = torch.linalg.matrix_norm(fitted_MRR)
+def _same(candidate_MKK: Tensor, fitted_MKK: Tensor) -> bool:
+    difference_M = torch.linalg.matrix_norm(candidate_MKK - fitted_MKK)
+    size_M = torch.linalg.matrix_norm(fitted_MKK)
     return bool((difference_M <= _SAME_MATRIX * size_M).all())

@@ -6,7 +6,7 @@ is the whole error. One decision: products run in float32 until its rounding wou
 of the weight at a time, because the error of a singular *subspace* is residual / gap: with neighbouring singular values
 1 % apart, float32 cannot give vectors to 1e-5.
 
-Blocks of vectors are kept as rows, (B, n): several times faster to multiply by a row-major weight than columns are.
+Blocks of vectors are kept as rows, (W, n): several times faster to multiply by a row-major weight than columns are.
 It does not aim at more than a few dozen triplets, and keeps nothing of the weight.
 """
 
@@ -53,107 +53,107 @@ def truncated_svd(weight_OI: Tensor, rank: int, *, tolerance: float = 1e-5) -> t
     block = rank + _OVERSAMPLING
     if min(weight_OI.shape) <= block * _MAX_BLOCKS:
         # The basis would be the whole space.
-        left_OM, values_M, right_MI = torch.linalg.svd(weight_OI.double(), full_matrices=False)
-        return _canonical(left_OM[:, :rank].T, values_M[:rank], right_MI[:rank])
+        left_OZ, values_Z, right_ZI = torch.linalg.svd(weight_OI.double(), full_matrices=False)
+        return _canonical(left_OZ[:, :rank].T, values_Z[:rank], right_ZI[:rank])
     operator = _Operator(weight_OI, transposed=weight_OI.shape[0] < weight_OI.shape[1])
-    left_RP, values_R, right_RN = _lanczos(operator, rank, block, tolerance, _FLOAT32_FLOOR * norm)
-    return _canonical(right_RN, values_R, left_RP) if operator.transposed else _canonical(left_RP, values_R, right_RN)
+    left_RX, values_R, right_RZ = _lanczos(operator, rank, block, tolerance, _FLOAT32_FLOOR * norm)
+    return _canonical(right_RZ, values_R, left_RX) if operator.transposed else _canonical(left_RX, values_R, right_RZ)
 
 
 @dataclass(slots=True)
 class _Operator:
-    """The weight as a tall (P, N) linear map on blocks of rows, in the precision asked for."""
+    """The weight as a tall (X, Z) linear map on blocks of rows, in the precision asked for."""
 
     weight_OI: Tensor
     transposed: bool
     precise: bool = False
 
-    def forward(self, x_BN: Tensor) -> Tensor:
-        return self._times_weight(x_BN) if self.transposed else self._times_transpose(x_BN)
+    def forward(self, x_WZ: Tensor) -> Tensor:
+        return self._times_weight(x_WZ) if self.transposed else self._times_transpose(x_WZ)
 
-    def adjoint(self, x_BP: Tensor) -> Tensor:
-        return self._times_transpose(x_BP) if self.transposed else self._times_weight(x_BP)
+    def adjoint(self, x_WX: Tensor) -> Tensor:
+        return self._times_transpose(x_WX) if self.transposed else self._times_weight(x_WX)
 
-    def _times_weight(self, x_BO: Tensor) -> Tensor:
+    def _times_weight(self, x_WO: Tensor) -> Tensor:
         if not self.precise:
-            return (x_BO.float() @ self.weight_OI).double()
-        result_BI = torch.zeros(len(x_BO), self.weight_OI.shape[1], dtype=torch.float64)
-        for rows, weight_CI in self._precise_rows():
-            result_BI.addmm_(x_BO[:, rows], weight_CI)
-        return result_BI
+            return (x_WO.float() @ self.weight_OI).double()
+        result_WI = torch.zeros(len(x_WO), self.weight_OI.shape[1], dtype=torch.float64)
+        for rows, weight_HI in self._precise_rows():
+            result_WI.addmm_(x_WO[:, rows], weight_HI)
+        return result_WI
 
-    def _times_transpose(self, x_BI: Tensor) -> Tensor:
+    def _times_transpose(self, x_WI: Tensor) -> Tensor:
         if not self.precise:
-            return (x_BI.float() @ self.weight_OI.T).double()
-        result_BO = torch.empty(len(x_BI), self.weight_OI.shape[0], dtype=torch.float64)
-        for rows, weight_CI in self._precise_rows():
-            result_BO[:, rows] = x_BI @ weight_CI.T
-        return result_BO
+            return (x_WI.float() @ self.weight_OI.T).double()
+        result_WO = torch.empty(len(x_WI), self.weight_OI.shape[0], dtype=torch.float64)
+        for rows, weight_HI in self._precise_rows():
+            result_WO[:, rows] = x_WI @ weight_HI.T
+        return result_WO
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(P, N), P >= N."""
+        """(X, Z), X >= Z."""
         return max(self.weight_OI.shape), min(self.weight_OI.shape)
 
     def _precise_rows(self) -> Iterator[tuple[slice, Tensor]]:
         """Some rows of the weight at a time in float64, all in one buffer."""
         height, width = self.weight_OI.shape
         step = max(1, _CHUNK // width)
-        buffer_CI = torch.empty(step, width, dtype=torch.float64)
+        buffer_HI = torch.empty(step, width, dtype=torch.float64)
         for start in range(0, height, step):
-            part_CI = self.weight_OI[start : start + step]
-            yield slice(start, start + step), buffer_CI[: len(part_CI)].copy_(part_CI)
+            part_HI = self.weight_OI[start : start + step]
+            yield slice(start, start + step), buffer_HI[: len(part_HI)].copy_(part_HI)
 
 
 @dataclass(frozen=True, slots=True)
 class _Space:
-    """A basis (M, N) with orthonormal rows, and its image in QR form: A basis^T = image^T small."""
+    """A basis (Y, Z) with orthonormal rows, and its image in QR form: A basis^T = image^T small."""
 
-    basis_MN: Tensor
-    image_MP: Tensor
-    small_MM: Tensor
+    basis_YZ: Tensor
+    image_YX: Tensor
+    small_YY: Tensor
 
-    def grown(self, new_BN: Tensor, operator: _Operator) -> "_Space":
-        image_BP, inside_MB, corner_BB = _orthonormal(operator.forward(new_BN), self.image_MP)
-        below_BM = torch.zeros(len(new_BN), len(self.small_MM), dtype=torch.float64)
-        small_MM = torch.cat([torch.cat([self.small_MM, inside_MB], 1), torch.cat([below_BM, corner_BB], 1)])
-        return _Space(torch.cat([self.basis_MN, new_BN]), torch.cat([self.image_MP, image_BP]), small_MM)
+    def grown(self, new_WZ: Tensor, operator: _Operator) -> "_Space":
+        image_WX, inside_YW, corner_WW = _orthonormal(operator.forward(new_WZ), self.image_YX)
+        below_WY = torch.zeros(len(new_WZ), len(self.small_YY), dtype=torch.float64)
+        small_YY = torch.cat([torch.cat([self.small_YY, inside_YW], 1), torch.cat([below_WY, corner_WW], 1)])
+        return _Space(torch.cat([self.basis_YZ, new_WZ]), torch.cat([self.image_YX, image_WX]), small_YY)
 
     @classmethod
-    def spanned(cls, x_BN: Tensor, operator: _Operator) -> "_Space":
-        basis_BN = _orthonormal(x_BN, x_BN[:0])[0]
-        image_BP, _, small_BB = _orthonormal(operator.forward(basis_BN), x_BN.new_zeros(0, operator.shape[0]))
-        return cls(basis_BN, image_BP, small_BB)
+    def spanned(cls, x_WZ: Tensor, operator: _Operator) -> "_Space":
+        basis_WZ = _orthonormal(x_WZ, x_WZ[:0])[0]
+        image_WX, _, small_WW = _orthonormal(operator.forward(basis_WZ), x_WZ.new_zeros(0, operator.shape[0]))
+        return cls(basis_WZ, image_WX, small_WW)
 
 
 def _lanczos(
     operator: _Operator, rank: int, block: int, tolerance: float, float32_floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    start_BN = torch.randn(block, operator.shape[1], generator=generator, dtype=torch.float64)
-    space = _Space.spanned(operator.adjoint(operator.forward(start_BN)), operator)
+    start_WZ = torch.randn(block, operator.shape[1], generator=generator, dtype=torch.float64)
+    space = _Space.spanned(operator.adjoint(operator.forward(start_WZ)), operator)
     for _ in range(_MAX_STEPS):
-        left_MM, values_M, right_MM = torch.linalg.svd(space.small_MM)
-        left_BP = left_MM[:, :block].T @ space.image_MP
-        right_BN = right_MM[:block] @ space.basis_MN
-        residual_BN = operator.adjoint(left_BP) - values_M[:block, None] * right_BN
-        error = float(torch.linalg.matrix_norm(residual_BN[:rank], ord=2))
-        target = _target(values_M.tolist(), rank, tolerance)
+        left_YY, values_Y, right_YY = torch.linalg.svd(space.small_YY)
+        left_WX = left_YY[:, :block].T @ space.image_YX
+        right_WZ = right_YY[:block] @ space.basis_YZ
+        residual_WZ = operator.adjoint(left_WX) - values_Y[:block, None] * right_WZ
+        error = float(torch.linalg.matrix_norm(residual_WZ[:rank], ord=2))
+        target = _target(values_Y.tolist(), rank, tolerance)
         if operator.precise and error <= target:
-            return left_BP[:rank], values_M[:rank], right_BN[:rank]
+            return left_WX[:rank], values_Y[:rank], right_WZ[:rank]
         kept = _KEPT_BLOCKS * block
         if not operator.precise and error <= max(target, float32_floor):
             operator.precise = True
-            space = _Space.spanned(right_MM[:kept] @ space.basis_MN, operator)
+            space = _Space.spanned(right_YY[:kept] @ space.basis_YZ, operator)
             continue
-        if len(space.basis_MN) + block > _MAX_BLOCKS * block:
+        if len(space.basis_YZ) + block > _MAX_BLOCKS * block:
             space = _Space(
-                right_MM[:kept] @ space.basis_MN, left_MM[:, :kept].T @ space.image_MP, torch.diag(values_M[:kept])
+                right_YY[:kept] @ space.basis_YZ, left_YY[:, :kept].T @ space.image_YX, torch.diag(values_Y[:kept])
             )
-        space = space.grown(_orthonormal(residual_BN, space.basis_MN)[0], operator)
-    if error <= 0.5 * tolerance * float(values_M[rank - 1]):
+        space = space.grown(_orthonormal(residual_WZ, space.basis_YZ)[0], operator)
+    if error <= 0.5 * tolerance * float(values_Y[rank - 1]):
         # Singular triplets all right, only not told apart from their neighbours.
-        return left_BP[:rank], values_M[:rank], right_BN[:rank]
+        return left_WX[:rank], values_Y[:rank], right_WZ[:rank]
     raise FactorsError(
         f"the singular value decomposition of a {tuple(operator.weight_OI.shape)} weight did not converge in "
         f"{_MAX_STEPS} steps: error {error:.1e}, wanted {target:.1e}"
@@ -170,20 +170,20 @@ def _target(values: list[float], rank: int, tolerance: float) -> float:
     return max(0.5 * tolerance * (gap if determined else values[rank - 1]), 1e-11 * values[0])
 
 
-def _orthonormal(x_BN: Tensor, against_MN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(Q (B, N), inside (M, B), corner (B, B)) with `x^T = against^T inside + Q^T corner`, Q orthonormal to `against`.
+def _orthonormal(x_WZ: Tensor, against_YZ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(Q (W, Z), inside (Y, W), corner (W, W)) with `x^T = against^T inside + Q^T corner`, Q orthonormal to `against`.
 
     Three passes, so that rows which vanish in the first are replaced by clean directions.
     """
-    inside_MB = x_BN.new_zeros(len(against_MN), len(x_BN))
-    corner_BB = torch.eye(len(x_BN), dtype=x_BN.dtype)
+    inside_YW = x_WZ.new_zeros(len(against_YZ), len(x_WZ))
+    corner_WW = torch.eye(len(x_WZ), dtype=x_WZ.dtype)
     for _ in range(3):
-        overlap_MB = against_MN @ x_BN.T
-        q_NB, r_BB = torch.linalg.qr(x_BN.T - against_MN.T @ overlap_MB)
-        inside_MB += overlap_MB @ corner_BB
-        corner_BB = r_BB @ corner_BB
-        x_BN = q_NB.T.contiguous()
-    return x_BN, inside_MB, corner_BB
+        overlap_YW = against_YZ @ x_WZ.T
+        q_ZW, r_WW = torch.linalg.qr(x_WZ.T - against_YZ.T @ overlap_YW)
+        inside_YW += overlap_YW @ corner_WW
+        corner_WW = r_WW @ corner_WW
+        x_WZ = q_ZW.T.contiguous()
+    return x_WZ, inside_YW, corner_WW
 
 
 def _canonical(u_RO: Tensor, s_R: Tensor, v_RI: Tensor) -> tuple[Tensor, Tensor, Tensor]:

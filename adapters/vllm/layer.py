@@ -29,13 +29,13 @@ MAX_FUSED_TERMS = 24
 class LayerFactors:
     """Shared factors of the n modules packed into one vLLM linear, already sharded for this tensor-parallel rank.
 
-    shrink_KI: V^T of every packed module, one below the other, (n*r, in), float32.
-    expand_KO: block diagonal of (U S)^T, (n*r, out), float32.
+    shrink_LI: V^T of every packed module, one below the other, (n*r, in), float32.
+    expand_LO: block diagonal of (U S)^T, (n*r, out), float32.
     rank:      r.
     """
 
-    shrink_KI: Tensor
-    expand_KO: Tensor
+    shrink_LI: Tensor
+    expand_LO: Tensor
     rank: int
 
 
@@ -83,16 +83,16 @@ class TinyLoRALinearMethod(QuantizeMethodBase):
         return getattr(self.base, name)
 
 
-def install(layer: nn.Module, factors: LayerFactors, matrices_TC: Tensor) -> None:
+def install(layer: nn.Module, factors: LayerFactors, matrices_TE: Tensor) -> None:
     """Make `layer` adapter-aware.
 
-    matrices_TC: (max tokens, n*r*r) float32, a buffer that holds, before each forward, R of every token's adapter for
+    matrices_TE: (max tokens, n*r*r) float32, a buffer that holds, before each forward, R of every token's adapter for
                  the modules of this layer; zero where a token has none.
     """
     for name, tensor in (
-        ("tinylora_shrink", factors.shrink_KI),
-        ("tinylora_expand", factors.expand_KO),
-        ("tinylora_matrices", matrices_TC),
+        ("tinylora_shrink", factors.shrink_LI),
+        ("tinylora_expand", factors.expand_LO),
+        ("tinylora_matrices", matrices_TE),
     ):
         layer.register_buffer(name, tensor, persistent=False)
     adapted = cast(AdaptedLayer, layer)
@@ -105,9 +105,9 @@ def install(layer: nn.Module, factors: LayerFactors, matrices_TC: Tensor) -> Non
 def add_delta(
     y_TO: Tensor,
     x_TI: Tensor,
-    shrink_KI: Tensor,
-    expand_KO: Tensor,
-    matrices_TC: Tensor,
+    shrink_LI: Tensor,
+    expand_LO: Tensor,
+    matrices_TE: Tensor,
     rank: int,
 ) -> Tensor:
     """y + U S (R_t (V^T x_t)) for every token t, in float32 from end to end, rounded once to y's dtype.
@@ -119,13 +119,13 @@ def add_delta(
     and V^T x, and so move a strong adapter's answer by more than the rounding of y does. It has r columns: on a CPU it
     takes no longer in float32; on a GPU it cannot use the 16-bit tensor cores, and x is converted on the way.
     """
-    tokens, terms = x_TI.shape[0], expand_KO.shape[0]
-    h_TNR = nn.functional.linear(x_TI.float(), shrink_KI).view(tokens, terms // rank, 1, rank)
-    matrices_TNRR = matrices_TC[:tokens].reshape(tokens, terms // rank, rank, rank)
-    g_TK = (matrices_TNRR * h_TNR).sum(-1).view(tokens, terms)
+    tokens, terms = x_TI.shape[0], expand_LO.shape[0]
+    h_TQR = nn.functional.linear(x_TI.float(), shrink_LI).view(tokens, terms // rank, 1, rank)
+    matrices_TQRR = matrices_TE[:tokens].reshape(tokens, terms // rank, rank, rank)
+    g_TL = (matrices_TQRR * h_TQR).sum(-1).view(tokens, terms)
     if not torch.compiler.is_compiling() or terms > MAX_FUSED_TERMS:
-        return torch.addmm(y_TO.float(), g_TK, expand_KO).to(y_TO.dtype)
+        return torch.addmm(y_TO.float(), g_TL, expand_LO).to(y_TO.dtype)
     out_TO = y_TO.float()
     for k in range(terms):
-        out_TO = out_TO + g_TK[:, k : k + 1] * expand_KO[k]
+        out_TO = out_TO + g_TL[:, k : k + 1] * expand_LO[k]
     return out_TO.to(y_TO.dtype)

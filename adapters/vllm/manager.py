@@ -47,7 +47,7 @@ class TinyLoRAManager:
         self.factors: Factors = open_factors(vllm_config.additional_config["tinylora"]["factors"])
         self.table = MatrixTable(self.factors, RESERVED_ROWS + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
         max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
-        self.matrices_TC = torch.zeros(max_tokens, self.table.values_SC.shape[1], device=device)
+        self.matrices_TE = torch.zeros(max_tokens, self.table.values_SE.shape[1], device=device)
         self.written_tokens = 0
 
     def create_lora_manager(self, model: nn.Module, vllm_config: VllmConfig) -> nn.Module:
@@ -67,7 +67,7 @@ class TinyLoRAManager:
                     f"The factors {self.factors.path} have no entry for {missing}, which vLLM packs into {vllm_name}. "
                     "Build them again for this model."
                 )
-            install(layer, self._layer_factors(layer, names), self.matrices_TC[:, self.table.columns(names)])
+            install(layer, self._layer_factors(layer, names), self.matrices_TE[:, self.table.columns(names)])
             adapted.update(names)
         if not adapted:
             raise FactorsError(
@@ -110,9 +110,9 @@ class TinyLoRAManager:
         token_rows = np.asarray([self._row(int(i), rows) for i in ids], dtype=np.int64)[inverse]
         used, dirty = len(token_rows), self.written_tokens
         rows_T = to_device(torch.from_numpy(token_rows), self.device)
-        torch.index_select(self.table.values_SC, 0, rows_T, out=self.matrices_TC[:used])
+        torch.index_select(self.table.values_SE, 0, rows_T, out=self.matrices_TE[:used])
         # Graphs are padded: what an earlier, longer batch left behind must read as "no adapter".
-        self.matrices_TC[used:dirty].zero_()
+        self.matrices_TE[used:dirty].zero_()
         self.written_tokens = used
 
     def _row(self, adapter_id: int, rows: dict[int, int]) -> int:

@@ -38,13 +38,13 @@ class Request(Protocol):
 
 
 class MatrixTable:
-    """values_SC: (rows, modules * r * r) float32; columns in the order of `factors.modules`."""
+    """values_SE: (rows, modules * r * r) float32; columns in the order of `factors.modules`."""
 
     def __init__(self, factors: Factors, rows: int, device: torch.device) -> None:
         self.factors = factors
         self.module_size = factors.rank**2
-        self.values_SC = torch.zeros(rows, len(factors.modules) * self.module_size, device=device)
-        self.values_SC[NOISE_ROW] = NOISE
+        self.values_SE = torch.zeros(rows, len(factors.modules) * self.module_size, device=device)
+        self.values_SE[NOISE_ROW] = NOISE
         self.free = list(range(rows - 1, RESERVED_ROWS - 1, -1))
         self.entries: OrderedDict[int, tuple[int, str]] = (
             OrderedDict()
@@ -73,7 +73,7 @@ class MatrixTable:
 
     def add_zero(self, request: Request) -> None:
         """A row for a warm-up request, whose path names no adapter."""
-        self.values_SC[self._take_row(request)].zero_()
+        self.values_SE[self._take_row(request)].zero_()
 
     def _copy(self, request: Request) -> bool:
         """Give the request a row with its matrices; False when they cannot be read."""
@@ -82,8 +82,8 @@ class MatrixTable:
         except AdapterError:
             logger.exception("TinyLoRA: the adapter %d cannot be read", request.lora_int_id)
             return False
-        row_C = to_device(values_MRR.reshape(-1), self.values_SC.device)
-        self.values_SC[self._take_row(request)].copy_(row_C)
+        row_E = to_device(values_MRR.reshape(-1), self.values_SE.device)
+        self.values_SE[self._take_row(request)].copy_(row_E)
         return True
 
     def _touch(self, request: Request) -> bool:

@@ -50,7 +50,7 @@ class EngineForms:
             MAX_ENTRIES, max_bytes=MAX_FORM_BYTES, size_of=lambda form: len(form) + ENTRY_BYTES
         )
         self._drawn: ResolveCache[Recipe, Tensor] = ResolveCache(
-            MAX_ENTRIES, max_bytes=max_projection_bytes, size_of=lambda p_MUC: p_MUC.nbytes + ENTRY_BYTES
+            MAX_ENTRIES, max_bytes=max_projection_bytes, size_of=lambda p_MUE: p_MUE.nbytes + ENTRY_BYTES
         )
         self._drawing: dict[Recipe, asyncio.Task[Tensor]] = {}
 
@@ -62,12 +62,12 @@ class EngineForms:
         digest = adapter.digest
         form = self._forms.get(digest)
         if form is None:
-            projections_MUC = await self._projections(adapter.recipe, principal, path)
-            numbers = 0 if projections_MUC is None else projections_MUC.numel()
+            projections_MUE = await self._projections(adapter.recipe, principal, path)
+            numbers = 0 if projections_MUE is None else projections_MUE.numel()
             if max(numbers, len(adapter.data)) > SMALL_PRODUCT:
-                form = await run_in_threadpool(engine_form, adapter, self._factors, projections_MUC)
+                form = await run_in_threadpool(engine_form, adapter, self._factors, projections_MUE)
             else:
-                form = engine_form(adapter, self._factors, projections_MUC)
+                form = engine_form(adapter, self._factors, projections_MUE)
             self._forms.put(digest, form)
         return form
 

@@ -27,17 +27,17 @@ def test_the_error_is_that_of_two_crossed_random_effects() -> None:
     samples[:, 1] += np.array([0.0, 0.3, 0.9])[:, None, None] + np.array([0, 2, 0, 1, 3])[:, None]
     gain = gain_of([(before.tolist(), after.tolist()) for before, after in samples])
 
-    gains_SR = samples[:, 1].mean(-1) - samples[:, 0].mean(-1)
-    additive_SR = gains_SR.mean(1, keepdims=True) + gains_SR.mean(0, keepdims=True) - gains_SR.mean()
-    mean_square_rest = ((gains_SR - additive_SR) ** 2).sum() / (2 * 4)
-    mean_square_rows, mean_square_seeds = 3 * gains_SR.mean(0).var(ddof=1), 5 * gains_SR.mean(1).var(ddof=1)
+    gains = samples[:, 1].mean(-1) - samples[:, 0].mean(-1)
+    additive = gains.mean(1, keepdims=True) + gains.mean(0, keepdims=True) - gains.mean()
+    mean_square_rest = ((gains - additive) ** 2).sum() / (2 * 4)
+    mean_square_rows, mean_square_seeds = 3 * gains.mean(0).var(ddof=1), 5 * gains.mean(1).var(ddof=1)
     variance = (mean_square_rows + mean_square_seeds - mean_square_rest) / (3 * 5)
     assert mean_square_rest < min(mean_square_rows, mean_square_seeds)
 
     assert gain.standard_error == pytest.approx(variance**0.5)
-    assert gain.mean == pytest.approx(gains_SR.mean())
+    assert gain.mean == pytest.approx(gains.mean())
     assert gain.after - gain.before == pytest.approx(gain.mean)
-    assert (gain.lowest, gain.highest) == pytest.approx((gains_SR.mean(1).min(), gains_SR.mean(1).max()))
+    assert (gain.lowest, gain.highest) == pytest.approx((gains.mean(1).min(), gains.mean(1).max()))
 
 
 def test_seeds_that_do_the_same_on_every_row_count_as_one() -> None:
@@ -58,9 +58,9 @@ def test_rows_that_all_gain_the_same_leave_the_error_of_the_seeds() -> None:
 def test_the_error_is_never_less_than_that_of_one_source(seed: int) -> None:
     samples = drawn(seed, 3, 6)
     error = gain_of([(before.tolist(), after.tolist()) for before, after in samples]).standard_error
-    gains_SR = samples[:, 1].mean(-1) - samples[:, 0].mean(-1)
+    gains = samples[:, 1].mean(-1) - samples[:, 0].mean(-1)
     assert error is not None
-    assert error >= max(gains_SR.mean(0).std(ddof=1) / 6**0.5, gains_SR.mean(1).std(ddof=1) / 3**0.5) - 1e-12
+    assert error >= max(gains.mean(0).std(ddof=1) / 6**0.5, gains.mean(1).std(ddof=1) / 3**0.5) - 1e-12
 
 
 def test_the_table_has_a_line_per_checkpoint_and_takes_results_of_the_other_program(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def test_delta_is_rounded_once_and_peft_rounds_no_less(dtype: torch.dtype, compi
     exact_TO = y_TO.double() + x_TI.double() @ a_RI.double().T @ r_RR.double().T @ b_OR.double().T
     with torch.no_grad():
         theirs_TO = layer(x_TI)
-        matrices_TC = r_RR.reshape(1, -1).expand(64, -1).contiguous()
+        matrices_TE = r_RR.reshape(1, -1).expand(64, -1).contiguous()
         run = torch.compile(add_delta) if compiled else add_delta
-        ours_TO = run(y_TO, x_TI, a_RI.contiguous(), b_OR.T.contiguous(), matrices_TC, RANK)
+        ours_TO = run(y_TO, x_TI, a_RI.contiguous(), b_OR.T.contiguous(), matrices_TE, RANK)
     assert ours_TO.dtype == dtype and (exact_TO - y_TO).norm() > 2 * y_TO.norm()
     ours, theirs = ((found.double() - exact_TO).abs() for found in (ours_TO, theirs_TO))
     half_unit = torch.finfo(dtype).eps / 2

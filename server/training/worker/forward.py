@@ -190,10 +190,10 @@ def _run(
     before_N, target_N = rows.before_BC[mask_BC], torch.tensor([t for one in batch for t in one.completion]).long()
     temperature_N = torch.tensor([sequence.temperature for sequence in batch], device=device)[sequence_N.to(device)]
 
-    inputs = {"input_ids": rows.ids_MT, "attention_mask": rows.mask_M1TT, "position_ids": rows.positions_MT}
+    inputs = {"input_ids": rows.ids_PT, "attention_mask": rows.mask_P1TT, "position_ids": rows.positions_PT}
     inputs_on_device = {name: value.to(device) for name, value in inputs.items() if value is not None}
-    hidden_MTD = causal_lm.get_decoder()(**inputs_on_device, use_cache=False).last_hidden_state
-    hidden_ND = hidden_MTD[rows.row_B[sequence_N].to(device), before_N.to(device)]
+    hidden_PTD = causal_lm.get_decoder()(**inputs_on_device, use_cache=False).last_hidden_state
+    hidden_ND = hidden_PTD[rows.row_B[sequence_N].to(device), before_N.to(device)]
     target_N = target_N.to(device)
     head = causal_lm.get_output_embeddings()
     size = max(1, limits.logits // head.weight.shape[0])

@@ -43,16 +43,16 @@ class PackedRows:
 
     The last token of a completion is left out, because nothing behind it is scored.
 
-    ids_MT:        int64, padded on the right.
-    positions_MT:  int64; None where each row is one sequence.
-    mask_M1TT:     bool, True where a token may look; None likewise: the model's own causal mask hides padding.
+    ids_PT:        int64, padded on the right.
+    positions_PT:  int64; None where each row is one sequence.
+    mask_P1TT:     bool, True where a token may look; None likewise: the model's own causal mask hides padding.
     row_B:         int64, the row of each sequence.
     before_BC:     int64, where in its row the token before each completion token is; 0 in padding.
     """
 
-    ids_MT: Tensor
-    positions_MT: Tensor | None
-    mask_M1TT: Tensor | None
+    ids_PT: Tensor
+    positions_PT: Tensor | None
+    mask_P1TT: Tensor | None
     row_B: Tensor
     before_BC: Tensor
 
@@ -111,15 +111,15 @@ def pack_rows(batch: Sequence[TokenSequence], together: Sequence[Sequence[int]])
         owners.append(torch.tensor(row_owners))
     is_shared = any(len(indices) > 1 for indices in together)
     return PackedRows(
-        ids_MT=pad_sequence(ids, batch_first=True),
-        positions_MT=pad_sequence(positions, batch_first=True) if is_shared else None,
-        mask_M1TT=_mask(pad_sequence(owners, batch_first=True, padding_value=_PADDING)) if is_shared else None,
+        ids_PT=pad_sequence(ids, batch_first=True),
+        positions_PT=pad_sequence(positions, batch_first=True) if is_shared else None,
+        mask_P1TT=_mask(pad_sequence(owners, batch_first=True, padding_value=_PADDING)) if is_shared else None,
         row_B=row_B,
         before_BC=pad_sequence(before, batch_first=True),
     )
 
 
-def _mask(owners_MT: Tensor) -> Tensor:
+def _mask(owners_PT: Tensor) -> Tensor:
     """The attention mask: a token sees itself, what is before it in its own completion, and the prompt (owner 0)."""
-    asking_MT1, asked_M1T = owners_MT[:, :, None], owners_MT[:, None, :]
-    return ((asked_M1T == 0) | (asked_M1T == asking_MT1)).tril()[:, None]
+    asking_PT1, asked_P1T = owners_PT[:, :, None], owners_PT[:, None, :]
+    return ((asked_P1T == 0) | (asked_P1T == asking_PT1)).tril()[:, None]

@@ -40,12 +40,12 @@ def written_out(adapter: Adapter, factors: Factors, module: str) -> Tensor:
     """delta W of one module in float64, term by term."""
     recipe, index = adapter.recipe, factors.modules.index(module)
     v_U = adapter.vector()[group_of(recipe, factors.modules)[index]].double()
-    p_URR = projection(recipe, module, index).double()
-    r_RR = sum(v_U[i] * p_URR[i] for i in range(recipe.u))
+    p_UKK = projection(recipe, module, index).double()
+    r_KK = sum(v_U[i] * p_UKK[i] for i in range(recipe.u))
     u, s, v = (part.double()[..., : recipe.rank] for part in factors.triplet(module))
     if recipe.convention == "sqrt":
-        return u @ torch.diag(s.sqrt()) @ r_RR @ torch.diag(s.sqrt()) @ v.T
-    return u @ torch.diag(s) @ r_RR @ v.T
+        return u @ torch.diag(s.sqrt()) @ r_KK @ torch.diag(s.sqrt()) @ v.T
+    return u @ torch.diag(s) @ r_KK @ v.T
 
 
 RECIPES = {

@@ -74,23 +74,23 @@ def merged_model(path: Path, adapter: Adapter, factors: Factors) -> PreTrainedMo
     return model
 
 
-def logits(model: PreTrainedModel, tokens_BT: Tensor) -> Tensor:
+def logits(model: PreTrainedModel, tokens_PT: Tensor) -> Tensor:
     with torch.no_grad():
-        return model(input_ids=tokens_BT).logits
+        return model(input_ids=tokens_PT).logits
 
 
-def loss(model: torch.nn.Module, tokens_BT: Tensor) -> Tensor:
+def loss(model: torch.nn.Module, tokens_PT: Tensor) -> Tensor:
     """Minus the log-probability of all tokens but the first, summed over the batch."""
-    logprobs_BTV = model(input_ids=tokens_BT).logits.float().log_softmax(-1)
-    return -logprobs_BTV[:, :-1].gather(-1, tokens_BT[:, 1:, None]).sum()
+    logprobs_PTV = model(input_ids=tokens_PT).logits.float().log_softmax(-1)
+    return -logprobs_PTV[:, :-1].gather(-1, tokens_PT[:, 1:, None]).sum()
 
 
-def gradients(model: TrainableAdapters, handles_B: list[int], tokens_BT: Tensor) -> dict[int, Tensor]:
-    handles = sorted(set(handles_B) - {BASE})
+def gradients(model: TrainableAdapters, handles_P: list[int], tokens_PT: Tensor) -> dict[int, Tensor]:
+    handles = sorted(set(handles_P) - {BASE})
     for handle in handles:
         model.vector(handle).grad = None
-    with model.rows(handles_B):
-        loss(model.model, tokens_BT).backward()
+    with model.rows(handles_P):
+        loss(model.model, tokens_PT).backward()
     return {handle: model.vector(handle).grad for handle in handles}
 
 
@@ -99,13 +99,13 @@ def test_every_row_of_a_batch_has_the_logits_of_its_own_merged_model(any_path: P
     model = TrainableAdapters(load_model(any_path), factors)
     adapters = adapters_of(factors)
     with model.rows([BASE] + [model.add(adapter) for adapter in adapters]):
-        together_BTV = logits(model.model, TOKENS_BT)
-    base_BTV = logits(load_model(any_path), TOKENS_BT)
-    torch.testing.assert_close(together_BTV[0], base_BTV[0], rtol=1e-5, atol=1e-5)
+        together_PTV = logits(model.model, TOKENS_BT)
+    base_PTV = logits(load_model(any_path), TOKENS_BT)
+    torch.testing.assert_close(together_PTV[0], base_PTV[0], rtol=1e-5, atol=1e-5)
     for row, adapter in enumerate(adapters, start=1):
-        expected_BTV = logits(merged_model(any_path, adapter, factors), TOKENS_BT[row : row + 1])
-        assert (expected_BTV[0] - base_BTV[row]).abs().max() > 0.1
-        torch.testing.assert_close(together_BTV[row], expected_BTV[0], rtol=1e-3, atol=1e-3)
+        expected_PTV = logits(merged_model(any_path, adapter, factors), TOKENS_BT[row : row + 1])
+        assert (expected_PTV[0] - base_PTV[row]).abs().max() > 0.1
+        torch.testing.assert_close(together_PTV[row], expected_PTV[0], rtol=1e-3, atol=1e-3)
 
 
 def test_logits_and_gradients_are_those_of_pefts_tinylora(path: Path, factors: Factors) -> None:
@@ -174,32 +174,32 @@ def test_gradient_checkpointing_gives_the_same_gradients(path: Path, factors: Fa
 
 def test_the_base_model_is_frozen_and_untouched_outside_rows(path: Path, factors: Factors) -> None:
     base = load_model(path)
-    expected_BTV = logits(base, TOKENS_BT)
+    expected_PTV = logits(base, TOKENS_BT)
     before = {name: weight.clone() for name, weight in base.named_parameters()}
     model = TrainableAdapters(base, factors)
     gradients(model, [model.add(random_adapter(Recipe(), factors))] * len(TOKENS_BT), TOKENS_BT)
-    assert torch.equal(logits(base, TOKENS_BT), expected_BTV)
+    assert torch.equal(logits(base, TOKENS_BT), expected_PTV)
     assert all(weight.grad is None and torch.equal(weight, before[name]) for name, weight in base.named_parameters())
 
 
 def test_a_closed_model_adds_nothing_any_more(model: TrainableAdapters, factors: Factors) -> None:
-    base_BTV = logits(model.model, TOKENS_BT[:1])
+    base_PTV = logits(model.model, TOKENS_BT[:1])
     handle = model.add(random_adapter(Recipe(), factors))
     with model.rows([handle]):
-        assert not torch.equal(logits(model.model, TOKENS_BT[:1]), base_BTV)
+        assert not torch.equal(logits(model.model, TOKENS_BT[:1]), base_PTV)
         model.close()
-        assert torch.equal(logits(model.model, TOKENS_BT[:1]), base_BTV)
+        assert torch.equal(logits(model.model, TOKENS_BT[:1]), base_PTV)
 
 
 def test_adapters_join_and_leave_without_a_handle_meaning_another(model: TrainableAdapters, factors: Factors) -> None:
     first, second = (model.add(random_adapter(Recipe(), factors, seed)) for seed in (1, 2))
     with model.rows([second]):
-        expected_BTV = logits(model.model, TOKENS_BT[:1])
+        expected_PTV = logits(model.model, TOKENS_BT[:1])
     model.remove(first)
     third = model.add(random_adapter(Recipe(), factors, 3))
     assert len({first, second, third, BASE}) == 4
     with model.rows([third, second]):
-        torch.testing.assert_close(logits(model.model, TOKENS_BT[[0, 0]])[1:], expected_BTV)
+        torch.testing.assert_close(logits(model.model, TOKENS_BT[[0, 0]])[1:], expected_PTV)
     with pytest.raises(KeyError), model.rows([first]):
         pass
 

@@ -15,14 +15,14 @@ MODULE = "model.layers.0.self_attn.q_proj"
 
 def test_golden_values_of_the_default_recipe() -> None:
     # float32 bit patterns, so that not even the last bit may move.
-    p_URR = projection(Recipe(), MODULE, 0)
-    assert p_URR.shape == (1, 2, 2)
-    assert p_URR.view(torch.int32).flatten().tolist() == [1057619438, 1044508853, -1100228231, 1044860012]
+    p_UKK = projection(Recipe(), MODULE, 0)
+    assert p_UKK.shape == (1, 2, 2)
+    assert p_UKK.view(torch.int32).flatten().tolist() == [1057619438, 1044508853, -1100228231, 1044860012]
 
 
 def test_golden_digest_of_a_larger_projection() -> None:
-    p_URR = projection(Recipe(rank=3, u=5, seed=2**63 - 1), "model.layers.27.mlp.down_proj", 195)
-    digest = hashlib.sha256(p_URR.numpy().astype("<f4").tobytes()).hexdigest()
+    p_UKK = projection(Recipe(rank=3, u=5, seed=2**63 - 1), "model.layers.27.mlp.down_proj", 195)
+    digest = hashlib.sha256(p_UKK.numpy().astype("<f4").tobytes()).hexdigest()
     assert digest == "fbd17bbcb88b93f200ffcbe1a74731f8572ebc12f011a0b8d2fcf3f57ac7366a"
 
 
@@ -53,16 +53,16 @@ def test_a_longer_vector_keeps_the_projections_of_the_shorter_one() -> None:
 
 @pytest.mark.parametrize("rank", [1, 2, 8])
 def test_entries_have_mean_zero_and_variance_one_over_rank(rank: int) -> None:
-    p_URR = projection(Recipe(rank=rank, u=128), MODULE, 0)
-    standard_error = (p_URR.numel() * rank) ** -0.5
-    assert abs(p_URR.mean().item()) < 4 * standard_error
-    assert p_URR.square().mean().item() * rank == pytest.approx(1.0, abs=6 / p_URR.numel() ** 0.5)
+    p_UKK = projection(Recipe(rank=rank, u=128), MODULE, 0)
+    standard_error = (p_UKK.numel() * rank) ** -0.5
+    assert abs(p_UKK.mean().item()) < 4 * standard_error
+    assert p_UKK.square().mean().item() * rank == pytest.approx(1.0, abs=6 / p_UKK.numel() ** 0.5)
 
 
 def test_elementary_projections_are_the_unit_matrices_in_row_major_order() -> None:
-    p_URR = projection(Recipe(rank=3, u=9, projection="elementary"), MODULE, 0)
+    p_UKK = projection(Recipe(rank=3, u=9, projection="elementary"), MODULE, 0)
     r_RR = torch.arange(9.0).reshape(3, 3)
-    assert torch.equal(torch.einsum("u,uij->ij", r_RR.flatten(), p_URR), r_RR)
+    assert torch.equal(torch.einsum("u,uij->ij", r_RR.flatten(), p_UKK), r_RR)
 
 
 @pytest.mark.parametrize(("rank", "u"), [(2, 1), (2, 64), (4, 3)])

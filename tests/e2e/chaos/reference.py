@@ -33,8 +33,8 @@ class Reference:
     def _add_delta(self, linear: nn.Module, index: int, u_OR: Tensor, s_R: Tensor, v_IR: Tensor) -> None:
         scaled_OR = u_OR * s_R
 
-        def add(_module: nn.Module, inputs: tuple[Tensor, ...], y_BTO: Tensor) -> Tensor:
-            return y_BTO + inputs[0] @ v_IR @ self._matrices_MRR[index].T @ scaled_OR.T
+        def add(_module: nn.Module, inputs: tuple[Tensor, ...], y_PTO: Tensor) -> Tensor:
+            return y_PTO + inputs[0] @ v_IR @ self._matrices_MRR[index].T @ scaled_OR.T
 
         linear.register_forward_hook(add)
 

@@ -91,10 +91,10 @@ class SamplingEngine:
             open_ = [index for index in range(count) if END not in drawn[index].tokens]
             if not open_:
                 break
-            ids_BT = torch.tensor([[*body["prompt"], *drawn[index].tokens] for index in open_])
+            ids_PT = torch.tensor([[*body["prompt"], *drawn[index].tokens] for index in open_])
             with torch.no_grad(), self._model.rows([handle] * len(open_)):
-                logits_BV = self._model.model(ids_BT).logits[:, -1].float()
-            for index, logits_V in zip(open_, logits_BV, strict=True):
+                logits_PV = self._model.model(ids_PT).logits[:, -1].float()
+            for index, logits_V in zip(open_, logits_PV, strict=True):
                 drawn[index].draw(logits_V, body["temperature"], generators[index])
         if handle != BASE:
             self._model.remove(handle)

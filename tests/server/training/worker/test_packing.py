@@ -79,7 +79,7 @@ def test_rows_end_where_they_are_told_to_and_longer_sequences_have_their_own() -
     batch = [TokenSequence(BASE, [1] * 4, [2] * length) for length in (3, 3, 20, 2, 1)]
     assert group_by_prompt(batch, 12) == [[0, 1], [2], [3, 4]]
     assert group_by_prompt(batch, 0) == [[0], [1], [2], [3], [4]]
-    assert pack_rows(batch, group_by_prompt(batch, 0)).mask_M1TT is None
+    assert pack_rows(batch, group_by_prompt(batch, 0)).mask_P1TT is None
 
 
 @pytest.mark.parametrize(
