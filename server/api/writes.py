@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +22,7 @@ from fastapi import Request
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
+from server.core.clock import Clock, now
 from server.core.errors import UnprocessableEntity, quoted
 from server.core.principal import Principal
 from server.db.database import Database
@@ -64,7 +64,7 @@ class Answer:
 class AuditedWrites:
     """Runs writes on one database. Blocks: call it from worker threads. `clock` gives seconds since 1970."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, *, clock: Clock = now) -> None:
         self._database = database
         self._clock = clock
 
@@ -91,11 +91,10 @@ class AuditedWrites:
             if known is not None:
                 return known
             answer = do(connection)
-            now = int(self._clock())
             if answer.is_news:
                 connection.execute(
                     AUDIT_LOG.insert().values(
-                        created_at=now,
+                        created_at=int(self._clock()),
                         tenant_id=author.principal.tenant.id,
                         key_id=author.principal.key_id,
                         action=action,
@@ -119,9 +118,9 @@ class AuditedWrites:
         """Take the key, waiting for a write in progress that has it; the stored answer when it was taken before."""
         if author.idempotency_key is None:
             return None
-        now = int(self._clock())
+        at = int(self._clock())
         connection.execute(
-            IDEMPOTENCY_KEYS.delete().where(*_is_key(author), IDEMPOTENCY_KEYS.c.created_at < now - KEY_KEPT_S)
+            IDEMPOTENCY_KEYS.delete().where(*_is_key(author), IDEMPOTENCY_KEYS.c.created_at < at - KEY_KEPT_S)
         )
         claim = self._database.insert(IDEMPOTENCY_KEYS).values(
             tenant_id=author.principal.tenant.id,
@@ -130,7 +129,7 @@ class AuditedWrites:
             status=0,
             body="{}",
             headers="{}",
-            created_at=now,
+            created_at=at,
         )
         claimed = claim.on_conflict_do_nothing().returning(IDEMPOTENCY_KEYS.c.key)
         if connection.execute(claimed).one_or_none() is not None:

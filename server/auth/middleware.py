@@ -14,7 +14,6 @@ operator's (operator_keys.py) are compared in constant time.
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import structlog
@@ -24,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.auth.api_keys import any_key, digest_of, principal_of_row, tenant_of_row
 from server.auth.operator_keys import OperatorKeys
 from server.auth.scopes import scope_of
+from server.core.clock import now
 from server.core.error_responses import response_to
 from server.core.errors import ApiError, Forbidden, NotFound, Unauthorized, quoted
 from server.core.paths import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below
@@ -104,7 +104,7 @@ class AuthMiddleware:
             principal = Principal(await self._tenant(DEFAULT_TENANT_NAME), None, scopes)
         else:
             row = await self._reads.key(digest)
-            known = None if row is None else principal_of_row(row, time.time())
+            known = None if row is None else principal_of_row(row, now())
             if known is None:
                 raise Unauthorized(INVALID)
             principal = known

@@ -11,7 +11,6 @@ stays. Adapters, files, jobs and the history of aliases are their owners' to del
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from server.core.background import repeating
+from server.core.clock import Clock, now
 from server.core.errors import ApiError
 from server.core.settings import Settings
 from server.db.database import Database
@@ -61,9 +61,7 @@ def rules_of(settings: Settings) -> tuple[Rule, ...]:
 class Retention:
     """The sweep over one database. `clock` gives seconds since 1970."""
 
-    def __init__(
-        self, database: Database, rules: tuple[Rule, ...], *, clock: Callable[[], float] = time.time, batch: int = BATCH
-    ) -> None:
+    def __init__(self, database: Database, rules: tuple[Rule, ...], *, clock: Clock = now, batch: int = BATCH) -> None:
         self._database = database
         self._rules = rules
         self._clock = clock

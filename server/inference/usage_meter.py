@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ import structlog
 from prometheus_client import Counter
 from sqlalchemy.engine import Connection
 
+from server.core.clock import Clock, now
 from server.core.errors import ApiError
 from server.core.names import BASE_LABEL, INLINE_LABEL, MIX_LABEL, OTHER
 from server.core.principal import Principal
@@ -72,7 +72,7 @@ class UsageMeter:
         failures: Counter,
         *,
         max_rows: int = MAX_ROWS,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = now,
     ) -> None:
         self._database = database
         self._failures = failures

@@ -28,6 +28,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from server.auth.middleware import Mode
+from server.core.clock import now
 from server.core.errors import Unavailable
 from server.core.settings import Settings
 from server.db.database import Database
@@ -104,7 +105,7 @@ class OwnWorkers:
         return environment if self.key is None else {**environment, KEY_VARIABLE: self.key}
 
     def _is_waiting(self, database: Database) -> bool:
-        free = sa.or_(JOBS.c.lease_owner.is_(None), JOBS.c.lease_expires_at <= int(time.time()))
+        free = sa.or_(JOBS.c.lease_owner.is_(None), JOBS.c.lease_expires_at <= now())
         waiting = sa.select(sa.literal(1)).where(
             JOBS.c.status.in_(("validating_files", "queued", "running")), free, JOBS.c.factors == self.factors
         )

@@ -7,7 +7,6 @@ from the first moment, and what cannot be trained on is the job's to say.
 from __future__ import annotations
 
 import json
-import time
 from typing import Annotated
 from urllib.parse import quote
 
@@ -22,6 +21,7 @@ from server.api.own_route import OwnRoute
 from server.api.schemas.files import FileDeleted, FileList, FileObject, FilesQuery
 from server.api.schemas.pages import NoQuery
 from server.api.writes import Answer, Author, fingerprint_of
+from server.core.clock import now
 from server.core.errors import ApiError, Unavailable
 from server.core.ids import new_id
 from server.db.tenant_lock import lock_tenant
@@ -72,7 +72,7 @@ def _store(upload: FileUpload, request: Request, gateway: Gateway, training: Tra
     file_id = new_id(ID_PREFIX)
     location = location_of(tenant_id, file_id)
     stored = training.files.write(upload.source, location)
-    created_at = int(time.time())
+    created_at = now()
     expiry = upload.fields.expires_after
 
     def do(connection: Connection) -> Answer:

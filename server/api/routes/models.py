@@ -6,7 +6,6 @@ Design decision: OpenAI's listing has no pages, and clients ask for none, so a p
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -16,13 +15,14 @@ from server.api.deps import Gateway, GatewayDep, PreconditionDep, PrincipalDep, 
 from server.api.own_route import OwnRoute
 from server.api.schemas.models import ModelDeleted, ModelList, ModelObject, ModelQuery, ModelsQuery
 from server.api.writes import Answer
+from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.names import parse_reference
 from server.inference.adapter_field import model_not_found
 from server.registry.deletion import delete
 from server.registry.versions import Description, StoredVersion
 
-STARTED_AT = int(time.time())
+STARTED_AT = now()
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=OwnRoute)
 
 

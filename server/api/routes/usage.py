@@ -8,7 +8,6 @@ A tenant sees its own usage; with the scope admin, that of all tenants can be as
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -16,6 +15,7 @@ from fastapi import APIRouter, Query
 from server.api.deps import GatewayDep, PrincipalDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.usage import UsagePage, UsageParameters
+from server.core.clock import now
 from server.core.errors import BadRequest, Forbidden
 from server.core.principal import Principal
 from server.inference.usage_report import Cursor, Group, UsageQuery, parse_cursor, read_usage
@@ -63,7 +63,7 @@ def _query(parameters: UsageParameters, principal: Principal) -> UsageQuery:
     if of_all and not principal.may("admin"):
         raise Forbidden("The usage of other tenants takes a key with the scope admin; ask for your own.")
     width = WIDTHS_S[parameters.bucket_width]
-    end = int(time.time()) + 1 if parameters.end_time is None else parameters.end_time
+    end = now() + 1 if parameters.end_time is None else parameters.end_time
     if end <= parameters.start_time:
         raise BadRequest(
             f"end_time is {end} and start_time {parameters.start_time}; a query ends after it begins",

@@ -7,7 +7,6 @@ which their routes know and their types forgot; and metrics of checkpoints under
 from __future__ import annotations
 
 import json
-import time
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy.engine import Row
 
 from server.api.schemas.pages import IdPage, PageQuery, check_filter_count, metadata_filters
+from server.core.clock import now
 from server.core.errors import quoted
 from server.training.jobs.config import JOB_CONFIG
 from server.training.jobs.events import event_id
@@ -210,5 +210,5 @@ def _estimated_finish(row: Row[Any]) -> int | None:
     """As if the rest went as fast as what was done."""
     if row.status != "running" or not row.step or row.total_steps is None or row.started_at is None:
         return None
-    now, started_at, step = int(time.time()), int(row.started_at), int(row.step)
-    return now + (now - started_at) * max(0, int(row.total_steps) - step) // step
+    at, started_at, step = now(), int(row.started_at), int(row.step)
+    return at + (at - started_at) * max(0, int(row.total_steps) - step) // step

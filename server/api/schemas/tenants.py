@@ -5,7 +5,6 @@ Design decision: quotas and times have the names that they have in the database.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Row
 
 from server.api.schemas.pages import IdPage
+from server.core.clock import now
 from server.core.errors import BadRequest
 from server.core.principal import KEY_SCOPES, KeyScope, Limits
 
@@ -117,7 +117,7 @@ class KeyCreate(RequestQuotas):
 
     def expiry(self) -> int | None:
         """When the key expires. BadRequest when it would have by now, or both ways of saying it are used."""
-        now = int(time.time())
+        at = now()
         if self.expires_in_s is not None:
             if self.expires_at is not None:
                 raise BadRequest(
@@ -125,10 +125,10 @@ class KeyCreate(RequestQuotas):
                     param="expires_in_s",
                     code="invalid_value",
                 )
-            return now + self.expires_in_s
-        if self.expires_at is not None and self.expires_at <= now:
+            return at + self.expires_in_s
+        if self.expires_at is not None and self.expires_at <= at:
             raise BadRequest(
-                f"expires_at is {self.expires_at}, expected a time to come, in seconds since 1970; it is now {now}.",
+                f"expires_at is {self.expires_at}, expected a time to come, in seconds since 1970; it is now {at}.",
                 param="expires_at",
                 code="invalid_value",
             )

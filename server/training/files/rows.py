@@ -8,7 +8,6 @@ Functions of a connection; the bytes are in `server.training.files.storage`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id
 from server.db.training_tables import FILES, JOBS
@@ -130,7 +130,7 @@ def delete_file(connection: Connection, tenant_id: int, file_id: str) -> Row[Any
             param="file_id",
             code="file_in_use",
         )
-    connection.execute(FILES.update().where(FILES.c.id == file_id).values(deleted_at=int(time.time())))
+    connection.execute(FILES.update().where(FILES.c.id == file_id).values(deleted_at=now()))
     return row
 
 
@@ -138,17 +138,17 @@ def delete_expired(connection: Connection) -> list[str]:
     """Mark some files whose time has passed as deleted; returns their locations."""
     expired = (
         sa.select(FILES.c.id)
-        .where(FILES.c.expires_at <= int(time.time()), FILES.c.deleted_at.is_(None), ~_in_use())
+        .where(FILES.c.expires_at <= now(), FILES.c.deleted_at.is_(None), ~_in_use())
         .limit(MAX_EXPIRED_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
     ids = list(connection.execute(expired).scalars())
-    deleted = FILES.update().where(FILES.c.id.in_(ids)).values(deleted_at=int(time.time()))
+    deleted = FILES.update().where(FILES.c.id.in_(ids)).values(deleted_at=now())
     return list(connection.execute(deleted.returning(FILES.c.location)).scalars()) if ids else []
 
 
 def _visible(tenant_id: int) -> sa.Select[Any]:
-    kept = sa.or_(FILES.c.expires_at.is_(None), FILES.c.expires_at > int(time.time()), _in_use())
+    kept = sa.or_(FILES.c.expires_at.is_(None), FILES.c.expires_at > now(), _in_use())
     return sa.select(FILES).where(FILES.c.tenant_id == tenant_id, FILES.c.deleted_at.is_(None), kept)
 
 

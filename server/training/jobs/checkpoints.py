@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,6 +21,7 @@ from sqlalchemy.engine import Connection, Row
 
 from adapters.vector.adapter import Adapter
 from adapters.vector.errors import AdapterError
+from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id, new_id
 from server.core.names import Reference
@@ -73,7 +73,7 @@ def store_checkpoint(
             id=new_id(PREFIX),
             job_id=job.id,
             step=step,
-            created_at=int(time.time()),
+            created_at=now(),
             metrics=json.dumps(metrics),
             adapter_name=None if published is None else published.name,
             adapter_version=None if published is None else published.version,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from server.core.clock import now
 from server.core.errors import BadRequest, quoted
 from server.db.training_tables import JOB_EVENTS
 from server.training.jobs.protocol import WorkerEvent
@@ -43,7 +43,7 @@ def add_event(
 
 def add_events(connection: Connection, job_id: str, events: Sequence[WorkerEvent]) -> None:
     """Lines, in this order. BadRequest when one has too much data."""
-    created_at = int(time.time())
+    created_at = now()
     for index, event in enumerate(events):
         data = json.dumps({} if event.data is None else event.data)
         if len(data) > MAX_DATA_CHARS:

@@ -10,12 +10,12 @@ Functions of a connection.
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from server.core.clock import now
 from server.core.errors import BadRequest
 from server.db.database import Database
 from server.db.tables import TENANTS
@@ -66,7 +66,7 @@ def lease_lost(job_id: str) -> BadRequest:
 
 
 def _renew(connection: Connection, job_id: str, worker: str, lease_s: int) -> LeaseAnswer:
-    expires_at = int(time.time()) + lease_s
+    expires_at = now() + lease_s
     renewed = (
         JOBS.update()
         .where(JOBS.c.id == job_id, JOBS.c.lease_owner == worker)
@@ -96,7 +96,7 @@ def _claim_some(
 
 def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
     # A job that runs has a lease; one that was released or resumed has none, or an old one.
-    free = sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= int(time.time()))
+    free = sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= now())
     return sa.and_(JOBS.c.status.in_(statuses), free)
 
 
@@ -104,7 +104,7 @@ def _next(connection: Connection, factors: str, statuses: tuple[str, ...]) -> st
     held = sa.and_(
         JOBS.c.status.in_(("validating_files", "running")),
         JOBS.c.factors == factors,
-        JOBS.c.lease_expires_at > int(time.time()),
+        JOBS.c.lease_expires_at > now(),
     )
     busy = sa.select(JOBS.c.tenant_id, sa.func.count().label("jobs")).where(held).group_by(JOBS.c.tenant_id).subquery()
     oldest = (
@@ -126,11 +126,11 @@ def _next(connection: Connection, factors: str, statuses: tuple[str, ...]) -> st
 
 
 def _take(connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...], lease_s: int) -> Row[Any] | None:
-    now = int(time.time())
+    at = now()
     taken = (
         JOBS.update()
         .where(JOBS.c.id == job_id, _claimable(statuses))
-        .values(lease_owner=worker, lease_expires_at=now + lease_s, attempts=JOBS.c.attempts + 1)
+        .values(lease_owner=worker, lease_expires_at=at + lease_s, attempts=JOBS.c.attempts + 1)
         .returning(JOBS)
     )
     row = connection.execute(taken).one_or_none()
@@ -141,7 +141,7 @@ def _take(connection: Connection, job_id: str, worker: str, statuses: tuple[str,
         error = {"code": "worker_failed", "message": message, "param": None}
         add_event(connection, job_id, f"The job failed: {message}", level="error")
         change_job(
-            connection, row, status="failed", finished_at=now, error=json.dumps(error), lease_owner=None,
+            connection, row, status="failed", finished_at=at, error=json.dumps(error), lease_owner=None,
             lease_expires_at=None,
         )  # fmt: skip
         return None
@@ -151,7 +151,7 @@ def _take(connection: Connection, job_id: str, worker: str, statuses: tuple[str,
         return row
     if row.started_at is None:
         add_event(connection, job_id, "Fine-tuning job started")
-    return change_job(connection, row, status="running", started_at=row.started_at or now)
+    return change_job(connection, row, status="running", started_at=row.started_at or at)
 
 
 def _claimed(connection: Connection, row: Row[Any]) -> ClaimedJob:

@@ -9,7 +9,6 @@ Functions of a connection. What workers do is in leases.py and progress.py.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id
 from server.db.tenant_lock import lock_tenant
@@ -67,7 +67,7 @@ def create_job(connection: Connection, tenant_id: int, key_id: str | None, job: 
             id=job.id,
             tenant_id=tenant_id,
             key_id=key_id,
-            created_at=_now(),
+            created_at=now(),
             status="validating_files",
             model=job.model,
             factors=job.factors,
@@ -124,7 +124,7 @@ def cancel_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
     """End a job, whatever it is doing. BadRequest when it has finished."""
     row = _unfinished(connection, tenant_id, job_id)
     add_event(connection, row.id, "Fine-tuning job cancelled")
-    return change_job(connection, row, status="cancelled", finished_at=_now())
+    return change_job(connection, row, status="cancelled", finished_at=now())
 
 
 def pause_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
@@ -198,7 +198,3 @@ def _one(connection: Connection, job_id: str, rows: sa.Select[Any]) -> Row[Any]:
     if row is None:
         raise job_not_found(job_id)
     return row
-
-
-def _now() -> int:
-    return int(time.time())

@@ -9,11 +9,11 @@ Functions of a connection.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from sqlalchemy.engine import Connection, Row
 
+from server.core.clock import now
 from server.core.errors import BadRequest
 from server.db.database import Database
 from server.training.jobs.checkpoints import checked_vector, publish, store_checkpoint
@@ -58,7 +58,7 @@ def report(
     row = held_job(connection, job_id, request.worker)
     if row.status in FINISHED:
         return LeaseAnswer(wanted="cancel", lease_expires_at=row.lease_expires_at), False
-    lease_expires_at = int(time.time()) + lease_s
+    lease_expires_at = now() + lease_s
     is_news = row.step is None or request.step > row.step
     if is_news:
         _check_next(row, request.step)
@@ -108,17 +108,13 @@ def _succeed(database: Database, connection: Connection, row: Row[Any], request:
         return change_job(connection, row, status="paused", **_NO_LEASE)
     add_event(connection, row.id, f"New fine-tuned model created: {stored.name}")
     add_event(connection, row.id, "The job has successfully completed")
-    return change_job(
-        connection, row, status="succeeded", finished_at=int(time.time()), fine_tuned_model=stored.name, **_NO_LEASE
-    )
+    return change_job(connection, row, status="succeeded", finished_at=now(), fine_tuned_model=stored.name, **_NO_LEASE)
 
 
 def _fail(connection: Connection, row: Row[Any], error: JobError | None) -> Row[Any]:
     error = error or JobError(code="training_failed", message="The worker gave no reason.", param=None)
     add_event(connection, row.id, f"The job failed: {error.message}", level="error")
-    return change_job(
-        connection, row, status="failed", finished_at=int(time.time()), error=error.model_dump_json(), **_NO_LEASE
-    )
+    return change_job(connection, row, status="failed", finished_at=now(), error=error.model_dump_json(), **_NO_LEASE)
 
 
 def _check_next(row: Row[Any], step: int) -> None:

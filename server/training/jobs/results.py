@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from server.core.clock import now
 from server.core.ids import new_id
 from server.db.training_tables import JOB_EVENTS, JOBS
 from server.training.files.rows import PREFIX as FILE_PREFIX
@@ -68,7 +68,7 @@ def add_result_file(connection: Connection, tenant_id: int, job_id: str, file: R
         bytes=file.stored.size,
         sha256=file.stored.sha256,
         location=file.location,
-        created_at=int(time.time()),
+        created_at=now(),
     )
     connection.execute(JOBS.update().where(JOBS.c.id == job_id).values(result_files=json.dumps([file.id])))
 

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from server.api.app import create_app
+from server.core.clock import following
 from server.core.settings import Settings
 from server.db.database import Database
 from tests.server.conftest import client_of
@@ -102,6 +103,16 @@ async def test_the_time_of_expiry_is_as_asked_for(operator: Operator) -> None:
     never = await operator.make_key("default")
     assert (at["expires_at"], never["expires_at"]) == (2**35, None)
     assert after["expires_at"] - after["created_at"] in (3599, 3600)
+
+
+async def test_a_key_ends_at_its_second(operator: Operator) -> None:
+    with following(lambda: 5000):
+        key = await operator.make_key("default", "infer", expires_in_s=60)
+    assert (key["created_at"], key["expires_at"]) == (5000, 5060)
+    with following(lambda: 5059.9):
+        assert (await operator.http.get("/v1/models", headers=bearer(key["key"]))).status_code == 200
+    with following(lambda: 5060):
+        assert (await operator.http.get("/v1/models", headers=bearer(key["key"]))).status_code == 401
 
 
 async def test_revoking_again_changes_nothing(operator: Operator) -> None:

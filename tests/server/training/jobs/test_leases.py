@@ -9,6 +9,7 @@ from threading import Barrier
 
 import pytest
 
+from server.core.clock import following
 from server.core.errors import BadRequest, NotFound
 from server.core.ids import new_id
 from server.core.principal import DEFAULT_TENANT_ID
@@ -58,6 +59,20 @@ def test_worker_without_room_gets_nothing_and_keeps_what_it_has(gateway: Trainin
     answer = gateway.claim("w", 0, (first, second))
     assert answer.jobs == [] and answer.running[first].wanted == "run" and answer.running[second].wanted == "lost"
     assert gateway.claimed("v", 5) == [second]
+
+
+def test_a_lease_ends_at_its_second_unless_it_is_renewed(gateway: TrainingProcess) -> None:
+    job_id = gateway.new_job()
+    with following(lambda: 1000):
+        (job,) = gateway.claim("w").jobs
+    assert (job.id, job.lease_expires_at) == (job_id, 1030)
+    with following(lambda: 1029):
+        assert gateway.claimed("v") == []
+        assert gateway.claim("w", 0, (job_id,)).running[job_id].lease_expires_at == 1059
+    with following(lambda: 1058):
+        assert gateway.claimed("v") == []
+    with following(lambda: 1059):
+        assert gateway.claimed("v") == [job_id]
 
 
 def test_tenants_take_turns_by_weight_and_jobs_by_age(gateway: TrainingProcess) -> None:
