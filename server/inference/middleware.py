@@ -62,9 +62,12 @@ class InferenceMiddleware:
         if scope["type"] != "http" or not _is_for_the_engine(scope):
             await self._app(scope, receive, send)
             return
+        request: InferenceRequest | None = None
         try:
-            body = await self._resolver.read(scope, receive)
-            request = await self._resolver.resolve(scope, body) if _is_inference(scope) else None
+            if _is_inference(scope):
+                request = await self._resolver.resolve(scope, receive)
+            else:
+                receive = replay(await self._resolver.read(scope, receive), receive)
         except ApiError as error:
             self._metrics.observe_unresolved(principal_of(scope).tenant, error.status)
             await response_to(error)(scope, receive, send)
@@ -72,7 +75,7 @@ class InferenceMiddleware:
         except ClientDisconnect:
             return
         if request is None:
-            await self._app(scope, replay(body, receive), send)
+            await self._app(scope, receive, send)
         else:
             await self._serve(request, Exchange(scope, receive, send, _answer_headers(request)))
 

@@ -55,8 +55,9 @@ class Resolver:
         held_body(scope).add(values * VALUE_BYTES)
         return body
 
-    async def resolve(self, scope: Scope, body: bytes) -> InferenceRequest:
-        """The request with this `body`. Raises the ApiError that says why it cannot run."""
+    async def resolve(self, scope: Scope, receive: Receive) -> InferenceRequest:
+        """Read and resolve a request with a JSON body. Raises the ApiError that says why it cannot run."""
+        body = await self.read(scope, receive)
         principal, path = principal_of(scope), scope["path"]
         payload = await off_loop(len(body), _parsed, body)
         if payload is None:
