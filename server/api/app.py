@@ -1,10 +1,10 @@
-"""The HTTP application: the gateway's routes, then the engine's, and the middlewares as a request meets them.
+"""The HTTP application: the gateway's routes, then the engine's, and the middlewares in the order a request meets them.
 
-    Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> AdaptersAlias
+    Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> ShortPaths
     -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors -> ResponsesEvents
     -> the engine's own -> InferenceMiddleware -> NoteRoute
 
-Design decision: everything is handed in, nothing is looked up; a test's app differs from the real one by its engine.
+All parts are handed in; the app of the tests differs from the real one by its engine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.api.middleware.engine_errors import EngineErrors
 from server.api.middleware.head_requests import HeadRequests
 from server.api.middleware.plain_bodies import PlainBodies
 from server.api.middleware.refused_routes import RefusedRoutes
-from server.api.middleware.short_paths import AdaptersAlias
+from server.api.middleware.short_paths import ShortPaths
 from server.api.middleware.stream_headers import StreamHeaders
 from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.api.openapi import document_errors
@@ -64,10 +64,10 @@ def create_app(
     tracing: TracerProvider | None = None,
     cors: CorsRules | None = None,
 ) -> FastAPI:
-    """The application; `api_keys` are those of vLLM's flag, for the default tenant. It shuts `tracing` down at its end.
-    Without `cors` no page of another site can read its answers.
+    """The application. `api_keys` are those of vLLM's flag, for the default tenant. Without `cors`, browsers let no
+    page of another site read its answers.
 
-    The caller closes `app.state.gateway.reads` and `database` when it is done with it.
+    It shuts `tracing` down at its end; its caller closes `app.state.gateway.reads` and `database`.
     """
     configure_logging(settings)
     metrics = GatewayMetrics(max_adapters=settings.max_labelled_adapters, max_tenants=settings.max_labelled_tenants)
@@ -124,7 +124,7 @@ def create_app(
         reads=reads,
         metrics_without_key=settings.metrics_without_key,
     )
-    app.add_middleware(AdaptersAlias)
+    app.add_middleware(ShortPaths)
     app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))
     if mode == "open":
         app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)

@@ -4,13 +4,10 @@
     "adapter": {"vector": ..., "recipe": {...}, "dtype": ..., "factors": ...}
     "adapter": [{"adapter": <either of the above>, "weight": 0.5}, ...]
 
-Design decision: whatever came in, what goes out is one immutable adapter whose name stands for its content; the engine
-does not know which of the forms it was.
+Every form becomes one immutable adapter with a name that identifies its content, so the engine need not know the form.
 
-Of an alias with several versions a user gets the same one every time: the first of `user`, `safety_identifier` and
-`prompt_cache_key` that is given says who that is.
-
-It does not read HTTP bodies, and leaves every other field to the engine.
+Of an alias with several weighted versions a user always gets the same one. The user is the first of `user`,
+`safety_identifier` and `prompt_cache_key` that the request has.
 """
 
 from __future__ import annotations
@@ -43,21 +40,21 @@ USER_FIELDS = ("user", "safety_identifier", "prompt_cache_key")
 
 @dataclass(frozen=True, slots=True)
 class _Asker:
-    """Who asks: the tenant, and its user if the request names one. `draw` in [0, 1) is this request's own."""
+    """Who asks: the tenant, and its user if the request names one. `draw` is a random number in [0, 1)."""
 
     principal: Principal
     user: str | None
     draw: float
 
     def pick(self, reference: Reference) -> float:
-        """Which of the versions of a weighted alias this request gets."""
+        """A number in [0, 1) that picks one of the versions of a weighted alias: the same one for the same user."""
         if self.user is None:
             return self.draw
         owner = reference.tenant or self.principal.tenant.name
         return sticky_pick(owner, reference.name, reference.alias or "", self.user)
 
     def label(self, reference: Reference) -> str:
-        """The adapter's name in metrics, where those of all tenants meet."""
+        """The adapter's name in metrics, which all tenants share."""
         owner = reference.tenant or self.principal.tenant.name
         return reference.name if owner == DEFAULT_TENANT_NAME else f"~{owner}/{reference.name}"
 
@@ -101,7 +98,7 @@ class AdapterField:
     async def prepare(
         self, served: ServedAdapter, payload: Mapping[str, object], principal: Principal
     ) -> ServedAdapter:
-        """What `resolve` gave for `payload`, ready to run: its projections may have to be drawn first.
+        """`served`, which `resolve` gave for `payload`, with its engine form: projections may have to be drawn first.
 
         Raises BadRequest, TooManyRequests and Unavailable as EngineForms.of.
         """
@@ -114,7 +111,7 @@ class AdapterField:
         try:
             return await self._registered(parse_reference(model, "model"), "model", asker)
         except (BadRequest, NotFound) as error:
-            # A stored adapter that this server cannot run does exist; anything else never was a model.
+            # A stored adapter that this server cannot run does exist; in any other case there is no such model.
             if error.code == "factors_mismatch":
                 raise
             raise model_not_found(model, self._engine.base_models) from error

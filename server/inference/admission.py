@@ -1,6 +1,6 @@
-"""Admits requests to the model: quotas first, then a place in the fair queue, until the last byte of the answer.
+"""Admits requests to the model: quotas first, then a place in the fair queue, kept until the last byte of the answer.
 
-What a request used comes from the engine (RequestUsage); until it has ended, its estimate stands for it.
+A request is charged by its estimate. When it has ended, what the engine counted (RequestUsage) replaces the estimate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from server.limits.quotas import Quotas, Ticket
 from server.limits.rate_limit_headers import retry_headers
 
 QUEUE_FULL_RETRY_S = 1.0
-# Nobody's share is nothing.
+# A tenant of weight 0 still has to be served some time.
 MIN_WEIGHT = 1e-3
 
 

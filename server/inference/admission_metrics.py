@@ -1,7 +1,7 @@
-"""Prometheus metrics of admission: what waits, runs and is refused.
+"""Prometheus metrics of admission: requests that wait, run and are refused.
 
-Design decision: tenants are a label only through a function that is handed in, which is to return few different names;
-the number of time series is then bounded however many tenants there are.
+The label of a tenant comes from a function that returns few different names, so that the number of time series is
+bounded however many tenants there are.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""From an adapter to what the engine takes, its matrices: in the gateway, and never in the engine's step.
+"""From an adapter to its engine form, the matrices that the engine takes.
 
     known adapter                       a look-up
     new vector of a known recipe        one small matrix product
     new recipe                          its projections are drawn first, by a process; only its own requests wait
 
-Design decision: the gateway keeps the projections, all tenants' together, bounded by bytes, and charges a tenant for
-exactly those draws that it makes happen (recipe_budget). So whatever is sent, in whatever order, what is paid for is
-what was spent. Recipes that differ in groups, tying or convention share their projections.
+Design decision: computed in the gateway and not in the engine's step, for which all running requests would wait.
+
+One cache, bounded by bytes, has the projections of all tenants. A tenant is charged for exactly those draws that its
+requests cause (limits/recipe_budget.py). Recipes that differ in groups, tying or convention share their projections.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ MAX_FORM_BYTES = 64 * 2**20
 MAX_PROJECTION_BYTES = 256 * 2**20
 MAX_ENTRIES = 65_536
 ENTRY_BYTES = 512
-# Numbers of P beyond which the product is a thread's, and milliseconds of drawing beyond which that is the process's.
+# A product with more numbers of P than this is done in a thread, a draw of more milliseconds by the process.
 SMALL_PRODUCT = 2**16
 SMALL_DRAW_MS = 5
 
 
 class EngineForms:
-    """Of one event loop. PEFT's projections are drawn in threads: they are quick, and torch lets the loop go on."""
+    """For one event loop. PEFT's projections are drawn in threads: it is quick, and torch releases the interpreter."""
 
     def __init__(self, factors: Factors, budget: RecipeBudget, *, max_projection_bytes: int = MAX_PROJECTION_BYTES):
         self._factors = factors
@@ -73,7 +74,7 @@ class EngineForms:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Ends what draws when the block ends."""
+        """Ends all draws and their process when the block ends."""
         try:
             yield
         finally:
@@ -94,7 +95,7 @@ class EngineForms:
             self._budget.charge(recipe, principal, path)
             task = self._drawing[key] = asyncio.create_task(self._draw(key))
             task.add_done_callback(lambda _: self._drawing.pop(key))
-        # It is paid for, and others may wait for it, whether or not this client stays.
+        # Shielded: if this client leaves, the draw goes on. It is charged for, and other requests may wait for it.
         return await asyncio.shield(task)
 
     async def _draw(self, key: Recipe) -> Tensor:

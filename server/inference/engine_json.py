@@ -1,10 +1,11 @@
-"""The JSON that goes on to the engine: what its processes can tell one another.
+"""The JSON that goes on to the engine: only values that its processes can send each other.
 
-Design decision: every number and every string of a body, not a list of fields. The engine's processes speak a format of
-64-bit numbers and of Unicode text; JSON has longer numbers, Python reads NaN as one, and "\\ud800" is half of a
-character. Found where they are written, they are refused by their place; found later, they would be a failed request.
+They use a format of 64-bit integers, finite floats and Unicode text. JSON also has longer integers, Python's parser
+takes NaN, and "\\ud800" is half of a character. Such a value is refused with its place in the body; in the engine the
+request would fail.
 
-The common case costs one pass in C; only a body at fault is walked.
+Design decision: every number and string of the body is checked, not a list of fields, which would miss those of the
+engine's next release. The common case costs one pass in C; only a body at fault is walked in Python.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from math import isfinite
 from server.core.errors import BadRequest, quoted
 
 INT64_MIN, UINT64_MAX = -(2**63), 2**64 - 1
-# Nothing shorter can be a number beyond 64 bits.
+# A number beyond 64 bits has at least so many digits.
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
@@ -56,7 +57,7 @@ def _why_not(value: object) -> str | None:
 
 
 def _leaves(payload: object) -> Iterator[tuple[str, object]]:
-    """Every number and text within, keys of objects included, with its place: "messages[0].content"."""
+    """Every number and text within, keys of objects included, with its place, as in "messages[0].content"."""
     pending: list[tuple[str, object]] = [("", payload)]
     while pending:
         path, value = pending.pop()

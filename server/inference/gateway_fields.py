@@ -1,8 +1,8 @@
 """The engine's own fields that are the gateway's to set: `cache_salt`, `priority` and `request_id`.
 
-    cache_salt   who may share computed prefixes: the requests of one tenant. Whatever a client sends is replaced.
-    request_id   the gateway's, which the engine reads in a header. A client's is left out: it may be another's.
-    priority     0 (as soon as possible, the default) to 100: a client can only let its requests wait for others.
+    cache_salt   requests with the same salt share cached prefixes: one per tenant, whatever the client sends
+    request_id   left out: the engine takes its id from the gateway's header, a client's might be another request's
+    priority     0 (as soon as possible, the default) to 100: a client can only make its requests wait for others
 
 They concern the routes that run the model (core/paths.py, MODEL_ROUTES).
 """
@@ -38,5 +38,5 @@ def priority_of(payload: Mapping[str, object]) -> int:
 
 
 def asks_for_prompt_only(payload: Mapping[str, object]) -> bool:
-    """Whether a request for completions wants its prompt back, for the log-probabilities, and no answer."""
+    """Whether a request wants only the log-probabilities of its prompt, and no answer."""
     return payload.get("echo") is True and payload.get("max_tokens") == 0

@@ -1,8 +1,9 @@
 """Fields by which other servers name an adapter, and `adapter` misspelt: refused, with the field that was meant.
 
-Design decision: refused and not taken for `adapter`. They mean other things, of which some (paths, numbers, scales)
-have no sense here; and whoever moves a program to this server reads one message, once. The engine would ignore them,
-and the base model would answer as if it were the adapter.
+The engine would ignore them, and the base model would answer in the adapter's place.
+
+Design decision: refused and not taken as synonyms of `adapter`: some of them hold paths, numbers or scales, which mean
+nothing here, and whoever moves a program to this server reads the message once.
 
     adapter_id, adapter_source, merged_adapters   LoRAX, Predibase, TGI (also within `parameters`)
     lora_path                                     SGLang
@@ -23,7 +24,7 @@ from starlette.types import Scope
 from server.core.errors import BadRequest, quoted
 
 ADAPTER = "adapter"
-# Where fields may be that another server, or a client's own code, would have put into the body.
+# Objects in which a field may have ended up that was meant for the body itself.
 NESTED = ("parameters", "extra_body", "vllm_xargs", "sampling_params")
 # Parts of an adapter, which go into `adapter`; and vLLM's former names for what is in `structured_outputs`.
 PARTS = frozenset({"vector", "recipe", "peft", "peft_id", "peft_model", "model_adapter", "fine_tuned_model"})

@@ -1,10 +1,10 @@
 """The process that draws random projections for the gateway (`adapters.apply.projection_worker`).
 
-Design decision: large draws are asked for some modules at a time, and draws that want the process take turns, so that a
-small one waits for a piece of a large one (some 30 ms) and not for the whole.
+A large draw is asked for some modules at a time, and draws take turns, so that a small one waits for a piece of a large
+one (some 30 ms) and not for all of it.
 
-The process starts when first needed and belongs to the event loop of that call. It ends with the gateway, however that
-ends, because its standard input does.
+The process starts when it is first needed and belongs to the event loop of that call. It ends when its standard input
+closes, and so with the gateway, however that ends.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ProjectionProcess:
                 await self._process.stdin.drain()
                 return await self._process.stdout.readexactly(length)
         except BaseException as error:
-            # Whatever it was, the next answer would be the rest of this one.
+            # The rest of this answer may still come, and would be taken for the next one.
             await self.close()
             if isinstance(error, OSError | TimeoutError | asyncio.IncompleteReadError):
                 raise Unavailable(

@@ -1,10 +1,10 @@
 """Values that official clients may send, and that the engine's request models refuse: left out of what it gets.
 
-    service_tier   there is one, and everyone has it
-    n              null is OpenAI's default, as if it were not there
+    service_tier   there is only one here
+    n              null is OpenAI's default
 
-Design decision: a list of what is refused, found by holding the clients' types against the engine's models (a test
-does); null is not dropped everywhere, since for some fields of the engine it is not what leaving them out is.
+Design decision: a list, which a test compares with the clients' types and the engine's models. Dropping null from every
+field would be wrong: for some fields of the engine it means something else than leaving the field out.
 """
 
 from __future__ import annotations

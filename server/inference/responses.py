@@ -1,10 +1,10 @@
-"""What OpenAI's Responses API promises and the engine's does not keep: its last event, and what is stored.
+"""Where the engine's Responses API differs from OpenAI's: the last event of a stream, and stored responses.
 
-Design decision: a stream that was cut off by its limit ends with `response.incomplete`, as clients expect; the engine
-ends every stream with `response.completed`, whatever the response in it says. Only that event is read, and renamed.
+A stream that its token limit cut off has to end with `response.incomplete`; the engine ends every stream with
+`response.completed`, whatever the response's status is. That one event is parsed, and renamed.
 
-Responses are not stored: the engine's store is one for all tenants. What would need it is refused in a sentence, since
-an answer without the conversation that it should go on from would look like one.
+Responses are not stored, because the engine's store does not tell tenants apart. Requests that need a stored one are
+refused: answered without the earlier conversation, they would seem to have worked.
 """
 
 from __future__ import annotations

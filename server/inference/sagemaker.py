@@ -1,7 +1,7 @@
-"""Amazon SageMaker's way to name an adapter: a header of `POST /invocations`.
+"""Amazon SageMaker names an adapter in a header of `POST /invocations`.
 
-vLLM's handler of that route replaces the body's `model` by what the header says, and by nothing when there is no such
-header. So the gateway reads the header as the request's `adapter`, and hands on a header that says what `model` says.
+vLLM's handler of that route replaces the body's `model` by the header's value, or removes it when there is no header.
+So the gateway takes the header for the request's `adapter`, and sends the engine a header that repeats `model`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def take_adapter_of_header(payload: dict[str, object], scope: Scope) -> None:
 
 
 def say_model_in_header(headers: RawHeaders, payload: Mapping[str, object]) -> RawHeaders:
-    """`headers`, with the adapter's set to the `model` of `payload`, or gone: what vLLM's handler leaves as it is."""
+    """`headers` with SageMaker's repeating the `model` of `payload`; without it when there is no model."""
     said = MutableHeaders(raw=[*headers])
     del said[ADAPTER_HEADER]
     model = payload.get("model")

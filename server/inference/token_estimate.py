@@ -1,9 +1,9 @@
-"""What a request will cost, before the engine has seen it: its tokens and how many sequences it generates.
+"""The estimated cost of a request before it runs: its tokens, and how many sequences it generates.
 
-Design decision: no tokenizer. Text is taken for a token per four bytes, and an answer for as long as the request may
-have it; the engine's own count replaces both when the request has ended, so that a wrong estimate is only lent.
+Text counts a token per four bytes, an answer as many tokens as the request allows. Design decision: no tokenizer. The
+engine tokenizes every prompt anyway, and its count replaces the estimate when the request has ended.
 
-It reads whatever was sent and refuses nothing: fields that make no sense are the engine's to refuse.
+Fields of a wrong type are passed over: they are the engine's to refuse.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _PROMPT_FIELDS = (
     "messages", "prompt", "input", "instructions", "instruction", "system", "tools", "token_ids", "state", "questions",
     "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2", "texts", "inputs",
 )  # fmt: skip
-# A list of these is several prompts: of one kind in every request, but embeddings come on top of a prompt.
+# A list in one of these fields is several prompts. A request has one of them; only embeddings come beside `prompt`.
 _SEVERAL_FIELDS = ("messages", "prompt", "input", "token_ids", "texts", "images")
 _EMBEDDED_PROMPTS = "prompt_embeds"
-# Of these every item is a prompt, whatever it is; of two sides, with the one item of the other, or with its own.
+# Pairs to be compared come in two of these fields, each a single value or a list. Every item of a list is a prompt,
+# with its counterpart in the other list, or with the other field's single value.
 _PAIRED_FIELDS = ("inputs", "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2")
 _ANSWER_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -63,7 +64,7 @@ def _prompts(payload: Mapping[str, object]) -> int:
 
 
 def _answers(payload: Mapping[str, object]) -> int:
-    """How many answers each prompt gets. Bodies of token ids say so among the sampling parameters."""
+    """How many answers each prompt gets: `n`, which bodies of token ids have among their sampling parameters."""
     nested = payload.get("sampling_params")
     return max(_count(fields.get("n")) or 1 for fields in (payload, nested if isinstance(nested, Mapping) else {}))
 

@@ -1,14 +1,12 @@
-"""What every tenant, key and adapter used, by the hour: counted in memory, added to the table `usage` now and then.
+"""What every tenant, key and adapter used, by the hour: counted in memory, added to the table `usage` at intervals.
 
-Design decision: what is added are differences, by ON CONFLICT DO UPDATE, so any number of gateways add to the same
-rows. Requests that still run are counted as far as they are: a kill -9 loses at most the last interval, no other end
-loses anything. What could not be written is kept and written with the next batch. (Were a connection to PostgreSQL lost
-after it committed and before it said so, that one batch would be counted twice.)
+Differences are added, by ON CONFLICT DO UPDATE, so any number of gateways can add to the same rows. Running requests
+are counted up to the moment: a kill -9 loses at most the last interval, any other end loses nothing. What could not be
+written is kept for the next batch. (If the connection to PostgreSQL breaks after a commit and before its confirmation,
+that one batch is counted twice.)
 
-A request counts once the engine has taken tokens of it, however it ended: one that was refused, or that runs no model,
-does not. Its tokens count in the hour in which they were counted.
-
-It limits nothing (quotas.py) and is not read here (usage_report.py).
+A request counts once the engine has counted tokens for it, however it ended; one that was refused does not. Its tokens
+count in the hour in which they are read from it here.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from server.db.tables import USAGE
 from server.engine.protocol import ServedAdapter
 
 HOUR_S = 3600
-# Of usage that waits for the database. Beyond it, only tenants are told apart.
+# Rows that wait for the database. Beyond so many, usage is added up by tenant only.
 MAX_ROWS = 100_000
 COLUMNS = ("requests", "prompt_tokens", "completion_tokens")
 MAX_ADAPTER_CHARS: int = USAGE.c.adapter.type.length  # type: ignore[attr-defined]
@@ -47,7 +45,7 @@ Counts = tuple[int, int, int]
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A request in the engine, and how much of its usage is counted."""
+    """A running request, and how much of its usage has been counted."""
 
     tenant_id: int
     key_id: str
@@ -56,6 +54,7 @@ class _Running:
     counted: Counts = (0, 0, 0)
 
     def uncounted(self) -> Counts:
+        """What it used since the last call."""
         prompt_tokens, completion_tokens = self.usage.prompt_tokens, self.usage.completion_tokens
         now = (int(prompt_tokens + completion_tokens > 0), prompt_tokens, completion_tokens)
         new = tuple(total - counted for total, counted in zip(now, self.counted, strict=True))
@@ -98,7 +97,7 @@ class UsageMeter:
                 self._count(running)
 
     def flush(self) -> None:
-        """Write what is not written yet. Blocks. Raises what the database raises, and then keeps everything."""
+        """Write what is not written yet. Blocks. Raises what the database raises; all is then kept for next time."""
         with self._flushing:
             with self._lock:
                 for running in self._running:
@@ -116,7 +115,7 @@ class UsageMeter:
 
     @asynccontextmanager
     async def flushing(self, every_s: float) -> AsyncIterator[None]:
-        """Flushes now and then while the block runs, and when it ends."""
+        """Flushes every `every_s` seconds while the block runs, and when it ends."""
         ended = asyncio.Event()
 
         async def flush_until_ended() -> None:
@@ -129,7 +128,7 @@ class UsageMeter:
         try:
             yield
         finally:
-            # Not by cancelling it: a batch on its way to the database would go on without anyone knowing its end.
+            # Not cancelled: a batch that is being written would go on in its thread, and nobody would see its result.
             ended.set()
             await task
 
@@ -159,7 +158,7 @@ class UsageMeter:
         insert = self._database.insert(USAGE)
         added = {name: USAGE.c[name] + insert.excluded[name] for name in COLUMNS}
         statement = insert.on_conflict_do_update(index_elements=list(USAGE.primary_key), set_=added)
-        # In one order for all gateways, which then wait for each other's rows instead of deadlocking.
+        # All gateways write in one order, so that they wait for each other's rows and cannot deadlock.
         connection.execute(statement, [_row(key, batch[key]) for key in sorted(batch)])
 
 

@@ -1,9 +1,9 @@
-"""Usage as it is asked for: summed into buckets of an hour or a day, and within them by adapter, key or tenant.
+"""Reports of usage: summed into buckets of an hour or a day, and within them by adapter, key or tenant.
 
-Design decision: the database sums and orders, so a page costs memory for its results only. Pages end after a number of
-buckets or of results, whichever comes first; where a bucket has more results than fit, the next page goes on within it.
+The database sums and orders, so a page costs memory for its results only. A page ends after a number of buckets or of
+results, whichever comes first; where a bucket has more results than fit, the next page goes on within it.
 
-It does not decide whose usage may be seen: that is the route's.
+Whose usage may be seen is for the route to decide.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from server.core.request_state import RequestState, state_of
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER_METHOD = "other"
-# Refused before it reached the router, or a path that no route has.
+# A request that was refused before it reached the router, or whose path no route has.
 NO_ROUTE = "none"
-# What nginx calls a request whose client left before the answer.
+# nginx's status of a request whose client left before the answer.
 LEFT = "499"
 
 

@@ -1,9 +1,9 @@
 """Structured logs: one line per event, for people or, as JSON, for machines; each with the id of its request.
 
-Design decision: events go to stdout and carry fields, not sentences; a request is one event, logged when its response
-has ended. Tracebacks come without the values of variables, which may be what users sent.
+Events go to stdout and have fields instead of sentences. A request is one event, logged when its response has ended.
+Tracebacks come without the values of variables, which may hold what users sent.
 
-The engine and uvicorn log through the standard library in their own format, and are left alone.
+The engine and uvicorn log through the standard library, in their own format.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The gateway's own Prometheus metrics: uploads, look-ups, and requests and tokens by adapter and by tenant.
 
-Design decision: the number of time series is bounded however many adapters and tenants there are: the most used ones
-have a label of their own (top_counters.py, which also says what "other" and "former" are). Requests without a
-registered adapter count under "base", "inline" or "mix", which no adapter may be named.
+The number of time series is bounded however many adapters and tenants there are: the most used ones have a label of
+their own (top_counters.py, which also explains "other" and "former"). Requests without a registered adapter count under
+"base", "inline" or "mix", which no adapter may be named.
 
-Tokens are reported by the engine, which knows them for streamed and aborted requests too; responses are not parsed.
+Tokens are those that the engine reports, which has them for streamed and aborted requests too.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class GatewayMetrics:
         self._observe(tenant, BASE_LABEL if served is None else served.label, status, usage)
 
     def observe_unresolved(self, tenant: Tenant, status: int) -> None:
-        """One inference request that ended at its adapter."""
+        """One inference request that was refused before it had an adapter."""
         self._observe(tenant, UNRESOLVED_LABEL, status, RequestUsage())
 
     def _observe(self, tenant: Tenant, adapter: str, status: int, usage: RequestUsage) -> None:

@@ -2,13 +2,12 @@
 
 The id is the client's `x-request-id` if that is sane, else a new one, and is returned on every response.
 
-Design decision: what the engine reads in that header, and makes the name of its own request, is always a new id, and
-not the client's as libraries for request ids (asgi-correlation-id) would have it. A client may use one id twice, or
-another tenant's, and the engine takes two requests of one id for one. Where the two ids differ, the log's line has
-both, and so finds what the engine logged.
+Design decision: the engine gets a new id in that header, never the client's, which asgi-correlation-id would pass on. A
+client may use an id twice, or another tenant's, and the engine takes two requests with one id for the same. Where the
+two ids differ, the log line has both, so that the engine's own lines can be found.
 
-The log's context begins empty: of requests that come behind each other on one connection (HTTP pipelining), the server
-starts each in the context of the one before it.
+The log's context begins empty: with HTTP pipelining the server starts a request in the context of the one before it on
+the same connection.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Observe:
 
     @contextmanager
     def _observed(self, scope: Scope, state: RequestState) -> Iterator[None]:
-        """Counts, logs and traces the block; only HTTP requests, and of those to /health and the like no trace."""
+        """Measures, logs and traces the block if it is an HTTP request; requests of probes are not traced."""
         if scope["type"] != "http":
             yield
             return

@@ -1,14 +1,16 @@
-"""Prometheus counters of which one label has at most N values of its own (and those that are always there).
+"""Prometheus counters by a label that has at most N values of its own, beside some that it always has.
 
-    a name of the top N   counted since it came among them
-    other                 what was counted of names that were not among them at the time
-    former                the totals of names that no longer are: they moved here when their series ended
+    a name of the top N   what was counted of it since it joined the top N
+    other                 what was counted of names that were not in the top N at the time
+    former                the totals of names that have left the top N
 
-Design decision: nothing counted ever disappears, so `sum(x)` only grows; and no series but "former" takes over what
-another one has counted, so `rate(x{adapter!="former"})` is exact. Moving the totals to "other" would show in every
-rate as traffic that never was. A name that comes back begins at zero, which Prometheus knows as a counter's reset.
+Nothing counted ever disappears, so `sum(x)` only grows.
 
-Counting and collecting exclude each other: what Prometheus reads is one moment.
+Design decision: the totals of a name that leaves go to "former" and not to "other", where every rate would show them as
+new traffic. So `rate(x{adapter!="former"})` is exact. A name that comes back begins at zero, which Prometheus takes for
+a counter's reset.
+
+A lock keeps counting and collecting apart, so that Prometheus reads all counters at one moment.
 """
 
 from __future__ import annotations

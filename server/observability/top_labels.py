@@ -1,13 +1,13 @@
-"""Which of many names are worth a label of their own: the N most used lately, whoever came first.
+"""Which of many names get a label of their own: the N most used lately.
 
-Design decision: uses are counted with exponential decay, of the labelled names and of as many candidates. Candidates
-are kept as in the space-saving algorithm (Metwally, Agrawal and El Abbadi, 2005): a newcomer takes the place of the
-least used one and inherits its count, of which only what came on top is certain. A candidate takes over the label of
-the least used name when what is certain of it is clearly more, so that two names used about equally do not take turns.
+Uses are counted with exponential decay, of the labelled names and of as many candidates. Candidates are kept by the
+space-saving algorithm (Metwally, Agrawal and El Abbadi, 2005): a new name takes the place of the least used candidate
+and inherits its count, so only the rest of its count is certain. A candidate takes over the label of the least used
+name when its certain count is LEAD times as high, so that two names used about equally do not take turns.
 
-Instead of shrinking every count all the time, what a use counts grows with time (forward decay).
+Design decision: what a use counts grows with time (forward decay), instead of shrinking every count all the time.
 
-It keeps no metrics (top_counters.py) and is for one thread at a time.
+For one thread at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 HALF_LIFE_S = 3600.0
 LEAD = 1.5
-# A power of two that is far from what a float can hold.
+# 2**500 is far below the largest float.
 MAX_HALF_LIVES = 500.0
 
 
@@ -32,7 +32,7 @@ class TopLabels:
         self._clock = clock
         self._epoch = clock()
         self._labelled: dict[str, float] = {}
-        # Not above the least count of a labelled name. These counts only grow, so it stays true without looking.
+        # A lower bound of the labelled names' counts. They only grow, so it holds until it is computed again.
         self._least = 0.0
         self._candidates: dict[str, float] = {}
         self._inherited: dict[str, float] = {}

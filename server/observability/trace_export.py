@@ -1,11 +1,11 @@
-"""Where spans go: to the collector that vLLM's flag or OpenTelemetry's standard variables name, or nowhere.
+"""Where spans are sent: to the collector that vLLM's flag or OpenTelemetry's standard variables name, if any does.
 
     --otlp-traces-endpoint URL, else OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, else OTEL_EXPORTER_OTLP_ENDPOINT
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, else OTEL_EXPORTER_OTLP_PROTOCOL: grpc (the default) or http/protobuf
     OTEL_TRACES_EXPORTER=none or OTEL_SDK_DISABLED=true: nowhere
 
-Design decision: gateway and engine report to the same place in the same way. vLLM reads fewer variables than the SDK,
-so what was decided here is put where vLLM reads it.
+Gateway and engine send their spans to the same place. vLLM reads fewer variables than the SDK, so the decision made
+here is written into those that vLLM reads.
 
 The SDK itself reads the rest: OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_... .
 """
@@ -47,19 +47,19 @@ class TraceTarget:
         """The SDK's exporter to this collector."""
         if self.protocol == HTTP:
             return HttpExporter(endpoint=self.url)
-        # As vLLM does; https:// is encrypted all the same.
+        # As vLLM does; a URL with https:// is encrypted nevertheless.
         return GrpcExporter(endpoint=self.url, insecure=True)
 
 
 def trace_target(flag: str | None, environment: Mapping[str, str]) -> TraceTarget | None:
-    """Where spans go; None when nothing says so. ValueError, a sentence, for a protocol that is not spoken."""
+    """The collector, None when none is named. ValueError with a sentence for a protocol that is not supported."""
     disabled = environment.get(OTEL_SDK_DISABLED, "").lower() == "true"
     if disabled or environment.get(OTEL_TRACES_EXPORTER, "").lower() == "none":
         return None
     protocol = environment.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environment.get(OTEL_EXPORTER_OTLP_PROTOCOL, GRPC)
     url = flag or environment.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
     if not url and environment.get(OTEL_EXPORTER_OTLP_ENDPOINT):
-        # This one is the collector's, for traces, metrics and logs alike.
+        # The collector's base address for traces, metrics and logs.
         url = environment[OTEL_EXPORTER_OTLP_ENDPOINT]
         if protocol == HTTP:
             url = url.rstrip("/") + HTTP_PATH
@@ -81,7 +81,7 @@ def tell_vllm(target: TraceTarget | None, args: Namespace, environment: MutableM
 
 
 def tracer_provider(target: TraceTarget) -> TracerProvider:
-    """A provider that sends spans in batches, from a thread of its own. `exporting` ends it."""
+    """A provider that sends spans in batches from a thread; to be ended by `exporting`."""
     resource = Resource.create({"service.name": "tinylora"}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(target.exporter()))

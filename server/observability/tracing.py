@@ -1,18 +1,17 @@
 """A trace of every request through the gateway, which the engine's own spans continue (OpenTelemetry).
 
-    POST /v1/chat/completions            the client's traceparent, if it sent one, is its parent
+    POST /v1/chat/completions            its parent is the client's traceparent, if one was sent
         resolve                          who asks, and for which adapter
         admission                        quotas and the queue
         engine                           until the last byte of the answer
             llm_request                  vLLM's, which finds its parent in the traceparent header
 
-The stages of an inference request follow each other: the beginning of one is the end of the one before.
+The stages of an inference request follow each other: where one begins, the one before it ends.
 
-Design decision: no current span and no global provider, as OpenTelemetry's instrumentation of ASGI has them: a server
-may start a request in the context of another one on the same connection. Everything hangs on the tracer that is handed
-in.
+Design decision: not opentelemetry-instrumentation-asgi. It keeps the current span in a context variable, but a server
+may start a request in the context of the one before it on the same connection; and it has no place for the stages.
 
-Names of attributes are OpenTelemetry's semantic conventions, and "tinylora.*". Where spans go is trace_export.py's.
+Names of attributes are OpenTelemetry's semantic conventions, and "tinylora.*".
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from server.observability.http_metrics import METHODS
 TENANT, ADAPTER, REQUEST_ID = "tinylora.tenant", "tinylora.adapter", "tinylora.request_id"
 TRACER = "tinylora"
 RESOLVE, ADMISSION, ENGINE = "resolve", "admission", "engine"
-# OpenTelemetry's name for a method that is none.
+# OpenTelemetry's name for an unknown method.
 OTHER_METHOD = "_OTHER"
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACE_HEADERS = frozenset(name.encode() for name in _PROPAGATOR.fields)

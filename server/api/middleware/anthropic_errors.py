@@ -1,11 +1,11 @@
-"""Errors of /v1/messages in Anthropic's shape, whoever they are from: keys, quotas, adapters, or the engine.
+"""Errors of /v1/messages in Anthropic's shape, wherever they come from: keys, quotas, adapters or the engine.
 
     {"type": "error", "error": {"type": "not_found_error", "message": ...}, "request_id": ...}
 
-Design decision: translated on their way out, at one place, so that whatever refuses a request need not know which API
-was spoken. What `type` says follows from the status alone, as Anthropic documents it.
+Design decision: translated at one place on the way out, and not where a request is refused, so that nothing else needs
+to know which API the client uses. `type` follows from the status alone, as Anthropic documents it.
 
-Errors in the middle of a stream are the engine's.
+Errors in the middle of a stream are left as the engine writes them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def type_of(status: int) -> str:
 
 
 def _translated(body: bytes, status: int, request_id: str) -> bytes:
-    """`body`, an error in OpenAI's shape or in that of the engine's own /v1/messages, with the type Anthropic has."""
+    """`body`, an error of the gateway or of the engine's /v1/messages, in Anthropic's shape; another body as it is."""
     try:
         error = json.loads(body)["error"]
         message = error["message"]

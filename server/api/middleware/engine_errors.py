@@ -1,8 +1,10 @@
-"""The errors of the engine's routes, in the one shape in which errors leave (errors.py).
+"""The errors of the engine's routes in OpenAI's shape (core/error_responses.py), those within streams too.
 
-Design decision: one place on the way out, for answers and for errors within streams, because vLLM writes them in many:
-handlers of exceptions, routes, and generators of streams, each with the HTTP status as `code` and a Python class as
-`type`. What has a word as its code is ours, or Anthropic's, and passes.
+vLLM's have the HTTP status as `code` and a Python class as `type`. An error whose code is a word is the gateway's own,
+or in Anthropic's shape, and passes.
+
+Design decision: rewritten at one place on the way out, and not where vLLM makes them: exception handlers, routes, and
+the generators of streams.
 """
 
 from __future__ import annotations

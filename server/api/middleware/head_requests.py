@@ -1,7 +1,7 @@
 """HEAD on everything that GET answers: the same status and headers, without the body.
 
-Design decision: a middleware and not a second method of every route, of which one would be forgotten, and the engine's
-have none. It costs what GET costs.
+Design decision: a middleware, and not HEAD as a second method of every route: one would be forgotten, and the engine's
+routes have none. A HEAD request costs as much as the GET.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadRequests:
-    """Pure ASGI middleware, inside of what checks keys and counts requests by their method."""
+    """Pure ASGI middleware, inside of those that check keys and measure requests, which see the method HEAD."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""Refuses bodies that are compressed, which no route would decode: the bytes of a gzipped vector are no vector.
+"""Refuses compressed bodies: no route decodes them, and the bytes of a gzipped vector would be taken for a vector.
 
-Design decision: refused and not decoded. A few bytes can unpack to gigabytes, so every limit would have to be held a
-second time, and the bodies that are long here (vectors, numbers in base64) hardly become shorter.
+Design decision: refused and not decoded. A few bytes can unpack to gigabytes, so every limit would have to be checked
+again, and what is long here (vectors, numbers in base64) hardly compresses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from server.core.errors import UnsupportedMediaType, quoted
 
 
 class PlainBodies:
-    """Pure ASGI middleware, inside of what checks keys. Answers 415 to a Content-Encoding other than identity."""
+    """Pure ASGI middleware, inside of AuthMiddleware. Answers 415 to a Content-Encoding other than identity."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""Routes of the engine that are not served here, because they would run the model past queue, quotas and usage.
+"""Routes of the engine that are not served here, because they would bypass the queue, quotas and usage.
 
-Design decision: refused by name with a sentence, not left out of the engine's routers: whoever looks for one learns
-that it is not served on purpose, and there is nothing of the engine to change.
+Design decision: refused with a reason, and not removed from the engine's routers: a client learns that the route is
+missing on purpose, and the engine's code stays as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from server.core.paths import REFUSED_ROUTES
 
 
 class RefusedRoutes:
-    """Pure ASGI. WebSockets are refused whatever their path: none is the gateway's own."""
+    """Pure ASGI middleware. It refuses WebSockets of any path: the gateway has none."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,7 +1,7 @@
 """/adapters and /usage as other names of /v1/adapters and /v1/usage.
 
-Design decision: the path is rewritten before any other middleware sees it. Registering the routes twice would leave the
-short ones outside whatever guards /v1, the engine's API key first of all.
+Design decision: the path is rewritten, outside of AuthMiddleware, and routes are not registered twice: the short ones
+would bypass whatever guards /v1.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ ALIASES = ("/adapters", "/usage")
 PREFIX = "/v1"
 
 
-class AdaptersAlias:
-    """Pure ASGI middleware, to be added after those that guard paths."""
+class ShortPaths:
+    """Pure ASGI middleware, outside of those that check paths."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

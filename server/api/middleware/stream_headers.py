@@ -1,6 +1,6 @@
-"""Says of every stream of events that nobody on its way shall hold it back: nginx buffers answers unless they say so.
+"""Headers of event streams that keep proxies from caching or buffering them, as nginx does by default.
 
-Design decision: by the type of the answer, so that no route has to think of it.
+They are set by the answer's content type, so that no route has to set them.
 """
 
 from __future__ import annotations

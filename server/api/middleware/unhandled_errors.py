@@ -1,7 +1,7 @@
-"""Answers exceptions that nothing else handled with a 500, and logs them with their traceback.
+"""Answers exceptions that nothing else handled, with a 500, and logs them with their traceback.
 
-Design decision: a middleware inside of Observe, Cors and AnthropicErrors, so that a 500 has its id, its headers and its
-shape as any answer. Starlette's own handler of Exception would answer outside of them.
+Design decision: not by Starlette's handler of Exception, which answers outside of all middlewares: a 500 of this one
+has a request id and CORS headers, and Anthropic's shape where that is due.
 """
 
 from __future__ import annotations
