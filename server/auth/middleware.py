@@ -144,9 +144,8 @@ class AuthMiddleware:
             return
         needed: KeyScope = scope_of(method, path)
         if not principal.may(needed):
-            error = Forbidden(
+            raise Forbidden(
                 f"This takes an API key with the scope '{needed}'; the scopes of this one are "
-                f"{', '.join(sorted(principal.scopes))}."
+                f"{', '.join(sorted(principal.scopes))}.",
+                headers={"www-authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'},
             )
-            error.headers = {"www-authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'}
-            raise error

@@ -56,11 +56,20 @@ class ApiError(Exception):
     type: str = INVALID_REQUEST
     headers: Mapping[str, str] | None = None
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or STATUS_CODES[self.status]
+        if headers is not None:
+            self.headers = headers
 
 
 class BadRequest(ApiError):
@@ -122,10 +131,9 @@ class TooManyRequests(ApiError):
     def __init__(
         self, message: str, *, counted: Literal["requests", "tokens"], reason: str, headers: Mapping[str, str]
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, headers=headers)
         self.type = counted
         self.reason = reason
-        self.headers = headers
 
 
 class Unavailable(ApiError):

@@ -38,14 +38,13 @@ class BodyRoom:
     def take(self, tenant_id: int, amount: int) -> None:
         """Hold so many bytes more for a tenant. Unavailable when it may not."""
         if self._held[tenant_id] + amount > self._most_bytes - self.held_bytes - amount:
-            error = Unavailable(
+            raise Unavailable(
                 f"The server holds {self.held_bytes} bytes of requests, {self._held[tenant_id]} of them yours, and has "
                 f"no room for {amount} more (the server's setting {SETTING} is {self._most_bytes}). Try again when "
                 "some of your requests have been answered.",
                 code="too_many_request_bytes",
+                headers=retry_headers(RETRY_S),
             )
-            error.headers = retry_headers(RETRY_S)
-            raise error
         self._held[tenant_id] += amount
 
     def give_back(self, tenant_id: int, amount: int) -> None:

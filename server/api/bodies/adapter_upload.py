@@ -26,7 +26,7 @@ from adapters.vector.codec import parse_dtype
 from server.core.errors import BadRequest, UnsupportedMediaType, quoted
 from server.core.json_values import check_values
 from server.core.off_loop import off_loop
-from server.core.request_body import body_chunks, read_body
+from server.core.request_body import body_chunks, media_type, read_body
 from server.registry.spec import (
     DEFAULT_DTYPE,
     SPEC_FIELDS,
@@ -61,14 +61,9 @@ class Upload:
     metadata: Mapping[str, str]
 
 
-def media_type(request: Request) -> str:
-    """The content type without its parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 def body_format(request: Request) -> str:
     """In which form the adapter comes; "unknown" when none is read by this content type."""
-    kind = media_type(request)
+    kind = media_type(request.headers)
     if kind in SAFETENSORS:
         return "safetensors"
     return {RAW: "vector", "application/json": "json", "multipart/form-data": "multipart"}.get(kind, "unknown")
@@ -88,7 +83,7 @@ async def read_upload(form: str, request: Request, factors: Factors, max_bytes: 
     reader = readers.get(form)
     if reader is None:
         raise UnsupportedMediaType(
-            f"The content type is {quoted(media_type(request))}, expected {RAW} (the bytes of a vector), "
+            f"The content type is {quoted(media_type(request.headers))}, expected {RAW} (the bytes of a vector), "
             f"application/json, {SAFETENSORS[0]} or multipart/form-data.",
             param="content-type",
         )

@@ -19,10 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from server.api.bodies.adapter_upload import media_type
 from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, quoted
-from server.core.request_body import body_chunks
+from server.core.request_body import body_chunks, media_type
 from server.core.request_state import held_body
 
 FORM_OVERHEAD_BYTES = 2**16
@@ -62,9 +61,10 @@ class FileUpload:
 @asynccontextmanager
 async def read_file_upload(request: Request, max_bytes: int) -> AsyncIterator[FileUpload]:
     """The upload in the body of `request`, for as long as the block runs. Raises ApiError (400, 413, 415)."""
-    if media_type(request) != "multipart/form-data":
+    kind = media_type(request.headers)
+    if kind != "multipart/form-data":
         raise UnsupportedMediaType(
-            f"The content type is {quoted(media_type(request))}, expected multipart/form-data.", param="content-type"
+            f"The content type is {quoted(kind)}, expected multipart/form-data.", param="content-type"
         )
     held_body(request.scope).stream()
     chunks = body_chunks(request.headers, request.receive, max_bytes + FORM_OVERHEAD_BYTES, SETTING)

@@ -27,8 +27,8 @@ class PlainBodies:
                     f"The body is encoded as {quoted(encodings)}; send it as it is, without Content-Encoding.",
                     param="content-encoding",
                     code="unsupported_content_encoding",
+                    headers={"accept-encoding": "identity"},
                 )
-                error.headers = {"accept-encoding": "identity"}
                 await response_to(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -18,7 +18,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from server.api.bodies.adapter_upload import SAFETENSORS, media_type
+from server.api.bodies.adapter_upload import SAFETENSORS
 from server.api.bulk_import import BulkImport
 from server.api.deps import AuthorDep, Gateway, GatewayDep, PrincipalDep
 from server.api.own_route import OwnRoute
@@ -26,7 +26,7 @@ from server.api.schemas.pages import NamePrefix, NoQuery, StrictQuery
 from server.core.error_responses import error_object
 from server.core.errors import ApiError, UnsupportedMediaType, quoted
 from server.core.names import parse_reference
-from server.core.request_body import body_chunks, read_body
+from server.core.request_body import body_chunks, media_type, read_body
 from server.core.request_state import held_body
 from server.registry.bulk_export import BATCH, BATCH_BYTES, export_versions
 from server.registry.bulk_formats import (
@@ -107,7 +107,7 @@ def _store(bulk: BulkImport, number: int, index: int, parse: Callable[[], list[I
 
 async def _batches(request: Request, gateway: Gateway) -> AsyncIterator[Callable[[], list[Item]]]:
     """The body in batches, each yet to be parsed, which is work for a thread."""
-    kind = media_type(request)
+    kind = media_type(request.headers)
     if kind == NDJSON:
         held_body(request.scope).stream()
         chunks = body_chunks(request.headers, request.receive, gateway.settings.max_bulk_bytes, "max_bulk_bytes")
