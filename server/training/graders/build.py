@@ -1,7 +1,7 @@
 """From JSON to a grader: `parse_spec` checks a definition, `GraderTools.build` makes the grader.
 
-Design decision: what graders need from outside (a judge, a sandbox, processes for mathematics) is handed in. A kind
-whose tool is missing is refused when the grader is defined, not when the first completion is graded.
+What graders need from outside (a judge, a sandbox, processes for mathematics) is handed in. A kind whose tool is
+missing is refused when the grader is defined, not when the first completion is graded.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SPECS: Mapping[str, type[GraderSpec]] = MappingProxyType(
 class GraderTools:
     """What graders need from outside. No judge: no score_model graders. No sandbox: no python graders.
 
-    judge_is_this_server: then it is asked as whoever the grading is for, and behind everyone else's requests.
+    judge_is_this_server: its requests are then sent for the tenant whose completions are graded, with low priority.
     """
 
     math: MathPool
@@ -53,7 +53,7 @@ class GraderTools:
     judge_is_this_server: bool = False
 
     def on_behalf_of(self, headers: Mapping[str, str]) -> GraderTools:
-        """The same, its judge asked with `headers` if it is this server; nobody else is told of tenants and keys."""
+        """These tools, with `headers` on requests to a judge that is this server; other judges never get them."""
         if self.judge is None or not self.judge_is_this_server:
             return self
         return replace(self, judge=self.judge.with_options(default_headers=headers))
@@ -83,7 +83,7 @@ class GraderTools:
         raise AssertionError(f"no such kind of grader: {spec.type}")
 
     async def check(self, spec: GraderSpec, param: str = "grader") -> None:
-        """Everything that can be known before the first row. Raises BadRequest."""
+        """Check all that can be checked without a row; python source is compiled in the sandbox. Raises BadRequest."""
         self.build(spec, param)
         if isinstance(spec, MultiSpec):
             for name, part in spec.graders.items():
@@ -97,13 +97,16 @@ class GraderTools:
                 raise _unavailable(str(error), param) from error
 
     async def close(self) -> None:
-        """End the processes. The judge's client is its owner's."""
+        """End the processes for mathematics. The judge's client is closed by whoever made it."""
         await self.math.close()
 
 
 def parse_spec(value: object, param: str = "grader") -> GraderSpec:
-    """The definition of a grader from JSON. Raises BadRequest naming the field at fault, which begins with `param`, and
-    for a grader that gives every completion of a row the same score."""
+    """The definition of a grader, from JSON.
+
+    Raises BadRequest, naming the field at fault below `param`, also for a grader that gives every completion of a row
+    the same score.
+    """
     spec = _parse(value, param)
     if not spec.reads_sample():
         if isinstance(spec, MultiSpec):

@@ -2,8 +2,12 @@
 
     + - * / // % ** (or ^), unary + and -, parentheses, min max abs floor ceil exp sqrt log, numbers, names of graders
 
-Design decision: Python's own parser, then a walk over a white list of node types; nothing is compiled or called by
-name. All numbers are floats, so that no formula can build a large integer.
+Python parses the text; a walk over an allow-list of node types checks and evaluates it, and nothing is compiled. All
+numbers are floats, so no formula can build a large integer.
+
+Design decision: simpleeval (1.0.8) is not used. It checks nothing before it evaluates, while a formula must be refused
+when its grader is defined; it accepts comparisons, texts, conditions and integers of thousands of digits; and its
+recursion has no limit of its own.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ _BINARY: Mapping[type[ast.operator], Callable[[float, float], Any]] = MappingPro
 _UNARY: Mapping[type[ast.unaryop], Callable[[float], float]] = MappingProxyType(
     {ast.UAdd: operator.pos, ast.USub: operator.neg}
 )
-# What each takes: the function, and the least and most arguments.
+# name: (function, fewest arguments, most arguments)
 _FUNCTIONS: Mapping[str, tuple[Callable[..., float], int, int]] = MappingProxyType(
     {
         "min": (min, 2, 100),
@@ -50,19 +54,22 @@ FUNCTION_NAMES = frozenset(_FUNCTIONS)
 
 
 class FormulaError(ValueError):
-    """The formula cannot be read, or has no value; says why."""
+    """A formula cannot be read, or has no value. The message is for its owner."""
 
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """A formula that has been checked against the names it may use."""
+    """A formula whose syntax and names have been checked."""
 
     text: str
     _root: ast.expr
 
     @classmethod
     def parse(cls, text: str, names: Collection[str]) -> Formula:
-        """Raises FormulaError saying what is not allowed in it and what is."""
+        """The formula `text` over graders called `names`. FormulaError says what is not allowed, and what is.
+
+        At most MAX_CHARS characters, nested at most MAX_DEPTH deep.
+        """
         if len(text) > MAX_CHARS:
             raise FormulaError(f"the formula has {len(text)} characters, expected at most {MAX_CHARS}")
         # No strings are allowed, so every ^ is the power that OpenAI's formulas write so.
@@ -80,7 +87,7 @@ class Formula:
         return frozenset(node.id for node in ast.walk(self._root) if isinstance(node, ast.Name)) - FUNCTION_NAMES
 
     def evaluate(self, scores: Mapping[str, float]) -> float:
-        """Its value, finite. Raises FormulaError where it has none: a division by zero, a root of -1."""
+        """The value for these scores, always finite. FormulaError when there is none, as for a division by zero."""
         try:
             value = _value(self._root, scores)
             if not isinstance(value, complex) and math.isfinite(value):

@@ -1,7 +1,7 @@
-"""Several coroutines at once, of which none outlives the others.
+"""asyncio.gather that leaves nothing running.
 
-Design decision: asyncio.gather raises the first failure and leaves the rest running, which then goes on sampling,
-grading and asking judges for a step that nobody takes any more.
+Design decision: asyncio.gather raises the first failure and lets the other coroutines run on, which would then sample,
+grade and ask judges for a step that nobody takes any more.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ T = TypeVar("T")
 
 
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Their results, in order. When one fails the others are cancelled and have ended before its exception is raised,
-    as it is and not in a group."""
+    """Run all at once; returns their results, in order.
+
+    When one fails, the others are cancelled and have ended before its exception is raised, itself and not in a group.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one) for one in coroutines]

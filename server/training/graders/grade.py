@@ -1,9 +1,8 @@
 """What a grader is given (a sample, a row's fields), what it answers, and how it fails.
 
-Design decision: a grader that cannot grade raises GraderError, and `grade_row` makes a Grade of it that scores 0 and
-names the grader and the row. A bad completion or a bad row is data; it never ends a training job.
-
-It knows no kind of grader; those are the modules beside it.
+A grader that cannot grade raises GraderError, and `grade_row` makes of it a Grade that scores 0 and names the grader
+and the row. A bad completion or a bad row is data and never ends a training job. The kinds of graders are the modules
+beside this one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-# The names under which OpenAI's graders/run counts errors.
+# OpenAI's names for errors in the answer of graders/run.
 ErrorKind = Literal[
     "formula_parse_error",
     "invalid_variable_error",
@@ -31,7 +30,7 @@ ErrorKind = Literal[
     "unresponsive_reward_error",
 ]
 
-# Larger ones would be infinite in the sums of a step.
+# Larger scores could become infinite in the sums of a step.
 MAX_SCORE = 1e9
 
 log = structlog.get_logger(__name__)
@@ -39,10 +38,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion. `fields` is the `sample` namespace of templates and of python graders.
+    """One completion. `fields` is the `sample` namespace of templates and python graders:
 
-    output_text: its text. output_json: the text parsed, absent when it is not JSON. output_tools: its tool calls.
-    choices: the one choice, as a chat completion has it.
+    output_text: the text. output_json: the text parsed, absent when it is not JSON. output_tools: the tool calls.
+    choices: a list of one choice, as in a chat completion.
     """
 
     fields: Mapping[str, Any]
@@ -67,7 +66,7 @@ class Sample:
 
 
 class GraderError(Exception):
-    """The grader could not grade. `kind` counts it as OpenAI does; `message` is for people."""
+    """The grader could not grade. `kind` is OpenAI's name for the error; `message` is for people."""
 
     def __init__(self, kind: ErrorKind, message: str) -> None:
         super().__init__(message)
@@ -77,10 +76,11 @@ class GraderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """score: the reward, finite. passes: right or wrong, for graders that know it; else None.
+    """The grade of one completion.
 
-    detail: how the score came about, as JSON. parts: the scores inside a multi grader. tokens: what judges used, by
-    model. error: why there is no score; then the score is 0.
+    score: the reward, finite. passes: right or wrong; None for graders that do not decide that.
+    detail: how the score came about, as JSON. parts: the scores inside a multi grader, by name.
+    tokens: used by judges, by model. error: why there is no score; the score is then 0.
     """
 
     score: float
@@ -96,21 +96,21 @@ class Grader(Protocol):
 
     @property
     def name(self) -> str:
-        """The name its owner gave it."""
+        """The name that its owner gave it."""
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
-        """The grade of `sample`, drawn for the row whose fields are `item`."""
+        """The grade of `sample`, a completion for the row whose fields are `item`."""
 
 
 async def grade_row(grader: Grader, sample: Sample, item: Mapping[str, Any], row: int | None = None) -> Grade:
-    """As `grader.grade`, with failures as grades. `row` is the line of the data file, for the message."""
+    """As `grader.grade`, but a failure is a Grade with an error. `row`: line of the data file, for the message."""
     try:
         grade = await grader.grade(sample, item)
         check_score(grade.score)
         return grade
     except GraderError as error:
         failure = error
-    except Exception as error:  # A grader runs on whatever a model wrote; what nobody foresaw must cost one reward.
+    except Exception as error:  # Graders run on whatever a model wrote; an unexpected error costs one reward.
         log.exception("grader_failed", grader=grader.name, row=row)
         failure = GraderError("other_error", f"{type(error).__name__}: {str(error)[:300]}")
     where = f"grader {grader.name!r}" if row is None else f"grader {grader.name!r}, row {row}"
@@ -118,7 +118,7 @@ async def grade_row(grader: Grader, sample: Sample, item: Mapping[str, Any], row
 
 
 def check_score(score: float) -> float:
-    """`score` itself. Raises GraderError for one that is no reward."""
+    """`score` itself. Raises GraderError for NaN, and beyond -MAX_SCORE .. MAX_SCORE."""
     if not abs(score) <= MAX_SCORE:  # NaN neither
         raise GraderError(
             "other_error", f"the score is {score}, expected a number from {-MAX_SCORE:g} to {MAX_SCORE:g}"
@@ -127,7 +127,7 @@ def check_score(score: float) -> float:
 
 
 def printable(text: str) -> str:
-    """`text` as UTF-8 can carry it: what strangers' code and models write may hold half of a surrogate pair."""
+    """`text` with halves of surrogate pairs escaped, so that UTF-8 can encode it."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -4,10 +4,9 @@ r"""Finding the final answer in a completion, or in a worked solution.
     hashes       what follows the last "####" on its line, as GSM8K writes answers
     last_number  the last number: 1,234.5 or -3/4 or 12%
 
-Design decision: which of these found the answer is part of the result. A reward that also takes the last number teaches
-less format than one that wants a box, and figures of the two are not comparable.
-
-It parses no mathematics, and takes time linear in the text.
+Which extractor found the answer is part of the result: a reward that also takes the last number teaches less format
+than one that wants a box, and scores of the two are not comparable. Extraction parses no mathematics and takes time
+linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A final answer as written, and what found it."""
+    """A final answer as written, and the extractor that found it."""
 
     text: str
     extractor: Extractor
 
 
 def extract(text: str, extractors: Sequence[Extractor] = ALL) -> Answer | None:
-    """The answer by the first of `extractors` that finds one."""
+    """The answer by the first of `extractors` that finds one, else None."""
     for extractor in extractors:
         if found := _EXTRACTORS[extractor](text):
             return Answer(found, extractor)

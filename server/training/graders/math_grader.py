@@ -1,13 +1,13 @@
 r"""math: is the completion's final answer mathematically equal to the reference? Scores 0 or 1. Not one of OpenAI's.
 
 The answer is found by `math_extract` and compared by math-verify: 1/2, 0.5 and \frac{1}{2} are one answer. The
-reference may be the answer alone or a worked solution that ends in a box or in "####".
+reference may be the answer alone, or a worked solution that ends in a box or in "####".
 
-Design decision: a completion without an answer, or with one that cannot be compared (too long, too slow), is wrong, not
-an error: it is the model's doing. A reference that is empty or too long is the row's, and an error.
+A completion without an answer, or with one that cannot be compared (too long, too slow), is wrong. A reference that is
+empty or too long is an error of the row.
 
-It is shown as a string_check whose `equality` is "math", and is taken in either form: OpenAI's client knows its own
-types only, and would warn of another one whenever it writes a job as JSON.
+Design decision: it is shown as a string_check with `equality` "math", and taken in that form as well as under its own
+type. OpenAI's client knows its own types only, and would warn of another one whenever it writes a job as JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHOWN = {"operation": "eq", EQUALITY: "math"}
 
 
 class MathSpec(GraderSpec):
-    """`extract` says where answers are looked for, in this order."""
+    """The definition of a math grader. `extract`: the extractors to try, in order."""
 
     type: Literal["math"]
     name: Name = "math"
@@ -45,12 +45,15 @@ class MathSpec(GraderSpec):
         return self.input, self.reference
 
     def reads_sample(self) -> bool:
-        """Not where a text is compared with itself."""
+        """False also when a text is compared with itself."""
         return super().reads_sample() and Template.parse(self.input) != Template.parse(self.reference)
 
 
 def math_of_string_check(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a MathSpec from those of a string_check with an `equality`. Raises ValueError, naming the field."""
+    """The fields of a MathSpec from those of a string_check with `equality`.
+
+    Raises ValueError, whose text is the name of a field with a wrong value.
+    """
     for name, expected in _SHOWN.items():
         if fields.get(name) != expected:
             raise ValueError(name)
@@ -58,7 +61,7 @@ def math_of_string_check(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class MathGrader:
-    """See the module."""
+    """Compares the final answers of completion and reference."""
 
     def __init__(self, spec: MathSpec, pool: MathPool) -> None:
         self.name = spec.name
@@ -68,7 +71,7 @@ class MathGrader:
         self._pool = pool
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
-        """1 when the answers are equal; `detail` has both and the extractor."""
+        """1 when the answers are equal; `detail` has both, and the extractor."""
         solution = self._reference.render(sample, item)
         found = extract(solution, ("boxed", "hashes"))
         reference = found.text if found else solution.strip()

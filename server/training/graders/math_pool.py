@@ -1,4 +1,4 @@
-"""Comparisons of mathematics (math_worker.py), in processes that are killed when they hang (child_pool.py)."""
+"""Comparisons of mathematics (math_worker.py), in processes that are killed when they hang (core/child_pool.py)."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from server.core.child_pool import ChildError, ChildPool, ChildUnavailable
 
 
 class MathPoolError(Exception):
-    """No answer; says why."""
+    """Two answers could not be compared; the message says why."""
 
 
 class MathUnavailable(Exception):
-    """No process could be started: a fault of the installation, whatever the question."""
+    """No process could be started, which is a fault of the installation."""
 
 
 class MathPool:
-    """At most `processes` comparisons at a time, each of at most `timeout_s` (whole seconds)."""
+    """At most `processes` comparisons at a time, each of at most `timeout_s` whole seconds."""
 
     def __init__(self, processes: int = 1, timeout_s: int = 5) -> None:
         self._timeout_s = timeout_s
         self._pool = ChildPool("server.training.graders.math_worker", processes=processes)
 
     async def equal(self, reference: str, answer: str) -> bool:
-        """Whether the two are equal. MathPoolError when that cannot be said; MathUnavailable."""
+        """Whether the two are mathematically equal. MathPoolError when that cannot be found out; MathUnavailable."""
         question = {"reference": reference, "answer": answer, "timeout_s": self._timeout_s}
         try:
-            # The worker's own limits are the same, per step; this one is for what they do not reach.
+            # The worker limits each of its steps itself; this limit is for what hangs all the same.
             result = await self._pool.ask(question, self._timeout_s + 1.0)
         except ChildError as error:
             raise MathPoolError(str(error)) from error
@@ -35,5 +35,5 @@ class MathPool:
         return bool(result["equal"])
 
     async def close(self) -> None:
-        """End the processes; another question would start new ones."""
+        """End the processes. Another comparison would start new ones."""
         await self._pool.close()

@@ -1,12 +1,10 @@
-"""`python -m server.training.graders.math_worker`: answers, line by line, whether two pieces of mathematics are equal.
+"""`python -m server.training.graders.math_worker`: says, line by line, whether two pieces of mathematics are equal.
 
 A line in: {"reference": "...", "answer": "...", "timeout_s": 5}. A line out: {"equal": true} or {"error": "..."}.
 
-Design decision: math-verify limits its time with signals, which reach only a process's main thread, and sympy can still
-hang in one long operation. So it runs here, in a process of its own that the kernel ends when it has used the time of
-one comparison several times over, even when nobody is left to kill it.
-
-It knows no extraction of answers; what it gets is the answer alone.
+It is a process because math-verify limits its time with signals, which reach only a main thread, and because sympy can
+hang in one long operation all the same. The kernel ends the process when it has used several times the CPU time of one
+comparison, even when its parent is gone.
 """
 
 from __future__ import annotations
@@ -52,7 +50,7 @@ def main() -> None:
 
 
 def equal(reference: str, answer: str, timeout_s: int) -> bool:
-    """Whether `answer` is mathematically equal to `reference`; as texts, when one of them is no mathematics."""
+    """Whether `answer` is mathematically equal to `reference`; compared as texts when one of them cannot be parsed."""
     if reference.split() == answer.split():
         return True
     gold, given = _parse(reference, timeout_s), _parse(answer, timeout_s)
@@ -62,7 +60,7 @@ def equal(reference: str, answer: str, timeout_s: int) -> bool:
 
 
 def _parse(text: str, timeout_s: int) -> list[Any]:
-    # As LaTeX, "Paris" would be the product of five variables, and equal to "pairs". A number among words counts.
+    # As LaTeX "Paris" would be a product of five variables, equal to "pairs". In plain text numbers are still found.
     if _WORD.search(text) and not _MATHS.search(text):
         return list(parse(text, _PLAIN, fallback_mode="no_fallback", parsing_timeout=timeout_s))
     return list(parse(f"\\boxed{{{text}}}", _LATEX, parsing_timeout=timeout_s))

@@ -1,10 +1,10 @@
 """multi: several graders and a formula over their scores.
 
-Design decision: when a part fails, the whole fails. The formula may subtract or invert a score, so a failed part that
-silently counted as 0 could be a reward.
+Design decision: when a part fails, the whole grade fails, instead of the part counting as 0. The formula may subtract
+or invert a score, so a failed part could become a reward.
 
-The wire form is a map of name to grader, as OpenAI's service takes it. Its Python package declares one grader there,
-which is therefore taken too, under its own name.
+In JSON `graders` is a map of name to grader, as OpenAI's service takes it. OpenAI's Python package declares a single
+grader there, which is therefore taken too, under its own name.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from server.training.graders.spec import GraderSpec, Name
 
 MAX_GRADERS = 16
 MAX_NAME_CHARS = 48
-# Of a part a job reports valid_<name>, among numbers of its own; see `server.training.jobs.protocol.Metrics`.
+# A job reports valid_<name> of every part beside metrics of its own (server.training.jobs.protocol.Metrics).
 TAKEN_NAMES = frozenset({"reward_mean", "loss", "mean_token_accuracy"})
 _NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME_CHARS - 1}}}")
 
 
 class MultiSpec(GraderSpec):
-    """OpenAI's MultiGrader; its parts are specs already, see `server.training.graders.build`."""
+    """OpenAI's MultiGrader. Its parts have already been parsed (by build.py)."""
 
     type: Literal["multi"]
     name: Name = "multi"
@@ -68,13 +68,13 @@ class MultiSpec(GraderSpec):
         return tuple(text for part in self.graders.values() for text in part.templates())
 
     def reads_sample(self) -> bool:
-        """Through the parts that its formula names."""
+        """Whether a part that the formula names reads the sample."""
         named = Formula.parse(self.calculate_output, self.graders).names
         return any(part.reads_sample() for name, part in self.graders.items() if name in named)
 
 
 class Multi:
-    """See the module."""
+    """Grades with every part at once, then computes the formula."""
 
     def __init__(self, spec: MultiSpec, parts: Mapping[str, Grader]) -> None:
         self.name = spec.name
@@ -82,7 +82,7 @@ class Multi:
         self._formula = Formula.parse(spec.calculate_output, parts)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
-        """The formula of the parts' scores; `parts` has each of them."""
+        """The value of the formula; `parts` has the score of each part. Raises GraderError when a part does."""
         results = await gather_or_cancel(self._grade_part(name, sample, item) for name in self._parts)
         grades = dict(zip(self._parts, results, strict=True))
         scores = {name: grade.score for name, grade in grades.items()}

@@ -1,8 +1,7 @@
 """python: the tenant's own `grade(sample, item) -> float`, run in the sandbox and nowhere else.
 
-Design decision: the source is only ever compiled inside the sandbox, too: a compiler is attack surface.
-
-OpenAI's `image_tag` is accepted and has no effect: there is one environment, Python's standard library.
+The source is compiled inside the sandbox as well, because a compiler is attack surface. OpenAI's `image_tag` is
+accepted and has no effect: there is one environment, Python's standard library.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ class PythonSpec(GraderSpec):
     image_tag: str | None = Field(None, max_length=128)
 
     def reads_sample(self) -> bool:
-        """Its code is given the sample; what it makes of it is not looked into."""
+        """Always true: the code is given the sample, and is not analyzed."""
         return True
 
 
 class PythonGrader:
-    """See the module."""
+    """Runs the source in the sandbox, once per completion."""
 
     def __init__(self, spec: PythonSpec, sandbox: Sandbox) -> None:
         self.name = spec.name
@@ -41,7 +40,7 @@ class PythonGrader:
         self._sandbox = sandbox
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
-        """What the source's grade returns; `detail` has what it printed and how it was shut in."""
+        """The number that the source's `grade` returns; `detail` has what it printed and how it was isolated."""
         try:
             result = await self._sandbox.grade(self._source, sample.fields, item)
         except SandboxedCodeError as error:

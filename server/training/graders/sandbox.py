@@ -1,6 +1,6 @@
-"""Runs a stranger's `grade(sample, item)` in a process that reaches neither network, nor files, nor other processes.
+"""Runs untrusted `grade(sample, item)` code in a process that reaches neither network, nor files, nor other processes.
 
-What holds, and is looked up inside before the code runs (sandbox_child):
+What holds, verified inside before the code runs (sandbox_child.py):
     network     a namespace of its own with no interface but an unconnected loopback
     files       a file system of its own: the standard library and shared libraries, read-only, and a /tmp in memory
                 that vanishes afterwards; no devices, no /proc, no shell
@@ -9,10 +9,10 @@ What holds, and is looked up inside before the code runs (sandbox_child):
     limits      wall-clock and CPU time, memory, file size, number of processes, open files, length of the answer
 What does not: it is the same kernel, without a seccomp filter, and CPU time is shared.
 
-Design decision: all of that or nothing. Where the kernel or the container forbids namespaces, nothing runs, and
-the error says what is missing.
+Design decision: all of that or nothing, not as much as the system allows. Where the kernel or the container forbids
+namespaces nothing runs, and the error says what is missing.
 
-Only the standard library can be imported in there.
+The code can import the standard library only.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _NAMESPACES = {"net": "--net", "mnt": "--mount", "pid": "--pid", "ipc": "--ipc",
 
 
 class IsolationUnavailable(Exception):
-    """The code was not run, because it could not be shut in; says what is missing."""
+    """The code was not run, because it could not be isolated; the message says what is missing."""
 
 
 class SandboxedCodeError(Exception):
-    """The code ran and failed, or cannot run at all; says how. `printed` is the end of what it printed."""
+    """The code failed, or could not be started. `printed`: the end of what it printed."""
 
     def __init__(self, message: str, printed: str = "") -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ class SandboxedCodeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """Per call. `timeout_s` is of wall-clock time, CPU time gets a second more; `scratch_bytes` is all of /tmp."""
+    """Limits of one call. timeout_s: wall-clock time; one second more of CPU time. scratch_bytes: the size of /tmp."""
 
     timeout_s: int = 10
     memory_bytes: int = 512 * 2**20
@@ -64,7 +64,7 @@ class SandboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxResult:
-    """The score, what the code printed (its end), and what was found to hold inside."""
+    """The score, the end of what the code printed, and what was verified inside."""
 
     score: float
     printed: str
@@ -72,11 +72,11 @@ class SandboxResult:
 
 
 class Sandbox:
-    """At most `concurrency` calls at a time, each a new process."""
+    """Runs at most `concurrency` calls at a time, each in a new process."""
 
     def __init__(self, limits: SandboxLimits | None = None, concurrency: int = 2) -> None:
         self._limits = limits or SandboxLimits()
-        self._free = asyncio.Semaphore(concurrency)
+        self._semaphore = asyncio.Semaphore(concurrency)
 
     async def grade(self, source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> SandboxResult:
         """Run `source` and call its grade. Raises IsolationUnavailable or SandboxedCodeError."""
@@ -84,13 +84,13 @@ class Sandbox:
         return SandboxResult(answer["score"], answer["printed"], answer["isolation"])
 
     async def check(self, source: str) -> Mapping[str, Any]:
-        """Compile `source` without running it; returns what holds inside. Raises as `grade`."""
+        """Compile `source` without running it; returns what was verified inside. Raises as `grade`."""
         isolation: Mapping[str, Any] = (await self._call({"source": source}))["isolation"]
         return isolation
 
     async def _call(self, request: dict[str, Any]) -> dict[str, Any]:
         limits = self._limits
-        async with self._free:
+        async with self._semaphore:
             with tempfile.TemporaryDirectory(prefix="tinylora-grader-") as root:
                 request |= {
                     "root": root,
@@ -112,7 +112,7 @@ async def _start() -> Process:
     unshare = shutil.which("unshare")
     if unshare is None:
         raise IsolationUnavailable("python graders need the program unshare (util-linux), which is not installed")
-    # Whoever is not root needs a user namespace to make the others.
+    # Without root, the other namespaces need a user namespace.
     user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     command = (
         unshare,
@@ -137,7 +137,7 @@ async def _exchange(process: Process, request: bytes, timeout_s: int) -> bytes:
     assert process.stdout is not None
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
-            with contextlib.suppress(ConnectionError):  # It ended early; what it said is the reason.
+            with contextlib.suppress(ConnectionError):  # It ended early; its output has the reason.
                 process.stdin.write(request)
                 await process.stdin.drain()
                 process.stdin.close()
@@ -175,7 +175,7 @@ def _answer(output: bytes, status: int | None) -> dict[str, Any]:
             f"python graders are not run here, because the system does not allow their isolation ({said}); allow "
             "unprivileged user namespaces, or run the server where they are allowed"
         )
-    # From here on the code may have written the lines itself, so nothing about them is taken for granted.
+    # The code may have written the following lines itself, so they are not trusted.
     last = _json_object(lines[-1]) if len(lines) > 1 else {"error": f"it ended without a result (status {status})"}
     printed = printable(str(last.get("printed", "")))[-1000:]
     if "error" in last:

@@ -1,12 +1,11 @@
-"""The inside of the sandbox: shuts itself in, then runs somebody's `grade(sample, item)`. See `sandbox`.
+"""The inside of the sandbox (sandbox.py): isolates itself, then runs untrusted `grade(sample, item)` code.
 
-It is started inside new namespaces and finds a request as JSON on standard input; it answers in lines of JSON, first
-what holds inside, last what came of it.
-In this order it: looks whether the namespaces are new; replaces the file system by a read-only one that holds the
-standard library and shared libraries, and an empty /tmp in memory; gives up root and every capability; sets its limits;
-looks whether all of that is so; runs the code.
+It is started inside new namespaces, reads a request as JSON from standard input, and answers in lines of JSON: first
+what was verified, last the result. In this order it checks that the namespaces are new; replaces the file system by a
+read-only one that holds the standard library and shared libraries, and an empty /tmp in memory; gives up root and every
+capability; sets its limits; verifies all of that; runs the code.
 
-Design decision: the standard library alone, in one file, because it runs where nothing else can be read.
+It is one file that imports the standard library alone, because nothing else can be read inside.
 """
 
 from __future__ import annotations
@@ -50,21 +49,21 @@ def main() -> None:
     except OSError as error:
         answer: dict[str, object] = {"isolation_error": str(error)}
     else:
-        # Said before the code can say anything, so it cannot be the code that says it.
+        # Written before the code runs, so the code cannot have written it.
         os.write(1, json.dumps({"isolation": isolation}).encode() + b"\n")
         answer = run(request)
     os.write(1, json.dumps(answer).encode() + b"\n")
 
 
 def require_namespaces(host: dict[str, str]) -> None:
-    """Raises OSError unless these namespaces are not the host's. It comes first, before anything is mounted."""
+    """Raises OSError when a namespace is still the host's. Must come before anything is mounted."""
     shared = [kind for kind, host_id in host.items() if os.readlink(f"/proc/self/ns/{kind}") == host_id]
     if shared or os.getpid() != 1:
         raise OSError(f"these namespaces are the machine's own: {', '.join(shared)}")
 
 
 def confine_files(root: str, scratch_bytes: int) -> None:
-    """Make an empty file system at `root` the only one, with what Python imports in it."""
+    """Make `root` the only file system: empty but for what Python imports, and a /tmp of `scratch_bytes`."""
     mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     for path in dict.fromkeys((*LIBRARIES, sysconfig.get_path("stdlib"), os.path.join(sys.base_prefix, "lib"))):
         copy = root + path
@@ -90,10 +89,10 @@ def confine_files(root: str, scratch_bytes: int) -> None:
 
 
 def drop_privileges() -> None:
-    """No capabilities, now or later; and not root, where this is the machine's root."""
+    """Give up all capabilities for good, and become nobody where this is the machine's root."""
     for capability in range(64):
         if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            break  # beyond the last that this kernel knows
+            break  # this kernel has no more capabilities
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     with contextlib.suppress(OSError):  # In a user namespace there is only one user to be.
         os.setgroups([])
@@ -105,7 +104,7 @@ def drop_privileges() -> None:
 
 
 def limit(request: dict[str, Any]) -> None:
-    """The kernel's limits on this process and its children."""
+    """Set the kernel's resource limits of this process and its children."""
     for what, most in (
         (resource.RLIMIT_CPU, request["cpu_s"]),
         (resource.RLIMIT_AS, request["memory_bytes"]),
@@ -118,7 +117,7 @@ def limit(request: dict[str, Any]) -> None:
 
 
 def verify_isolation() -> dict[str, object]:
-    """What holds, looked up and not assumed. Raises OSError when the network or the files are within reach."""
+    """The isolation as found. Raises OSError when the network, the machine's files or a capability are within reach."""
     interfaces = [name for _, name in socket.if_nameindex()]
     files = sorted(os.listdir("/"))
     capabilities = (ctypes.c_uint32 * 6)()
@@ -135,7 +134,7 @@ def verify_isolation() -> dict[str, object]:
 
 
 def run(request: dict[str, Any]) -> dict[str, object]:
-    """The score, or the error that the code made, or (without a sample) whether the code could be a grader."""
+    """The score or the error of the code; for a request without a sample, whether the code compiles and has `grade`."""
     printed = io.StringIO()
     try:
         code = compile(request["source"], "grader", "exec", dont_inherit=True)
@@ -149,7 +148,7 @@ def run(request: dict[str, Any]) -> dict[str, object]:
 
 
 def score(code: CodeType, sample: object, item: object) -> dict[str, object]:
-    """What the code's grade returns, when that is a score."""
+    """The score that the code's `grade` returns, or an error when it is no finite number."""
     namespace: dict[str, Any] = {"__name__": "grader"}
     exec(code, namespace)
     if not callable(namespace.get("grade")):
@@ -161,7 +160,7 @@ def score(code: CodeType, sample: object, item: object) -> dict[str, object]:
 
 
 def describe(error: BaseException) -> str:
-    """The error and the line of the grader's source in which it happened."""
+    """The error, with the line of the grader's source where it was raised."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "grader"]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
     where = "" if line is None else f", line {line}"

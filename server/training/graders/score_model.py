@@ -1,13 +1,13 @@
-"""score_model: a model reads the sample and answers with a score, brought into the grader's range.
+"""score_model: a judge model reads the sample and answers with a score, which is clamped to the grader's range.
 
-The judge is whatever OpenAI-compatible server the injected client talks to, this one included. It is asked for a JSON
-object {"steps": [...], "result": number} by a system message and by a response_format, so that servers with structured
-outputs cannot answer anything else.
+The judge is whatever OpenAI-compatible server the injected client talks to, which may be this one. A system message and
+a response_format ask it for a JSON object {"steps": [...], "result": number}, so that servers with structured outputs
+cannot answer anything else.
 
-Design decision: an answer without a number is an error of its own kind and not a low score found by guessing; a number
-in the reasoning is not the verdict.
+Design decision: an answer without a number is an error of its own kind, and no number is searched for in the reasoning,
+which is not the verdict.
 
-Texts only; images and audio are refused when the grader is defined.
+Inputs are texts; images and audio are refused when the grader is defined.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _json_type(value: object) -> str:
     return "list" if isinstance(value, list | tuple) else "dict" if isinstance(value, dict | TextPart) else "str"
 
 
-# Told apart by their JSON type, so that an error is about the one that was meant.
+# Distinguished by their JSON type, so that an error is about the form that was meant.
 Block = Annotated[Annotated[TemplateText, Tag("str")] | Annotated[TextPart, Tag("dict")], Discriminator(_json_type)]
 Content = Annotated[
     Annotated[TemplateText, Tag("str")] | Annotated[TextPart, Tag("dict")] | Annotated[tuple[Block, ...], Tag("list")],
@@ -66,13 +66,13 @@ class JudgeMessage(BaseModel):
     type: Literal["message"] = "message"
 
     def texts(self) -> tuple[str, ...]:
-        """Its texts, templates still."""
+        """Its texts, as templates."""
         parts = self.content if isinstance(self.content, tuple) else (self.content,)
         return tuple(part if isinstance(part, str) else part.text for part in parts)
 
 
 class SamplingParams(BaseModel):
-    """OpenAI's names, of which max_completions_tokens is spelt so."""
+    """OpenAI's names, including its spelling max_completions_tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -111,7 +111,7 @@ class ScoreModelSpec(GraderSpec):
 
 
 class ScoreModel:
-    """See the module. `extra_body`: what the judge is told beyond OpenAI's parameters."""
+    """Asks the judge once per completion. `extra_body`: request fields beyond OpenAI's parameters."""
 
     def __init__(
         self, spec: ScoreModelSpec, judge: openai.AsyncOpenAI, extra_body: Mapping[str, Any] | None = None
@@ -128,7 +128,7 @@ class ScoreModel:
         self._params: dict[str, Any] = params
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
-        """The judge's score; `detail` has its answer."""
+        """The judge's score within the range; `detail` has its answer. Raises GraderError when it gives none."""
         create: Any = self._judge.chat.completions.create
         try:
             completion = await create(
@@ -160,9 +160,9 @@ class ScoreModel:
         messages = []
         for role, texts in self._messages:
             content = "\n".join(text.render(sample, item) for text in texts)
-            # Only OpenAI's own models know developers; elsewhere they are the system.
+            # Only OpenAI's own models know the role developer.
             messages.append({"role": "system" if role == "developer" else role, "content": content})
-        # Chat templates take one system message, in the first place.
+        # Chat templates take one system message, as the first.
         if messages[0]["role"] == "system":
             messages[0]["content"] += f"\n\n{rule}"
             return messages
@@ -170,7 +170,7 @@ class ScoreModel:
 
 
 def _score(answer: str) -> float:
-    # Judges without structured outputs like to wrap the object into a code block.
+    # Judges without structured outputs often wrap the object in a code block.
     start, end = answer.find("{"), answer.rfind("}")
     text = answer[start : end + 1] if start >= 0 else answer
     try:

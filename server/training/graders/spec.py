@@ -1,7 +1,7 @@
-"""What every grader's wire form has in common.
+"""The fields that all graders have in JSON.
 
-Design decision: unknown fields are refused. A reward that silently ignores half of its definition trains for hours
-towards something else.
+Unknown fields are refused: a reward that silently ignores half of its definition would train for hours towards
+something else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Name = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class GraderSpec(BaseModel):
-    """The wire form of a grader, as OpenAI's API has it; `type` and a default `name` come with each kind."""
+    """The definition of a grader in JSON, as in OpenAI's API; each kind has its `type` and a default `name`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -24,17 +24,17 @@ class GraderSpec(BaseModel):
     name: Name
 
     def templates(self) -> tuple[str, ...]:
-        """Its texts with variables."""
+        """Its texts that have variables."""
         return ()
 
     def item_variables(self) -> frozenset[Variable]:
-        """What every row of the data must have for it."""
+        """The variables that every row of the data must have."""
         return frozenset[Variable]().union(*(Template.parse(text).item_variables for text in self.templates()))
 
     def reads_sample(self) -> bool:
-        """Whether its score can depend on the completion; what cannot is no reward."""
+        """Whether its score can depend on the completion. If not, it is no reward."""
         return any(Template.parse(text).reads_sample for text in self.templates())
 
     def to_wire(self) -> dict[str, Any]:
-        """The grader as JSON, with what the server filled in."""
+        """The definition as JSON, with defaults filled in."""
         return self.model_dump(mode="json", exclude_none=True)

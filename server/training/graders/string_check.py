@@ -1,6 +1,6 @@
-"""string_check: is one text the other, or does it contain it? Scores 0 or 1.
+"""string_check: is one text equal to the other, or does it contain it? Scores 0 or 1.
 
-eq and ne compare exactly; like asks whether the input contains the reference, ilike the same whatever the case.
+eq and ne compare exactly; like asks whether the input contains the reference, ilike the same without regard to case.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class StringCheckSpec(GraderSpec):
         return self.input, self.reference
 
     def reads_sample(self) -> bool:
-        """Not where a text is compared with itself."""
+        """False also when a text is compared with itself."""
         return super().reads_sample() and Template.parse(self.input) != Template.parse(self.reference)
 
 
 class StringCheck:
-    """See the module."""
+    """Compares two filled-in templates."""
 
     def __init__(self, spec: StringCheckSpec) -> None:
         self.name = spec.name
@@ -40,7 +40,7 @@ class StringCheck:
         self._reference = Template.parse(spec.reference)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
-        """1 when the comparison holds."""
+        """1 when the comparison holds, else 0."""
         given, reference = self._input.render(sample, item), self._reference.render(sample, item)
         match self._operation:
             case "eq":

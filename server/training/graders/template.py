@@ -1,10 +1,10 @@
 """Texts with variables: `{{ item.answer }}`, `{{ sample.output_text }}`, `{{ sample.output_tools[0].function.name }}`.
 
-Design decision: a path is looked up and nothing is evaluated: no filters, no expressions, no attributes of objects. So
-a template can be anybody's, and the variables that it needs are known before the first row is read.
+A variable is a path that is looked up. Nothing is evaluated (no filters, no expressions, no attributes of objects), so
+a template may come from anybody, and the variables that it needs are known before the first row is read.
 
 Strings are inserted as they are, everything else as JSON. Braces may stand in a text, as in JSON or LaTeX; those that
-look like a variable and are none ("{{ item.answer }") are refused, for they would be compared as they stand.
+look like a variable and are none ("{{ item.answer }") are refused, because they would be compared as text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAMESPACES = ("item", "sample")
 SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices")
 
 _VARIABLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-# `{ item.answer }`, with one brace where there should be two.
+# A variable with one brace where there should be two: `{ item.answer }`.
 _ONE_BRACE = re.compile(r"\{\s*(?:item|sample)\s*[.\[][^{}]*\}")
 _BRACES = re.compile(r"\{|\}+")
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*)|\[(\d{1,9})\]")
@@ -45,7 +45,7 @@ class Variable:
         return self.namespace + "".join(steps)
 
     def look_up(self, fields: Mapping[str, Any]) -> object:
-        """What `fields`, the namespace, has at this path. Raises KeyError with the longest path that is missing."""
+        """The value at this path in `fields`, the namespace. KeyError has the path up to the first missing step."""
         value: Any = fields
         for depth, step in enumerate(self.path):
             value = _step(value, step)
@@ -56,14 +56,14 @@ class Variable:
 
 @dataclass(frozen=True)
 class Template:
-    """A text, its pieces between variables (one more than variables), and the variables."""
+    """A parsed text: the pieces between its variables (one more than there are variables), and the variables."""
 
     pieces: tuple[str, ...]
     variables: tuple[Variable, ...]
 
     @classmethod
     def parse(cls, text: str) -> Template:
-        """Raises ValueError, in a sentence, when `text` has a variable that no row could have, or half of one."""
+        """Raises ValueError, with a sentence, for a variable that cannot exist or whose braces do not match."""
         parts = _VARIABLE.split(text)
         template = cls(tuple(parts[::2]), tuple(_variable(part.strip()) for part in parts[1::2]))
         _refuse_left_over_braces(template.pieces)
@@ -71,16 +71,16 @@ class Template:
 
     @cached_property
     def item_variables(self) -> frozenset[Variable]:
-        """The variables that a row of the data has to have."""
+        """The variables that a row of the data must have."""
         return frozenset(variable for variable in self.variables if variable.namespace == "item")
 
     @cached_property
     def reads_sample(self) -> bool:
-        """Whether a part of the completion is filled in."""
+        """Whether a part of the completion is inserted."""
         return any(variable.namespace == "sample" for variable in self.variables)
 
     def render(self, sample: Sample, item: Mapping[str, Any]) -> str:
-        """The text with its variables filled in. Raises GraderError naming a variable that is missing."""
+        """The text with its variables filled in. GraderError for a missing variable, or beyond MAX_RENDERED_CHARS."""
         texts = [self.pieces[0]]
         for variable, piece in zip(self.variables, self.pieces[1:], strict=True):
             texts.append(_text(_value(variable, sample, item)))

@@ -1,7 +1,7 @@
-"""text_similarity: how alike two texts are, 0..1, by one of OpenAI's metrics.
+"""text_similarity: how alike two texts are, from 0 to 1, by one of OpenAI's metrics.
 
-Design decision: what cannot be computed soundly here is refused with the reason: cosine needs an embedding model,
-meteor WordNet. fuzzy_match is rapidfuzz's `ratio` (normalised insertions and deletions), in 0..1.
+fuzzy_match is rapidfuzz's `ratio` (normalized insertions and deletions), divided by 100. Two metrics are refused with
+the reason: cosine needs an embedding model, meteor needs WordNet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText
 
-# The time of the metrics grows with the product of the lengths.
+# The time of some metrics grows with the product of the lengths.
 MAX_CHARS = 50_000
 _METRICS: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
     {
@@ -67,12 +67,12 @@ class TextSimilaritySpec(GraderSpec):
         return self.input, self.reference
 
     def reads_sample(self) -> bool:
-        """Not where a text is compared with itself."""
+        """False also when a text is compared with itself."""
         return super().reads_sample() and Template.parse(self.input) != Template.parse(self.reference)
 
 
 class TextSimilarity:
-    """See the module."""
+    """Computes a metric of two filled-in templates."""
 
     def __init__(self, spec: TextSimilaritySpec) -> None:
         self.name = spec.name
@@ -81,7 +81,7 @@ class TextSimilarity:
         self._reference = Template.parse(spec.reference)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
-        """The metric of the input against the reference."""
+        """The metric of the input against the reference. GraderError for texts of more than MAX_CHARS characters."""
         given, reference = self._input.render(sample, item), self._reference.render(sample, item)
         if (longest := max(len(given), len(reference))) > MAX_CHARS:
             raise GraderError(

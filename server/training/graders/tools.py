@@ -1,4 +1,4 @@
-"""What graders need, made from the settings: the mathematics processes, the sandbox, and the judge."""
+"""The tools that graders need, made from the settings: mathematics processes, sandbox and judge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.training.graders.sandbox import Sandbox
 
 
 def grader_tools(settings: Settings, this_server: openai.AsyncOpenAI) -> GraderTools:
-    """What graders need, as the operator has set it. Whoever asks closes it, and its judge."""
+    """The tools as the operator has set them. The caller closes them, and their judge."""
     sandbox = Sandbox() if settings.python_graders else None
     if settings.judge_url is None:
         return GraderTools(math=MathPool(), judge=this_server, judge_is_this_server=True, sandbox=sandbox)
@@ -22,6 +22,6 @@ def grader_tools(settings: Settings, this_server: openai.AsyncOpenAI) -> GraderT
 
 
 def client_of_this_server(url: str, key: str = "unused", **options: Any) -> openai.AsyncOpenAI:
-    """Asks as whoever `key` says: the organisation in the environment is one at OpenAI, and would be a tenant here."""
+    """A client of this server, without the organization and project of the environment, which are OpenAI's."""
     nobody: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
     return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, default_headers=nobody, **options)
