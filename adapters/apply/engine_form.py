@@ -1,10 +1,10 @@
-"""An adapter as the engine takes it: its matrices R ready-made, in one line of ASCII.
+"""An adapter as the engine takes it: its matrices R, computed, in one line of ASCII.
 
     tinylora:2:<factors digest>:<k>:<base64 of float32 little-endian (modules, k, k)>
 
-Design decision: what is left to the engine is a copy. It neither draws projections nor knows recipes, so an adapter
-nobody has seen costs its step what a known one does, and nothing about a recipe can fail there. The line is longer than
-the vector (4 kB for a 7B and rank 2) and shorter than a prompt of some thousand tokens.
+Design decision: R travels instead of vector and recipe, so that the engine only copies. It draws no projections and
+knows no recipes; an adapter never seen before costs its step what a known one does, and nothing about a recipe can fail
+there. The line is longer than the vector (4 kB for a 7B and rank 2) and shorter than a prompt of some thousand tokens.
 """
 
 import base64
@@ -30,15 +30,16 @@ def engine_form(adapter: Adapter, factors: Factors, projections_MUE: Tensor | No
 
 
 def read_engine_form(text: str, factors: Factors) -> Tensor:
-    """R of every module, float32 (M, r, r) with r = factors.rank. Raises AdapterError for any other line."""
+    """R of every module from its line, float32 (M, r, r) with r = factors.rank. Raises as `parse_engine_form`."""
     r_MKK = parse_engine_form(text, factors.digest, len(factors.modules), factors.rank)
     return padded(r_MKK, factors.rank)
 
 
 def parse_engine_form(text: str, factors: str, modules: int, max_rank: int) -> Tensor:
-    """R of every module, float32 (modules, k, k), for the factors of digest `factors`, k at most `max_rank`.
+    """R of every module from its line, float32 (modules, k, k).
 
-    Raises AdapterError for any other line.
+    Raises AdapterError when it is no such line, belongs to other factors than those of digest `factors`, or k is more
+    than `max_rank`.
     """
     if not isinstance(text, str) or not text.startswith(PREFIX):
         raise AdapterError(f"an adapter for the engine begins with {PREFIX!r}, got {text!r:.40}", field="adapter")

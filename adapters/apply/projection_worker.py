@@ -1,11 +1,10 @@
-"""`python -m adapters.apply.projection_worker`: draws projections for a process that must not be held up by it.
+"""`python -m adapters.apply.projection_worker`: draws projections in a process of its own.
 
 A line in: {"recipe": {...}, "modules": ["model.layers.0...", ...]}. Out: the P of those modules one after the other,
-float32 little-endian (modules, u, r, r), and nothing else. It serves standard input until that ends, which it does
-with the process that started it.
+float32 little-endian (modules, u, k, k), and nothing else. It ends when standard input does.
 
-Design decision: a process, because drawing is Python (a hash for every number) and would hold the interpreter's lock;
-and a nice one, because the engine's cores are the same.
+Design decision: a process and not a thread, because drawing is Python (a hash for every number) and would hold the
+interpreter's lock. It runs at a low priority, because the engine uses the same cores.
 """
 
 import json

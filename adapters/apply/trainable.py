@@ -1,12 +1,11 @@
 """A frozen Hugging Face causal LM in which every row of a batch may carry another trainable vector.
 
-Design decision: the model is not rewritten and no weight is ever changed. A forward hook on each adapted linear adds
-`U S (R (V^T x))`, with R of the row's own adapter; R follows differentiably from v by the very function that serves it
-(`reconstruct.matrices`). Vectors stay in float32 on the CPU, where a few numbers cost nothing and give the same bits
-everywhere; only R goes to the model's device. Rows never meet, so one pass gives each vector the gradient it would get
-alone, even beside a vector whose numbers overflow.
+A forward hook on each adapted linear adds `U S (R (V^T x))` with R of the row's own adapter; no weight is changed. R
+follows differentiably from v by the same function that serves it (`reconstruct.matrices`). Vectors stay in float32 on
+the CPU, where so few numbers cost nothing and give the same bits everywhere; only R goes to the model's device. Rows
+never mix, so one pass gives each vector the gradient that it would get alone, even beside a vector that overflows.
 
-It knows no loss and no optimiser, does not load the model, and is for one thread.
+It knows no loss and no optimizer, does not load the model, and is for one thread.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ BASE = -1
 
 
 class TrainableAdapters:
-    """`model` and the adapters in training on it.
+    """`model` and the adapters that are trained on it.
 
     model:   a causal LM whose linears the factors name; its parameters are frozen here and it is hooked until `close`.
     factors: shared by all adapters. Recipes may differ from adapter to adapter.
@@ -52,12 +51,12 @@ class TrainableAdapters:
         ]
 
     def close(self) -> None:
-        """Take the hooks off `model` again."""
+        """Remove the hooks from `model`."""
         for hook in self._hooks:
             hook.remove()
 
     def add(self, adapter: Adapter) -> int:
-        """Put a copy of `adapter` into training, from its own vector on; returns its handle, never used before.
+        """Put a copy of `adapter` into training, starting from its vector; returns a handle that was never used before.
 
         Raises FactorsError or RecipeError when it does not fit the factors.
         """
@@ -71,11 +70,11 @@ class TrainableAdapters:
         del self._live[handle]
 
     def vector(self, handle: int) -> nn.Parameter:
-        """v (groups, u), float32 on the CPU: the parameter itself, with its gradient."""
+        """The parameter v, float32 (groups, u) on the CPU, with its gradient."""
         return self._live[handle].parameter
 
     def set_vector(self, handle: int, v_GU: Tensor) -> None:
-        """Overwrite v, leaving gradient and optimiser alone. Raises VectorError for another shape."""
+        """Overwrite v; gradient and optimizer state stay. Raises VectorError for another shape."""
         parameter = self.vector(handle)
         if v_GU.shape != parameter.shape:
             raise VectorError(
@@ -85,15 +84,15 @@ class TrainableAdapters:
             parameter.copy_(v_GU)
 
     def adapter(self, handle: int, dtype: DType) -> Adapter:
-        """The adapter as it is now, rounded to `dtype`: what to serve. Raises VectorError when v is not finite."""
+        """The adapter as it is now, rounded to `dtype`, to be served. Raises VectorError when v is not finite."""
         live = self._live[handle]
         return Adapter.from_vector(live.parameter, live.recipe, live.factors, dtype)
 
     @contextmanager
     def rows(self, handles_P: Sequence[int]) -> Iterator[None]:
-        """Inside, row b of every forward of the model has the adapter `handles_P[b]`, or none where that is BASE.
+        """Inside, row p of every forward of the model has the adapter `handles_P[p]`, or none where that is BASE.
 
-        Run the backward inside as well: with gradient checkpointing it computes forwards again. Outside, the model is
+        Run the backward inside as well, because gradient checkpointing computes forwards again. Outside, the model is
         the base model. Gradients of v add up in `vector(handle).grad`.
         """
         handles = list(dict.fromkeys(handles_P))
@@ -117,14 +116,14 @@ class TrainableAdapters:
         if self._rows is None:
             return y_PTO
         r_PRR, shared = self._rows[index], self._shared[index]
-        # bmm, unlike matmul, refuses a batch of another size than `rows` was told.
+        # bmm, unlike matmul, refuses a batch of another size than that of `rows`.
         h_PTR = (inputs[0] @ shared.shrink_IR).float()
         return y_PTO + (torch.bmm(h_PTR, r_PRR.mT) @ shared.expand_RO).to(y_PTO.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """An adapter whose vector is a parameter: all that `matrices` asks an Adapter for."""
+    """An adapter whose vector is a parameter, with all attributes that `matrices` needs of an Adapter."""
 
     recipe: Recipe
     factors: str

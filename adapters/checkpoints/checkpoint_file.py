@@ -1,8 +1,7 @@
-"""Reading somebody else's adapter checkpoint: a directory, one file, or the bytes of an upload plus its configuration.
+"""Reading another library's adapter checkpoint: a directory, one file, or the bytes of an upload and its configuration.
 
-The one decision: only the safetensors parser ever touches uploaded bytes. It refuses a header whose shapes do not
-cover the file exactly, so memory is bounded by the size of the upload, and nothing in it can run code. What the
-tensors mean is decided by the importers.
+Only the safetensors parser touches uploaded bytes. It refuses a header whose shapes do not cover the file exactly, so
+memory is bounded by the size of the upload, and nothing in it can run code. The importers decide what tensors mean.
 """
 
 import json
@@ -21,7 +20,7 @@ TENSORS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 MAX_FILE_BYTES = 4 * 2**30
 MAX_CONFIG_BYTES = 2**20
-# What people send instead, by its first bytes, and what to do about it.
+# Other files that people send: their first bytes, and what to do.
 _PICKLE = "a pickle (torch.save's adapter_model.bin), which can run code and is not read: save it with safetensors"
 _OTHER_FILES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for: fetch that with `git lfs pull`"),
@@ -32,23 +31,23 @@ _OTHER_FILES = (
     (b"<", "an HTML or XML page, perhaps of a site that offers the file: download the file itself"),
     (b"{", "JSON: the tensors are in adapter_model.safetensors, the configuration is sent beside it"),
 )
-# Of the largest models, with all that any importer reads, there are a tenth as many.
+# Ten times what any importer reads of the largest models.
 MAX_TENSORS = 100_000
 REAL_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFile:
-    """Tensors and, when there is one, the `adapter_config.json` that came with them."""
+    """The tensors, and the content of `adapter_config.json` if there is one."""
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, object] | None
 
 
 def read_checkpoint(source: str | Path | bytes, config: Mapping[str, object] | None = None) -> CheckpointFile:
-    """Parse `source` (directory, path of a safetensors file, or its bytes); `config` wins over a file beside it.
+    """Read `source` (a directory, a safetensors file, or its bytes). `config` is used instead of a file beside it.
 
-    Raises CheckpointError: not safetensors, too large, missing or not JSON.
+    Raises CheckpointError when it is missing, too large, or not safetensors, or its configuration is not JSON.
     """
     if isinstance(source, bytes):
         return CheckpointFile(_parse(source), config)
@@ -60,7 +59,7 @@ def read_checkpoint(source: str | Path | bytes, config: Mapping[str, object] | N
 
 
 def tensors_path(source: str | Path) -> Path:
-    """The safetensors file that `source` names: the file itself, or the one PEFT writes in that directory."""
+    """The path of the safetensors file: `source` itself, or the file that PEFT writes into that directory."""
     path = Path(source)
     if path.is_dir():
         path = path / TENSORS_FILE
@@ -75,7 +74,7 @@ def tensors_path(source: str | Path) -> Path:
 
 
 def check_tensor(name: str, tensor: Tensor, shape: Iterable[int]) -> Tensor:
-    """`tensor` in float64, once its shape is as expected, its dtype a real one, and every number finite."""
+    """`tensor` in float64 on the CPU. Raises CheckpointError for another shape, dtype, NaN or infinity."""
     expected = tuple(shape)
     if tuple(tensor.shape) != expected:
         raise CheckpointError(f"tensor {name!r} has shape {tuple(tensor.shape)}, expected {expected}")
@@ -88,9 +87,9 @@ def check_tensor(name: str, tensor: Tensor, shape: Iterable[int]) -> Tensor:
 
 
 def check_tensor_count(data: bytes, most: int) -> None:
-    """CheckpointError when the header of a safetensors file in memory names more than `most` tensors.
+    """Raises CheckpointError when the header of a safetensors file in memory names more than `most` tensors.
 
-    To be called before the file is parsed: empty tensors take a few bytes in the file and a thousand in memory.
+    Call it before the file is parsed: an empty tensor takes a few bytes in the file and a thousand in memory.
     """
     count = data.count(b'"dtype"', 8, 8 + int.from_bytes(data[:8], "little"))
     if count > most:
@@ -98,7 +97,7 @@ def check_tensor_count(data: bytes, most: int) -> None:
 
 
 def config_int(config: Mapping[str, object], key: str, low: int, high: int, default: int | None = None) -> int:
-    """The integer `config[key]` within `low`..`high`; `default` when absent or null and a default is given."""
+    """The integer `config[key]`, `low` to `high`; `default`, if given, when absent or null. CheckpointError."""
     value = config.get(key)
     if value is None and default is not None:
         return default
@@ -110,7 +109,7 @@ def config_int(config: Mapping[str, object], key: str, low: int, high: int, defa
 def config_float(
     config: Mapping[str, object], key: str, low: float, high: float, default: float | None = None
 ) -> float:
-    """The number `config[key]` within `low`..`high`; `default` when absent or null and a default is given."""
+    """The number `config[key]`, `low` to `high`; `default`, if given, when absent or null. CheckpointError."""
     value = config.get(key)
     if value is None and default is not None:
         return default
@@ -120,7 +119,7 @@ def config_float(
 
 
 def some(names: Iterable[str], limit: int = 3) -> str:
-    """The first few of `names`, for an error message that stays short whatever was uploaded."""
+    """The first few of `names`, for an error message of bounded length."""
     listed = sorted(names)
     shown = ", ".join(f"{name!r:.120}" for name in listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"

@@ -1,12 +1,13 @@
-"""Expressing a foreign low-rank update `B C A` in our factors: the R per module that is nearest to it.
+"""Another library's low-rank update `B C A` in our factors: the R of each module that is nearest to it.
 
-Design decision: least squares onto the factors instead of matching singular vectors one by one. It absorbs signs, order
-and any rotation of the foreign vectors. What it cannot express is one number, the share of the update that is lost. An
-exact decomposition of the same weights loses rounding. A randomised one, as LoRA-XS's first code computes, differs from
-ours in its last vectors by a good part, and loses that; how much is told to whoever imports it.
+Least squares onto the factors absorbs signs, order and any rotation of the other library's vectors. What it cannot
+express is one number, the share of the update that is lost. An exact decomposition of the same weights loses rounding.
+A randomized one, as LoRA-XS's first code computes, differs from ours in its last vectors, and loses that part.
 
-A loss alone does not tell a randomised decomposition of our weights from one of other weights. Their images do:
-whatever b is, `W^T b` is the a that belongs to it, so `V^T a` and `S U^T b` are parallel for all pairs made from our W.
+Design decision: singular vectors are not matched one by one, which would need their signs and order.
+
+The loss alone does not tell a randomized decomposition of our weights from one of other weights. Their images do:
+for any b, `W^T b` is the a that belongs to it, so `V^T a` and `S U^T b` are parallel for all pairs made from our W.
 """
 
 from collections.abc import Iterable
@@ -20,9 +21,9 @@ from adapters.vector.adapter import Adapter
 from adapters.vector.errors import CheckpointError
 from adapters.vector.recipe import Recipe
 
-# Rounding both foreign matrices to bfloat16 leaves about 0.004 outside the factors' span, and turns a pair by as much.
+# Rounding both matrices to bfloat16 leaves about 0.004 outside the factors' span, and turns a pair by as much.
 ROUNDING = 0.02
-# The share of an update that may be lost, all modules together, when its vectors are approximate ones of our weights.
+# Share of an update that may be lost, over all modules, when its vectors come from an approximate SVD of our weights.
 # The randomised SVD of a rank r (10 iterations, 10 vectors more) loses 0.06 to 0.08 in factors of rank 2 r + 10.
 MAX_LOSS = 0.1
 MAX_FACTORS_RANK = 64
@@ -30,7 +31,7 @@ MAX_FACTORS_RANK = 64
 
 @dataclass(frozen=True, slots=True)
 class LowRankUpdate:
-    """`delta W = left @ core @ right` of one module, float64: (out, r), (r, r), (r, in)."""
+    """`delta W = left @ core @ right` of one module, float64: (out, j), (j, j), (j, in)."""
 
     left: Tensor
     core: Tensor
@@ -39,7 +40,9 @@ class LowRankUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """R of every module in the engine's convention, float64 (M, k, k).
+    """The fitted matrices.
+
+    matrices: R of every module in the convention `paper`, float64 (M, k, k).
 
     loss: |delta W - fitted| / |delta W|, in the Frobenius norm over all modules together; 0 to MAX_LOSS.
     """
@@ -50,7 +53,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """An adapter from a foreign checkpoint, and which share of the checkpoint's update it lacks (see Fit.loss)."""
+    """An adapter from another library's checkpoint, and the share of its update that was lost (see Fit.loss)."""
 
     adapter: Adapter
     loss: float
@@ -58,7 +61,7 @@ class Imported:
 
 @dataclass(slots=True)
 class _Size:
-    """What fitting with the first k factors has come to, over the modules so far."""
+    """The fit with the first k factors, over the modules so far."""
 
     matrices: Tensor
     lost2: float = 0.0
@@ -71,7 +74,7 @@ class _Size:
 
 
 def fit_matrices(updates: Iterable[tuple[str, LowRankUpdate]], factors: Factors, rank: int) -> Fit:
-    """The fit of `updates`, which are read once, one module at a time; modules without an update get R = 0.
+    """The fit of `updates`, pairs of module and update that are read once; modules without an update get R = 0.
 
     k is `rank` when the factors' first `rank` singular vectors carry every update up to ROUNDING, otherwise the
     factors' full rank. Then up to MAX_LOSS of the updates may be lost, if their vectors come from the weights of
@@ -127,14 +130,14 @@ def _too_far(full: _Size, factors: Factors, rank: int) -> str:
 
 
 def elementary_adapter(matrices_MKK: Tensor, factors: Factors) -> Adapter:
-    """The adapter whose vector is R itself, k*k float32 numbers per module: LoRA-XS's own parametrisation."""
+    """The adapter whose vector is R itself, k * k float32 numbers per module (LoRA-XS's parametrization)."""
     modules, size, _ = matrices_MKK.shape
     recipe = Recipe(rank=size, u=size * size, groups=modules, projection="elementary", convention="paper")
     return Adapter.from_vector(matrices_MKK.reshape(modules, size * size).float(), recipe, factors.digest, "float32")
 
 
 def _fit(update: LowRankUpdate, triplet: tuple[Tensor, Tensor, Tensor], size: int) -> tuple[Tensor, float, float]:
-    """R, the squared norm of what it lacks, and of the whole."""
+    """(R float64 (k, k), squared norm of the part that it lacks, squared norm of the whole update)."""
     u_OK, s_K, v_IK = (part.double() for part in triplet)
     u_OK, s_K, v_IK = u_OK[:, :size], s_K[:size], v_IK[:, :size]
     left_KJ = _coordinates(u_OK, update.left)
@@ -146,8 +149,11 @@ def _fit(update: LowRankUpdate, triplet: tuple[Tensor, Tensor, Tensor], size: in
 
 
 def _mismatch(update: LowRankUpdate, triplet: tuple[Tensor, Tensor, Tensor]) -> float:
-    """By how much the images of left's columns under our weights point elsewhere than right's rows, within our factors:
-    the sine of their angle, weighted by the size of the rows. How A and B share the singular values does not matter."""
+    """How far the images of left's columns under our weights differ in direction from right's rows, from 0 to 1.
+
+    It is the sine of their angle within our factors, weighted by the size of the rows, whatever part of the singular
+    values is in A or B.
+    """
     u_OK, s_K, v_IK = (part.double() for part in triplet)
     image_KJ = s_K[:, None] * _coordinates(u_OK, update.left)
     image_KJ = torch.nn.functional.normalize(image_KJ, dim=0)
@@ -165,7 +171,7 @@ def _coordinates(basis_FK: Tensor, vectors_FJ: Tensor) -> Tensor:
 
 
 def _norms2(update: LowRankUpdate, left_outside_OJ: Tensor, right_inside_IJ: Tensor) -> tuple[float, float]:
-    """|delta W - fitted|^2 and |delta W|^2 in the Frobenius norm; of `left @ right` while the core is still zero."""
+    """|delta W - fitted|^2 and |delta W|^2 in the Frobenius norm; those of `left @ right` when the core is zero."""
     core = update.core if bool(update.core.any()) else torch.eye(len(update.core), dtype=torch.float64)
     # The two parts are orthogonal: one lies outside the column space of U, the other inside it.
     left_inside_OJ = update.left - left_outside_OJ

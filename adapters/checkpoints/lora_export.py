@@ -1,7 +1,7 @@
-"""Exporting an adapter as a plain rank-r LoRA in PEFT's format, for software that knows nothing of TinyLoRA.
+"""Exporting an adapter as a plain LoRA in PEFT's format, for software that knows nothing of TinyLoRA.
 
-The one decision: R goes into B (`B = U S R`, `A = V^T`, scaling 1), so that A is the same for every adapter of one base
-model. The export has the size of the factors, and is one-way: nothing in it says which vector it came from.
+R goes into B (`B = U S R`, `A = V^T`, scaling 1), so A is the same for every adapter of one base model. The export has
+the size of the factors, and the vector cannot be recovered from it.
 """
 
 import json
@@ -26,9 +26,9 @@ def export_lora(adapter: Adapter, factors: Factors, directory: str | Path, base_
     matrices_MKK = matrices(adapter, factors)[:, :rank, :rank].double()
     tensors = {}
     for module, matrix_KK in zip(factors.modules, matrices_MKK, strict=True):
-        left_OK, values_K, right_IK = factors.triplet(module)
-        expand_OK = (left_OK[:, :rank].double() * values_K[:rank].double()) @ matrix_KK
-        tensors[f"base_model.model.{module}.lora_A.weight"] = right_IK[:, :rank].T.float().contiguous()
+        u_OR, s_R, v_IR = factors.triplet(module)
+        expand_OK = (u_OR[:, :rank].double() * s_R[:rank].double()) @ matrix_KK
+        tensors[f"base_model.model.{module}.lora_A.weight"] = v_IR[:, :rank].T.float().contiguous()
         tensors[f"base_model.model.{module}.lora_B.weight"] = expand_OK.float().contiguous()
     config = {
         "peft_type": "LORA",

@@ -1,8 +1,10 @@
-"""Importing LoRA-XS checkpoints: frozen A and B from the SVD of the base weight, one trained r x r matrix between them.
+"""Importing LoRA-XS checkpoints: frozen A and B from the SVD of the base weight, a trained r x r matrix between them.
 
-The one decision: A and B are read from the file rather than assumed, so the original code's split (S on A's side) and
-any other one import alike. PEFT itself has no LoRA-XS; the files are PEFT LoRA files with one more tensor per module,
-whose name depends on the PEFT release that saved it.
+PEFT itself has no LoRA-XS; the files are PEFT LoRA files with one more tensor per module, whose name depends on the
+PEFT release that saved it.
+
+Design decision: A and B are read from the file, not assumed to be our factors, so the original code's split (S on A's
+side) is imported like any other.
 """
 
 import math
@@ -20,12 +22,12 @@ from adapters.vector.errors import CheckpointError
 # every key it saves, also there: `q_proj_lora_latent_mapping.weight`. Later releases keep it.
 _LATENT_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.default)?_lora_latent_mapping\.weight")
 _LORA_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)\.lora_(?P<kind>[AB])(?:\.default)?\.weight")
-# Each changes the update in a way that is not `scaling * B R A`.
+# With each of these the update is another one than `scaling * B R A`.
 _UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication")
 
 
 def is_lora_xs(names: Iterable[str]) -> bool:
-    """Whether these tensor names are those of a LoRA-XS checkpoint."""
+    """Whether these are the tensor names of a LoRA-XS checkpoint."""
     return any(_LATENT_KEY.fullmatch(name) for name in names)
 
 
@@ -34,7 +36,7 @@ def import_lora_xs(tensors: Mapping[str, Tensor], factors: Factors, *, config: M
 
     The update is `scaling * B R A`, scaling = lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora, from `config`
     (adapter_config.json), which is therefore required. Modules of `factors` that it does not adapt get R = 0. A and B
-    from a randomised SVD, as the original code's first release has them, are carried as far as fit_matrices allows.
+    may come from a randomized SVD, as in the original code's first release, within the limits of `fit_matrices`.
     Raises CheckpointError.
     """
     if config is None:
@@ -53,11 +55,11 @@ def _update(module: str, part: Mapping[str, Tensor], rank: int, scaling: float, 
             f"tensor '{module}.{missing[0]}' is missing from the checkpoint; A, B and R are all needed, because the "
             "signs of A and B are not known without them"
         )
-    left_OK, _, right_IK = factors.triplet(module)
+    left_OR, _, right_IR = factors.triplet(module)
     return LowRankUpdate(
-        left=check_tensor(f"{module}.lora_B", part["lora_B"], (left_OK.shape[0], rank)),
+        left=check_tensor(f"{module}.lora_B", part["lora_B"], (left_OR.shape[0], rank)),
         core=scaling * check_tensor(f"{module}.lora_latent_mapping", part["lora_latent_mapping"], (rank, rank)),
-        right=check_tensor(f"{module}.lora_A", part["lora_A"], (rank, right_IK.shape[0])),
+        right=check_tensor(f"{module}.lora_A", part["lora_A"], (rank, right_IR.shape[0])),
     )
 
 

@@ -1,9 +1,8 @@
-"""Importing adapters that other software trained: PEFT's TinyLoRA here, LoRA-XS from its own module, and our own files.
+"""Importing adapters that other software trained: PEFT's TinyLoRA, LoRA-XS (lora_xs_import.py), and our own files.
 
-The one decision: a PEFT file keeps its tiny vector, `u * groups` numbers, only when that vector with redrawn P gives
-the same R to float32 precision in these factors; the signs of PEFT's singular vectors come from LAPACK and usually
-differ from ours, and then R itself is stored. It does not read pickles, and does not carry over biases, embeddings or
-whole modules saved beside the adapter.
+A PEFT file keeps its small vector, `u * groups` numbers, when that vector with redrawn P gives the same R to float32
+precision in these factors. Usually the signs of PEFT's singular vectors, which come from LAPACK, differ from ours; then
+R itself is stored. Pickles are not read; biases, embeddings and whole modules beside the adapter are refused.
 """
 
 import re
@@ -48,10 +47,10 @@ _SAME_MATRIX = 1e-4
 def import_checkpoint(
     source: str | Path | bytes, factors: Factors, config: Mapping[str, object] | None = None
 ) -> Imported:
-    """Import any supported checkpoint: a PEFT directory, a safetensors file, or its bytes with `config` beside them.
+    """Import a supported checkpoint: a PEFT directory, a safetensors file, or its bytes with `config`.
 
-    Recognises PEFT TinyLoRA, LoRA-XS and our own files by their tensors' names. Raises CheckpointError for anything
-    else, and when the checkpoint is broken or belongs to other base weights.
+    PEFT TinyLoRA, LoRA-XS and our own files are recognized by the names of their tensors. Raises CheckpointError for
+    anything else, and when the checkpoint is broken or belongs to other base weights.
     """
     file = read_checkpoint(source, config)
     names = file.tensors.keys()
@@ -111,9 +110,9 @@ def _update(
     factors: Factors,
 ) -> LowRankUpdate:
     """`B (sum_i v_i P_i) A` of the module PEFT numbered `index`; P is drawn with `recipe` if not in the file."""
-    left_OK, _, right_IK = factors.triplet(module)
-    left = check_tensor(f"{module}.tinylora_B", _required(part, module, "B"), (left_OK.shape[0], rank))
-    right = check_tensor(f"{module}.tinylora_A", _required(part, module, "A"), (rank, right_IK.shape[0]))
+    left_OR, _, right_IR = factors.triplet(module)
+    left = check_tensor(f"{module}.tinylora_B", _required(part, module, "B"), (left_OR.shape[0], rank))
+    right = check_tensor(f"{module}.tinylora_A", _required(part, module, "A"), (rank, right_IR.shape[0]))
     if recipe is not None and "P" not in part:
         projection_UKK = projection(recipe, module, index).double()
     else:
@@ -173,7 +172,7 @@ def _first_size(tensor: Tensor) -> int:
 
 
 def _stack_vectors(vectors: Mapping[int, Tensor], config: Mapping[str, object]) -> tuple[Tensor, DType]:
-    """v in float64 (groups, u), and the dtype to store it in: the widest one of the file."""
+    """(v float64 (groups, u), dtype to store it in): the dtype of the file, float32 when there are several."""
     if set(vectors) != set(range(len(vectors))):
         missing = min(set(range(len(vectors) + 1)) - set(vectors))
         raise CheckpointError(f"tensor 'base_model.tinylora_v.{missing}' is missing from the checkpoint")
@@ -186,7 +185,7 @@ def _stack_vectors(vectors: Mapping[int, Tensor], config: Mapping[str, object]) 
 
 
 def _groups(modules: int, groups: int, config: Mapping[str, object]) -> list[int]:
-    """PEFT's tying by position among the adapted modules: runs of modules // groups, the last takes the remainder."""
+    """The group of each adapted module by PEFT's tying: runs of modules // groups, the last with the remainder."""
     if config:
         tying = config_float(config, "weight_tying", 0.0, 1.0, default=0.0)
         expected = max(1, round(modules * (1.0 - tying)))
@@ -201,7 +200,7 @@ def _groups(modules: int, groups: int, config: Mapping[str, object]) -> list[int
 
 
 def _all_drawn(parts: Mapping[str, Mapping[str, Tensor]]) -> bool:
-    """Whether P has to be drawn again, as PEFT's save_projection=False asks; some of them missing is an error."""
+    """Whether P has to be drawn again (PEFT's save_projection=False). CheckpointError when only some are missing."""
     missing = [module for module, part in parts.items() if "P" not in part]
     if missing and len(missing) < len(parts):
         raise CheckpointError(
@@ -211,7 +210,7 @@ def _all_drawn(parts: Mapping[str, Mapping[str, Tensor]]) -> bool:
 
 
 def _recipe(rank: int, u: int, groups: int, config: Mapping[str, object], *, drawn: bool) -> Recipe | None:
-    """The recipe that draws PEFT's P; None when there is none, which matters only if the file does not hold P."""
+    """The recipe that draws PEFT's P; None when there is none and the file holds P. CheckpointError."""
     if drawn and not config:
         raise CheckpointError(f"the checkpoint has no tinylora_P; {CONFIG_FILE} with its projection_seed is needed")
     if drawn and str(config.get("peft_version", "")).startswith("0.19."):

@@ -1,8 +1,8 @@
 """Building the factors of a base model, and finding those built before.
 
-Design decision: factors live beside the model, in `<model>/tinylora/`, or under the user's cache directory when that
-cannot be written. Whether they still belong to the weights is asked of the weights (model_files.fingerprint). Two
-processes that need the same factors build them once: the second waits.
+Factors are kept beside the model, in `<model>/tinylora/`, or under the user's cache directory when that cannot be
+written. They are used again as long as the fingerprint of the weights (model_files.py) is the same. Two processes that
+need the same factors build them once: the second waits.
 
 Memory: one weight in float32 and its copy on disk, besides the factors themselves.
 """
@@ -30,7 +30,7 @@ MAX_RANK = 64
 
 @dataclass(frozen=True, slots=True)
 class BuildCost:
-    """What a build took: wall-clock seconds, and by how many bytes it raised the peak memory of this process."""
+    """What a build cost: wall-clock seconds, and bytes by which it raised the peak memory of this process."""
 
     seconds: float
     peak_bytes: int
@@ -45,7 +45,7 @@ def build_factors(
     out_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Factors:
-    """Compute the factors of the model in `model_dir`, write them into `out_dir` (default: beside it), open them.
+    """Compute the factors of the model in `model_dir`, write them into `out_dir` (default: beside it) and open them.
 
     `seed` matters to `random` factors only. `progress` shows a bar on a terminal and one line elsewhere, on stderr.
     Raises FactorsError: unsupported or quantised model, missing files, rank above 64 or above a weight's size.
@@ -62,7 +62,7 @@ def find_or_build_factors(
 ) -> Factors:
     """The factors of `model`, a directory or a hub id: those built before for the same weights, or new ones.
 
-    Raises FactorsError as `build_factors`, and when the hub cannot give the model.
+    Raises FactorsError as `build_factors`, and when the model cannot be had from the hub.
     """
     _check(rank, kind)
     files = read_model(locate_model(model))

@@ -1,10 +1,10 @@
-"""The factors of a base model: per adapted module the leading singular triplets, or random ones, in one file.
+"""The factors of a base model in one file: of each adapted module the leading singular triplets, or random ones.
 
-Design decision: the file is named by the SHA-256 of its own bytes, and adapters refer to it by that digest. Singular
-vectors are defined up to sign (and, near a repeated singular value, up to rotation), so "the SVD of this model" is not
-a name for a set of numbers; the digest is. A fleet copies the file instead of computing it on every machine.
+The file is named by the SHA-256 of its own bytes, and adapters refer to it by that digest.
 
-It does not compute factors; see factors_build.
+Design decision: factors are identified by digest, not as "the SVD of this model". Singular vectors are defined up to
+sign (and, near a repeated singular value, up to rotation), so two machines may compute different ones; the file is
+copied instead of computed on every machine. build.py computes factors.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ _METADATA_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """Open factors, equal when their digests are. Get one from `open_factors` or `factors_build`.
+    """Open factors, from `open_factors` or build.py; equal when their digests are.
 
     modules: Hugging Face names in depth order, and within a layer q, k, v, o, gate, up, down.
     kind: `svd`, or `random` drawn from `seed`. base_model: the hub id or directory name they were built from.
-    weights_fingerprint: what `model_files.fingerprint` said of the weights.
+    weights_fingerprint: `ModelFiles.fingerprint` of the weights.
     """
 
     digest: str
@@ -62,9 +62,9 @@ class Factors:
         return self.tensors[_SINGULAR_VALUES]
 
     def triplet(self, module: str) -> Triplet:
-        """(U (out, r), S (r,), V (in, r)) of one module, float32; U and V have orthonormal columns.
+        """(U (out, r), S (r,), V (in, r)) of one module, float32 with r = `rank`; U and V have orthonormal columns.
 
-        Raises FactorsError for a module they do not cover.
+        Raises FactorsError for a module that they do not cover.
         """
         if module not in self.modules:
             raise FactorsError(
@@ -76,7 +76,7 @@ class Factors:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a factors file says of itself, from its header alone. Raises FactorsError."""
+    """The metadata of a factors file, read from its header alone. Raises FactorsError."""
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("tinylora", "null")
@@ -92,7 +92,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def open_factors(path: str | Path) -> Factors:
-    """Open a factors file, checking its bytes against the digest in its name. Raises FactorsError."""
+    """Open a factors file. Raises FactorsError, also when its bytes do not have the digest in its name."""
     path = Path(path)
     match = _FILE_NAME.fullmatch(path.name)
     if not match:

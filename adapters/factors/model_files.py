@@ -1,12 +1,12 @@
 """A Hugging Face causal LM on disk, as far as factors need it: which weights it has, where, and whether they changed.
 
-Design decision: modules are found by their names in the safetensors headers, and weights are read one at a time, so no
-model class is needed and memory is bounded by the largest weight. A linear that a model fuses (Phi-3's qkv_proj and
-gate_up_proj) is one module, as it is one `nn.Linear` to everybody else.
+Modules are found by their names in the safetensors headers, and weights are read one at a time, so no model class is
+needed and memory is bounded by the largest weight. A linear that a model fuses (Phi-3's qkv_proj and gate_up_proj) is
+one module, as it is one `nn.Linear`.
 
-The fingerprint looks at contents, not at modification times: a copied model directory keeps its factors. It reads all
-of small weights and some rows of large ones, so it notices training, merging and quantising, but not an edit confined
-to a few rows.
+Design decision: the fingerprint is of contents, not of modification times, so a copied model directory keeps its
+factors. It reads all of small weights and some rows of large ones: training, merging and quantizing change it, an edit
+confined to a few rows may not.
 """
 
 import hashlib
@@ -48,13 +48,13 @@ class Weight:
     dtype: str
 
     def read(self) -> Tensor:
-        """The weight in float32 (out, in), a copy of its own."""
+        """A copy of the weight, float32 (out, in)."""
         with safe_open(self.file, framework="pt") as file:
             weight: Tensor = file.get_tensor(f"{self.module}.weight")
             return weight.to(torch.float32, copy=True)
 
     def sample(self) -> bytes:
-        """What the fingerprint reads of it: everything, or some rows when it is large."""
+        """The bytes that enter the fingerprint: all, or some rows of a large weight."""
         with safe_open(self.file, framework="pt") as file:
             rows = file.get_slice(f"{self.module}.weight")
             if rows[:1].nbytes * self.shape[0] <= _WHOLE_BYTES:
@@ -83,7 +83,10 @@ class ModelFiles:
 
 
 def locate_model(model: str | Path) -> Path:
-    """The directory of `model`: itself, or the local snapshot of a hub id (safetensors and configuration only)."""
+    """The directory of `model`: itself, or the local snapshot of a hub id (safetensors and configuration only).
+
+    Raises FactorsError when it is neither a directory nor a model of the hub.
+    """
     path = Path(model).expanduser()
     if path.is_dir():
         return path
@@ -101,7 +104,7 @@ def locate_model(model: str | Path) -> Path:
 
 
 def read_model(directory: Path) -> ModelFiles:
-    """Find the adapted weights of the model in `directory`. Raises FactorsError: something missing or unsupported."""
+    """The adapted weights of the model in `directory`. FactorsError when something is missing or not supported."""
     config_bytes, config = _read_config(directory)
     layers = _layer_count(directory, config)
     weights: dict[str, dict[tuple[int, str], Weight]] = {}

@@ -1,12 +1,12 @@
 """Factors without an SVD: seeded random directions in place of singular vectors.
 
-Design decision: every bit follows from (seed, module, rank, weight), on every machine: SHA-256 numbers, then
-Gram-Schmidt whose inner products are correctly rounded (`math.fsum`) and whose other steps are single float64
-operations. That is slow in plain Python, some milliseconds per column, which is fine for the ranks in use here.
+Every bit follows from (seed, module, rank, weight), on every machine: SHA-256 numbers, then Gram-Schmidt whose inner
+products are correctly rounded (`math.fsum`) and whose other steps are single float64 operations. That takes some
+milliseconds per column in Python, which is fast enough for the ranks in use here.
 
-All singular values are the weight's root-mean-square one, `|W|_F / sqrt(min(out, in))`, to three digits: the update
-then has the size of a typical direction of W. The leading singular values are larger, so useful vectors are larger here
-than with svd factors.
+All singular values are the root mean square of the weight's, `|W|_F / sqrt(min(out, in))`, to three digits, so the
+update has the size of a typical direction of W. The leading singular values are larger, so useful vectors are larger
+here than with svd factors.
 """
 
 import math

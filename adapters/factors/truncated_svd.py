@@ -1,13 +1,13 @@
 """The leading singular triplets of a large float32 matrix, without computing the others.
 
-Method: block Golub-Kahan-Lanczos with full reorthogonalisation and thick restart. A basis Q of the smaller side grows
+Method: block Golub-Kahan-Lanczos with full reorthogonalization and thick restart. A basis Q of the smaller side grows
 by the residuals of the leading Ritz triplets; `A Q` is kept in QR form, so `A v = s u` always holds and `A^T u - s v`
-is the whole error. One decision: products run in float32 until its rounding would matter and then in float64, some rows
-of the weight at a time, because the error of a singular *subspace* is residual / gap: with neighbouring singular values
-1 % apart, float32 cannot give vectors to 1e-5.
+is the whole error. Products run in float32 until its rounding would matter, and then in float64, some rows of the
+weight at a time: the error of a singular subspace is residual / gap, so with neighbouring singular values 1 % apart
+float32 cannot give vectors to 1e-5.
 
-Blocks of vectors are kept as rows, (W, n): several times faster to multiply by a row-major weight than columns are.
-It does not aim at more than a few dozen triplets, and keeps nothing of the weight.
+Blocks of vectors are kept as rows, (W, n), which multiply several times faster by a row-major weight than columns. The
+method is meant for up to a few dozen triplets.
 """
 
 import math

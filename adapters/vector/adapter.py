@@ -1,9 +1,7 @@
-"""An adapter: recipe, factors it belongs to, bytes of its vector; immutable, and small enough to ride in a request.
+"""An adapter: recipe, digest of its factors, and the bytes of its vector. Immutable, and small enough for a request.
 
-Design decision: the content is the identity. Two adapters are equal exactly when recipe, factors digest, dtype and
-bytes are, and `digest` names that content, so nothing has to be looked up to serve it.
-
-Names, versions and owners are the registry's business.
+The content is the identity: two adapters are equal exactly when recipe, factors digest, dtype and bytes are, and
+`digest` names that content, so nothing has to be looked up to serve it. Names, versions and owners are the registry's.
 """
 
 import hashlib
@@ -31,9 +29,11 @@ _DTYPES: dict[torch.dtype, DType] = {
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """`factors` is the SHA-256 hex digest of the factors file; `data` the encoded vector (see codec).
+    """An adapter.
 
-    Raises RecipeError, FactorsError or VectorError on construction when the parts do not fit each other.
+    factors: SHA-256 hex digest of the factors file. data: the vector, encoded in `dtype` (see codec.py).
+
+    Construction raises AdapterError, FactorsError or VectorError when a part is wrong or they do not fit.
     """
 
     recipe: Recipe
@@ -56,7 +56,7 @@ class Adapter:
 
     @classmethod
     def from_vector(cls, v_GU: Tensor, recipe: Recipe, factors: str, dtype: DType) -> "Adapter":
-        """The adapter of v (groups, u), rounded to `dtype`. Raises VectorError, as `codec.encode`."""
+        """The adapter of v (groups, u), rounded to `dtype`. VectorError for another shape, and as `codec.encode`."""
         if tuple(v_GU.shape) != (recipe.groups, recipe.u):
             raise VectorError(
                 f"the vector must have the shape (groups, u) = ({recipe.groups}, {recipe.u}), got {tuple(v_GU.shape)}",
@@ -65,16 +65,16 @@ class Adapter:
         return cls(recipe, factors, dtype, encode(v_GU, dtype))
 
     def vector(self) -> Tensor:
-        """v in float32 (groups, u)."""
+        """v, float32 (groups, u)."""
         return decode(self.data, self.recipe, self.dtype)
 
     def tensor(self) -> Tensor:
-        """v in the adapter's own dtype (groups, u)."""
+        """v, (groups, u) in the adapter's own dtype."""
         return self.vector().to(next(torch_dtype for torch_dtype, name in _DTYPES.items() if name == self.dtype))
 
     @property
     def digest(self) -> str:
-        """SHA-256 hex of the content, independent of how it was sent or stored."""
+        """SHA-256 hex digest of the content, however it was sent or stored."""
         head = _content_head(self.recipe, self.factors, self.dtype)
         return hashlib.sha256(head + self.data).hexdigest()
 
@@ -87,7 +87,7 @@ class Adapter:
 
     @classmethod
     def from_safetensors(cls, data: bytes) -> "Adapter":
-        """The adapter `to_safetensors` wrote. Raises CheckpointError for another file, and what construction raises."""
+        """The adapter that `to_safetensors` wrote. CheckpointError for another file; raises as construction does."""
         try:
             tensors = safetensors.torch.load(data)
         except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
@@ -109,7 +109,7 @@ class Adapter:
 
 
 def safetensors_metadata(data: bytes) -> Mapping[str, str]:
-    """The metadata of a safetensors file that the parser has accepted; it hands out none of a file in memory."""
+    """The metadata of a safetensors file in memory, which the library does not return; it must have parsed the file."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     found: Mapping[str, str] = header.get("__metadata__") or {}
     return found

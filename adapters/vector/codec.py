@@ -1,7 +1,7 @@
-"""Numbers to bytes and back: a vector as little-endian bfloat16, float16 or float32, row by row, nothing around it.
+"""A vector as bytes and back: little-endian bfloat16, float16 or float32, row by row, without a header.
 
-Design decision: the length is implied by the recipe and checked exactly, and only finite numbers exist, so every byte
-string that decodes is a usable vector and encodes to the same bytes again.
+The length follows from the recipe and is checked exactly, and only finite numbers are accepted, so every byte string
+that decodes is a usable vector and encodes to the same bytes again.
 """
 
 import math
@@ -25,7 +25,7 @@ _BITS: dict[DType, tuple[torch.dtype, str]] = {
     "bfloat16": (torch.int16, "<i2"), "float16": (torch.int16, "<i2"), "float32": (torch.int32, "<i4"),
 }  # fmt: skip
 
-# Trained vectors stay below 1. Far beyond this bound activations overflow, and NaN is no answer that anyone can use.
+# Trained vectors stay below 1. Far beyond this bound activations overflow, and answers become NaN.
 MAX_MAGNITUDE = 1e4
 
 
@@ -39,7 +39,8 @@ def parse_dtype(name: str) -> DType:
 def encode(v_GU: Tensor, dtype: DType) -> bytes:
     """The bytes of v (groups, u), rounded to nearest even in `dtype`.
 
-    Raises VectorError for another shape, and for NaN, infinity or a number too large for `dtype`.
+    Raises VectorError for a tensor of other than two dimensions, and for NaN, infinity or a number too large for
+    `dtype`.
     """
     if v_GU.ndim != 2:
         raise VectorError(f"a vector must have the shape (groups, u), got {tuple(v_GU.shape)}", field="vector")
@@ -56,12 +57,12 @@ def encode(v_GU: Tensor, dtype: DType) -> bytes:
 
 
 def decode(data: bytes, recipe: Recipe, dtype: DType) -> Tensor:
-    """v in float32 (groups, u). Raises VectorError when the length does not fit or a number is not finite or absurd."""
+    """v, float32 (groups, u). VectorError for a wrong length, and for numbers not finite or beyond MAX_MAGNITUDE."""
     return torch.from_numpy(numbers(data, recipe, dtype))
 
 
 def numbers(data: bytes, recipe: Recipe, dtype: DType) -> NDArray[np.float32]:
-    """`decode` as a NumPy array, which for so few numbers takes a fraction of the time."""
+    """As `decode`, but a NumPy array, which for so few numbers takes a fraction of the time."""
     dtype = parse_dtype(dtype)
     little_endian = _BITS[dtype][1]
     expected = recipe.num_parameters * np.dtype(little_endian).itemsize

@@ -1,6 +1,6 @@
-"""The errors of this package: one tree, so that an edge can turn any of them into "bad request".
+"""The errors of this package, in one tree, so that an edge can turn any of them into "bad request".
 
-An error says what was wrong, with what, and what to do; `field` names the input it is about. It knows nothing of HTTP.
+A message says what was wrong, with what, and what to do; `field` names the input that it is about.
 """
 
 

@@ -1,6 +1,7 @@
 """Arithmetic on adapters: R is linear in v, so scaling, adding and interpolating adapters is arithmetic on vectors.
 
-Design decision: the result is float32 whatever the inputs, because a rounded mixture would no longer be the mixture.
+Design decision: the result is float32 whatever the dtypes of the inputs; rounded to one of them it would be another
+mixture.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The fixed random matrices P that spread a few numbers over R, by the rule that a recipe names.
 
-Design decision: PEFT's rule (a torch generator seeded with the module's position) exists beside our own
-(projection_draw) for reading PEFT's checkpoints, with the reproducibility torch gives it.
+PEFT's rule (a torch generator seeded with the module's position) exists beside our own (projection_draw.py) for reading
+PEFT's checkpoints; it is as reproducible as torch is.
 """
 
 import torch
@@ -12,9 +12,9 @@ from adapters.vector.recipe import Recipe
 
 
 def projection(recipe: Recipe, module: str, module_index: int) -> Tensor:
-    """P of one module, float32 (u, r, r), r the recipe's rank.
+    """P of one module, float32 (u, k, k) with k = the recipe's rank.
 
-    `module` is the Hugging Face name; `module_index`, its position among the adapted modules, matters only to `peft`.
+    module: its Hugging Face name. module_index: its position among the adapted modules, which only `peft` uses.
     """
     size = (recipe.u, recipe.rank, recipe.rank)
     if recipe.projection == "elementary":

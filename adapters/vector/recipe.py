@@ -1,9 +1,7 @@
 """The recipe: everything besides the factors that turns a vector into matrices, and which modules share which numbers.
 
-Its one design decision: a recipe is a small validated value, and the group of a module is a pure function of the recipe
-and the module's position in depth, so nothing about tying is ever stored.
-
-It does not hold the vector and does not draw the projections.
+A recipe is a small validated value, and the group of a module is a pure function of the recipe and the module's
+position in depth, so nothing about tying is ever stored.
 """
 
 import json
@@ -24,8 +22,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "projection": get_args(Projection),
     "convention": get_args(Convention),
 }
-# Random projections of one module are u matrices of rank * rank numbers, drawn and kept by the serving process for
-# whoever asks; this bounds what one recipe can cost it (37 MB for the 560 modules of a 70B model).
+# Numbers in the random projections of one module, u matrices of rank * rank. The serving process draws and keeps them
+# for any client, so this bounds what one recipe can cost it (37 MB for the 560 modules of a 70B model).
 MAX_PROJECTION_SIZE = 2**14
 
 
@@ -35,10 +33,10 @@ class Recipe:
 
     The default is 13 groups of one number: 26 bytes in bfloat16.
 
-    tying: `tiled`, modules neighbouring in depth share whatever their type; `structured`, modules of one type
-    neighbouring in depth share (arXiv 2602.04118, section 6.5).
-    projection: where P comes from. `sha256`, this project's own; `peft`, PEFT's rule, also for its tying; `elementary`,
-    P_i is the i-th unit matrix in row-major order and u = rank * rank, so that v is R itself (LoRA-XS).
+    tying: which modules share a group (arXiv 2602.04118, section 6.5). `tiled`: neighbours in depth, whatever their
+        type. `structured`: neighbours in depth of the same type.
+    projection: where P comes from. `sha256`: this project's own. `peft`: PEFT's rule, also for tying. `elementary`: P_i
+        is the i-th unit matrix in row-major order and u = rank * rank, so that v is R itself (LoRA-XS).
     convention: `paper`, `W' = W + U S R V^T`; `sqrt`, `W' = W + U S^1/2 R S^1/2 V^T` (PEFT).
 
     Raises RecipeError, naming the field, when a value is not of its type, out of bounds, or does not fit the others.
@@ -102,7 +100,7 @@ _FIELDS = tuple(field.name for field in fields(Recipe))
 
 
 def group_of(recipe: Recipe, modules: Sequence[str]) -> tuple[int, ...]:
-    """Group index, in 0..groups-1, of every module; `modules` are Hugging Face names in depth order.
+    """The group, 0 to groups - 1, of every module; `modules` are Hugging Face names in depth order.
 
     A run of n modules is cut into g groups of ceil(n / g), the last one shorter: the paper's 13 groups of 196 modules
     are twelve of 16 and one of 4. Where that would leave groups empty, sizes differ by at most one instead, larger ones

@@ -1,11 +1,11 @@
-"""Pseudo-random normal numbers that are the same on every machine, for ever.
+"""Pseudo-random normal numbers that are the same on every machine and in every version of every library.
 
-Design decision: one SHA-256 digest per number, read as sixteen 16-bit integers whose sum is standardised (central limit
-theorem). Everything is integer arithmetic up to one float64 multiplication, so no maths library, SIMD width or version
-of a random generator can change a bit. The sum is bounded by 6.9 standard deviations and has an excess kurtosis of
--0.075; to a projection that is a normal number.
+One SHA-256 digest per number is read as sixteen 16-bit integers, whose sum is standardized (central limit theorem).
+Everything is integer arithmetic up to one float64 multiplication. The sum is bounded by 6.9 standard deviations and has
+an excess kurtosis of -0.075, which makes no difference to a projection.
 
-It is no cryptography and no fast generator: about a million numbers a second.
+Design decision: no random generator of NumPy or torch is used, because its stream may change with the version, and its
+normal numbers with the mathematics library. This one makes about a million numbers a second.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ VARIANCE = _WORDS * (2**32 - 1) / 12
 
 
 def centred_sums(key: bytes, count: int) -> NDArray[np.int64]:
-    """`count` integers of mean 0 and variance VARIANCE; number n depends on `key` and n only."""
+    """`count` integers of mean 0 and variance VARIANCE; the n-th depends on `key` and n alone."""
     start = hashlib.sha256(key)
     digests = bytearray()
     for counter in range(count):

@@ -1,11 +1,11 @@
-"""Seeded requests on vLLM's CPU backend, whose engine would end at the first whose prompt takes several passes to read.
+"""Keeps vLLM's CPU backend alive when a seeded request has a prompt that takes several passes to read.
 
-Design decision: while a prompt is only partly read, vLLM samples a token all the same, throws it away and rewinds the
-request's generator. CPU generators cannot be rewound: the attempt raises, and the engine dies with every request in it.
-Here the generators of such requests are out of sight while a step samples, so nothing is drawn from them and nothing is
-to be rewound. As on a GPU, what a seed gives does not depend on how the prompt was cut.
+While a prompt is only partly read, vLLM samples a token, discards it and rewinds the request's generator. CPU
+generators cannot be rewound: the attempt raises, and the engine ends with every request in it. Here the generators of
+such requests are hidden while a step samples, so nothing is drawn from them and nothing is rewound. As on a GPU, what a
+seed gives does not depend on how the prompt was cut.
 
-It is nothing of TinyLoRA's, and not used on a GPU.
+This has nothing to do with TinyLoRA, and is not used on a GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def keep_seeds_of_partly_read_prompts(runner: Any) -> None:
-    """Wraps `runner.sample_tokens`, of the class of the CPU's model runner; safe to call again."""
+    """Wrap `sample_tokens` of the CPU's model runner class. Calling it again does nothing."""
     original = runner.sample_tokens
     if getattr(original, "is_tinylora_seam", False):
         return

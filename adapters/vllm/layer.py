@@ -1,14 +1,12 @@
-"""The delta a TinyLoRA adapter adds inside one vLLM linear layer.
+"""The delta that a TinyLoRA adapter adds inside one vLLM linear layer.
 
-Design decision: the layer is not wrapped. Only its `quant_method` is replaced by one that calls the original and adds
-the delta to what comes out. Every vLLM linear (packed or not, column or row parallel, quantised or not) calls
+Design decision: the layer is not wrapped; only its `quant_method` is replaced, by one that calls the original and adds
+the delta to its output. Every vLLM linear (packed or not, column or row parallel, quantized or not) calls
 `quant_method.apply(layer, x, bias)` exactly once, before gather, all-reduce and skip-bias logic, so this one place is
-right for all of them, and the names of the model's modules and parameters stay what they were.
+right for all of them, and the names of the model's modules and parameters do not change.
 
-The shared factors and the matrices of the batch's tokens are buffers of the layer: compiled graphs then take them as
-inputs and never bake their values or addresses in.
-
-It does not decide which adapter a token belongs to: see vllm/manager.py.
+The shared factors and the matrices of the batch's tokens are buffers of the layer: compiled graphs take them as inputs
+and never contain their values or addresses. manager.py decides which adapter a token belongs to.
 """
 
 from __future__ import annotations
@@ -20,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 
-# Up to this many rank-1 terms the expand step is written out as multiply-adds, which inductor fuses with whatever
-# elementwise work surrounds it; beyond, a matrix product moves less memory.
+# Up to this many rank-1 terms the expand step is written as multiply-adds, which inductor fuses with the elementwise
+# work around it; beyond, a matrix product moves less memory.
 MAX_FUSED_TERMS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class LayerFactors:
-    """Shared factors of the n modules packed into one vLLM linear, already sharded for this tensor-parallel rank.
+    """The factors of the n modules packed into one vLLM linear, already sharded for this tensor-parallel rank.
 
     shrink_LI: V^T of every packed module, one below the other, (n*r, in), float32.
     expand_LO: block diagonal of (U S)^T, (n*r, out), float32.
@@ -40,7 +38,7 @@ class LayerFactors:
 
 
 class AdaptedLayer(Protocol):
-    """What `install` puts on a vLLM linear."""
+    """A vLLM linear with what `install` adds to it."""
 
     tinylora_shrink: Tensor
     tinylora_expand: Tensor
@@ -77,14 +75,14 @@ class TinyLoRALinearMethod(QuantizeMethodBase):
         return flat.reshape(y.shape)
 
     def __getattr__(self, name: str) -> Any:
-        # Models and kernels ask the linear method for capabilities of the weights, which are the base's.
+        # Models and kernels ask the linear method about its weights, which are those of `base`.
         if name == "base":
             raise AttributeError(name)
         return getattr(self.base, name)
 
 
 def install(layer: nn.Module, factors: LayerFactors, matrices_TE: Tensor) -> None:
-    """Make `layer` adapter-aware.
+    """Make `layer` add the deltas of adapters to its output.
 
     matrices_TE: (max tokens, n*r*r) float32, a buffer that holds, before each forward, R of every token's adapter for
                  the modules of this layer; zero where a token has none.
@@ -97,7 +95,7 @@ def install(layer: nn.Module, factors: LayerFactors, matrices_TE: Tensor) -> Non
         layer.register_buffer(name, tensor, persistent=False)
     adapted = cast(AdaptedLayer, layer)
     adapted.tinylora_rank = factors.rank
-    # The delta is computed from the layer's true input, so nothing upstream may hand this layer a quantised one.
+    # The delta is computed from the unquantized input, so no layer before may quantize it.
     adapted.requires_unquantized_input = True
     adapted.quant_method = TinyLoRALinearMethod(adapted.quant_method)
 
@@ -110,14 +108,14 @@ def add_delta(
     matrices_TE: Tensor,
     rank: int,
 ) -> Tensor:
-    """y + U S (R_t (V^T x_t)) for every token t, in float32 from end to end, rounded once to y's dtype.
+    """y + U S (R_t (V^T x_t)) for every token t: (T, out) in y's dtype, computed in float32 and rounded once.
 
-    Of x and y as they are (T, in) and (T, out), so the result is within half a unit in the last place of the exact sum:
-    2^-9 of it in bfloat16, 2^-12 in float16, besides float32's own rounding.
+    For the given x (T, in) and y (T, out) the result is within half a unit in the last place of the exact sum (2^-9 of
+    it in bfloat16, 2^-12 in float16), besides float32's own rounding.
 
-    Design decision: V^T x too is a float32 product, though x comes in the model's dtype. One in 16 bits would round V
-    and V^T x, and so move a strong adapter's answer by more than the rounding of y does. It has r columns: on a CPU it
-    takes no longer in float32; on a GPU it cannot use the 16-bit tensor cores, and x is converted on the way.
+    Design decision: V^T x is a float32 product too, not one in the model's dtype, which would round V and V^T x and so
+    change a strong adapter's answer by more than the rounding of y does. It has r columns: on a CPU it takes no longer
+    in float32; on a GPU it cannot use the 16-bit tensor cores, and x is converted on the way.
     """
     tokens, terms = x_TI.shape[0], expand_LO.shape[0]
     h_TQR = nn.functional.linear(x_TI.float(), shrink_LI).view(tokens, terms // rank, 1, rank)

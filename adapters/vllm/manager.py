@@ -1,10 +1,10 @@
 """The engine's adapter manager: puts the matrices of every token's adapter where the model's layers read them.
 
-Design decision: nothing is loaded. An adapter arrives inside the LoRARequest of the request that uses it; the first
-time it enters a batch the r x r matrices that it carries are written to one row of a table. The table is a cache and
-nothing more: a row that was given to another adapter is copied from the next request again.
+No adapter is loaded. It arrives inside the LoRARequest of the request that uses it, and the first time that it enters a
+batch its r x r matrices are written to one row of a table. The table is only a cache: a row that was given to another
+adapter is copied again from the next request.
 
-It implements the part of vLLM's worker LoRA manager that vLLM's model runners call, and does not touch disk, base
+This implements the part of vLLM's worker LoRA manager that vLLM's model runners call. It does not touch disk, base
 weights or the database.
 """
 
@@ -30,12 +30,12 @@ from adapters.vllm.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS,
 logger = init_logger("vllm.tinylora")
 
 # Rows beyond what one batch can need. A row is modules * r * r float32 (3 kB for a 7B), so this costs a few MB and
-# saves the arithmetic for adapters that come back.
+# saves copying adapters that come back.
 CACHED_ROWS = 1024
 
 
 class TinyLoRAManager:
-    """Stands where vLLM's LRUCacheWorkerLoRAManager would, in every worker process."""
+    """Takes the place of vLLM's LRUCacheWorkerLoRAManager in every worker process."""
 
     is_enabled = True
 
@@ -78,7 +78,10 @@ class TinyLoRAManager:
         return model
 
     def _layer_factors(self, layer: LinearBase, names: Sequence[str]) -> LayerFactors:
-        """Column-parallel layers shard U by rows; row-parallel ones V, and their all-reduce sums the partial deltas."""
+        """The factors of the modules `names` packed into `layer`, sharded for this tensor-parallel rank.
+
+        Column-parallel layers shard the rows of U; row-parallel ones those of V, and their all-reduce sums the deltas.
+        """
         shrink, expand = [], []
         for slice_index, name in enumerate(names):
             u_OR, s_R, v_IR = self.factors.triplet(name)
@@ -99,9 +102,8 @@ class TinyLoRAManager:
     def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
         """Give every token of the coming forward the matrices of its request's adapter.
 
-        Never raises for an adapter: an exception here would end the engine, and with it everybody's requests. What
-        cannot be read was refused before (vllm/request_check.py); if it gets here all the same, it runs with
-        matrices that make its answer noise, and nobody else's.
+        Never raises for an adapter, because an exception here would end the engine and all requests in it. What cannot
+        be read was refused before (request_check.py); if it arrives all the same, its own answer becomes noise.
         """
         rows = self.table.rows_for(requests)
         if mapping is None:
@@ -111,7 +113,7 @@ class TinyLoRAManager:
         used, dirty = len(token_rows), self.written_tokens
         rows_T = to_device(torch.from_numpy(token_rows), self.device)
         torch.index_select(self.table.values_SE, 0, rows_T, out=self.matrices_TE[:used])
-        # Graphs are padded: what an earlier, longer batch left behind must read as "no adapter".
+        # Graphs are padded, so rows left by a longer batch before must mean "no adapter".
         self.matrices_TE[used:dirty].zero_()
         self.written_tokens = used
 
@@ -142,7 +144,7 @@ class TinyLoRAManager:
         return self.table.ids()
 
     def pin_adapter(self, adapter_id: int) -> bool:
-        # Nothing is ever unloaded, so an adapter needs no pin; vLLM asks only whether it could be given.
+        # Nothing is ever unloaded, so there is nothing to pin; vLLM asks whether it could be.
         return adapter_id in self.table.ids()
 
     @contextmanager

@@ -1,10 +1,7 @@
-"""The table of engine matrices: one row per adapter lately seen, all modules of the model side by side.
+"""The table of matrices: one row per adapter lately used, with the matrices of all modules of the model side by side.
 
-Design decision: a row is copied from what its request carries (engine_form) and may be dropped at any time outside a
-batch, because it is cheaper to copy again than to manage. Row 0 is zero for ever and means "no adapter"; row 1 is for
-an adapter that cannot be read.
-
-It does not know what a token, a layer or a tensor-parallel rank is.
+A row is copied from what its request carries (engine_form.py) and may be dropped at any time outside a batch, because
+copying it again is cheap. Row 0 is always zero and means "no adapter"; row 1 is for an adapter that cannot be read.
 """
 
 from __future__ import annotations
@@ -24,21 +21,21 @@ from adapters.vector.errors import AdapterError, FactorsError
 NO_ADAPTER_ROW = 0
 NOISE_ROW = 1
 RESERVED_ROWS = 2
-# Far beyond what any model bears, and far from what overflows: infinities would stay in the cache of keys and values.
+# Large enough to spoil any answer, and small enough not to overflow: infinities would stay in the KV cache.
 NOISE = 1e3
 
 logger = logging.getLogger("vllm.tinylora")
 
 
 class Request(Protocol):
-    """What the table reads of vLLM's LoRARequest."""
+    """The fields of vLLM's LoRARequest that the table reads."""
 
     lora_int_id: int
     lora_path: str
 
 
 class MatrixTable:
-    """values_SE: (rows, modules * r * r) float32; columns in the order of `factors.modules`."""
+    """The table. values_SE: float32 (rows, modules * r * r), columns in the order of `factors.modules`."""
 
     def __init__(self, factors: Factors, rows: int, device: torch.device) -> None:
         self.factors = factors
@@ -51,18 +48,18 @@ class MatrixTable:
         )  # id -> (row, what it was copied from), oldest use first
 
     def columns(self, names: Sequence[str]) -> slice:
-        """The columns of modules that are neighbours in the factors' order: n * r * r of them."""
+        """The n * r * r columns of n modules. FactorsError unless they are neighbours in the factors' order."""
         positions = [self.factors.modules.index(name) for name in names]
         if positions != list(range(positions[0], positions[0] + len(names))):
             raise FactorsError(f"Modules packed into one linear must be neighbours in the factors, got {list(names)}.")
         return slice(positions[0] * self.module_size, (positions[-1] + 1) * self.module_size)
 
     def rows_for(self, requests: Collection[Request]) -> dict[int, int]:
-        """Rows, by request id, for every adapter of one batch; copied where not there yet.
+        """The row of every adapter of one batch, by lora_int_id; rows that are missing are copied.
 
-        NOISE_ROW, and an error in the log, for a form that cannot be read or belongs to other factors.
+        NOISE_ROW, and an error in the log, for an adapter that cannot be read or belongs to other factors.
         """
-        # Touch what is there before anything is evicted, so that a batch never evicts its own rows.
+        # Known rows first, so that copying the missing ones evicts none of this batch.
         missing = [request for request in requests if not self._touch(request)]
         refused = {request.lora_int_id: NOISE_ROW for request in missing if not self._copy(request)}
         return refused | {
@@ -116,5 +113,5 @@ class MatrixTable:
 
 
 def to_device(source: Tensor, device: torch.device) -> Tensor:
-    """`source` on `device`, which does not wait for it: the pinned block is kept by its allocator until it was read."""
+    """Copy `source` to `device` without waiting; the allocator of pinned memory keeps the source until it was read."""
     return source.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else source

@@ -1,11 +1,9 @@
-"""vLLM's entry point into TinyLoRA: the one seam, and how an engine is told to use it.
+"""vLLM's entry point into TinyLoRA: the one seam, and the options by which an engine uses it.
 
-Design decision: one module global of vLLM (`LRUCacheWorkerLoRAManager`, from which every model runner builds its
-adapter manager) is replaced by a factory that returns our manager when the engine's `additional_config` names factors,
-and vLLM's own otherwise. vLLM calls `register` in every process before a model loads. tests/adapters/vllm/test_seam.py
-fails with a sentence when a vLLM upgrade moves the seam.
-
-It does not touch a model until an engine asks for adapters.
+One module global of vLLM (`LRUCacheWorkerLoRAManager`, from which every model runner builds its adapter manager) is
+replaced by a factory that returns our manager when the engine's `additional_config` names factors, and vLLM's own
+otherwise. vLLM calls `register` in every process before a model loads; no model is touched until an engine asks for
+adapters. tests/adapters/vllm/test_seam.py fails with a sentence when a vLLM upgrade moves the seam.
 """
 
 from __future__ import annotations
@@ -16,20 +14,20 @@ if TYPE_CHECKING:
     from adapters.factors.factors import Factors
 
 VLLM_VERSION = "0.32.0"
-# Part of vLLM's compile-cache key. Raise it whenever what is traced into a graph changes.
+# Part of vLLM's compile-cache key: raise it when what is traced into a graph changes.
 GRAPH_VERSION = 2
 
 
 def engine_options(factors: Factors, max_num_seqs: int) -> dict[str, Any]:
-    """Keyword arguments for vLLM's `LLM` or `EngineArgs` that switch per-request TinyLoRA on.
+    """Keyword arguments for vLLM's `LLM` or `EngineArgs` that enable an adapter per request.
 
-    `max_loras` equals `max_num_seqs`, so that the scheduler never holds a request back for its adapter.
+    `max_loras` equals `max_num_seqs`, so that the scheduler never delays a request because of its adapter.
     """
     return {**adapter_options(factors), "max_loras": max_num_seqs, "max_num_seqs": max_num_seqs}
 
 
 def adapter_options(factors: Factors) -> dict[str, Any]:
-    """`engine_options` for when `max_num_seqs` is not known yet: `max_loras` is then to be set afterwards."""
+    """As `engine_options` when `max_num_seqs` is not known yet; the caller then sets `max_loras` later."""
     # The worker processes read it, and vLLM hashes it into its compile-cache key.
     tinylora = {
         "factors": str(factors.path),
@@ -46,7 +44,7 @@ def adapter_options(factors: Factors) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Called by vLLM in the API process, the engine core and every worker; safe to call again."""
+    """Called by vLLM in the API process, the engine core and every worker. Calling it again does nothing."""
     from vllm.platforms import current_platform
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.worker import lora_model_runner_mixin as mixin
@@ -87,8 +85,10 @@ def _manager_factory(vllm_manager: Any) -> Any:
 
 
 def _keep_compilation_on_cpu(platform: Any) -> None:
-    """vLLM's CPU platform turns compilation off for any LoRA config, because its own LoRA kernels do not trace on CPU.
-    Ours do, so the platform is shown no LoRA config while it decides."""
+    """vLLM's CPU platform disables compilation for any LoRA config, because its LoRA kernels cannot be traced there.
+
+    Ours can, so the LoRA config is hidden while the platform decides.
+    """
     original = platform.check_and_update_config.__func__
 
     def check_and_update_config(cls: type, vllm_config: Any) -> None:
@@ -106,16 +106,21 @@ def _keep_compilation_on_cpu(platform: Any) -> None:
 
 
 def _cpu_features() -> list[str]:
-    """What this CPU can do, for vLLM's compile-cache key, which has only a GPU's name: a saved graph has the width of
-    vectors and the instructions of the machine that compiled it, and gives wrong numbers, or none, on another."""
+    """The capabilities of this CPU, for vLLM's compile-cache key, which holds only the name of a GPU.
+
+    A saved graph has the vector width and instructions of the machine that compiled it, and gives wrong numbers, or
+    none, on another.
+    """
     import torch
 
     return sorted(name for name, present in torch.cpu.get_capabilities().items() if present is True)
 
 
 def _read_saved_graphs_on_cpu() -> None:
-    """vLLM saves the CPU's graphs but would not read them back, and compile at every start: it calls `finalize_loading`
-    on what it has read, which only the graphs of its GPU backend have. A graph of torch's own has nothing to finalize.
+    """vLLM saves the graphs of a CPU but cannot load them again, and would compile at every start.
+
+    It calls `finalize_loading` on a loaded graph, which only graphs of its GPU backend have. A graph of torch's own has
+    nothing to finalize.
     """
     from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable
 

@@ -1,10 +1,8 @@
 """Refuses a request whose adapter the engine could not run, when it arrives at the engine and before it joins a batch.
 
-Design decision: in vLLM's thread that reads requests, where an exception ends one request ("Internal server error" to
-its client). Later, in the engine's step, the same exception would end the engine for everybody.
-
-The gateway checks all this before and says what is wrong; this holds where the gateway is mistaken, or another program
-sends the requests.
+The check is in vLLM's thread that reads requests, where an exception ends one request ("Internal server error" to its
+client). In the engine's step the same exception would end the engine. The gateway checks all this before, and says what
+is wrong; this is for mistakes of the gateway, and for other programs that send requests.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from adapters.apply.engine_form import parse_engine_form
 
 
 def refuse_unusable_adapters(engine_core: Any) -> None:
-    """Put the check into vLLM's class EngineCore."""
+    """Add the check to vLLM's class EngineCore."""
     original = engine_core.preprocess_add_request
 
     @wraps(original)
@@ -28,7 +26,7 @@ def refuse_unusable_adapters(engine_core: Any) -> None:
 
 
 def check_usable(lora_request: Any, vllm_config: Any) -> None:
-    """Raises AdapterError for a LoRARequest that is no adapter of the factors that the engine has."""
+    """Raises AdapterError for a LoRARequest whose adapter is not one of the engine's factors."""
     config = vllm_config.additional_config
     if lora_request is None or not isinstance(config, dict) or "tinylora" not in config:
         return
