@@ -1,9 +1,8 @@
 """Storing many adapters, in batches of one transaction each and with an outcome for every item.
 
-Design decision: a batch is a write like any other (writes.py), so with an Idempotency-Key every batch of a body is done
-once. An import that broke off is sent again whole, under the same key, and goes on where it ended.
-
-An item that cannot be stored does not stop the others.
+A batch is a write like any other (writes.py), so with an Idempotency-Key every batch of a body is done once: an import
+that broke off is sent again whole, under the same key, and goes on where it ended. An item that cannot be stored does
+not stop the others.
 """
 
 from __future__ import annotations

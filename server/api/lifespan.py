@@ -1,7 +1,7 @@
 """What runs as long as an app does, beside what the engine runs.
 
-Design decision: Starlette knows one lifespan per app, and the engine sets its own when it is mounted. Ours is put
-around it and knows nothing of it: ours begins first, and ends when the engine's has ended and no request runs any more.
+Starlette knows one lifespan per app, and the engine sets its own when it is mounted. Ours is put around it: it begins
+first, and ends when the engine's has ended and no request runs any more.
 """
 
 from __future__ import annotations

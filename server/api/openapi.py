@@ -1,9 +1,7 @@
 """What the OpenAPI document says of every operation that its route does not: errors, keys, and bodies' components.
 
-Design decision: one function completes the finished document, from what stands in it: an operation with the header
-If-Match can answer 412, one with a body 413, and so on. No route lists errors, and none can forget to.
-
-It does not describe what routes take or answer when all is well.
+Design decision: no route lists its errors, which it might forget to. One function completes the finished document, from
+what stands in it: an operation with the header If-Match can answer 412, one with a body 413, and so on.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The route class of the gateway's own routes.
 
-Design decision: an exception that is not one of ours is our defect, hence a 500. Without this the engine's handlers,
-which take any ValueError of theirs for the client's mistake, would answer for our routes too.
+An exception that is not one of ours is our defect, hence a 500. Without this the engine's handlers, which take any
+ValueError for the client's mistake, would answer for our routes too.
 
-Bodies that FastAPI reads are bounded here; routes that read their own (uploads) bound it themselves.
+Bodies that FastAPI reads are bounded here; routes that read them by themselves (uploads) bound them there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The gateway's side of training, added to an app: files, jobs, workers, graders.
 
-Design decision: one function adds all of it; the rest of the gateway does not know that there is training.
+One function adds all of it; the rest of the gateway does not know that there is training.
 """
 
 from __future__ import annotations

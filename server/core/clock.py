@@ -1,8 +1,7 @@
-"""What time it is, for everything that is stored with a time or ends at one: leases, files, keys, answers kept.
+"""What time it is, for everything that is stored with a time or expires: leases, files, keys, answers to writes.
 
-Design decision: a context variable rather than a parameter, which some thirty functions of a connection would only hand
-on. Tests stop it around what they call; tasks and worker threads that this starts see the same time. Objects that
-measure by themselves (quotas, usage) take a clock when they are made.
+Design decision: a context variable, not a parameter, which some thirty functions of a connection would only hand on. A
+test sets it around what it calls (`following`), and it holds for the tasks and worker threads that are started there.
 """
 
 from __future__ import annotations

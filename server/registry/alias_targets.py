@@ -1,7 +1,8 @@
 """What an alias stands for: one version, or several with weights, of which each request gets one.
 
-Design decision: a pick is a number in [0, 1) and the versions lie on that line in order, each as long as its weight; so
-one user's pick stays with its version for as long as the weights do, and moves as seldom as possible when they change.
+Design decision: which version a user gets is not stored. A pick is a number in [0, 1), and the versions lie on that
+line in order, each as long as its weight; so a user keeps a version while the weights stay, and few change over when
+the weights do.
 """
 
 from __future__ import annotations

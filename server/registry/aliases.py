@@ -1,7 +1,7 @@
 """Aliases of versions: `acme/math@prod`, moved to another version, or to several with weights, in one step.
 
-Design decision: every move, removals too, is a row that stays, so taking the last move back needs no state of its own,
-and is itself a move. Setting an alias to what it is already moves nothing.
+Every move of an alias, and its removal, is a row that stays: a rollback reads the last two, and is itself a move.
+Setting an alias to what it stands for already is no move.
 
 Functions of a connection; those that change something are to be run by `server.api.writes`. What a weighted alias
 stands for in one request is decided in alias_targets.py.

@@ -5,11 +5,11 @@
     safetensors: tensor "acme/math" of (groups, u) in its dtype; metadata key "tinylora" = {"recipe", "factors"} of all
     tensors, and "tinylora:acme/math" = {"recipe", "factors", "metadata"} of one where it differs
 
-Design decision: what is exported is what is imported. A line takes the same fields as a single upload, so those of an
-export that describe the stored version (`version`, `created_at`) are allowed and ignored.
+What is exported can be imported: a line takes the fields of a single upload, and those of an export that describe the
+stored version (`version`, `created_at`) are allowed and ignored.
 
-NDJSON is read line by line, however long; a safetensors file begins with an index of all tensors, so it is read whole.
-What is in memory at once is bounded by bytes: lines are cut into batches by their number and by their length.
+NDJSON is read line by line, however long it is; a safetensors file begins with an index of all tensors, so it is read
+whole. Lines are cut into batches by their number and by their length, which bounds the bytes in memory at once.
 """
 
 from __future__ import annotations

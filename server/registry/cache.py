@@ -1,9 +1,9 @@
-"""What is in use, in memory, so that a request finds its adapter without waiting for the database.
+"""A cache for what is in use, so that a request finds its adapter without waiting for the database.
 
-Design decision: bounded twice, by the number of entries and by the bytes that they hold, because one adapter may be a
-thousand times as long as another.
+Design decision: not cachetools.LRUCache, which is bounded by a number or by bytes and leaves locking to its user. Both
+bounds are needed, for one adapter may be a thousand times as long as another; a class as long as this one would remain.
 
-It does not know when an entry is outdated; the registry does.
+Whether an entry is outdated is for its user to know.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ V = TypeVar("V")
 
 
 class ResolveCache(Generic[K, V]):
-    """A least-recently-used map. Safe to use from any thread.
+    """A map that forgets what was used least recently. Safe to use from any thread.
 
-    `size_of` gives the bytes of a value; what is longer than `max_bytes` by itself is not kept.
+    It holds at most `size` entries, and `max_bytes` by `size_of` of their values; a longer value is not kept.
     """
 
     def __init__(self, size: int, *, max_bytes: int = 2**62, size_of: Callable[[V], int] = lambda _: 0) -> None:

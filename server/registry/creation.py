@@ -1,8 +1,7 @@
-"""Storing new versions of adapters, one or a thousand at a time.
+"""Storing new versions of adapters, one or a thousand at a time, by a handful of statements for all of them.
 
-Design decision: one path for both. The rows of all names are made or found and then locked, in the order of their names
-whatever the order of the batch, so that two batches wait for each other rather than deadlock; the rest is a handful of
-statements for the whole batch.
+The adapters' rows are made or found and then locked, in the order of their names whatever the order of the batch, so
+that of two batches one waits for the other, and they do not deadlock.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from server.registry.versions import Entry, StoredVersion, version_values
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """What is to be stored under the next version of `name`."""
+    """What is to be stored as the next version of `name`."""
 
     name: str
     adapter: Adapter
@@ -72,8 +71,8 @@ def lock_adapters(
 ) -> dict[str, Row[Any]]:
     """The rows of these names, made where there are none, locked until the transaction ends.
 
-    For a transaction that changes several adapters, one after the other: with the first change it has the tenant's row,
-    behind which it may lock no adapter any more (`server.registry.rows`).
+    For a transaction that changes several adapters one after the other: the first change locks the tenant's row, after
+    which no more adapters may be locked (`server.registry.rows`).
     """
     names = sorted(names)
     new = {"tenant_id": tenant_id, "created_at": now(), "last_version": 0, "revision": 0, "public": False}

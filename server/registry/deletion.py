@@ -1,7 +1,7 @@
 """Deleting adapters and versions, bringing them back, and removing them for good.
 
-Design decision: deleting only marks, with a time that no other deletion of the same adapter has, so that restoring an
-adapter brings back exactly what its last deletion took. A number stays taken even when its version was purged.
+Deleting marks versions with a time that no other deletion of the same adapter has, so that restoring an adapter brings
+back exactly what its last deletion took. The number of a purged version is not given out again.
 
 Functions of a connection, to be run by `server.api.writes`. An adapter counts as existing when it has a version that is
 not deleted.

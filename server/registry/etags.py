@@ -1,9 +1,9 @@
 """Conditional requests (RFC 9110, section 13): ETags, If-Match and If-None-Match.
 
-Design decision: whoever changes an adapter checks the condition in the transaction that changes it, so that of two
-clients with the same ETag one succeeds and the other gets 412.
+A condition is checked by the transaction that makes the change, so that of two clients with the same ETag one succeeds
+and the other gets 412.
 
-It has no If-Modified-Since: times of whole seconds cannot tell two changes apart.
+Design decision: no If-Modified-Since; times of whole seconds cannot tell two changes apart.
 """
 
 from __future__ import annotations

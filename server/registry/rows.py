@@ -1,7 +1,7 @@
-"""The one row per adapter that changes: who may see or change it, and what follows a change of its versions.
+"""The one row per adapter: who may see or change it, and what follows when its versions change.
 
-Design decision: a write locks this row first and the tenant's after it, always in this order, so that writes of one
-adapter follow each other, counts are exact, and no two writes wait for each other.
+A write locks this row first and the tenant's after it, always in this order, so that writes of one adapter follow each
+other, counts are exact, and no two writes deadlock.
 
 Functions of a connection, to be called within a transaction.
 """

@@ -1,9 +1,7 @@
 """An adapter written out in JSON: {"vector": base64 or numbers, "recipe": {...}, "dtype": "bfloat16", "factors": ...}.
 
-Design decision: uploads and inline adapters are read by the same code, so that what one accepts the other does, and an
-error names the field as the caller wrote it ("adapter.recipe.rank").
-
-It does not look up names or decide who may use an adapter.
+Uploads and adapters within a request are read by the same code, so that both accept the same. An error names the field
+as the caller wrote it ("adapter.recipe.rank").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What may change about an adapter, as it was at one revision, and what a reference stands for then.
 
-Design decision: small, since there is one in memory for every adapter in use; the versions themselves are kept apart.
+It is small, since there is one in memory for every adapter in use; the versions themselves are kept apart.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The registry: every tenant's adapters, in immutable versions, kept in the database.
 
-Design decision: what is remembered of an adapter is remembered together with the revision at which it was read, and
-every request reads the current revision, one row by an index. So any number of gateways may write, each serves what was
-committed last, and vectors are read from the database once.
+Design decision: nothing remembered ends by time, and gateways send each other no messages. What is remembered of an
+adapter has the revision at which it was read, and every request reads the current revision, one row by an index. So any
+number of gateways may write, each serves what was committed last, and vectors are read from the database once.
 
 Only `look_up` and `resolve` are for the event loop; the rest blocks on the database. Writes are functions of a
 connection, run by `server.api.writes`: creation.py, deletion.py, aliases.py.

@@ -1,8 +1,7 @@
 """Versions of adapters as the registry hands them out, and how they are read from rows.
 
-Design decision: many versions are in memory at once, so what they have in common (recipes, digests of factors, empty
-metadata) is one object for all of them. A listing reads what is said of a version and not its vector, which may be
-megabytes long.
+Many versions are in memory at once, so what they have in common (recipes, digests of factors, empty metadata) is one
+object for all of them. A listing reads what describes a version and not its vector, which may be megabytes long.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Reading an uploaded adapter: raw bytes, JSON, a safetensors file, or a form with a file and its configuration.
 
-Design decision: the content type alone decides how a body is read; nothing is guessed from its bytes. Whatever the
-form, the result is an adapter that the engine can run.
-
-It does not store anything.
+Design decision: the content type decides how a body is read, and nothing is guessed from its bytes. Whatever the form,
+the result is an adapter that the engine can run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """Reading the form that uploads a file: `purpose`, `file`, `expires_after[anchor]`, `expires_after[seconds]`.
 
-Design decision: the form is spooled to disk while it arrives, so that fields may stand behind the file and a long file
-takes no memory.
-
-It does not store anything.
+The form is spooled to disk while it arrives, so that fields may stand behind the file and a long file takes no memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """JSON bodies that may be long (jobs, graders, reports of workers): parsed off the event loop, described for OpenAPI.
 
-Design decision: these are not FastAPI's body parameters, which it parses and checks within the event loop, where
-everyone else waits, and describes by a reference.
+Design decision: they are not FastAPI's body parameters, which it would parse and check within the event loop, where
+every other request waits.
 """
 
 from __future__ import annotations

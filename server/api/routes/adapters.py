@@ -1,7 +1,7 @@
 """/v1/adapters: upload, list, look up, download, delete and restore adapters. (/adapters is the same.)
 
-Design decision: a version never changes, so what is uploaded under a name that exists becomes its next version, and
-everything about a version can be cached by its ETag.
+A version never changes: what is uploaded under a name that exists becomes its next version, and everything about a
+version can be cached by its ETag.
 
 Bodies are read in bodies/adapter_upload.py; aliases have routes of their own.
 """

@@ -1,9 +1,9 @@
 """/v1/adapters/{name}/aliases: names such as `prod` for a version, moved in one step and taken back in one.
 
-Design decision: PUT says what an alias stands for from now on, as a whole; there is no way to add or remove one of its
-versions, so two clients cannot leave a mixture that neither of them asked for.
+Design decision: PUT says what an alias stands for from now on, as a whole. There is no way to add or remove one of its
+versions, by which two clients could leave a mixture that neither of them asked for.
 
-What moves mean is `server.registry.aliases`.
+What moves mean is in `server.registry.aliases`.
 """
 
 from __future__ import annotations

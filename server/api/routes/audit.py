@@ -1,8 +1,7 @@
 """GET /v1/audit: who changed what, newest first.
 
-Design decision: pages go by the entry's id, so that none is skipped or repeated while others are written.
-
-Entries are made by writes.py, in the transaction that they tell of; there is no way to change them.
+Pages go by the entry's id, so that none is skipped or repeated while others are written. Entries are made by writes.py,
+in the transaction that they tell of; there is no way to change them.
 """
 
 from __future__ import annotations

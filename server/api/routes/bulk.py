@@ -1,7 +1,7 @@
 """/v1/adapters/bulk stores many adapters from one body; /v1/adapters/export sends all that a tenant has.
 
-Design decision: outcomes are spooled to disk while the body is read, and sent behind it. Clients read an answer when
-they have sent everything; a server that answered meanwhile would end up waiting for them, and they for it.
+Design decision: outcomes are not sent while the body is read, but spooled to disk until its end. Clients read an answer
+when they have sent everything; a server that answered meanwhile would end up waiting for them, and they for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """/v1/files, in OpenAI's shape: upload, list, look up, download and delete a tenant's files.
 
-Design decision: a file's id is given out when its bytes are durable and its row is committed; so a file is "processed"
-from the first moment, and what cannot be trained on is the job's to say.
+A file's id is given out when its bytes are durable and its row is committed, so a file is "processed" from the first
+moment. Whether it can be trained on is found out by a job.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """/v1/fine_tuning/jobs, in OpenAI's shape: create, list, look up, pause, resume and cancel jobs; events, checkpoints.
 
-Design decision: whatever can be known of a job without reading its files is checked before its row is made, by one
-transaction; a worker checks the files.
+Whatever can be known of a job without reading its files is checked before its row is made; a worker checks the files.
 
 What may be set is in `server.training.jobs.options`, what becomes of a job in `server.training.jobs.lifecycle`.
 """

@@ -1,7 +1,7 @@
 """/v1/fine_tuning/alpha/graders: try a grader on one sample, or have its definition checked, before a job is paid for.
 
-Design decision: what goes wrong while grading is part of the answer, counted as OpenAI does (reward 0 and a flag),
-because in training it would be, too. A definition that no job could use is refused with a 400.
+What goes wrong while grading is part of the answer, counted as OpenAI does (reward 0 and a flag), as it is in training.
+A definition that no job could use is refused with a 400.
 """
 
 from __future__ import annotations

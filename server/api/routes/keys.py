@@ -1,9 +1,9 @@
 """/v1/tenants/{tenant}/keys: make, list, look up and revoke API keys. The scope admin is needed (auth/scopes.py).
 
-Design decision: a key is in one answer and nowhere else. An Idempotency-Key would have that answer stored, to be given
-again, so making a key refuses it. Whoever lost the answer revokes the key and makes another.
+Design decision: making a key refuses an Idempotency-Key, which would have the answer stored, and with it the key, to be
+given again. A key is in one answer and nowhere else; whoever lost that answer revokes the key and makes another.
 
-There is no DELETE, after which nothing would be left: a revoked key stays, for the audit log and usage to refer to.
+There is no DELETE: a revoked key stays, for the audit log and usage to refer to.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """/v1/models: the base models and the tenant's own adapters, since either may be given as `model`.
 
-Design decision: OpenAI's listing has no pages, and clients ask for none, so a page is as long as may be; who follows
-`has_more` with `after` gets the rest. Adapters can be deleted as models, which is OpenAI's way for fine-tuned ones.
+OpenAI's listing has no pages, and clients ask for none, so a page is as long as may be; `after` gives the rest where
+`has_more` says so. Adapters can be deleted as models, which is OpenAI's way for fine-tuned ones.
 """
 
 from __future__ import annotations

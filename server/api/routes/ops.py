@@ -1,7 +1,7 @@
 """For operators: /health (restart me?), /ready (send me requests?) and /metrics.
 
-Design decision: the engine's metrics and ours are in separate registries and joined when asked for, so that several
-apps in one process, as in tests, do not collide.
+The engine's metrics and ours are in separate registries and joined when asked for, so that several apps in one process,
+as in tests, do not collide.
 """
 
 from __future__ import annotations

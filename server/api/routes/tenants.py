@@ -1,6 +1,6 @@
 """/v1/tenants: make, list, look up and change tenants. The scope admin is needed (auth/scopes.py).
 
-Design decision: no DELETE; a tenant is disabled, by PATCH, and its keys are then refused.
+There is no DELETE: a tenant is disabled, by PATCH, and its keys are then refused.
 """
 
 from __future__ import annotations

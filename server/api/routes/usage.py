@@ -1,7 +1,7 @@
 """GET /v1/usage: what was used, in the shape of OpenAI's usage API. (/usage is the same.)
 
-Design decision: answers are those of OpenAI's /v1/organization/usage/completions, and its names for our words are
-understood too: model (adapter), api_key_id (key), project_id (tenant). So programs that read the one read the other.
+Answers have the shape of OpenAI's /v1/organization/usage/completions, and its names for our words are understood too:
+model (adapter), api_key_id (key), project_id (tenant). So programs that read the one read the other.
 
 A tenant sees its own usage; with the scope admin, that of all tenants can be asked for.
 """

@@ -1,7 +1,7 @@
 """/v1/worker: what training workers ask and report; server/training/jobs/protocol.py has the words.
 
-Design decision: workers are the operator's and work for all tenants, so these paths take the scope admin (as every path
-does that no tenant is meant to use). On a server without keys any worker is taken, as everyone else is.
+Workers are the operator's and work for all tenants, so these paths take the scope admin. On a server without keys
+anyone may be a worker.
 
 What happens to a job is in `training.jobs.leases` and `training.jobs.progress`; its end is in the audit log of its
 tenant.

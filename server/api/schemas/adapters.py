@@ -1,6 +1,6 @@
 """What the gateway's own routes answer and the query parameters they take, as OpenAI-like wire objects.
 
-Design decision: only the edge knows these; inside, versions are `StoredVersion`s.
+Only the edge knows these; inside, versions are `StoredVersion`s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the routes of aliases take and answer, as wire objects.
 
-Design decision: one shape of answer for one version and for several, `versions` with weights, so that a client which
-reads aliases need not know which way they were set.
+An answer has `versions` with weights, for one version as for several, so that a client which reads aliases need not
+know which way they were set.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the routes of tenants and keys take and answer, as OpenAI-like wire objects.
 
-Design decision: quotas and times have the names that they have in the database. None is no limit, in and out.
+Quotas and times have the names that they have in the database. None is no limit, in and out.
 """
 
 from __future__ import annotations
