@@ -61,9 +61,7 @@ def set_alias(
     NotFound without the adapter; BadRequest for a version that does not exist, or one alias too many;
     PreconditionFailed, by the alias's ETag.
     """
-    row = _locked(connection, tenant_id, reference)
-    known = _find(connection, row.id, alias)
-    precondition.check(None if known is None else known.etag)
+    row, known = _locked(connection, tenant_id, reference, alias, precondition)
     _check_versions(connection, row, reference, targets)
     if known is not None and targets_to_json(known.targets) == targets_to_json(targets):
         return known, False
@@ -80,9 +78,7 @@ def remove_alias(
     precondition: Precondition = NO_PRECONDITION,
 ) -> None:
     """Remove `alias`; its history stays. NotFound when there is none; PreconditionFailed."""
-    row = _locked(connection, tenant_id, reference)
-    known = _find(connection, row.id, alias)
-    precondition.check(None if known is None else known.etag)
+    row, known = _locked(connection, tenant_id, reference, alias, precondition)
     if known is None:
         raise _alias_not_found(reference, alias)
     remove_alias_row(connection, row.id, alias)
@@ -101,9 +97,7 @@ def rollback_alias(
     NotFound when there never was one; BadRequest when it stood for nothing, or for a version deleted since;
     PreconditionFailed.
     """
-    row = _locked(connection, tenant_id, reference)
-    known = _find(connection, row.id, alias)
-    precondition.check(None if known is None else known.etag)
+    row, known = _locked(connection, tenant_id, reference, alias, precondition)
     moves = connection.execute(_moves(row.id, alias).limit(2)).all()
     if not moves:
         raise _alias_not_found(reference, alias)
@@ -161,11 +155,16 @@ def alias_moves(
     return moves, top > limit
 
 
-def _locked(connection: Connection, tenant_id: int, reference: Reference) -> Row[Any]:
+def _locked(
+    connection: Connection, tenant_id: int, reference: Reference, alias: str, precondition: Precondition
+) -> tuple[Row[Any], Alias | None]:
+    """The adapter's row, locked until the transaction ends, and the alias as it is. NotFound; PreconditionFailed."""
     row = locked_row(connection, tenant_id, reference)
     if row.latest_version is None:
         raise adapter_not_found(reference)
-    return row
+    known = _find(connection, row.id, alias)
+    precondition.check(None if known is None else known.etag)
+    return row, known
 
 
 def _visible(connection: Connection, tenant_id: int, reference: Reference) -> Row[Any]:

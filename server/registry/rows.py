@@ -28,7 +28,7 @@ def visible_row(connection: Connection, tenant_id: int, reference: Reference) ->
 
     NotFound when there is none, or it is another tenant's and not public, or that tenant is disabled.
     """
-    row = connection.execute(_rows(tenant_id, reference)).one_or_none()
+    row = connection.execute(sa.select(ADAPTERS).where(*_meant(tenant_id, reference))).one_or_none()
     if row is None:
         raise adapter_not_found(reference)
     return row
@@ -37,7 +37,8 @@ def visible_row(connection: Connection, tenant_id: int, reference: Reference) ->
 def locked_row(connection: Connection, tenant_id: int, reference: Reference) -> Row[Any]:
     """The tenant's own row, locked until the transaction ends. Raises as `visible_row`, and Forbidden for a public one
     of another tenant."""
-    row = connection.execute(_rows(tenant_id, reference).with_for_update(of=ADAPTERS)).one_or_none()
+    rows = sa.select(ADAPTERS).where(*_meant(tenant_id, reference))
+    row = connection.execute(rows.with_for_update(of=ADAPTERS)).one_or_none()
     if row is None:
         raise adapter_not_found(reference)
     if row.tenant_id != tenant_id:
@@ -47,14 +48,15 @@ def locked_row(connection: Connection, tenant_id: int, reference: Reference) -> 
     return row
 
 
-def _rows(tenant_id: int, reference: Reference) -> sa.Select[Any]:
-    rows = sa.select(ADAPTERS).where(ADAPTERS.c.name == reference.name)
+def _meant(tenant_id: int, reference: Reference) -> tuple[sa.ColumnElement[bool], ...]:
+    """Which row `reference` of this tenant means."""
+    is_named = ADAPTERS.c.name == reference.name
     if reference.tenant is None:
-        return rows.where(ADAPTERS.c.tenant_id == tenant_id)
+        return is_named, ADAPTERS.c.tenant_id == tenant_id
     # What may not be seen is not found and not locked, so that it cannot be told from what does not exist.
     enabled = sa.or_(TENANTS.c.disabled_at.is_(None), TENANTS.c.id == tenant_id)
     owner = sa.select(TENANTS.c.id).where(TENANTS.c.name == reference.tenant, enabled).scalar_subquery()
-    return rows.where(ADAPTERS.c.tenant_id == owner, sa.or_(ADAPTERS.c.tenant_id == tenant_id, ADAPTERS.c.public))
+    return is_named, ADAPTERS.c.tenant_id == owner, sa.or_(ADAPTERS.c.tenant_id == tenant_id, ADAPTERS.c.public)
 
 
 def versions_changed(connection: Connection, before: Row[Any]) -> int | None:
@@ -102,8 +104,7 @@ def set_public(
 
 def entry_at(connection: Connection, tenant_id: int, reference: Reference, version: int) -> Entry:
     """A version that this transaction has just changed."""
-    row = visible_row(connection, tenant_id, reference)
-    rows = VERSION_ROWS.where(ADAPTERS.c.id == row.id, ADAPTER_VERSIONS.c.version == version)
+    rows = VERSION_ROWS.where(*_meant(tenant_id, reference), ADAPTER_VERSIONS.c.version == version)
     return entry_of(connection.execute(rows).one())
 
 
