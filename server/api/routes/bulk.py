@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import islice
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -22,7 +20,8 @@ from server.api.bodies.adapter_upload import SAFETENSORS
 from server.api.bulk_import import BulkImport
 from server.api.deps import AuthorDep, Gateway, GatewayDep, PrincipalDep
 from server.api.own_route import OwnRoute
-from server.api.schemas.pages import NamePrefix, NoQuery, StrictQuery
+from server.api.schemas.adapters import ExportQuery
+from server.api.schemas.pages import NoQuery
 from server.core.error_responses import error_object
 from server.core.errors import ApiError, UnsupportedMediaType, quoted
 from server.core.names import parse_reference
@@ -57,16 +56,6 @@ _BULK_DOCS = {
 }
 
 
-class ExportQuery(StrictQuery):
-    """What to export, and how. `limit` and `after` cut a safetensors export into files."""
-
-    format: Literal["ndjson", "safetensors"] = "ndjson"
-    versions: Literal["latest", "all"] = "latest"
-    prefix: NamePrefix = ""
-    after: str | None = None
-    limit: int | None = Field(None, ge=1, le=2**31 - 1)
-
-
 @router.post(
     "/bulk",
     response_class=StreamingResponse,
@@ -86,11 +75,11 @@ async def upload_many(
     number = index = 0
     try:
         async for batch in _batches(request, gateway):
-            lines = await run_in_threadpool(_store, bulk, number, index, batch)
-            for outcome in lines:
+            for outcome in await run_in_threadpool(bulk.store, number, index, batch):
                 totals["stored" if "version" in outcome else "rejected"] += 1
                 spool.write(json.dumps(outcome).encode() + b"\n")
-            number, index = number + 1, index + len(lines)
+            number, index = number + 1, index + len(batch)
+            del batch  # or it would be held while the next one is read
     except BaseException as error:
         if not isinstance(error, ApiError) or number == 0:
             spool.close()
@@ -101,24 +90,20 @@ async def upload_many(
     return StreamingResponse(_drain(spool), media_type=NDJSON)
 
 
-def _store(bulk: BulkImport, number: int, index: int, parse: Callable[[], list[Item]]) -> list[dict[str, Any]]:
-    return bulk.store(number, index, parse())
-
-
-async def _batches(request: Request, gateway: Gateway) -> AsyncIterator[Callable[[], list[Item]]]:
-    """The body in batches, each yet to be parsed, which is work for a thread."""
+async def _batches(request: Request, gateway: Gateway) -> AsyncIterator[Sequence[Item]]:
+    """The body in batches, parsed by threads."""
     kind = media_type(request.headers)
     if kind == NDJSON:
         held_body(request.scope).stream()
         chunks = body_chunks(request.headers, request.receive, gateway.settings.max_bulk_bytes, "max_bulk_bytes")
         async for lines in batches_of(lines_of(chunks), most_lines=BATCH, most_bytes=BATCH_BYTES):
-            yield partial(_parse_lines, lines, gateway)
+            yield await run_in_threadpool(_parse_lines, lines, gateway)
     elif kind in SAFETENSORS:
         data = await read_body(request.headers, request.receive, gateway.settings.max_upload_bytes, "max_upload_bytes")
         engine = gateway.engine
         items = await run_in_threadpool(lambda: list(parse_safetensors(data, engine.factors, engine.base_models)))
         for start in range(0, len(items), BATCH):
-            yield partial(list, items[start : start + BATCH])
+            yield items[start : start + BATCH]
     else:
         raise UnsupportedMediaType(
             f"The content type is {quoted(kind)}, expected {NDJSON} (an adapter per line) or {SAFETENSORS[0]}.",

@@ -128,3 +128,13 @@ class VectorQuery(StrictQuery):
     """In what format to send a vector; default is what Accept asks for, else raw bytes."""
 
     format: Literal["raw", "safetensors"] | None = None
+
+
+class ExportQuery(StrictQuery):
+    """What to export, and how. `limit` and `after` cut a safetensors export into files."""
+
+    format: Literal["ndjson", "safetensors"] = "ndjson"
+    versions: Literal["latest", "all"] = "latest"
+    prefix: NamePrefix = ""
+    after: str | None = None
+    limit: int | None = Field(None, ge=1, le=2**31 - 1)
