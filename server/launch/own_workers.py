@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 NICE = 10
 # What a worker that the server outlives by this long has not finished, it does again later.
 STOP_S = 3.0
-LONGEST_PAUSE_S = 300.0
+MAX_BACKOFF_S = 300.0
 KEY_VARIABLE = "TINYLORA_WORKER_KEY"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -58,44 +58,44 @@ class OwnWorkers:
     async def running(self, database: Database) -> AsyncIterator[None]:
         """Inside, jobs that wait for a worker find one."""
         started: dict[Process, float] = {}
-        watching = asyncio.create_task(self._watch(database, started))
+        supervisor = asyncio.create_task(self._supervise(database, started))
         try:
             yield
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            supervisor.cancel()
+            await asyncio.gather(supervisor, return_exceptions=True)
             await asyncio.gather(*map(_stop, started))
 
-    async def _watch(self, database: Database, started: dict[Process, float]) -> None:
+    async def _supervise(self, database: Database, started: dict[Process, float]) -> None:
         """Keeps in `started` the processes, and when they were started."""
-        pause, not_before = 0.0, 0.0
+        backoff_s, not_before = 0.0, 0.0
         while self.count:
             await asyncio.sleep(self.poll_s)
             now = time.monotonic()
             for process in [process for process in started if process.returncode is not None]:
                 lived_s = now - started.pop(process)
                 # One that does not even start will not do so the next moment.
-                is_hasty = process.returncode != 0 and lived_s < LONGEST_PAUSE_S
-                pause = self._longer(pause) if is_hasty else 0.0
-                not_before = now + pause
-            if len(started) < self.count and now >= not_before and await self._is_due(database):
+                crashed_early = process.returncode != 0 and lived_s < MAX_BACKOFF_S
+                backoff_s = self._next_backoff(backoff_s) if crashed_early else 0.0
+                not_before = now + backoff_s
+            if len(started) < self.count and now >= not_before and await self._needs_worker(database):
                 Console(stderr=True).print("==> Starting a training worker", highlight=False)
                 try:
                     process = await asyncio.create_subprocess_exec(*self.command, env=self._environment())
                 except OSError as error:  # no memory for it at the moment, say
                     log.warning("worker_not_started", reason=str(error))
-                    pause = self._longer(pause)
-                    not_before = now + pause
+                    backoff_s = self._next_backoff(backoff_s)
+                    not_before = now + backoff_s
                 else:
                     started[process] = now
 
-    def _longer(self, pause: float) -> float:
-        return min(LONGEST_PAUSE_S, max(self.poll_s, 2 * pause))
+    def _next_backoff(self, backoff_s: float) -> float:
+        return min(MAX_BACKOFF_S, max(self.poll_s, 2 * backoff_s))
 
-    async def _is_due(self, database: Database) -> bool:
+    async def _needs_worker(self, database: Database) -> bool:
         try:
-            return await asyncio.to_thread(self._is_waiting, database)
-        except (Unavailable, sa.exc.SQLAlchemyError):  # A database that is away for a while must not end the watch.
+            return await asyncio.to_thread(self._has_unleased_job, database)
+        except (Unavailable, sa.exc.SQLAlchemyError):  # A database that is away must not end the supervision.
             return False
 
     def _environment(self) -> dict[str, str]:
@@ -104,13 +104,13 @@ class OwnWorkers:
         environment = {**os.environ, "NO_PROXY": direct, "no_proxy": direct}
         return environment if self.key is None else {**environment, KEY_VARIABLE: self.key}
 
-    def _is_waiting(self, database: Database) -> bool:
-        free = sa.or_(JOBS.c.lease_owner.is_(None), JOBS.c.lease_expires_at <= now())
-        waiting = sa.select(sa.literal(1)).where(
-            JOBS.c.status.in_(("validating_files", "queued", "running")), free, JOBS.c.factors == self.factors
+    def _has_unleased_job(self, database: Database) -> bool:
+        unleased = sa.or_(JOBS.c.lease_owner.is_(None), JOBS.c.lease_expires_at <= now())
+        jobs = sa.select(sa.literal(1)).where(
+            JOBS.c.status.in_(("validating_files", "queued", "running")), unleased, JOBS.c.factors == self.factors
         )
         with database.read() as connection:
-            return connection.execute(waiting.limit(1)).first() is not None
+            return connection.execute(jobs.limit(1)).first() is not None
 
 
 def with_worker_key(settings: Settings, mode: Mode) -> Settings:

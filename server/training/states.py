@@ -3,8 +3,8 @@
     validating_files -> queued -> running -> succeeded | failed
            any of these <-> paused, and -> cancelled
 
-Design decision: what a worker is to do follows from the state and nothing else, so pausing and cancelling take effect
-at once, whether or not a worker is there to notice.
+What a worker is to do follows from the state alone, so pausing and cancelling take effect at once, whether or not a
+worker is there to notice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ACTIVE = frozenset(STATUSES) - FINISHED
 
 
 def wanted_of(status: str) -> Literal["run", "pause", "cancel"]:
-    """What the worker that has the job is to do."""
+    """What the worker that has the job is to do with it."""
     if status == "paused":
         return "pause"
     return "cancel" if status in FINISHED else "run"

@@ -1,9 +1,9 @@
-"""The rows of uploaded files: a tenant's own, as long as they are neither deleted nor expired.
+"""The rows of uploaded files. A tenant sees its own, as long as they are neither deleted nor expired.
 
-Design decision: a file that a job still needs is not deleted and does not expire, so a job that moves to another worker
-finds its data. Another tenant's file is exactly a missing one.
+A file that an unfinished job needs cannot be deleted and does not expire, so a job that moves to another worker finds
+its data. Another tenant's file is answered like a missing one.
 
-Functions of a connection; the bytes are in `server.training.files.storage`.
+Functions of a connection; the bytes are in storage.py.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ MAX_EXPIRED_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class FilePage:
-    """Some of a listing; `has_more` when another one follows it."""
+    """A page of a listing; `has_more`: whether another one follows."""
 
     rows: Sequence[Row[Any]]
     has_more: bool
 
 
 def location_of(tenant_id: int, file_id: str) -> str:
-    """Where in the storage a new file is put."""
+    """The place of a new file in the storage."""
     return f"{tenant_id}/{file_id}"
 
 
 def insert_file(connection: Connection, **values: Any) -> Row[Any]:
-    """A new row, as it is stored."""
+    """Add a row; the row as stored."""
     return connection.execute(FILES.insert().values(**values).returning(FILES)).one()
 
 
 def check_room(connection: Connection, tenant_id: int, size: int, *, most_files: int, most_bytes: int) -> None:
-    """BadRequest when a tenant may not have another file of `size` bytes. What the server writes for it counts too."""
+    """BadRequest when a tenant may not have another file of `size` bytes. Result files of its jobs count too."""
     visible = _visible(tenant_id).subquery()
     count = sa.func.count(visible.c.id)
     files, used = connection.execute(sa.select(count, sa.func.coalesce(sa.func.sum(visible.c.bytes), 0))).one()
@@ -83,7 +83,7 @@ def list_files(
     purpose: str | None,
     order: Literal["asc", "desc"],
 ) -> FilePage:
-    """A page of the tenant's files, by the time they were made, behind the id `after`."""
+    """A page of the tenant's files by creation time, after the id `after`."""
     rows = _visible(tenant_id)
     if purpose is not None:
         rows = rows.where(FILES.c.purpose == purpose)
@@ -95,7 +95,7 @@ def list_files(
 
 
 def file_for_job(connection: Connection, tenant_id: int, file_id: str, param: str) -> Row[Any]:
-    """A file to train on, which cannot be deleted until the transaction ends. BadRequest when it cannot be used."""
+    """The row of a file to train on, locked against deletion until the transaction ends. BadRequest if unusable."""
     row = None
     if is_id(file_id, PREFIX):
         rows = _visible(tenant_id).where(FILES.c.id == file_id)
@@ -116,13 +116,13 @@ def file_for_job(connection: Connection, tenant_id: int, file_id: str, param: st
 
 
 def delete_file(connection: Connection, tenant_id: int, file_id: str) -> Row[Any]:
-    """Mark a file as deleted; its bytes may go when the transaction has ended. NotFound; BadRequest if it is in use."""
+    """Mark a file as deleted; its bytes may be removed after the transaction. NotFound; BadRequest if it is in use."""
     row = None
     if is_id(file_id, PREFIX):
         row = connection.execute(_visible(tenant_id).where(FILES.c.id == file_id).with_for_update()).one_or_none()
     if row is None:
         raise _not_found(file_id, "file_id")
-    # A statement of its own: it sees the jobs that were made while the row was waited for.
+    # A second statement, because it sees jobs that were created while this one waited for the row.
     job = connection.execute(sa.select(JOBS.c.id).where(_used_by(file_id)).limit(1)).scalar()
     if job is not None:
         raise BadRequest(
@@ -135,7 +135,7 @@ def delete_file(connection: Connection, tenant_id: int, file_id: str) -> Row[Any
 
 
 def delete_expired(connection: Connection) -> list[str]:
-    """Mark some files whose time has passed as deleted; returns their locations."""
+    """Mark some expired files as deleted; returns their locations."""
     expired = (
         sa.select(FILES.c.id)
         .where(FILES.c.expires_at <= now(), FILES.c.deleted_at.is_(None), ~_in_use())

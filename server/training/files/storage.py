@@ -1,10 +1,10 @@
-"""Where the bytes of uploaded files are: a directory, or a bucket, by fsspec's URL.
+"""The bytes of uploaded files: in a directory or a bucket, by an fsspec URL.
 
-Design decision: a file is written where it stays, without a temporary name, for in a bucket a rename is another copy. A
-row of the database is made when all of the file is durable, and it is the row that makes it a file: the worst that a
+Design decision: a file is written to its final place and not renamed into it, because in a bucket a rename is another
+copy. The row in the database is added when all of the file is durable, and only then is it a file: the worst that a
 crash leaves is bytes without a row.
 
-It knows no tenants and no rows; blocks, so call it from worker threads.
+The calls block, so make them from worker threads.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from server.core.errors import Unavailable
 
 CHUNK_BYTES = 2**20
-# Of a bucket, in one request; what one transfer needs in memory. S3 takes 10,000 of them.
+# One part of a transfer to a bucket, held in memory. S3 takes at most 10,000 parts.
 BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBytes:
-    """What was written: how many bytes, and their SHA-256 in hexadecimal."""
+    """The size of what was written, and its SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
 
 
 class FileStorage:
-    """Files by location, a path below the root. Raises Unavailable (503) when the storage does not do what it is asked.
+    """Files by location, a path below the root of the URL. All methods but `delete` raise Unavailable on a failure.
 
-    ValueError or ImportError for a URL that `why_no_storage` refuses.
+    Construction raises ValueError or ImportError for a URL that `why_no_storage` refuses.
     """
 
     def __init__(self, url: str) -> None:
@@ -46,7 +46,7 @@ class FileStorage:
         self._is_local = isinstance(self._fs, LocalFileSystem)
 
     def write(self, source: BinaryIO, location: str) -> StoredBytes:
-        """Store what `source` has left."""
+        """Store the rest of `source` at `location`."""
         path = self._path(location)
         digest, size = hashlib.sha256(), 0
         with _unavailable_when_failing():
@@ -67,13 +67,13 @@ class FileStorage:
         return StoredBytes(size, digest.hexdigest())
 
     def read(self, location: str) -> Iterator[bytes]:
-        """The bytes of a file, in pieces; it is opened before this returns."""
+        """The bytes of a file in chunks. The file is opened before this returns."""
         with _unavailable_when_failing():
             source = self._fs.open(self._path(location), "rb", block_size=BLOCK_BYTES)
         return _chunks(source)
 
     def delete(self, location: str) -> None:
-        """Remove a file; one that is gone already is no error, and neither is a storage that fails."""
+        """Remove a file. Neither a missing file nor a failing storage is an error."""
         try:
             self._fs.rm_file(self._path(location))
         except FileNotFoundError:
@@ -88,7 +88,7 @@ class FileStorage:
         try:
             return self._fs.open(path, "wb", block_size=BLOCK_BYTES)
         except FileNotFoundError:
-            # Only now: a bucket has no directories, and would itself be made where its name is wrong.
+            # Not before: a bucket has no directories, and with a wrong name the bucket itself would be created.
             self._fs.makedirs(self._fs._parent(path), exist_ok=True)
             return self._fs.open(path, "wb", block_size=BLOCK_BYTES)
 
@@ -109,7 +109,7 @@ class FileStorage:
         if self._is_local:
             target.close()
         else:
-            # To close would be to finish the object; what a bucket has of it would stay and be paid for.
+            # Closing would finish the object, and a bucket would keep (and bill) what it has.
             target.discard()
             target.closed = True
 

@@ -1,4 +1,4 @@
-"""Files whose time has passed are removed now and then, whether or not anybody uploads another one."""
+"""The periodic removal of expired files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVERY_S = 600.0
 
 
 def remove_expired(database: Database, files: FileStorage) -> int:
-    """One transaction, then the bytes; returns how many files there were, of which there may be more. Blocks."""
+    """Delete some expired files, rows before bytes; returns how many. There may be more. Blocks."""
     locations = database.transact(delete_expired)
     for location in locations:
         files.delete(location)

@@ -1,8 +1,7 @@
-"""Checkpoints: where a job goes on, and the vectors of it that can be served.
+"""Checkpoints: where a job continues, and those of its vectors that can be served.
 
-Design decision: of the last step all is kept, of the steps before it only the vectors that were published, and of those
-the best three and the last. A published checkpoint is an adapter of the tenant, stored by the transaction that stores
-the checkpoint.
+Of the last step everything is kept; of earlier ones only published vectors, and of those the best three and the last. A
+published checkpoint is an adapter of the tenant, stored in the same transaction as the checkpoint.
 
 Functions of a connection that holds the job's row.
 """
@@ -39,7 +38,7 @@ PREFIX = "ftckpt_"
 KEPT_BEST = 3
 ADAPTER_LIMIT = "adapter_limit_reached"
 MAX_METADATA_PAIRS = 16
-# What tells checkpoints apart, the most telling first, and whether more of it is better.
+# Metrics by which checkpoints are compared, the first that there is; and whether more of it is better.
 _SCORES = (("valid_reward_mean", 1), ("valid_loss", -1), ("train_reward_mean", 1), ("train_loss", -1))
 
 
@@ -51,9 +50,9 @@ def store_checkpoint(
     reported: ReportedCheckpoint,
     metrics: Mapping[str, float],
 ) -> None:
-    """The checkpoint behind a step, published if so reported, in the place of what need not be kept any more.
+    """Store the checkpoint behind a step, publish it if asked for, and remove what need not be kept any more.
 
-    BadRequest when its vector is not one of the job's recipe. Where the tenant may have no more adapters it is kept
+    BadRequest when its vector does not fit the job's recipe. When the tenant may have no more adapters it is stored
     unpublished, and an event says so.
     """
     vector = checked_vector(job, reported.vector, "checkpoint.vector")
@@ -61,7 +60,7 @@ def store_checkpoint(
     withdrawn = _withdrawn(connection, job, step, metrics if reported.publish else None)
     if reported.publish:
         name = checkpoint_name(job.adapter_name, step)
-        # Before the first of them is changed, in one order.
+        # All of them, before the first is changed, so that every transaction locks them in the same order.
         names = {name, *(row.adapter_name for row in withdrawn)}
         lock_adapters(database, connection, job.tenant_id, names)
         published = publish(database, connection, job, name, vector, step, metrics)
@@ -99,7 +98,10 @@ def publish(
     step: int,
     metrics: Mapping[str, float],
 ) -> StoredVersion | None:
-    """Store a vector as a version of the adapter `name`; None when the tenant may have no more adapters."""
+    """Store `vector` (float32 (groups, u)) as a version of the adapter `name`, in the job's dtype.
+
+    None when the tenant may have no more adapters.
+    """
     config = JOB_CONFIG.validate_json(job.config)
     adapter = Adapter.from_vector(vector, config.parsed_recipe, job.factors, config.dtype)
     about = {"fine_tuning_job": job.id, "base_model": job.model, "method": config.method, "step": str(step)}
@@ -116,7 +118,7 @@ def publish(
 
 
 def checked_vector(job: Row[Any], data: bytes, param: str) -> torch.Tensor:
-    """float32 (groups, u) of its bytes. BadRequest when it does not fit the job's recipe or is not finite."""
+    """The vector in `data`, float32 (groups, u). BadRequest when it does not fit the recipe or is not finite."""
     config = JOB_CONFIG.validate_json(job.config)
     recipe = config.parsed_recipe
     try:
@@ -130,7 +132,7 @@ def checked_vector(job: Row[Any], data: bytes, param: str) -> torch.Tensor:
 def list_checkpoints(
     connection: Connection, job_id: str, *, after: str | None, limit: int
 ) -> tuple[Sequence[Row[Any]], bool]:
-    """The published checkpoints of a job, newest first, behind the id `after`; and whether there are more."""
+    """(published checkpoints of a job, newest first, after the id `after`; whether there are more)."""
     rows = sa.select(JOB_CHECKPOINTS).where(
         JOB_CHECKPOINTS.c.job_id == job_id, JOB_CHECKPOINTS.c.adapter_name.is_not(None)
     )
@@ -147,7 +149,7 @@ def list_checkpoints(
 def _withdrawn(
     connection: Connection, job: Row[Any], step: int, metrics: Mapping[str, float] | None
 ) -> Sequence[Row[Any]]:
-    """The published checkpoints that are not to be kept beside a new one with these metrics; none, if there is none."""
+    """The published checkpoints to remove when one with `metrics` is published; none when that is None."""
     if metrics is None:
         return []
     rows = sa.select(JOB_CHECKPOINTS).where(
@@ -160,7 +162,7 @@ def _withdrawn(
 
 
 def score(metrics: Mapping[str, float]) -> tuple[int, float]:
-    """By which checkpoints are compared; higher is better."""
+    """The key by which checkpoints are compared; higher is better."""
     for rank, (name, sign) in enumerate(_SCORES):
         if name in metrics:
             return -rank, sign * metrics[name]
@@ -168,7 +170,7 @@ def score(metrics: Mapping[str, float]) -> tuple[int, float]:
 
 
 def _withdraw(connection: Connection, job: Row[Any], checkpoint: Row[Any]) -> None:
-    # Refused when its owner purged it, or has an alias for it and so keeps it as an adapter like any other.
+    # Refused when its owner has purged it, or keeps it with an alias.
     with suppress(NotFound, BadRequest):
         purge(connection, job.tenant_id, Reference(checkpoint.adapter_name, version=checkpoint.adapter_version))
     connection.execute(JOB_CHECKPOINTS.delete().where(JOB_CHECKPOINTS.c.id == checkpoint.id))

@@ -1,9 +1,8 @@
 """The settings of a training job with every default written out: what a worker trains by, and what a client is shown.
 
-Design decision: a job keeps all of its settings, so a newer server with other defaults goes on training it by the ones
-it began with. Settings that mean nothing to a method are not part of it, so nobody can set them in vain.
-
-What a client sends is in api/schemas/fine_tuning.py.
+A job keeps all of its settings, so a newer server with other defaults continues it with those that it began with. Each
+method has only the settings that it uses, so that setting another one is an error. What a client sends is in options.py
+and api/schemas/fine_tuning.py.
 """
 
 from __future__ import annotations

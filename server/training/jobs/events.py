@@ -1,7 +1,7 @@
-"""What happened to a job, line by line, for its owner.
+"""The events of a job, line by line, for its owner.
 
-Design decision: an event is written by the transaction that did what it tells of, which holds the job's row; so the
-events of a job are numbered in the order in which things happened.
+An event is written by the transaction that makes the change it is about and holds the job's row, so the events of a job
+are numbered in the order in which things happened.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def add_event(
     level: Literal["info", "warn", "error"] = "info",
     data: Any = None,
 ) -> None:
-    """One line of the server's own."""
+    """Add one event of the server itself."""
     add_events(connection, job_id, [WorkerEvent(level=level, message=message, data=data)])
 
 
 def add_events(connection: Connection, job_id: str, events: Sequence[WorkerEvent]) -> None:
-    """Lines, in this order. BadRequest when one has too much data."""
+    """Add events in this order. BadRequest when one has more than MAX_DATA_CHARS of data."""
     created_at = now()
     for index, event in enumerate(events):
         data = json.dumps({} if event.data is None else event.data)
@@ -67,7 +67,7 @@ def add_events(connection: Connection, job_id: str, events: Sequence[WorkerEvent
 def list_events(
     connection: Connection, job_id: str, *, after: str | None, limit: int
 ) -> tuple[Sequence[Row[Any]], bool]:
-    """Events of a job, newest first, behind the one with the id `after`; and whether there are more."""
+    """(events of a job, newest first, after the id `after`; whether there are more)."""
     rows = sa.select(JOB_EVENTS).where(JOB_EVENTS.c.job_id == job_id)
     if after is not None:
         match = _ID.fullmatch(after)
@@ -81,5 +81,5 @@ def list_events(
 
 
 def _printable(text: str) -> str:
-    """Without what PostgreSQL's text or UTF-8 cannot carry."""
+    """`text` without NUL, which PostgreSQL refuses, and with halves of surrogate pairs escaped."""
     return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()

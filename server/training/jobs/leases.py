@@ -1,8 +1,9 @@
-"""Leases: which worker has which job, and who is next.
+"""Leases: which worker has which job, and which job is next.
 
-Design decision: claims are made one after the other, in a lock of their own on PostgreSQL (SQLite has one writer
-anyway), so that the choice is fair: the tenant with the fewest running jobs for its weight comes next, and of its jobs
-the oldest. A job whose worker no longer renews its lease is handed on; one that outlives no worker is failed.
+Claims are made one after the other, under a lock of their own on PostgreSQL (SQLite has one writer anyway), so that the
+choice is fair: next is the tenant with the fewest running jobs for its weight, and of its jobs the oldest. A job whose
+worker no longer renews its lease is handed on; a job whose workers ended MAX_ATTEMPTS times in a row without a step is
+failed.
 
 Functions of a connection.
 """
@@ -33,7 +34,7 @@ CLAIM_LOCK = 0x71_4E_10_2B
 
 
 def claim(database: Database, connection: Connection, request: ClaimRequest, lease_s: int) -> ClaimAnswer:
-    """Renew the leases of `running`, and lease out as many jobs as the worker has room for."""
+    """Renew the leases of `running`, and lease as many new jobs to the worker as it has capacity for."""
     running = {job_id: _renew(connection, job_id, request.worker, lease_s) for job_id in sorted(set(request.running))}
     if not database.is_sqlite:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
@@ -46,9 +47,9 @@ def claim(database: Database, connection: Connection, request: ClaimRequest, lea
 
 
 def held_job(connection: Connection, job_id: str, worker: str) -> Row[Any]:
-    """The row of a job that `worker` has, locked; BadRequest (`lease_lost`) when another one has it, or nobody.
+    """The locked row of a job that `worker` has the lease of; BadRequest (`lease_lost`) when it does not.
 
-    A lease whose time has passed is still the worker's, as long as nobody took it.
+    An expired lease is still the worker's until another one gets it.
     """
     row = locked_job(connection, job_id)
     if row.lease_owner != worker:
@@ -57,7 +58,7 @@ def held_job(connection: Connection, job_id: str, worker: str) -> Row[Any]:
 
 
 def lease_lost(job_id: str) -> BadRequest:
-    """The answer to a worker about a job that it does not have."""
+    """The error for a worker that does not have the lease of the job."""
     return BadRequest(
         f"The worker does not have the lease of {job_id} (any more); drop the job, it is another worker's or nobody's.",
         param="worker",
@@ -80,27 +81,27 @@ def _renew(connection: Connection, job_id: str, worker: str, lease_s: int) -> Le
 
 
 def _claim_some(
-    connection: Connection, request: ClaimRequest, lease_s: int, statuses: tuple[str, ...], room: int
+    connection: Connection, request: ClaimRequest, lease_s: int, statuses: tuple[str, ...], capacity: int
 ) -> list[ClaimedJob]:
     claimed: list[ClaimedJob] = []
-    while len(claimed) < room:
-        job_id = _next(connection, request.factors, statuses)
+    while len(claimed) < capacity:
+        job_id = _next_job_id(connection, request.factors, statuses)
         if job_id is None:
             break
-        row = _take(connection, job_id, request.worker, statuses, lease_s)
-        # None: its owner paused or cancelled it meanwhile, and it is not found again.
+        row = _lease(connection, job_id, request.worker, statuses, lease_s)
+        # None: its owner paused or cancelled it meanwhile, so the next query does not find it.
         if row is not None:
             claimed.append(_claimed(connection, row))
     return claimed
 
 
 def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
-    # A job that runs has a lease; one that was released or resumed has none, or an old one.
-    free = sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= now())
-    return sa.and_(JOBS.c.status.in_(statuses), free)
+    # A running job has a lease; one that was released or resumed has none, or an expired one.
+    unleased = sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= now())
+    return sa.and_(JOBS.c.status.in_(statuses), unleased)
 
 
-def _next(connection: Connection, factors: str, statuses: tuple[str, ...]) -> str | None:
+def _next_job_id(connection: Connection, factors: str, statuses: tuple[str, ...]) -> str | None:
     held = sa.and_(
         JOBS.c.status.in_(("validating_files", "running")),
         JOBS.c.factors == factors,
@@ -125,7 +126,9 @@ def _next(connection: Connection, factors: str, statuses: tuple[str, ...]) -> st
     return connection.execute(rows).scalar()
 
 
-def _take(connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...], lease_s: int) -> Row[Any] | None:
+def _lease(
+    connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...], lease_s: int
+) -> Row[Any] | None:
     at = now()
     taken = (
         JOBS.update()

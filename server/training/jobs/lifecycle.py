@@ -1,7 +1,7 @@
-"""Training jobs as their owners see them: a new one, reading them, pausing, resuming and cancelling.
+"""Training jobs as their owners see them: creating, reading, pausing, resuming and cancelling.
 
-Design decision: a change of state is one transaction that locks the job's row first, whoever makes it; so it follows
-from the state as it is, and its event is in order. Another tenant's job is exactly a missing one.
+Every change of state is one transaction that locks the job's row first, so it is based on the current state, and events
+are in order. Another tenant's job is answered like a missing one.
 
 Functions of a connection. What workers do is in leases.py and progress.py.
 """
@@ -31,7 +31,7 @@ PREFIX = "ftjob-"
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job about to be made, all of it checked but for its files. `init_vector` is float32."""
+    """A new job, checked except for its files. init_vector: bytes, float32 little-endian."""
 
     id: str
     model: str
@@ -48,7 +48,7 @@ class NewJob:
 
 
 def create_job(connection: Connection, tenant_id: int, key_id: str | None, job: NewJob, most: int) -> Row[Any]:
-    """The new job's row. BadRequest when a file cannot be used, or `most` jobs of the tenant have not ended."""
+    """Create a job; its row. BadRequest when a file cannot be used, or `most` jobs of the tenant are unfinished."""
     lock_tenant(connection, tenant_id)
     unfinished = sa.select(sa.func.count()).where(JOBS.c.tenant_id == tenant_id, JOBS.c.status.in_(sorted(ACTIVE)))
     if (count := connection.execute(unfinished).scalar_one()) >= most:
@@ -102,9 +102,9 @@ def get_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
 def list_jobs(
     connection: Connection, tenant_id: int, *, after: str | None, limit: int, metadata: Mapping[str, str] | None
 ) -> tuple[Sequence[Row[Any]], bool]:
-    """The tenant's jobs, newest first, behind the id `after`; and whether there are more.
+    """(the tenant's jobs, newest first, after the id `after`; whether there are more).
 
-    Only those with all of `metadata`; None, those without any.
+    metadata: only jobs with all of these pairs; None: only jobs without metadata.
     """
     rows = sa.select(JOBS).where(JOBS.c.tenant_id == tenant_id)
     if after is not None:
@@ -121,14 +121,14 @@ def list_jobs(
 
 
 def cancel_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
-    """End a job, whatever it is doing. BadRequest when it has finished."""
+    """Cancel a job in any unfinished state. BadRequest when it has finished."""
     row = _unfinished(connection, tenant_id, job_id)
     add_event(connection, row.id, "Fine-tuning job cancelled")
     return change_job(connection, row, status="cancelled", finished_at=now())
 
 
 def pause_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
-    """Have nobody work on a job until it is resumed. BadRequest when it has finished."""
+    """Pause a job until it is resumed. BadRequest when it has finished."""
     row = _unfinished(connection, tenant_id, job_id)
     if row.status == "paused":
         return row
@@ -137,7 +137,7 @@ def pause_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
 
 
 def pause_jobs_of_disabled(connection: Connection, tenant_id: int) -> None:
-    """Pause all jobs that could go on of a tenant that is being disabled."""
+    """Pause all unfinished jobs of a tenant that is being disabled."""
     message = "Paused, for the tenant was disabled; resume the job when it is enabled."
     going_on = sorted(ACTIVE - {"paused"})
     rows = sa.select(JOBS).where(JOBS.c.tenant_id == tenant_id, JOBS.c.status.in_(going_on))
@@ -147,23 +147,23 @@ def pause_jobs_of_disabled(connection: Connection, tenant_id: int) -> None:
 
 
 def resume_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
-    """Take back a pause. BadRequest when the job has finished."""
+    """Resume a paused job. BadRequest when it has finished."""
     row = _unfinished(connection, tenant_id, job_id)
     if row.status != "paused":
         return row
     add_event(connection, row.id, "Fine-tuning job resumed")
-    # Its worker may still be there, and may have noticed nothing.
+    # Its worker may still have it, not having noticed the pause.
     status = "running" if row.lease_owner is not None and row.total_steps is not None else waiting_status(row)
     return change_job(connection, row, status=status, attempts=0)
 
 
 def waiting_status(row: Row[Any]) -> Status:
-    """The state of a job that is to go on and that no worker has."""
+    """The state of a job that waits for a worker."""
     return "validating_files" if row.total_steps is None else "queued"
 
 
 def locked_job(connection: Connection, job_id: str, tenant_id: int | None = None) -> Row[Any]:
-    """The row of a job, locked until the transaction ends; of any tenant when none is named. NotFound."""
+    """The row of a job (of any tenant by default), locked until the transaction ends. NotFound."""
     rows = sa.select(JOBS).where(JOBS.c.id == job_id)
     if tenant_id is not None:
         rows = rows.where(JOBS.c.tenant_id == tenant_id)
@@ -171,12 +171,12 @@ def locked_job(connection: Connection, job_id: str, tenant_id: int | None = None
 
 
 def change_job(connection: Connection, row: Row[Any], **values: Any) -> Row[Any]:
-    """The row, changed."""
+    """Change columns of a job; its new row."""
     return connection.execute(JOBS.update().where(JOBS.c.id == row.id).values(**values).returning(JOBS)).one()
 
 
 def job_not_found(job_id: str) -> NotFound:
-    """The answer to the id of a job that does not exist, or is another tenant's."""
+    """The error for the id of a job that does not exist, or is another tenant's."""
     return NotFound(
         f"There is no fine-tuning job {quoted(job_id)}; GET /v1/fine_tuning/jobs lists those there are.",
         param="job_id",

@@ -1,9 +1,9 @@
 """Prometheus metrics of training.
 
-Design decision: how many jobs are in which state is read from the database when it is asked for, so that it is right
-after a restart and the same on every gateway (take the maximum over them, not the sum). Steps are counted where they
-were reported (take the sum). The curves of a job (reward, loss, KL, ...) are its events' numbers; the latest ones of
-running jobs are gauges here too, of the newest jobs only, for every job is a label.
+The number of jobs in each state is read from the database when metrics are collected, so it is right after a restart
+and the same on every gateway (take the maximum over gateways, not the sum). Steps are counted where they are reported
+(take the sum). The latest metrics of running jobs (reward, loss, KL, ...) are gauges too, of the newest jobs only,
+because every job is a label.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ class JobMetrics:
             registry.register(gauge)
 
     def observe_step(self, tokens: int, seconds: Mapping[Phase, float]) -> None:
-        """One step, not seen before."""
+        """Count one new step of `tokens` trained tokens; `seconds` by phase."""
         self._steps.inc()
         self._tokens.inc(tokens)
         for phase, spent in seconds.items():
             self._seconds.labels(phase).inc(spent)
 
     def observe_finished(self, status: str) -> None:
-        """One job that is "succeeded" or "failed"."""
+        """Count one job that ended as "succeeded" or "failed"."""
         self._finished.labels(status).inc()
 
 
 class _FromDatabase:
-    """A gauge that is read from the database when it is asked for."""
+    """A gauge whose values are read from the database when metrics are collected."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class _FromDatabase:
         self._name, self._text, self._labels = name, text, labels
 
     def describe(self) -> Iterable[Metric]:
-        """Without asking the database, which may not be there when the app is made."""
+        """The family without values: the database may not be there when the app is made."""
         return [self._family()]
 
     def collect(self) -> Iterable[Metric]:
@@ -83,7 +83,7 @@ class _FromDatabase:
             with self._database.read() as connection:
                 samples = list(self._samples(connection))
         except Unavailable:
-            # The other metrics are needed most when the database is gone.
+            # Without a database the other metrics are needed most.
             return [family]
         for labels, value in samples:
             family.add_metric(labels, value)

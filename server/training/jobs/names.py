@@ -1,8 +1,8 @@
 """Names of what a job publishes: `ft:<base>:<tenant>:<suffix>:<id>`, and `...:ckpt-step-<n>` for a checkpoint.
 
-Design decision: they are ordinary names of adapters, so a result is served, listed, tagged with aliases and deleted as
-any other adapter is. A base model's name and the suffix are shortened where they would not fit, and lose what names do
-not have: a suffix may be any text, as at OpenAI, and what makes a name unique is the id behind it.
+They are ordinary names of adapters, so a result is served, listed, tagged with aliases and deleted like any other
+adapter. The base model's name and the suffix, which may be any text as at OpenAI, are shortened and lose characters
+that names do not have; the id behind them makes a name unique.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from server.core.names import MAX_NAME_LENGTH, check_name
 ID_CHARS = 10
 # A job of 50,000 rows may have 1000 epochs of single rows.
 _LONGEST_CHECKPOINT = len(":ckpt-step-50000000")
-# What is left of the base model's name, at least, beside a long suffix.
+# Fewest characters that a long suffix leaves to the base model's name.
 _LEAST_BASE = 12
 
 
 def result_name(base_model: str, tenant: str, suffix: str | None, job_id: str) -> str:
-    """The name of the job's result, whatever the suffix is."""
+    """The name of the job's result, for any suffix."""
     room = MAX_NAME_LENGTH - _LONGEST_CHECKPOINT - len(f"ft:::{tenant}:{job_id[-ID_CHARS:]}")
     end = f":{tenant}:{_slug(suffix or '')[: max(0, room - _LEAST_BASE)].rstrip('-.')}:{job_id[-ID_CHARS:]}"
     room = MAX_NAME_LENGTH - _LONGEST_CHECKPOINT - len("ft:") - len(end)
@@ -37,7 +37,7 @@ def checkpoint_name(result: str, step: int) -> str:
 
 
 def _slug(text: str) -> str:
-    """`text` in the characters of names: accents are dropped, other characters become hyphens, and dots stand alone."""
+    """`text` in the characters of names: accents are dropped, others become hyphens; runs of - and . become one."""
     plain = "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)
     return re.sub(r"[-.]{2,}", lambda run: "." if "." in run[0] else "-", plain).strip("-.")

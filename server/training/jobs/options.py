@@ -1,8 +1,8 @@
 """What a client may set about a training job, in OpenAI's shape and ours, and how that becomes a JobConfig.
 
-Design decision: OpenAI's hyperparameters keep their names and places; what they have no word for comes as one object
-`tinylora` (the official client's extra_body) and goes back on the job under the same name. A setting given in both
-places is refused, and so is one that would have no effect.
+OpenAI's hyperparameters keep their names and places; other settings come as one object `tinylora` (the official
+client's extra_body) and are shown on the job under the same name. A setting given in both places is refused, and so is
+one that would have no effect.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Auto = Literal["auto"]
 Effort = Literal["default", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Multiplier = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-# What a completion costs however short it is.
+# A shorter completion counts as this many.
 LEAST_COMPLETION_TOKENS = 64
-# What the server fills in itself.
+# Set by the server.
 _OWN = ("init", "method")
 
 
@@ -82,9 +82,9 @@ def resolve_config(
     init: tuple[str, Recipe] | None,
     max_step_tokens: int,
 ) -> ReinforcementConfig | SupervisedConfig:
-    """All settings. `init` is the adapter to start from, whose recipe is then the job's. BadRequest, naming the field.
+    """All settings of a job. BadRequest, naming the field.
 
-    `method` is one of the two that there are.
+    method: supervised or reinforcement. init: name and recipe of the adapter to start from, whose recipe the job gets.
     """
     kind = ReinforcementConfig if method.type == "reinforcement" else SupervisedConfig
     for name in options:
@@ -116,7 +116,7 @@ def resolve_config(
 
 
 def _check_step(config: ReinforcementConfig, most: int) -> None:
-    """What a worker holds in memory at a time. BadRequest."""
+    """BadRequest when a step or an evaluation would have more tokens than `most`, which bounds a worker's memory."""
     parts = (
         (config.batch_size, config.group_size, "batch_size * group_size", "step"),
         (config.eval_rows, config.eval_samples, "eval_rows * eval_samples", "evaluation"),
@@ -136,7 +136,7 @@ def _check_step(config: ReinforcementConfig, most: int) -> None:
 def shown_hyperparameters(
     config: ReinforcementConfig | SupervisedConfig, given: SupervisedHyperparameters | None = None
 ) -> dict[str, Any]:
-    """OpenAI's hyperparameters as they were resolved; of `given` those without effect."""
+    """OpenAI's hyperparameters with their resolved values; those without effect are taken from `given`."""
     default = type(config).model_fields["learning_rate"].default
     shown: dict[str, Any] = {
         "batch_size": config.batch_size,

@@ -1,7 +1,7 @@
 """What workers report of jobs: files read, steps done, the end.
 
-Design decision: a report is one transaction with all that follows from it: events, checkpoint, counters, the renewed
-lease, and in the end the published adapter. So a report whose answer was lost is sent again, found done by the job's
+A report is one transaction with everything that follows from it: events, checkpoint, counters, the renewed lease, and
+at the end the published adapter. A report that is sent again because its answer was lost is recognized by the job's
 step or state, and answered alike.
 
 Functions of a connection.
@@ -34,7 +34,7 @@ _NO_LEASE: dict[str, None] = {"lease_owner": None, "lease_expires_at": None}
 
 
 def validated(connection: Connection, job_id: str, request: ValidatedRequest) -> LeaseAnswer:
-    """The files can be used: the job waits for its turn, and the worker has it no longer."""
+    """The files can be used: the job is queued, and the worker's lease ends."""
     row = locked_job(connection, job_id)
     if row.lease_owner != request.worker:
         if row.total_steps is None:
@@ -54,7 +54,7 @@ def validated(connection: Connection, job_id: str, request: ValidatedRequest) ->
 def report(
     database: Database, connection: Connection, job_id: str, request: ReportRequest, lease_s: int
 ) -> tuple[LeaseAnswer, bool]:
-    """One step; and whether it was news. A job paused meanwhile still keeps the step; one that has ended does not."""
+    """Store one step; (answer, whether it was new). A paused job keeps the step; one that has ended does not."""
     row = held_job(connection, job_id, request.worker)
     if row.status in FINISHED:
         return LeaseAnswer(wanted="cancel", lease_expires_at=row.lease_expires_at), False
@@ -73,9 +73,9 @@ def report(
 def finish(
     database: Database, connection: Connection, job_id: str, request: FinishRequest
 ) -> tuple[FinishAnswer, bool]:
-    """The end of the work on a job by this worker, and whether it was news.
+    """End the work of this worker on a job. (answer, whether it was new).
 
-    A result that the tenant has no room for pauses the job, which ends when it is resumed.
+    When the tenant may have no more adapters for the result, the job is paused, and succeeds when it is resumed.
     """
     row = locked_job(connection, job_id)
     if row.lease_owner != request.worker:
@@ -84,7 +84,7 @@ def finish(
         raise lease_lost(job_id)
     add_events(connection, job_id, request.events)
     if row.status in FINISHED or request.status in ("released", "cancelled", "paused"):
-        # Its owner has decided since, and what was decided stays.
+        # What the owner decided meanwhile stays.
         status = waiting_status(row) if row.status == "running" else row.status
         attempts = 0 if request.status == "released" else row.attempts
         return _finished(change_job(connection, row, status=status, attempts=attempts, **_NO_LEASE)), True

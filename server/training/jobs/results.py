@@ -1,7 +1,7 @@
-"""The file of results of a job that succeeded: its steps' numbers as CSV, a row per step.
+"""The result file of a job that succeeded: the metrics of its steps as CSV, one row per step.
 
-Design decision: made from the events of the steps, so it says what the owner was told. Columns are the numbers that any
-step has, by their path in the event's data ("scores.train_reward_mean").
+It is made from the events of the steps, so it says what the owner was shown. Columns are all numbers of any step, named
+by their path in the event's data ("scores.train_reward_mean").
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_COLUMNS = 100
 
 @dataclass(frozen=True, slots=True)
 class ResultFile:
-    """A file whose bytes are in the storage and that has no row yet."""
+    """A file that is in the storage and has no row yet."""
 
     id: str
     location: str
@@ -38,14 +38,14 @@ class ResultFile:
 
 
 def store_result(files: FileStorage, tenant_id: int, content: bytes) -> ResultFile:
-    """Put the bytes where they stay."""
+    """Write the bytes to the storage."""
     file_id = new_id(FILE_PREFIX)
     location = location_of(tenant_id, file_id)
     return ResultFile(file_id, location, files.write(io.BytesIO(content), location))
 
 
 def step_metrics(connection: Connection, job_id: str) -> bytes:
-    """The CSV of a job, with a line of names first."""
+    """The CSV of a job, UTF-8, with a header line."""
     rows = sa.select(JOB_EVENTS.c.data).where(JOB_EVENTS.c.job_id == job_id, JOB_EVENTS.c.type == "metrics")
     steps = [dict(_numbers(json.loads(data))) for data in connection.execute(rows.order_by(JOB_EVENTS.c.id)).scalars()]
     names = dict.fromkeys(name for step in steps for name in step)
@@ -58,7 +58,7 @@ def step_metrics(connection: Connection, job_id: str) -> bytes:
 
 
 def add_result_file(connection: Connection, tenant_id: int, job_id: str, file: ResultFile) -> None:
-    """Make the row of a file that was stored, and have the job name it."""
+    """Add the row of a stored file, and its id to the job."""
     insert_file(
         connection,
         id=file.id,
