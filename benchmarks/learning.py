@@ -11,7 +11,7 @@ a call are created before any is watched, so that its worker can train them toge
 server publishes the best checkpoint on the selection rows and the last one; both are measured on the test rows, as is
 the base model: greedy, and with 4 samples at the temperature of training, with the same seeds for all.
 
-Design decision: a file per arm and seed, with the scores of every row; it is written as soon as its job exists, so a
+There is a file per arm and seed, with the scores of every row; it is written as soon as its job exists, so a
 call that is cut off goes on where it was, and nothing is trained or measured twice. With other settings than the file's
 it refuses. The table (learning_table.py, which says what its error bars are) is made from the files alone.
 

@@ -11,7 +11,7 @@ averaging over the other one does not remove, and the standard error is that of 
 
 With one seed it is V_rows, and says nothing about other seeds. The range is of g[s, .], the gains of single seeds.
 
-Design decision: figures come from files of scores and from nothing else, so a table can be made again, and results that
+Figures come from files of scores and from nothing else, so a table can be made again, and results that
 other programs write in the same form are rows of it.
 """
 

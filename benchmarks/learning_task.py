@@ -1,6 +1,6 @@
 """What learning.py trains on and how: the rows in three parts, and a training job for every arm.
 
-Design decision: the rows that choose the best checkpoint are not the rows that measure. A job is given two parts, to
+The rows that choose the best checkpoint are not the rows that measure. A job is given two parts, to
 train on and to select by; the test rows never reach it. The parts are the same for every arm and seed, so that gains
 can be compared row by row; a job's own seed decides the order of its rows and what is sampled.
 

@@ -88,8 +88,15 @@ class Worker:
     poll_s: float = 5.0
     max_grading: int = 16
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _running: dict[str, _RunningJob] = field(default_factory=dict)
-    _job_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _running: dict[str, _RunningJob] = field(init=False, default_factory=dict)
+    _job_ended: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _context: WorkerContext = field(init=False)
+    _grading_semaphore: FairSemaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        tools = self.tools
+        self._context = WorkerContext(self.name, tools.factors, tools.trainer, tools.gateway, self.stopping, self.log)
+        self._grading_semaphore = FairSemaphore(self.max_grading)
 
     @property
     def running(self) -> list[str]:
@@ -98,10 +105,6 @@ class Worker:
 
     async def run(self, grace_s: float = 30.0) -> None:
         """Work until `stopping` is set, then give the jobs back; steps that run have `grace_s` seconds to end."""
-        context = WorkerContext(
-            self.name, self.tools.factors, self.tools.trainer, self.tools.gateway, self.stopping, self.log
-        )
-        grading_semaphore = FairSemaphore(self.max_grading)
         stopped = asyncio.create_task(self.stopping.wait())
         backoff_s, poll_s = 0.0, self.poll_s
         try:
@@ -112,7 +115,7 @@ class Worker:
                 else:
                     backoff_s, poll_s = 0.0, min(self.poll_s, answer.lease_s / 3)
                     for job in answer.jobs:
-                        self._start(job, context, grading_semaphore)
+                        self._start(job)
                 await self._wait(backoff_s or poll_s, stopped)
             await self._drain(grace_s)
         finally:
@@ -130,12 +133,8 @@ class Worker:
         )
         try:
             answer = await self.tools.gateway.claim(request)
-        except (
-            httpx.HTTPError,
-            GatewayRefused,
-            ValidationError,
-            ApiError,
-        ) as error:  # or of another version
+        # The last two: an answer of another version.
+        except (httpx.HTTPError, GatewayRefused, ValidationError, ApiError) as error:
             self.log(f"the gateway gave no work: {str(error) or type(error).__name__}")
             return None
         for job_id, lease in answer.running.items():
@@ -173,12 +172,12 @@ class Worker:
             running.task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, job: ClaimedJob, context: WorkerContext, grading_semaphore: FairSemaphore) -> None:
+    def _start(self, job: ClaimedJob) -> None:
         # The lease was lost and claimed again while the old run is still ending.
         if job.id in self._running:
             self._interrupt(job.id, "lost")
             return
-        task = asyncio.create_task(self._run_job(job, context, grading_semaphore), name=job.id)
+        task = asyncio.create_task(self._run_job(job), name=job.id)
         self._running[job.id] = _RunningJob(job, task)
 
         def ended(_: asyncio.Task[None]) -> None:
@@ -187,12 +186,12 @@ class Worker:
 
         task.add_done_callback(ended)
 
-    async def _run_job(self, job: ClaimedJob, context: WorkerContext, grading_semaphore: FairSemaphore) -> None:
+    async def _run_job(self, job: ClaimedJob) -> None:
         try:
             if job.status == "validating_files":
                 await self._validate(job)
             else:
-                await self._train(job, context, grading_semaphore)
+                await self._train(job)
         except asyncio.CancelledError:
             await self._report_stopped(job)
         except LeaseLost as error:
@@ -227,7 +226,7 @@ class Worker:
         await self.tools.gateway.validated(job.id, request)
         self.log(f"{job.id} ({job.tenant}) can be trained: {request.training_rows} rows, {request.total_steps} steps")
 
-    async def _train(self, job: ClaimedJob, context: WorkerContext, grading_semaphore: FairSemaphore) -> None:
+    async def _train(self, job: ClaimedJob) -> None:
         behind = job.checkpoint.step if job.checkpoint is not None else 0
         self.log(f"{job.id} ({job.tenant}) starts behind step {behind}")
         async with AsyncExitStack() as files:
@@ -236,7 +235,7 @@ class Worker:
                 return
             trackers = Trackers(job, self.tools.log_dir, behind)
             try:
-                request = await train(job, data, self._method(job, data, grading_semaphore), context, trackers)
+                request = await train(job, data, self._method(job, data), self._context, trackers)
             finally:
                 trackers.close()
         await self._finish(job, request)
@@ -252,11 +251,11 @@ class Worker:
             await self._finish(job, failed(self.name, error.code or "invalid_data", error.message, error.param))
             return None
 
-    def _method(self, job: ClaimedJob, data: JobData, grading_semaphore: FairSemaphore) -> Method[Any]:
+    def _method(self, job: ClaimedJob, data: JobData) -> Method[Any]:
+        trainer, rollouts = self.tools.trainer, self.tools.rollouts
         if isinstance(job.config, ReinforcementConfig) and data.grader is not None:
-            tools = self.tools
-            return Reinforcement(job, job.config, data, data.grader, tools.trainer, tools.rollouts, grading_semaphore)
-        return Supervised(data, self.tools.trainer)
+            return Reinforcement(job, job.config, data, data.grader, trainer, rollouts, self._grading_semaphore)
+        return Supervised(data, trainer)
 
     async def _finish(self, job: ClaimedJob, request: FinishRequest) -> None:
         answer = await self.tools.gateway.finish(job.id, request)
