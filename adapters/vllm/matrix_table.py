@@ -99,6 +99,7 @@ class MatrixTable:
         return row
 
     def forget(self, adapter_id: int) -> bool:
+        """Free the row of an adapter; False when it has none."""
         entry = self.entries.pop(adapter_id, None)
         if entry is not None:
             self.free.append(entry[0])

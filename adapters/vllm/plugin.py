@@ -68,6 +68,7 @@ def register() -> None:
 
 
 def is_enabled(vllm_config: Any) -> bool:
+    """Whether the engine of this VllmConfig applies TinyLoRA adapters."""
     config = vllm_config.additional_config
     return vllm_config.lora_config is not None and isinstance(config, dict) and "tinylora" in config
 

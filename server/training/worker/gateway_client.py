@@ -63,12 +63,15 @@ class GatewayClient:
         return ClaimAnswer.model_validate_json(response.content)
 
     async def validated(self, job_id: str, request: ValidatedRequest) -> LeaseAnswer:
+        """Tell that the job's files can be trained on, which ends the lease."""
         return await self._post(job_id, "validated", request, LeaseAnswer)
 
     async def report(self, job_id: str, request: ReportRequest) -> LeaseAnswer:
+        """Report one step, with its checkpoint."""
         return await self._post(job_id, "report", request, LeaseAnswer)
 
     async def finish(self, job_id: str, request: FinishRequest) -> FinishAnswer:
+        """End the work on the job."""
         return await self._post(job_id, "finish", request, FinishAnswer)
 
     @asynccontextmanager

@@ -35,6 +35,7 @@ class GradedGroup:
 
     @property
     def rewards(self) -> list[float]:
+        """One per completion; NaN when the grader itself failed."""
         return [_reward(grade) for grade in self.grades]
 
 
@@ -57,6 +58,7 @@ class Graded:
 
     @property
     def mean(self) -> float | None:
+        """The mean reward; None when there is no reward."""
         rewards = self.rewards
         return math.fsum(rewards) / len(rewards) if rewards else None
 

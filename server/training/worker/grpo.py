@@ -104,6 +104,7 @@ class GrpoObjective:
 
     @property
     def rows(self) -> list[int]:
+        """Completions with tokens and, unless there is a KL term, an advantage other than zero."""
         has_tokens_B = self.weights_BC.any(-1)
         if self.with_base:
             return [int(row) for row in has_tokens_B.nonzero()]

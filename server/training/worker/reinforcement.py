@@ -50,39 +50,32 @@ class Reinforcement:
         return graded
 
     async def batch(self, collected: Graded, handle: int, behavior_policy: Adapter | None) -> Batch:
-        members = [
-            (number, group.group.prompt, completion, reward)
-            for number, group in enumerate(collected.groups)
-            for completion, reward in zip(group.group.completions, group.rewards, strict=True)
-        ]
-        temperature = self.config.temperature
+        groups, temperature = collected.groups, self.config.temperature
+        completions = [completion for graded in groups for completion in graded.group.completions]
+        rewards = [reward for graded in groups for reward in graded.rewards]
+        group_numbers = [number for number, graded in enumerate(groups) for _ in graded.grades]
         sequences = [
-            TokenSequence(handle, prompt, completion.tokens, temperature) for _, prompt, completion, _ in members
+            TokenSequence(handle, groups[number].group.prompt, completion.tokens, temperature)
+            for number, completion in zip(group_numbers, completions, strict=True)
         ]
-        logprobs = [list(completion.logprobs) for _, _, completion, _ in members]
+        logprobs = [list(completion.logprobs) for completion in completions]
         if behavior_policy is not None and not self._sampling(temperature).with_logprobs:
             logprobs = await self._scored(sequences, behavior_policy)
-        objective = grpo_objective(
-            sequences,
-            [reward for *_, reward in members],
-            [number for number, *_ in members],
-            self.config,
-            logprobs,
-        )
-        lengths = [len(completion.tokens) for _, _, completion, _ in members]
+        objective = grpo_objective(sequences, rewards, group_numbers, self.config, logprobs)
+        tokens = sum(len(completion.tokens) for completion in completions)
         return Batch(
             Task(sequences, objective),
             trained_tokens=sum(len(sequences[row]) for row in objective.rows),
             metrics={
                 "train_reward_mean": _mean_reward(collected, "the step"),
-                "completion_tokens_mean": sum(lengths) / len(lengths),
-                "finished_share": sum(completion.finished for _, _, completion, _ in members) / len(members),
+                "completion_tokens_mean": tokens / len(completions),
+                "finished_share": sum(completion.finished for completion in completions) / len(completions),
             },
             is_flat=collected.is_flat,
             event_data={
                 "errors": collected.errors,
                 "graders": [{"name": name, "train_reward_mean": value} for name, value in collected.parts.items()],
-                "usage": {"samples": len(members), "completion_tokens": sum(lengths)},
+                "usage": {"samples": len(completions), "completion_tokens": tokens},
                 "graders_s": collected.grading_s,
             },
             grading_wait_s=collected.waited_s,

@@ -71,6 +71,7 @@ class Sampling:
 
     @property
     def with_logprobs(self) -> bool:
+        """Whether the engine's log-probabilities are those of the distribution that is sampled from."""
         return self.temperature == 1 and self.response_format is None
 
 
