@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import IO, Annotated, Any
 
@@ -75,11 +76,11 @@ async def upload_many(
     number = index = 0
     try:
         async for batch in _batches(request, gateway):
-            for outcome in await run_in_threadpool(bulk.store, number, index, batch):
+            outcomes = await run_in_threadpool(_store, bulk, number, index, batch)
+            for outcome in outcomes:
                 totals["stored" if "version" in outcome else "rejected"] += 1
                 spool.write(json.dumps(outcome).encode() + b"\n")
-            number, index = number + 1, index + len(batch)
-            del batch  # or it would be held while the next one is read
+            number, index = number + 1, index + len(outcomes)
     except BaseException as error:
         if not isinstance(error, ApiError) or number == 0:
             spool.close()
@@ -90,20 +91,24 @@ async def upload_many(
     return StreamingResponse(_drain(spool), media_type=NDJSON)
 
 
-async def _batches(request: Request, gateway: Gateway) -> AsyncIterator[Sequence[Item]]:
-    """The body in batches, parsed by threads."""
+def _store(bulk: BulkImport, number: int, index: int, parse: Callable[[], list[Item]]) -> list[dict[str, Any]]:
+    return bulk.store(number, index, parse())
+
+
+async def _batches(request: Request, gateway: Gateway) -> AsyncIterator[Callable[[], list[Item]]]:
+    """The body in batches. Each is yet to be parsed, by the thread that stores it and then forgets what it parsed."""
     kind = media_type(request.headers)
     if kind == NDJSON:
         held_body(request.scope).stream()
         chunks = body_chunks(request.headers, request.receive, gateway.settings.max_bulk_bytes, "max_bulk_bytes")
         async for lines in batches_of(lines_of(chunks), most_lines=BATCH, most_bytes=BATCH_BYTES):
-            yield await run_in_threadpool(_parse_lines, lines, gateway)
+            yield partial(_parse_lines, lines, gateway)
     elif kind in SAFETENSORS:
         data = await read_body(request.headers, request.receive, gateway.settings.max_upload_bytes, "max_upload_bytes")
         engine = gateway.engine
         items = await run_in_threadpool(lambda: list(parse_safetensors(data, engine.factors, engine.base_models)))
         for start in range(0, len(items), BATCH):
-            yield items[start : start + BATCH]
+            yield partial(list, items[start : start + BATCH])
     else:
         raise UnsupportedMediaType(
             f"The content type is {quoted(kind)}, expected {NDJSON} (an adapter per line) or {SAFETENSORS[0]}.",
