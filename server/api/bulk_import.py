@@ -39,8 +39,8 @@ class BulkImport:
         """
 
         def do(connection: Connection) -> Answer:
-            versions = self._create(connection, [item for item in items if isinstance(item, NewVersion)])
-            outcomes = [_rejected(item) if isinstance(item, Rejected) else next(versions) for item in items]
+            created = iter(self._create(connection, [item for item in items if isinstance(item, NewVersion)]))
+            outcomes = [_rejected(item) if isinstance(item, Rejected) else next(created) for item in items]
             stored = sum("version" in outcome for outcome in outcomes)
             return Answer({"outcomes": outcomes}, detail={"stored": stored, "rejected": len(items) - stored})
 
@@ -54,15 +54,15 @@ class BulkImport:
         )
         return [{"index": first_index + number, **outcome} for number, outcome in enumerate(answer.body["outcomes"])]
 
-    def _create(self, connection: Connection, items: Sequence[NewVersion]) -> Any:
+    def _create(self, connection: Connection, items: Sequence[NewVersion]) -> list[dict[str, Any]]:
         tenant_id = self.author.principal.tenant.id
         try:
             with connection.begin_nested():
                 entries = create_versions(self.database, connection, tenant_id, items)
-            return iter([_outcome(entry) for entry in entries])
+            return [_outcome(entry) for entry in entries]
         except ApiError:
             # One of them is refused, the tenant's limit being reached: only one by one shows which.
-            return iter([self._create_one(connection, tenant_id, item) for item in items])
+            return [self._create_one(connection, tenant_id, item) for item in items]
 
     def _create_one(self, connection: Connection, tenant_id: int, item: NewVersion) -> dict[str, Any]:
         try:
