@@ -12,7 +12,7 @@ Nothing here samples, knows rewards, or moves a vector.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
@@ -40,7 +40,7 @@ class PassLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenScores:
     """Scores of the completion tokens of B sequences, (B, C), C the longest completion; zero in padding.
 
     logprobs_BC: float32, natural logarithm of each token's probability at the sequence's temperature.
@@ -77,7 +77,9 @@ class Objective(Protocol[_CoM]):
     def with_base(self) -> bool: ...
     @property
     def start(self) -> _CoM: ...
-    def __call__(self, rows: Sequence[int], tokens: Tokens, base_logprobs_BC: Tensor | None) -> tuple[Tensor, _CoM]:
+    def __call__(
+        self, rows: Sequence[int], tokens: TokenScores, base_logprobs_BC: Tensor | None
+    ) -> tuple[Tensor, _CoM]:
         """The summand of the loss (a scalar) for the sequences `rows` of the batch, and their metrics.
 
         `tokens` and base_logprobs_BC (float32, None without `with_base`) have one row for each of `rows`.
@@ -105,7 +107,7 @@ class MicroBatch(Generic[M]):
     def with_base(self) -> bool:
         return self.objective.with_base
 
-    def __call__(self, rows: Sequence[int], tokens: Tokens, base_logprobs_BC: Tensor | None) -> tuple[Tensor, M]:
+    def __call__(self, rows: Sequence[int], tokens: TokenScores, base_logprobs_BC: Tensor | None) -> tuple[Tensor, M]:
         return self.objective(rows, tokens, base_logprobs_BC)
 
 
@@ -156,10 +158,9 @@ def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], limits:
     return metrics
 
 
-def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits = PassLimits()) -> Tokens:
+def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits = PassLimits()) -> TokenScores:
     """The scores of the whole batch (at least one sequence), without gradients. Raises as `forward_backward`."""
-    longest = max(len(sequence.completion) for sequence in batch)
-    parts: list[Tokens] = []
+    parts: list[TokenScores] = []
     order: list[int] = []
     for together in _passes(model, batch, limits):
         indices = [index for row in together for index in row]
@@ -167,18 +168,23 @@ def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: Pass
         with torch.no_grad(), model.rows([chosen[row[0]].adapter for row in together]):
             parts.append(_run(model, chosen, together, limits))
         order += indices
-    place = sorted(range(len(order)), key=order.__getitem__)
+    return _select(joined(parts), sorted(range(len(order)), key=order.__getitem__))
 
-    def joined(name: str) -> Tensor:
+
+def joined(parts: Sequence[TokenScores]) -> TokenScores:
+    """The scores of several batches (at least one) as those of one, padded to the longest completion."""
+    longest = max(part.mask_BC.shape[1] for part in parts)
+
+    def padded(name: str) -> Tensor:
         parts_BC = [getattr(part, name) for part in parts]
-        return torch.cat([nn.functional.pad(part_BC, (0, longest - part_BC.shape[1])) for part_BC in parts_BC])[place]
+        return torch.cat([nn.functional.pad(part_BC, (0, longest - part_BC.shape[1])) for part_BC in parts_BC])
 
-    return Tokens(joined("logprobs_BC"), joined("entropy_BC"), joined("hits_BC"), joined("mask_BC"))
+    return TokenScores(*(padded(field.name) for field in fields(TokenScores)))
 
 
 def _run(
     model: TrainableAdapters, batch: Sequence[TokenSequence], together: Sequence[Sequence[int]], limits: PassLimits
-) -> Tokens:
+) -> TokenScores:
     """One pass over `batch` packed into the rows `together` (lists of indices); `model.rows` has set their adapters."""
     causal_lm = cast(Any, model.model)
     _refuse_scaled_logits(causal_lm)
@@ -207,7 +213,7 @@ def _run(
         return torch.zeros(mask_BC.shape, dtype=values_N.dtype, device=device).masked_scatter(mask_BC, values_N)
 
     logprobs_N, entropy_N, hits_N = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    return Tokens(padded(logprobs_N), padded(entropy_N), padded(hits_N), mask_BC)
+    return TokenScores(padded(logprobs_N), padded(entropy_N), padded(hits_N), mask_BC)
 
 
 def _token_chunk(
@@ -246,8 +252,8 @@ def _renumbered(together: Sequence[Sequence[int]], indices: Sequence[int]) -> li
     return [[place[index] for index in row] for row in together]
 
 
-def _select(tokens: Tokens, rows: list[int]) -> Tokens:
-    return Tokens(tokens.logprobs_BC[rows], tokens.entropy_BC[rows], tokens.hits_BC[rows], tokens.mask_BC[rows])
+def _select(tokens: TokenScores, rows: list[int]) -> TokenScores:
+    return TokenScores(tokens.logprobs_BC[rows], tokens.entropy_BC[rows], tokens.hits_BC[rows], tokens.mask_BC[rows])
 
 
 def _refuse_scaled_logits(causal_lm: Any) -> None:

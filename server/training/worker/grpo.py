@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from server.training.jobs.config import ReinforcementConfig
-from server.training.worker.forward import Tokens
+from server.training.worker.forward import TokenScores
 from server.training.worker.packing import TokenSequence
 
 _STD_EPSILON = 1e-4
@@ -111,7 +111,7 @@ class GrpoObjective:
         return [int(row) for row in (has_tokens_B & (self.advantages_B != 0)).nonzero()]
 
     def __call__(
-        self, rows: Sequence[int], tokens: Tokens, base_logprobs_BC: Tensor | None
+        self, rows: Sequence[int], tokens: TokenScores, base_logprobs_BC: Tensor | None
     ) -> tuple[Tensor, GrpoMetrics]:
         config, logprobs_BC, mask_BC = self.config, tokens.logprobs_BC, tokens.mask_BC
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from server.training.worker.forward import Tokens
+from server.training.worker.forward import TokenScores
 from server.training.worker.packing import TokenSequence
 
 
@@ -40,7 +40,7 @@ class SftObjective:
     start: SftMetrics = SftMetrics()
 
     def __call__(
-        self, rows: Sequence[int], tokens: Tokens, base_logprobs_BC: Tensor | None
+        self, rows: Sequence[int], tokens: TokenScores, base_logprobs_BC: Tensor | None
     ) -> tuple[Tensor, SftMetrics]:
         loss = -tokens.logprobs_BC.sum() / self.batch_tokens
         return loss, SftMetrics(loss.item(), int(tokens.mask_BC.sum()), int(tokens.hits_BC.sum()))

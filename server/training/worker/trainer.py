@@ -13,16 +13,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.vector.adapter import Adapter
-from server.training.worker.forward import MicroBatch, PassLimits, Task, Tokens, forward_backward, micro_batches, score
+from server.training.worker.forward import (
+    MicroBatch,
+    PassLimits,
+    Task,
+    TokenScores,
+    forward_backward,
+    joined,
+    micro_batches,
+    score,
+)
 from server.training.worker.packing import TokenSequence
 
 T = TypeVar("T")
@@ -79,19 +87,13 @@ class Trainer:
             self._runner = asyncio.create_task(self._run())
         return await pending.metrics
 
-    async def score(self, batch: Sequence[TokenSequence]) -> Tokens:
+    async def score(self, batch: Sequence[TokenSequence]) -> TokenScores:
         """The model's scores of `batch`, without gradients."""
-        longest = max(len(sequence.completion) for sequence in batch)
         parts = []
         for rows in self._micro_batches(batch, range(len(batch))):
-            some = [batch[row] for row in rows]
-            parts.append(await self._in_thread(lambda model, some=some: score(model, some, self._limits)))  # type: ignore[misc]
-
-        def joined(name: str) -> Tensor:
-            parts_BC = [getattr(part, name) for part in parts]
-            return torch.cat([nn.functional.pad(part_BC, (0, longest - part_BC.shape[1])) for part_BC in parts_BC])
-
-        return Tokens(*(joined(field.name) for field in fields(Tokens)))
+            micro_batch = [batch[row] for row in rows]
+            parts.append(await self._in_thread(partial(score, batch=micro_batch, limits=self._limits)))
+        return joined(parts)
 
     def close(self) -> None:
         """Stop the thread, behind a pass that may be running."""

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTr
 from adapters.apply.trainable import BASE, TrainableAdapters
 from adapters.factors.build import build_factors
 from server.training.jobs.config import ReinforcementConfig
-from server.training.worker.forward import PassLimits, Task, Tokens, forward_backward, score
+from server.training.worker.forward import PassLimits, Task, TokenScores, forward_backward, score
 from server.training.worker.grpo import grpo_objective
 from server.training.worker.packing import TokenSequence, group_by_prompt, max_shared_row_tokens, pack_rows
 from tests.adapters.tiny_models import SHAPE
@@ -36,7 +36,7 @@ def batch(new_adapter: Callable[..., int]) -> list[TokenSequence]:
     ]
 
 
-def assert_equal(shared: Tokens, alone: Tokens) -> None:
+def assert_equal(shared: TokenScores, alone: TokenScores) -> None:
     torch.testing.assert_close(shared.logprobs_BC, alone.logprobs_BC)
     torch.testing.assert_close(shared.entropy_BC, alone.entropy_BC)
     assert torch.equal(shared.hits_BC, alone.hits_BC)
