@@ -12,7 +12,7 @@ Nothing here samples, knows rewards, or moves a vector.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from adapters.apply.trainable import TrainableAdapters
 from adapters.vector.errors import AdapterError
 from server.training.worker.packing import TokenSequence, group_by_prompt, max_shared_row_tokens, pack_rows
+from server.training.worker.token_scores import TokenScores, joined, select
 
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier", "final_logit_softcapping")
 
@@ -37,22 +38,6 @@ class PassLimits:
 
     tokens: int = 2**14
     logits: int = 2**26
-
-
-@dataclass(frozen=True, slots=True)
-class TokenScores:
-    """Scores of the completion tokens of B sequences, (B, C), C the longest completion; zero in padding.
-
-    logprobs_BC: float32, natural logarithm of each token's probability at the sequence's temperature.
-    entropy_BC:  float32, nats, entropy of the distribution at that token; no gradient.
-    hits_BC:     bool, the token is the most probable one.
-    mask_BC:     bool, True for tokens, False for padding.
-    """
-
-    logprobs_BC: Tensor
-    entropy_BC: Tensor
-    hits_BC: Tensor
-    mask_BC: Tensor
 
 
 class Summable(Protocol):
@@ -149,7 +134,7 @@ def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], limits:
                 where = [place for place, (other, _) in enumerate(chosen) if other == number]
                 loss, measured = tasks[number].objective(
                     [chosen[place][1] for place in where],
-                    _select(tokens, where),
+                    select(tokens, where),
                     None if base_logprobs_BC is None else base_logprobs_BC[where],
                 )
                 losses.append(loss)
@@ -168,18 +153,7 @@ def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: Pass
         with torch.no_grad(), model.rows([chosen[row[0]].adapter for row in together]):
             parts.append(_run(model, chosen, together, limits))
         order += indices
-    return _select(joined(parts), sorted(range(len(order)), key=order.__getitem__))
-
-
-def joined(parts: Sequence[TokenScores]) -> TokenScores:
-    """The scores of several batches (at least one) as those of one, padded to the longest completion."""
-    longest = max(part.mask_BC.shape[1] for part in parts)
-
-    def padded(name: str) -> Tensor:
-        parts_BC = [getattr(part, name) for part in parts]
-        return torch.cat([nn.functional.pad(part_BC, (0, longest - part_BC.shape[1])) for part_BC in parts_BC])
-
-    return TokenScores(*(padded(field.name) for field in fields(TokenScores)))
+    return select(joined(parts), sorted(range(len(order)), key=order.__getitem__))
 
 
 def _run(
@@ -250,10 +224,6 @@ def _renumbered(together: Sequence[Sequence[int]], indices: Sequence[int]) -> li
     """The rows with every index replaced by its place in `indices`."""
     place = {index: number for number, index in enumerate(indices)}
     return [[place[index] for index in row] for row in together]
-
-
-def _select(tokens: TokenScores, rows: list[int]) -> TokenScores:
-    return TokenScores(tokens.logprobs_BC[rows], tokens.entropy_BC[rows], tokens.hits_BC[rows], tokens.mask_BC[rows])
 
 
 def _refuse_scaled_logits(causal_lm: Any) -> None:

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from server.training.jobs.config import ReinforcementConfig
-from server.training.worker.forward import TokenScores
 from server.training.worker.packing import TokenSequence
+from server.training.worker.token_scores import TokenScores
 
 _STD_EPSILON = 1e-4
 

@@ -17,8 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,30 +38,14 @@ from server.training.jobs.protocol import (
     WorkerEvent,
 )
 from server.training.worker.adam import Adam, AdamConfig
-from server.training.worker.gateway_client import GatewayClient
+from server.training.worker.context import WorkerContext
 from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
 from server.training.worker.method import Batch, Evaluation, Method, TrainingFailed
 from server.training.worker.outcome import failed
 from server.training.worker.step_report import finite, step_event
+from server.training.worker.step_timer import StepTimer
 from server.training.worker.tracking import Trackers
-from server.training.worker.trainer import Trainer
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """What all jobs of a worker share.
-
-    worker: its name. factors: the digest of the base model's factors. stopping: set when the worker is to end.
-    log: called with a line of text for every step.
-    """
-
-    worker: str
-    factors: str
-    trainer: Trainer
-    gateway: GatewayClient
-    stopping: asyncio.Event
-    log: Callable[[str], None]
 
 
 async def train(
@@ -75,11 +58,11 @@ async def train(
     try:
         recipe = job.config.parsed_recipe
         start = bytes(4 * recipe.num_parameters) if job.init_vector is None else job.init_vector
-        handle, vector = await context.trainer.add(Adapter(recipe, context.factors, "float32", start))
+        handle, vector = await context.tools.trainer.add(Adapter(recipe, context.tools.factors, "float32", start))
         try:
             return await _Job(job, data, method, context, trackers, handle, vector).run()
         finally:
-            await context.trainer.remove(handle)
+            await context.tools.trainer.remove(handle)
     except (TrainingFailed, ApiError) as error:
         return failed(context.worker, error.code or "training_failed", error.message, getattr(error, "param", None))
     except AdapterError as error:
@@ -141,20 +124,20 @@ class _Job:
         evaluation = await self._method.evaluate(
             self._handle, None if self._job.init_vector is None else self._adapter()
         )
-        if self._is_reinforcement:
+        if isinstance(self._config, ReinforcementConfig):
             self._state.watch.begin(evaluation)
         self._keep_if_best(0, evaluation)
         await self._report(0, evaluation.metrics, {"eval": time.monotonic() - began}, publish=False)
 
     async def _train_step(self, step: int) -> None:
         """Sample and grade, advantages and loss, gradient, update, evaluation, report. TrainingFailed ends the job."""
-        timer = _StepTimer()
+        timer = StepTimer()
         behavior_policy, collected = await self._collect(step)
         timer.lap("sampling")
         batch = await self._method.batch(collected, self._handle, behavior_policy)
         if batch.grading_wait_s is not None:
             timer.split("sampling", "grading", batch.grading_wait_s)
-        measured = await self._context.trainer.forward_backward(batch.task)
+        measured = await self._context.tools.trainer.forward_backward(batch.task)
         gradient_norm = self._update(step)
         timer.lap("training")
         metrics = {**batch.metrics, **self._method.named_metrics(measured), "gradient_norm": gradient_norm}
@@ -214,19 +197,17 @@ class _Job:
         warning = watch.warning(step, reward, most)
         return problem, [] if warning is None else [WorkerEvent(level="warn", message=warning)]
 
-    @property
-    def _is_reinforcement(self) -> bool:
-        return isinstance(self._config, ReinforcementConfig)
-
     def _keep_if_best(self, step: int, evaluation: Evaluation) -> None:
         self._state.keep_if_best(evaluation.value, self._vector_bytes(), step, finite(evaluation.metrics))
 
     def _adapter(self) -> Adapter:
-        return Adapter.from_vector(self._vector, self._config.parsed_recipe, self._context.factors, "float32")
+        return Adapter.from_vector(self._vector, self._config.parsed_recipe, self._context.tools.factors, "float32")
 
     def _behavior_policy(self) -> Adapter | None:
-        data = self._state.sampled_with
-        return None if data is None else Adapter(self._config.parsed_recipe, self._context.factors, "float32", data)
+        """The adapter of an older step that samples the next one, if there is one."""
+        if (data := self._state.sampled_with) is None:
+            return None
+        return Adapter(self._config.parsed_recipe, self._context.tools.factors, "float32", data)
 
     def _vector_bytes(self) -> bytes:
         return encode(self._vector, "float32")
@@ -243,7 +224,7 @@ class _Job:
     ) -> None:
         metrics = finite(metrics)
         event = step_event(step, self._total, metrics, seconds, batch)
-        await self._context.gateway.report(
+        await self._context.tools.gateway.report(
             self._job.id,
             ReportRequest(
                 worker=self._context.worker,
@@ -276,23 +257,3 @@ class _Job:
 
     def _succeeded(self, best: BestVector | None, *events: WorkerEvent) -> FinishRequest:
         return FinishRequest(worker=self._context.worker, status="succeeded", best=best, events=list(events))
-
-
-class _StepTimer:
-    """Seconds of a step by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[Phase, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: Phase) -> None:
-        now = time.monotonic()
-        self.seconds[name], self._last = now - self._last, now
-
-    def split(self, name: Phase, end: Phase, seconds: float) -> None:
-        """Count the last `seconds` of phase `name` as phase `end`, at most all of it.
-
-        Prefetched data may have taken longer than the step waited for it.
-        """
-        self.seconds[end] = min(seconds, self.seconds[name])
-        self.seconds[name] -= self.seconds[end]

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -23,44 +22,23 @@ import structlog
 from pydantic import ValidationError
 
 from server.core.errors import ApiError
-from server.training.graders.build import GraderTools
 from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, ValidatedRequest, Wanted
 from server.training.worker.chat_tokens import ChatTokens
+from server.training.worker.context import WorkerContext, WorkerTools
 from server.training.worker.fair_semaphore import FairSemaphore
-from server.training.worker.gateway_client import GatewayClient, LeaseLost
+from server.training.worker.gateway_client import LeaseLost
 from server.training.worker.http_retry import GatewayRefused
-from server.training.worker.job import WorkerContext, train
+from server.training.worker.job import train
 from server.training.worker.job_data import JobData, open_job_data
 from server.training.worker.method import Method
 from server.training.worker.outcome import failed
 from server.training.worker.reinforcement import Reinforcement
-from server.training.worker.rollout import RolloutClient
 from server.training.worker.supervised import Supervised
 from server.training.worker.tracking import Trackers
-from server.training.worker.trainer import Trainer
 
 MAX_BACKOFF_S = 30.0
 logger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerTools:
-    """What jobs are trained with.
-
-    base_model, factors: name and digest by which the gateway knows the model. tokenizer: of transformers.
-    max_tokens: the longest sequence of the base model; the engine's may be shorter. log_dir: for TensorBoard.
-    """
-
-    base_model: str
-    factors: str
-    gateway: GatewayClient
-    trainer: Trainer
-    rollouts: RolloutClient
-    graders: GraderTools
-    tokenizer: Any
-    max_tokens: int
-    log_dir: Path | None = None
 
 
 @dataclass(slots=True)
@@ -94,8 +72,7 @@ class Worker:
     _grading_semaphore: FairSemaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        tools = self.tools
-        self._context = WorkerContext(self.name, tools.factors, tools.trainer, tools.gateway, self.stopping, self.log)
+        self._context = WorkerContext(self.name, self.tools, self.stopping, self.log)
         self._grading_semaphore = FairSemaphore(self.max_grading)
 
     @property

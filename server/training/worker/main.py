@@ -30,9 +30,10 @@ from adapters.factors.model_files import locate_model
 from server.core.settings import Settings
 from server.observability.logging import configure_logging
 from server.training.graders.tools import client_of_this_server, grader_tools
+from server.training.worker.context import WorkerTools
 from server.training.worker.forward import PassLimits
 from server.training.worker.gateway_client import GatewayClient
-from server.training.worker.loop import Worker, WorkerTools
+from server.training.worker.loop import Worker
 from server.training.worker.rollout import RolloutClient
 from server.training.worker.trainer import Trainer
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from server.training.worker.forward import TokenScores
 from server.training.worker.packing import TokenSequence
+from server.training.worker.token_scores import TokenScores
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,12 @@ from server.training.worker.forward import (
     MicroBatch,
     PassLimits,
     Task,
-    TokenScores,
     forward_backward,
-    joined,
     micro_batches,
     score,
 )
 from server.training.worker.packing import TokenSequence
+from server.training.worker.token_scores import TokenScores, joined
 
 T = TypeVar("T")
 TURN_PASSES = 8

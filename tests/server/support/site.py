@@ -24,9 +24,10 @@ from server.db.database import Database
 from server.db.training_tables import JOB_CHECKPOINTS, JOBS
 from server.training.graders.build import GraderTools
 from server.training.graders.math_pool import MathPool
+from server.training.worker.context import WorkerTools
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.http_retry import RetryPolicy
-from server.training.worker.loop import Worker, WorkerTools
+from server.training.worker.loop import Worker
 from server.training.worker.rollout import RolloutClient
 from server.training.worker.trainer import Trainer
 from tests.adapters.tiny_models import SHAPE, load_model
