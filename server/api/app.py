@@ -18,6 +18,8 @@ from server.api.deps import Gateway
 from server.api.error_handlers import install_error_handlers
 from server.api.lifespan import run_with
 from server.api.middleware.anthropic_errors import AnthropicErrors
+from server.api.middleware.browser_guard import BrowserGuard
+from server.api.middleware.cors import Cors, CorsRules
 from server.api.middleware.engine_errors import EngineErrors
 from server.api.middleware.head_requests import HeadRequests
 from server.api.middleware.plain_bodies import PlainBodies
@@ -29,8 +31,6 @@ from server.api.openapi import document_errors
 from server.api.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
 from server.api.training_app import add_training
 from server.api.writes import AuditedWrites
-from server.auth.browser_guard import BrowserGuard
-from server.auth.cors import Cors, CorsRules
 from server.auth.middleware import AuthMiddleware, auth_mode
 from server.auth.operator_keys import OperatorKeys
 from server.core.settings import Settings

@@ -1,1 +1,1 @@
-"""Who a request is from and what it may do: keys, scopes, tenants, and pages of other sites."""
+"""Who a request is from and what it may do: keys, scopes, tenants."""

@@ -26,7 +26,7 @@ from vllm.usage.usage_lib import UsageContext
 from adapters.factors.build import find_or_build_factors
 from adapters.factors.factors import Factors
 from server.api.app import create_app
-from server.auth.cors import CorsRules, take_cors
+from server.api.middleware.cors import CorsRules, take_cors
 from server.auth.middleware import Mode, auth_mode
 from server.auth.operator_keys import OperatorKeys
 from server.core.settings import Settings

@@ -1,1 +1,1 @@
-"""ASGI middlewares about HTTP itself: paths, methods, headers, encodings, and the shape of errors."""
+"""ASGI middlewares about HTTP itself: paths, methods, headers, encodings, browsers and CORS, the shape of errors."""

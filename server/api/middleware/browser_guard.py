@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.auth.cors import CorsRules, origin_not_allowed
+from server.api.middleware.cors import CorsRules, origin_not_allowed
 from server.core.error_responses import response_to
 from server.core.errors import Forbidden, quoted
 

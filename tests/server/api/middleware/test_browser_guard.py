@@ -16,8 +16,8 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket
 
 from server.api.app import create_app
-from server.auth.browser_guard import BrowserGuard
-from server.auth.cors import CorsRules
+from server.api.middleware.browser_guard import BrowserGuard
+from server.api.middleware.cors import CorsRules
 from server.core.settings import Settings
 from server.db.database import Database
 from tests.server.conftest import client_of

@@ -12,7 +12,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adapters.factors.factors import Factors
 from server.api.app import create_app
-from server.auth.cors import take_cors
+from server.api.middleware.cors import take_cors
 from server.core.settings import Settings
 from server.db.database import Database
 from tests.server.conftest import client_of
