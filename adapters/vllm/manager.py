@@ -1,4 +1,4 @@
-"""The engine's adapter manager: puts the matrices of every token's adapter where the model's layers read them.
+"""The engine's adapter manager: tells the model's layers which row of the table of matrices each token uses.
 
 No adapter is loaded. It arrives inside the LoRARequest of the request that uses it, and the first time that it enters a
 batch its r x r matrices are written to one row of a table. The table is only a cache: a row that was given to another
@@ -24,6 +24,7 @@ from vllm.model_executor.layers.linear import ColumnParallelLinear, LinearBase, 
 
 from adapters.factors.factors import Factors, open_factors
 from adapters.vector.errors import FactorsError
+from adapters.vllm.delta import DELTAS
 from adapters.vllm.layer import LayerFactors, install
 from adapters.vllm.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS, MatrixTable, to_device
 
@@ -46,8 +47,9 @@ class TinyLoRAManager:
         self.device = device
         self.factors: Factors = open_factors(vllm_config.additional_config["tinylora"]["factors"])
         self.table = MatrixTable(self.factors, RESERVED_ROWS + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
+        self.delta = DELTAS[vllm_config.additional_config["tinylora"]["delta"]]
         max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
-        self.matrices_TE = torch.zeros(max_tokens, self.table.values_SE.shape[1], device=device)
+        self.slots_T = torch.full((max_tokens,), NO_ADAPTER_ROW, dtype=torch.int64, device=device)
         self.written_tokens = 0
 
     def create_lora_manager(self, model: nn.Module, vllm_config: VllmConfig) -> nn.Module:
@@ -67,7 +69,8 @@ class TinyLoRAManager:
                     f"The factors {self.factors.path} have no entry for {missing}, which vLLM packs into {vllm_name}. "
                     "Build them again for this model."
                 )
-            install(layer, self._layer_factors(layer, names), self.matrices_TE[:, self.table.columns(names)])
+            table_SE = self.table.values_SE[:, self.table.columns(names)]
+            install(layer, self._layer_factors(layer, names), table_SE, self.slots_T, self.delta)
             adapted.update(names)
         if not adapted:
             raise FactorsError(
@@ -95,12 +98,11 @@ class TinyLoRAManager:
             expand.append((u_OR * s_R).T)
         return LayerFactors(
             torch.cat(shrink, dim=1).T.to(self.device, torch.float32).contiguous(),
-            torch.block_diag(*expand).to(self.device, torch.float32).contiguous(),
-            self.factors.rank,
+            [expand_RO.to(self.device, torch.float32) for expand_RO in expand],
         )
 
     def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
-        """Give every token of the coming forward the matrices of its request's adapter.
+        """Give every token of the coming forward the slot of its request's adapter.
 
         Never raises for an adapter, because an exception here would end the engine and all requests in it. What cannot
         be read was refused before (request_check.py); if it arrives all the same, its own answer becomes noise.
@@ -111,10 +113,9 @@ class TinyLoRAManager:
         ids, inverse = np.unique(np.asarray(mapping.index_mapping, dtype=np.int64), return_inverse=True)
         token_rows = np.asarray([self._row(int(i), rows) for i in ids], dtype=np.int64)[inverse]
         used, dirty = len(token_rows), self.written_tokens
-        rows_T = to_device(torch.from_numpy(token_rows), self.device)
-        torch.index_select(self.table.values_SE, 0, rows_T, out=self.matrices_TE[:used])
-        # Graphs are padded, so rows left by a longer batch before must mean "no adapter".
-        self.matrices_TE[used:dirty].zero_()
+        self.slots_T[:used].copy_(to_device(torch.from_numpy(token_rows), self.device))
+        # Graphs are padded, so slots left by a longer batch before must mean "no adapter".
+        self.slots_T[used:dirty].fill_(NO_ADAPTER_ROW)
         self.written_tokens = used
 
     def _row(self, adapter_id: int, rows: dict[int, int]) -> int:

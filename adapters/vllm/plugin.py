@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 VLLM_VERSION = "0.32.0"
 # Part of vLLM's compile-cache key: raise it when what is traced into a graph changes.
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 
 
-def engine_options(factors: Factors, max_num_seqs: int) -> dict[str, Any]:
-    """Keyword arguments for vLLM's `LLM` or `EngineArgs` that enable an adapter per request.
+def engine_options(factors: Factors, max_num_seqs: int, delta: str = "auto") -> dict[str, Any]:
+    """Keyword arguments for vLLM's `LLM` or `EngineArgs` that enable an adapter per request. `delta`: see delta.py.
 
     `max_loras` equals `max_num_seqs`, so that the scheduler never delays a request because of its adapter.
     """
-    return {**adapter_options(factors), "max_loras": max_num_seqs, "max_num_seqs": max_num_seqs}
+    return {**adapter_options(factors, delta), "max_loras": max_num_seqs, "max_num_seqs": max_num_seqs}
 
 
-def adapter_options(factors: Factors) -> dict[str, Any]:
+def adapter_options(factors: Factors, delta: str = "auto") -> dict[str, Any]:
     """As `engine_options` when `max_num_seqs` is not known yet; the caller then sets `max_loras` later."""
     # The worker processes read it, and vLLM hashes it into its compile-cache key.
     tinylora = {
@@ -35,6 +35,7 @@ def adapter_options(factors: Factors) -> dict[str, Any]:
         "rank": factors.rank,
         "modules": len(factors.modules),
         "graph_version": GRAPH_VERSION,
+        "delta": delta,
     }
     return {
         "enable_lora": True,

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
 
     factors_rank: int = Field(default=2, ge=1, le=64, description="rank of the base model's factors")
     factors_kind: Literal["svd", "random"] = "svd"
+    delta: Literal["auto", "fused", "matmul", "kernel"] = Field(
+        default="auto", description="how an adapter's change is computed, see `adapters/vllm/delta.py`"
+    )
 
     health_timeout_s: float = Field(default=4.0, gt=0, description="how long /health and /ready wait for the engine")
     max_labelled_adapters: int = Field(

@@ -42,7 +42,7 @@ from server.launch.own_workers import own_workers, reachable, with_worker_key
 from server.launch.self_check import check_adapters_work
 from server.launch.start_checks import cannot_listen
 from server.launch.start_messages import check_machine
-from server.launch.vllm_flags import enable_adapters, parse_vllm_args, take_api_keys
+from server.launch.vllm_flags import check_delta, enable_adapters, parse_vllm_args, take_api_keys
 from server.observability.trace_export import trace_target, tracer_provider
 
 ENGINE_STOP_TIMEOUT_S = 10
@@ -51,6 +51,7 @@ ENGINE_STOP_TIMEOUT_S = 10
 def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running. Raises FactorsError for a model without factors."""
     args = parse_vllm_args(model, vllm_flags)
+    check_delta(settings.delta)
     configure_logging_from_args(args)
     api_keys = take_api_keys(args, envs.VLLM_API_KEY)
     cors = take_cors(args)
@@ -62,7 +63,7 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
         check_machine(args, settings)
         settings = with_worker_key(settings, mode)
         factors = find_or_build_factors(model, rank=settings.factors_rank, kind=settings.factors_kind)
-        enable_adapters(args, factors)
+        enable_adapters(args, factors, settings.delta)
         uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors))
 
 

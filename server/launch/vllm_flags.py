@@ -21,6 +21,7 @@ from adapters.factors.factors import Factors
 from adapters.vllm.plugin import adapter_options
 from server.engine.tools import check_tool_flags, leave_tools_open
 from server.launch.cpu_defaults import set_cpu_defaults
+from server.launch.start_checks import CannotStart
 from server.observability.trace_export import tell_vllm, trace_target
 
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
@@ -56,9 +57,17 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     return args
 
 
-def enable_adapters(args: Namespace, factors: Factors) -> None:
+def check_delta(delta: str) -> None:
+    """CannotStart for a way to compute the delta that this machine has no kernel for."""
+    if delta == "kernel" and not current_platform.is_cuda_alike():
+        raise CannotStart(
+            "TINYLORA_DELTA is kernel, a Triton kernel, which needs a CUDA GPU; leave it out, or set it to auto."
+        )
+
+
+def enable_adapters(args: Namespace, factors: Factors, delta: str) -> None:
     """Switch per-request TinyLoRA on in vLLM's arguments."""
-    options = adapter_options(factors)
+    options = adapter_options(factors, delta)
     options["additional_config"] = {**(args.additional_config or {}), **options["additional_config"]}
     vars(args).update(options)
 

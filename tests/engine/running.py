@@ -5,6 +5,7 @@ read from top to bottom.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from concurrent.futures import Future
@@ -39,10 +40,16 @@ class Job:
 
 
 class RunningEngine:
-    """`client` is the class of the engine's client, vLLM's own by default."""
+    """`client` is the class of the engine's client, vLLM's own by default; `delta` the way to compute the delta."""
 
     def __init__(
-        self, model: str, factors: Factors, max_num_seqs: int = 40, client: Any = None, **options: Any
+        self,
+        model: str,
+        factors: Factors,
+        max_num_seqs: int = 40,
+        client: Any = None,
+        delta: str = os.environ.get("TINYLORA_TEST_DELTA", "auto"),
+        **options: Any,
     ) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -55,7 +62,7 @@ class RunningEngine:
         settings = {
             "model": model, "dtype": "float32", "skip_tokenizer_init": True, "enforce_eager": True,
             "max_model_len": 128, "kv_cache_memory_bytes": 64 << 20, "disable_log_stats": True, "block_size": 32,
-            **engine_options(factors, max_num_seqs), **options,
+            **engine_options(factors, max_num_seqs, delta), **options,
         }  # fmt: skip
 
         async def start() -> AsyncLLM:

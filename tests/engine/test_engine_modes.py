@@ -46,6 +46,16 @@ def test_compiled_twice_and_with_other_factors(
         running.close()
 
 
+@pytest.mark.parametrize("delta", ["fused", "matmul"])
+def test_every_way_to_compute_the_delta(llama: Tiny, delta: str) -> None:
+    """Without compilation; the kernel is tested in Triton's interpreter, and what is compiled with `auto`."""
+    running = llama.engine(delta=delta)
+    try:
+        assert_answers_are_right(llama, running)
+    finally:
+        running.close()
+
+
 def test_two_tensor_parallel_ranks(tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # vLLM would want a NUMA node for each rank
     qwen2 = tiny_models.get("qwen2")

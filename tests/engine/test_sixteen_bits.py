@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ RANK = 2
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_delta_is_rounded_once_and_peft_rounds_no_less(dtype: torch.dtype, compiled: bool) -> None:
-    from adapters.vllm.layer import add_delta
+    from adapters.vllm.delta import auto, blocks_of
 
     torch.manual_seed(0)
     linear = torch.nn.Linear(384, 256, bias=False)
@@ -43,9 +44,12 @@ def test_delta_is_rounded_once_and_peft_rounds_no_less(dtype: torch.dtype, compi
     exact_TO = y_TO.double() + x_TI.double() @ a_RI.double().T @ r_RR.double().T @ b_OR.double().T
     with torch.no_grad():
         theirs_TO = layer(x_TI)
-        matrices_TE = r_RR.reshape(1, -1).expand(64, -1).contiguous()
-        run = torch.compile(add_delta) if compiled else add_delta
-        ours_TO = run(y_TO, x_TI, a_RI.contiguous(), b_OR.T.contiguous(), matrices_TE, RANK)
+        adapted: Any = torch.nn.Module()
+        adapted.tinylora_rank = RANK
+        adapted.tinylora_shrink, adapted.tinylora_expand = a_RI.contiguous(), b_OR.T.contiguous()
+        adapted.tinylora_blocks, adapted.tinylora_modules = blocks_of([b_OR.T.contiguous()])
+        adapted.tinylora_table, adapted.tinylora_slots = r_RR.reshape(1, -1), torch.zeros(64, dtype=torch.int64)
+        ours_TO = (torch.compile(auto) if compiled else auto)(y_TO, x_TI, adapted)
     assert ours_TO.dtype == dtype and (exact_TO - y_TO).norm() > 2 * y_TO.norm()
     ours, theirs = ((found.double() - exact_TO).abs() for found in (ours_TO, theirs_TO))
     half_unit = torch.finfo(dtype).eps / 2
