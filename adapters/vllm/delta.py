@@ -65,8 +65,7 @@ def fused(y_TO: Tensor, x_TI: Tensor, layer: AdaptedLayer) -> Tensor:
 
 def matmul(y_TO: Tensor, x_TI: Tensor, layer: AdaptedLayer) -> Tensor:
     """(T, out), in y's dtype."""
-    g_TL = _rotated(x_TI, layer).flatten(1)
-    return torch.addmm(y_TO.float(), g_TL, layer.tinylora_expand).to(y_TO.dtype)
+    return _multiplied(y_TO, _rotated(x_TI, layer), layer)
 
 
 def kernel(y_TO: Tensor, x_TI: Tensor, layer: AdaptedLayer) -> Tensor:
@@ -74,9 +73,8 @@ def kernel(y_TO: Tensor, x_TI: Tensor, layer: AdaptedLayer) -> Tensor:
     from adapters.vllm.shrink_rotate import shrink_rotate
 
     g_TL = shrink_rotate(x_TI, layer.tinylora_shrink, layer.tinylora_table, layer.tinylora_slots, layer.tinylora_rank)
-    if can_fuse(layer):
-        return _expanded(y_TO, g_TL.view(x_TI.shape[0], -1, layer.tinylora_rank), layer)
-    return torch.addmm(y_TO.float(), g_TL, layer.tinylora_expand).to(y_TO.dtype)
+    g_TQR = g_TL.view(x_TI.shape[0], -1, layer.tinylora_rank)
+    return (_expanded if can_fuse(layer) else _multiplied)(y_TO, g_TQR, layer)
 
 
 DELTAS: Mapping[str, Delta] = MappingProxyType({"auto": auto, "fused": fused, "matmul": matmul, "kernel": kernel})
@@ -107,8 +105,13 @@ def _rotated(x_TI: Tensor, layer: AdaptedLayer) -> Tensor:
     return (r_TE.view(tokens, -1, rank, rank) * h_TQR).sum(-1)
 
 
+def _multiplied(y_TO: Tensor, g_TQR: Tensor, layer: AdaptedLayer) -> Tensor:
+    """y + U S g, as one product."""
+    return torch.addmm(y_TO.float(), g_TQR.flatten(1), layer.tinylora_expand).to(y_TO.dtype)
+
+
 def _expanded(y_TO: Tensor, g_TQR: Tensor, layer: AdaptedLayer) -> Tensor:
-    """y + U S g."""
+    """y + U S g, block by block."""
     tokens = y_TO.shape[0]
     rank, count, width = layer.tinylora_blocks.shape
     g_THR = g_TQR if g_TQR.shape[1] == count else g_TQR.index_select(1, layer.tinylora_modules)

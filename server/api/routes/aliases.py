@@ -21,7 +21,7 @@ from server.api.schemas.aliases import AliasChange, AliasDeleted, AliasList, Ali
 from server.api.schemas.pages import NoQuery, PageQuery
 from server.api.writes import Answer
 from server.core.errors import BadRequest, quoted
-from server.core.names import check_alias
+from server.core.names import Reference, check_alias
 from server.core.paths import ADAPTERS_PREFIX
 from server.registry import aliases
 
@@ -70,8 +70,7 @@ def get_alias(
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """What an alias stands for."""
-    reference = adapter_of(name)
-    check_alias(alias, "alias")
+    reference = _adapter_of_alias(name, alias)
     with gateway.database.read() as connection:
         found = aliases.get_alias(connection, principal.tenant.id, reference, alias)
     return conditional_answer(precondition, found.etag, AliasObject.of(reference, found))
@@ -86,8 +85,7 @@ def remove_alias(
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Remove an alias. Its history stays, and a rollback brings it back."""
-    reference = adapter_of(name)
-    check_alias(alias, "alias")
+    reference = _adapter_of_alias(name, alias)
 
     def do(connection: Connection) -> Answer:
         aliases.remove_alias(connection, write.tenant_id, reference, alias, precondition)
@@ -105,8 +103,7 @@ def roll_back_alias(
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Move an alias back to what it stood for before its last move; doing it again takes that back."""
-    reference = adapter_of(name)
-    check_alias(alias, "alias")
+    reference = _adapter_of_alias(name, alias)
 
     def do(connection: Connection) -> Answer:
         moved = aliases.rollback_alias(connection, write.tenant_id, reference, alias, precondition)
@@ -121,8 +118,7 @@ def list_moves(
     name: str, alias: str, gateway: GatewayDep, principal: PrincipalDep, query: Annotated[PageQuery, Query()]
 ) -> AliasMoveList:
     """The moves of an alias, newest first, removals too."""
-    reference = adapter_of(name)
-    check_alias(alias, "alias")
+    reference = _adapter_of_alias(name, alias)
     before = query.after
     if before is not None and not (before.isascii() and before.isdigit() and len(before) < 10):
         raise BadRequest(
@@ -138,3 +134,10 @@ def list_moves(
             limit=query.limit,
         )
     return AliasMoveList.of(moves, has_more)
+
+
+def _adapter_of_alias(name: str, alias: str) -> Reference:
+    """The adapter in the path. BadRequest when that, or the alias behind it, cannot be one."""
+    reference = adapter_of(name)
+    check_alias(alias, "alias")
+    return reference

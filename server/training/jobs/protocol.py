@@ -31,7 +31,6 @@ from server.training.jobs.config import JobConfig
 # Of what training asks of the engine: after everyone who waits for an answer.
 PRIORITY = 10
 
-MAX_STATE_CHARS = 2**20
 # What the columns hold, and more than anything has.
 MAX_STEP = 2**31 - 1
 MAX_TOKENS = 2**48

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from adapters.vllm.delta import DELTAS, MIN_BLOCK, blocks_of, can_fuse
+from server.core.settings import Settings
 
 SLOTS, TOKENS, FEATURES = 7, 11, 96
 # Outputs of the modules packed into one linear: one alone, gate and up, query, key and value, and an awkward pair.
@@ -89,6 +90,10 @@ def test_a_token_without_an_adapter_keeps_its_bits(name: str) -> None:
     layer, y_TO, x_TI = given(2, "attention", torch.bfloat16)
     found, none = DELTAS[name](y_TO, x_TI, layer), layer.get_buffer("tinylora_slots")[:TOKENS] == 0
     assert none.any() and torch.equal(found[none], y_TO[none]) and not torch.equal(found[~none], y_TO[~none])
+
+
+def test_every_way_can_be_set() -> None:
+    assert set(get_args(Settings.model_fields["delta"].annotation)) == DELTAS.keys()
 
 
 def test_blocks_have_the_terms_of_their_own_module_only() -> None:
