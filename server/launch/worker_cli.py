@@ -30,6 +30,9 @@ def worker(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="What to train on")] = "auto",
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests for completions at a time")] = 32,
     pass_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in a pass; bounds memory")] = None,
+    memory_gib: Annotated[
+        float | None, typer.Option(min=0.1, help="Most memory that it takes of its device; default: what is free there")
+    ] = None,
     nice: Annotated[int, typer.Option(min=0, max=19, help="Give way to other processes, as nice(1)")] = 0,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -63,6 +66,7 @@ def worker(
         max_jobs=max_jobs,
         concurrency=concurrency,
         pass_tokens=pass_tokens,
+        memory_limit=None if memory_gib is None else int(memory_gib * 2**30),
         device=None if device == "auto" else device,
         log_dir=log_dir,
         parent=parent,

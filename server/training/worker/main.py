@@ -53,6 +53,7 @@ class WorkerOptions:
 
     key: None on a server without keys. chat_template: a file, or the template itself; None: the model's own.
     concurrency: requests for completions at a time. pass_tokens: most tokens in one pass; None: by device.
+    memory_limit: most bytes of the device's memory that it takes; None: what is free there.
     device: None: a GPU if there is one. parent: id of the process to end with, if any.
     """
 
@@ -63,6 +64,7 @@ class WorkerOptions:
     max_jobs: int = 4
     concurrency: int = 32
     pass_tokens: int | None = None
+    memory_limit: int | None = None
     device: Literal["cpu", "cuda"] | None = None
     log_dir: Path | None = None
     parent: int | None = None
@@ -112,6 +114,10 @@ async def worker_tools(
 
     def load() -> TrainableAdapters:
         log(f"reading the weights of {factors.base_model} for {device}")
+        if device == "cuda" and options.memory_limit is not None:
+            # What it refuses to allocate beyond that is an OutOfMemoryError, as on a full card.
+            _, total = torch.cuda.mem_get_info()
+            torch.cuda.set_per_process_memory_fraction(min(1.0, options.memory_limit / total))
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
         return TrainableAdapters(model, factors)
