@@ -8,6 +8,7 @@ import pytest
 
 from adapters.factors.build import build_factors
 from adapters.factors.factors import Factors
+from tests.engine.noise import measured_tolerance
 from tests.engine.reference import PeftReference, save_tiny_model
 from tests.engine.running import RunningEngine
 
@@ -21,7 +22,10 @@ class Tiny:
     reference: PeftReference
 
     def engine(self, **options: object) -> RunningEngine:
-        return RunningEngine(str(self.path), self.factors, **options)  # type: ignore[arg-type]
+        running = RunningEngine(str(self.path), self.factors, **options)  # type: ignore[arg-type]
+        if options.get("runner") != "pooling":
+            running.tolerance = measured_tolerance(running, self.reference)
+        return running
 
 
 class TinyModels:

@@ -61,7 +61,7 @@ def test_equal_names_run_with_their_own_contents_in_one_batch(llama: Tiny, adapt
     alone = [adapted.run(ask(f"alone{index}-", [index]))[0] for index in range(6)]
     assert len({round(value, 2) for value in alone}) > 3
     together = adapted.run(ask("together", [0, 1, 2, 3, 4, 5] * 4))
-    assert together == pytest.approx(alone * 4, abs=5e-4)
+    assert together == pytest.approx(alone * 4, abs=adapted.tolerance)
 
 
 def test_an_answer_of_another_adapter_than_the_requests_is_refused(llama: Tiny, adapted: RunningEngine) -> None:
