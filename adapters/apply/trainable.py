@@ -1,6 +1,6 @@
 """A frozen Hugging Face causal LM in which every row of a batch may carry another trainable vector.
 
-A forward hook on each adapted linear adds `U S (R (V^T x))` with R of the row's own adapter; no weight is changed. R
+Each adapted linear adds `U S (R (V^T x))` with R of the row's own adapter (adapted_linear.py); no weight is changed. R
 follows differentiably from v by the same function that serves it (`reconstruct.matrices`). Vectors stay in float32 on
 the CPU, where so few numbers cost nothing and give the same bits everywhere; only R goes to the model's device. Rows
 never mix, so one pass gives each vector the gradient that it would get alone, even beside a vector that overflows.
@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from adapters.apply.adapted_linear import LinearFactors, adapted_linear
 from adapters.apply.reconstruct import matrices
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
@@ -30,10 +31,11 @@ BASE = -1
 class TrainableAdapters:
     """`model` and the adapters that are trained on it.
 
-    model:   a causal LM whose linears the factors name; its parameters are frozen here and it is hooked until `close`.
+    model:   a causal LM whose linears the factors name; its parameters are frozen here, and the `forward` of those
+             linears is replaced until `close`.
     factors: shared by all adapters. Recipes may differ from adapter to adapter.
 
-    Raises FactorsError when the factors name a module that `model` lacks or that has another shape.
+    Raises FactorsError when the factors name a module that `model` lacks, or that is no plain linear of their shape.
     """
 
     def __init__(self, model: nn.Module, factors: Factors) -> None:
@@ -42,18 +44,16 @@ class TrainableAdapters:
         self._live: dict[int, _Live] = {}
         self._next_handle = 0
         self._rows: tuple[Tensor, ...] | None = None
-        linears = [_linear(model, factors, module) for module in factors.modules]
-        self._shared = [
-            _on_linear(linear, factors, module) for linear, module in zip(linears, factors.modules, strict=True)
-        ]
-        self._hooks = [
-            linear.register_forward_hook(partial(self._add_delta, index)) for index, linear in enumerate(linears)
-        ]
+        self._linears = [_linear(model, factors, module) for module in factors.modules]
+        self._device = self._linears[0].weight.device
+        for index, (linear, module) in enumerate(zip(self._linears, factors.modules, strict=True)):
+            on_linear = LinearFactors.on(linear.weight, factors.triplet(module))
+            cast(Any, linear).forward = partial(self._forward, index, linear, on_linear)
 
     def close(self) -> None:
-        """Remove the hooks from `model`."""
-        for hook in self._hooks:
-            hook.remove()
+        """Give the linears of `model` their own `forward` back."""
+        for linear in self._linears:
+            del linear.forward
 
     def add(self, adapter: Adapter) -> int:
         """Put a copy of `adapter` into training, starting from its vector; returns a handle that was never used before.
@@ -104,7 +104,7 @@ class TrainableAdapters:
                 else matrices(cast(Adapter, self._live[handle]), self.factors)
                 for handle in handles
             ]
-        ).to(self._shared[0].shrink_IR.device)
+        ).to(self._device)
         row_P = torch.tensor([handles.index(handle) for handle in handles_P], device=stack_AMRR.device)
         outer, self._rows = self._rows, stack_AMRR[row_P].unbind(1)
         try:
@@ -112,13 +112,10 @@ class TrainableAdapters:
         finally:
             self._rows = outer
 
-    def _add_delta(self, index: int, linear: nn.Module, inputs: tuple[Tensor, ...], y_PTO: Tensor) -> Tensor:
+    def _forward(self, index: int, linear: nn.Linear, factors: LinearFactors, x_PTI: Tensor) -> Tensor:
         if self._rows is None:
-            return y_PTO
-        r_PRR, shared = self._rows[index], self._shared[index]
-        # bmm, unlike matmul, refuses a batch of another size than that of `rows`.
-        h_PTR = (inputs[0] @ shared.shrink_IR).float()
-        return y_PTO + (torch.bmm(h_PTR, r_PRR.mT) @ shared.expand_RO).to(y_PTO.dtype)
+            return nn.Linear.forward(linear, x_PTI)
+        return adapted_linear(x_PTI, self._rows[index], linear, factors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,30 +130,21 @@ class _Live:
         return self.parameter
 
 
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """V (in, r) in the weight's dtype and (U S)^T (r, out) in float32, as the engine has them."""
-
-    shrink_IR: Tensor
-    expand_RO: Tensor
-
-
-def _linear(model: nn.Module, factors: Factors, module: str) -> nn.Module:
+def _linear(model: nn.Module, factors: Factors, module: str) -> nn.Linear:
     try:
-        linear = model.get_submodule(module)
+        linear: Any = model.get_submodule(module)
     except AttributeError as error:
         raise FactorsError(f"the model has no module {module}; use factors built from this model") from error
+    if type(linear).forward is not nn.Linear.forward or not linear.weight.is_floating_point():
+        raise FactorsError(
+            f"{module} is a {type(linear).__name__}, and only plain linears can be trained on; use the original model, "
+            "not a quantised one"
+        )
     u_OR, _, v_IR = factors.triplet(module)
-    shape, expected = tuple(cast(Any, linear).weight.shape), (len(u_OR), len(v_IR))
+    shape, expected = tuple(linear.weight.shape), (len(u_OR), len(v_IR))
     if shape != expected:
         raise FactorsError(
             f"{module} has a weight {shape}, the factors of {factors.base_model} say {expected}; use factors built "
             "from this model"
         )
-    return linear
-
-
-def _on_linear(linear: nn.Module, factors: Factors, module: str) -> _Shared:
-    weight = cast(Tensor, linear.weight)
-    u_OR, s_R, v_IR = factors.triplet(module)
-    return _Shared(v_IR.to(weight.device, weight.dtype), (u_OR * s_R).mT.contiguous().to(weight.device))
+    return cast(nn.Linear, linear)

@@ -2,7 +2,7 @@
 
 A loss is a sum over completion tokens whose weights its objective fixes before the first pass. So it does not matter
 which sequences share a pass: passes are packed by length across all tasks of all tenants, and one tenant's batch cannot
-change another's loss. Logits exist for one chunk of tokens at a time, and are computed again in the backward pass.
+change another's loss. Logits exist for one chunk of tokens at a time (head_scores.py).
 
 Completions of the same prompt share its computation (packing.py). Rows of one sequence are padded on the right and get
 no attention mask: a causal model looks at no later position, so padding cannot reach a token that counts, and
@@ -13,16 +13,15 @@ Nothing here samples, knows rewards, or moves a vector.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.vector.errors import AdapterError
-from server.training.worker.packing import TokenSequence, group_by_prompt, max_shared_row_tokens, pack_rows
+from server.training.worker.head_scores import head_scores
+from server.training.worker.packing import TokenSequence, additive, group_by_prompt, max_shared_row_tokens, pack_rows
 from server.training.worker.token_scores import TokenScores, joined, select
 
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier", "final_logit_softcapping")
@@ -33,7 +32,7 @@ class PassLimits:
     """What bounds the memory of a pass.
 
     tokens: in one pass, padding included; a longer sequence has a pass to itself.
-    logits: numbers of logits at a time, in float32 (256 MiB by default; the backward pass holds a few copies).
+    logits: numbers of logits at a time, in float32 (256 MiB by default, of which two or three copies exist).
     """
 
     tokens: int = 2**14
@@ -170,35 +169,21 @@ def _run(
     before_N, target_N = rows.before_BC[mask_BC], torch.tensor([t for one in batch for t in one.completion]).long()
     temperature_N = torch.tensor([sequence.temperature for sequence in batch], device=device)[sequence_N.to(device)]
 
-    inputs = {"input_ids": rows.ids_PT, "attention_mask": rows.mask_P1TT, "position_ids": rows.positions_PT}
-    inputs_on_device = {name: value.to(device) for name, value in inputs.items() if value is not None}
-    hidden_PTD = causal_lm.get_decoder()(**inputs_on_device, use_cache=False).last_hidden_state
+    inputs = {"input_ids": rows.ids_PT.to(device)}
+    if rows.positions_PT is not None and rows.mask_P1TT is not None:
+        inputs["position_ids"] = rows.positions_PT.to(device)
+        inputs["attention_mask"] = additive(rows.mask_P1TT, causal_lm.dtype, device)
+    hidden_PTD = causal_lm.get_decoder()(**inputs, use_cache=False).last_hidden_state
     hidden_ND = hidden_PTD[rows.row_B[sequence_N].to(device), before_N.to(device)]
-    target_N = target_N.to(device)
-    head = causal_lm.get_output_embeddings()
-    size = max(1, limits.logits // head.weight.shape[0])
-    chunks = [
-        checkpoint(partial(_token_chunk, head), *chunk, use_reentrant=False, preserve_rng_state=False)
-        for chunk in zip(*(torch.split(part, size) for part in (hidden_ND, target_N, temperature_N)), strict=True)
-    ]
+    logprobs_N, entropy_N, hits_N = head_scores(
+        causal_lm.get_output_embeddings(), hidden_ND, target_N.to(device), temperature_N, limits.logits
+    )
     mask_BC = mask_BC.to(device)
 
     def padded(values_N: Tensor) -> Tensor:
         return torch.zeros(mask_BC.shape, dtype=values_N.dtype, device=device).masked_scatter(mask_BC, values_N)
 
-    logprobs_N, entropy_N, hits_N = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     return TokenScores(padded(logprobs_N), padded(entropy_N), padded(hits_N), mask_BC)
-
-
-def _token_chunk(
-    head: nn.Module, hidden_ND: Tensor, target_N: Tensor, temperature_N: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    logits_NV = head(hidden_ND).float() / temperature_N[:, None]
-    normaliser_N = logits_NV.logsumexp(-1)
-    with torch.no_grad():
-        entropy_N = normaliser_N - (logits_NV.softmax(-1) * logits_NV).sum(-1)
-        hits_N = logits_NV.argmax(-1) == target_N
-    return logits_NV.gather(-1, target_N[:, None])[:, 0] - normaliser_N, entropy_N, hits_N
 
 
 def _passes(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits) -> list[list[list[int]]]:

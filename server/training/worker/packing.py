@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 _PADDING = -1
@@ -117,6 +117,17 @@ def pack_rows(batch: Sequence[TokenSequence], together: Sequence[Sequence[int]])
         row_B=row_B,
         before_BC=pad_sequence(before, batch_first=True),
     )
+
+
+def additive(mask_P1TT: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The mask as what is added to attention's scores, on `device`: 0 or minus infinity.
+
+    Attention makes that of a mask of bools too, but in every layer anew, and keeps all of them for the backward pass.
+    The rows are as far apart as its kernels want, a multiple of 8 numbers; else they copy the mask, in every layer too.
+    """
+    allowed_P1TT = nn.functional.pad(mask_P1TT.to(device), (0, -mask_P1TT.shape[-1] % 8))
+    added_P1TT = torch.zeros(allowed_P1TT.shape, dtype=dtype, device=device)
+    return added_P1TT.masked_fill_(~allowed_P1TT, float("-inf"))[..., : mask_P1TT.shape[-1]]
 
 
 def _mask(owners_PT: Tensor) -> Tensor:
