@@ -10,7 +10,7 @@ weights or the database.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,9 +24,11 @@ from vllm.model_executor.layers.linear import ColumnParallelLinear, LinearBase, 
 
 from adapters.factors.factors import Factors, open_factors
 from adapters.vector.errors import FactorsError
+from adapters.vllm.adapted_layer import LayerFactors
 from adapters.vllm.delta import DELTAS
-from adapters.vllm.layer import LayerFactors, install
+from adapters.vllm.layer import install
 from adapters.vllm.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS, MatrixTable, to_device
+from adapters.vllm.token_runs import TokenRuns
 
 logger = init_logger("vllm.tinylora")
 
@@ -49,6 +51,7 @@ class TinyLoRAManager:
         self.table = MatrixTable(self.factors, RESERVED_ROWS + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
         self.delta = DELTAS[vllm_config.additional_config["tinylora"]["delta"]]
         max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
+        self.dtype = vllm_config.model_config.dtype
         self.slots_T = torch.full((max_tokens,), NO_ADAPTER_ROW, dtype=torch.int64, device=device)
         self.written_tokens = 0
 
@@ -70,8 +73,10 @@ class TinyLoRAManager:
                     "Build them again for this model."
                 )
             table_SE = self.table.values_SE[:, self.table.columns(names)]
-            install(layer, self._layer_factors(layer, names), table_SE, self.slots_T, self.delta)
+            install(layer, self._layer_factors(layer, names), table_SE, self.slots_T, self.delta, self.dtype)
             adapted.update(names)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # weights that were replaced by longer ones
         if not adapted:
             raise FactorsError(
                 f"None of the {len(known)} modules of {self.factors.path} (first: {self.factors.modules[0]}) is a "
@@ -102,18 +107,22 @@ class TinyLoRAManager:
         )
 
     def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
+        """As `set_runs`, token by token: vLLM's warm-up and its recording of graphs."""
+        if mapping is not None:
+            ids = np.asarray(mapping.index_mapping, dtype=np.int64)
+            self.set_runs(requests, TokenRuns(ids, np.ones_like(ids)))
+
+    def set_runs(self, requests: Collection[LoRARequest], runs: TokenRuns) -> None:
         """Give every token of the coming forward the slot of its request's adapter.
 
         Never raises for an adapter, because an exception here would end the engine and all requests in it. What cannot
         be read was refused before (request_check.py); if it arrives all the same, its own answer becomes noise.
         """
         rows = self.table.rows_for(requests)
-        if mapping is None:
-            return
-        ids, inverse = np.unique(np.asarray(mapping.index_mapping, dtype=np.int64), return_inverse=True)
-        token_rows = np.asarray([self._row(int(i), rows) for i in ids], dtype=np.int64)[inverse]
-        used, dirty = len(token_rows), self.written_tokens
-        self.slots_T[:used].copy_(to_device(torch.from_numpy(token_rows), self.device))
+        slots = np.asarray([self._row(adapter_id, rows) for adapter_id in runs.ids.tolist()], dtype=np.int64)
+        slots_T = torch.from_numpy(slots.repeat(runs.tokens))
+        used, dirty = len(slots_T), self.written_tokens
+        self.slots_T[:used].copy_(to_device(slots_T, self.device))
         # Graphs are padded, so slots left by a longer batch before must mean "no adapter".
         self.slots_T[used:dirty].fill_(NO_ADAPTER_ROW)
         self.written_tokens = used

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 VLLM_VERSION = "0.32.0"
 # Part of vLLM's compile-cache key: raise it when what is traced into a graph changes.
-GRAPH_VERSION = 3
+GRAPH_VERSION = 4
+
+# How much Inductor computes again where it is used before it stores it. With its own limits (8 reads, 30 operations) it
+# would store W x plus the delta, in a pass of its own, and read it again for what follows.
+FUSION_LIMITS = {"realize_reads_threshold": 64, "realize_opcount_threshold": 400}
 
 
 def engine_options(factors: Factors, max_num_seqs: int, delta: str = "auto") -> dict[str, Any]:
@@ -37,11 +41,21 @@ def adapter_options(factors: Factors, delta: str = "auto") -> dict[str, Any]:
         "graph_version": GRAPH_VERSION,
         "delta": delta,
     }
-    return {
+    options: dict[str, Any] = {
         "enable_lora": True,
         "max_lora_rank": 1,  # sizes vLLM's own LoRA buffers, which are never made
         "additional_config": {"tinylora": tinylora},
     }
+    if limits := fusion_limits():
+        options["compilation_config"] = {"inductor_compile_config": limits}
+    return options
+
+
+def fusion_limits() -> dict[str, Any]:
+    """What Inductor is to be told on this platform; on a CPU its own limits are right."""
+    from vllm.platforms import current_platform
+
+    return dict(FUSION_LIMITS) if current_platform.is_cuda_alike() else {}
 
 
 def register() -> None:
@@ -52,10 +66,12 @@ def register() -> None:
 
     from adapters.vllm.orphans import end_with_parent
     from adapters.vllm.request_check import refuse_unusable_adapters
+    from adapters.vllm.token_runs import hand_over_runs
 
     if getattr(mixin.LRUCacheWorkerLoRAManager, "is_tinylora_seam", False):
         return
     mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
+    hand_over_runs(mixin.LoRAModelRunnerMixin)
     refuse_unusable_adapters(EngineCore)
     end_with_parent()
     if current_platform.is_cpu():

@@ -93,7 +93,7 @@ class Settings(BaseSettings):
 
     factors_rank: int = Field(default=2, ge=1, le=64, description="rank of the base model's factors")
     factors_kind: Literal["svd", "random"] = "svd"
-    delta: Literal["auto", "fused", "matmul", "kernel"] = Field(
+    delta: Literal["auto", "fused", "matmul", "kernel", "rows", "columns"] = Field(
         default="auto", description="how an adapter's change is computed, see `adapters/vllm/delta.py`"
     )
 

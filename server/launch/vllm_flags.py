@@ -69,6 +69,9 @@ def enable_adapters(args: Namespace, factors: Factors, delta: str) -> None:
     """Switch per-request TinyLoRA on in vLLM's arguments."""
     options = adapter_options(factors, delta)
     options["additional_config"] = {**(args.additional_config or {}), **options["additional_config"]}
+    compilation = options.pop("compilation_config", {}).get("inductor_compile_config", {})
+    for name, value in compilation.items():
+        args.compilation_config.inductor_compile_config.setdefault(name, value)
     vars(args).update(options)
 
 

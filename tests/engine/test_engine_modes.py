@@ -46,7 +46,7 @@ def test_compiled_twice_and_with_other_factors(
         running.close()
 
 
-@pytest.mark.parametrize("delta", ["fused", "matmul"])
+@pytest.mark.parametrize("delta", ["matmul", "rows", "columns"])
 def test_every_way_to_compute_the_delta(llama: Tiny, delta: str) -> None:
     """Without compilation; the kernel is tested in Triton's interpreter, and what is compiled with `auto`."""
     running = llama.engine(delta=delta)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import TinyLoraConfig, get_peft_model
+from torch import Tensor
 
 from adapters.factors.build import build_factors
 from tests.engine.reference import VOCABULARY, PeftReference, save_tiny_model
@@ -19,10 +22,23 @@ pytestmark = pytest.mark.engine
 RANK = 2
 
 
+@dataclass(frozen=True)
+class Computed:
+    """A linear method whose product was computed before."""
+
+    y_TO: Tensor
+
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.y_TO
+
+    def process_weights_after_loading(self, layer: Any) -> None: ...
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_delta_is_rounded_once_and_peft_rounds_no_less(dtype: torch.dtype, compiled: bool) -> None:
-    from adapters.vllm.delta import auto, blocks_of
+    from adapters.vllm.adapted_layer import LayerFactors, add_factors
+    from adapters.vllm.delta import fused
 
     torch.manual_seed(0)
     linear = torch.nn.Linear(384, 256, bias=False)
@@ -45,11 +61,10 @@ def test_delta_is_rounded_once_and_peft_rounds_no_less(dtype: torch.dtype, compi
     with torch.no_grad():
         theirs_TO = layer(x_TI)
         adapted: Any = torch.nn.Module()
-        adapted.tinylora_rank = RANK
-        adapted.tinylora_shrink, adapted.tinylora_expand = a_RI.contiguous(), b_OR.T.contiguous()
-        adapted.tinylora_blocks, adapted.tinylora_modules = blocks_of([b_OR.T.contiguous()])
-        adapted.tinylora_table, adapted.tinylora_slots = r_RR.reshape(1, -1), torch.zeros(64, dtype=torch.int64)
-        ours_TO = (torch.compile(auto) if compiled else auto)(y_TO, x_TI, adapted)
+        factors = LayerFactors(a_RI.contiguous(), [b_OR.T.contiguous()])
+        add_factors(adapted, factors, r_RR.reshape(1, -1), torch.zeros(64, dtype=torch.int64), None)
+        forward = partial(fused(Computed(y_TO), adapted), Computed(y_TO), adapted)
+        ours_TO = (torch.compile(forward) if compiled else forward)(x_TI, None)
     assert ours_TO.dtype == dtype and (exact_TO - y_TO).norm() > 2 * y_TO.norm()
     ours, theirs = ((found.double() - exact_TO).abs() for found in (ours_TO, theirs_TO))
     half_unit = torch.finfo(dtype).eps / 2
@@ -58,13 +73,14 @@ def test_delta_is_rounded_once_and_peft_rounds_no_less(dtype: torch.dtype, compi
     assert ours.norm() <= 1.01 * theirs.norm()
 
 
-def test_engines_answers_are_as_near_to_float32_as_pefts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("delta", "times"), [("auto", 1.3), ("columns", 1.3), ("rows", 1.5)])
+def test_engines_answers_are_as_near_to_float32_as_pefts(delta: str, times: float, tmp_path: Path) -> None:
     path = save_tiny_model(tmp_path / "llama", "llama", torch.bfloat16)
     factors = build_factors(path, progress=False)
     exact = PeftReference(path, factors, 24)
     rounded = PeftReference(path, factors, 24, torch.bfloat16)
     rounded.take_frozen_matrices(exact)
-    engine = RunningEngine(str(path), factors, dtype="bfloat16")
+    engine = RunningEngine(str(path), factors, delta=delta, dtype="bfloat16")
     try:
         jobs: list[Job] = [job(exact, prompt_of(24, n), n, tokens=12) for n in range(24)]
         answers = engine.all(jobs)
@@ -77,4 +93,4 @@ def test_engines_answers_are_as_near_to_float32_as_pefts(tmp_path: Path) -> None
         theirs.append(torch.tensor(rounded.logprobs(answer, adapter)) - expected)
     distances = torch.stack(ours).square().mean().sqrt().item(), torch.stack(theirs).square().mean().sqrt().item()
     print("root mean square distance from PEFT in float32, of the engine and of PEFT, in nats:", distances)
-    assert distances[0] < 1.3 * distances[1], f"{distances} nats, of {VOCABULARY} tokens"
+    assert distances[0] < times * distances[1], f"{distances} nats, of {VOCABULARY} tokens"

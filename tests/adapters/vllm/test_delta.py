@@ -1,95 +1,169 @@
-"""Every way to compute the delta, against the formula in float64."""
+"""Every way to compute the delta, against the formula in float64, in linears as vLLM makes them."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 
-from adapters.vllm.delta import DELTAS, MIN_BLOCK, blocks_of, can_fuse
+from adapters.vllm.adapted_layer import AdaptedLayer, LayerFactors, add_factors, blocks_of, in_two_parts
+from adapters.vllm.delta import DELTAS, Forward
+from adapters.vllm.expand import MIN_BLOCK, added, can_fuse
+from adapters.vllm.rotate import rotated
+from adapters.vllm.shrink import shrunk
 from server.core.settings import Settings
 
 SLOTS, TOKENS, FEATURES = 7, 11, 96
 # Outputs of the modules packed into one linear: one alone, gate and up, query, key and value, and an awkward pair.
 PACKED = {"alone": (64,), "equal": (80, 80), "attention": (96, 32, 32), "awkward": (33, 40)}
 CPU = sorted(DELTAS.keys() - {"kernel"})
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class Layer(nn.Module):
-    """What the delta reads of a linear, made up."""
+class Quantized:
+    """Stands for a method that keeps the weight in a form of its own."""
 
-    def __init__(self, rank: int, outs: tuple[int, ...]) -> None:
+    def __init__(self) -> None:
+        self._method = UnquantizedLinearMethod()
+
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self._method.apply(layer, x, bias)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        raise AssertionError("its weight is not to be replaced")
+
+
+class Linear(nn.Module):
+    """A linear with random factors, as the manager leaves it; `forward` computes it in a way of DELTAS."""
+
+    def __init__(
+        self, rank: int, packed: str, dtype: torch.dtype, *, bias: bool = False, in_parts: bool = False
+    ) -> None:
         super().__init__()
+        torch.manual_seed(rank)
+        outs = PACKED[packed]
+        self.weight = nn.Parameter(torch.randn(sum(outs), FEATURES).to(dtype) / FEATURES**0.5, requires_grad=False)
+        self.bias = nn.Parameter(torch.randn(sum(outs)).to(dtype), requires_grad=False) if bias else None
+        self.exact_weight, self.exact_bias = self.weight.double(), None if self.bias is None else self.bias.double()
         self.expand_RO = [torch.randn(rank, out) for out in outs]
-        blocks, modules = blocks_of(self.expand_RO)
         size = len(outs) * rank * rank
-        table = torch.randn(SLOTS, 3 + size)  # of more modules than these
-        table[0] = 0
-        self.tinylora_rank = rank
-        for name, tensor in {
-            "shrink": torch.randn(len(outs) * rank, FEATURES) / FEATURES**0.5,
-            "expand": torch.block_diag(*self.expand_RO),
-            "blocks": blocks,
-            "modules": modules,
-            "table": table[:, 2 : 2 + size],
-            "slots": torch.tensor([0, 3, 6, 1, 1, 0, 2, 5, 4, 3, 0, 6, 6]),
-        }.items():
-            self.register_buffer(f"tinylora_{name}", tensor)
+        table_SE = torch.randn(SLOTS, 3 + size)  # of more modules than these
+        table_SE[0] = 0
+        factors = LayerFactors(torch.randn(len(outs) * rank, FEATURES) / FEATURES**0.5, self.expand_RO)
+        slots_T = torch.tensor([0, 3, 6, 1, 1, 0, 2, 5, 4, 3, 0, 6, 6])
+        parts_dtype = dtype if in_parts and dtype != torch.float32 else None
+        add_factors(self, factors, table_SE[:, 2 : 2 + size], slots_T, parts_dtype)
+        self.x_TI = torch.randn(TOKENS, FEATURES).to(dtype)
+        self.base: Any = UnquantizedLinearMethod()
+        self.base.process_weights_after_loading(self)
 
-    def exact(self, y_TO: Tensor, x_TI: Tensor) -> Tensor:
-        """y + U S (R (V^T x)), token by token and module by module, in float64."""
-        rank, layer = self.tinylora_rank, SimpleNamespace(**dict(self.named_buffers()))
-        rows = []
-        for t in range(len(x_TI)):
-            r_QRR = layer.tinylora_table[layer.tinylora_slots[t]].double().view(-1, rank, rank)
-            v_QRI = layer.tinylora_shrink.double().view(-1, rank, FEATURES)
+    @property
+    def adapted(self) -> AdaptedLayer:
+        return cast(AdaptedLayer, self)
+
+    def by(self, name: str) -> Forward:
+        return DELTAS[name](self.base, self.adapted)
+
+    def compute(self, forward: Forward) -> Tensor:
+        return forward(self.base, self.adapted, self.x_TI, self.bias)
+
+    def exact(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W x + b, U S (R (V^T x)) token by token and module by module, and sum |U S R| |V^T x|, in float64."""
+        rank = self.adapted.tinylora_rank
+        y_TO = self.x_TI.double() @ self.exact_weight.T
+        if self.exact_bias is not None:
+            y_TO = y_TO + self.exact_bias
+        v_QRI = self.adapted.tinylora_shrink.double().view(-1, rank, FEATURES)
+        deltas, sizes = [], []
+        for t in range(TOKENS):
+            r_QRR = self.adapted.tinylora_table[self.adapted.tinylora_slots[t]].double().view(-1, rank, rank)
             parts = [
-                expand_RO.double().T @ (r_RR @ (v_RI @ x_TI[t].double()))
+                (expand_RO.double().T @ r_RR, v_RI @ self.x_TI[t].double())
                 for expand_RO, r_RR, v_RI in zip(self.expand_RO, r_QRR, v_QRI, strict=True)
             ]
-            rows.append(y_TO[t].double() + torch.cat(parts))
-        return torch.stack(rows)
+            deltas.append(torch.cat([matrix @ h for matrix, h in parts]))
+            sizes.append(torch.cat([matrix.abs() @ h.abs() for matrix, h in parts]))
+        return y_TO, torch.stack(deltas), torch.stack(sizes)
+
+    def assert_is_formula(self, found_TO: Tensor, name: str) -> None:
+        """As near as the module delta says. W x itself is rounded, by vLLM, before anything is added to it."""
+        y_TO, delta_TO, size_TO = self.exact()
+        exact_TO = y_TO + delta_TO
+        dtype = self.x_TI.dtype
+        assert found_TO.dtype == dtype and found_TO.shape == exact_TO.shape
+        half_unit = 0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
+        bound_TO = half_unit * exact_TO.abs() + 1e-5 * exact_TO.abs().mean()
+        if name != "columns":
+            bound_TO = bound_TO + half_unit * y_TO.abs()
+        if dtype != torch.float32:
+            bound_TO = bound_TO + (half_unit if name == "rows" else 2**-15) * size_TO
+        assert ((found_TO.double() - exact_TO).abs() <= bound_TO).all()
 
 
-def given(rank: int, packed: str, dtype: torch.dtype) -> tuple[Layer, Tensor, Tensor]:
-    torch.manual_seed(rank)
-    layer = Layer(rank, PACKED[packed])
-    return layer, torch.randn(TOKENS, sum(PACKED[packed])).to(dtype), torch.randn(TOKENS, FEATURES).to(dtype)
+@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize("rank", [1, 2, 3, 8])
+def test_multiply_adds_are_the_formula(rank: int, packed: str) -> None:
+    """Without compilation, where no way uses them."""
+    for dtype in DTYPES:
+        linear = Linear(rank, packed, dtype)
+        g_THR = rotated(*shrunk(linear.x_TI, linear.adapted), linear.adapted, linear.adapted.tinylora_modules)
+        y_TO = linear.base.apply(linear, linear.x_TI)
+        linear.assert_is_formula(added(y_TO, g_THR, linear.adapted), "fused")
 
 
 @pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("rank", [1, 2, 3, 8])
 @pytest.mark.parametrize("name", CPU)
-def test_delta_is_the_formula_and_is_rounded_once(name: str, rank: int, packed: str) -> None:
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        layer, y_TO, x_TI = given(rank, packed, dtype)
-        found, exact = DELTAS[name](y_TO, x_TI, layer), layer.exact(y_TO, x_TI)
-        assert found.dtype == dtype
-        half_unit = 0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
-        assert ((found.double() - exact).abs() <= half_unit * exact.abs() + 1e-5 * exact.abs().mean()).all()
+def test_delta_is_the_formula(name: str, rank: int, packed: str) -> None:
+    for dtype in DTYPES:
+        for bias in (False, True):
+            linear = Linear(rank, packed, dtype, bias=bias)
+            linear.assert_is_formula(linear.compute(linear.by(name)), name)
+
+
+@pytest.mark.parametrize("name", CPU)
+def test_delta_is_the_formula_with_the_factors_in_two_parts(name: str) -> None:
+    for dtype in DTYPES[1:]:
+        linear = Linear(2, "attention", dtype, in_parts=True)
+        linear.assert_is_formula(linear.compute(linear.by(name)), name)
 
 
 @pytest.mark.parametrize("packed", ["alone", "equal", "attention"])
 @pytest.mark.parametrize("name", CPU)
 def test_compiled_delta_is_the_formula(name: str, packed: str) -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(DELTAS[name], dynamic=True)
     for dtype in (torch.float32, torch.bfloat16):
-        layer, y_TO, x_TI = given(2, packed, dtype)
-        exact = layer.exact(y_TO, x_TI)
-        half_unit = 0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
-        error = (compiled(y_TO, x_TI, layer).double() - exact).abs()
-        assert (error <= half_unit * exact.abs() + 1e-5 * exact.abs().mean()).all()
+        linear = Linear(2, packed, dtype)
+        linear.assert_is_formula(torch.compile(linear.compute, dynamic=True)(linear.by(name)), name)
 
 
 @pytest.mark.parametrize("name", CPU)
 def test_a_token_without_an_adapter_keeps_its_bits(name: str) -> None:
-    layer, y_TO, x_TI = given(2, "attention", torch.bfloat16)
-    found, none = DELTAS[name](y_TO, x_TI, layer), layer.get_buffer("tinylora_slots")[:TOKENS] == 0
-    assert none.any() and torch.equal(found[none], y_TO[none]) and not torch.equal(found[~none], y_TO[~none])
+    linear = Linear(2, "attention", torch.bfloat16, bias=True)
+    base = linear.base.apply(linear, linear.x_TI, linear.bias)
+    found, none = linear.compute(linear.by(name)), linear.adapted.tinylora_slots[:TOKENS] == 0
+    assert none.any() and torch.equal(found[none], base[none]) and not torch.equal(found[~none], base[~none])
+
+
+@pytest.mark.parametrize("name", ["rows", "columns"])
+def test_a_quantized_weight_stays_as_it_is(name: str) -> None:
+    linear = Linear(2, "equal", torch.bfloat16)
+    linear.base = Quantized()
+    before = linear.weight
+    linear.assert_is_formula(linear.compute(linear.by(name)), "auto")
+    assert linear.weight is before
+
+
+def test_two_parts_are_the_matrix() -> None:
+    matrix_LI = torch.randn(6, 96) / 10
+    for dtype in DTYPES[1:]:
+        parts_PI = in_two_parts(matrix_LI, dtype)
+        assert parts_PI.shape == (16, 96) and not parts_PI[12:].any()
+        error = (parts_PI[:6].float() + parts_PI[6:12].float() - matrix_LI).abs()
+        assert (error <= 2**-16 * matrix_LI.abs() + 2**-24).all()
 
 
 def test_every_way_can_be_set() -> None:
@@ -101,4 +175,5 @@ def test_blocks_have_the_terms_of_their_own_module_only() -> None:
     blocks_RHW, modules_H = blocks_of(expand)
     assert blocks_RHW.shape == (2, 5, 32) and modules_H.tolist() == [0, 0, 0, 1, 2]
     assert torch.equal(blocks_RHW.flatten(1), torch.cat(expand, dim=1))
-    assert can_fuse(Layer(2, PACKED["attention"])) and not can_fuse(Layer(2, (MIN_BLOCK - 1,)))
+    assert can_fuse(Linear(2, "attention", torch.float32).adapted)
+    assert not can_fuse(Linear(2, "awkward", torch.float32).adapted) and MIN_BLOCK > 1

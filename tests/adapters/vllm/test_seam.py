@@ -2,7 +2,10 @@
 
 import inspect
 import re
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +21,11 @@ from vllm.v1.core import kv_cache_utils  # noqa: E402
 from vllm.v1.worker import gpu_model_runner, lora_model_runner_mixin  # noqa: E402
 from vllm.v1.worker.gpu import lora_utils  # noqa: E402
 from vllm.v1.worker.gpu import model_runner as v2_model_runner  # noqa: E402
+from vllm.v1.worker.gpu_input_batch import InputBatch  # noqa: E402
 
 from adapters.vllm.manager import TinyLoRAManager  # noqa: E402
 from adapters.vllm.plugin import VLLM_VERSION, register  # noqa: E402
+from adapters.vllm.token_runs import TokenRuns, hand_over_runs  # noqa: E402
 
 
 def test_the_installed_vllm_is_the_pinned_one() -> None:
@@ -93,13 +98,57 @@ def test_serving_classes_look_adapters_up_in_the_mapping_that_is_replaced() -> N
     assert "self.lora_requests" in inspect.getsource(OpenAIServingModels.__init__)
 
 
-def test_the_second_generation_runner_maps_tokens_as_the_first_does() -> None:
-    """V2 keeps its own book of which request has which adapter; its triple is what set_active_adapters receives."""
+def test_runners_hand_adapters_over_where_runs_take_the_place_of_tokens() -> None:
+    mixin = lora_model_runner_mixin.LoRAModelRunnerMixin
+    first, second = gpu_model_runner.GPUModelRunner, v2_model_runner.GPUModelRunner
+    assert "self.set_active_loras(" in inspect.getsource(first), "the first runner no longer calls set_active_loras"
+    assert "self._set_active_loras(*lora_inputs)" in inspect.getsource(second.execute_model), (
+        "the second runner no longer hands on what LoraState.make_lora_inputs gave: see adapters/vllm/token_runs.py"
+    )
+    for runner in (first, second):
+        for name in ("set_active_loras", "_set_active_loras", "load_lora_model"):
+            assert getattr(runner, name) is getattr(mixin, name), f"{runner} has a {name} of its own"
+
+
+def test_runs_are_the_tokens_that_vllms_runners_would_hand_over() -> None:
+    """Of the state of the second runner, and of a batch of the first."""
     state = lora_utils.LoraState(max_num_reqs=4)
     first, second = LoRARequest("a", 1, "x"), LoRARequest("b", 2, "y")
     for index, (name, lora) in enumerate([("r0", first), ("r1", None), ("r2", second)]):
         state.add_request(name, index, lora)
-    _, tokens, requests = state.make_lora_inputs(["r0", "r1", "r2"], np.array([0, 1, 2]), np.array([2, 1, 3]))
-    assert list(tokens) == [1, 1, 0, 2, 2, 2] and requests == {first, second}, (
-        "V2's token mapping changed: ids of adapters by token, 0 for none, is what adapters/vllm/manager.py reads"
-    )
+    asked: Any = (["r2", "r0", "r1"], np.array([2, 0, 1]), np.array([3, 2, 1]))
+    _, tokens, requests = state.make_lora_inputs(*asked)
+    assert list(tokens) == [2, 2, 2, 1, 1, 0] and requests == {first, second}
+
+    class Manager:
+        def __init__(self) -> None:
+            self.handed: list[Any] = []
+
+        def set_runs(self, requests: Any, runs: TokenRuns) -> None:
+            self.handed.append((runs.ids.repeat(runs.tokens).tolist(), requests))
+
+    class Mixin:
+        """vLLM's, without what its own model would have to be."""
+
+        lora_manager = Manager()
+        set_active_loras = lora_model_runner_mixin.LoRAModelRunnerMixin.set_active_loras
+        _set_active_loras = lora_model_runner_mixin.LoRAModelRunnerMixin._set_active_loras
+
+        def load_lora_model(self) -> str:
+            return "model"
+
+    class Second(Mixin):
+        lora_state = state
+
+    hand_over_runs(Mixin)
+    runner: Any = Second()
+    assert runner.load_lora_model() == "model"
+    runner._set_active_loras(*runner.lora_state.make_lora_inputs(*asked))
+    assert runner.lora_manager.handed.pop() == (list(tokens), requests)
+
+    batch = SimpleNamespace(num_reqs=2, request_lora_mapping=np.array([2, 0, 9]), lora_id_to_lora_request={2: second})
+    batch.make_lora_inputs = partial(InputBatch.make_lora_inputs, batch)
+    counts = np.array([2, 3])
+    _, tokens, requests = batch.make_lora_inputs(counts, np.array([1, 1]))
+    Mixin().set_active_loras(batch, counts)
+    assert runner.lora_manager.handed.pop() == (list(tokens), requests)

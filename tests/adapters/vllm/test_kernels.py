@@ -1,0 +1,103 @@
+"""The Triton kernels against their formulas: on a GPU where there is one, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[3]
+TRITON = Path(sys.prefix) / "triton"
+INTERPRETER = ROOT / "tests" / "engine" / "triton_interpreter"
+
+# Tokens, rank, modules, features: fewer tokens than a program takes, and more; features and terms that fill no block.
+CASES = [(1, 1, 1, 96), (11, 2, 1, 1300), (19, 2, 3, 128), (5, 3, 2, 70), (9, 8, 3, 33)]
+
+
+def check(device: str) -> None:
+    """Every case in every dtype; raises where a kernel is not its formula."""
+    from adapters.vllm.rotate import rotate_kernel
+    from adapters.vllm.shrink import SPLIT, shrink_kernel
+
+    for tokens, rank, modules, features in CASES:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            torch.manual_seed(tokens)
+            terms, size = modules * rank, modules * rank * rank
+            x_TI = torch.randn(tokens, 2 * features, device=device).to(dtype)[:, :features]  # a view, with a stride
+            shrink_LI = torch.randn(terms, features, device=device)
+            h_TP = shrink_kernel(x_TI, shrink_LI)
+            assert h_TP.dtype == torch.float32 and h_TP.shape == (tokens, -(-features // SPLIT) * terms)
+            exact_TL = x_TI.double() @ shrink_LI.double().T
+            torch.testing.assert_close(h_TP.double().view(tokens, -1, terms).sum(1), exact_TL, rtol=1e-5, atol=1e-4)
+
+            table_SE = torch.randn(6, size + 5, device=device)[:, 3 : 3 + size]
+            slots_T = torch.randint(0, 6, (tokens + 4,), device=device)
+            # Two parts side by side, beside others, as a product leaves them.
+            h_TP = torch.randn(tokens, 4 + 2 * terms + 1, device=device).to(dtype)[:, 4:]
+            places = torch.tensor([0] * 9 + list(range(modules)), device=device)
+            g_TL = rotate_kernel(h_TP, table_SE, slots_T, None, 2, terms, rank)
+            g_THR = rotate_kernel(h_TP, table_SE, slots_T, places, 2, terms, rank).view(tokens, -1, rank)
+            assert torch.equal(g_THR, g_TL.view(tokens, modules, rank)[:, places])
+            h_TQR = h_TP[:, : 2 * terms].double().view(tokens, 2, modules, rank).sum(1)
+            r_TQRR = table_SE[slots_T[:tokens]].double().reshape(tokens, modules, rank, rank)
+            exact_TL = torch.einsum("tqij,tqj->tqi", r_TQRR, h_TQR).reshape(tokens, -1)
+            torch.testing.assert_close(g_TL.double(), exact_TL, rtol=1e-5, atol=1e-4)
+            assert g_TL.dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_kernels_are_their_formulas_on_a_gpu() -> None:
+    check("cuda")
+
+
+@pytest.mark.skipif(not TRITON.is_dir(), reason="Triton is not installed: make triton")
+def test_kernels_are_their_formulas_in_the_interpreter() -> None:
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(INTERPRETER), str(TRITON), os.environ.get("PYTHONPATH", "")]),
+        "TRITON_INTERPRET": "1",
+    }
+    code = "from tests.adapters.vllm.test_kernels import check; check('cpu'); print('every case')"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "every case" in done.stdout, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(not TRITON.is_dir(), reason="Triton is not installed: make triton")
+def test_kernels_compile_for_a_gpu_that_is_not_there() -> None:
+    """The interpreter takes more than Triton's compiler does."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(TRITON), os.environ.get("PYTHONPATH", "")])
+    }
+    command = [sys.executable, "-c", "from tests.adapters.vllm.test_kernels import compile_all; compile_all()"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.split() == ["shrink", "rotate"] * 12, done.stderr[-3000:]
+
+
+def compile_all() -> None:
+    """Both kernels for a Hopper GPU, for every dtype and number of terms; prints what was compiled."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as compiled
+
+    from adapters.vllm import kernels
+
+    def build(kernel: Any, constants: dict[str, int], **pointers: str) -> None:
+        numbers = [name for name in kernel.arg_names if name not in constants and name not in pointers]
+        signature = pointers | dict.fromkeys(numbers, "i32") | dict.fromkeys(constants, "constexpr")
+        source = ASTSource(kernel, signature={name: signature[name] for name in kernel.arg_names}, constexprs=constants)
+        assert compiled(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+        print(kernel.__name__)
+
+    for dtype in ("*fp32", "*bf16", "*fp16"):
+        for rank, modules, padded in ((1, 1, 2), (2, 1, 2), (2, 3, 8), (8, 3, 32)):
+            terms = rank * modules
+            sizes = {"TERMS": terms, "PADDED": padded, "TOKENS": 8, "FEATURES": 128, "SPLIT": 1024}
+            build(kernels.shrink, sizes, x=dtype, v="*fp32", out="*fp32")
+            sizes = {"PARTS": 2, "RANK": rank, "TERMS": terms, "OUTS": terms, "PADDED": padded, "TOKENS": 8}
+            build(kernels.rotate, sizes, h=dtype, table="*fp32", slots="*i64", modules="*i64", out="*fp32")
