@@ -33,7 +33,7 @@ _WEIGHT = re.compile(
     rf"(?P<stack>.*?)layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<type>{'|'.join(MODULE_TYPES)})\.weight"
 )
 _QUANTISED = re.compile(r".*layers\.\d+\..*\.(qweight|weight_packed|weight_scale|weight_scale_inv|SCB)")
-_FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16")
 _WHOLE_BYTES = 2**20
 _SAMPLED_ROWS = 9
 
@@ -108,7 +108,7 @@ def read_model(directory: Path) -> ModelFiles:
     config_bytes, config = _read_config(directory)
     layers = _layer_count(directory, config)
     weights: dict[str, dict[tuple[int, str], Weight]] = {}
-    for path in _weight_files(directory):
+    for path in weight_files(directory):
         for weight, match in _scan(path):
             weights.setdefault(match["stack"], {})[int(match["layer"]), match["type"]] = weight
     stacks = [stack for stack in weights.values() if len({layer for layer, _ in stack}) == layers]
@@ -156,7 +156,7 @@ def _layer_count(directory: Path, config: Mapping[str, Any]) -> int:
     return count
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -195,9 +195,9 @@ def _scan(path: Path) -> list[tuple[Weight, re.Match[str]]]:
             )
     result = []
     for match, (shape, dtype) in zip(matches, found, strict=True):
-        if dtype not in _FLOATS or len(shape) != 2:
+        if dtype not in FLOATS or len(shape) != 2:
             raise FactorsError(
-                f"{match[0]} in {path} is {dtype} {shape}, expected a matrix in {', '.join(_FLOATS)}; build the "
+                f"{match[0]} in {path} is {dtype} {shape}, expected a matrix in {', '.join(FLOATS)}; build the "
                 "factors from the original, not quantised, weights"
             )
         result.append((Weight(match[0].removesuffix(".weight"), path, (shape[0], shape[1]), dtype), match))

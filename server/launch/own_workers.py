@@ -1,5 +1,7 @@
 """The training workers that `tinylora serve` runs itself: processes beside it that end with it.
 
+Where there are GPUs, each has the place that gpu_plan.py has kept for it: its GPUs, and how much of them.
+
 A worker is started when there is a job that nobody works on, and then stays: most servers only serve, and a worker has
 its own copy of the base model. It runs at a low priority, because it shares the machine's cores with the serving
 engine. If it dies, another one is started when its leases have expired; if workers keep dying soon, less and less
@@ -33,6 +35,9 @@ from server.core.errors import Unavailable
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.training_tables import JOBS
+from server.launch.gpu_facts import VISIBLE_VARIABLE
+from server.launch.gpu_plan import WorkerGpus
+from server.launch.start_checks import GIB
 
 log = structlog.get_logger(__name__)
 
@@ -45,19 +50,31 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
+class _Started:
+    """When a process was started, and which of the places it has."""
+
+    at: float
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
 class OwnWorkers:
-    """`command` starts one; `factors` is the digest of those it trains with. Looks for jobs every `poll_s` seconds."""
+    """`command` starts one; `factors` is the digest of those it trains with. Looks for jobs every `poll_s` seconds.
+
+    gpus: the place of each on the GPUs; empty: what `command` finds.
+    """
 
     count: int
     command: Sequence[str]
     key: str | None
     factors: str
     poll_s: float = 2.0
+    gpus: Sequence[WorkerGpus] = ()
 
     @asynccontextmanager
     async def running(self, database: Database) -> AsyncIterator[None]:
         """Inside, jobs that wait for a worker find one."""
-        started: dict[Process, float] = {}
+        started: dict[Process, _Started] = {}
         supervisor = asyncio.create_task(self._supervise(database, started))
         try:
             yield
@@ -66,28 +83,31 @@ class OwnWorkers:
             await asyncio.gather(supervisor, return_exceptions=True)
             await asyncio.gather(*map(_stop, started))
 
-    async def _supervise(self, database: Database, started: dict[Process, float]) -> None:
-        """Keeps in `started` the processes, and when they were started."""
+    async def _supervise(self, database: Database, started: dict[Process, _Started]) -> None:
+        """Keeps the processes in `started`."""
         backoff_s, not_before = 0.0, 0.0
         while self.count:
             await asyncio.sleep(self.poll_s)
             now = time.monotonic()
             for process in [process for process in started if process.returncode is not None]:
-                lived_s = now - started.pop(process)
+                lived_s = now - started.pop(process).at
                 # One that does not even start will not do so the next moment.
                 crashed_early = process.returncode != 0 and lived_s < MAX_BACKOFF_S
                 backoff_s = self._next_backoff(backoff_s) if crashed_early else 0.0
                 not_before = now + backoff_s
             if len(started) < self.count and now >= not_before and await self._needs_worker(database):
                 Console(stderr=True).print("==> Starting a training worker", highlight=False)
+                place = min(set(range(self.count)) - {one.place for one in started.values()})
+                gpus = self.gpus[place] if self.gpus else None
+                command, environment = [*self.command, *_memory_flags(gpus)], self._environment(gpus)
                 try:
-                    process = await asyncio.create_subprocess_exec(*self.command, env=self._environment())
+                    process = await asyncio.create_subprocess_exec(*command, env=environment)
                 except OSError as error:  # no memory for it at the moment, say
                     log.warning("worker_not_started", reason=str(error))
                     backoff_s = self._next_backoff(backoff_s)
                     not_before = now + backoff_s
                 else:
-                    started[process] = now
+                    started[process] = _Started(now, place)
 
     def _next_backoff(self, backoff_s: float) -> float:
         return min(MAX_BACKOFF_S, max(self.poll_s, 2 * backoff_s))
@@ -98,10 +118,12 @@ class OwnWorkers:
         except (Unavailable, sa.exc.SQLAlchemyError):  # A database that is away must not end the supervision.
             return False
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, gpus: WorkerGpus | None) -> dict[str, str]:
         # No proxy stands between a machine and itself.
         direct = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *LOOPBACK]))
         environment = {**os.environ, "NO_PROXY": direct, "no_proxy": direct}
+        if gpus is not None:
+            environment[VISIBLE_VARIABLE] = ",".join(gpus.names)
         return environment if self.key is None else {**environment, KEY_VARIABLE: self.key}
 
     def _has_unleased_job(self, database: Database) -> bool:
@@ -121,16 +143,22 @@ def with_worker_key(settings: Settings, mode: Mode) -> Settings:
 
 
 def own_workers(
-    settings: Settings, mode: Mode, model: str, url: str | None, factors: str, chat_template: str | None = None
+    settings: Settings,
+    mode: Mode,
+    model: str,
+    url: str | None,
+    factors: str,
+    chat_template: str | None = None,
+    gpus: Sequence[WorkerGpus] = (),
 ) -> OwnWorkers:
     """Those of a server that listens on `url`; none where that is None. They write messages by the same
-    `chat_template`, a file or the template itself, as the server does."""
+    `chat_template`, a file or the template itself, as the server does. `gpus`: the place of each."""
     key = None if mode == "open" or settings.worker_key is None else settings.worker_key.get_secret_value()
     command = [sys.executable, "-m", "server.launch.cli", "worker", "--url", url or "", "--model", model]
     command += ["--log-dir", settings.training_log_dir, "--nice", str(NICE), "--parent", str(os.getpid())]
     if chat_template is not None:
         command += ["--chat-template", chat_template]
-    return OwnWorkers(settings.training_workers if url else 0, command, key, factors)
+    return OwnWorkers(settings.training_workers if url else 0, command, key, factors, gpus=gpus)
 
 
 def reachable(address: str) -> str | None:
@@ -139,6 +167,11 @@ def reachable(address: str) -> str | None:
     if not address.startswith("http://"):
         return None
     return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def _memory_flags(gpus: WorkerGpus | None) -> list[str]:
+    # Rounded down.
+    return [] if gpus is None else ["--memory-gib", f"{int(gpus.limit / GIB * 1000) / 1000:.3f}"]
 
 
 async def _stop(process: Process) -> None:

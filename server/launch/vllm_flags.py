@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vllm import envs
+from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.platforms import current_platform
@@ -29,13 +30,20 @@ SHUTDOWN_TIMEOUT_S = 60
 
 
 def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
-    """vLLM's serve flags for `model`. Exits with vLLM's own message where a flag is wrong."""
+    """vLLM's serve flags for `model`. Exits with vLLM's own message where a flag is wrong.
+
+    One attribute is added, `memory_is_given`: whether the user says how much of a GPU the engine takes.
+    """
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="tinylora serve"))
     parser.set_defaults(scheduling_policy="priority")  # so that requests may ask to come after others
+    parser.set_defaults(gpu_memory_utilization=None)
     leave_tools_open(parser)
     args = parser.parse_args([model, *vllm_flags])
     args.model = args.model_tag
+    args.memory_is_given = not (args.gpu_memory_utilization is None and args.kv_cache_memory_bytes is None)
+    if args.gpu_memory_utilization is None:
+        args.gpu_memory_utilization = EngineArgs.gpu_memory_utilization
     check_tool_flags(args, parser)
     if args.api_server_count not in (None, 1) or args.headless or args.grpc:
         parser.error("tinylora serves one HTTP API process; leave out --api-server-count, --headless and --grpc")

@@ -1,0 +1,73 @@
+"""What gpu_plan.py decides by, read from the machine, vLLM's arguments and the model's files.
+
+NVML is asked and not CUDA, as vLLM does it: a process that has initialised CUDA cannot fork an engine.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from server.launch.gpu_plan import Gpu
+
+ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def order_as_nvml() -> None:
+    """Have CUDA count GPUs as NVML does, in this process and those that it starts, unless the operator says otherwise.
+
+    By default CUDA has the fastest first, and the number of a GPU would mean another one to CUDA than to NVML.
+    """
+    os.environ.setdefault(ORDER_VARIABLE, "PCI_BUS_ID")
+
+
+def visible_gpus(nvml: Any, visible: str | None) -> tuple[Gpu, ...]:
+    """The GPUs that CUDA shows to this process, in its order. `visible`: CUDA_VISIBLE_DEVICES, None when it is not set.
+
+    nvml: the module pynvml. Empty where it cannot tell the memory, as on machines whose GPU has the CPU's.
+    """
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return ()
+    try:
+        names = map(str, range(nvml.nvmlDeviceGetCount())) if visible is None else visible.split(",")
+        return tuple(_gpus(nvml, [name.strip() for name in names]))
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _gpus(nvml: Any, names: Sequence[str]) -> list[Gpu]:
+    gpus: list[Gpu] = []
+    for name in names:
+        try:
+            # Else the UUID of a GPU, or of a part of one (MIG).
+            is_number = name.lstrip("-").isdigit()
+            handle = nvml.nvmlDeviceGetHandleByIndex(int(name)) if is_number else nvml.nvmlDeviceGetHandleByUUID(name)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        except nvml.NVMLError:
+            break  # as CUDA, which shows those before the first that there is not
+        gpus.append(Gpu(name, int(memory.total), int(memory.free)))
+    return gpus
+
+
+def engine_places(args: Namespace, gpus: Sequence[Gpu]) -> tuple[int, ...]:
+    """Which of `gpus` the engine of vLLM's `args` uses. All, where something else decides (Ray, several machines)."""
+    if args.distributed_executor_backend == "ray" or args.data_parallel_backend == "ray" or args.nnodes > 1:
+        return tuple(range(len(gpus)))
+    if args.device_ids:
+        places = {gpu.name: place for place, gpu in enumerate(gpus)}
+        chosen = [place if isinstance(place, int) else places.get(place, len(gpus)) for place in args.device_ids]
+        return tuple(place for place in chosen if place < len(gpus)) or tuple(range(len(gpus)))
+    is_one_of_many = args.data_parallel_rank is not None or args.data_parallel_external_lb
+    local = 1 if is_one_of_many else args.data_parallel_size_local or args.data_parallel_size
+    return tuple(range(min(len(gpus), local * gpus_per_replica(args))))
+
+
+def gpus_per_replica(args: Namespace) -> int:
+    """Over how many GPUs one copy of the engine's weights is spread."""
+    size: int = args.tensor_parallel_size * args.pipeline_parallel_size * args.prefill_context_parallel_size
+    return size

@@ -1,0 +1,112 @@
+"""What is read of the machine's GPUs, through a stand-in for NVML; and which of them an engine uses, by vLLM's flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.launch.gpu_facts import engine_places, visible_gpus
+from server.launch.gpu_plan import Gpu
+from server.launch.vllm_flags import parse_vllm_args
+
+UUIDS = ("GPU-aaa", "GPU-bbb", "MIG-ccc")
+MEMORY = {0: (80, 79), 1: (48, 10), 2: (20, 20)}
+
+
+class NVMLError(Exception):
+    pass
+
+
+@dataclass
+class Nvml:
+    """As much of pynvml as is used, of a machine with MEMORY. A handle is the number of a GPU."""
+
+    is_there: bool = True
+    opened: int = 0
+    NVMLError: type[Exception] = field(default=NVMLError, init=False)
+
+    def nvmlInit(self) -> None:
+        if not self.is_there:
+            raise NVMLError
+        self.opened += 1
+
+    def nvmlShutdown(self) -> None:
+        self.opened -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(MEMORY)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index not in MEMORY:
+            raise NVMLError
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        if uuid not in UUIDS:
+            raise NVMLError
+        return UUIDS.index(uuid)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        total, free = MEMORY[handle]
+        return SimpleNamespace(total=total, free=free)
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["0", "1", "2"]),
+        ("2,0", ["2", "0"]),
+        ("GPU-bbb, MIG-ccc", ["GPU-bbb", "MIG-ccc"]),
+        # CUDA shows what is before the first that there is not.
+        ("1,7,0", ["1"]),
+        ("-1,0", []),
+        ("", []),
+    ],
+)
+def test_gpus_are_those_that_cuda_shows_in_its_order(visible: str | None, names: list[str]) -> None:
+    nvml = Nvml()
+    found = visible_gpus(nvml, visible)
+    handles = [int(name) if name.isdigit() else UUIDS.index(name) for name in names]
+    assert found == tuple(Gpu(name, *MEMORY[handle]) for name, handle in zip(names, handles, strict=True))
+    assert nvml.opened == 0
+
+
+def test_without_nvml_there_is_nothing_to_plan_with() -> None:
+    assert visible_gpus(Nvml(is_there=False), None) == ()
+
+
+FOUR = tuple(Gpu(name, 80, 80) for name in ("0", "1", "GPU-bbb", "3"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "places"),
+    [
+        ("", (0,)),
+        ("--tensor-parallel-size 2", (0, 1)),
+        ("--pipeline-parallel-size 2 --data-parallel-size 2", (0, 1, 2, 3)),
+        ("--tensor-parallel-size 8", (0, 1, 2, 3)),
+        ("--data-parallel-size 4 --data-parallel-size-local 2", (0, 1)),
+        ("--device-ids 3,1 --tensor-parallel-size 2", (3, 1)),
+        ("--device-ids GPU-bbb", (2,)),
+        # Something else chooses: none can be called free.
+        ("--tensor-parallel-size 2 --distributed-executor-backend ray", (0, 1, 2, 3)),
+        ("--device-ids GPU-zzz", (0, 1, 2, 3)),
+    ],
+)
+def test_the_engines_gpus_follow_from_vllms_flags(flags: str, places: tuple[int, ...]) -> None:
+    assert engine_places(parse_vllm_args("no/model", flags.split()), FOUR) == places
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_given"),
+    [("", False), ("--gpu-memory-utilization 0.92", True), ("--kv-cache-memory-bytes 1G", True)],
+)
+def test_what_the_user_says_of_memory_is_told_from_vllms_default(
+    flags: str, is_given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = parse_vllm_args("no/model", flags.split())
+    assert args.memory_is_given == is_given
+    assert args.gpu_memory_utilization == 0.92
