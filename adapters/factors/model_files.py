@@ -143,7 +143,8 @@ def _read_config(directory: Path) -> tuple[bytes, Mapping[str, Any]]:
     if config.get("quantization_config"):
         raise FactorsError(
             f"{directory} holds quantised weights (quantization_config in config.json); build the factors from the "
-            "original weights and serve the quantised model with them"
+            "original weights: serve it with --factors-from ORIGINAL, the model that it was made from (a directory or "
+            "hub id) or a file of that model's factors"
         )
     return content, config
 
@@ -190,8 +191,8 @@ def _scan(path: Path) -> list[tuple[Weight, re.Match[str]]]:
             raise FactorsError(f"{path} holds a mixture-of-experts model ({name}), which is not supported")
         if _QUANTISED.fullmatch(name):
             raise FactorsError(
-                f"{path} holds quantised weights ({name}); build the factors from the original weights and serve the "
-                "quantised model with them"
+                f"{path} holds quantised weights ({name}); build the factors from the original weights: serve "
+                "it with --factors-from ORIGINAL, the model that it was made from or a file of its factors"
             )
     result = []
     for match, (shape, dtype) in zip(matches, found, strict=True):

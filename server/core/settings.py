@@ -6,7 +6,7 @@ here. Weak keys, and a URL for files whose package is not installed, are refused
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from fsspec.core import split_protocol  # type: ignore[import-untyped]
 from fsspec.registry import get_filesystem_class  # type: ignore[import-untyped]
@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     training_workers: int = Field(
         default=1, ge=0, le=64, description="training workers that `tinylora serve` runs itself once there is a job"
     )
+    worker_gpu_gib: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default="auto", description="memory kept on a GPU for each of them; auto: by the size of the model"
+    )
     training_log_dir: str = Field(default="data/tensorboard", description="where those write TensorBoard's files")
     python_graders: bool = Field(
         default=False, description="whether jobs may bring python graders: code that runs here, shut in"
@@ -93,6 +96,9 @@ class Settings(BaseSettings):
 
     factors_rank: int = Field(default=2, ge=1, le=64, description="rank of the base model's factors")
     factors_kind: Literal["svd", "random"] = "svd"
+    factors_from: str | None = Field(
+        default=None, description="of a quantised model: the model that it was made from, or a file of its factors"
+    )
     delta: Literal["auto", "fused", "matmul", "kernel", "rows", "columns"] = Field(
         default="auto", description="how an adapter's change is computed, see `adapters/vllm/delta.py`"
     )

@@ -34,6 +34,10 @@ def tinylora() -> None:
 def serve(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="Model directory or Hugging Face id; default: embedded")] = None,
+    factors_from: Annotated[
+        str | None,
+        typer.Option(help="For a quantised MODEL: the model it was made from, or a file of that one's factors"),
+    ] = None,
 ) -> None:
     """Serve MODEL over OpenAI's API. Takes every flag of `vllm serve` besides: --port 9000, --max-model-len 4096, ...
 
@@ -53,7 +57,7 @@ def serve(
     # Standard output is for what the server says of itself; vLLM's lines would bury it. Set the variable to see them.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
-        settings = Settings()
+        settings = Settings() if factors_from is None else Settings(factors_from=factors_from)
         check_port(flags)
         check_libraries()
         if settings.engine_log != "-":

@@ -22,6 +22,9 @@ def worker(
         typer.Option(envvar="TINYLORA_WORKER_KEY", help="Its key; default: TINYLORA_ADMIN_KEY", show_default=False),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model it serves; default: embedded")] = None,
+    factors_from: Annotated[
+        str | None, typer.Option(help="A file of the factors that the server has, if the model is not beside them")
+    ] = None,
     chat_template: Annotated[
         str | None, typer.Option(help="The server's --chat-template, if it was started with one", show_default=False)
     ] = None,
@@ -49,7 +52,7 @@ def worker(
 
     console = Console(stderr=True)
     try:
-        settings = Settings()
+        settings = Settings() if factors_from is None else Settings(factors_from=factors_from)
         name = model or str(ensure_embedded_model(progress=console.print))
         from adapters.vector.errors import AdapterError
         from server.training.worker.main import WorkerOptions, run_worker

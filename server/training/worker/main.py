@@ -24,9 +24,10 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from adapters.apply.trainable import TrainableAdapters
-from adapters.factors.build import find_or_build_factors
 from adapters.factors.factors import Factors
 from adapters.factors.model_files import locate_model
+from adapters.factors.quantised import is_quantised, served_factors
+from adapters.vector.errors import FactorsError
 from server.core.settings import Settings
 from server.observability.logging import configure_logging
 from server.training.graders.tools import client_of_this_server, grader_tools
@@ -71,9 +72,13 @@ class WorkerOptions:
 
 
 def run_worker(settings: Settings, options: WorkerOptions) -> None:
-    """Work until SIGTERM or SIGINT. Raises FactorsError when the model's factors cannot be found or built."""
+    """Work until SIGTERM or SIGINT. Raises FactorsError for a model that is quantised, or whose factors cannot be had."""
     configure_logging(settings)
-    factors = find_or_build_factors(options.model, rank=settings.factors_rank, kind=settings.factors_kind)
+    if is_quantised(locate_model(options.model)):
+        raise FactorsError(f"{options.model} is quantised, and training is on original weights: --model ORIGINAL")
+    factors = served_factors(
+        options.model, settings.factors_from, rank=settings.factors_rank, kind=settings.factors_kind
+    )
     asyncio.run(_run(settings, options, factors))
 
 
