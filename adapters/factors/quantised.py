@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -53,11 +55,16 @@ def is_factors_file(original: str | Path) -> bool:
     return Path(original).expanduser().is_file()
 
 
-def is_quantised(directory: Path) -> bool:
-    """Whether the model's configuration says that its weights are quantised. False where it cannot be read."""
+def is_quantised(model: str | Path) -> bool:
+    """Whether the configuration of `model`, a directory or a hub id, says that its weights are quantised.
+
+    False where there is none: what else is read of the model will say so.
+    """
+    directory = Path(model).expanduser()
     try:
-        return bool(json.loads((directory / "config.json").read_bytes()).get("quantization_config"))
-    except (OSError, ValueError, AttributeError):
+        config = directory / "config.json" if directory.is_dir() else hf_hub_download(str(model), "config.json")
+        return bool(json.loads(Path(config).read_bytes()).get("quantization_config"))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError, AttributeError):
         return False
 
 
@@ -91,8 +98,8 @@ def _check_inputs(original: Path, quantised: Path) -> None:
             raise FactorsError(
                 f"{quantised} and {original} differ in {name}, which quantising alone leaves as it is: this checkpoint "
                 "scales or rotates what its linears read (as AWQ, SmoothQuant and SpinQuant do), so adapters of the "
-                "original would act on other numbers. Serve one that was rounded only (FP8, GPTQ, or compressed-tensors "
-                "without SmoothQuant), or the original; and if it was not made from that model, name the right one"
+                "original would act on other numbers. Serve one that was only rounded (FP8, GPTQ, compressed-tensors "
+                "without SmoothQuant), or the original; and if it was made from another model, name that one"
             )
 
 

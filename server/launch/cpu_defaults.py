@@ -11,6 +11,8 @@ from argparse import Namespace
 
 import torch
 
+from adapters.factors.quantised import is_quantised
+
 # vLLM would take nearly all memory of the NUMA node, or refuse to start where that much is not free.
 KV_CACHE_BYTES = 2 << 30
 # A step of more prompt tokens takes so long on a CPU that every other request's stream stalls, and start-up runs one.
@@ -33,5 +35,6 @@ def set_cpu_defaults(args: Namespace) -> None:
         args.max_num_batched_tokens = MAX_BATCHED_TOKENS
     if args.block_size is None:
         args.block_size = BLOCK_TOKENS
-    if args.dtype == "auto":
+    # vLLM has no float32 kernels for weights of four bits.
+    if args.dtype == "auto" and not is_quantised(args.model):
         args.dtype = auto_dtype()

@@ -8,12 +8,23 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from server.launch.gpu_plan import Gpu
+import torch
+from transformers import AutoConfig
+
+from adapters.factors.weight_sizes import weight_bytes
+from adapters.vector.errors import FactorsError
+from server.launch.gpu_plan import Gpu, GpuFacts
+from server.launch.start_checks import GIB
+from server.training.worker.memory import pass_bytes, weights_bytes
 
 ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+# Tokens in a worker's pass: enough that a step of usual jobs takes few, and those below which it takes very many.
+USUAL_TOKENS = 2**13
+LEAST_TOKENS = 2**11
 
 
 def order_as_nvml() -> None:
@@ -71,3 +82,41 @@ def gpus_per_replica(args: Namespace) -> int:
     """Over how many GPUs one copy of the engine's weights is spread."""
     size: int = args.tensor_parallel_size * args.pipeline_parallel_size * args.prefill_context_parallel_size
     return size
+
+
+def gpu_facts(
+    args: Namespace, gpus: Sequence[Gpu], model: Path, trained: Path | None, workers: int, worker_gib: float | None
+) -> GpuFacts:
+    """The facts for vLLM's `args`, which serves `model`, and `workers` that train on the weights in `trained`.
+
+    Both are directories; `trained` is None when nobody trains. Raises FactorsError for weights that cannot be read,
+    and for a model that transformers does not know.
+    """
+    wide = args.dtype in ("float32", "float")
+    engine = weight_bytes(model, 4 if wide else 2) // gpus_per_replica(args)
+    weights, usual, least = (0, 0, 0) if trained is None else _worker_sizes(trained)
+    return GpuFacts(
+        gpus=gpus,
+        engine=engine_places(args, gpus),
+        engine_weights=engine,
+        worker_weights=weights,
+        worker_usual=usual,
+        worker_least=least,
+        workers=0 if trained is None else workers,
+        worker_share=None if worker_gib is None else int(worker_gib * GIB),
+        utilization=args.gpu_memory_utilization,
+        kv_cache=args.kv_cache_memory_bytes,
+        is_given=args.memory_is_given,
+    )
+
+
+def _worker_sizes(trained: Path) -> tuple[int, int, int]:
+    """Bytes of a worker's weights, and of weights and passes together: usual ones, and the least."""
+    try:
+        config = AutoConfig.from_pretrained(trained)
+    except (OSError, ValueError, KeyError) as error:
+        raise FactorsError(f"{trained} is not a language model that transformers knows: {error}") from error
+    # As the worker has them on a GPU.
+    weights = weights_bytes(config, torch.bfloat16)
+    passes = pass_bytes(config, torch.bfloat16, checkpointing=True)
+    return weights, weights + passes.of(USUAL_TOKENS), weights + passes.of(LEAST_TOKENS)

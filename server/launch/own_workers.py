@@ -19,6 +19,7 @@ import secrets
 import signal
 import sys
 import time
+from argparse import Namespace
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -29,6 +30,7 @@ import structlog
 from pydantic import SecretStr
 from rich.console import Console
 
+from adapters.factors.quantised import is_factors_file, is_quantised
 from server.auth.middleware import Mode
 from server.core.clock import now
 from server.core.errors import Unavailable
@@ -158,7 +160,24 @@ def own_workers(
     command += ["--log-dir", settings.training_log_dir, "--nice", str(NICE), "--parent", str(os.getpid())]
     if chat_template is not None:
         command += ["--chat-template", chat_template]
+    if settings.factors_from is not None and is_factors_file(settings.factors_from):
+        command += ["--factors-from", settings.factors_from]
     return OwnWorkers(settings.training_workers if url else 0, command, key, factors, gpus=gpus)
+
+
+def trained_model(args: Namespace, settings: Settings) -> str | None:
+    """The model whose weights the server's own workers load: that of vLLM's `args`, or the original of a quantised one.
+
+    None when the server starts none: without any wanted, where they cannot reach it (TLS, a socket file), and where the
+    original of a quantised model is known by its factors alone.
+    """
+    if not settings.training_workers or args.uds or args.ssl_certfile:
+        return None
+    original = settings.factors_from
+    if original is not None and not is_factors_file(original):
+        return original
+    served: str = args.model
+    return None if is_quantised(served) else served
 
 
 def reachable(address: str) -> str | None:

@@ -23,8 +23,8 @@ from vllm.entrypoints.launchers.launcher import setup_server
 from vllm.logger import configure_logging_from_args
 from vllm.usage.usage_lib import UsageContext
 
-from adapters.factors.build import find_or_build_factors
 from adapters.factors.factors import Factors
+from adapters.factors.quantised import served_factors
 from server.api.app import create_app
 from server.api.middleware.cors import CorsRules, take_cors
 from server.auth.middleware import Mode, auth_mode
@@ -36,12 +36,13 @@ from server.engine.metrics import stat_loggers
 from server.engine.tools import settle_tools
 from server.engine.vllm import AdapterLLM, VllmEngine
 from server.launch.engine_watch import end_the_start, watched_start
+from server.launch.gpu_plan import WorkerGpus
 from server.launch.http_server import serve_http
 from server.launch.listening import keep_local
-from server.launch.own_workers import own_workers, reachable, with_worker_key
+from server.launch.own_workers import own_workers, reachable, trained_model, with_worker_key
 from server.launch.self_check import check_adapters_work
 from server.launch.start_checks import cannot_listen
-from server.launch.start_messages import check_machine
+from server.launch.start_messages import check_machine, say_original, share_gpus
 from server.launch.vllm_flags import check_delta, enable_adapters, parse_vllm_args, take_api_keys
 from server.observability.trace_export import trace_target, tracer_provider
 
@@ -62,9 +63,12 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
             keep_local(args)
         check_machine(args, settings)
         settings = with_worker_key(settings, mode)
-        factors = find_or_build_factors(model, rank=settings.factors_rank, kind=settings.factors_kind)
+        trained = trained_model(args, settings)
+        gpus = share_gpus(args, settings, model, trained)
+        factors = served_factors(model, settings.factors_from, rank=settings.factors_rank, kind=settings.factors_kind)
+        say_original(args, settings, factors, trained)
         enable_adapters(args, factors, settings.delta)
-        uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors))
+        uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors, trained, gpus))
 
 
 async def _serve(
@@ -75,6 +79,8 @@ async def _serve(
     api_keys: Sequence[str],
     mode: Mode,
     cors: CorsRules | None,
+    trained: str | None,
+    gpus: Sequence[WorkerGpus],
 ) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end_the_start)  # until uvicorn's handlers stand
@@ -98,7 +104,8 @@ async def _serve(
         await engine.start(app)
         with watched_start(log):
             await check_adapters_work(client, factors, engine.supported_tasks)
-        workers = own_workers(settings, mode, args.model, reachable(address), factors.digest, args.chat_template)
+        url = None if trained is None else reachable(address)
+        workers = own_workers(settings, mode, trained or "", url, factors.digest, args.chat_template, gpus)
         announce = partial(_announce, address.replace("0.0.0.0", "localhost"), engine, mode)
         async with workers.running(database):
             await serve_http(app, sock, client, args, on_listening=announce)

@@ -11,9 +11,15 @@ from rich.console import Console
 from sqlalchemy.engine import make_url
 from vllm import envs
 from vllm.platforms import current_platform
+from vllm.utils.import_utils import import_pynvml
 
+from adapters.factors.factors import Factors
+from adapters.factors.model_files import locate_model
+from adapters.factors.quantised import is_factors_file
 from server.core.settings import Settings
 from server.launch.compiler import why_not_compile
+from server.launch.gpu_facts import VISIBLE_VARIABLE, gpu_facts, order_as_nvml, visible_gpus
+from server.launch.gpu_plan import WorkerGpus, plan_gpus
 from server.launch.start_checks import CannotStart, check_disk, check_memory, gb, memory_needed
 
 # The compiled model and what torch writes on the way: 0.1 GB with a model of 0.3.
@@ -51,6 +57,43 @@ def check_machine(args: Namespace, settings: Settings) -> None:
         # vLLM has small functions that it compiles in any mode; the engine's processes inherit this.
         os.environ["TORCH_COMPILE_DISABLE"] = "1"
         console.print(f"==> The model runs uncompiled and some 15 % slower: {missing}.", style="yellow")
+
+
+def share_gpus(args: Namespace, settings: Settings, model: str, trained: str | None) -> tuple[WorkerGpus, ...]:
+    """Decide what of the GPUs is the engine's and what the workers', say so, and set vLLM's `args` accordingly.
+
+    trained: the model whose weights workers load, None when the server starts none. Returns the place of each worker;
+    none without NVIDIA GPUs, or where their memory cannot be told. CannotStart when they do not fit.
+    """
+    if not current_platform.is_cuda():
+        return ()
+    order_as_nvml()
+    gpus = visible_gpus(import_pynvml(), os.environ.get(VISIBLE_VARIABLE))
+    if not gpus:
+        return ()
+    share = None if settings.worker_gpu_gib == "auto" else settings.worker_gpu_gib
+    trained_in = None if trained is None else locate_model(trained)
+    plan = plan_gpus(gpu_facts(args, gpus, locate_model(model), trained_in, settings.training_workers, share))
+    if plan.utilization is not None:
+        args.gpu_memory_utilization = plan.utilization
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"==> {plan.said}")
+    if plan.warning is not None:
+        console.print(f"==> {plan.warning}", style="yellow")
+    return plan.workers
+
+
+def say_original(args: Namespace, settings: Settings, factors: Factors, trained: str | None) -> None:
+    """Say whose factors a quantised model is served with, and what is trained on."""
+    if settings.factors_from is None:
+        return
+    train = "the server starts no training workers" if trained is None else f"training is on the weights of {trained}"
+    if trained is None and settings.training_workers and is_factors_file(settings.factors_from):
+        train += ": that takes the original's weights (tinylora worker --model ORIGINAL --factors-from FILE)"
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(
+        f"==> {Path(args.model).name} takes adapters of {factors.base_model} ({factors.digest[:12]}...); {train}"
+    )
 
 
 def _place_of(database_url: str) -> str:

@@ -72,9 +72,9 @@ class WorkerOptions:
 
 
 def run_worker(settings: Settings, options: WorkerOptions) -> None:
-    """Work until SIGTERM or SIGINT. Raises FactorsError for a model that is quantised, or whose factors cannot be had."""
+    """Work until SIGTERM or SIGINT. FactorsError for a model that is quantised, or whose factors cannot be had."""
     configure_logging(settings)
-    if is_quantised(locate_model(options.model)):
+    if is_quantised(options.model):
         raise FactorsError(f"{options.model} is quantised, and training is on original weights: --model ORIGINAL")
     factors = served_factors(
         options.model, settings.factors_from, rank=settings.factors_rank, kind=settings.factors_kind

@@ -31,8 +31,8 @@ def test_quantised_weights_keep_their_size(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FactorsError, match="lacks model.safetensors"):
+    with pytest.raises(FactorsError, match=r"lacks model\.safetensors"):
         weight_bytes(tmp_path, 2)
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(FactorsError, match="model.safetensors is not a readable safetensors file"):
+    with pytest.raises(FactorsError, match=r"model\.safetensors is not a readable safetensors file"):
         weight_bytes(tmp_path, 2)

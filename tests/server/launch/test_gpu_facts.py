@@ -1,16 +1,20 @@
-"""What is read of the machine's GPUs, through a stand-in for NVML; and which of them an engine uses, by vLLM's flags."""
+"""What is read of a machine's GPUs, through a stand-in for NVML; and which of them an engine uses, by vLLM's flags."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from server.launch.gpu_facts import engine_places, visible_gpus
+from server.launch.gpu_facts import engine_places, gpu_facts, visible_gpus
 from server.launch.gpu_plan import Gpu
+from server.launch.start_checks import GIB
 from server.launch.vllm_flags import parse_vllm_args
+from tests.adapters.tiny_models import load_model, save_model
 
 UUIDS = ("GPU-aaa", "GPU-bbb", "MIG-ccc")
 MEMORY = {0: (80, 79), 1: (48, 10), 2: (20, 20)}
@@ -110,3 +114,17 @@ def test_what_the_user_says_of_memory_is_told_from_vllms_default(
     args = parse_vllm_args("no/model", flags.split())
     assert args.memory_is_given == is_given
     assert args.gpu_memory_utilization == 0.92
+
+
+def test_what_a_model_takes_is_read_from_its_files(tmp_path: Path) -> None:
+    path = save_model(tmp_path, dtype=torch.float32)
+    weights = sum(weight.numel() for weight in load_model(path).parameters())
+    args = parse_vllm_args(str(path), ["--tensor-parallel-size", "2"])
+    facts = gpu_facts(args, FOUR, path, path, workers=3, worker_gib=1.5)
+    # Both have it in 16 bits; the engine shares it among its GPUs.
+    assert (facts.engine_weights, facts.worker_weights, facts.engine) == (weights, 2 * weights, (0, 1))
+    assert facts.worker_weights < facts.worker_least < facts.worker_usual
+    assert (facts.workers, facts.worker_share) == (3, 3 * GIB // 2)
+    wide = parse_vllm_args(str(path), ["--dtype", "float32"])
+    assert gpu_facts(wide, FOUR, path, path, workers=1, worker_gib=None).engine_weights == 4 * weights
+    assert gpu_facts(wide, FOUR, path, None, workers=1, worker_gib=None).workers == 0

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,11 +19,15 @@ import uvicorn
 from pydantic import SecretStr
 
 from adapters.factors.factors import Factors
+from adapters.vector.errors import FactorsError
 from server.core.errors import Unavailable
 from server.core.settings import Settings
 from server.db.database import Database
-from server.launch.own_workers import OwnWorkers, own_workers, reachable, with_worker_key
-from server.training.worker.main import WorkerOptions, worker_tools
+from server.launch.gpu_plan import WorkerGpus
+from server.launch.own_workers import OwnWorkers, own_workers, reachable, trained_model, with_worker_key
+from server.launch.vllm_flags import parse_vllm_args
+from server.training.worker.main import WorkerOptions, run_worker, worker_tools
+from tests.adapters.quantised_checkpoints import quantise
 from tests.server.support.sampling_engine import tiny_tokenizer
 from tests.server.support.site import CONTAINS, Site, rows, site
 
@@ -155,6 +160,58 @@ async def test_a_worker_that_dies_is_followed_by_another(tmp_path: Path, path: P
             first = await started(written, 1)
             os.kill(first, signal.SIGKILL)
             assert await started(written, 2) != first
+
+
+# Writes down which GPUs it sees, and how much of them it may take.
+TELLS = """
+import os, sys, time
+with open(sys.argv[1], "a") as file:
+    print(os.environ.get("CUDA_VISIBLE_DEVICES"), *sys.argv[2:], os.getpid(), file=file)
+time.sleep(600)
+"""
+
+
+async def test_every_worker_has_its_own_gpus_and_the_next_one_those_of_one_that_died(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    places = [WorkerGpus(("2",), 3 * 2**29), WorkerGpus(("0", "GPU-b"), 2**30 + 1)]
+    async with site(tmp_path, path, factors) as here:
+        written = tmp_path / "written"
+        command = [sys.executable, "-c", TELLS, str(written)]
+        workers = OwnWorkers(2, command, None, factors.digest, poll_s=0.05, gpus=places)
+        await here.job(rows(4), CONTAINS, **JOB)
+        async with workers.running(here.database):
+            await started(written, 2)
+            first = int(written.read_text().splitlines()[0].split()[-1])
+            os.kill(first, signal.SIGKILL)
+            await started(written, 3)
+        told = [line.rpartition(" ")[0] for line in written.read_text().splitlines()]
+        assert told == ["2 --memory-gib 1.500", "0,GPU-b --memory-gib 1.000", "2 --memory-gib 1.500"]
+
+
+def test_workers_train_on_the_original_of_a_quantised_model(path: Path, factors: Factors, tmp_path: Path) -> None:
+    quantised, _ = quantise(path, "int8", tmp_path)
+
+    def trained(model: Path, *flags: str, **settings: Any) -> str | None:
+        return trained_model(parse_vllm_args(str(model), flags), Settings(**settings))
+
+    assert trained(path) == str(path)
+    assert trained(quantised, factors_from=str(path)) == str(path)
+    # From a file alone nobody can train a quantised model, but an ordinary one.
+    assert trained(quantised, factors_from=str(factors.path)) is None
+    assert trained(path, factors_from=str(factors.path)) == str(path)
+    file_only = Settings(factors_from=str(factors.path))
+    command = own_workers(file_only, "open", str(path), "http://a", factors.digest).command
+    assert command[command.index("--factors-from") + 1] == str(factors.path)
+    # Where no worker is started, no room is kept for one.
+    assert trained(path, training_workers=0) is None
+    assert trained(path, "--uds", str(tmp_path / "socket")) is None
+
+
+async def test_a_worker_refuses_to_train_a_quantised_model(path: Path, tmp_path: Path) -> None:
+    quantised, _ = quantise(path, "int8", tmp_path)
+    with pytest.raises(FactorsError, match="--model ORIGINAL"):
+        run_worker(Settings(), WorkerOptions(url="http://127.0.0.1:9", key=None, model=str(quantised)))
 
 
 class AwayAtFirst:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Kind = Literal["int8", "int4"]
-GROUP = 32
+GROUP = 16
 FORMATS: dict[Kind, dict[str, Any]] = {
     # Weights by rows, activations by token, both as 8-bit integers.
     "int8": {
@@ -23,7 +23,7 @@ FORMATS: dict[Kind, dict[str, Any]] = {
         "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
         "input_activations": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True},
     },
-    # Weights alone, 32 of a row at a time: as GPTQ and AWQ have them.
+    # Weights alone, 16 of a row at a time: as GPTQ and AWQ have them.
     "int4": {
         "format": "pack-quantized",
         "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP},
@@ -32,9 +32,9 @@ FORMATS: dict[Kind, dict[str, Any]] = {
 }
 
 
-def quantise(original: Path, kind: Kind) -> tuple[Path, Path]:
-    """(quantised checkpoint, an ordinary checkpoint of the weights that it stands for) beside `original`."""
-    quantised, dequantised = (original.with_name(f"{original.name}-{kind}{end}") for end in ("", "-dequantised"))
+def quantise(original: Path, kind: Kind, directory: Path) -> tuple[Path, Path]:
+    """(quantised checkpoint, an ordinary checkpoint of the weights that it stands for), both in `directory`."""
+    quantised, dequantised = (directory / f"{original.name}-{kind}{end}" for end in ("", "-dequantised"))
     for directory in (quantised, dequantised):
         shutil.copytree(original, directory, ignore=shutil.ignore_patterns("tinylora"))
     tensors = load_file(original / "model.safetensors")
