@@ -104,7 +104,7 @@ def _check_inputs(original: Path, quantised: Path) -> None:
 
 
 def _norms(directory: Path) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for path in weight_files(directory):
         with safe_open(path, framework="pt") as file:
             found |= {name: file.get_tensor(name).float() for name in file.keys() if name.endswith("norm.weight")}  # noqa: SIM118

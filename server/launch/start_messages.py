@@ -91,9 +91,8 @@ def say_original(args: Namespace, settings: Settings, factors: Factors, trained:
     if trained is None and settings.training_workers and is_factors_file(settings.factors_from):
         train += ": that takes the original's weights (tinylora worker --model ORIGINAL --factors-from FILE)"
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(
-        f"==> {Path(args.model).name} takes adapters of {factors.base_model} ({factors.digest[:12]}...); {train}"
-    )
+    served = f"{Path(args.model).name} takes adapters of {factors.base_model} (factors {factors.digest[:12]}...)"
+    console.print(f"==> {served}; {train}")
 
 
 def _place_of(database_url: str) -> str:
