@@ -8,7 +8,7 @@ never mix, so one pass gives each vector the gradient that it would get alone, e
 It knows no loss and no optimizer, does not load the model, and is for one thread.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -111,6 +111,18 @@ class TrainableAdapters:
             yield
         finally:
             self._rows = outer
+
+    @contextmanager
+    def gradients_kept_on_error(self, handles: Iterable[int]) -> Iterator[None]:
+        """When an exception leaves the block, the gradients of these vectors are what they were before it."""
+        before = {handle: self.vector(handle).grad for handle in handles if handle != BASE}
+        before = {handle: None if grad is None else grad.clone() for handle, grad in before.items()}
+        try:
+            yield
+        except BaseException:
+            for handle, grad in before.items():
+                self.vector(handle).grad = grad
+            raise
 
     def _forward(self, index: int, linear: nn.Linear, factors: LinearFactors, x_PTI: Tensor) -> Tensor:
         if self._rows is None:

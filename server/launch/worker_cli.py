@@ -32,7 +32,7 @@ def worker(
     log_dir: Annotated[Path, typer.Option(help="Where TensorBoard finds the curves of jobs")] = LOG_DIR,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="What to train on")] = "auto",
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests for completions at a time")] = 32,
-    pass_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in a pass; bounds memory")] = None,
+    pass_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in a pass, if so many fit")] = None,
     memory_gib: Annotated[
         float | None, typer.Option(min=0.1, help="Most memory that it takes of its device; default: what is free there")
     ] = None,
@@ -44,6 +44,8 @@ def worker(
     # Before torch is there, which reads it. Threads that wait by spinning take the cores that the engine is on, and
     # their own partner's: beside other work an update took 29 s with them and 15 s without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # On a GPU passes of all lengths follow each other: without it, freed memory is left in pieces that fit none.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
     from pydantic import ValidationError
 

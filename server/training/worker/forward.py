@@ -11,8 +11,9 @@ attention takes its fastest kernel.
 Nothing here samples, knows rewards, or moves a vector.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import torch
@@ -20,29 +21,27 @@ from torch import Tensor
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.vector.errors import AdapterError
+from server.training.worker.activation_checkpointing import activation_checkpointing
 from server.training.worker.head_scores import head_scores
-from server.training.worker.packing import TokenSequence, additive, group_by_prompt, max_shared_row_tokens, pack_rows
+from server.training.worker.packing import (
+    TokenSequence,
+    additive,
+    max_shared_row_tokens,
+    next_pass,
+    pack_rows,
+    row_tokens,
+)
+from server.training.worker.pass_size import DEFAULT_LIMITS, PassSizes
 from server.training.worker.token_scores import TokenScores, joined, select
 
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier", "final_logit_softcapping")
-
-
-@dataclass(frozen=True, slots=True)
-class PassLimits:
-    """What bounds the memory of a pass.
-
-    tokens: in one pass, padding included; a longer sequence has a pass to itself.
-    logits: numbers of logits at a time, in float32 (256 MiB by default, of which two or three copies exist).
-    """
-
-    tokens: int = 2**14
-    logits: int = 2**26
 
 
 class Summable(Protocol):
     def __add__(self, other: Self, /) -> Self: ...
 
 
+T = TypeVar("T")
 M = TypeVar("M", bound=Summable)
 _CoM = TypeVar("_CoM", bound=Summable, covariant=True)
 
@@ -108,15 +107,17 @@ def micro_batches(batch: Sequence[TokenSequence], rows: Iterable[int], most_toke
     return result
 
 
-def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], limits: PassLimits = PassLimits()) -> list[M]:
+def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], sizes: PassSizes = DEFAULT_LIMITS) -> list[M]:
     """Add the gradient of every task's loss to `vector(handle).grad` of its adapters; returns the metrics of each task.
 
-    ValueError for an empty prompt, AdapterError for a model that scales its logits behind the head.
+    ValueError for an empty prompt, AdapterError for a model that scales its logits behind the head, DoesNotFit for a
+    sequence that is too long for the device's memory. Gradients of passes before the error stay.
     """
-    metrics = [task.objective.start for task in tasks]
     places = [(number, row) for number, task in enumerate(tasks) for row in task.objective.rows]
     sequences = [tasks[number].batch[row] for number, row in places]
-    for together in _passes(model, sequences, limits):
+
+    def one_pass(together: list[list[int]]) -> list[tuple[int, M]]:
+        """The metrics of a pass over these rows of `sequences`, by the number of the task."""
         # `rows` of the model are the rows of the pass; its sequences are in the order of their tasks.
         indices = sorted(index for row in together for index in row)
         chosen, batch = [places[index] for index in indices], [sequences[index] for index in indices]
@@ -125,38 +126,82 @@ def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], limits:
         if any(tasks[number].objective.with_base for number, _ in chosen):
             # Outside `rows` the model is the base model.
             with torch.no_grad():
-                base_logprobs_BC = _run(model, batch, together, limits).logprobs_BC
-        with model.rows([batch[row[0]].adapter for row in together]):
-            tokens = _run(model, batch, together, limits)
-            losses = []
+                base_logprobs_BC = _run(model, batch, together, sizes.logits).logprobs_BC
+        handles = {sequence.adapter for sequence in batch}
+        with model.gradients_kept_on_error(handles), model.rows([batch[row[0]].adapter for row in together]):
+            tokens = _run(model, batch, together, sizes.logits)
+            losses, measured = [], []
             for number in dict.fromkeys(number for number, _ in chosen):
                 where = [place for place, (other, _) in enumerate(chosen) if other == number]
-                loss, measured = tasks[number].objective(
+                loss, metrics = tasks[number].objective(
                     [chosen[place][1] for place in where],
                     select(tokens, where),
                     None if base_logprobs_BC is None else base_logprobs_BC[where],
                 )
                 losses.append(loss)
-                metrics[number] = metrics[number] + measured
+                measured.append((number, metrics))
             torch.autograd.backward(losses)
-    return metrics
+        return measured
+
+    result = [task.objective.start for task in tasks]
+    for _, measured in _in_passes(model, sequences, sizes, one_pass, gradient=True):
+        for number, metrics in measured:
+            result[number] = result[number] + metrics
+    return result
 
 
-def score(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits = PassLimits()) -> TokenScores:
+def score(model: TrainableAdapters, batch: Sequence[TokenSequence], sizes: PassSizes = DEFAULT_LIMITS) -> TokenScores:
     """The scores of the whole batch (at least one sequence), without gradients. Raises as `forward_backward`."""
-    parts: list[TokenScores] = []
-    order: list[int] = []
-    for together in _passes(model, batch, limits):
+
+    def one_pass(together: list[list[int]]) -> TokenScores:
         indices = [index for row in together for index in row]
         chosen, together = [batch[index] for index in indices], _renumbered(together, indices)
         with torch.no_grad(), model.rows([chosen[row[0]].adapter for row in together]):
-            parts.append(_run(model, chosen, together, limits))
-        order += indices
+            return _run(model, chosen, together, sizes.logits)
+
+    parts: list[TokenScores] = []
+    order: list[int] = []
+    for together, part in _in_passes(model, batch, sizes, one_pass, gradient=False):
+        parts.append(part)
+        order += [index for row in together for index in row]
     return select(joined(parts), sorted(range(len(order)), key=order.__getitem__))
 
 
+def _in_passes(
+    model: TrainableAdapters,
+    batch: Sequence[TokenSequence],
+    sizes: PassSizes,
+    one_pass: Callable[[list[list[int]]], T],
+    *,
+    gradient: bool,
+) -> Iterator[tuple[list[list[int]], T]]:
+    """The rows of each pass, as lists of indices of `batch`, and what `one_pass` returned for them.
+
+    Each pass is packed from what is left when it begins, so that it may be of another size than the one before.
+    """
+    if any(not sequence.prompt for sequence in batch):
+        raise ValueError("a prompt must have at least one token: nothing predicts the first token of a sequence")
+    shared_tokens = max_shared_row_tokens(model.model)
+    waiting = list(range(len(batch)))
+    sizes.begin()
+    while waiting:
+        left = [batch[index] for index in waiting]
+        longest = max(map(len, left))
+        plan = sizes.plan(longest, sum(map(len, left)))
+        rows = next_pass(left, plan.tokens, shared_tokens)
+        together = [[waiting[place] for place in row] for row in rows]
+        tokens = len(rows) * max(row_tokens(left, row) for row in rows)
+        with activation_checkpointing(model.model, plan.checkpointing and gradient):
+            result = sizes.attempt(plan, tokens, longest, partial(one_pass, together), gradient=gradient)
+        if result is None:
+            continue
+        yield together, result
+        done = {index for row in together for index in row}
+        waiting = [index for index in waiting if index not in done]
+
+
 def _run(
-    model: TrainableAdapters, batch: Sequence[TokenSequence], together: Sequence[Sequence[int]], limits: PassLimits
+    model: TrainableAdapters, batch: Sequence[TokenSequence], together: Sequence[Sequence[int]], most_logits: int
 ) -> TokenScores:
     """One pass over `batch` packed into the rows `together` (lists of indices); `model.rows` has set their adapters."""
     causal_lm = cast(Any, model.model)
@@ -176,7 +221,7 @@ def _run(
     hidden_PTD = causal_lm.get_decoder()(**inputs, use_cache=False).last_hidden_state
     hidden_ND = hidden_PTD[rows.row_B[sequence_N].to(device), before_N.to(device)]
     logprobs_N, entropy_N, hits_N = head_scores(
-        causal_lm.get_output_embeddings(), hidden_ND, target_N.to(device), temperature_N, limits.logits
+        causal_lm.get_output_embeddings(), hidden_ND, target_N.to(device), temperature_N, most_logits
     )
     mask_BC = mask_BC.to(device)
 
@@ -184,25 +229,6 @@ def _run(
         return torch.zeros(mask_BC.shape, dtype=values_N.dtype, device=device).masked_scatter(mask_BC, values_N)
 
     return TokenScores(padded(logprobs_N), padded(entropy_N), padded(hits_N), mask_BC)
-
-
-def _passes(model: TrainableAdapters, batch: Sequence[TokenSequence], limits: PassLimits) -> list[list[list[int]]]:
-    """Passes: lists of rows, which are lists of indices of `batch`; longest rows first, within the limit of tokens."""
-    if any(not sequence.prompt for sequence in batch):
-        raise ValueError("a prompt must have at least one token: nothing predicts the first token of a sequence")
-    rows = group_by_prompt(batch, min(limits.tokens, max_shared_row_tokens(model.model)))
-    lengths = [len(batch[row[0]].prompt) + sum(len(batch[index].completion) for index in row) for row in rows]
-    result: list[list[list[int]]] = []
-    longest = 0
-    is_shared = [len(row) > 1 for row in rows]
-    for place in sorted(range(len(rows)), key=lambda place: (is_shared[place], -lengths[place])):
-        # One row that needs a mask would have all of its pass computed with one.
-        is_other_kind = bool(result) and (len(result[-1][-1]) > 1) != is_shared[place]
-        if not result or is_other_kind or (len(result[-1]) + 1) * longest > limits.tokens:
-            result.append([])
-            longest = lengths[place]
-        result[-1].append(rows[place])
-    return result
 
 
 def _renumbered(together: Sequence[Sequence[int]], indices: Sequence[int]) -> list[list[int]]:

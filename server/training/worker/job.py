@@ -4,7 +4,7 @@
 
 A step counts once the gateway has its report. Everything random depends on (seed, step) alone, and a report carries all
 that the next step needs, so a job that was killed, paused or handed on continues with the same bits, given the same
-rollouts and a worker without other jobs (whose rows in a pass change the last bits of sums).
+rollouts and the same passes (other jobs' rows in a pass, or passes of other sizes, change the last bits of sums).
 
 With max_off_policy_steps = 1, step n + 1 is sampled while step n is computed, always with the vector from before step
 n, also when there would have been time for a newer one; the loss corrects for that with the importance ratio.
@@ -43,6 +43,7 @@ from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
 from server.training.worker.method import Batch, Evaluation, Method, TrainingFailed
 from server.training.worker.outcome import failed
+from server.training.worker.pass_size import DoesNotFit
 from server.training.worker.step_report import finite, step_event
 from server.training.worker.step_timer import StepTimer
 from server.training.worker.tracking import Trackers
@@ -67,8 +68,10 @@ async def train(
         return failed(context.worker, error.code or "training_failed", error.message, getattr(error, "param", None))
     except AdapterError as error:
         return failed(context.worker, "training_failed", error.message)
-    except torch.OutOfMemoryError:
-        text = "A step did not fit into the worker's memory; use fewer or shorter completions."
+    except DoesNotFit as error:
+        return failed(context.worker, "out_of_memory", str(error))
+    except torch.OutOfMemoryError:  # beside a pass, while the model is read, for example
+        text = "The worker's device has no memory left; end what else uses it, or take one that has more."
         return failed(context.worker, "out_of_memory", text)
 
 

@@ -32,14 +32,14 @@ from server.core.settings import Settings
 from server.observability.logging import configure_logging
 from server.training.graders.tools import client_of_this_server, grader_tools
 from server.training.worker.context import WorkerTools
-from server.training.worker.forward import PassLimits
+from server.training.worker.device_memory import device_memory
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.loop import Worker
+from server.training.worker.pass_size import PassLimits, check_weights
 from server.training.worker.rollout import RolloutClient
 from server.training.worker.trainer import Trainer
 
-# Most of a worker's memory are the activations of a pass: in float32 about 1.6 MiB per token of a model of 135M
-# parameters. Longer passes are no faster on a CPU.
+# Longer passes are no faster.
 PASS_TOKENS = {"cuda": 2**14, "cpu": 2**10}
 # A rollout may wait behind everyone else's requests.
 ROLLOUT_TIMEOUT_S = 900.0
@@ -53,7 +53,7 @@ class WorkerOptions:
     """The command line of a worker.
 
     key: None on a server without keys. chat_template: a file, or the template itself; None: the model's own.
-    concurrency: requests for completions at a time. pass_tokens: most tokens in one pass; None: by device.
+    concurrency: requests for completions at a time. pass_tokens: most tokens in one pass, if they fit; None: by device.
     memory_limit: most bytes of the device's memory that it takes; None: what is free there.
     device: None: a GPU if there is one. parent: id of the process to end with, if any.
     """
@@ -113,24 +113,22 @@ async def worker_tools(
     tokenizer = AutoTokenizer.from_pretrained(directory if Path(options.model).expanduser().is_dir() else options.model)
     if options.chat_template is not None:
         tokenizer.chat_template = _template_text(options.chat_template)
-    longest = AutoConfig.from_pretrained(directory).get_text_config().max_position_embeddings
+    config = AutoConfig.from_pretrained(directory)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     limits = PassLimits(tokens=options.pass_tokens or PASS_TOKENS[device])
+    memory = device_memory(device, options.memory_limit)
 
     def load() -> TrainableAdapters:
+        check_weights(config, dtype, memory)
         log(f"reading the weights of {factors.base_model} for {device}")
-        if device == "cuda" and options.memory_limit is not None:
-            # What it refuses to allocate beyond that is an OutOfMemoryError, as on a full card.
-            _, total = torch.cuda.mem_get_info()
-            torch.cuda.set_per_process_memory_fraction(min(1.0, options.memory_limit / total))
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
         return TrainableAdapters(model, factors)
 
     this_server = client_of_this_server(
         options.url, options.key or "unused", timeout=ROLLOUT_TIMEOUT_S, max_retries=JUDGE_RETRIES
     )
-    trainer, graders = Trainer(load, limits), grader_tools(settings, this_server)
+    trainer, graders = Trainer(load, limits, memory), grader_tools(settings, this_server)
     headers = {} if options.key is None else {"Authorization": f"Bearer {options.key}"}
     timeout = httpx.Timeout(ROLLOUT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     pool = httpx.Limits(max_connections=options.concurrency + 8)
@@ -144,7 +142,7 @@ async def worker_tools(
                 rollouts=RolloutClient(http, concurrency=options.concurrency),
                 graders=graders,
                 tokenizer=tokenizer,
-                max_tokens=longest,
+                max_tokens=config.get_text_config().max_position_embeddings,
                 log_dir=options.log_dir,
             )
     finally:

@@ -77,6 +77,24 @@ def group_by_prompt(batch: Sequence[TokenSequence], most_tokens: int) -> list[li
     return result
 
 
+def next_pass(batch: Sequence[TokenSequence], most_tokens: int, most_shared: int) -> list[list[int]]:
+    """The rows of one pass over some of `batch`: lists of indices, at most `most_tokens` tokens with the padding.
+
+    The longest rows come first, and a longer one has a pass to itself. most_shared: tokens of a row in which
+    completions share a prompt.
+    """
+    rows = group_by_prompt(batch, min(most_tokens, most_shared))
+    # One row that needs a mask would have all of its pass computed with one.
+    kind = [row for row in rows if len(row) == 1] or rows
+    kind.sort(key=lambda row: -row_tokens(batch, row))
+    return kind[: max(1, most_tokens // row_tokens(batch, kind[0]))]
+
+
+def row_tokens(batch: Sequence[TokenSequence], row: Sequence[int]) -> int:
+    """Tokens of a row: the prompt, and the completions behind it."""
+    return len(batch[row[0]].prompt) + sum(len(batch[index].completion) for index in row)
+
+
 def max_shared_row_tokens(causal_lm: Any) -> int:
     """Most tokens in a row in which completions share a prompt; 0 for a model that cannot mask them from each other."""
     config = causal_lm.config.get_text_config()

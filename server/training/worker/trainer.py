@@ -21,15 +21,10 @@ from torch import nn
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.vector.adapter import Adapter
-from server.training.worker.forward import (
-    MicroBatch,
-    PassLimits,
-    Task,
-    forward_backward,
-    micro_batches,
-    score,
-)
+from server.training.worker.device_memory import DeviceMemory
+from server.training.worker.forward import MicroBatch, Task, forward_backward, micro_batches, score
 from server.training.worker.packing import TokenSequence
+from server.training.worker.pass_size import DEFAULT_LIMITS, FittingPasses, PassLimits, PassSizes
 from server.training.worker.token_scores import TokenScores, joined
 
 T = TypeVar("T")
@@ -50,11 +45,21 @@ class _PendingBatch:
 
 
 class Trainer:
-    """Runs passes of the model. `load` makes it, in the thread, when first needed; `limits` bound a pass's memory."""
+    """Runs passes of the model.
 
-    def __init__(self, load: Callable[[], TrainableAdapters], limits: PassLimits | None = None) -> None:
-        self._load = load
-        self._limits = limits or PassLimits()
+    load: makes it, in the thread, when first needed. limits: the most that a pass may have. memory: of the model's
+    device; passes are as large as fit into it. None: as large as the limits.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], TrainableAdapters],
+        limits: PassLimits | None = None,
+        memory: DeviceMemory | None = None,
+    ) -> None:
+        self._load, self._memory = load, memory
+        self._limits = limits or DEFAULT_LIMITS
+        self._sizes: PassSizes = self._limits
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trainer")
         self._loaded: TrainableAdapters | None = None
         self._pending: list[_PendingBatch] = []
@@ -91,7 +96,7 @@ class Trainer:
         parts = []
         for rows in self._micro_batches(batch, range(len(batch))):
             micro_batch = [batch[row] for row in rows]
-            parts.append(await self._in_thread(partial(score, batch=micro_batch, limits=self._limits)))
+            parts.append(await self._in_thread(partial(self._score, micro_batch)))
         return joined(parts)
 
     def close(self) -> None:
@@ -126,22 +131,23 @@ class Trainer:
     def _pass(self, tasks: list[Task[Any]], model: TrainableAdapters) -> list[Any]:
         """The metrics of each task, or the exception that it raised."""
         handles = {sequence.adapter for task in tasks for sequence in task.batch}
-        # Gradients of the micro-batches before these.
-        before = {handle: model.vector(handle).grad for handle in handles}
-        before = {handle: None if grad is None else grad.clone() for handle, grad in before.items()}
         try:
-            return forward_backward(model, tasks, self._limits)
+            with model.gradients_kept_on_error(handles):  # those of the micro-batches before these
+                return forward_backward(model, tasks, self._sizes)
         except Exception as error:
-            for handle in handles:
-                model.vector(handle).grad = before[handle]
             if len(tasks) == 1:
                 return [error]
-            return [result for task in tasks for result in self._pass([task], model)]
+        return [result for task in tasks for result in self._pass([task], model)]
+
+    def _score(self, batch: Sequence[TokenSequence], model: TrainableAdapters) -> TokenScores:
+        return score(model, batch, self._sizes)
 
     async def _in_thread(self, work: Callable[[TrainableAdapters], T]) -> T:
         def run() -> T:
             if self._loaded is None:
                 self._loaded = self._load()
+                if self._memory is not None:
+                    self._sizes = FittingPasses(self._limits, self._loaded.model, self._memory)
             return work(self._loaded)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)

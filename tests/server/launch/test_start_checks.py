@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from server.core.host_memory import available_memory
 from server.launch.start_checks import (
     CannotStart,
-    available_memory,
     check_disk,
     check_libraries,
     check_memory,

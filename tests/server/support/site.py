@@ -25,6 +25,7 @@ from server.db.training_tables import JOB_CHECKPOINTS, JOBS
 from server.training.graders.build import GraderTools
 from server.training.graders.math_pool import MathPool
 from server.training.worker.context import WorkerTools
+from server.training.worker.device_memory import DeviceMemory
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.http_retry import RetryPolicy
 from server.training.worker.loop import Worker
@@ -68,11 +69,15 @@ class Site:
 
     @asynccontextmanager
     async def worker(
-        self, name: str = "w", max_jobs: int = 4, http: httpx.AsyncClient | None = None
+        self,
+        name: str = "w",
+        max_jobs: int = 4,
+        http: httpx.AsyncClient | None = None,
+        memory: DeviceMemory | None = None,
     ) -> AsyncIterator[Worker]:
-        """A running worker, killed at the end if it has not ended."""
+        """A running worker, killed at the end if it has not ended. memory: as the Trainer's."""
         http = http or self.http
-        trainer = Trainer(lambda: TrainableAdapters(load_model(self.path), self.factors))
+        trainer = Trainer(lambda: TrainableAdapters(load_model(self.path), self.factors), memory=memory)
         tools = WorkerTools(
             base_model=NAME,
             factors=self.factors.digest,

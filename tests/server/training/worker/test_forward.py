@@ -11,9 +11,10 @@ from torch.distributions import Categorical
 from adapters.apply.trainable import BASE, TrainableAdapters
 from adapters.vector.errors import AdapterError
 from server.training.jobs.config import ReinforcementConfig
-from server.training.worker.forward import PassLimits, Task, forward_backward, score
+from server.training.worker.forward import Task, forward_backward, score
 from server.training.worker.grpo import grpo_objective
 from server.training.worker.packing import TokenSequence
+from server.training.worker.pass_size import PassLimits
 from server.training.worker.sft_objective import sft_objective
 
 LENGTHS = [(3, 2), (1, 7), (6, 4), (2, 9), (5, 1), (4, 4)]

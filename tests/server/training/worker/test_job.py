@@ -16,6 +16,7 @@ from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
 from server.training.worker.outcome import failed
 from tests.adapters.tiny_models import load_model
+from tests.server.support.fixed_memory import FixedMemory
 from tests.server.support.sampling_engine import WORDS
 from tests.server.support.site import CONTAINS, Site, rows, site
 
@@ -255,3 +256,19 @@ async def test_a_step_is_the_sum_of_its_parts_and_the_metrics_count_them(
         assert set(counted) == {"sampling", "grading", "training", "eval"}
         for phase, seconds in counted.items():
             assert seconds == pytest.approx(sum(timing["step"].get(phase, 0) for timing in timings))
+
+
+async def test_a_sequence_for_which_there_is_no_memory_ends_a_job_with_the_sum(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    data = [{"messages": [*row["messages"], {"role": "assistant", "content": WORD}]} for row in rows(12)]
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(data, max_steps=1, validation_fraction=0)
+        async with here.worker(memory=FixedMemory(1000)):
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "out_of_memory"
+        assert "tokens takes" in job.error.message and "left on the device" in job.error.message
+        # Little, but enough.
+        job_id = await here.job(data, max_steps=2, validation_fraction=0)
+        async with here.worker(memory=FixedMemory(400_000)):
+            await here.wait(job_id, "succeeded")

@@ -11,10 +11,11 @@ from adapters.factors.build import build_factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
 from server.training.worker.activation_checkpointing import activation_checkpointing
-from server.training.worker.forward import PassLimits, Task, forward_backward
+from server.training.worker.forward import Task, forward_backward
 from server.training.worker.live_bytes import LiveBytes
 from server.training.worker.memory import PassBytes, pass_bytes, weights_bytes, worker_bytes
 from server.training.worker.packing import TokenSequence
+from server.training.worker.pass_size import PassLimits
 from server.training.worker.sft_objective import sft_objective
 
 SHAPE = {

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTr
 from adapters.apply.trainable import BASE, TrainableAdapters
 from adapters.factors.build import build_factors
 from server.training.jobs.config import ReinforcementConfig
-from server.training.worker.forward import PassLimits, Task, forward_backward, score
+from server.training.worker.forward import Task, forward_backward, score
 from server.training.worker.grpo import grpo_objective
 from server.training.worker.packing import TokenSequence, group_by_prompt, max_shared_row_tokens, pack_rows
+from server.training.worker.pass_size import PassLimits
 from server.training.worker.token_scores import TokenScores
 from tests.adapters.tiny_models import SHAPE
 

@@ -11,8 +11,9 @@ from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
 from server.training.worker.adam import Adam, AdamConfig
-from server.training.worker.forward import PassLimits, Task, forward_backward
+from server.training.worker.forward import Task, forward_backward
 from server.training.worker.packing import TokenSequence
+from server.training.worker.pass_size import PassLimits
 from server.training.worker.sft_objective import SftMetrics, sft_objective
 from tests.adapters.peft_checkpoints import peft_model, with_our_signs
 

@@ -13,8 +13,9 @@ from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
-from server.training.worker.forward import PassLimits, Task, forward_backward, score
+from server.training.worker.forward import Task, forward_backward, score
 from server.training.worker.packing import TokenSequence
+from server.training.worker.pass_size import PassLimits
 from server.training.worker.sft_objective import sft_objective
 from server.training.worker.trainer import Trainer
 from tests.adapters.tiny_models import load_model

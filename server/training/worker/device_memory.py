@@ -1,0 +1,86 @@
+"""The memory of the device that a worker trains on: how much of it is left, and how much a pass took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import psutil
+import torch
+
+from server.core.host_memory import available_memory
+from server.training.worker.live_bytes import LiveBytes
+from server.training.worker.memory import PROCESS_BYTES
+
+T = TypeVar("T")
+# What to do against too little memory, where the device's name is said before.
+ADVICE = "end what else uses it, or raise the limit of this worker (tinylora worker --memory-gib), if it has one"
+
+
+class DeviceMemory(Protocol):
+    """name: of the device, for people. can_try: whether to take too much is an error that is caught, not the end."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def can_try(self) -> bool: ...
+    def available(self) -> int:
+        """Bytes that this process can still take, beside what it has and what other processes have."""
+        ...
+
+    def peak_of(self, run: Callable[[], T]) -> tuple[T, int]:
+        """What `run` returns, and the most bytes that it had at a time, besides those there were before."""
+        ...
+
+
+def device_memory(device: str, limit: int | None) -> DeviceMemory:
+    """That of "cpu" or "cuda". limit: most bytes that this process takes of it in all; None: what others leave."""
+    return CudaMemory(limit) if device == "cuda" else HostMemory(limit)
+
+
+@dataclass(frozen=True, slots=True)
+class CudaMemory:
+    """A GPU's. With a limit, PyTorch itself refuses to go beyond it, as it does on a full card."""
+
+    limit: int | None
+    name: str = "the GPU"
+    can_try: bool = True
+
+    def available(self) -> int:
+        free, total = torch.cuda.mem_get_info()
+        allocated = torch.cuda.memory_allocated()
+        # Freed by tensors and kept by PyTorch for the next ones.
+        available = free + torch.cuda.memory_reserved() - allocated
+        if self.limit is None:
+            return available
+        # CUDA's own part is not PyTorch's.
+        for_tensors = max(0, self.limit - PROCESS_BYTES)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, for_tensors / total))
+        return min(available, for_tensors - allocated)
+
+    def peak_of(self, run: Callable[[], T]) -> tuple[T, int]:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = run()
+        return result, torch.cuda.max_memory_allocated() - before
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """The machine's, or the container's. Linux gives more than there is and later ends a process that uses it."""
+
+    limit: int | None
+    name: str = "this machine"
+    can_try: bool = False
+
+    def available(self) -> int:
+        available = available_memory()
+        if self.limit is None:
+            return available
+        return min(available, self.limit - int(psutil.Process().memory_info().rss))
+
+    def peak_of(self, run: Callable[[], T]) -> tuple[T, int]:
+        with LiveBytes() as live:
+            result = run()
+        return result, live.peak
