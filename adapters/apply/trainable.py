@@ -2,7 +2,7 @@
 
 Each adapted linear adds `U S (R (V^T x))` with R of the row's own adapter (adapted_linear.py); no weight is changed. R
 follows differentiably from v by the same function that serves it (`reconstruct.matrices`). Vectors stay in float32 on
-the CPU, where so few numbers cost nothing and give the same bits everywhere; only R goes to the model's device. Rows
+the CPU, where so few numbers cost nothing and give the same bits everywhere; only R goes to the model's GPUs. Rows
 never mix, so one pass gives each vector the gradient that it would get alone, even beside a vector that overflows.
 
 It knows no loss and no optimizer, does not load the model, and is for one thread.
@@ -45,7 +45,8 @@ class TrainableAdapters:
         self._next_handle = 0
         self._rows: tuple[Tensor, ...] | None = None
         self._linears = [_linear(model, factors, module) for module in factors.modules]
-        self._device = self._linears[0].weight.device
+        # A large model is spread over several GPUs; what a linear needs is where its weight is.
+        self._devices = [linear.weight.device for linear in self._linears]
         for index, (linear, module) in enumerate(zip(self._linears, factors.modules, strict=True)):
             on_linear = LinearFactors.on(linear.weight, factors.triplet(module))
             cast(Any, linear).forward = partial(self._forward, index, linear, on_linear)
@@ -104,9 +105,10 @@ class TrainableAdapters:
                 else matrices(cast(Adapter, self._live[handle]), self.factors)
                 for handle in handles
             ]
-        ).to(self._device)
-        row_P = torch.tensor([handles.index(handle) for handle in handles_P], device=stack_AMRR.device)
-        outer, self._rows = self._rows, stack_AMRR[row_P].unbind(1)
+        )
+        row_P = torch.tensor([handles.index(handle) for handle in handles_P])
+        rows = {device: stack_AMRR.to(device)[row_P.to(device)].unbind(1) for device in dict.fromkeys(self._devices)}
+        outer, self._rows = self._rows, tuple(rows[device][index] for index, device in enumerate(self._devices))
         try:
             yield
         finally:

@@ -219,9 +219,12 @@ def _run(
         inputs["position_ids"] = rows.positions_PT.to(device)
         inputs["attention_mask"] = additive(rows.mask_P1TT, causal_lm.dtype, device)
     hidden_PTD = causal_lm.get_decoder()(**inputs, use_cache=False).last_hidden_state
-    hidden_ND = hidden_PTD[rows.row_B[sequence_N].to(device), before_N.to(device)]
+    head = causal_lm.get_output_embeddings()
+    hidden_ND = hidden_PTD[rows.row_B[sequence_N].to(hidden_PTD.device), before_N.to(hidden_PTD.device)]
+    # Of a model on several GPUs the last layer, the head and the first layer may be on three.
+    device = head.weight.device
     logprobs_N, entropy_N, hits_N = head_scores(
-        causal_lm.get_output_embeddings(), hidden_ND, target_N.to(device), temperature_N, most_logits
+        head, hidden_ND.to(device), target_N.to(device), temperature_N.to(device), most_logits
     )
     mask_BC = mask_BC.to(device)
 
