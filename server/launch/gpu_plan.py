@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.launch.start_checks import GIB, CannotStart
+from server.training.worker.memory import PROCESS_BYTES
 
 # Of every process that uses a GPU, besides what torch allocates: CUDA's context and loaded kernels.
-CONTEXT_BYTES = GIB // 2
+CONTEXT_BYTES = PROCESS_BYTES
 # What an engine computes in, besides weights and KV cache: activations, CUDA graphs, its context. vLLM measures it when
 # it starts; this only recognises a start that cannot succeed.
 ENGINE_WORK_BYTES = 3 * GIB // 2
@@ -68,7 +69,7 @@ class GpuFacts:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGpus:
-    """Where one worker runs: `names` of its GPUs, and the most bytes that torch may allocate on each."""
+    """Where one worker runs: `names` of its GPUs, and the most bytes that it takes of each, CUDA's context included."""
 
     names: tuple[str, ...]
     limit: int
@@ -92,7 +93,7 @@ def plan_gpus(facts: GpuFacts) -> GpuPlan:
     usual, least = _wanted(facts)
     beside = _beside(facts, usual)
     shared = facts.workers - len(beside)
-    said = [f"{_names(worker.names)}: {gib(worker.limit + CONTEXT_BYTES)} for a training worker" for worker in beside]
+    said = [f"{_names(worker.names)}: {gib(worker.limit)} for a training worker" for worker in beside]
     if not shared:
         return GpuPlan(None, beside, "; ".join([f"{_names(engine)}: all for the engine", *said]))
 
@@ -101,7 +102,7 @@ def plan_gpus(facts: GpuFacts) -> GpuPlan:
     if room < needed:
         raise CannotStart(_no_room(facts, engine, shared, needed))
     kept = min(wanted, room)
-    workers = (WorkerGpus(tuple(gpu.name for gpu in engine), kept // shared - CONTEXT_BYTES),) * shared
+    workers = (WorkerGpus(tuple(gpu.name for gpu in engine), kept // shared),) * shared
     utilization = None
     if not facts.is_given:
         # Rounded down: a share rounded up may be more than is free.
@@ -154,14 +155,13 @@ def _beside(facts: GpuFacts, usual: int) -> tuple[WorkerGpus, ...]:
         if found is None:
             break
         chosen.append(found)
-    most = math.inf if facts.worker_share is None else usual
-    return tuple(
-        WorkerGpus(
-            tuple(gpu.name for gpu in group),
-            int(min(most, *(each(gpu, chosen) - CONTEXT_BYTES for gpu in group))),
-        )
-        for group in chosen
-    )
+    places = []
+    for group in chosen:
+        limits = [each(gpu, chosen) for gpu in group]
+        if facts.worker_share is not None:
+            limits.append(_share(usual, len(group)))
+        places.append(WorkerGpus(tuple(gpu.name for gpu in group), min(limits)))
+    return tuple(places)
 
 
 def _limit(facts: GpuFacts, gpu: Gpu) -> int:

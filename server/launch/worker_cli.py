@@ -34,7 +34,8 @@ def worker(
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests for completions at a time")] = 32,
     pass_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in a pass, if so many fit")] = None,
     memory_gib: Annotated[
-        float | None, typer.Option(min=0.1, help="Most memory that it takes of its device; default: what is free there")
+        float | None,
+        typer.Option(min=0.1, help="Most memory that it takes of its device, or of each GPU; default: what is free"),
     ] = None,
     nice: Annotated[int, typer.Option(min=0, max=19, help="Give way to other processes, as nice(1)")] = 0,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -35,35 +35,50 @@ class DeviceMemory(Protocol):
 
 
 def device_memory(device: str, limit: int | None) -> DeviceMemory:
-    """That of "cpu" or "cuda". limit: most bytes that this process takes of it in all; None: what others leave."""
+    """That of "cpu" or "cuda". limit: most bytes that this process takes of it in all, or of each
+    GPU; None: what others leave."""
     return CudaMemory(limit) if device == "cuda" else HostMemory(limit)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CudaMemory:
-    """A GPU's. With a limit, PyTorch itself refuses to go beyond it, as it does on a full card."""
+    """That of the GPUs that the model is on. With a limit for each, PyTorch itself refuses to go beyond it, as it does
+    on a full card.
+
+    Of several GPUs the one with least left decides, because a pass takes about as much of each: it counts for all.
+    """
 
     limit: int | None
-    name: str = "the GPU"
+    gpus: Sequence[int] = (0,)
     can_try: bool = True
 
+    @property
+    def name(self) -> str:
+        return "the GPU" if len(self.gpus) == 1 else f"{len(self.gpus)} GPUs"
+
     def available(self) -> int:
-        free, total = torch.cuda.mem_get_info()
-        allocated = torch.cuda.memory_allocated()
+        return len(self.gpus) * min(map(self.left_on, self.gpus))
+
+    def left_on(self, gpu: int) -> int:
+        """Bytes that this process can still take of one GPU."""
+        free, total = torch.cuda.mem_get_info(gpu)
+        allocated = torch.cuda.memory_allocated(gpu)
         # Freed by tensors and kept by PyTorch for the next ones.
-        available = free + torch.cuda.memory_reserved() - allocated
+        available: int = free + torch.cuda.memory_reserved(gpu) - allocated
         if self.limit is None:
             return available
         # CUDA's own part is not PyTorch's.
         for_tensors = max(0, self.limit - PROCESS_BYTES)
-        torch.cuda.set_per_process_memory_fraction(min(1.0, for_tensors / total))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, for_tensors / total), gpu)
         return min(available, for_tensors - allocated)
 
     def peak_of(self, run: Callable[[], T]) -> tuple[T, int]:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        for gpu in self.gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+        before = [torch.cuda.memory_allocated(gpu) for gpu in self.gpus]
         result = run()
-        return result, torch.cuda.max_memory_allocated() - before
+        peaks = [torch.cuda.max_memory_allocated(gpu) for gpu in self.gpus]
+        return result, len(self.gpus) * max(peak - had for peak, had in zip(peaks, before, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import httpx
 import torch
 from rich.console import Console
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.factors import Factors
@@ -32,10 +32,11 @@ from server.core.settings import Settings
 from server.observability.logging import configure_logging
 from server.training.graders.tools import client_of_this_server, grader_tools
 from server.training.worker.context import WorkerTools
-from server.training.worker.device_memory import device_memory
+from server.training.worker.device_memory import CudaMemory, device_memory
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.loop import Worker
-from server.training.worker.pass_size import PassLimits, check_weights
+from server.training.worker.pass_size import PassLimits
+from server.training.worker.placement import load_model
 from server.training.worker.rollout import RolloutClient
 from server.training.worker.trainer import Trainer
 
@@ -54,7 +55,7 @@ class WorkerOptions:
 
     key: None on a server without keys. chat_template: a file, or the template itself; None: the model's own.
     concurrency: requests for completions at a time. pass_tokens: most tokens in one pass, if they fit; None: by device.
-    memory_limit: most bytes of the device's memory that it takes; None: what is free there.
+    memory_limit: most bytes of the device's memory, or of each GPU's, that it takes; None: what is free there.
     device: None: a GPU if there is one. parent: id of the process to end with, if any.
     """
 
@@ -120,9 +121,10 @@ async def worker_tools(
     memory = device_memory(device, options.memory_limit)
 
     def load() -> TrainableAdapters:
-        check_weights(config, dtype, memory)
         log(f"reading the weights of {factors.base_model} for {device}")
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
+        model = load_model(directory, config, dtype, memory)
+        if isinstance(memory, CudaMemory) and len(memory.gpus) > 1:
+            log(f"they are spread over {memory.name}")
         return TrainableAdapters(model, factors)
 
     this_server = client_of_this_server(

@@ -8,20 +8,20 @@ larger models, and is no faster. Weights are read straight onto their GPU.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate.utils import get_balanced_memory, infer_auto_device_map
+from torch import nn
 from transformers import AutoModelForCausalLM
 
+from server.training.worker.device_memory import ADVICE, CudaMemory, DeviceMemory
 from server.training.worker.memory import weights_bytes
+from server.training.worker.pass_size import DoesNotFit, check_weights, gib
 
 # Of what a GPU has left, for weights: passes need the rest.
 WEIGHTS_SHARE = 0.9
-
-
-class TooLarge(Exception):
-    """The model does not fit on the worker's GPUs. The message is for the operator."""
 
 
 def place(config: Any, dtype: torch.dtype, available: Sequence[int]) -> dict[str, int]:
@@ -29,22 +29,42 @@ def place(config: Any, dtype: torch.dtype, available: Sequence[int]) -> dict[str
 
     config: of a causal LM (transformers' PreTrainedConfig). available: bytes that the worker may take of each GPU.
 
-    Raises TooLarge when the GPUs together are too small.
+    Raises DoesNotFit when the GPUs together are too small.
     """
     weights = weights_bytes(config, dtype)
     freest = sorted(range(len(available)), key=lambda gpu: -available[gpu])
-    if weights <= WEIGHTS_SHARE * available[freest[0]]:
+    if _fits(weights, available[freest[0]]):
         return {"": freest[0]}
     for count in range(2, len(available) + 1):
         found = _spread(config, dtype, {gpu: int(WEIGHTS_SHARE * available[gpu]) for gpu in sorted(freest[:count])})
         if found is not None:
             return found
-    sizes = ", ".join(f"{size / 2**30:.1f}" for size in available)
-    raise TooLarge(
-        f"the weights take {weights / 2**30:.1f} GiB, and {WEIGHTS_SHARE:.0%} of {sizes} GiB of GPU memory have no "
-        "room for them: end what else uses the GPUs, give this worker more of them (CUDA_VISIBLE_DEVICES) or a higher "
-        "limit (tinylora worker --memory-gib), or train a smaller model"
+    sizes = ", ".join(map(gib, available))
+    raise DoesNotFit(
+        f"The weights of the model take {gib(weights)}, and {sizes} are left on the worker's GPUs, a tenth of it for "
+        f"passes: {ADVICE}, or give it more GPUs (CUDA_VISIBLE_DEVICES)."
     )
+
+
+def load_model(directory: Path, config: Any, dtype: torch.dtype, memory: DeviceMemory) -> nn.Module:
+    """The model in `directory`, ready for passes, in `memory`, which then stands for the GPUs that it is on.
+
+    Raises DoesNotFit when the weights are larger than what is left.
+    """
+    if not isinstance(memory, CudaMemory):
+        check_weights(config, dtype, memory)
+        return cast(nn.Module, AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval())
+    available = [memory.left_on(0)]
+    if not _fits(weights_bytes(config, dtype), available[0]):
+        # Only now, because to ask a GPU takes some of its memory.
+        available += map(memory.left_on, range(1, torch.cuda.device_count()))
+    placed = place(config, dtype, available)
+    memory.gpus = sorted(set(placed.values()))
+    return cast(nn.Module, AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, device_map=placed).eval())
+
+
+def _fits(weights: int, available: int) -> bool:
+    return weights <= WEIGHTS_SHARE * available
 
 
 def _spread(config: Any, dtype: torch.dtype, most: Mapping[int, int]) -> dict[str, int] | None:

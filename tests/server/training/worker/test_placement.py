@@ -23,7 +23,8 @@ from adapters.vector.recipe import Recipe
 from server.training.worker.forward import Task, forward_backward
 from server.training.worker.memory import weights_bytes
 from server.training.worker.packing import TokenSequence
-from server.training.worker.placement import TooLarge, place
+from server.training.worker.pass_size import DoesNotFit
+from server.training.worker.placement import place
 from server.training.worker.sft_objective import sft_objective
 from tests.adapters.tiny_models import load_model, save_model
 
@@ -71,7 +72,7 @@ def test_a_gpu_with_little_left_has_little_of_it(config: PreTrainedConfig) -> No
 
 
 def test_a_model_for_which_all_are_too_small_is_refused_with_the_sum(config: PreTrainedConfig) -> None:
-    with pytest.raises(TooLarge, match=r"the weights take .* GiB, .*CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(DoesNotFit, match=r"weights of the model take .* GiB, .*CUDA_VISIBLE_DEVICES"):
         place(config, BF16, [weights_bytes(config, BF16) // 3] * 2)
 
 
