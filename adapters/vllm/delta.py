@@ -16,8 +16,8 @@ W x. In `rows`, V^T x leaves the product in the model's dtype: each of its numbe
 the adapter adds with it. Log-probabilities of a strong adapter are then 1.2 times as far from float32's as PEFT's are
 in the same dtype, and with the other ways as far (tests/engine/test_sixteen_bits.py).
 
-A token's matrices are read from the table by its slot; nothing is gathered for a step beforehand. A quantized weight
-gets no rows or columns: there, `rows` and `columns` are `fused`.
+A token's matrices are read from the table by its slot; nothing is gathered for a step beforehand. A weight that is
+quantized or float16 gets no rows or columns (appended.can_append): there, `rows` and `columns` are `fused`.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def kernel(base: BaseMethod, layer: AdaptedLayer) -> Forward:
 
 
 def rows(base: BaseMethod, layer: AdaptedLayer) -> Forward:
-    if not can_append(base):
+    if not can_append(base, layer):
         return _fused
     append_rows(base, layer)
     return _rows
 
 
 def columns(base: BaseMethod, layer: AdaptedLayer) -> Forward:
-    if not can_append(base):
+    if not can_append(base, layer):
         return _fused
     append_columns(base, layer)
     return _columns

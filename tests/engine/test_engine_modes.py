@@ -56,10 +56,11 @@ def test_every_way_to_compute_the_delta(llama: Tiny, delta: str) -> None:
         running.close()
 
 
-def test_two_tensor_parallel_ranks(tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("delta", ["auto", "rows"])
+def test_two_tensor_parallel_ranks(delta: str, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # vLLM would want a NUMA node for each rank
     qwen2 = tiny_models.get("qwen2")
-    running = qwen2.engine(tensor_parallel_size=2)
+    running = qwen2.engine(delta=delta, tensor_parallel_size=2)
     try:
         assert_answers_are_right(qwen2, running)
     finally:

@@ -96,7 +96,7 @@ class Linear(nn.Module):
         assert found_TO.dtype == dtype and found_TO.shape == exact_TO.shape
         half_unit = 0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
         bound_TO = half_unit * exact_TO.abs() + 1e-5 * exact_TO.abs().mean()
-        if name != "columns":
+        if name != "columns" or dtype == torch.float16:  # there it is as fused
             bound_TO = bound_TO + half_unit * y_TO.abs()
         if dtype != torch.float32:
             bound_TO = bound_TO + (half_unit if name == "rows" else 2**-15) * size_TO
@@ -146,6 +146,19 @@ def test_a_token_without_an_adapter_keeps_its_bits(name: str) -> None:
     base = linear.base.apply(linear, linear.x_TI, linear.bias)
     found, none = linear.compute(linear.by(name)), linear.adapted.tinylora_slots[:TOKENS] == 0
     assert none.any() and torch.equal(found[none], base[none]) and not torch.equal(found[~none], base[~none])
+
+
+@pytest.mark.parametrize("name", CPU)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_a_token_without_an_adapter_is_safe_from_an_overflow(name: str, dtype: torch.dtype) -> None:
+    """V^T x beyond float16's 65504, where W x is well within."""
+    linear = Linear(2, "alone", dtype)
+    linear.weight = nn.Parameter(torch.full_like(torch.empty(64, FEATURES), 1e-3).to(dtype), requires_grad=False)
+    linear.base.process_weights_after_loading(linear)
+    linear.adapted.tinylora_shrink.fill_(1.0)
+    linear.x_TI.fill_(1000.0)
+    found, none = linear.compute(linear.by(name)), linear.adapted.tinylora_slots[:TOKENS] == 0
+    assert torch.isfinite(found[none]).all() and 90 < found[none].mean() < 100
 
 
 @pytest.mark.parametrize("name", ["rows", "columns"])
