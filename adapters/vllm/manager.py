@@ -10,7 +10,7 @@ weights or the database.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,14 +20,12 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.request import LoRARequest
-from vllm.model_executor.layers.linear import ColumnParallelLinear, LinearBase, QKVParallelLinear, RowParallelLinear
 
 from adapters.factors.factors import Factors, open_factors
-from adapters.vector.errors import FactorsError
-from adapters.vllm.adapted_layer import LayerFactors
 from adapters.vllm.delta import DELTAS
 from adapters.vllm.layer import install
 from adapters.vllm.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS, MatrixTable, to_device
+from adapters.vllm.model_linears import adapted_linears, layer_factors
 from adapters.vllm.token_runs import TokenRuns
 
 logger = init_logger("vllm.tinylora")
@@ -56,55 +54,22 @@ class TinyLoRAManager:
         self.written_tokens = 0
 
     def create_lora_manager(self, model: nn.Module, vllm_config: VllmConfig) -> nn.Module:
-        """Install the delta in every linear of `model` that has factors; returns the same model."""
-        packed = getattr(model, "packed_modules_mapping", {})
-        known = set(self.factors.modules)
-        adapted: set[str] = set()
-        for vllm_name, layer in list(model.named_modules()):
-            if not isinstance(layer, LinearBase):
-                continue
-            parent, _, leaf = vllm_name.rpartition(".")
-            names = [f"{parent}.{part}" for part in packed.get(leaf, [leaf])]
-            if known.isdisjoint(names):
-                continue
-            if missing := [name for name in names if name not in known]:
-                raise FactorsError(
-                    f"The factors {self.factors.path} have no entry for {missing}, which vLLM packs into {vllm_name}. "
-                    "Build them again for this model."
-                )
+        """Install the delta in every linear of `model` that has factors; returns the same model.
+
+        FactorsError as `adapted_linears`.
+        """
+        linears = adapted_linears(model, self.factors)
+        for layer, names in linears:
             table_SE = self.table.values_SE[:, self.table.columns(names)]
-            install(layer, self._layer_factors(layer, names), table_SE, self.slots_T, self.delta, self.dtype)
-            adapted.update(names)
+            factors = layer_factors(layer, names, self.factors, self.device)
+            install(layer, factors, table_SE, self.slots_T, self.delta, self.dtype)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # weights that were replaced by longer ones
-        if not adapted:
-            raise FactorsError(
-                f"None of the {len(known)} modules of {self.factors.path} (first: {self.factors.modules[0]}) is a "
-                f"linear of {type(model).__name__}. They belong to another base model: {self.factors.base_model}."
-            )
-        logger.info("TinyLoRA: %d of %d modules adapted, rank %d", len(adapted), len(known), self.factors.rank)
-        return model
-
-    def _layer_factors(self, layer: LinearBase, names: Sequence[str]) -> LayerFactors:
-        """The factors of the modules `names` packed into `layer`, sharded for this tensor-parallel rank.
-
-        Column-parallel layers shard the rows of U; row-parallel ones those of V, and their all-reduce sums the deltas.
-        """
-        shrink, expand = [], []
-        for slice_index, name in enumerate(names):
-            u_OR, s_R, v_IR = self.factors.triplet(name)
-            if isinstance(layer, RowParallelLinear):
-                v_IR = v_IR.chunk(layer.tp_size)[layer.tp_rank]
-            elif isinstance(layer, ColumnParallelLinear):
-                # With fewer KV heads than ranks, several ranks hold the same head.
-                replicas = layer.num_kv_head_replicas if isinstance(layer, QKVParallelLinear) and slice_index else 1
-                u_OR = u_OR.chunk(layer.tp_size // replicas)[layer.tp_rank // replicas]
-            shrink.append(v_IR)
-            expand.append((u_OR * s_R).T)
-        return LayerFactors(
-            torch.cat(shrink, dim=1).T.to(self.device, torch.float32).contiguous(),
-            [expand_RO.to(self.device, torch.float32) for expand_RO in expand],
+        modules = sum(len(names) for _, names in linears)
+        logger.info(
+            "TinyLoRA: %d of %d modules adapted, rank %d", modules, len(self.factors.modules), self.factors.rank
         )
+        return model
 
     def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
         """As `set_runs`, token by token: vLLM's warm-up and its recording of graphs."""

@@ -60,10 +60,12 @@ def fusion_limits() -> dict[str, Any]:
 
 def register() -> None:
     """Called by vLLM in the API process, the engine core and every worker. Calling it again does nothing."""
+    from vllm.model_executor.layers.fused_moe import layer as fused_moe_layer
     from vllm.platforms import current_platform
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.worker import lora_model_runner_mixin as mixin
 
+    from adapters.vllm.expert_kernels import keep_expert_kernels
     from adapters.vllm.orphans import end_with_parent
     from adapters.vllm.request_check import refuse_unusable_adapters
     from adapters.vllm.token_runs import hand_over_runs
@@ -72,6 +74,7 @@ def register() -> None:
         return
     mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
     hand_over_runs(mixin.LoRAModelRunnerMixin)
+    keep_expert_kernels(fused_moe_layer, is_enabled)
     refuse_unusable_adapters(EngineCore)
     end_with_parent()
     if current_platform.is_cpu():

@@ -35,6 +35,7 @@ from server.engine.grammar_pool import settle_backend
 from server.engine.metrics import stat_loggers
 from server.engine.tools import settle_tools
 from server.engine.vllm import AdapterLLM, VllmEngine
+from server.launch.adapter_support import check_adapters_supported
 from server.launch.engine_watch import end_the_start, watched_start
 from server.launch.gpu_plan import WorkerGpus
 from server.launch.http_server import serve_http
@@ -42,7 +43,7 @@ from server.launch.listening import keep_local
 from server.launch.own_workers import own_workers, reachable, trained_model, with_worker_key
 from server.launch.self_check import check_adapters_work
 from server.launch.start_checks import cannot_listen
-from server.launch.start_messages import check_machine, say_original, share_gpus
+from server.launch.start_messages import check_machine, say_original, say_what_is_adapted, share_gpus
 from server.launch.vllm_flags import check_delta, enable_adapters, parse_vllm_args, take_api_keys
 from server.observability.trace_export import trace_target, tracer_provider
 
@@ -67,6 +68,7 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
         gpus = share_gpus(args, settings, model, trained)
         factors = served_factors(model, settings.factors_from, rank=settings.factors_rank, kind=settings.factors_kind)
         say_original(args, settings, factors, trained)
+        say_what_is_adapted(settings.factors_from or model)
         enable_adapters(args, factors, settings.delta)
         uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors, trained, gpus))
 
@@ -114,6 +116,7 @@ async def _serve(
 def _start_engine(args: Namespace) -> AdapterLLM:
     engine_args = AsyncEngineArgs.from_cli_args(args)
     vllm_config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    check_adapters_supported(vllm_config)
     settle_tools(args, vllm_config.model_config)
     settle_backend(vllm_config)
     # As many adapters as requests in a batch: the scheduler then never holds a request back for its adapter.

@@ -14,9 +14,10 @@ from vllm.platforms import current_platform
 from vllm.utils.import_utils import import_pynvml
 
 from adapters.factors.factors import Factors
-from adapters.factors.model_files import locate_model
+from adapters.factors.model_files import locate_model, read_model
 from adapters.factors.quantised import is_factors_file
 from server.core.settings import Settings
+from server.launch.adapter_support import what_is_left_out
 from server.launch.compiler import why_not_compile
 from server.launch.gpu_facts import VISIBLE_VARIABLE, gpu_facts, order_as_nvml, visible_gpus
 from server.launch.gpu_plan import WorkerGpus, plan_gpus
@@ -93,6 +94,16 @@ def say_original(args: Namespace, settings: Settings, factors: Factors, trained:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     served = f"{Path(args.model).name} takes adapters of {factors.base_model} (factors {factors.digest[:12]}...)"
     console.print(f"==> {served}; {train}")
+
+
+def say_what_is_adapted(original: str) -> None:
+    """Name the parts of a model that adapters leave as they are, if there are any.
+
+    original: the model that the factors are of; nothing is said of a file of factors. FactorsError as `read_model`.
+    """
+    sentence = None if is_factors_file(original) else what_is_left_out(read_model(locate_model(original)))
+    if sentence is not None:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"==> {sentence}", style="yellow")
 
 
 def _place_of(database_url: str) -> str:

@@ -6,7 +6,7 @@ what the base model alone differs by says how much that is.
 
 from __future__ import annotations
 
-from tests.engine.reference import PeftReference
+from tests.engine.reference import Reference
 from tests.engine.running import TOLERANCE, Job, RunningEngine
 
 # Answers of adapters differ by up to 2.6 times as much as those of the base model (float32 on a CPU).
@@ -16,7 +16,7 @@ MOST = 0.05
 PROMPTS = ([3, 5, 8, 13, 21, 34, 55], [89, 144, 233, 121, 98], [200, 100, 50, 25, 12, 6, 3, 9, 27])
 
 
-def measured_tolerance(engine: RunningEngine, reference: PeftReference) -> float:
+def measured_tolerance(engine: RunningEngine, reference: Reference) -> float:
     """TOLERANCE, or more where the base model's log-probabilities differ from transformers' by more than on a CPU."""
     noise = 0.0
     for answer in engine.all([Job(list(prompt)) for prompt in PROMPTS]):

@@ -1,6 +1,8 @@
 """What the answers must be: transformers and PEFT's own TinyLoRA, one sequence at a time."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from peft import TinyLoraConfig, get_peft_model, get_peft_model_state_dict
@@ -16,6 +18,7 @@ from transformers import (
 from adapters.checkpoints.peft_import import import_peft_tinylora
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
+from tests.adapters.families import Merged
 from tests.engine.running import Generated
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -41,6 +44,33 @@ def save_tiny_model(directory: Path, family: str, dtype: torch.dtype = torch.flo
     return directory
 
 
+class Reference(Protocol):
+    """What an engine's answers are compared with."""
+
+    adapters: Sequence[Adapter]
+
+    def logprobs(self, generated: Generated, adapter: int | None) -> list[float]:
+        """Log-probability of every generated token given what precedes it; `adapter` None is the base model."""
+
+
+def logprobs_of(generated: Generated, logits_TV: Tensor) -> list[float]:
+    """Of the generated tokens, from the logits of prompt and tokens."""
+    logprobs_TV = logits_TV.float().log_softmax(-1)
+    start = len(generated.prompt)
+    return [logprobs_TV[start + i - 1, token].item() for i, token in enumerate(generated.tokens)]
+
+
+class MergedReference:
+    """Merged weights in transformers."""
+
+    def __init__(self, merged: Merged) -> None:
+        self._merged = merged
+        self.adapters: Sequence[Adapter] = merged.adapters
+
+    def logprobs(self, generated: Generated, adapter: int | None) -> list[float]:
+        return logprobs_of(generated, self._merged.logits(generated.prompt + generated.tokens, adapter))
+
+
 class PeftReference:
     """PEFT's TinyLoRA with 13 groups of one number on the model at `path`; v is set before every forward."""
 
@@ -52,7 +82,7 @@ class PeftReference:
         self.vectors = [p for name, p in self.model.named_parameters() if "tinylora_v" in name]
         generator = torch.Generator().manual_seed(0)
         self.values = 0.5 * torch.randn(adapters, len(self.vectors), 1, generator=generator)
-        self.adapters = [self._import(values, factors, config) for values in self.values]
+        self.adapters: Sequence[Adapter] = [self._import(values, factors, config) for values in self.values]
 
     def _import(self, values: Tensor, factors: Factors, config: TinyLoraConfig) -> Adapter:
         self._set(values)
@@ -72,10 +102,7 @@ class PeftReference:
                 parameter.copy_(value.reshape(parameter.shape))
 
     def logprobs(self, generated: Generated, adapter: int | None) -> list[float]:
-        """Log-probability of every generated token given what precedes it; `adapter` None is the base model."""
         self._set(torch.zeros_like(self.values[0]) if adapter is None else self.values[adapter])
         tokens = torch.tensor([generated.prompt + generated.tokens])
         with torch.no_grad():
-            logprobs_TV = self.model(input_ids=tokens).logits[0].float().log_softmax(-1)
-        start = len(generated.prompt)
-        return [logprobs_TV[start + i - 1, token].item() for i, token in enumerate(generated.tokens)]
+            return logprobs_of(generated, self.model(input_ids=tokens).logits[0])

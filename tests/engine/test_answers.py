@@ -6,23 +6,23 @@ import random
 import pytest
 
 from tests.engine.conftest import ADAPTERS, Tiny
-from tests.engine.reference import VOCABULARY, PeftReference
+from tests.engine.reference import VOCABULARY, Reference
 from tests.engine.running import Generated, Job, RunningEngine
 
 pytestmark = pytest.mark.engine
 
 
-def job(reference: PeftReference, prompt: list[int], adapter: int | None, **more: object) -> Job:
+def job(reference: Reference, prompt: list[int], adapter: int | None, **more: object) -> Job:
     named = None if adapter is None else (f"a{adapter}", adapter + 1, reference.adapters[adapter])
     return Job(prompt, named, **more)  # type: ignore[arg-type]
 
 
-def assert_is_adapters_answer(reference: PeftReference, generated: Generated, adapter: int | None) -> None:
+def assert_is_adapters_answer(reference: Reference, generated: Generated, adapter: int | None) -> None:
     expected = reference.logprobs(generated, adapter)
     worst = max(abs(x - y) for x, y in zip(expected, generated.logprobs, strict=True))
     assert worst < generated.tolerance, (
         f"adapter {adapter}: {worst:.2g} apart, allowed {generated.tolerance:.2g}; log-probabilities "
-        f"{generated.logprobs}, PEFT says {expected}"
+        f"{generated.logprobs}; expected {expected}"
     )
 
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from adapters.apply.trainable import TrainableAdapters
-from adapters.vector.errors import AdapterError
 from server.training.worker.activation_checkpointing import activation_checkpointing
+from server.training.worker.base_model import logit_shape
 from server.training.worker.head_scores import head_scores
 from server.training.worker.packing import (
     TokenSequence,
@@ -33,8 +33,6 @@ from server.training.worker.packing import (
 )
 from server.training.worker.pass_size import DEFAULT_LIMITS, PassSizes
 from server.training.worker.token_scores import TokenScores, joined, select
-
-_SCALED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier", "final_logit_softcapping")
 
 
 class Summable(Protocol):
@@ -110,8 +108,8 @@ def micro_batches(batch: Sequence[TokenSequence], rows: Iterable[int], most_toke
 def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], sizes: PassSizes = DEFAULT_LIMITS) -> list[M]:
     """Add the gradient of every task's loss to `vector(handle).grad` of its adapters; returns the metrics of each task.
 
-    ValueError for an empty prompt, AdapterError for a model that scales its logits behind the head, DoesNotFit for a
-    sequence that is too long for the device's memory. Gradients of passes before the error stay.
+    ValueError for an empty prompt, AdapterError for a model whose head is no plain linear, DoesNotFit for a sequence
+    that is too long for the device's memory. Gradients of passes before the error stay.
     """
     places = [(number, row) for number, task in enumerate(tasks) for row in task.objective.rows]
     sequences = [tasks[number].batch[row] for number, row in places]
@@ -205,7 +203,6 @@ def _run(
 ) -> TokenScores:
     """One pass over `batch` packed into the rows `together` (lists of indices); `model.rows` has set their adapters."""
     causal_lm = cast(Any, model.model)
-    _refuse_scaled_logits(causal_lm)
     device = causal_lm.device
     rows = pack_rows(batch, together)
     lengths_B = torch.tensor([len(sequence.completion) for sequence in batch])
@@ -224,7 +221,7 @@ def _run(
     # Of a model on several GPUs the last layer, the head and the first layer may be on three.
     device = head.weight.device
     logprobs_N, entropy_N, hits_N = head_scores(
-        head, hidden_ND.to(device), target_N.to(device), temperature_N.to(device), most_logits
+        head, logit_shape(causal_lm), hidden_ND.to(device), target_N.to(device), temperature_N.to(device), most_logits
     )
     mask_BC = mask_BC.to(device)
 
@@ -238,9 +235,3 @@ def _renumbered(together: Sequence[Sequence[int]], indices: Sequence[int]) -> li
     """The rows with every index replaced by its place in `indices`."""
     place = {index: number for number, index in enumerate(indices)}
     return [[place[index] for index in row] for row in together]
-
-
-def _refuse_scaled_logits(causal_lm: Any) -> None:
-    for name in _SCALED_LOGITS:
-        if getattr(causal_lm.config, name, None) not in (None, 1):
-            raise AdapterError(f"models that change their logits after the head ({name}) cannot be trained on")

@@ -31,6 +31,7 @@ from adapters.vector.errors import FactorsError
 from server.core.settings import Settings
 from server.observability.logging import configure_logging
 from server.training.graders.tools import client_of_this_server, grader_tools
+from server.training.worker.base_model import check_logits
 from server.training.worker.context import WorkerTools
 from server.training.worker.device_memory import CudaMemory, device_memory
 from server.training.worker.gateway_client import GatewayClient
@@ -125,6 +126,7 @@ async def worker_tools(
         model = load_model(directory, config, dtype, memory)
         if isinstance(memory, CudaMemory) and len(memory.gpus) > 1:
             log(f"they are spread over {memory.name}")
+        check_logits(model)
         return TrainableAdapters(model, factors)
 
     this_server = client_of_this_server(

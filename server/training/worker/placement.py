@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import get_balanced_memory, infer_auto_device_map
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from server.training.worker.base_model import load_base_model
 from server.training.worker.device_memory import ADVICE, CudaMemory, DeviceMemory
 from server.training.worker.memory import weights_bytes
 from server.training.worker.pass_size import DoesNotFit, check_weights, gib
@@ -53,14 +54,14 @@ def load_model(directory: Path, config: Any, dtype: torch.dtype, memory: DeviceM
     """
     if not isinstance(memory, CudaMemory):
         check_weights(config, dtype, memory)
-        return cast(nn.Module, AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval())
+        return load_base_model(directory, dtype)
     available = [memory.left_on(0)]
     if not _fits(weights_bytes(config, dtype), available[0]):
         # Only now, because to ask a GPU takes some of its memory.
         available += map(memory.left_on, range(1, torch.cuda.device_count()))
     placed = place(config, dtype, available)
     memory.gpus = sorted(set(placed.values()))
-    return cast(nn.Module, AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, device_map=placed).eval())
+    return load_base_model(directory, dtype, device_map=placed)
 
 
 def _fits(weights: int, available: int) -> bool:

@@ -21,6 +21,8 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -143,9 +145,30 @@ def test_quantised_models_are_refused_with_what_to_do(llama: Path) -> None:
         read_model(llama)
 
 
-def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
-    MixtralForCausalLM(MixtralConfig(**SHAPE | {"num_hidden_layers": 1})).save_pretrained(tmp_path)
-    with pytest.raises(FactorsError, match="mixture-of-experts"):
+def test_of_a_mixture_of_experts_the_attention_is_adapted_and_the_rest_is_named(tmp_path: Path) -> None:
+    MixtralForCausalLM(MixtralConfig(**SHAPE | {"num_hidden_layers": 2})).save_pretrained(tmp_path)
+    files = read_model(tmp_path)
+    assert [weight.module.removeprefix("model.layers.0.self_attn.") for weight in files.weights[:4]] == [
+        "q_proj", "k_proj", "v_proj", "o_proj",
+    ]  # fmt: skip
+    assert len(files.weights) == 8
+    assert files.left_out == ("block_sparse_moe.experts", "block_sparse_moe.gate")
+
+
+def test_layers_of_another_kind_may_have_other_modules(tmp_path: Path) -> None:
+    """A dense layer before those with experts, and an expert shared by all."""
+    config = Qwen2MoeConfig(
+        **SHAPE | {"num_hidden_layers": 3}, mlp_only_layers=[0], num_experts=4, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+    )  # fmt: skip
+    Qwen2MoeForCausalLM(config).save_pretrained(tmp_path)
+    files = read_model(tmp_path)
+    types = [weight.module.rpartition(".")[2] for weight in files.weights]
+    attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert types == [*attention, "gate_proj", "up_proj", "down_proj", *attention, *attention]
+    assert files.left_out == ("mlp.experts", "mlp.gate", "mlp.shared_expert", "mlp.shared_expert_gate")
+    edit_weights(tmp_path, {"model.layers.2.self_attn.k_proj.weight": None})
+    with pytest.raises(FactorsError, match=r"layer 2 has .* layer 1 has"):
         read_model(tmp_path)
 
 

@@ -17,6 +17,8 @@ from vllm.entrypoints.serve.engine import serving  # noqa: E402
 from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager  # noqa: E402
 from vllm.model_executor.layers import linear  # noqa: E402
+from vllm.model_executor.layers.fused_moe import config as fused_moe_config  # noqa: E402
+from vllm.model_executor.layers.fused_moe import layer as fused_moe_layer  # noqa: E402
 from vllm.v1.core import kv_cache_utils  # noqa: E402
 from vllm.v1.worker import gpu_model_runner, lora_model_runner_mixin  # noqa: E402
 from vllm.v1.worker.gpu import lora_utils  # noqa: E402
@@ -65,6 +67,16 @@ def test_our_manager_has_every_method_vllm_calls_with_the_same_parameters() -> N
         if callable(theirs):
             expected, got = (list(inspect.signature(f).parameters) for f in (theirs, ours))
             assert len(expected) == len(got), f"vLLM's {name} takes {expected}, ours {got}"
+
+
+def test_experts_are_configured_where_the_kernels_are_chosen() -> None:
+    assert "is_lora_enabled" in inspect.signature(fused_moe_config.FusedMoEConfig).parameters, (
+        "vLLM no longer tells experts of LoRA by FusedMoEConfig: see adapters/vllm/expert_kernels.py"
+    )
+    source = inspect.getsource(fused_moe_layer)
+    assert source.count("FusedMoEConfig(") == 1 and "get_current_vllm_config()" in source, (
+        "vLLM configures experts elsewhere than in its module fused_moe.layer: see adapters/vllm/expert_kernels.py"
+    )
 
 
 def test_linear_layers_call_their_method_once_before_communication() -> None:

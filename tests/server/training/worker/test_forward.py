@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from adapters.apply.trainable import BASE, TrainableAdapters
-from adapters.vector.errors import AdapterError
 from server.training.jobs.config import ReinforcementConfig
 from server.training.worker.forward import Task, forward_backward, score
 from server.training.worker.grpo import grpo_objective
@@ -134,9 +133,3 @@ def test_an_empty_completion_is_scored_as_nothing(model: TrainableAdapters, sequ
 def test_a_sequence_without_a_prompt_is_refused(model: TrainableAdapters) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         score(model, [TokenSequence(BASE, [], [5])])
-
-
-def test_a_model_that_scales_its_logits_is_refused(model: TrainableAdapters, sequences: Make) -> None:
-    model.model.config.logits_scaling = 8.0
-    with pytest.raises(AdapterError, match="logits_scaling"):
-        score(model, sequences(BASE, LENGTHS))
