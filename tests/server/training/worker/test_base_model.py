@@ -15,8 +15,9 @@ from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.build import build_factors
 from adapters.vector.errors import AdapterError
 from server.training.worker.base_model import LogitShape, check_logits, load_base_model, logit_shape
-from server.training.worker.forward import PassLimits, Task, forward_backward
+from server.training.worker.forward import Task, forward_backward
 from server.training.worker.packing import TokenSequence
+from server.training.worker.pass_size import PassLimits
 from server.training.worker.token_scores import TokenScores
 from tests.adapters.families import SHAPE, Merged, save_family
 
