@@ -4,7 +4,12 @@ Factors are kept beside the model, in `<model>/tinylora/`, or under the user's c
 written. They are used again as long as the fingerprint of the weights (model_files.py) is the same. Two processes that
 need the same factors build them once: the second waits.
 
-Memory: one weight in float32 and its copy on disk, besides the factors themselves.
+Memory: one weight in float32 and its copy on disk, besides the factors themselves; on a GPU that one weight.
+
+The digest is of the numbers that came out. Another device, or another processor, rounds otherwise, and its factors of
+the same weights, though right to the same 1e-5, have another digest: adapters of the one are not accepted with the
+other. So factors are computed once for a base model, wherever that is fastest, and then the file is copied. Those that
+are there are taken, whatever computed them.
 """
 
 import os
@@ -14,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock
 from rich.console import Console
@@ -26,6 +32,7 @@ from adapters.factors.truncated_svd import truncated_svd
 from adapters.vector.errors import FactorsError
 
 MAX_RANK = 64
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +51,38 @@ def build_factors(
     seed: int = 0,
     out_dir: str | Path | None = None,
     progress: bool = True,
+    device: Device = "cpu",
 ) -> Factors:
     """Compute the factors of the model in `model_dir`, write them into `out_dir` (default: beside it) and open them.
 
     `seed` matters to `random` factors only. `progress` shows a bar on a terminal and one line elsewhere, on stderr.
+    `device` computes those of `svd`.
+
     Raises FactorsError: unsupported or quantised model, missing files, rank above 64 or above a weight's size.
     """
     _check(rank, kind)
     files = read_model(Path(model_dir).expanduser())
     fingerprint = files.fingerprint()
     directory = Path(out_dir) if out_dir is not None else _first_writable(_cache_directories(files, fingerprint))
-    return _build(files, fingerprint, rank, kind, seed, directory, progress)
+    return _build(files, fingerprint, rank, kind, seed, directory, progress, device)
+
+
+def find_factors(model: str | Path, *, rank: int = 2, kind: Kind = "svd", seed: int = 0) -> Factors | None:
+    """The factors of `model` that were built before, if they were. Raises as `find_or_build_factors`."""
+    _check(rank, kind)
+    files = read_model(locate_model(model))
+    fingerprint = files.fingerprint()
+    return _find(_cache_directories(files, fingerprint), fingerprint, rank, kind, seed)
 
 
 def find_or_build_factors(
-    model: str | Path, *, rank: int = 2, kind: Kind = "svd", seed: int = 0, progress: bool = True
+    model: str | Path,
+    *,
+    rank: int = 2,
+    kind: Kind = "svd",
+    seed: int = 0,
+    progress: bool = True,
+    device: Device = "cpu",
 ) -> Factors:
     """The factors of `model`, a directory or a hub id: those built before for the same weights, or new ones.
 
@@ -75,7 +99,7 @@ def find_or_build_factors(
     with FileLock(directory / f".{kind}-r{rank}.lock"):
         # Another process may have built them while this one waited.
         found = _find(directories, fingerprint, rank, kind, seed)
-        return found or _build(files, fingerprint, rank, kind, seed, directory, progress)
+        return found or _build(files, fingerprint, rank, kind, seed, directory, progress, device)
 
 
 def measure_build(
@@ -100,9 +124,16 @@ def _check(rank: int, kind: Kind) -> None:
 
 
 def _build(
-    files: ModelFiles, fingerprint: str, rank: int, kind: Kind, seed: int, directory: Path, progress: bool
+    files: ModelFiles,
+    fingerprint: str,
+    rank: int,
+    kind: Kind,
+    seed: int,
+    directory: Path,
+    progress: bool,
+    device: Device,
 ) -> Factors:
-    triplets = ((weight.module, _triplet(weight, rank, kind, seed)) for weight in files.weights)
+    triplets = ((weight.module, _triplet(weight, rank, kind, seed, device)) for weight in files.weights)
     description = f"Factors of {files.name} ({kind}, rank {rank})"
     return save_factors(
         directory,
@@ -116,11 +147,12 @@ def _build(
     )
 
 
-def _triplet(weight: Weight, rank: int, kind: Kind, seed: int) -> Triplet:
+def _triplet(weight: Weight, rank: int, kind: Kind, seed: int, device: Device) -> Triplet:
     if min(weight.shape) < rank:
         raise FactorsError(f"{weight.module} is {weight.shape}, too small for rank {rank}", field="rank")
-    weight_OI = weight.read()
-    return random_triplet(weight_OI, rank, seed, weight.module) if kind == "random" else truncated_svd(weight_OI, rank)
+    if kind == "random":
+        return random_triplet(weight.read(), rank, seed, weight.module)
+    return truncated_svd(weight.read(device), rank)
 
 
 def _shown(triplets: Iterator[tuple[str, Triplet]], count: int, description: str) -> Iterator[tuple[str, Triplet]]:

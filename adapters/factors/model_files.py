@@ -50,9 +50,9 @@ class Weight:
     shape: tuple[int, int]
     dtype: str
 
-    def read(self) -> Tensor:
-        """A copy of the weight, float32 (out, in)."""
-        with safe_open(self.file, framework="pt") as file:
+    def read(self, device: str = "cpu") -> Tensor:
+        """A copy of the weight on `device`, float32 (out, in)."""
+        with safe_open(self.file, framework="pt", device=device) as file:
             weight: Tensor = file.get_tensor(f"{self.module}.weight")
             return weight.to(torch.float32, copy=True)
 

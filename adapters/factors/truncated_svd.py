@@ -6,6 +6,10 @@ is the whole error. Products run in float32 until its rounding would matter, and
 weight at a time: the error of a singular subspace is residual / gap, so with neighbouring singular values 1 % apart
 float32 cannot give vectors to 1e-5.
 
+All of it runs where the weight is, on a GPU many times faster; only decompositions of small matrices, which a GPU does
+not speed up, are made on the CPU. Design decision: not a randomised SVD (a few power iterations), which takes
+fewer steps but has no test of convergence, so that its error would depend on the spectrum.
+
 Blocks of vectors are kept as rows, (W, n), which multiply several times faster by a row-major weight than columns. The
 method is meant for up to a few dozen triplets.
 """
@@ -29,12 +33,14 @@ _MAX_STEPS = 300
 _FLOAT32_FLOOR = 2e-6
 # Singular values closer than this, relatively, count as equal: nobody can tell their vectors apart.
 _MIN_GAP = 1e-5
-# Numbers converted to float64 at a time: they stay in the second-level cache.
-_CHUNK = 2**18
+# Numbers converted to float64 at a time: on a CPU they stay in the second-level cache, on a GPU they fill it.
+_CHUNK = {"cpu": 2**18, "cuda": 2**26}
 
 
 def truncated_svd(weight_OI: Tensor, rank: int, *, tolerance: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
-    """(U (out, rank), S (rank,) descending, V (in, rank)) of a float32 weight (out, in), all float32.
+    """(U (out, rank), S (rank,) descending, V (in, rank)) of a float32 weight (out, in), all float32, on the CPU.
+
+    The weight may be on a GPU.
 
     On return `|A^T u_i - s_i v_i| <= tolerance * s_i` (or 1e-11 s_1, where s_i is nearly zero), and `U S V^T` is
     within `tolerance` of the exact truncation, relatively, wherever s_rank and s_rank+1 differ by more than 1e-5 s_1;
@@ -53,7 +59,7 @@ def truncated_svd(weight_OI: Tensor, rank: int, *, tolerance: float = 1e-5) -> t
     block = rank + _OVERSAMPLING
     if min(weight_OI.shape) <= block * _MAX_BLOCKS:
         # The basis would be the whole space.
-        left_OZ, values_Z, right_ZI = torch.linalg.svd(weight_OI.double(), full_matrices=False)
+        left_OZ, values_Z, right_ZI = torch.linalg.svd(weight_OI.cpu().double(), full_matrices=False)
         return _canonical(left_OZ[:, :rank].T, values_Z[:rank], right_ZI[:rank])
     operator = _Operator(weight_OI, transposed=weight_OI.shape[0] < weight_OI.shape[1])
     left_RX, values_R, right_RZ = _lanczos(operator, rank, block, tolerance, _FLOAT32_FLOOR * norm)
@@ -77,7 +83,7 @@ class _Operator:
     def _times_weight(self, x_WO: Tensor) -> Tensor:
         if not self.precise:
             return (x_WO.float() @ self.weight_OI).double()
-        result_WI = torch.zeros(len(x_WO), self.weight_OI.shape[1], dtype=torch.float64)
+        result_WI = x_WO.new_zeros(len(x_WO), self.weight_OI.shape[1])
         for rows, weight_HI in self._precise_rows():
             result_WI.addmm_(x_WO[:, rows], weight_HI)
         return result_WI
@@ -85,7 +91,7 @@ class _Operator:
     def _times_transpose(self, x_WI: Tensor) -> Tensor:
         if not self.precise:
             return (x_WI.float() @ self.weight_OI.T).double()
-        result_WO = torch.empty(len(x_WI), self.weight_OI.shape[0], dtype=torch.float64)
+        result_WO = x_WI.new_empty(len(x_WI), self.weight_OI.shape[0])
         for rows, weight_HI in self._precise_rows():
             result_WO[:, rows] = x_WI @ weight_HI.T
         return result_WO
@@ -98,8 +104,8 @@ class _Operator:
     def _precise_rows(self) -> Iterator[tuple[slice, Tensor]]:
         """Some rows of the weight at a time in float64, all in one buffer."""
         height, width = self.weight_OI.shape
-        step = max(1, _CHUNK // width)
-        buffer_HI = torch.empty(step, width, dtype=torch.float64)
+        step = min(height, max(1, _CHUNK[self.weight_OI.device.type] // width))
+        buffer_HI = self.weight_OI.new_empty(step, width, dtype=torch.float64)
         for start in range(0, height, step):
             part_HI = self.weight_OI[start : start + step]
             yield slice(start, start + step), buffer_HI[: len(part_HI)].copy_(part_HI)
@@ -115,7 +121,7 @@ class _Space:
 
     def grown(self, new_WZ: Tensor, operator: _Operator) -> "_Space":
         image_WX, inside_YW, corner_WW = _orthonormal(operator.forward(new_WZ), self.image_YX)
-        below_WY = torch.zeros(len(new_WZ), len(self.small_YY), dtype=torch.float64)
+        below_WY = new_WZ.new_zeros(len(new_WZ), len(self.small_YY))
         small_YY = torch.cat([torch.cat([self.small_YY, inside_YW], 1), torch.cat([below_WY, corner_WW], 1)])
         return _Space(torch.cat([self.basis_YZ, new_WZ]), torch.cat([self.image_YX, image_WX]), small_YY)
 
@@ -129,11 +135,13 @@ class _Space:
 def _lanczos(
     operator: _Operator, rank: int, block: int, tolerance: float, float32_floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    start_WZ = torch.randn(block, operator.shape[1], generator=generator, dtype=torch.float64)
+    device = operator.weight_OI.device
+    # The same numbers for every device.
+    generator = torch.Generator("cpu").manual_seed(0)
+    start_WZ = torch.randn(block, operator.shape[1], generator=generator, dtype=torch.float64, device="cpu").to(device)
     space = _Space.spanned(operator.adjoint(operator.forward(start_WZ)), operator)
     for _ in range(_MAX_STEPS):
-        left_YY, values_Y, right_YY = torch.linalg.svd(space.small_YY)
+        left_YY, values_Y, right_YY = (part.to(device) for part in torch.linalg.svd(space.small_YY.cpu()))
         left_WX = left_YY[:, :block].T @ space.image_YX
         right_WZ = right_YY[:block] @ space.basis_YZ
         residual_WZ = operator.adjoint(left_WX) - values_Y[:block, None] * right_WZ
@@ -176,7 +184,7 @@ def _orthonormal(x_WZ: Tensor, against_YZ: Tensor) -> tuple[Tensor, Tensor, Tens
     Three passes, so that rows which vanish in the first are replaced by clean directions.
     """
     inside_YW = x_WZ.new_zeros(len(against_YZ), len(x_WZ))
-    corner_WW = torch.eye(len(x_WZ), dtype=x_WZ.dtype)
+    corner_WW = torch.eye(len(x_WZ), dtype=x_WZ.dtype, device=x_WZ.device)
     for _ in range(3):
         overlap_YW = against_YZ @ x_WZ.T
         q_ZW, r_WW = torch.linalg.qr(x_WZ.T - against_YZ.T @ overlap_YW)
@@ -187,6 +195,7 @@ def _orthonormal(x_WZ: Tensor, against_YZ: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _canonical(u_RO: Tensor, s_R: Tensor, v_RI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    u_RO, s_R, v_RI = u_RO.cpu(), s_R.cpu(), v_RI.cpu()
     largest_R1 = u_RO.abs().argmax(dim=1, keepdim=True)
-    signs_R1 = torch.where(u_RO.gather(1, largest_R1) < 0, -1.0, 1.0).double()
+    signs_R1 = 1 - 2 * (u_RO.gather(1, largest_R1) < 0).double()
     return (u_RO * signs_R1).T.float(), s_R.float(), (v_RI * signs_R1).T.float()

@@ -88,15 +88,29 @@ def factors(
     rank: Annotated[int, typer.Option(help="Singular triplets per module")] = 2,
     kind: Annotated[Literal["svd", "random"], typer.Option(help="From the weights, or seeded random")] = "svd",
     seed: Annotated[int, typer.Option(help="Seed of random factors")] = 0,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="What computes them; auto: a GPU if any")
+    ] = "auto",
 ) -> None:
-    """Build the factors of MODEL beside it, if they are not there yet, and print where they are and their digest."""
+    """Build the factors of MODEL beside it, if they are not there yet, and print where they are and their digest.
+
+    Compute them once and copy the file: another machine's or device's would have another digest, by which adapters go.
+    """
+    import torch
+
     from adapters.factors.build import find_or_build_factors
     from adapters.vector.errors import AdapterError
 
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise typer.Exit(_fail("PyTorch finds no CUDA GPU here; leave --device out, or set it to cpu"))
+    chosen = ("cuda" if has_gpu else "cpu") if device == "auto" else device
     try:
-        built = find_or_build_factors(model, rank=rank, kind=kind, seed=seed)
+        built = find_or_build_factors(model, rank=rank, kind=kind, seed=seed, device=chosen)
     except AdapterError as error:
         raise typer.Exit(_fail(str(error))) from error
+    except torch.OutOfMemoryError as error:
+        raise typer.Exit(_fail(f"the GPU has too little memory for a weight; take --device cpu ({error})")) from error
     print(f"{built.path}\n{built.digest}")
 
 

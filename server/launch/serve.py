@@ -21,10 +21,11 @@ from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.launcher import setup_server
 from vllm.logger import configure_logging_from_args
+from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 
 from adapters.factors.factors import Factors
-from adapters.factors.quantised import served_factors
+from adapters.factors.quantised import is_factors_file, served_factors
 from server.api.app import create_app
 from server.api.middleware.cors import CorsRules, take_cors
 from server.auth.middleware import Mode, auth_mode
@@ -37,6 +38,7 @@ from server.engine.tools import settle_tools
 from server.engine.vllm import AdapterLLM, VllmEngine
 from server.launch.adapter_support import check_adapters_supported
 from server.launch.engine_watch import end_the_start, watched_start
+from server.launch.factors_apart import build_apart
 from server.launch.gpu_plan import WorkerGpus
 from server.launch.http_server import serve_http
 from server.launch.listening import keep_local
@@ -66,6 +68,10 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
         settings = with_worker_key(settings, mode)
         trained = trained_model(args, settings)
         gpus = share_gpus(args, settings, model, trained)
+        source = settings.factors_from or model
+        if current_platform.is_cuda() and not is_factors_file(source):
+            with _progress(f"Factors of {Path(source).name}: found, or computed on the GPU (once, some minutes)"):
+                build_apart(source, rank=settings.factors_rank, kind=settings.factors_kind)
         factors = served_factors(model, settings.factors_from, rank=settings.factors_rank, kind=settings.factors_kind)
         say_original(args, settings, factors, trained)
         say_what_is_adapted(settings.factors_from or model)

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from adapters.factors.model_files import read_model
 from adapters.factors.truncated_svd import truncated_svd
 from adapters.vector.errors import FactorsError
+from server.launch.embedded_model import ensure_embedded_model
 
 
 def with_spectrum(rows: int, columns: int, values: Tensor, seed: int = 0) -> Tensor:
@@ -105,3 +107,34 @@ def test_a_weight_that_cannot_be_decomposed_is_refused() -> None:
         weight[7, 7] = value
         with pytest.raises(FactorsError, match="NaN or infinity"):
             truncated_svd(weight, 2)
+
+
+def test_everything_is_where_the_weight_is() -> None:
+    """What does not say where it is made would be made on the default device, which has no numbers."""
+    weight = gaussian(300, 200)
+    expected = truncated_svd(weight, 3)
+    with torch.device("meta"):
+        found = truncated_svd(weight, 3)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_finds_the_same_to_the_tolerance() -> None:
+    weight = with_spectrum(700, 500, 50 * 0.9 ** torch.arange(500, dtype=torch.float64))
+    (u, s, v), (left, values, right) = truncated_svd(weight.cuda(), 4), truncated_svd(weight, 4)
+    assert u.device.type == "cpu"
+    torch.testing.assert_close(s, values, rtol=1e-5, atol=0)
+    torch.testing.assert_close((u * s) @ v.T, (left * values) @ right.T, rtol=0, atol=2e-5 * float(values[0]))
+
+
+@pytest.mark.parametrize("name", ["self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj", "mlp.gate_proj"])
+@pytest.mark.parametrize("layer", [0, 29])
+def test_trained_weights_agree_with_the_exact_svd(layer: int, name: str) -> None:
+    module = f"model.layers.{layer}.{name}"
+    weight = next(one for one in read_model(ensure_embedded_model()).weights if one.module == module)
+    u, s, v = truncated_svd(weight.read("cpu"), 2)
+    left, values, right = torch.linalg.svd(weight.read().double(), full_matrices=False)
+    torch.testing.assert_close(s.double(), values[:2], rtol=1e-5, atol=0)
+    exact = (left[:, :2] * values[:2]) @ right[:2]
+    assert ((u * s) @ v.T - exact).norm() < 2e-5 * exact.norm()
