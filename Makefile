@@ -26,7 +26,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fmt bench train-demo model env triton clean
+.PHONY: help serve test check fmt bench bench-gpu train-demo model env triton clean
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of 
 	@$(BIN)/python -m benchmarks.factors $(EMBEDDED_MODEL)
 	@$(BIN)/python -m benchmarks.registry
 	@$(BIN)/python -m benchmarks.train
+
+bench-gpu: $(PROJECT) $(EMBEDDED_MODEL) ## Measure everything on one GPU, in five minutes (with DEVICE=gpu)
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 train-demo: $(PROJECT) $(EMBEDDED_MODEL) ## Train 13 numbers on small sums, on the running server or one of its own (minutes)
 	@$(BIN)/python -m clients.examples.train --serve $(ARGS)

@@ -11,20 +11,13 @@ per second (median), and the ratio to base (median over rounds, lowest and highe
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
-from typing import IO, Any
 
+from benchmarks.engine_process import Engine, EngineEnded, EngineJob, engine
 from benchmarks.gateway import best_dtype
 from benchmarks.paired import in_turn, speed
 
@@ -46,17 +39,20 @@ def main() -> None:
         "--deltas", nargs="+", default=["auto"], help="ways to compute the delta, see adapters.vllm.delta"
     )
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--engine", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.engine:
-        run_engine(json.loads(args.engine))
-        return
+    try:
+        run(args)
+    except EngineEnded as error:
+        sys.exit(str(error))
+
+
+def run(args: argparse.Namespace) -> None:
     for mode in args.modes:
         with ExitStack() as alive:
             wanted = [(variant, delta) for variant in args.variants for delta in deltas_of(variant, args)]
             engines = {
                 variant if delta == "auto" else f"{variant}, {delta}": alive.enter_context(
-                    engine(args, variant, mode, delta)
+                    started(args, variant, mode, delta)
                 )
                 for variant, delta in wanted
             }
@@ -67,117 +63,13 @@ def deltas_of(variant: str, args: argparse.Namespace) -> list[str]:
     return list(args.deltas) if variant == "tinylora" else ["auto"]
 
 
-class Engine:
-    """One engine, in a process that answers what it is asked line by line."""
-
-    def __init__(self, process: subprocess.Popen[str], answers: IO[str], output: IO[bytes], label: str) -> None:
-        self._process, self._answers, self._output, self._label = process, answers, output, label
-
-    def seconds(self, batch: int, tokens: int, adapters: str = "distinct") -> float:
-        """How long `batch` requests of so many tokens take. adapters: distinct, one (for all), or new (never seen)."""
-        assert self._process.stdin is not None
-        print(
-            json.dumps({"batch": batch, "tokens": tokens, "adapters": adapters}), file=self._process.stdin, flush=True
-        )
-        return float(self.answer())
-
-    def answer(self) -> str:
-        line = self._answers.readline()
-        if not line:
-            self._output.seek(0)
-            sys.exit(f"{self._output.read().decode(errors='replace')}\nThe engine of {self._label} ended; see above.")
-        return line
-
-
 @contextmanager
-def engine(args: argparse.Namespace, variant: str, mode: str, delta: str) -> Iterator[Engine]:
+def started(args: argparse.Namespace, variant: str, mode: str, delta: str) -> Iterator[Engine]:
     """An engine that has started and run once."""
     print(f"... starting {variant}, {mode}, {delta}", file=sys.stderr, flush=True)
-    reading, writing = os.pipe()
-    job = {
-        "model": args.model, "variant": variant, "eager": mode == "eager", "count": max(args.batches),
-        "dtype": args.dtype, "delta": delta, "answers": writing, "new": FIRST_TOKENS,
-    }  # fmt: skip
-    output = tempfile.TemporaryFile()  # noqa: SIM115, closed below
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.throughput", "--engine", json.dumps(job)],
-        env={**os.environ, "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")},
-        stdin=subprocess.PIPE, stdout=output, stderr=output, text=True, pass_fds=(writing,), start_new_session=True,
-    )  # fmt: skip
-    os.close(writing)
-    try:
-        with os.fdopen(reading) as answers, output:
-            started = Engine(process, answers, output, f"{variant}, {mode}")
-            started.answer()
-            yield started
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # with the processes that vLLM started
-        process.wait()
-
-
-def run_engine(job: dict[str, Any]) -> None:
-    """The process of one engine: a line of JSON in, seconds out."""
-    from vllm import LLM, SamplingParams
-    from vllm.lora.request import LoRARequest
-    from vllm.platforms import current_platform
-
-    count = job["count"]
-    options: dict[str, Any] = {
-        "model": job["model"], "dtype": job["dtype"], "enforce_eager": job["eager"],
-        "max_num_seqs": count, "max_num_batched_tokens": 1024,
-        "max_model_len": 512, "enable_prefix_caching": False, "disable_log_stats": True,
-        "kv_cache_memory_bytes": 1 << 30 if current_platform.is_cpu() else None,
-    }  # fmt: skip
-    requests: list[LoRARequest | None] = [None] * count
-    new: list[LoRARequest] = []
-    if job["variant"] != "base":
-        adapters, factors = distinct_adapters(job["model"], count + job["new"])
-        if job["variant"] == "tinylora":
-            from adapters.apply.engine_form import engine_form
-            from adapters.vllm.plugin import engine_options
-
-            options |= engine_options(factors, count, job["delta"])
-            made = [LoRARequest(f"a{i}", i + 1, engine_form(adapter, factors)) for i, adapter in enumerate(adapters)]
-        else:
-            from adapters.checkpoints.lora_export import export_lora
-
-            folder = Path(tempfile.mkdtemp())
-            options |= {"enable_lora": True, "max_loras": count, "max_lora_rank": 8}
-            paths = [export_lora(a, factors, folder / str(i), job["model"]) for i, a in enumerate(adapters)]
-            made = [LoRARequest(f"a{i}", i + 1, str(path)) for i, path in enumerate(paths)]
-        requests, new = list(made[:count]), made[count:]
-
-    llm = LLM(**options)
-    prompts = [f"Question {i}: name three things found in a town of {i + 2} houses. Answer:" for i in range(count)]
-
-    def seconds(batch: int, tokens: int, adapters: str) -> float:
-        chosen: list[Any] = {"one": requests[:1] * batch, "distinct": requests[:batch]}.get(adapters) or [
-            new.pop() for _ in range(batch)
-        ]
-        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-        start = time.perf_counter()
-        llm.generate(prompts[:batch], params, lora_request=chosen, use_tqdm=False)
-        return time.perf_counter() - start
-
-    seconds(count, 8, "distinct")  # warm-up
-    with os.fdopen(job["answers"], "w") as answers:
-        print("ready", file=answers, flush=True)
-        for line in sys.stdin:
-            print(seconds(**json.loads(line)), file=answers, flush=True)
-
-
-def distinct_adapters(model: str, count: int) -> tuple[list[Any], Any]:
-    import torch
-
-    from adapters.factors.build import find_or_build_factors
-    from adapters.vector.adapter import Adapter
-    from adapters.vector.recipe import Recipe
-
-    factors = find_or_build_factors(model)
-    generator = torch.Generator().manual_seed(0)
-    recipe = Recipe()
-    vectors = 0.02 * torch.randn(count, recipe.groups, recipe.u, generator=generator)
-    return [Adapter.from_vector(v, recipe, factors.digest, "bfloat16") for v in vectors], factors
+    job = EngineJob(args.model, variant, max(args.batches), args.dtype, delta, mode == "eager", new=FIRST_TOKENS)
+    with engine(job, f"{variant}, {mode}") as running:
+        yield running
 
 
 def print_table(args: argparse.Namespace, mode: str, engines: dict[str, Engine]) -> None:

@@ -169,15 +169,16 @@ def peer(args: argparse.Namespace, training_file: Path, out: Path) -> Row:
 
 
 @contextlib.contextmanager
-def server(args: argparse.Namespace, directory: Path) -> Iterator[str]:
-    """The URL of a server that runs no workers itself."""
+def server(args: argparse.Namespace, directory: Path, workers: int = 0) -> Iterator[str]:
+    """The URL of a server that runs so many workers itself."""
     print("... tinylora serve", file=sys.stderr, flush=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = ["--host", "127.0.0.1", "--port", str(port), *(["--enforce-eager"] if args.eager else [])]
     log, url = directory / "server.txt", f"http://127.0.0.1:{port}"
-    with running(["serve", args.model, *flags], environment(directory), log) as process:
+    settings = environment(directory) | {"TINYLORA_TRAINING_WORKERS": str(workers)}
+    with running(["serve", args.model, *flags], settings, log) as process:
         if not started(process, url):
             sys.exit(f"The server did not start:\n{log.read_text(errors='replace')}")
         yield url

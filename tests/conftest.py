@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 from server.db.database import Database
 from tests.postgres import PostgresServer, running_server
 
-WITH_ENGINES = ("tests/engine/", "tests/e2e/")
+WITH_ENGINES = ("tests/engine/", "tests/e2e/", "tests/benchmarks/test_gpu.py")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each process has a core; more threads would only wait for each other.

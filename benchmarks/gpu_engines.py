@@ -1,0 +1,149 @@
+"""Part of benchmarks.gpu: tokens per second of vLLM, of every way to compute the delta, and of vLLM's own multi-LoRA.
+
+`base` stays alive. The others start side by side, as many as the card has room for; whoever is ready takes the lock of
+the card and is asked in turn with `base`, so that a ratio is of neighbours in time.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from adapters.vllm.delta import DELTAS
+from benchmarks.dummy_model import write_dummy_model
+from benchmarks.engine_process import Engine, EngineEnded, EngineJob, engine
+from benchmarks.gpu_options import Options
+from benchmarks.paired import in_turn
+
+GIB = 2**30
+# Beside weights and cache: activations of a step, CUDA's context and graphs.
+OVERHEAD_BYTES = 5 * GIB
+# Of the card, what engines may take while the tests have the rest.
+ENGINES_SHARE = 0.8
+FP8 = {"quantization": "fp8"}
+BASE = "base"
+# Name: variant, delta, and options of the engine.
+VARIANTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    BASE: ("base", "auto", {}),
+    **{f"tinylora, {delta}": ("tinylora", delta, {}) for delta in DELTAS if delta != "auto"},
+    "vLLM's multi-LoRA": ("vllm-lora", "auto", {}),
+    "base, FP8": ("base", "auto", FP8),
+    "tinylora, FP8": ("tinylora", "auto", FP8),
+}
+
+
+def run(options: Options) -> None:
+    """Measure and record all engines. Whether one fails is recorded, and does not stop the others."""
+    model = options.directory / "model"
+    model.mkdir(exist_ok=True)
+    factors = write_dummy_model(model, options.shape)
+    jobs = {name: _job(options, str(factors.path), name) for name in options.engines or VARIANTS}
+    base = jobs.pop(BASE)
+    workers = max(1, _most_at_once(options) - 1)
+    ready: Future[Engine] = Future()
+    done: Future[None] = Future()
+    with ThreadPoolExecutor(workers + 1) as pool:
+        running = pool.submit(_keep_base, options, base, ready, done)
+        for finished in [pool.submit(_measure, options, name, job, ready) for name, job in jobs.items()]:
+            finished.result()
+        done.set_result(None)
+        running.result()
+
+
+def _keep_base(options: Options, job: EngineJob, ready: Future[Engine], done: Future[None]) -> None:
+    """Base alone, first, so that there is something to compare with; alive until `done`."""
+    try:
+        with engine(job, BASE) as base:
+            with FileLock(options.card):
+                _record(options, BASE, {BASE: base})
+            ready.set_result(base)
+            done.result()
+    except Exception as error:
+        _failed(options, BASE, error)
+        if not ready.done():
+            ready.set_exception(error)
+
+
+def _measure(options: Options, name: str, job: EngineJob, ready: Future[Engine]) -> None:
+    try:
+        with engine(job, name) as one:
+            print(f"{name} is ready", file=sys.stderr, flush=True)
+            base = None if ready.exception() else ready.result()
+            with FileLock(options.card):
+                _record(options, name, {name: one} if base is None else {BASE: base, name: one})
+    except Exception as error:
+        _failed(options, name, error)
+
+
+def _record(options: Options, name: str, engines: Mapping[str, Engine]) -> None:
+    """Ask all of `engines` in turn and record their seconds, round by round, under `name`."""
+    requests, length = options.prefill
+    for label, batch, tokens, prompt in [
+        *((f"{batch} at once", batch, options.tokens, options.prompt_tokens) for batch in options.batches),
+        ("prefill", requests, 1, length),
+    ]:
+        runs = {who: partial(one.seconds, batch, tokens, "distinct", prompt) for who, one in engines.items()}
+        in_turn(runs, 1)  # shapes that were not seen before
+        took = in_turn(runs, options.rounds)
+        per_s = batch * (prompt if label == "prefill" else tokens) / median(took[name])
+        options.results.record("engines", name, label, value={"seconds": took, "tokens_per_s": round(per_s, 1)})
+    if name not in (BASE, "base, FP8"):
+        one = engines[name]
+        runs = {who: partial(one.seconds, 1, 1, who, options.prompt_tokens) for who in ("new", "one")}
+        took = in_turn(runs, options.first_tokens)
+        milliseconds = {who: round(1000 * median(seconds), 2) for who, seconds in took.items()}
+        options.results.record("engines", name, "first token", value=milliseconds)
+
+
+def _failed(options: Options, name: str, error: Exception) -> None:
+    told = str(error) if isinstance(error, EngineEnded) else repr(error)
+    options.results.record("engines", name, "failed", value=told[-2000:])
+    print(f"{name} failed:\n{told[-2000:]}", file=sys.stderr, flush=True)
+
+
+def _job(options: Options, factors: str, name: str) -> EngineJob:
+    variant, delta, more = VARIANTS[name]
+    requests, length = options.prefill
+    on_gpu = torch.cuda.is_available()
+    longest = max(length, options.prompt_tokens + options.tokens) + 16
+    engine_options = {
+        "load_format": "dummy", "skip_tokenizer_init": True, "max_model_len": longest,
+        "max_num_batched_tokens": 8192 if on_gpu else max(longest, 512),
+        "kv_cache_memory_bytes": _cache_bytes(options), **more,
+    }  # fmt: skip
+    if on_gpu:
+        engine_options["gpu_memory_utilization"] = min(0.9, _engine_bytes(options) / _card_bytes())
+    return EngineJob(
+        str(options.directory / "model"), variant, max(*options.batches, requests), "bfloat16" if on_gpu else "float32",
+        delta, options.eager, factors, options.loras, options.first_tokens, engine_options,
+    )  # fmt: skip
+
+
+def _cache_bytes(options: Options) -> int:
+    """Room for all requests of the largest measurement."""
+    requests, length = options.prefill
+    tokens = max(max(options.batches) * (options.prompt_tokens + options.tokens), requests * length)
+    size = 2 if torch.cuda.is_available() else 4
+    return int(1.25 * tokens * options.shape.kv_bytes_per_token(size)) + 2**26
+
+
+def _engine_bytes(options: Options) -> int:
+    return 2 * options.shape.parameters() + _cache_bytes(options) + OVERHEAD_BYTES
+
+
+def _card_bytes() -> int:
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _most_at_once(options: Options) -> int:
+    """Engines for which there is room, base among them; two on a CPU."""
+    if not torch.cuda.is_available():
+        return 2
+    return max(2, int(ENGINES_SHARE * _card_bytes() / _engine_bytes(options)))

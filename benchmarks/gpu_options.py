@@ -1,0 +1,59 @@
+"""What all parts of the benchmark of a card are told, and how they pass it on to each other's processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from benchmarks.dummy_model import Shape
+from benchmarks.results import Results
+
+# All tests of the engine, those first that say most, because the time may not be enough for all.
+FIRST_TESTS = (
+    "tests/engine/test_answers.py", "tests/engine/test_sixteen_bits.py", "tests/engine/test_speculative.py",
+    "tests/engine",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """directory: of the results, logs and the model without weights.
+
+    engines: names as in gpu_engines.VARIANTS; None: all of them. prefill: requests and tokens of each.
+    eager: without compilation, which a CPU does not need to show that everything runs.
+    """
+
+    directory: Path
+    shape: Shape = field(default_factory=Shape)
+    engines: Sequence[str] | None = None
+    batches: Sequence[int] = (1, 8, 32, 128, 256)
+    tokens: int = 64
+    prompt_tokens: int = 32
+    prefill: tuple[int, int] = (32, 1024)
+    first_tokens: int = 10
+    rounds: int = 3
+    loras: int = 32
+    eager: bool = False
+    test_arguments: Sequence[str] = FIRST_TESTS
+    job_steps: int = 12
+
+    @property
+    def results(self) -> Results:
+        return Results(self.directory / "results.json")
+
+    @property
+    def card(self) -> Path:
+        """The lock of whoever measures."""
+        return self.directory / "card.lock"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"directory": str(self.directory)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Options:
+        values = json.loads(text)
+        known = {one.name for one in fields(cls)}
+        options = {name: value for name, value in values.items() if name in known}
+        return cls(**options | {"directory": Path(values["directory"]), "shape": Shape(**values["shape"])})

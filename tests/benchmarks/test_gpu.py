@@ -1,0 +1,89 @@
+"""The benchmark of a card, run here on a model that is tiny: what it records and prints, also when its time is up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.dummy_model import Shape, write_dummy_model
+from benchmarks.gpu_options import Options
+
+pytestmark = pytest.mark.engine
+
+TINY = [
+    "--layers=2", "--hidden=64", "--intermediate=96", "--heads=2", "--kv-heads=1", "--vocabulary=128", "--tokens=4",
+    "--prompt-tokens=8", "--rounds=2", "--loras=2", "--first-tokens=2", "--batches", "1", "3", "--prefill", "2", "24",
+    "--eager",
+]  # fmt: skip
+A_TEST = "tests/benchmarks/test_paired.py"
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), "--tests", A_TEST, *TINY, *more]
+
+
+def recorded(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+def test_engines_are_measured_beside_base_and_one_that_fails_stops_nobody(tmp_path: Path) -> None:
+    """Without compilation FP8 needs instructions that few CPUs have; where there are, it is measured."""
+    parts = ["--parts", "tests", "engines", "--engines", "tinylora, fused", "base, FP8", "--minutes", "6"]
+    done = subprocess.run(command(tmp_path, *parts), capture_output=True, text=True, timeout=390)
+    found = recorded(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert found["parts"]["tests"]["status"] == found["parts"]["engines"]["status"] == "done"
+    assert found["tests"] == {"passed": 2, "failed": []}
+    ours = found["engines"]["tinylora, fused"]
+    for column in ("1 at once", "3 at once", "prefill"):
+        assert [len(ours[column]["seconds"][who]) for who in ("base", "tinylora, fused")] == [2, 2]
+        assert ours[column]["tokens_per_s"] > 0
+    assert set(ours["first token"]) == {"new", "one"}
+    assert "failed" in found["engines"]["base, FP8"] or "prefill" in found["engines"]["base, FP8"]
+    for text in ("tinylora, fused", "base, FP8", "3 at once", "engines: done"):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize("how", ["time", "signal"])
+def test_table_and_results_are_there_when_it_is_cut_off_and_nothing_is_left_running(tmp_path: Path, how: str) -> None:
+    minutes = "0.3" if how == "time" else "6"
+    running = psutil.Popen(
+        command(tmp_path, "--parts", "engines", "serve", "--minutes", minutes), stdout=subprocess.PIPE, text=True
+    )
+    seen: set[psutil.Process] = set()
+    deadline = time.monotonic() + (300 if how == "time" else 8)
+    while running.poll() is None and time.monotonic() < deadline:
+        seen |= set(running.children(recursive=True)) if running.is_running() else set()
+        time.sleep(0.2)
+    if how == "signal":
+        running.terminate()
+    printed, _ = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert "engines: " + ("out of time" if how == "time" else "stopped") in printed
+    assert "serve: not reached" in printed
+    assert recorded(tmp_path)["parts"]["serve"]["status"] == "not reached"
+    _, left = psutil.wait_procs(seen, timeout=10)
+    assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_factors_of_a_model_without_weights_are_those_of_its_shape(tmp_path: Path) -> None:
+    shape = Shape(layers=2, hidden=64, intermediate=96, heads=2, kv_heads=1, vocabulary=128)
+    factors = write_dummy_model(tmp_path / "model", shape)
+    assert len(factors.modules) == 14
+    u_OR, _, v_IR = factors.triplet("model.layers.1.mlp.down_proj")
+    assert (u_OR.shape, v_IR.shape) == ((64, 2), (96, 2))
+    assert Shape().parameters() == pytest.approx(7.6e9, rel=0.01)
+
+
+def test_options_survive_the_way_to_a_part(tmp_path: Path) -> None:
+    options = Options(tmp_path, Shape(layers=3), ["base"], (1, 2))
+    again = Options.from_json(options.to_json())
+    assert again.to_json() == options.to_json() and again.shape == options.shape
