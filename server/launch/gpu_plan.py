@@ -93,7 +93,7 @@ def plan_gpus(facts: GpuFacts) -> GpuPlan:
     usual, least = _wanted(facts)
     beside = _beside(facts, usual)
     shared = facts.workers - len(beside)
-    said = [f"{_names(worker.names)}: {gib(worker.limit)} for a training worker" for worker in beside]
+    said = [f"{_names(worker.names)}: {_size_on(worker)} for a training worker" for worker in beside]
     if not shared:
         return GpuPlan(None, beside, "; ".join([f"{_names(engine)}: all for the engine", *said]))
 
@@ -200,7 +200,8 @@ def _no_room(facts: GpuFacts, engine: Sequence[Gpu], shared: int, needed: int) -
     gpu = min(engine, key=lambda gpu: _room(facts, gpu))
     whom = "a training worker" if shared == 1 else f"{shared} training workers"
     each = f", on each of {len(engine)} GPUs" if len(engine) > 1 else ""
-    spread = f" ({_worker_sum(facts)})" if facts.worker_share is None else ", as TINYLORA_WORKER_GPU_GIB says"
+    over = ", over all of them" if len(engine) > 1 else ""
+    spread = f" ({_worker_sum(facts)}{over})" if facts.worker_share is None else ", as TINYLORA_WORKER_GPU_GIB says"
     ways = ["TINYLORA_TRAINING_WORKERS=0 (and `tinylora worker` on another machine)"]
     if facts.workers > 1:
         ways.insert(0, "fewer TINYLORA_TRAINING_WORKERS")
@@ -220,13 +221,17 @@ def _no_room(facts: GpuFacts, engine: Sequence[Gpu], shared: int, needed: int) -
     return (
         f"{_names([gpu])} has {gib(gpu.total)} ({gib(gpu.free)} free), too little for the engine and {whom}{each}: the "
         f"engine takes {takes}{least}; {whom} {gib(needed)}{spread}; {gib(needed - _room(facts, gpu))} are missing. "
-        f"What helps: {', '.join(ways)}, a second GPU, or a smaller model."
+        f"What helps: {', '.join(ways)}, another GPU, or a smaller model."
     )
 
 
 def _worker_sum(facts: GpuFacts) -> str:
     passes = facts.worker_least - facts.worker_weights
     return f"{gib(facts.worker_weights)} of weights, {gib(passes)} for a short pass, {gib(CONTEXT_BYTES)} for CUDA"
+
+
+def _size_on(worker: WorkerGpus) -> str:
+    return f"{gib(worker.limit)} of each" if len(worker.names) > 1 else gib(worker.limit)
 
 
 def _names(gpus: Sequence[Gpu | str]) -> str:

@@ -80,7 +80,7 @@ def test_two_copies_that_do_not_fit_are_refused_with_the_sum_and_what_helps() ->
         "GPU 0 has 24.0 GiB (24.0 GiB free), too little for the engine and a training worker: the engine takes "
         "14.0 GiB of weights, 1.5 GiB to work, at least 1.0 GiB for its KV cache; a training worker 16.6 GiB (14.0 GiB "
         "of weights, 2.0 GiB for a short pass, 0.6 GiB for CUDA); 11.0 GiB are missing. What helps: "
-        "TINYLORA_TRAINING_WORKERS=0 (and `tinylora worker` on another machine), a second GPU, or a smaller model."
+        "TINYLORA_TRAINING_WORKERS=0 (and `tinylora worker` on another machine), another GPU, or a smaller model."
     )
 
 
