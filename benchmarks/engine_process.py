@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -65,9 +65,11 @@ class Engine:
         return line
 
     def _ended(self) -> EngineEnded:
+        code = self._process.wait()
+        how = f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with the status {code}"
         self._output.seek(0)
         printed = self._output.read().decode(errors="replace")
-        return EngineEnded(f"{printed[-OUTPUT_KEPT:]}\nThe engine of {self._label} ended; see above.")
+        return EngineEnded(f"{printed[-OUTPUT_KEPT:]}\nThe engine of {self._label} ended {how}; see above.")
 
 
 @contextmanager
@@ -87,7 +89,8 @@ def engine(job: EngineJob, label: str) -> Iterator[Engine]:
             started.answer()
             yield started
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # with the processes that vLLM started
+        with suppress(ProcessLookupError):  # nothing of it is left
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that vLLM started
         process.wait()
 
 

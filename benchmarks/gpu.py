@@ -71,9 +71,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--out", type=Path, default=None, help="where to (default: a new temporary directory)")
     parser.add_argument("--engines", nargs="+", help="only these, and base (default: all)")
-    for name in ("batches", "prefill"):
+    for name in ("batches", "prefill", "job"):
         parser.add_argument(f"--{name}", nargs="+", type=int, default=list(_default(Options, name)))
-    for name in ("tokens", "prompt_tokens", "first_tokens", "rounds", "loras", "job_steps"):
+    for name in ("tokens", "prompt_tokens", "first_tokens", "rounds", "loras"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=_default(Options, name))
     for name in (field.name for field in fields(Shape)):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=_default(Shape, name), help="of the model")
@@ -87,7 +87,7 @@ def main() -> None:
         Shape(**{field.name: getattr(args, field.name) for field in fields(Shape)}),
         None if args.engines is None else ["base", *(name for name in args.engines if name != "base")],
         args.batches, args.tokens, args.prompt_tokens, tuple(args.prefill), args.first_tokens, args.rounds, args.loras,
-        args.eager, args.tests, args.job_steps,
+        args.eager, args.tests, tuple(args.job),
     )  # fmt: skip
     sys.exit(run(options, args.parts, 60 * args.minutes))
 

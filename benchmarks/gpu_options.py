@@ -22,6 +22,7 @@ class Options:
     """directory: of the results, logs and the model without weights.
 
     engines: names as in gpu_engines.VARIANTS; None: all of them. prefill: requests and tokens of each.
+    job: steps, prompts in a step and completions of each, of the job on the embedded model.
     eager: without compilation, which a CPU does not need to show that everything runs.
     """
 
@@ -37,7 +38,7 @@ class Options:
     loras: int = 32
     eager: bool = False
     test_arguments: Sequence[str] = FIRST_TESTS
-    job_steps: int = 12
+    job: tuple[int, int, int] = (12, 8, 8)
 
     @property
     def results(self) -> Results:

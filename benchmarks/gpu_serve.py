@@ -25,6 +25,7 @@ def run(options: Options) -> None:
     directory.mkdir(exist_ok=True)
     model = Path(os.environ.get("TINYLORA_MODELS_DIR", "models")) / "SmolLM2-135M-Instruct"
     training_file, _ = make_task(directory / "task")
+    steps, prompts, completions = options.job
     started = argparse.Namespace(model=str(model), eager=options.eager)
     start = time.monotonic()
     with server(started, directory, workers=1) as url, OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
@@ -34,10 +35,10 @@ def run(options: Options) -> None:
         answer = client.chat.completions.create(model=name, messages=messages, temperature=0, max_tokens=16)
         results.record("serve", "answer", value=answer.choices[0].message.content)
         uploaded = client.files.create(file=training_file, purpose="fine-tune").id
-        reinforcement: Any = {"grader": GRADER, "hyperparameters": {"batch_size": 8}}
+        reinforcement: Any = {"grader": GRADER, "hyperparameters": {"batch_size": prompts}}
         settings = {
-            "group_size": 8, "learning_rate": 0.01, "temperature": TEMPERATURE, "validation_fraction": 0,
-            "max_completion_tokens": MAX_TOKENS, "max_steps": options.job_steps, "epochs": 1000,
+            "group_size": completions, "learning_rate": 0.01, "temperature": TEMPERATURE, "validation_fraction": 0,
+            "max_completion_tokens": MAX_TOKENS, "max_steps": steps, "epochs": 1000,
         }  # fmt: skip
         job = client.fine_tuning.jobs.create(
             model=name, training_file=uploaded, seed=0, extra_body={"tinylora": settings},
