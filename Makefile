@@ -54,6 +54,7 @@ bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of 
 	@$(BIN)/python -m benchmarks.gateway
 	@$(BIN)/python -m benchmarks.factors $(EMBEDDED_MODEL)
 	@$(BIN)/python -m benchmarks.registry
+	@$(BIN)/python -m benchmarks.train_step
 	@$(BIN)/python -m benchmarks.train
 
 bench-gpu: $(PROJECT) $(EMBEDDED_MODEL) ## Measure everything on one GPU, in five minutes (with DEVICE=gpu)

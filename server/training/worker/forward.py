@@ -142,7 +142,7 @@ def forward_backward(model: TrainableAdapters, tasks: Sequence[Task[M]], sizes: 
         return measured
 
     result = [task.objective.start for task in tasks]
-    for _, measured in _in_passes(model, sequences, sizes, one_pass, gradient=True):
+    for _, measured in in_passes(model, sequences, sizes, one_pass, gradient=True):
         for number, metrics in measured:
             result[number] = result[number] + metrics
     return result
@@ -159,13 +159,13 @@ def score(model: TrainableAdapters, batch: Sequence[TokenSequence], sizes: PassS
 
     parts: list[TokenScores] = []
     order: list[int] = []
-    for together, part in _in_passes(model, batch, sizes, one_pass, gradient=False):
+    for together, part in in_passes(model, batch, sizes, one_pass, gradient=False):
         parts.append(part)
         order += [index for row in together for index in row]
     return select(joined(parts), sorted(range(len(order)), key=order.__getitem__))
 
 
-def _in_passes(
+def in_passes(
     model: TrainableAdapters,
     batch: Sequence[TokenSequence],
     sizes: PassSizes,
