@@ -172,7 +172,10 @@ def _limit(facts: GpuFacts, gpu: Gpu) -> int:
 def _room(facts: GpuFacts, gpu: Gpu) -> int:
     """What workers may have of one of the engine's GPUs."""
     if not facts.is_given:
-        return _limit(facts, gpu) - facts.engine_weights - ENGINE_WORK_BYTES - MIN_KV_CACHE_BYTES
+        # The engine takes one share of all its GPUs, so the smallest decides how large it has to be.
+        smallest = min(facts.gpus[place].total for place in facts.engine)
+        share = (facts.engine_weights + ENGINE_WORK_BYTES + MIN_KV_CACHE_BYTES) / smallest
+        return math.floor(_limit(facts, gpu) - share * gpu.total)
     if facts.kv_cache is not None:
         return gpu.free - facts.engine_weights - ENGINE_WORK_BYTES - facts.kv_cache
     return gpu.free - math.ceil(facts.utilization * gpu.total)

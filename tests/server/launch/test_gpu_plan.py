@@ -174,6 +174,15 @@ def test_several_workers_are_told_apart() -> None:
         plan_gpus(facts(80, workers=4))
 
 
+def test_of_unequal_gpus_each_has_room_for_the_engines_part() -> None:
+    unequal = facts(8, 8, 8, 12, weights=3, engine=(0, 1, 2, 3))
+    busy = replace(unequal, gpus=(*gpus(8, 8, 8), Gpu("3", 12 * GIB, 8 * GIB)))
+    plan = plan_gpus(busy)
+    assert plan.utilization is not None
+    assert plan.utilization * 8 * GIB > busy.engine_weights + ENGINE_WORK_BYTES
+    assert plan.utilization * 12 * GIB + plan.workers[0].limit <= 8 * GIB
+
+
 sizes = st.lists(st.floats(8, 192), min_size=1, max_size=8)
 
 
