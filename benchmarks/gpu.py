@@ -1,12 +1,13 @@
 """All that is measured on one card, in one command of five minutes: no network, no download.
 
-    python -m benchmarks.gpu [--minutes 5] [--parts tests engines serve] [--out DIRECTORY]
+    python -m benchmarks.gpu [--minutes 5] [--parts tests engines training serve] [--out DIRECTORY]
 
     tests     tests/engine, while the engines start
     engines   vLLM, every way to compute the delta, vLLM's own multi-LoRA, and FP8 (benchmarks.gpu_engines)
+    training  an update of the trainer, beside its limit and PEFT (benchmarks.gpu_training)
     serve     `tinylora serve`, OpenAI's client and a job, with the embedded model (benchmarks.gpu_serve)
 
-The model of `engines` is a shape with random weights, by default that of a 7B (--layers, --hidden, ...
+The model of `engines` and `training` is a shape with random weights, by default that of a 7B (--layers, --hidden, ...
 make it smaller). Every part is a process with its own time; what it printed last is shown when it fails. Results are
 in DIRECTORY/results.json as they come. The table is printed at the end, however that comes: a part that fails, the
 time that is up, SIGTERM. It also runs without a GPU, on sizes for that, which shows that everything works.
@@ -32,7 +33,7 @@ from benchmarks.gpu_options import Options
 from benchmarks.gpu_table import print_table
 
 # Parts of one stage run side by side; whoever measures takes the lock of the card. Seconds each may take.
-STAGES: Sequence[dict[str, int]] = ({"tests": 150, "engines": 240}, {"serve": 120})
+STAGES: Sequence[dict[str, int]] = ({"tests": 150, "engines": 240}, {"training": 90}, {"serve": 120})
 PARTS = [part for stage in STAGES for part in stage]
 TABLE_S = 5
 LINES_SHOWN = 15
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--out", type=Path, default=None, help="where to (default: a new temporary directory)")
     parser.add_argument("--engines", nargs="+", help="only these, and base (default: all)")
-    for name in ("batches", "prefill", "job"):
+    for name in ("batches", "prefill", "update", "job"):
         parser.add_argument(f"--{name}", nargs="+", type=int, default=list(_default(Options, name)))
     for name in ("tokens", "prompt_tokens", "first_tokens", "rounds", "loras"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=_default(Options, name))
@@ -87,7 +88,7 @@ def main() -> None:
         Shape(**{field.name: getattr(args, field.name) for field in fields(Shape)}),
         None if args.engines is None else ["base", *(name for name in args.engines if name != "base")],
         args.batches, args.tokens, args.prompt_tokens, tuple(args.prefill), args.first_tokens, args.rounds, args.loras,
-        args.eager, args.tests, tuple(args.job),
+        args.eager, args.tests, tuple(args.update), tuple(args.job),
     )  # fmt: skip
     sys.exit(run(options, args.parts, 60 * args.minutes))
 

@@ -22,6 +22,7 @@ class Options:
     """directory: of the results, logs and the model without weights.
 
     engines: names as in gpu_engines.VARIANTS; None: all of them. prefill: requests and tokens of each.
+    update: prompts, completions of each, and tokens of both, in an update of the trainer.
     job: steps, prompts in a step and completions of each, of the job on the embedded model.
     eager: without compilation, which a CPU does not need to show that everything runs.
     """
@@ -38,6 +39,7 @@ class Options:
     loras: int = 32
     eager: bool = False
     test_arguments: Sequence[str] = FIRST_TESTS
+    update: tuple[int, int, int, int] = (8, 8, 200, 300)
     job: tuple[int, int, int] = (12, 8, 8)
 
     @property

@@ -20,6 +20,8 @@ def main() -> None:
         sys.exit(_tests(options))
     if name == "engines":
         from benchmarks.gpu_engines import run
+    elif name == "training":
+        from benchmarks.gpu_training import run
     else:
         from benchmarks.gpu_serve import run
     run(options)

@@ -18,6 +18,8 @@ def print_table(options: Options) -> None:
     console = Console(width=180, highlight=False)
     if "engines" in found:
         console.print(engines_table(options, found["engines"]))
+    if "training" in found:
+        console.print(training_table(found["training"]))
     for part in ("tests", "serve"):
         if part in found:
             console.print(f"{part}: {found[part]}", markup=False)
@@ -51,3 +53,13 @@ def _cell(name: str, measured: Mapping[str, Any] | None) -> str:
     seconds: Mapping[str, Sequence[float]] = measured["seconds"]
     ratio = f"  {speed(seconds['base'], seconds[name])}" if name != "base" and "base" in seconds else ""
     return f"{measured['tokens_per_s']:.0f}{ratio}"
+
+
+def training_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Seconds of an update, and the most memory that it took beside the weights."""
+    table = Table(title="an update of the trainer")
+    for column in ("", "seconds", "GiB beside the weights"):
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, str(row["seconds"]), f"{row['bytes_beside_weights'] / 2**30:.2f}")
+    return table

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.engine
 TINY = [
     "--layers=2", "--hidden=64", "--intermediate=96", "--heads=2", "--kv-heads=1", "--vocabulary=128", "--tokens=4",
     "--prompt-tokens=8", "--rounds=2", "--loras=2", "--first-tokens=2", "--batches", "1", "3", "--prefill", "2", "24",
+    "--update", "2", "2", "8", "4",
     "--eager",
 ]  # fmt: skip
 A_TEST = "tests/benchmarks/test_paired.py"
@@ -72,6 +73,15 @@ def test_table_and_results_are_there_when_it_is_cut_off_and_nothing_is_left_runn
     assert recorded(tmp_path)["parts"]["serve"]["status"] == "not reached"
     _, left = psutil.wait_procs(seen, timeout=10)
     assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_an_update_is_measured_beside_its_limit_and_peft(tmp_path: Path) -> None:
+    done = subprocess.run(command(tmp_path, "--parts", "training"), capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = recorded(tmp_path)["training"]
+    assert list(rows) == ["limit", "ours", "PEFT, LoRA of rank 2"]
+    assert all(row["seconds"] > 0 and row["bytes_beside_weights"] > 0 for row in rows.values())
+    assert "PEFT, LoRA of rank 2" in done.stdout
 
 
 def test_factors_of_a_model_without_weights_are_those_of_its_shape(tmp_path: Path) -> None:
