@@ -103,7 +103,12 @@ def locate_model(model: str | Path) -> Path:
             allow_patterns=["*.safetensors", "*.safetensors.index.json", "config.json"],
             ignore_patterns=["*/*", "consolidated*"],
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError as error:
+        raise FactorsError(
+            f"{str(model)!r} is neither a directory nor a model the hub could give: ids there are OWNER/NAME",
+            field="model",
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FactorsError(
             f"{str(model)!r} is neither a directory nor a model the hub could give: {error}", field="model"
         ) from error
@@ -195,6 +200,11 @@ def _read_config(directory: Path) -> tuple[bytes, Mapping[str, Any]]:
 def _layer_count(directory: Path, config: Mapping[str, Any]) -> int:
     text_config = config.get("text_config")
     count = (text_config if isinstance(text_config, dict) else config).get("num_hidden_layers")
+    if count is None:
+        raise FactorsError(
+            f"{directory}/config.json has no num_hidden_layers, which all models have that can be adapted: those with "
+            "plain linears of attention and MLP, named as in Llama"
+        )
     if type(count) is not int or count < 1:
         raise FactorsError(f"{directory}/config.json: num_hidden_layers is {count!r:.80}, expected a positive integer")
     return count

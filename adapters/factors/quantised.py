@@ -38,15 +38,19 @@ def served_factors(
     Raises FactorsError when the factors do not fit the shapes of `model`, or its linears see other inputs than the
     original's; without `original` as `find_or_build_factors`.
     """
-    if original is None:
+    if not original:
         return find_or_build_factors(model, rank=rank, kind=kind, progress=progress)
     directory = locate_model(model)
     if is_factors_file(original):
         factors = open_factors(Path(original).expanduser())
-    else:
+        _check_shapes(factors, directory)
+        return factors
+    try:
         factors = find_or_build_factors(original, rank=rank, kind=kind, progress=progress)
-        _check_inputs(locate_model(original), directory)
+    except FactorsError as error:
+        raise FactorsError(f"no factors from {original} (--factors-from): {error}", field=error.field) from error
     _check_shapes(factors, directory)
+    _check_inputs(locate_model(original), directory)
     return factors
 
 
@@ -92,8 +96,18 @@ def _check_shapes(factors: Factors, directory: Path) -> None:
 
 def _check_inputs(original: Path, quantised: Path) -> None:
     ours, theirs = _norms(quantised), _norms(original)
+    if ours.keys() != theirs.keys():
+        raise FactorsError(
+            f"{quantised} has {len(ours)} norms and {original} {len(theirs)}: they are not the same model; name the "
+            "one that it was quantised from, --factors-from ORIGINAL"
+        )
     for name in sorted(ours.keys() & theirs.keys()):
         same = ours[name].shape == theirs[name].shape and torch.allclose(ours[name], theirs[name], _SAME_NORM, 1e-3)
+        if not same and not is_quantised(quantised):
+            raise FactorsError(
+                f"{quantised} is not quantised, and other than {original} in {name}; leave --factors-from out, which "
+                "names the model that a quantised one was made from"
+            )
         if not same:
             raise FactorsError(
                 f"{quantised} and {original} differ in {name}, which quantising alone leaves as it is: this checkpoint "

@@ -154,12 +154,14 @@ class Settings(BaseSettings):
 
 def explain(error: ValidationError) -> str:
     """What is wrong with the environment, for the operator; it does not show keys."""
-    sentences = []
+    sentences: dict[str, str] = {}
     for wrong in error.errors():
         name, message = str(wrong["loc"][0]), wrong["msg"].removeprefix("Value error, ")
         value = "" if name in SECRETS else f"is {wrong['input']!r}: "
-        sentences.append(f"TINYLORA_{name.upper()} {value}{message}")
-    return "; ".join(sentences)
+        # A setting that may be one thing or another has a message for each.
+        said = sentences.get(name)
+        sentences[name] = f"TINYLORA_{name.upper()} {value}{message}" if said is None else f"{said}, or: {message}"
+    return "; ".join(sentences.values())
 
 
 def why_no_storage(url: str) -> str | None:

@@ -46,10 +46,15 @@ async def check_adapters_work(client: AdapterLLM, factors: Factors, tasks: tuple
     """Returns when they do. Raises AdaptersWithoutEffect, with what to do."""
     try:
         base = await _answer(client, tasks, None)
+    except EngineDeadError as error:
+        raise AdaptersWithoutEffect("The first request ended the engine; its log says why.") from error
+    try:
         zero = await _answer(client, tasks, _constant(factors, 0.0))
         strong = await _answer(client, tasks, _constant(factors, STRONG))
     except EngineDeadError as error:
-        raise AdaptersWithoutEffect(f"The first request with an adapter ended the engine. {WITHOUT_PLUGIN}") from error
+        raise AdaptersWithoutEffect(
+            f"The first request with an adapter ended the engine; its log says why. If it does not: {WITHOUT_PLUGIN}"
+        ) from error
     effect, noise = _distance(strong, base), _distance(zero, base)
     if not effect > NOTHING:
         raise AdaptersWithoutEffect(f"Adapters have no effect on the engine's answers. {WITHOUT_PLUGIN}")

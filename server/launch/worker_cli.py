@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 LOG_DIR = Path("data/tensorboard")
+MOST_GIB = 2**20
 
 
 def worker(
@@ -35,7 +36,9 @@ def worker(
     pass_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in a pass, if so many fit")] = None,
     memory_gib: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Most memory that it takes of its device, or of each GPU; default: what is free"),
+        typer.Option(
+            min=0.1, max=MOST_GIB, help="Most memory it takes of its device, or of each GPU; default: what is free"
+        ),
     ] = None,
     nice: Annotated[int, typer.Option(min=0, max=19, help="Give way to other processes, as nice(1)")] = 0,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -48,12 +51,15 @@ def worker(
     # On a GPU passes of all lengths follow each other: without it, freed memory is left in pieces that fit none.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
+    import torch
     from pydantic import ValidationError
 
     from server.core.settings import Settings, explain
     from server.launch.embedded_model import EmbeddedModelError, ensure_embedded_model
 
     console = Console(stderr=True)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.Exit(_fail(console, "PyTorch finds no CUDA GPU here; leave --device out, or set it to cpu"))
     try:
         settings = Settings() if factors_from is None else Settings(factors_from=factors_from)
         name = model or str(ensure_embedded_model(progress=console.print))

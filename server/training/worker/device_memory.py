@@ -54,7 +54,8 @@ class CudaMemory:
 
     @property
     def name(self) -> str:
-        return "the GPU" if len(self.gpus) == 1 else f"{len(self.gpus)} GPUs"
+        name = "the GPU" if len(self.gpus) == 1 else f"{len(self.gpus)} GPUs"
+        return name + _within(self.limit)
 
     def available(self) -> int:
         return len(self.gpus) * min(map(self.left_on, self.gpus))
@@ -86,8 +87,11 @@ class HostMemory:
     """The machine's, or the container's. Linux gives more than there is and later ends a process that uses it."""
 
     limit: int | None
-    name: str = "this machine"
     can_try: bool = False
+
+    @property
+    def name(self) -> str:
+        return "this machine" + _within(self.limit, int(psutil.Process().memory_info().rss))
 
     def available(self) -> int:
         available = available_memory()
@@ -99,3 +103,11 @@ class HostMemory:
         with LiveBytes() as live:
             result = run()
         return result, live.peak
+
+
+def _within(limit: int | None, taken: int | None = None) -> str:
+    """What is said of a limit behind the device's name. taken: what the process has of it already, in bytes."""
+    if limit is None:
+        return ""
+    of_it = "" if taken is None else f", of which its process has {taken / 2**30:.2f} GiB already"
+    return f" within the worker's limit of {limit / 2**30:.2f} GiB{of_it}"

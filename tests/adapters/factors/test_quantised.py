@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,19 @@ def test_a_checkpoint_whose_linears_read_scaled_inputs_is_refused(original: Path
     edit(quantised, model__layers__1__input_layernorm__weight=1 / torch.linspace(0.5, 2, 32))
     with pytest.raises(FactorsError, match=r"differ in model\.layers\.1\.input_layernorm\.weight.*AWQ"):
         served(quantised, original)
+
+
+def test_a_model_that_is_not_the_original_is_told_as_such(original: Path, tmp_path: Path) -> None:
+    quantised, _ = quantise(original, "int4", tmp_path)
+    other = shutil.copytree(original, tmp_path / "other")
+    edit(other, model__layers__1__input_layernorm__weight=torch.full((32,), 2.0))
+    with pytest.raises(FactorsError, match=r"other is not quantised, and other than .* leave --factors-from out"):
+        served(other, original)
+    edit(quantised, model__layers__9__input_layernorm__weight=torch.ones(32))
+    with pytest.raises(FactorsError, match=r"has 6 norms and .* 5: they are not the same model"):
+        served(quantised, original)
+    with pytest.raises(FactorsError, match=r"no factors from none-such \(--factors-from\): .* neither a directory"):
+        served(quantised, Path("none-such"))
 
 
 def test_a_model_that_cannot_be_read_is_called_nothing(tmp_path: Path) -> None:

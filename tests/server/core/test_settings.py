@@ -118,3 +118,12 @@ def test_storage_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TINYLORA_FILES_URL", "s4://bucket")
     with pytest.raises(ValidationError, match="s4"):
         Settings()
+
+
+def test_a_setting_of_two_kinds_has_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYLORA_WORKER_GPU_GIB", "abc")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    sentence = explain(refused.value)
+    assert sentence.count("TINYLORA_WORKER_GPU_GIB is 'abc': ") == 1
+    assert "Input should be 'auto', or: Input should be a valid number" in sentence

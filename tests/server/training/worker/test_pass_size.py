@@ -210,6 +210,8 @@ def test_weights_that_do_not_fit_are_a_sentence(model: TrainableAdapters) -> Non
 def test_a_limit_counts_what_the_process_has() -> None:
     has = psutil.Process().memory_info().rss
     assert HostMemory(has + 50 * 2**20).available() < 100 * 2**20
+    assert HostMemory(2**30).name.startswith("this machine within the worker's limit of 1.00 GiB, of which its process")
+    assert HostMemory(None).name == "this machine"
     assert HostMemory(None).available() == pytest.approx(available_memory(), rel=0.2)
 
 
