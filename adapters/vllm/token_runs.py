@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -32,18 +33,21 @@ def hand_over_runs(mixin: Any) -> None:
     load_lora_model, set_active_loras = mixin.load_lora_model, mixin.set_active_loras
     _set_active_loras = mixin._set_active_loras
 
+    @wraps(load_lora_model)
     def load(self: Any, *args: Any, **kwargs: Any) -> Any:
         model = load_lora_model(self, *args, **kwargs)
         if _takes_runs(self) and hasattr(self, "lora_state"):  # vLLM's second runner keeps the adapters' ids there
             self.lora_state.make_lora_inputs = _RunsOf(self.lora_state)
         return model
 
+    @wraps(_set_active_loras)
     def set_of_second_runner(self: Any, prompt: Any, tokens: Any, requests: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(tokens, TokenRuns):
             self.lora_manager.set_runs(requests, tokens)
         else:
             _set_active_loras(self, prompt, tokens, requests, *args, **kwargs)
 
+    @wraps(set_active_loras)
     def set_of_first_runner(self: Any, input_batch: Any, tokens: IntArray, *args: Any, **kwargs: Any) -> None:
         if _takes_runs(self):
             ids = input_batch.request_lora_mapping[: input_batch.num_reqs]
