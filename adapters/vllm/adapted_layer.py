@@ -13,6 +13,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from adapters.apply.two_parts import padded_to_8, two_parts
+
 
 @dataclass(frozen=True, slots=True)
 class LayerFactors:
@@ -101,20 +103,5 @@ def blocks_of(expand_RO: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def in_two_parts(matrix_LI: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 matrix (L, in) as two of a 16-bit dtype, one below the other, whose sum it is up to 2^-16 of each
-    number (bfloat16); zeros below, up to a multiple of 8 rows, which tensor cores need."""
-    return padded(torch.cat(two_parts(matrix_LI, dtype)), 0)
-
-
-def two_parts(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The same as two matrices: the leading bits of each number, and the rest of it, rounded."""
-    # Not `.to(dtype).float()`: Inductor leaves such a pair of conversions out, and the rest would be zero.
-    leading = -(1 << (16 if dtype == torch.bfloat16 else 13))  # the bits that `dtype` has, of a float32
-    high = (matrix.view(torch.int32) & leading).view(torch.float32)
-    return high.to(dtype), (matrix - high).to(dtype)
-
-
-def padded(matrix: Tensor, dim: int) -> Tensor:
-    """`matrix` with zeros up to a multiple of 8 in the dimension `dim` (0 or 1)."""
-    missing = -matrix.shape[dim] % 8
-    return nn.functional.pad(matrix, (0, 0, 0, missing) if dim == 0 else (0, missing))
+    """A float32 matrix (L, in) as two of a 16-bit dtype, one below the other, and zeros below (two_parts.py)."""
+    return padded_to_8(torch.cat(two_parts(matrix_LI, dtype)), 0)

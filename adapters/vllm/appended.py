@@ -3,8 +3,8 @@
     rows:     x [W ; V^T]^T         = [W x | V^T x]
     columns:  [x | g] [W | U S]^T   = W x + U S g
 
-In bfloat16 a factor is two matrices whose sum it is (adapted_layer.in_two_parts). Both sides of `columns` are, and the
-product of the two small parts, 2^-18 of the whole, is left out: [x | g1 | g2 | g1] with [W | (U S)1 | (U S)1 | (U S)2].
+In bfloat16 the rows are V^T in two parts (adapted_layer.in_two_parts), and the columns are products of two parts on
+both sides (adapters.apply.thin_product).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from adapters.vllm.adapted_layer import AdaptedLayer, BaseMethod, in_two_parts, padded, two_parts
+from adapters.apply.thin_product import kept, widened
+from adapters.apply.two_parts import padded_to_8
+from adapters.vllm.adapted_layer import AdaptedLayer, BaseMethod, in_two_parts
 
 
 def can_append(base: BaseMethod, layer: AdaptedLayer) -> bool:
@@ -28,7 +30,7 @@ def can_append(base: BaseMethod, layer: AdaptedLayer) -> bool:
 def append_rows(base: BaseMethod, layer: AdaptedLayer) -> None:
     """Put V^T in rows below the weight of `layer`, and zeros below its bias."""
     weight_OI = _weight(base, layer)
-    rows_PI = padded(layer.tinylora_shrink, 0)
+    rows_PI = padded_to_8(layer.tinylora_shrink, 0)
     if weight_OI.dtype == torch.bfloat16:
         rows_PI = in_two_parts(layer.tinylora_shrink, weight_OI.dtype)
     if layer.bias is not None:
@@ -45,19 +47,14 @@ def rows_of(both_TN: Tensor, layer: AdaptedLayer) -> tuple[Tensor, Tensor, int]:
 
 def append_columns(base: BaseMethod, layer: AdaptedLayer) -> None:
     """Put U S in columns beside the weight of `layer`."""
-    weight_OI, expand_OL = _weight(base, layer), layer.tinylora_expand.t()
-    if weight_OI.dtype == torch.bfloat16:
-        high_OL, low_OL = two_parts(expand_OL, weight_OI.dtype)
-        expand_OL = torch.cat([high_OL, high_OL, low_OL], dim=1)
-    _replace_weight(base, layer, torch.cat([weight_OI, padded(expand_OL, 1)], dim=1))
+    weight_OI = _weight(base, layer)
+    columns_KO = padded_to_8(kept(layer.tinylora_expand, weight_OI.dtype), 0)
+    _replace_weight(base, layer, torch.cat([weight_OI, columns_KO.t()], dim=1))
 
 
 def with_columns(x_TI: Tensor, g_TL: Tensor) -> Tensor:
     """What is multiplied with such a weight: x (T, in) with g (T, n*r) float32 beside it."""
-    if x_TI.dtype == torch.bfloat16:
-        high_TL, low_TL = two_parts(g_TL, x_TI.dtype)
-        g_TL = torch.cat([high_TL, low_TL, high_TL], dim=1)
-    return torch.cat([x_TI, padded(g_TL, 1)], dim=1)
+    return torch.cat([x_TI, padded_to_8(widened(g_TL, x_TI.dtype), 1)], dim=1)
 
 
 def _weight(base: BaseMethod, layer: AdaptedLayer) -> Tensor:
