@@ -6,7 +6,6 @@ copy of the model, for which there is room once ours is gone.
 
 from __future__ import annotations
 
-import argparse
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +17,13 @@ from filelock import FileLock
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.factors import Factors
-from adapters.vector.adapter import Adapter
-from adapters.vector.recipe import Recipe
 from benchmarks.dummy_model import RANK, write_dummy_model
 from benchmarks.gpu_options import Options
-from benchmarks.train_step import own_passes, padded_passes, random_batch, timed
+from benchmarks.train_step import limit_and_ours, padded_passes, timed
 from server.training.worker.device_memory import device_memory
-from server.training.worker.forward import Task, forward_backward
 from server.training.worker.packing import TokenSequence
 from server.training.worker.pass_size import PassLimits
-from server.training.worker.sft_objective import sft_objective
 
 # The largest whose activations an 80 GB card holds beside a 7B.
 PASS_TOKENS = 8192
@@ -51,17 +45,9 @@ def run(options: Options) -> None:
 def _ours(options: Options, directory: Path, factors: Factors, device: str) -> list[TokenSequence]:
     """The limit and ours; returns the sequences of the update."""
     sizes = PassLimits(tokens=PASS_TOKENS)
-    model = TrainableAdapters(_random_model(directory, device), factors)
-    recipe = Recipe(groups=min(13, len(factors.modules)))
-    handle = model.add(Adapter(recipe, factors.digest, "float32", bytes(4 * recipe.num_parameters)))
-    prompts, completions, prompt_tokens, completion_tokens = options.update
-    asked = argparse.Namespace(
-        prompts=prompts, completions=completions, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens
-    )
-    batch = random_batch(asked, handle, model.model)
-    task = Task(batch, sft_objective(batch))
-    _record(options, "limit", device, lambda: own_passes(model, batch, sizes))
-    _record(options, "ours", device, lambda: forward_backward(model, [task], sizes))
+    batch, runs = limit_and_ours(_random_model(directory, device), factors, options.update, sizes)
+    for name, update in runs.items():
+        _record(options, name, device, update)
     return batch
 
 

@@ -33,6 +33,7 @@ from transformers import AutoModelForCausalLM
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.build import find_or_build_factors
+from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
 from benchmarks.paired import in_turn, speed
@@ -67,14 +68,8 @@ def main() -> None:
         return AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).to(device).eval()
 
     factors = find_or_build_factors(args.model, rank=RANK)
-    model = TrainableAdapters(load(), factors)
-    handle = model.add(Adapter(Recipe(), factors.digest, "float32", bytes(4 * Recipe().num_parameters)))
-    batch = random_batch(args, handle, model.model)
-    task = Task(batch, sft_objective(batch))
-    runs: dict[str, Callable[[], object]] = {
-        "limit": lambda: own_passes(model, batch, sizes),
-        "ours": lambda: forward_backward(model, [task], sizes),
-    }
+    update = (args.prompts, args.completions, args.prompt_tokens, args.completion_tokens)
+    batch, runs = limit_and_ours(load(), factors, update, sizes)
     if not args.no_peft:
         peft = get_peft_model(load(), LoraConfig(r=RANK, target_modules=list(factors.modules)))
         runs["peft"] = lambda: padded_passes(peft, batch, sizes.tokens)
@@ -96,19 +91,31 @@ def main() -> None:
     Console().print(table)
 
 
-def random_batch(args: argparse.Namespace, handle: int, model: Any) -> list[TokenSequence]:
+def limit_and_ours(
+    causal_lm: Any, factors: Factors, update: tuple[int, int, int, int], sizes: PassLimits
+) -> tuple[list[TokenSequence], dict[str, Callable[[], object]]]:
+    """The sequences of an update, and what runs it, by name. update: prompts, completions of each, tokens of both."""
+    model = TrainableAdapters(causal_lm, factors)
+    recipe = Recipe(groups=min(13, len(factors.modules)))
+    handle = model.add(Adapter(recipe, factors.digest, "float32", bytes(4 * recipe.num_parameters)))
+    batch = random_batch(update, handle, causal_lm)
+    task = Task(batch, sft_objective(batch))
+    return batch, {
+        "limit": lambda: own_passes(model, batch, sizes),
+        "ours": lambda: forward_backward(model, [task], sizes),
+    }
+
+
+def random_batch(update: tuple[int, int, int, int], handle: int, model: Any) -> list[TokenSequence]:
+    prompt_count, completions, prompt_tokens, completion_tokens = update
     generator = torch.Generator().manual_seed(0)
 
     def tokens(count: int) -> list[int]:
         ids: list[int] = torch.randint(model.config.vocab_size, (count,), generator=generator).tolist()
         return ids
 
-    prompts = [tokens(args.prompt_tokens) for _ in range(args.prompts)]
-    return [
-        TokenSequence(handle, prompt, tokens(args.completion_tokens))
-        for prompt in prompts
-        for _ in range(args.completions)
-    ]
+    prompts = [tokens(prompt_tokens) for _ in range(prompt_count)]
+    return [TokenSequence(handle, prompt, tokens(completion_tokens)) for prompt in prompts for _ in range(completions)]
 
 
 def timed(run: Callable[[], object]) -> float:
