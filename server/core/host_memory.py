@@ -1,4 +1,4 @@
-"""How much memory this machine, or this container, has left."""
+"""How much memory this machine, or this container, has left; sizes of memory for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -21,3 +22,8 @@ def available_memory(cgroup: Path = CGROUP) -> int:
         return available
     # What was read from files counts as used, and is given up when it is needed.
     return min(available, int(limit) - used + int(statistics.get("inactive_file", 0)))
+
+
+def gib(size: int, digits: int = 1) -> str:
+    """Bytes for people; none where `size` is negative."""
+    return f"{max(0, size) / GIB:.{digits}f} GiB"

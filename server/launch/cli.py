@@ -100,14 +100,12 @@ def factors(
 
     from adapters.factors.build import find_or_build_factors
     from adapters.vector.errors import AdapterError
+    from server.launch.start_checks import CannotStart
+    from server.launch.torch_device import torch_device
 
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise typer.Exit(_fail("PyTorch finds no CUDA GPU here; leave --device out, or set it to cpu"))
-    chosen = ("cuda" if has_gpu else "cpu") if device == "auto" else device
     try:
-        built = find_or_build_factors(model, rank=rank, kind=kind, seed=seed, device=chosen)
-    except AdapterError as error:
+        built = find_or_build_factors(model, rank=rank, kind=kind, seed=seed, device=torch_device(device))
+    except (AdapterError, CannotStart) as error:
         raise typer.Exit(_fail(str(error))) from error
     except torch.OutOfMemoryError as error:
         raise typer.Exit(_fail(f"the GPU has too little memory for a weight; take --device cpu ({error})")) from error

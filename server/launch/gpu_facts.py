@@ -16,8 +16,8 @@ from transformers import AutoConfig
 
 from adapters.factors.weight_sizes import weight_bytes
 from adapters.vector.errors import FactorsError
+from server.core.host_memory import GIB
 from server.launch.gpu_plan import Gpu, GpuFacts
-from server.launch.start_checks import GIB
 from server.training.worker.memory import pass_bytes, weights_bytes
 
 ORDER_VARIABLE = "CUDA_DEVICE_ORDER"

@@ -14,7 +14,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.launch.start_checks import GIB, CannotStart
+from server.core.host_memory import GIB, gib
+from server.launch.start_checks import CannotStart
 from server.training.worker.memory import PROCESS_BYTES
 
 # Of every process that uses a GPU, besides what torch allocates: CUDA's context and loaded kernels.
@@ -110,11 +111,6 @@ def plan_gpus(facts: GpuFacts) -> GpuPlan:
     said.insert(0, _said_shared(facts, engine, shared, kept, utilization))
     warning = None if kept == wanted else _little_room(kept, wanted)
     return GpuPlan(utilization, beside + workers, "; ".join(said), warning)
-
-
-def gib(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / GIB:.1f} GiB"
 
 
 def _wanted(facts: GpuFacts) -> tuple[int, int]:

@@ -34,12 +34,12 @@ from adapters.factors.quantised import is_factors_file, is_quantised
 from server.auth.middleware import Mode
 from server.core.clock import now
 from server.core.errors import Unavailable
+from server.core.host_memory import GIB
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.training_tables import JOBS
 from server.launch.gpu_facts import VISIBLE_VARIABLE
 from server.launch.gpu_plan import WorkerGpus
-from server.launch.start_checks import GIB
 
 log = structlog.get_logger(__name__)
 

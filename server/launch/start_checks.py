@@ -19,9 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from server.core.host_memory import available_memory
+from server.core.host_memory import GIB, available_memory
 
-GIB = 2**30
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8000
 # Of the gateway, the engine and its worker, with torch and the compiler's cache: measured with a model of 0.3 GB.

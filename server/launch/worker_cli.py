@@ -51,23 +51,24 @@ def worker(
     # On a GPU passes of all lengths follow each other: without it, freed memory is left in pieces that fit none.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-    import torch
     from pydantic import ValidationError
 
+    from server.core.host_memory import GIB
     from server.core.settings import Settings, explain
     from server.launch.embedded_model import EmbeddedModelError, ensure_embedded_model
+    from server.launch.start_checks import CannotStart
+    from server.launch.torch_device import torch_device
 
     console = Console(stderr=True)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise typer.Exit(_fail(console, "PyTorch finds no CUDA GPU here; leave --device out, or set it to cpu"))
     try:
+        chosen = torch_device(device)
         settings = Settings() if factors_from is None else Settings(factors_from=factors_from)
         name = model or str(ensure_embedded_model(progress=console.print))
         from adapters.vector.errors import AdapterError
         from server.training.worker.main import WorkerOptions, run_worker
     except ValidationError as error:
         raise typer.Exit(_fail(console, explain(error))) from error
-    except EmbeddedModelError as error:
+    except (CannotStart, EmbeddedModelError) as error:
         raise typer.Exit(_fail(console, str(error))) from error
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key is not None else None
     options = WorkerOptions(
@@ -78,8 +79,8 @@ def worker(
         max_jobs=max_jobs,
         concurrency=concurrency,
         pass_tokens=pass_tokens,
-        memory_limit=None if memory_gib is None else int(memory_gib * 2**30),
-        device=None if device == "auto" else device,
+        memory_limit=None if memory_gib is None else int(memory_gib * GIB),
+        device=chosen,
         log_dir=log_dir,
         parent=parent,
     )

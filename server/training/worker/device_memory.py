@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import psutil
 import torch
 
-from server.core.host_memory import available_memory
+from server.core.host_memory import available_memory, gib
 from server.training.worker.live_bytes import LiveBytes
 from server.training.worker.memory import PROCESS_BYTES
 
@@ -109,5 +109,5 @@ def _within(limit: int | None, taken: int | None = None) -> str:
     """What is said of a limit behind the device's name. taken: what the process has of it already, in bytes."""
     if limit is None:
         return ""
-    of_it = "" if taken is None else f", of which its process has {taken / 2**30:.2f} GiB already"
-    return f" within the worker's limit of {limit / 2**30:.2f} GiB{of_it}"
+    of_it = "" if taken is None else f", of which its process has {gib(taken, 2)} already"
+    return f" within the worker's limit of {gib(limit, 2)}{of_it}"

@@ -57,7 +57,7 @@ class WorkerOptions:
     key: None on a server without keys. chat_template: a file, or the template itself; None: the model's own.
     concurrency: requests for completions at a time. pass_tokens: most tokens in one pass, if they fit; None: by device.
     memory_limit: most bytes of the device's memory, or of each GPU's, that it takes; None: what is free there.
-    device: None: a GPU if there is one. parent: id of the process to end with, if any.
+    parent: id of the process to end with, if any.
     """
 
     url: str
@@ -68,7 +68,7 @@ class WorkerOptions:
     concurrency: int = 32
     pass_tokens: int | None = None
     memory_limit: int | None = None
-    device: Literal["cpu", "cuda"] | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
     log_dir: Path | None = None
     parent: int | None = None
 
@@ -116,13 +116,12 @@ async def worker_tools(
     if options.chat_template is not None:
         tokenizer.chat_template = _template_text(options.chat_template)
     config = AutoConfig.from_pretrained(directory)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    limits = PassLimits(tokens=options.pass_tokens or PASS_TOKENS[device])
-    memory = device_memory(device, options.memory_limit)
+    dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+    limits = PassLimits(tokens=options.pass_tokens or PASS_TOKENS[options.device])
+    memory = device_memory(options.device, options.memory_limit)
 
     def load() -> TrainableAdapters:
-        log(f"reading the weights of {factors.base_model} for {device}")
+        log(f"reading the weights of {factors.base_model} for {options.device}")
         model = load_model(directory, config, dtype, memory)
         if isinstance(memory, CudaMemory) and len(memory.gpus) > 1:
             log(f"they are spread over {memory.name}")

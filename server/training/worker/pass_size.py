@@ -18,6 +18,7 @@ import structlog
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
+from server.core.host_memory import gib
 from server.training.worker.activation_checkpointing import checkpointed_layers
 from server.training.worker.device_memory import ADVICE, DeviceMemory
 from server.training.worker.memory import LOGITS, pass_bytes, weights_bytes
@@ -167,11 +168,11 @@ class FittingPasses:
         log.info("pass_measured", tokens=tokens, bytes=peak, checkpointing=mode, factor=round(factor, 2))
 
     def _sum(self, longest: int, available: int, mode: bool) -> str:
-        needed = gib(int(self._factor(mode) * self._formula[mode].of(longest)))
+        needed = gib(int(self._factor(mode) * self._formula[mode].of(longest)), 2)
         how = "with gradient checkpointing" if mode else "with this model, which has no gradient checkpointing"
         return (
-            f"A sequence of {longest} tokens takes {needed} beside the model, {how}, and {gib(available)} are left on "
-            f"{self._memory.name}. Use shorter prompts or completions; or {ADVICE}."
+            f"A sequence of {longest} tokens takes {needed} beside the model, {how}, and {gib(available, 2)} are left "
+            f"on {self._memory.name}. Use shorter prompts or completions; or {ADVICE}."
         )
 
 
@@ -180,10 +181,6 @@ def check_weights(config: Any, dtype: torch.dtype, memory: DeviceMemory) -> None
     needed, available = weights_bytes(config, dtype), memory.available()
     if needed > available:
         raise DoesNotFit(
-            f"The weights of the model take {gib(needed)}, and {gib(available)} are left on {memory.name}: {ADVICE}."
+            f"The weights of the model take {gib(needed, 2)}, and {gib(available, 2)} are left on {memory.name}: "
+            f"{ADVICE}."
         )
-
-
-def gib(size: int) -> str:
-    """Bytes for people."""
-    return f"{max(0, size) / 2**30:.2f} GiB"

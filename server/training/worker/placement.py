@@ -16,10 +16,11 @@ from accelerate.utils import get_balanced_memory, infer_auto_device_map
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from server.core.host_memory import gib
 from server.training.worker.base_model import load_base_model
 from server.training.worker.device_memory import ADVICE, CudaMemory, DeviceMemory
 from server.training.worker.memory import weights_bytes
-from server.training.worker.pass_size import DoesNotFit, check_weights, gib
+from server.training.worker.pass_size import DoesNotFit, check_weights
 
 # Of what a GPU has left, for weights: passes need the rest.
 WEIGHTS_SHARE = 0.9
@@ -40,10 +41,10 @@ def place(config: Any, dtype: torch.dtype, available: Sequence[int]) -> dict[str
         found = _spread(config, dtype, {gpu: int(WEIGHTS_SHARE * available[gpu]) for gpu in sorted(freest[:count])})
         if found is not None:
             return found
-    sizes = ", ".join(map(gib, available))
+    sizes = ", ".join(gib(size, 2) for size in available)
     raise DoesNotFit(
-        f"The weights of the model take {gib(weights)}, and {sizes} are left on the worker's GPUs, a tenth of it for "
-        f"passes: {ADVICE}, or give it more GPUs (CUDA_VISIBLE_DEVICES)."
+        f"The weights of the model take {gib(weights, 2)}, and {sizes} are left on the worker's GPUs, a tenth of it "
+        f"for passes: {ADVICE}, or give it more GPUs (CUDA_VISIBLE_DEVICES)."
     )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from server.core.host_memory import GIB
 from server.launch.gpu_facts import engine_places, gpu_facts, visible_gpus
 from server.launch.gpu_plan import Gpu
-from server.launch.start_checks import GIB
 from server.launch.vllm_flags import parse_vllm_args
 from tests.adapters.tiny_models import load_model, save_model
 

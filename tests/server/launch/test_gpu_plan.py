@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.core.host_memory import GIB
 from server.launch.gpu_plan import (
     CONTEXT_BYTES,
     ENGINE_WORK_BYTES,
@@ -19,7 +20,7 @@ from server.launch.gpu_plan import (
     WorkerGpus,
     plan_gpus,
 )
-from server.launch.start_checks import GIB, CannotStart
+from server.launch.start_checks import CannotStart
 
 
 def gpus(*sizes: float) -> tuple[Gpu, ...]:
