@@ -161,11 +161,11 @@ def _requests(job: EngineJob, number: int) -> tuple[list[Any], dict[str, Any]]:
 def distinct_adapters(factors: Any, count: int) -> list[Any]:
     import torch
 
+    from adapters.factors.default_recipe import default_recipe
     from adapters.vector.adapter import Adapter
-    from adapters.vector.recipe import Recipe
 
     generator = torch.Generator().manual_seed(0)
-    recipe = Recipe(groups=min(13, len(factors.modules)))
+    recipe = default_recipe(factors)
     vectors = 0.02 * torch.randn(count, recipe.groups, recipe.u, generator=generator)
     return [Adapter.from_vector(v_GU, recipe, factors.digest, "bfloat16") for v_GU in vectors]
 

@@ -33,9 +33,9 @@ from transformers import AutoModelForCausalLM
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.build import find_or_build_factors
+from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
-from adapters.vector.recipe import Recipe
 from benchmarks.paired import in_turn, speed
 from server.training.worker.device_memory import device_memory
 from server.training.worker.forward import Task, forward_backward, in_passes
@@ -96,7 +96,7 @@ def limit_and_ours(
 ) -> tuple[list[TokenSequence], dict[str, Callable[[], object]]]:
     """The sequences of an update, and what runs it, by name. update: prompts, completions of each, tokens of both."""
     model = TrainableAdapters(causal_lm, factors)
-    recipe = Recipe(groups=min(13, len(factors.modules)))
+    recipe = default_recipe(factors)
     handle = model.add(Adapter(recipe, factors.digest, "float32", bytes(4 * recipe.num_parameters)))
     batch = random_batch(update, handle, causal_lm)
     task = Task(batch, sft_objective(batch))

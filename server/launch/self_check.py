@@ -19,9 +19,9 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.apply.engine_form import engine_form
+from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
-from adapters.vector.recipe import Recipe
 from server.engine.protocol import ServedAdapter
 from server.engine.vllm import ACTIVE, Active, AdapterLLM
 from server.launch.start_checks import CannotStart
@@ -67,7 +67,7 @@ async def check_adapters_work(client: AdapterLLM, factors: Factors, tasks: tuple
 
 
 def _constant(factors: Factors, value: float) -> ServedAdapter:
-    recipe = Recipe(rank=min(2, factors.rank), groups=min(13, len(factors.modules)))
+    recipe = default_recipe(factors)
     v_GU = torch.full((recipe.groups, recipe.u), value)
     adapter = Adapter.from_vector(v_GU, recipe, factors.digest, "float32")
     return ServedAdapter("self-check", adapter, "self-check", engine_form(adapter, factors))

@@ -24,6 +24,7 @@ from vllm.logger import configure_logging_from_args
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 
+from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
 from adapters.factors.quantised import is_factors_file, served_factors
 from server.api.app import create_app
@@ -158,7 +159,7 @@ def _progress(sentence: str) -> Iterator[None]:
 
 
 def _announce(address: str, engine: VllmEngine, mode: Mode) -> None:
-    model = engine.base_models[0]
+    model, count = engine.base_models[0], default_recipe(engine.factors).num_parameters
     if mode == "open":
         access, key = "Without API keys, and so for this machine only; set TINYLORA_ADMIN_KEY to serve others. ", ""
     else:
@@ -170,7 +171,7 @@ def _announce(address: str, engine: VllmEngine, mode: Mode) -> None:
 {model} is served on {address}, with an adapter of its own in every request.
 {access}To try it:
 
-  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3e" * 13))' > demo.bin   # 13 x 0.2, 26 bytes
+  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3e" * {count}))' > demo.bin  # {2 * count} bytes
   curl -s '{address}/adapters?name=demo'{key} -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
   curl -s {address}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{
     "model": "{model}", "adapter": "demo", "max_tokens": 64, "temperature": 0,

@@ -141,7 +141,7 @@ def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str
     except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
         raise BadRequest(f"the body is not a safetensors file: {error}", code="invalid_checkpoint") from error
     common = _description(metadata, COMMON_KEY)
-    parse_recipe(common.get("recipe"), COMMON_KEY)
+    parse_recipe(common.get("recipe"), factors, COMMON_KEY)
     for name, tensor in tensors.items():
         try:
             check_new_name(name, base_models)
@@ -170,7 +170,7 @@ def _description(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
 
 
 def _adapter_of(tensor: Tensor, fields: Mapping[str, Any], factors: Factors) -> Adapter:
-    recipe = parse_recipe(fields.get("recipe"), "recipe")
+    recipe = parse_recipe(fields.get("recipe"), factors, "recipe")
     with errors_under(""):
         dtype = parse_dtype(str(tensor.dtype).removeprefix("torch."))
         if tensor.numel() != recipe.num_parameters:

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import torch
 
+from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.codec import parse_dtype
@@ -25,7 +26,6 @@ from server.core.errors import BadRequest, adapter_error_code, quoted
 MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 
 DEFAULT_DTYPE: DType = "bfloat16"
-DEFAULT_RECIPE = Recipe()
 SPEC_FIELDS = ("vector", "recipe", "dtype", "factors")
 
 
@@ -49,7 +49,7 @@ def parse_spec(spec: Mapping[str, object], factors: Factors, path: str = "") -> 
 
     Raises BadRequest, with a param that begins with `path`.
     """
-    recipe = parse_recipe(spec.get("recipe"), join(path, "recipe"))
+    recipe = parse_recipe(spec.get("recipe"), factors, join(path, "recipe"))
     name = _string(spec.get("dtype", DEFAULT_DTYPE), join(path, "dtype"))
     digest = _string(spec.get("factors", factors.digest), join(path, "factors"))
     vector, where = spec.get("vector"), join(path, "vector")
@@ -73,14 +73,14 @@ def parse_spec(spec: Mapping[str, object], factors: Factors, path: str = "") -> 
     return adapter
 
 
-def parse_recipe(value: object, path: str) -> Recipe:
-    """The recipe with the fields that `value` gives and defaults for the rest; None gives none."""
+def parse_recipe(value: object, factors: Factors, path: str) -> Recipe:
+    """The recipe with the fields that `value` gives, and those of `default_recipe` for the rest; None gives none."""
     if value is None:
-        return DEFAULT_RECIPE
+        return default_recipe(factors)
     if not isinstance(value, Mapping):
         raise BadRequest(f"{path} is {quoted(value)}, expected an object", param=path, code="invalid_recipe")
     with errors_under(path):
-        return Recipe.from_dict(value)
+        return Recipe.from_dict({**default_recipe(factors).to_dict(), **value})
 
 
 def check_servable(adapter: Adapter, factors: Factors, path: str = "") -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from adapters.apply.reconstruct import delta_weight
+from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
-from adapters.vector.recipe import Recipe
 
 VOCABULARY = 256
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -119,7 +119,7 @@ class Merged:
     def __init__(self, path: Path, factors: Factors, adapters: int) -> None:
         self._path, self._factors = path, factors
         generator = torch.Generator().manual_seed(5)
-        recipe = Recipe(groups=min(13, len(factors.modules)))
+        recipe = default_recipe(factors)
         vectors = 0.5 * torch.randn(adapters, recipe.groups, recipe.u, generator=generator)
         self.adapters = [Adapter.from_vector(v_GU, recipe, factors.digest, "float32") for v_GU in vectors]
         self._models: dict[int | None, PreTrainedModel] = {}

@@ -94,7 +94,7 @@ async def _read_vector(request: Request, factors: Factors, max_bytes: int) -> Up
     query = _query(request, ("name", "dtype", "factors", *RECIPE_NUMBERS, *RECIPE_WORDS))
     fields: dict[str, object] = {field: query[field] for field in RECIPE_WORDS if field in query}
     fields |= {field: _whole_number(query[field], field) for field in RECIPE_NUMBERS if field in query}
-    recipe = parse_recipe(fields, "")
+    recipe = parse_recipe(fields, factors, "")
     check_recipe(recipe, factors, "")
     data = await read_body(request.headers, request.receive, max_bytes, LIMIT_SETTING)
     adapter = Adapter(

@@ -187,11 +187,11 @@ def _of_hyperparameters(
 def _recipe(options: Mapping[str, Any], engine: Engine, init: tuple[str, Recipe] | None) -> dict[str, Any]:
     path = f"{PARAM}.recipe"
     if init is None:
-        recipe = parse_recipe(options.get("recipe"), path)
+        recipe = parse_recipe(options.get("recipe"), engine.factors, path)
         check_recipe(recipe, engine.factors, path)
         return recipe.to_dict()
     name, recipe = init
-    if options.get("recipe") is not None and parse_recipe(options["recipe"], path) != recipe:
+    if options.get("recipe") is not None and parse_recipe(options["recipe"], engine.factors, path) != recipe:
         raise BadRequest(
             f"{path} is not that of {name}, from which training is to start; leave it out",
             param=path,

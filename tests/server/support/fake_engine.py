@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,17 @@ PARTS += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 MODULES = [f"model.layers.{layer}.{part}" for layer in range(2) for part in PARTS]
 
 
-def tiny_factors(directory: Path, seed: int = 0) -> Factors:
-    """Real factors of rank 2 of a model with two layers of 8 x 8 weights."""
+def tiny_factors(directory: Path, seed: int = 0, modules: Sequence[str] = MODULES, rank: int = 2) -> Factors:
+    """Real factors of a model with 8 x 8 weights, two layers of them."""
     generator = torch.Generator().manual_seed(seed)
     triplets = []
-    for module in MODULES:
+    for module in modules:
         left, values, right = torch.linalg.svd(torch.randn(8, 8, generator=generator))
-        triplets.append((module, (left[:, :2], values[:2], right[:2].T)))
+        triplets.append((module, (left[:, :rank], values[:rank], right[:rank].T)))
     return save_factors(
         directory,
         triplets,
-        rank=2,
+        rank=rank,
         kind="svd",
         seed=seed,
         base_model=BASE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from server.db.tables import AUDIT_LOG, TENANTS
 from server.db.training_tables import JOBS
 from tests.server.conftest import client_of
 from tests.server.support.acting import HEADER, act_as, new_tenant, principal
-from tests.server.support.fake_engine import BASE, FakeEngine
+from tests.server.support.fake_engine import BASE, MODULES, FakeEngine, tiny_factors
 from tests.server.support.training_kit import GRADER, REINFORCEMENT, ROWS, Worker, create_job, upload, vector
 
 USER: Any = [{"role": "user", "content": "hi"}]
@@ -62,6 +63,30 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def worker(base_url: str, engine: FakeEngine) -> Iterator[Worker]:
     with httpx.Client(base_url=base_url) as http:
         yield Worker(http, engine.factors.digest)
+
+
+@pytest.mark.parametrize(("modules", "rank"), [(7, 2), (12, 1), (14, 2)])
+async def test_a_model_of_few_modules_has_a_default_of_its_own(
+    settings: Settings, app_database: Database, tmp_path: Path, modules: int, rank: int
+) -> None:
+    groups = min(13, modules)
+    few = FakeEngine(tiny_factors(tmp_path, modules=MODULES[:modules], rank=rank))
+    async with client_of(create_app(settings, few, app_database)) as client:
+        octets = {"content-type": "application/octet-stream"}
+        made = await client.post("/adapters?name=demo", content=bytes(2 * groups), headers=octets)
+        assert made.status_code == 201, made.text
+        assert (made.json()["recipe"]["groups"], made.json()["recipe"]["rank"]) == (groups, rank)
+        file = await client.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("t.jsonl", ROWS)})
+        job = {"model": BASE, "training_file": file.json()["id"], "method": REINFORCEMENT}
+        recipes = []
+        for given in ({}, {"recipe": {"seed": 5}}):
+            answer = await client.post("/v1/fine_tuning/jobs", json={**job, "tinylora": given})
+            assert answer.status_code == 200, answer.text
+            recipes.append(answer.json()["tinylora"]["recipe"])
+        assert [(recipe["groups"], recipe["rank"], recipe["seed"]) for recipe in recipes] == [
+            (groups, rank, 0),
+            (groups, rank, 5),
+        ]
 
 
 def test_job_from_creation_to_chat(openai_client: openai.OpenAI, worker: Worker) -> None:
