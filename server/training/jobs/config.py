@@ -17,16 +17,15 @@ Method = Literal["reinforcement", "supervised"]
 
 
 class TrainingConfig(BaseModel):
-    """What both methods have in common.
+    """What all methods have in common.
 
     recipe: of the vector (see adapters.vector.recipe). dtype: in which it is published; it is trained in float32.
     init: the adapter that training starts from, `name@version`; null is the base model.
-    learning_rate: Adam's; about how far each number of v moves in a step.
     batch_size: rows per step. epochs: times that every row is seen, unless max_steps comes first.
     validation_fraction: of the training file, set aside when there is no validation file.
     eval_interval: steps between evaluations, each of which gives a checkpoint that can be served.
     eval_rows: most validation rows per evaluation.
-    grad_clip: longest gradient (L2), null for any. max_abs_v: bound on every number of v, null for none.
+    max_abs_v: bound on every number of v, null for none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -34,14 +33,12 @@ class TrainingConfig(BaseModel):
     recipe: dict[str, Any] = Field(default_factory=lambda: Recipe().to_dict())
     dtype: DType = "bfloat16"
     init: str | None = Field(None, max_length=256)
-    learning_rate: float = Field(2e-3, gt=0, le=10)
     batch_size: int = Field(16, ge=1, le=4096)
     epochs: int = Field(1, ge=1, le=1000)
     max_steps: int | None = Field(None, ge=1, le=1_000_000)
     validation_fraction: float = Field(0.1, ge=0, le=0.5)
     eval_interval: int = Field(10, ge=1, le=1_000_000)
     eval_rows: int = Field(128, ge=1, le=1000)
-    grad_clip: float | None = Field(1.0, gt=0)
     max_abs_v: float | None = Field(None, gt=0)
 
     @property
@@ -50,14 +47,25 @@ class TrainingConfig(BaseModel):
         return Recipe.from_dict(self.recipe)
 
 
-class SupervisedConfig(TrainingConfig):
+class GradientConfig(TrainingConfig):
+    """What methods that follow a gradient have in common.
+
+    learning_rate: Adam's; about how far each number of v moves in a step. grad_clip: longest gradient (L2), null for
+    any.
+    """
+
+    learning_rate: float = Field(2e-3, gt=0, le=10)
+    grad_clip: float | None = Field(1.0, gt=0)
+
+
+class SupervisedConfig(GradientConfig):
     """Imitation of the last message of every row."""
 
     method: Literal["supervised"] = "supervised"
     epochs: int = Field(3, ge=1, le=1000)
 
 
-class ReinforcementConfig(TrainingConfig):
+class ReinforcementConfig(GradientConfig):
     """GRPO; the loss is server.training.worker.grpo's, where its terms are explained.
 
     group_size: completions of every prompt. eval_samples: completions of every validation prompt.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,9 +28,11 @@ from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.context import WorkerContext, WorkerTools
 from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.gateway_client import LeaseLost
+from server.training.worker.gradient import Loss, gradient_training
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job import train
 from server.training.worker.job_data import JobData, open_job_data
+from server.training.worker.job_state import JobState
 from server.training.worker.method import Method
 from server.training.worker.outcome import failed
 from server.training.worker.reinforcement import Reinforcement
@@ -212,7 +214,8 @@ class Worker:
                 return
             trackers = Trackers(job, self.tools.log_dir, behind)
             try:
-                request = await train(job, data, self._method(job, data), self._context, trackers)
+                state = JobState() if job.checkpoint is None else JobState.model_validate(job.checkpoint.state)
+                request = await train(job, data, self._method(job, data, state), state, self._context, trackers)
             finally:
                 trackers.close()
         await self._finish(job, request)
@@ -228,11 +231,13 @@ class Worker:
             await self._finish(job, failed(self.name, error.code or "invalid_data", error.message, error.param))
             return None
 
-    def _method(self, job: ClaimedJob, data: JobData) -> Method[Any]:
-        trainer, rollouts = self.tools.trainer, self.tools.rollouts
-        if isinstance(job.config, ReinforcementConfig) and data.grader is not None:
-            return Reinforcement(job, job.config, data, data.grader, trainer, rollouts, self._grading_semaphore)
-        return Supervised(data, trainer)
+    def _method(self, job: ClaimedJob, data: JobData, state: JobState) -> AbstractAsyncContextManager[Method]:
+        tools, config = self.tools, job.config
+        loss: Loss[Any] = Supervised(data, tools.trainer)
+        if isinstance(config, ReinforcementConfig) and data.grader is not None:
+            loss = Reinforcement(job, config, data, data.grader, tools.trainer, tools.rollouts, self._grading_semaphore)
+        total_steps = job.total_steps or data.total_steps
+        return gradient_training(job, config, loss, tools.trainer, tools.factors, state, total_steps)
 
     async def _finish(self, job: ClaimedJob, request: FinishRequest) -> None:
         answer = await self.tools.gateway.finish(job.id, request)

@@ -1,19 +1,18 @@
-"""What the step loop (job.py) needs of a way to train, of which there are two: reinforcement and supervised.
+"""What a job (job.py) needs of a way to train: it moves one vector, step by step, and says what every step did.
 
-A step is in two parts: `collect` needs a vector and no model, so it may run ahead of the update; `batch` turns what was
-collected into a loss for the shared model.
+Reinforcement and supervised training follow a gradient and share their steps (gradient.py); evolution needs none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from adapters.vector.adapter import Adapter
-from server.training.worker.forward import Task
-
-CollectedT = TypeVar("CollectedT")
+from server.training.worker.step_timer import StepTimer
 
 
 class TrainingFailed(Exception):
@@ -26,20 +25,17 @@ class TrainingFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """The loss of one step, and what is known before the model has run.
+class StepResult:
+    """What one step did.
 
-    trained_tokens: of sequences with a gradient. metrics: by name, for the report. is_flat: all advantages are zero.
-    event_data: more for the `data` of the step's event.
-    grading_wait_s: seconds from the last completion to the last grade; None without graders.
+    trained_tokens: those that it learned from. metrics: by name, for the report. is_flat: no two rewards that could be
+    compared differed, so there was nothing to learn. event_data: more for the `data` of the step's event.
     """
 
-    task: Task[Any]
     trained_tokens: int
     metrics: Mapping[str, float]
     is_flat: bool = False
     event_data: Mapping[str, Any] = field(default_factory=dict)
-    grading_wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +47,18 @@ class Evaluation:
     error: float = 0.0
 
 
-class Method(Protocol[CollectedT]):
-    """How one job is trained."""
+class Method(Protocol):
+    """How one job is trained. Everything random in step n depends on the job's seed and n alone."""
 
-    async def collect(self, step: int, adapter: Adapter | None) -> CollectedT:
-        """The data of step `step` (from 1), sampled by `adapter` (None: the base model) if it is sampled at all."""
+    @property
+    def vector(self) -> Tensor:
+        """What is trained, behind the last step: float32 (groups, u)."""
 
-    async def batch(self, collected: CollectedT, handle: int, behavior_policy: Adapter | None) -> Batch:
-        """The loss on that data. `behavior_policy`: the adapter that sampled it, None when it is the one in training.
+    async def step(self, step: int, timer: StepTimer) -> StepResult:
+        """Take step `step` (from 1), and count its phases. TrainingFailed when there is no way on."""
 
-        `handle` is that of the adapter in training (TrainableAdapters).
-        """
+    async def evaluate(self, adapter: Adapter | None) -> Evaluation:
+        """The vector on the held-out rows. `adapter` is the same one; None: the base model, which it has not left."""
 
-    def named_metrics(self, metrics: Any) -> dict[str, float]:
-        """The metrics that a pass returned, by the names of the report."""
-
-    async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
-        """The adapter on the held-out rows. `handle` and `adapter` (None: the base model) are the same one."""
+    def optimizer_state(self) -> bytes:
+        """With the vector, all that the next step needs. Equal states give equal bytes."""

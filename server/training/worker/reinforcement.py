@@ -19,11 +19,12 @@ from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
 from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.forward import Task
+from server.training.worker.gradient import Batch
 from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.grpo import GrpoMetrics, grpo_objective
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData
-from server.training.worker.method import Batch, Evaluation, TrainingFailed
+from server.training.worker.method import Evaluation, TrainingFailed
 from server.training.worker.packing import TokenSequence
 from server.training.worker.rollout import RolloutClient, RolloutRequest, Sampling, seed_of
 from server.training.worker.trainer import Trainer
@@ -31,7 +32,7 @@ from server.training.worker.trainer import Trainer
 
 @dataclass(frozen=True, slots=True)
 class Reinforcement:
-    """The Method (method.py) of GRPO. `grading_semaphore` bounds how many completions are graded at once."""
+    """The Loss (gradient.py) of GRPO. `grading_semaphore` bounds how many completions are graded at once."""
 
     job: ClaimedJob
     config: ReinforcementConfig

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from server.training.jobs.protocol import Phase, StepData, StepScores, StepTiming, WorkerEvent
-from server.training.worker.method import Batch
+from server.training.worker.method import StepResult
 
 _IN_WORDS = ("train_reward_mean", "train_loss", "valid_reward_mean", "valid_loss")
 
@@ -21,10 +21,10 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def step_event(
-    step: int, total_steps: int, metrics: Mapping[str, float], seconds: Mapping[Phase, float], batch: Batch | None
+    step: int, total_steps: int, metrics: Mapping[str, float], seconds: Mapping[Phase, float], result: StepResult | None
 ) -> WorkerEvent:
-    """The event of a step. `seconds`: seconds by part. `batch`: None for the evaluation before the first step."""
-    event_data = {} if batch is None else batch.event_data
+    """The event of a step. `seconds`: seconds by part. `result`: None for the evaluation before the first step."""
+    event_data = {} if result is None else result.event_data
     data = StepData(
         step=step,
         total_steps=total_steps,

@@ -8,8 +8,9 @@ from typing import Any
 
 from adapters.vector.adapter import Adapter
 from server.training.worker.forward import Task
+from server.training.worker.gradient import Batch
 from server.training.worker.job_data import Example, JobData
-from server.training.worker.method import Batch, Evaluation
+from server.training.worker.method import Evaluation
 from server.training.worker.packing import TokenSequence
 from server.training.worker.sft_objective import SftMetrics, sft_objective
 from server.training.worker.trainer import Trainer
@@ -17,7 +18,7 @@ from server.training.worker.trainer import Trainer
 
 @dataclass(frozen=True, slots=True)
 class Supervised:
-    """The Method (method.py) of supervised fine-tuning."""
+    """The Loss (gradient.py) of supervised fine-tuning."""
 
     data: JobData
     trainer: Trainer

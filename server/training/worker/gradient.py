@@ -1,0 +1,171 @@
+"""Training by gradient: { collect -> forward_backward -> Adam } is a step of reinforcement and of supervised training.
+
+They differ in their loss: where its data come from, and what it is. Data are collected with a vector and no model, so
+that may run ahead of the update.
+
+With max_off_policy_steps = 1, step n + 1 is sampled while step n is computed, always with the vector from before step
+n, also when there would have been time for a newer one; the loss corrects for that with the importance ratio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from adapters.vector.adapter import Adapter
+from adapters.vector.codec import encode
+from server.training.jobs.config import GradientConfig, ReinforcementConfig
+from server.training.jobs.protocol import ClaimedJob
+from server.training.worker.adam import Adam, AdamConfig
+from server.training.worker.forward import Task
+from server.training.worker.job_state import JobState
+from server.training.worker.method import Evaluation, StepResult, TrainingFailed
+from server.training.worker.step_timer import StepTimer
+from server.training.worker.trainer import Trainer
+
+CollectedT = TypeVar("CollectedT")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The loss of one step, and what is known before the model has run; see StepResult.
+
+    trained_tokens: of sequences with a gradient. is_flat: all advantages are zero.
+    grading_wait_s: seconds from the last completion to the last grade; None without graders.
+    """
+
+    task: Task[Any]
+    trained_tokens: int
+    metrics: Mapping[str, float]
+    is_flat: bool = False
+    event_data: Mapping[str, Any] = field(default_factory=dict)
+    grading_wait_s: float | None = None
+
+
+class Loss(Protocol[CollectedT]):
+    """What the gradient is of."""
+
+    async def collect(self, step: int, adapter: Adapter | None) -> CollectedT:
+        """The data of step `step` (from 1), sampled by `adapter` (None: the base model) if it is sampled at all."""
+
+    async def batch(self, collected: CollectedT, handle: int, behavior_policy: Adapter | None) -> Batch:
+        """The loss on that data. `behavior_policy`: the adapter that sampled it, None when it is the one in training.
+
+        `handle` is that of the adapter in training (TrainableAdapters).
+        """
+
+    def named_metrics(self, metrics: Any) -> dict[str, float]:
+        """The metrics that a pass returned, by the names of the report."""
+
+    async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
+        """The adapter on the held-out rows. `handle` and `adapter` (None: the base model) are the same one."""
+
+
+@asynccontextmanager
+async def gradient_training(
+    job: ClaimedJob,
+    config: GradientConfig,
+    loss: Loss[Any],
+    trainer: Trainer,
+    factors: str,
+    state: JobState,
+    total_steps: int,
+) -> AsyncIterator[GradientTraining]:
+    """The job's vector in training until the block ends, from its checkpoint or its start. `factors`: their digest."""
+    recipe = config.parsed_recipe
+    start = bytes(4 * recipe.num_parameters) if job.init_vector is None else job.init_vector
+    handle, vector = await trainer.add(Adapter(recipe, factors, "float32", start))
+    try:
+        training = GradientTraining(config, loss, trainer, factors, state, total_steps, handle, vector)
+        if job.checkpoint is not None:
+            training.adam.state_from_bytes(job.checkpoint.optimizer)
+        try:
+            yield training
+        finally:
+            training.stop_collecting()
+    finally:
+        await trainer.remove(handle)
+
+
+class GradientTraining:
+    """The Method (method.py) of those that follow a gradient."""
+
+    def __init__(
+        self,
+        config: GradientConfig,
+        loss: Loss[Any],
+        trainer: Trainer,
+        factors: str,
+        state: JobState,
+        total_steps: int,
+        handle: int,
+        vector: nn.Parameter,
+    ) -> None:
+        self._config, self._loss, self._trainer, self._factors = config, loss, trainer, factors
+        self._state, self._total, self._handle, self._vector = state, total_steps, handle, vector
+        self._prefetches = isinstance(config, ReinforcementConfig) and config.max_off_policy_steps > 0
+        self._prefetched: asyncio.Task[Any] | None = None
+        self.adam = Adam(vector, AdamConfig(max_gradient_norm=config.grad_clip, max_magnitude=config.max_abs_v))
+
+    @property
+    def vector(self) -> Tensor:
+        return self._vector
+
+    async def step(self, step: int, timer: StepTimer) -> StepResult:
+        behavior_policy, collected = await self._collect(step)
+        timer.lap("sampling")
+        batch = await self._loss.batch(collected, self._handle, behavior_policy)
+        if batch.grading_wait_s is not None:
+            timer.split("sampling", "grading", batch.grading_wait_s)
+        measured = await self._trainer.forward_backward(batch.task)
+        gradient_norm = self._update(step)
+        timer.lap("training")
+        metrics = {**batch.metrics, **self._loss.named_metrics(measured), "gradient_norm": gradient_norm}
+        return StepResult(batch.trained_tokens, metrics, batch.is_flat, batch.event_data)
+
+    async def evaluate(self, adapter: Adapter | None) -> Evaluation:
+        return await self._loss.evaluate(self._handle, adapter)
+
+    def optimizer_state(self) -> bytes:
+        return self.adam.state_to_bytes()
+
+    def stop_collecting(self) -> None:
+        """End what is collected ahead."""
+        if self._prefetched is not None:
+            self._prefetched.cancel()
+
+    async def _collect(self, step: int) -> tuple[Adapter | None, Any]:
+        """(behavior policy, data of the step). The policy is None when the current vector sampled the data.
+
+        With max_off_policy_steps, also starts collecting the next step's data with the current vector.
+        """
+        now = Adapter.from_vector(self._vector, self._config.parsed_recipe, self._factors, "float32")
+        behavior_policy = self._behavior_policy() if self._prefetches and step > 1 else None
+        prefetched, self._prefetched = self._prefetched, None
+        collected = await (self._loss.collect(step, behavior_policy or now) if prefetched is None else prefetched)
+        if self._prefetches and step < self._total:
+            self._prefetched = asyncio.create_task(self._loss.collect(step + 1, now))
+            self._state.sampled_with = encode(self._vector, "float32")
+        return behavior_policy, collected
+
+    def _behavior_policy(self) -> Adapter | None:
+        """The adapter of an older step that samples the next one, if there is one."""
+        if (data := self._state.sampled_with) is None:
+            return None
+        return Adapter(self._config.parsed_recipe, self._factors, "float32", data)
+
+    def _update(self, step: int) -> float:
+        """Update the vector; returns the L2 norm of its gradient. TrainingFailed when a number is not finite."""
+        update = self.adam.step(self._config.learning_rate)
+        if not update.applied or not self._vector.isfinite().all():
+            raise TrainingFailed(
+                "not_finite",
+                f"The gradient of step {step} is not a finite number (its norm is {update.gradient_norm}), so the "
+                "vector cannot be moved. Use a smaller learning_rate, or max_abs_v.",
+            )
+        return update.gradient_norm
