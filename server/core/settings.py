@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     max_tenant_files: int = Field(default=10_000, ge=1, description="files that a tenant may have")
     max_tenant_file_bytes: int = Field(default=32 * 1024 * MIB, ge=1, description="bytes in them together")
     max_tenant_jobs: int = Field(default=100, ge=1, description="jobs of a tenant that have not ended")
+    max_job_sample_bytes: int = Field(
+        default=16 * MIB, ge=0, description="samples kept of a job, as JSON, with fewer prompts of each step; 0: none"
+    )
     max_step_tokens: int = Field(
         default=2**23, ge=1, description="tokens of the completions of a training step, or of an evaluation"
     )
@@ -116,7 +119,7 @@ class Settings(BaseSettings):
         default=730, ge=0, le=MAX_DAYS, description="how long usage is kept; 0 is for ever"
     )
     job_event_retention_days: int = Field(
-        default=90, ge=0, le=MAX_DAYS, description="how long after a job's end its events are kept; 0 is for ever"
+        default=90, ge=0, le=MAX_DAYS, description="how long after its end a job's events and samples are kept; 0: ever"
     )
     engine_log: str = Field(
         default="data/engine.log",

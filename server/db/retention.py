@@ -1,11 +1,12 @@
-"""What grows with every request and write, and goes when its time is over: audit, usage, events of jobs, used keys.
+"""What grows with every request and write, and goes when its time is over: audit, usage, what jobs leave behind, used
+keys.
 
 One sweep removes all of them, a thousand rows per transaction, so that no write waits long for it. Audit lines and
 events are numbered as they come, so the oldest are found without an index on time. Any number of gateways may sweep one
 database: each skips rows that another one has locked.
 
-A job's events go some time after its end, and none of a job that has not ended: its result file is made of them, and
-stays. Adapters, files, jobs and the history of aliases are their owners' to delete.
+A job's events and samples go some time after its end, and none of a job that has not ended: its result file is made of
+the events, and stays. Adapters, files, jobs and the history of aliases are their owners' to delete.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,7 +28,7 @@ from server.core.errors import ApiError
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE
-from server.db.training_tables import JOB_EVENTS, JOBS
+from server.db.training_tables import JOB_EVENTS, JOB_SAMPLES, JOBS
 
 KEY_KEPT_S = 24 * 3600
 
@@ -52,7 +54,8 @@ def rules_of(settings: Settings) -> tuple[Rule, ...]:
     in_days = (
         ("audit", settings.audit_retention_days, _delete_audit),
         ("usage", settings.usage_retention_days, _delete_usage),
-        ("job events", settings.job_event_retention_days, _delete_events),
+        ("job events", settings.job_event_retention_days, partial(_delete_of_jobs, JOB_EVENTS)),
+        ("job samples", settings.job_event_retention_days, partial(_delete_of_jobs, JOB_SAMPLES)),
     )
     rules = [Rule(what, days * DAY_S, delete) for what, days, delete in in_days if days]
     return (*rules, Rule("idempotency keys", KEY_KEPT_S + KEY_GRACE_S, _delete_keys))
@@ -114,13 +117,14 @@ def _delete_usage(connection: Connection, before: int, most: int) -> int:
     return _deleted(connection, USAGE.delete().where(key.in_(oldest.with_for_update(skip_locked=True))))
 
 
-def _delete_events(connection: Connection, before: int, most: int) -> int:
+def _delete_of_jobs(table: sa.Table, connection: Connection, before: int, most: int) -> int:
+    """Of a table of what jobs leave behind: what is of a job that ended before then."""
     ended = sa.select(JOBS.c.id).where(JOBS.c.finished_at < before)
-    ended = ended.where(sa.exists().where(JOB_EVENTS.c.job_id == JOBS.c.id)).order_by(JOBS.c.id).limit(most)
+    ended = ended.where(sa.exists().where(table.c.job_id == JOBS.c.id)).order_by(JOBS.c.id).limit(most)
     jobs = list(connection.execute(ended).scalars())
-    events = sa.select(JOB_EVENTS.c.id).where(JOB_EVENTS.c.job_id.in_(jobs)).limit(most)
-    chosen = events.with_for_update(skip_locked=True)
-    return _deleted(connection, JOB_EVENTS.delete().where(JOB_EVENTS.c.id.in_(chosen))) if jobs else 0
+    rows = sa.select(table.c.id).where(table.c.job_id.in_(jobs)).limit(most)
+    chosen = rows.with_for_update(skip_locked=True)
+    return _deleted(connection, table.delete().where(table.c.id.in_(chosen))) if jobs else 0
 
 
 def _delete_keys(connection: Connection, before: int, most: int) -> int:

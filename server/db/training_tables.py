@@ -86,6 +86,21 @@ JOB_EVENTS = sa.Table(
     sa.Index(None, "job_id", "id"),
 )
 
+# What prompts were answered with in a step, a row per prompt; `place` is its rank within step and split.
+JOB_SAMPLES = sa.Table(
+    "job_samples",
+    METADATA,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("split", sa.String(8), nullable=False),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.Integer, nullable=False),  # of `data`
+    sa.Column("data", sa.Text, nullable=False),  # JSON, see training.jobs.sampled_group
+    sa.UniqueConstraint("job_id", "step", "split", "place"),
+)
+
 # The last step's, to go on from, and the published ones, to be served.
 JOB_CHECKPOINTS = sa.Table(
     "job_checkpoints",

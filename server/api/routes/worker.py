@@ -78,9 +78,9 @@ async def report_validated(job_id: str, request: Request, gateway: GatewayDep) -
 async def report_step(job_id: str, request: Request, gateway: GatewayDep, training: TrainingDep) -> LeaseAnswer:
     """A step was done."""
     body = await _read(request, ReportRequest)
-    lease_s = gateway.settings.worker_lease_s
+    lease_s, most = gateway.settings.worker_lease_s, gateway.settings.max_job_sample_bytes
     answer, is_news = await _transact(
-        gateway, lambda connection: report(gateway.database, connection, job_id, body, lease_s)
+        gateway, lambda connection: report(gateway.database, connection, job_id, body, lease_s, most)
     )
     if is_news:
         training.metrics.observe_step(body.trained_tokens, body.seconds)

@@ -1,8 +1,8 @@
 """What workers report of jobs: files read, steps done, the end.
 
-A report is one transaction with everything that follows from it: events, checkpoint, counters, the renewed lease, and
-at the end the published adapter. A report that is sent again because its answer was lost is recognized by the job's
-step or state, and answered alike.
+A report is one transaction with everything that follows from it: events, samples, checkpoint, counters, the renewed
+lease, and at the end the published adapter. A report that is sent again because its answer was lost is recognized by
+the job's step or state, and answered alike.
 
 Functions of a connection.
 """
@@ -28,6 +28,7 @@ from server.training.jobs.protocol import (
     ReportRequest,
     ValidatedRequest,
 )
+from server.training.jobs.samples import store_samples
 from server.training.states import FINISHED, wanted_of
 
 _NO_LEASE: dict[str, None] = {"lease_owner": None, "lease_expires_at": None}
@@ -52,9 +53,17 @@ def validated(connection: Connection, job_id: str, request: ValidatedRequest) ->
 
 
 def report(
-    database: Database, connection: Connection, job_id: str, request: ReportRequest, lease_s: int
+    database: Database,
+    connection: Connection,
+    job_id: str,
+    request: ReportRequest,
+    lease_s: int,
+    most_sample_bytes: int,
 ) -> tuple[LeaseAnswer, bool]:
-    """Store one step; (answer, whether it was new). A paused job keeps the step; one that has ended does not."""
+    """Store one step; (answer, whether it was new). A paused job keeps the step; one that has ended does not.
+
+    most_sample_bytes: of samples, kept of a job.
+    """
     row = held_job(connection, job_id, request.worker)
     if row.status in FINISHED:
         return LeaseAnswer(wanted="cancel", lease_expires_at=row.lease_expires_at), False
@@ -64,6 +73,7 @@ def report(
         _check_next(row, request.step)
         store_checkpoint(database, connection, row, request.step, request.checkpoint, request.metrics)
         add_events(connection, job_id, request.events)
+        store_samples(connection, job_id, request.step, request.samples, most_sample_bytes)
         tokens = row.trained_tokens + request.trained_tokens
         row = change_job(connection, row, step=request.step, trained_tokens=tokens, attempts=0)
     row = change_job(connection, row, lease_expires_at=lease_expires_at)

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraint
 
 from server.training.jobs.base64_bytes import Base64
 from server.training.jobs.config import JobConfig
+from server.training.jobs.sampled_group import SampledGroup
 
 # Of what training asks of the engine: after everyone who waits for an answer.
 PRIORITY = 10
@@ -182,7 +183,7 @@ class ReportedCheckpoint(Message):
 
 class ReportRequest(Message):
     """One step. `metrics` are its numbers, by which checkpoints are compared; `trained_tokens` those of this step;
-    `seconds` what it took, by part."""
+    `seconds` what it took, by part; `samples` some of what was sampled in it, what tells most first."""
 
     worker: WorkerName
     step: int = Field(ge=0, le=MAX_STEP)
@@ -191,6 +192,7 @@ class ReportRequest(Message):
     trained_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)
     seconds: dict[Phase, Annotated[FiniteFloat, Field(ge=0)]] = {}
     events: list[WorkerEvent] = Field(default=[], max_length=100)
+    samples: list[SampledGroup] = Field(default=[], max_length=64)
 
 
 class JobError(Message):

@@ -18,7 +18,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.db.retention import DAY_S, KEY_GRACE_S, KEY_KEPT_S, Retention, Rule, rules_of
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE
-from server.db.training_tables import FILES, JOB_EVENTS, JOBS
+from server.db.training_tables import FILES, JOB_EVENTS, JOB_SAMPLES, JOBS
 from server.inference.usage_meter import HOUR_S
 from tests.server.support.process import Process
 
@@ -61,6 +61,8 @@ def add_job(database: Database, name: str, *, status: str, finished_at: int | No
         connection.execute(FILES.insert().values(**file, **tenant))
         connection.execute(JOBS.insert().values(**job, **tenant))
         connection.execute(JOB_EVENTS.insert(), [event] * events)
+        sample = {"job_id": name, "step": 1, "split": "train", "created_at": 1, "bytes": 2, "data": "{}"}
+        connection.execute(JOB_SAMPLES.insert(), [{**sample, "place": place} for place in range(events)])
 
 
 def values(database: Database, column: sa.Column[Any]) -> list[Any]:
@@ -94,7 +96,9 @@ async def test_usage_goes_by_the_hour(database: Database, kept_10_days: Settings
     assert values(database, USAGE.c.hour) == [first, first, NOW // HOUR_S * HOUR_S]
 
 
-async def test_events_go_some_time_after_their_job_has_ended(database: Database, kept_10_days: Settings) -> None:
+async def test_events_and_samples_go_some_time_after_their_job_has_ended(
+    database: Database, kept_10_days: Settings
+) -> None:
     old = NOW - DAYS * DAY_S
     add_job(database, "old", status="succeeded", finished_at=old - 1, events=7)
     add_job(database, "older", status="failed", finished_at=old - 1000, events=2)
@@ -102,6 +106,7 @@ async def test_events_go_some_time_after_their_job_has_ended(database: Database,
     add_job(database, "running", status="running", finished_at=None, events=1)
     await retention(database, kept_10_days).sweep(asyncio.Event())
     assert values(database, JOB_EVENTS.c.job_id) == ["running", "young", "young"]
+    assert values(database, JOB_SAMPLES.c.job_id) == ["running", "young", "young"]
     assert values(database, JOBS.c.id) == ["old", "older", "running", "young"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
@@ -28,6 +28,7 @@ from server.training.jobs.protocol import (
     ReportRequest,
     WorkerEvent,
 )
+from server.training.jobs.sampled_group import SampledGroup
 from tests.server.support.training_kit import vector
 
 FACTORS = "a" * 64
@@ -37,8 +38,9 @@ T = TypeVar("T")
 class TrainingProcess:
     """What one gateway does with the database for workers and owners."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, most_sample_bytes: int = 2**20) -> None:
         self.database = database
+        self.most_sample_bytes = most_sample_bytes
 
     def do(self, do: Callable[[Connection], T]) -> T:
         return self.database.transact(do)
@@ -87,7 +89,13 @@ class TrainingProcess:
         return [job.id for job in self.claim(worker, capacity).jobs]
 
     def report(
-        self, worker: str, job_id: str, step: int, reward: float | None = None, **checkpoint: Any
+        self,
+        worker: str,
+        job_id: str,
+        step: int,
+        reward: float | None = None,
+        samples: Sequence[SampledGroup] = (),
+        **checkpoint: Any,
     ) -> tuple[LeaseAnswer, bool]:
         """A step; one with a reward was evaluated, and is published."""
         fields = {"vector": vector(step), "optimizer": base64.b64encode(b"adam").decode(), "state": {"step": step}}
@@ -98,8 +106,9 @@ class TrainingProcess:
             metrics={} if reward is None else {"valid_reward_mean": reward},
             trained_tokens=10,
             events=[WorkerEvent(message=f"step {step}")],
+            samples=list(samples),
         )
-        return self.do(lambda to: report(self.database, to, job_id, request, 30))
+        return self.do(lambda to: report(self.database, to, job_id, request, 30, self.most_sample_bytes))
 
     def finish(self, worker: str, job_id: str, status: str, **fields: Any) -> FinishAnswer:
         request = FinishRequest.model_validate({"worker": worker, "status": status, **fields})

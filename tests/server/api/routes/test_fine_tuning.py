@@ -344,7 +344,7 @@ async def test_jobs_of_another_tenant_are_missing(
     assert foreign_file.text.replace(file_id, "") == absent_file.text.replace(file_id[:-4] + "0000", "")
     job_id = (await client.post("/v1/fine_tuning/jobs", json=body, headers=us)).json()["id"]
     missing = job_id[:-4] + "0000"
-    paths = [("GET", ""), ("GET", "/events"), ("GET", "/checkpoints")]
+    paths = [("GET", ""), ("GET", "/events"), ("GET", "/checkpoints"), ("GET", "/samples")]
     paths += [("POST", f"/{change}") for change in ("cancel", "pause", "resume")]
     for method, path in paths:
         foreign = await client.request(method, f"/v1/fine_tuning/jobs/{job_id}{path}", headers=them)
