@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from adapters.vector.recipe import DType, Recipe
 
 Method = Literal["reinforcement", "supervised"]
+# Root mean square over tokens, of a step with the automatic learning rate.
+AUTO_NATS = 0.02
 
 
 class TrainingConfig(BaseModel):
@@ -50,11 +52,14 @@ class TrainingConfig(BaseModel):
 class GradientConfig(TrainingConfig):
     """What methods that follow a gradient have in common.
 
-    learning_rate: Adam's; about how far each number of v moves in a step. grad_clip: longest gradient (L2), null for
-    any.
+    learning_rate: Adam's; about how far each number of v moves in a step. "auto": as far as changes the log-probability
+        of a token by AUTO_NATS, measured before the first step (server.training.worker.probe).
+    learning_rate_multiplier: the rate is multiplied by it.
+    grad_clip: longest gradient (L2), null for any.
     """
 
-    learning_rate: float = Field(2e-3, gt=0, le=10)
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=10)] = "auto"
+    learning_rate_multiplier: float = Field(1.0, gt=0, le=1000)
     grad_clip: float | None = Field(1.0, gt=0)
 
 

@@ -137,10 +137,9 @@ def shown_hyperparameters(
     config: ReinforcementConfig | SupervisedConfig, given: SupervisedHyperparameters | None = None
 ) -> dict[str, Any]:
     """OpenAI's hyperparameters with their resolved values; those without effect are taken from `given`."""
-    default = type(config).model_fields["learning_rate"].default
     shown: dict[str, Any] = {
         "batch_size": config.batch_size,
-        "learning_rate_multiplier": config.learning_rate / default,
+        "learning_rate_multiplier": config.learning_rate_multiplier,
         "n_epochs": config.epochs,
     }
     if isinstance(config, ReinforcementConfig):
@@ -168,8 +167,6 @@ def _of_hyperparameters(
         match name:
             case "n_epochs":
                 ours = "epochs"
-            case "learning_rate_multiplier":
-                ours, value = "learning_rate", value * defaults["learning_rate"]
             case "compute_multiplier":
                 ours, value = "group_size", max(2, round(value * defaults["group_size"]))
             case _:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from adapters.vector.adapter import Adapter
 from adapters.vector.codec import encode
-from server.training.jobs.config import GradientConfig, ReinforcementConfig
-from server.training.jobs.protocol import ClaimedJob
+from server.training.jobs.config import AUTO_NATS, GradientConfig, ReinforcementConfig
+from server.training.jobs.protocol import ClaimedJob, WorkerEvent
 from server.training.worker.adam import Adam, AdamConfig
 from server.training.worker.forward import Task
 from server.training.worker.job_state import JobState
@@ -29,6 +29,8 @@ from server.training.worker.step_timer import StepTimer
 from server.training.worker.trainer import Trainer
 
 CollectedT = TypeVar("CollectedT")
+# When no change of the vector changes what the model says.
+UNMEASURED_RATE = 2e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,9 @@ class Loss(Protocol[CollectedT]):
 
     def named_metrics(self, metrics: Any) -> dict[str, float]:
         """The metrics that a pass returned, by the names of the report."""
+
+    async def distance_per_nat(self, start: Adapter) -> float | None:
+        """How far the numbers of the vector move for a change of one nat (probe.py), around `start` (float32)."""
 
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
         """The adapter on the held-out rows. `handle` and `adapter` (None: the base model) are the same one."""
@@ -116,6 +121,21 @@ class GradientTraining:
     def vector(self) -> Tensor:
         return self._vector
 
+    async def prepare(self) -> list[WorkerEvent]:
+        if self._config.learning_rate != "auto":
+            return []
+        per_nat = await self._loss.distance_per_nat(self._adapter())
+        unit = AUTO_NATS * per_nat if per_nat is not None else UNMEASURED_RATE
+        self._state.learning_rate = rate = unit * self._config.learning_rate_multiplier
+        if per_nat is None:
+            text = "No vector changed a log-probability, so the learning rate could not be measured"
+            return [WorkerEvent(level="warn", message=f"{text}: it is {rate:.3g}.")]
+        text = (
+            f"The learning rate is {rate:.3g}: moving every number of the vector by {per_nat:.3g} changes "
+            f"log-probabilities by one nat, a step by {rate / per_nat:.3g} (root mean square)."
+        )
+        return [WorkerEvent(message=text)]
+
     async def step(self, step: int, timer: StepTimer) -> StepResult:
         behavior_policy, collected = await self._collect(step)
         timer.lap("sampling")
@@ -126,6 +146,7 @@ class GradientTraining:
         gradient_norm = self._update(step)
         timer.lap("training")
         metrics = {**batch.metrics, **self._loss.named_metrics(measured), "gradient_norm": gradient_norm}
+        metrics["learning_rate"] = self._rate
         return StepResult(batch.trained_tokens, metrics, batch.is_flat, batch.event_data)
 
     async def evaluate(self, adapter: Adapter | None) -> Evaluation:
@@ -144,7 +165,7 @@ class GradientTraining:
 
         With max_off_policy_steps, also starts collecting the next step's data with the current vector.
         """
-        now = Adapter.from_vector(self._vector, self._config.parsed_recipe, self._factors, "float32")
+        now = self._adapter()
         behavior_policy = self._behavior_policy() if self._prefetches and step > 1 else None
         prefetched, self._prefetched = self._prefetched, None
         collected = await (self._loss.collect(step, behavior_policy or now) if prefetched is None else prefetched)
@@ -152,6 +173,17 @@ class GradientTraining:
             self._prefetched = asyncio.create_task(self._loss.collect(step + 1, now))
             self._state.sampled_with = encode(self._vector, "float32")
         return behavior_policy, collected
+
+    def _adapter(self) -> Adapter:
+        return Adapter.from_vector(self._vector, self._config.parsed_recipe, self._factors, "float32")
+
+    @property
+    def _rate(self) -> float:
+        """Adam's learning rate."""
+        given = self._config.learning_rate
+        if given != "auto":
+            return given * self._config.learning_rate_multiplier
+        return self._state.learning_rate or UNMEASURED_RATE
 
     def _behavior_policy(self) -> Adapter | None:
         """The adapter of an older step that samples the next one, if there is one."""
@@ -161,7 +193,7 @@ class GradientTraining:
 
     def _update(self, step: int) -> float:
         """Update the vector; returns the L2 norm of its gradient. TrainingFailed when a number is not finite."""
-        update = self.adam.step(self._config.learning_rate)
+        update = self.adam.step(self._rate)
         if not update.applied or not self._vector.isfinite().all():
             raise TrainingFailed(
                 "not_finite",

@@ -1,6 +1,6 @@
 """One training job, step by step, from its last checkpoint to its end.
 
-    evaluate -> { step -> (evaluate) -> report } ... -> succeeded | failed
+    prepare -> evaluate -> { step -> (evaluate) -> report } ... -> succeeded | failed
 
 What a step is, is the method's (method.py). It counts once the gateway has its report. Everything random depends on
 (seed, step) alone, and a report carries all that the next step needs, so a job that was killed, paused or handed on
@@ -84,10 +84,13 @@ class _Job:
         self._state, self._context, self._trackers = state, context, trackers
         self._total = job.total_steps or data.total_steps
         self._last_step = None if job.checkpoint is None else job.checkpoint.step
+        # What the first report says before all else.
+        self._prepared: list[WorkerEvent] = []
 
     async def run(self) -> FinishRequest:
         try:
             if self._last_step is None:
+                self._prepared = await self._method.prepare()
                 await self._initial_evaluation()
             for step in range((self._last_step or 0) + 1, self._total + 1):
                 if self._context.stopping.is_set():
@@ -184,9 +187,10 @@ class _Job:
                 metrics=metrics,
                 trained_tokens=0 if result is None else result.trained_tokens,
                 seconds=dict(seconds),
-                events=[event, *events],
+                events=[*self._prepared, event, *events],
             ),
         )
+        self._prepared = []
         self._last_step = step
         trained = {} if result is None else {"trained_tokens": float(result.trained_tokens)}
         self._trackers.write(step, {**metrics, **trained, **{f"seconds/{phase}": s for phase, s in seconds.items()}})

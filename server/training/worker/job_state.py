@@ -14,12 +14,14 @@ from server.training.worker.early_stopping import EarlyStopping
 class JobState(BaseModel):
     """`best` is the vector with the highest `best_value` so far.
 
+    learning_rate: of the whole job, once it is known; None in checkpoints of servers that had no automatic one.
     sampled_with: the vector (float32, little-endian) that the next step is sampled with, when it is an older one than
     that of the checkpoint.
     """
 
     best: BestVector | None = None
     best_value: float | None = None
+    learning_rate: float | None = None
     watch: EarlyStopping = Field(default_factory=EarlyStopping)
     sampled_with: Annotated[bytes, Base64("state.sampled_with")] | None = None
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from adapters.vector.adapter import Adapter
+from server.training.jobs.protocol import WorkerEvent
 from server.training.worker.step_timer import StepTimer
 
 
@@ -53,6 +54,9 @@ class Method(Protocol):
     @property
     def vector(self) -> Tensor:
         """What is trained, behind the last step: float32 (groups, u)."""
+
+    async def prepare(self) -> list[WorkerEvent]:
+        """Before the first step of a job: measure what its settings leave to measuring, and say so to its owner."""
 
     async def step(self, step: int, timer: StepTimer) -> StepResult:
         """Take step `step` (from 1), and count its phases. TrainingFailed when there is no way on."""

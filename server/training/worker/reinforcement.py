@@ -7,6 +7,8 @@ greedy, with several it samples at the temperature of training.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +19,7 @@ from adapters.vector.adapter import Adapter
 from server.training.graders.grade import Grader
 from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
+from server.training.worker import probe
 from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.forward import Task
 from server.training.worker.gradient import Batch
@@ -26,7 +29,7 @@ from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData
 from server.training.worker.method import Evaluation, TrainingFailed
 from server.training.worker.packing import TokenSequence
-from server.training.worker.rollout import RolloutClient, RolloutRequest, Sampling, seed_of
+from server.training.worker.rollout import RolloutClient, RolloutRequest, Sampling, ScoreRequest, seed_of
 from server.training.worker.trainer import Trainer
 
 
@@ -93,6 +96,36 @@ class Reinforcement:
             "importance": metrics.importance,
             "skipped_groups": float(metrics.skipped_groups),
         }
+
+    async def distance_per_nat(self, start: Adapter) -> float | None:
+        job, examples = self.job, (await self.data.batch(1))[: probe.ROWS]
+        # One token less than there is room for, because scoring writes one more.
+        most = max(1, min(probe.TOKENS, self.config.max_completion_tokens - 1))
+        sampling = replace(self._sampling(1.0), max_tokens=most)
+        groups = await asyncio.gather(
+            *(
+                self.rollouts.sample(
+                    RolloutRequest(
+                        example.prompt, 1, sampling, start, seed_of(job.seed, "probe", 0, place), job.tenant, job.id
+                    )
+                )
+                for place, example in enumerate(examples)
+            )
+        )
+        sampled = [(group.prompt, completion.tokens) for group in groups for completion in group.completions]
+
+        async def score_one(adapter: Adapter, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
+            try:
+                return await self.rollouts.score(ScoreRequest(prompt, tokens, adapter, job.tenant, job.id))
+            except GatewayRefused as error:
+                if error.status != 400:
+                    raise
+                return [math.nan] * len(tokens)
+
+        async def score(adapter: Adapter) -> list[list[float]]:
+            return await asyncio.gather(*(score_one(adapter, prompt, tokens) for prompt, tokens in sampled))
+
+        return await probe.distance_per_nat(start, score, job.seed) if sampled else None
 
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
         count = self.config.eval_samples

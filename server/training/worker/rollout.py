@@ -88,6 +88,17 @@ class RolloutRequest:
     job: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """The log-probabilities of `completion` behind `prompt` (token ids) by `adapter`, for a job of `tenant`."""
+
+    prompt: Sequence[int]
+    completion: Sequence[int]
+    adapter: Adapter
+    tenant: str
+    job: str = ""
+
+
 class RolloutClient:
     """Samples completions over `http`, at most `concurrency` requests at a time; tenants and their jobs take turns."""
 
@@ -141,6 +152,31 @@ class RolloutClient:
                 return Group(prompt, (), f"an answer that cannot be read ({type(error).__name__}: {error})")
         whole = tuple(completion for completion in completions if completion.tokens)
         return Group(prompt, whole, None if whole else "an answer without tokens")
+
+    async def score(self, request: ScoreRequest) -> list[float]:
+        """Log-probabilities of the tokens of a completion, in nats at temperature 1. Raises GatewayRefused."""
+        body: dict[str, Any] = {
+            "prompt": [*request.prompt, *request.completion],
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": 0,
+            "priority": PRIORITY,
+            "adapter": inline(request.adapter),
+        }
+        async with self._semaphore.slot(request.tenant, request.job):
+            response = await request_with_retries(
+                self._http,
+                "POST",
+                "/v1/completions",
+                retry_policy=self._retry_policy,
+                json=body,
+                headers={ORGANIZATION_HEADER: request.tenant},
+            )
+        try:
+            told = response.json()["choices"][0]["prompt_logprobs"][len(request.prompt) :]
+            return [float(place[str(token)]["logprob"]) for place, token in zip(told, request.completion, strict=True)]
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise GatewayRefused(response.status_code, "", f"no prompt_logprobs that can be read: {error!r}") from error
 
 
 def inline(adapter: Adapter) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.vector.adapter import Adapter
+from server.training.worker import probe
 from server.training.worker.forward import Task
 from server.training.worker.gradient import Batch
 from server.training.worker.job_data import Example, JobData
@@ -33,6 +34,22 @@ class Supervised:
     def named_metrics(self, metrics: Any) -> dict[str, float]:
         assert isinstance(metrics, SftMetrics)
         return {"train_loss": metrics.loss, "train_mean_token_accuracy": metrics.accuracy}
+
+    async def distance_per_nat(self, start: Adapter) -> float | None:
+        examples = (await self.data.batch(1))[: probe.ROWS]
+
+        async def score(adapter: Adapter) -> list[list[float]]:
+            handle, _ = await self.trainer.add(adapter)
+            try:
+                answers = [
+                    TokenSequence(handle, example.prompt, example.completion[: probe.TOKENS]) for example in examples
+                ]
+                tokens = await self.trainer.score(answers)
+            finally:
+                await self.trainer.remove(handle)
+            return [tokens.logprobs_BC[row, : len(answer.completion)].tolist() for row, answer in enumerate(answers)]
+
+        return await probe.distance_per_nat(start, score, seed=0)
 
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
         tokens = await self.trainer.score(_sequences(await self.data.held_out(), handle))

@@ -80,7 +80,20 @@ class SamplingEngine:
             await self.hold.wait()
         if self.refused:
             raise HTTPException(self.refused.pop(0), "not now", headers={"retry-after": "0"})
+        if "prompt_logprobs" in body:
+            return {"choices": [{"prompt_logprobs": self._score(body["prompt"])}]}
         return {"choices": self._sample(body, body["n"])}
+
+    def _score(self, prompt: list[int]) -> list[dict[str, Any] | None]:
+        """As vLLM tells the log-probabilities of a prompt's tokens; the first has none."""
+        served = self._active.get()
+        handle = BASE if served is None else self._model.add(served.adapter)
+        with torch.no_grad(), self._model.rows([handle]):
+            logprobs_TV = self._model.model(torch.tensor([prompt])).logits[0].float().log_softmax(-1)
+        if handle != BASE:
+            self._model.remove(handle)
+        told = [{str(token): {"logprob": logprobs_TV[place, token].item()}} for place, token in enumerate(prompt[1:])]
+        return [None, *told]
 
     def _sample(self, body: dict[str, Any], count: int) -> list[dict[str, Any]]:
         served = self._active.get()

@@ -154,7 +154,8 @@ def test_settings_are_shown_resolved(openai_client: openai.OpenAI) -> None:
     options = {"recipe": {"u": 2}, "dtype": "float32", "kl_coef": 0.01, "max_steps": 9}
     job: Any = create_job(openai_client, method=method, extra_body={"tinylora": options})
     ours = job.tinylora
-    assert (ours["epochs"], ours["batch_size"], ours["learning_rate"]) == (3, 16, 1e-3)
+    assert (ours["epochs"], ours["batch_size"]) == (3, 16)
+    assert (ours["learning_rate"], ours["learning_rate_multiplier"]) == ("auto", 0.5)
     assert (ours["group_size"], ours["eval_interval"], ours["kl_coef"], ours["max_steps"]) == (16, 5, 0.01, 9)
     assert ours["recipe"]["u"] == 2 and ours["recipe"]["groups"] == 13 and ours["loss_type"] == "dapo"
     shown = job.method.reinforcement.hyperparameters

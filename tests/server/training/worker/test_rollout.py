@@ -14,7 +14,7 @@ from adapters.vector.recipe import Recipe
 from server.training.worker.forward import score
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.packing import TokenSequence
-from server.training.worker.rollout import Group, RolloutClient, RolloutRequest, Sampling, seed_of
+from server.training.worker.rollout import Group, RolloutClient, RolloutRequest, Sampling, ScoreRequest, seed_of
 from tests.adapters.tiny_models import load_model
 from tests.server.support.site import IMPATIENT, Line, Site, site
 
@@ -52,6 +52,18 @@ async def test_completions_come_from_exactly_the_vector_that_was_sent(
         for row, completion in enumerate(group.completions):
             ours = tokens.logprobs_BC[row, : len(completion.tokens)]
             torch.testing.assert_close(ours, torch.tensor(completion.logprobs), atol=1e-4, rtol=0)
+
+
+async def test_what_was_sampled_is_scored_as_it_was_sampled(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        adapter = adapter_of(factors)
+        rollouts = RolloutClient(here.http, retry_policy=IMPATIENT)
+        for completion in (await sample(here, adapter)).completions:
+            scores = await rollouts.score(ScoreRequest(PROMPT, completion.tokens, adapter, "default"))
+            assert scores == pytest.approx(completion.logprobs, abs=1e-4)
+        here.engine.refused = [400]
+        with pytest.raises(GatewayRefused, match="not now"):
+            await rollouts.score(ScoreRequest(PROMPT, [5], adapter, "default"))
 
 
 async def test_a_rollout_waits_behind_other_requests_and_leaves_no_setting_to_the_model(
