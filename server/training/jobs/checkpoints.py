@@ -105,7 +105,8 @@ def publish(
     config = JOB_CONFIG.validate_json(job.config)
     adapter = Adapter.from_vector(vector, config.parsed_recipe, job.factors, config.dtype)
     about = {"fine_tuning_job": job.id, "base_model": job.model, "method": config.method, "step": str(step)}
-    about |= {key: f"{value:.6g}" for key, value in sorted(metrics.items()) if key not in about}
+    scores = [name for name, _ in _SCORES if name in metrics]
+    about |= {key: f"{metrics[key]:.6g}" for key in [*scores, *sorted(metrics)] if key not in about}
     metadata = dict(list(about.items())[:MAX_METADATA_PAIRS])
     try:
         with connection.begin_nested():

@@ -21,6 +21,7 @@ from adapters.vector.adapter import Adapter
 from adapters.vector.codec import encode
 from server.training.jobs.config import AUTO_NATS, GradientConfig, ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob, WorkerEvent
+from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.adam import Adam, AdamConfig
 from server.training.worker.forward import Task
 from server.training.worker.job_state import JobState
@@ -66,6 +67,12 @@ class Loss(Protocol[CollectedT]):
 
     async def distance_per_nat(self, start: Adapter) -> float | None:
         """How far the numbers of the vector move for a change of one nat (probe.py), around `start` (float32)."""
+
+    def samples(self, collected: CollectedT, batch: Batch, metrics: Any) -> list[SampledGroup]:
+        """Some of what was sampled, what tells most first; `metrics` are those that the pass returned."""
+
+    async def moved(self, batch: Batch, metrics: Any) -> dict[str, float]:
+        """Numbers of how far the update has moved the model, behind it, by the names of the report."""
 
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
         """The adapter on the held-out rows. `handle` and `adapter` (None: the base model) are the same one."""
@@ -144,10 +151,12 @@ class GradientTraining:
             timer.split("sampling", "grading", batch.grading_wait_s)
         measured = await self._trainer.forward_backward(batch.task)
         gradient_norm = self._update(step)
+        moved = await self._loss.moved(batch, measured)
         timer.lap("training")
-        metrics = {**batch.metrics, **self._loss.named_metrics(measured), "gradient_norm": gradient_norm}
+        metrics = {**batch.metrics, **self._loss.named_metrics(measured), "gradient_norm": gradient_norm, **moved}
         metrics["learning_rate"] = self._rate
-        return StepResult(batch.trained_tokens, metrics, batch.is_flat, batch.event_data)
+        samples = self._loss.samples(collected, batch, measured)
+        return StepResult(batch.trained_tokens, metrics, batch.is_flat, batch.event_data, samples)
 
     async def evaluate(self, adapter: Adapter | None) -> Evaluation:
         return await self._loss.evaluate(self._handle, adapter)

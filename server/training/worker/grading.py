@@ -11,6 +11,7 @@ there is no reward: NaN, which counts in no mean, because an outage must not loo
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,15 +29,21 @@ _GRADER_OUTAGES = frozenset({"model_grader_server_error", "python_grader_server_
 
 @dataclass(frozen=True, slots=True)
 class GradedGroup:
-    """The completions of one prompt, and the grade of each."""
+    """The completions of one prompt, the grade of each, and the row that they are about."""
 
     group: Group
     grades: tuple[Grade, ...]
+    example: Example
 
     @property
     def rewards(self) -> list[float]:
         """One per completion; NaN when the grader itself failed."""
         return [_reward(grade) for grade in self.grades]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it has no two different rewards."""
+        return len({reward for reward in self.rewards if not math.isnan(reward)}) < 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,24 @@ class Graded:
     @property
     def is_flat(self) -> bool:
         """Whether no group has two different rewards, so that all advantages are zero."""
-        return not any(len({reward for reward in group.rewards if not math.isnan(reward)}) > 1 for group in self.groups)
+        return all(group.is_flat for group in self.groups)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Numbers of the rewards and completions, by the names of the report; there must be a completion.
+
+        reward_std: of all rewards, whichever prompt they are of. flat_share: of prompts. completion_tokens_mean,
+        truncated_share (ended by the limit of tokens) and grader_error_share: of completions.
+        """
+        completions = [completion for group in self.groups for completion in group.group.completions]
+        errors = sum(grade.error is not None for group in self.groups for grade in group.grades)
+        return {
+            "reward_std": statistics.pstdev(self.rewards) if self.rewards else math.nan,
+            "flat_share": sum(group.is_flat for group in self.groups) / len(self.groups),
+            "completion_tokens_mean": sum(len(one.tokens) for one in completions) / len(completions),
+            "truncated_share": sum(not one.finished for one in completions) / len(completions),
+            "grader_error_share": errors / len(completions),
+        }
 
     @property
     def errors(self) -> dict[str, int]:
@@ -128,7 +152,7 @@ class GradedRollouts:
         group = await self.rollouts.sample(request)
         timer.sampled_at = self.clock()
         grades = await gather_or_cancel(self._grade(request, one.text, example, timer) for one in group.completions)
-        return GradedGroup(group, tuple(grades))
+        return GradedGroup(group, tuple(grades), example)
 
     async def _grade(self, request: RolloutRequest, text: str, example: Example, timer: _Timer) -> Grade:
         async with self.semaphore.slot(request.tenant, request.job):

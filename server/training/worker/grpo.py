@@ -21,7 +21,7 @@ The settings of a job (ReinforcementConfig) that the loss reads:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -29,56 +29,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from server.training.jobs.config import ReinforcementConfig
+from server.training.worker.grpo_metrics import GrpoMetrics
 from server.training.worker.packing import TokenSequence
 from server.training.worker.token_scores import TokenScores
 
 _STD_EPSILON = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class GrpoMetrics:
-    """Sums over the tokens of the completions that were run (the properties are their means), and counts of groups.
-
-    Metrics of two passes add: `first + second`. A group is skipped when its rewards do not differ.
-    """
-
-    loss: float = 0.0
-    tokens: int = 0
-    clipped: float = 0.0
-    ratios: float = 0.0
-    kls: float = 0.0
-    entropies: float = 0.0
-    importances: float = 0.0
-    groups: int = 0
-    skipped_groups: int = 0
-
-    def __add__(self, other: "GrpoMetrics") -> "GrpoMetrics":
-        return GrpoMetrics(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    @property
-    def clip_share(self) -> float:
-        """Share of tokens whose gradient is zero because the ratio was clipped."""
-        return self.clipped / max(1, self.tokens)
-
-    @property
-    def ratio(self) -> float:
-        """Mean probability ratio to the policy at the start of the step."""
-        return self.ratios / max(1, self.tokens)
-
-    @property
-    def kl(self) -> float:
-        """Mean KL divergence from the base model in nats, k3 estimate; 0 when kl_coef is 0."""
-        return self.kls / max(1, self.tokens)
-
-    @property
-    def entropy(self) -> float:
-        """Mean entropy of the policy in nats."""
-        return self.entropies / max(1, self.tokens)
-
-    @property
-    def importance(self) -> float:
-        """Mean importance weight after its limits."""
-        return self.importances / max(1, self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +44,7 @@ class GrpoObjective:
     sampling_logprobs_BC: log-probabilities by the rollout engine, NaN where it gave none.
     old_logprobs_BC: log-probabilities by the policy at the start of the step; None: those of the pass itself, which is
         the same for one update per batch.
+    watched: rows whose log-probabilities are among the metrics.
     """
 
     config: ReinforcementConfig
@@ -97,6 +53,7 @@ class GrpoObjective:
     sampling_logprobs_BC: Tensor
     old_logprobs_BC: Tensor | None
     start: GrpoMetrics
+    watched: frozenset[int] = frozenset()
 
     @property
     def with_base(self) -> bool:
@@ -120,7 +77,8 @@ class GrpoObjective:
 
         advantages_B1 = self.advantages_B[list(rows), None].to(logprobs_BC.device)
         old_BC = logprobs_BC.detach() if self.old_logprobs_BC is None else part(self.old_logprobs_BC)
-        importance_BC = importance_weights(old_BC, part(self.sampling_logprobs_BC), mask_BC, config)
+        sampling_BC = part(self.sampling_logprobs_BC)
+        importance_BC = importance_weights(old_BC, sampling_BC, mask_BC, config)
 
         ratio_BC = (logprobs_BC - old_BC).exp()
         clipped_BC = ratio_BC.clamp(1 - config.clip_low, 1 + config.clip_high)
@@ -135,10 +93,31 @@ class GrpoObjective:
 
         with torch.no_grad():
             is_clipped_BC = (clipped_BC * advantages_B1) < (ratio_BC * advantages_B1)
-            measured = (is_clipped_BC, ratio_BC, kl_BC, tokens.entropy_BC, importance_BC)
-            sums = torch.stack([loss, mask_BC.sum(), *((what_BC * mask_BC).sum() for what_BC in measured)])
-        loss_sum, count, *rest = sums.tolist()
-        return loss, GrpoMetrics(loss_sum, int(count), *rest)
+            is_known_BC = mask_BC & ~sampling_BC.isnan()
+            gap_BC = torch.where(is_known_BC, (old_BC - sampling_BC).abs(), 0.0)
+            of_tokens = (is_clipped_BC, ratio_BC, kl_BC, tokens.entropy_BC, importance_BC)
+            sums = [loss, mask_BC.sum(), *((what_BC * mask_BC).sum() for what_BC in of_tokens)]
+            sums += [gap_BC.sum(), is_known_BC.sum(), gap_BC.max()]
+            importance_B = (importance_BC * mask_BC).sum(-1) / mask_BC.sum(-1)
+        measured: list[float] = torch.stack(sums).tolist()
+        return loss, GrpoMetrics(
+            loss=measured[0],
+            tokens=int(measured[1]),
+            clipped=measured[2],
+            ratios=measured[3],
+            kls=measured[4],
+            entropies=measured[5],
+            importances=measured[6],
+            gaps=measured[7],
+            compared_tokens=int(measured[8]),
+            largest_gap=measured[9],
+            row_importances=tuple(zip(rows, importance_B.tolist(), strict=True)),
+            watched_logprobs=tuple(
+                (row, tuple(logprobs_BC[place, mask_BC[place]].tolist()))
+                for place, row in enumerate(rows)
+                if row in self.watched
+            ),
+        )
 
 
 def grpo_objective(

@@ -33,6 +33,7 @@ from server.training.jobs.protocol import (
     ReportRequest,
     WorkerEvent,
 )
+from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.context import WorkerContext
 from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
@@ -113,20 +114,22 @@ class _Job:
         if isinstance(self._config, ReinforcementConfig):
             self._state.watch.begin(evaluation)
         self._keep_if_best(0, evaluation)
-        await self._report(0, evaluation.metrics, {"eval": time.monotonic() - began}, publish=False)
+        seconds: dict[Phase, float] = {"eval": time.monotonic() - began}
+        await self._report(0, evaluation.metrics, seconds, publish=False, samples=evaluation.samples)
 
     async def _train_step(self, step: int) -> None:
         """A step of the method, evaluation, report. TrainingFailed ends the job."""
         timer = StepTimer()
         result = await self._method.step(step, timer)
-        metrics = {**result.metrics, "v_max_abs": self._method.vector.abs().max().item()}
+        metrics = {**result.metrics, **self._distances()}
         evaluation = await self._evaluate(step)
         if evaluation is not None:
             metrics |= evaluation.metrics
             timer.lap("eval")
         is_due = evaluation is not None or step % self._config.eval_interval == 0
         problem, events = self._check_progress(step, result, evaluation)
-        await self._report(step, metrics, timer.seconds, publish=is_due, result=result, events=events)
+        samples = [*result.samples, *(evaluation.samples if evaluation is not None else ())]
+        await self._report(step, metrics, timer.seconds, publish=is_due, result=result, events=events, samples=samples)
         if problem is not None:
             raise problem
 
@@ -153,6 +156,15 @@ class _Job:
     def _keep_if_best(self, step: int, evaluation: Evaluation) -> None:
         self._state.keep_if_best(evaluation.value, self._vector_bytes(), step, finite(evaluation.metrics))
 
+    def _distances(self) -> dict[str, float]:
+        """v_norm: L2 norm of the vector. v_max_abs: its largest number. v_distance: from where training started."""
+        vector = self._method.vector.detach()
+        numbers = {"v_norm": vector.norm().item(), "v_max_abs": vector.abs().max().item()}
+        if self._job.init_vector is not None:
+            start = torch.frombuffer(bytearray(self._job.init_vector), dtype=torch.float32).reshape(vector.shape)
+            numbers["v_distance"] = (vector - start).norm().item()
+        return numbers
+
     def _adapter(self) -> Adapter:
         return Adapter.from_vector(
             self._method.vector, self._config.parsed_recipe, self._context.tools.factors, "float32"
@@ -170,6 +182,7 @@ class _Job:
         publish: bool,
         result: StepResult | None = None,
         events: Sequence[WorkerEvent] = (),
+        samples: Sequence[SampledGroup] = (),
     ) -> None:
         metrics = finite(metrics)
         event = step_event(step, self._total, metrics, seconds, result)
@@ -188,6 +201,7 @@ class _Job:
                 trained_tokens=0 if result is None else result.trained_tokens,
                 seconds=dict(seconds),
                 events=[*self._prepared, event, *events],
+                samples=list(samples),
             ),
         )
         self._prepared = []

@@ -33,12 +33,14 @@ class Example:
     """A prompt and its completion as token ids.
 
     line: of its row, from 1. completion: empty when it is to be sampled. item: the fields of the row for the grader.
+    messages: the prompt as the row has it; none of a supervised example.
     """
 
     line: int
     prompt: Sequence[int]
     completion: Sequence[int]
     item: Mapping[str, Any]
+    messages: Sequence[Mapping[str, Any]] = ()
 
 
 # Of one row: its prompt (reinforcement), or every answer that is trained on (supervised).
@@ -134,7 +136,8 @@ def _check_integrations(job: ClaimedJob) -> None:
 
 def _examples(row: Row, config: TrainingConfig, chat: ChatTokens, param: str) -> Examples:
     if isinstance(config, ReinforcementConfig):
-        return [Example(row.line, chat.prompt(row, config.max_completion_tokens, param), (), row.item)]
+        prompt = chat.prompt(row, config.max_completion_tokens, param)
+        return [Example(row.line, prompt, (), row.item, row.messages)]
     return [Example(row.line, prompt, answer, row.item) for prompt, answer in chat.examples(row, param)]
 
 

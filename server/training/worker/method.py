@@ -5,7 +5,7 @@ Reinforcement and supervised training follow a gradient and share their steps (g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adapters.vector.adapter import Adapter
 from server.training.jobs.protocol import WorkerEvent
+from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.step_timer import StepTimer
 
 
@@ -30,22 +31,26 @@ class StepResult:
     """What one step did.
 
     trained_tokens: those that it learned from. metrics: by name, for the report. is_flat: no two rewards that could be
-    compared differed, so there was nothing to learn. event_data: more for the `data` of the step's event.
+    compared differed, so there was nothing to learn. event_data: more for the `data` of the step's event. samples: some
+    of what was sampled, what tells most first.
     """
 
     trained_tokens: int
     metrics: Mapping[str, float]
     is_flat: bool = False
     event_data: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[SampledGroup] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """metrics: by name, for the report. value: higher is better. error: its standard error, 0 when there is none."""
+    """metrics: by name, for the report. value: higher is better. error: its standard error, 0 when there is none.
+    samples: some of what was sampled."""
 
     metrics: Mapping[str, float]
     value: float
     error: float = 0.0
+    samples: Sequence[SampledGroup] = ()
 
 
 class Method(Protocol):

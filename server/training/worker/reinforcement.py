@@ -13,24 +13,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from adapters.vector.adapter import Adapter
 from server.training.graders.grade import Grader
 from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
+from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker import probe
 from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.forward import Task
 from server.training.worker.gradient import Batch
 from server.training.worker.grading import Graded, GradedRollouts
-from server.training.worker.grpo import GrpoMetrics, grpo_objective
+from server.training.worker.grpo import GrpoObjective, grpo_objective, k3
+from server.training.worker.grpo_metrics import GrpoMetrics
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData
 from server.training.worker.method import Evaluation, TrainingFailed
 from server.training.worker.packing import TokenSequence
 from server.training.worker.rollout import RolloutClient, RolloutRequest, Sampling, ScoreRequest, seed_of
+from server.training.worker.step_samples import held_out_samples, train_samples
 from server.training.worker.trainer import Trainer
+
+# Of a step, scored again behind its update.
+WATCHED_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +74,15 @@ class Reinforcement:
         if behavior_policy is not None and not self._sampling(temperature).with_logprobs:
             logprobs = await self._scored(sequences, behavior_policy)
         objective = grpo_objective(sequences, rewards, group_numbers, self.config, logprobs)
+        objective = replace(objective, watched=_watched(objective.rows, group_numbers, sequences))
         tokens = sum(len(completion.tokens) for completion in completions)
         return Batch(
             Task(sequences, objective),
             trained_tokens=sum(len(sequences[row]) for row in objective.rows),
             metrics={
                 "train_reward_mean": _mean_reward(collected, "the step"),
-                "completion_tokens_mean": tokens / len(completions),
-                "finished_share": sum(completion.finished for completion in completions) / len(completions),
+                "train_reward_error": collected.standard_error,
+                **collected.numbers,
             },
             is_flat=collected.is_flat,
             event_data={
@@ -87,15 +96,23 @@ class Reinforcement:
 
     def named_metrics(self, metrics: Any) -> dict[str, float]:
         assert isinstance(metrics, GrpoMetrics)
-        return {
-            "train_loss": metrics.loss,
-            "kl": metrics.kl,
-            "entropy": metrics.entropy,
-            "clip_share": metrics.clip_share,
-            "ratio": metrics.ratio,
-            "importance": metrics.importance,
-            "skipped_groups": float(metrics.skipped_groups),
-        }
+        return metrics.named()
+
+    def samples(self, collected: Graded, batch: Batch, metrics: Any) -> list[SampledGroup]:
+        objective = batch.task.objective
+        assert isinstance(metrics, GrpoMetrics) and isinstance(objective, GrpoObjective)
+        return train_samples(collected.groups, objective.advantages_B.tolist(), dict(metrics.row_importances))
+
+    async def moved(self, batch: Batch, metrics: Any) -> dict[str, float]:
+        """step_kl: KL divergence of the policy before the update from that behind it, nats per token, k3 estimate."""
+        assert isinstance(metrics, GrpoMetrics)
+        if not metrics.watched_logprobs:
+            return {}
+        rows = [row for row, _ in metrics.watched_logprobs]
+        tokens = await self.trainer.score([batch.task.batch[row] for row in rows])
+        before_BC = pad_sequence([torch.tensor(part) for _, part in metrics.watched_logprobs], batch_first=True)
+        kl_BC = k3(before_BC.double(), tokens.logprobs_BC.cpu().double())
+        return {"step_kl": kl_BC[tokens.mask_BC.cpu()].mean().item()}
 
     async def distance_per_nat(self, start: Adapter) -> float | None:
         job, examples = self.job, (await self.data.batch(1))[: probe.ROWS]
@@ -133,7 +150,9 @@ class Reinforcement:
         graded = await self._graded_rollouts(await self.data.held_out(), adapter, "valid", 0, count, temperature)
         mean = _mean_reward(graded, "the held-out rows")
         parts = {f"valid_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
-        return Evaluation({"valid_reward_mean": mean, **parts}, mean, graded.standard_error)
+        error = graded.standard_error
+        metrics = {"valid_reward_mean": mean, "valid_reward_error": error, **parts}
+        return Evaluation(metrics, mean, error, held_out_samples(graded.groups))
 
     async def _graded_rollouts(
         self,
@@ -174,6 +193,19 @@ def _mean_reward(graded: Graded, of: str) -> float:
         if group.group.status is not None and group.group.status >= 500:
             raise GatewayRefused(group.group.status, "", f"no completions: {group.group.error}")
     raise TrainingFailed("no_rewards", f"Not one completion of {of} could be sampled and graded: {graded.first_error}")
+
+
+def _watched(rows: Sequence[int], group_numbers: Sequence[int], sequences: Sequence[TokenSequence]) -> frozenset[int]:
+    """Of the rows that are run, one of each group, as many as WATCHED_TOKENS allow, one at least."""
+    first_of_group = {group_numbers[row]: row for row in reversed(rows)}
+    chosen: set[int] = set()
+    tokens = 0
+    for row in sorted(first_of_group.values()):
+        tokens += len(sequences[row])
+        if chosen and tokens > WATCHED_TOKENS:
+            break
+        chosen.add(row)
+    return frozenset(chosen)
 
 
 def _row(logprobs_C: Tensor, length: int) -> list[float]:

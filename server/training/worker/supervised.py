@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.vector.adapter import Adapter
+from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker import probe
 from server.training.worker.forward import Task
 from server.training.worker.gradient import Batch
@@ -50,6 +51,12 @@ class Supervised:
             return [tokens.logprobs_BC[row, : len(answer.completion)].tolist() for row, answer in enumerate(answers)]
 
         return await probe.distance_per_nat(start, score, seed=0)
+
+    def samples(self, collected: list[Example], batch: Batch, metrics: Any) -> list[SampledGroup]:
+        return []
+
+    async def moved(self, batch: Batch, metrics: Any) -> dict[str, float]:
+        return {}
 
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
         tokens = await self.trainer.score(_sequences(await self.data.held_out(), handle))

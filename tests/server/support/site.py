@@ -141,6 +141,17 @@ class Site:
         page = await self.client.fine_tuning.jobs.list_events(job_id, limit=100)
         return list(reversed(page.data))
 
+    async def samples(self, job_id: str, **query: Any) -> list[dict[str, Any]]:
+        """Oldest step first, without ids and times."""
+        found: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"has_more": True, "last_id": None}
+        while page["has_more"]:
+            asked = {"order": "asc", "limit": 100, **query} | ({"after": page["last_id"]} if page["last_id"] else {})
+            page = (await self.http.get(f"/v1/fine_tuning/jobs/{job_id}/samples", params=asked)).json()
+            found += page["data"]
+        own = ("id", "created_at", "fine_tuning_job_id")
+        return [{name: value for name, value in sample.items() if name not in own} for sample in found]
+
     def vectors(self, job_id: str) -> dict[int, list[float]]:
         """The trained numbers, exactly, by step; of old steps there are some."""
         kept = sa.select(JOB_CHECKPOINTS.c.step, JOB_CHECKPOINTS.c.vector).where(JOB_CHECKPOINTS.c.job_id == job_id)

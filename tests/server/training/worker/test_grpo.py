@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from server.training.jobs.config import ReinforcementConfig
 from server.training.worker.forward import Task, forward_backward, score
-from server.training.worker.grpo import GrpoMetrics, GrpoObjective, advantages, grpo_objective
+from server.training.worker.grpo import GrpoObjective, advantages, grpo_objective
+from server.training.worker.grpo_metrics import GrpoMetrics
 from server.training.worker.packing import TokenSequence
+from server.training.worker.pass_size import PassLimits
 from tests.server.support.trl_reference import GROUPS, RECIPE, Rollout, TrlReference, U
 
 GROUP_SIZE = 3
@@ -100,6 +103,10 @@ def test_loss_gradient_and_metrics_are_trls(
     torch.testing.assert_close(objective.advantages_B, theirs["advantages"])
     loss, gradient_GU = reference.loss_and_gradient(theirs)
     metrics, ours_GU = step(model, batch, objective)
+    if config.kl_coef and config.importance_sampling != "none":
+        gap = "sampling/sampling_logp_difference"
+        assert metrics.named()["logprob_gap_mean"] == pytest.approx(reference.metric(f"{gap}/mean"), rel=1e-3)
+        assert metrics.named()["logprob_gap_max"] == pytest.approx(reference.metric(f"{gap}/max"), rel=1e-3)
     assert gradient_GU.abs().max() > 1e-2
     torch.testing.assert_close(ours_GU, gradient_GU, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(metrics.loss, loss, rtol=1e-3, atol=1e-5)
@@ -137,7 +144,34 @@ def test_a_batch_without_any_spread_is_counted_and_moves_nothing(
         model, [Task(batch, grpo_objective(batch, [0.1] * 6, [7, 7, 7, 9, 9, 9], ReinforcementConfig()))]
     )
     assert metrics == GrpoMetrics(groups=2, skipped_groups=2)
+    # What would be a mean of nothing is not a number.
+    numbers = metrics.named()
+    assert {name for name, value in numbers.items() if value == value} == {"train_loss", "skipped_groups"}
     assert model.vector(handle).grad is None
+
+
+def test_importance_and_watched_rows_are_told_of_single_completions(
+    model: TrainableAdapters, new_adapter: Callable[..., int], sequences: Callable[..., list[TokenSequence]]
+) -> None:
+    batch = sequences(new_adapter(0), LENGTHS)
+    tokens = score(model, batch)
+    logprobs = engine_logprobs(model, batch)
+    config = ReinforcementConfig(importance_max=1.1)
+    objective = replace(grpo_objective(batch, REWARDS, GROUP_NUMBERS, config, logprobs), watched=frozenset([4, 11, 2]))
+    # In many passes and in one.
+    parts = [forward_backward(model, [Task(batch, objective)], PassLimits(tokens=size))[0] for size in (32, 4096)]
+    for metrics in parts:
+        importances = dict(metrics.row_importances)
+        assert sorted(importances) == objective.rows
+        for row, importance in importances.items():
+            mine = tokens.logprobs_BC[row][tokens.mask_BC[row]]
+            ratio = (mine - torch.tensor(logprobs[row])).exp().clamp(max=1.1).nan_to_num(nan=1.0)
+            assert importance == pytest.approx(ratio.mean().item(), abs=1e-4)
+        watched = dict(metrics.watched_logprobs)
+        assert sorted(watched) == [4, 11]  # 2 has no advantage, so it was not run
+        for row, values in watched.items():
+            assert values == pytest.approx(tokens.logprobs_BC[row][tokens.mask_BC[row]].tolist(), abs=1e-4)
+    assert parts[0].largest_gap == pytest.approx(parts[1].largest_gap, abs=1e-4)
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])

@@ -18,7 +18,7 @@ from server.training.worker.outcome import failed
 from tests.adapters.tiny_models import load_model
 from tests.server.support.fixed_memory import FixedMemory
 from tests.server.support.sampling_engine import WORDS
-from tests.server.support.site import CONTAINS, Site, rows, site
+from tests.server.support.site import CONTAINS, SIMILAR, Site, rows, site
 
 # The word that the model says most often by itself, about one time in twelve.
 WORD = "w29"
@@ -85,7 +85,10 @@ async def test_a_job_whose_worker_was_killed_ends_with_the_same_bits(
     tmp_path: Path, path: Path, factors: Factors, settings: dict[str, Any]
 ) -> None:
     async with site(tmp_path, path, factors) as here:
-        undisturbed = await trained(here, **settings)
+        job_id = await here.job(rows(12, WORD), CONTAINS, **SMALL | settings)
+        async with here.worker():
+            await here.wait(job_id, "succeeded")
+        undisturbed, samples = here.vectors(job_id), await here.samples(job_id)
         job_id = await here.job(rows(12, WORD), CONTAINS, **SMALL | settings)
         for step in (1, 3):
             async with here.worker(f"killed-{step}"):
@@ -95,6 +98,84 @@ async def test_a_job_whose_worker_was_killed_ends_with_the_same_bits(
             await here.wait(job_id, "succeeded")
         assert here.vectors(job_id)[4] == undisturbed[4]
         assert any(undisturbed[4])
+        # Of every step, once: four prompts, and at 0, 2 and 4 the two held-out rows.
+        assert await here.samples(job_id) == samples
+        assert [one["step"] for one in samples] == [0] * 2 + [1] * 4 + [2] * 6 + [3] * 4 + [4] * 6
+
+
+async def test_samples_say_what_every_completion_was_worth(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here:
+        data = rows(12, WORD)
+        parts = {"has_it": CONTAINS, "near": SIMILAR}
+        grader = {"type": "multi", "graders": parts, "calculate_output": "has_it + 0.1 * near"}
+        job_id = await here.job(data, grader, **SMALL)
+        async with here.worker():
+            await here.wait(job_id, "succeeded")
+        samples = await here.samples(job_id)
+        events = {event.data["step"]: event.data for event in await here.events(job_id) if event.type == "metrics"}
+        for step in range(1, 5):
+            groups = [one for one in samples if one["step"] == step and one["split"] == "train"]
+            rewards = np.array([[one["reward"] for one in group["completions"]] for group in groups])
+            assert rewards.shape == (4, 6)
+            # The prompts with the largest spread first.
+            spreads = np.ptp(rewards, axis=1)
+            assert list(spreads) == sorted(spreads, reverse=True)
+            flat = spreads == 0
+            wanted = (rewards - rewards.mean(1, keepdims=True)) / (rewards.std(1, ddof=1, keepdims=True) + 1e-4)
+            given = np.array([[one["advantage"] for one in group["completions"]] for group in groups])
+            np.testing.assert_allclose(given, np.where(flat[:, None], 0, wanted), atol=1e-5)
+            data_of_step = events[step]
+            assert data_of_step["flat_share"] == flat.mean()
+            assert data_of_step["reward_std"] == pytest.approx(rewards.std())
+            assert data_of_step["train_reward_mean"] == pytest.approx(rewards.mean())
+            assert data_of_step["train_reward_error"] == pytest.approx(rewards.mean(1).std(ddof=1) / 2)
+            completions = [one for group in groups for one in group["completions"]]
+            for one in completions:
+                assert one["reward"] == pytest.approx(one["rewards"]["has_it"] + 0.1 * one["rewards"]["near"])
+                assert one["rewards"]["has_it"] == (WORD in one["text"].split())
+                # Completions without an advantage are not run.
+                assert one["importance"] == (pytest.approx(1.0, abs=1e-3) if one["advantage"] else None)
+            assert data_of_step["completion_tokens_mean"] == np.mean([one["tokens"] for one in completions])
+            assert data_of_step["truncated_share"] == np.mean([not one["finished"] for one in completions])
+        for one in samples:
+            row = data[one["line"] - 1]
+            assert (one["messages"], one["item"]) == (row["messages"], {"answer": row["answer"]})
+        held_out = [one for one in samples if one["split"] == "valid"]
+        assert [one["step"] for one in held_out] == [0, 0, 2, 2, 4, 4]
+        assert len({one["line"] for one in held_out}) == 2
+        assert all(one["completions"][0]["advantage"] is None for one in held_out)
+
+
+async def test_numbers_of_a_step_say_how_far_the_vector_is_and_how_far_it_moved_the_model(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        spec = {"name": "start", "vector": [0.01] * 13, "dtype": "float32"}
+        assert (await here.http.post("/v1/adapters", json=spec)).is_success
+        moved = {}
+        for rate in (0.001, 0.01, 0.1):
+            method: Any = {"type": "reinforcement", "reinforcement": {"grader": CONTAINS}}
+            job = await here.client.fine_tuning.jobs.create(
+                model="start",
+                training_file=await here.file(rows(12, WORD)),
+                method=method,
+                seed=1,
+                extra_body={"tinylora": SMALL | {"max_steps": 1, "learning_rate": rate}},
+            )
+            async with here.worker():
+                await here.wait(job.id, "succeeded")
+            (data,) = [
+                event.data for event in await here.events(job.id) if event.type == "metrics" and event.data["step"] == 1
+            ]
+            v = np.array(here.vectors(job.id)[1])
+            assert data["v_norm"] == pytest.approx(np.linalg.norm(v))
+            # Adam's first step moves every number by the rate.
+            assert data["v_distance"] == pytest.approx(rate * 13**0.5, rel=1e-4)
+            assert 0 <= data["logprob_gap_mean"] <= data["logprob_gap_max"] < 1e-3
+            moved[rate] = data["step_kl"]
+        # A divergence grows with the square of a small step.
+        assert moved[0.01] / moved[0.001] == pytest.approx(100, rel=0.3)
+        assert moved[0.1] > 20 * moved[0.01]
 
 
 async def test_jobs_trained_together_are_trained_as_alone(tmp_path: Path, path: Path, factors: Factors) -> None:
