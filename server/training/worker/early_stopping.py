@@ -2,7 +2,7 @@
 
 The rules need no scale of rewards. A job is ended by several steps or evaluations in a row, never by one. A job in
 which no step had different rewards has learned nothing and fails, unless it had fewer than LEAST_FLAT_STEPS steps. The
-counters are part of a checkpoint.
+counters are part of a checkpoint. Warnings, which come earlier, are the diagnosis' (diagnosis.py).
 """
 
 from __future__ import annotations
@@ -54,15 +54,6 @@ class EarlyStopping:
             "constant_rewards",
             f"In {self.flat_steps} steps in a row all completions of each prompt got the same reward{_shown(reward)}, "
             f"so there is nothing to learn from. {_ADVICE}",
-        )
-
-    def warning(self, step: int, reward: float | None, most: int) -> str | None:
-        """A text for the owner of the job behind the first flat step of a series, else None."""
-        if self.flat_steps != 1:
-            return None
-        return (
-            f"Step {step}: all completions of each prompt got the same reward{_shown(reward)}, so there was nothing to "
-            f"learn from; {most} such steps in a row end the job. {_ADVICE}"
         )
 
     def after_evaluation(self, evaluation: Evaluation) -> TrainingFailed | None:

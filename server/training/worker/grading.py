@@ -24,7 +24,7 @@ from server.training.worker.job_data import Example
 from server.training.worker.rollout import Group, RolloutClient, RolloutRequest
 
 SAMPLING_ERROR = "sampling_error"
-_GRADER_OUTAGES = frozenset({"model_grader_server_error", "python_grader_server_error"})
+GRADER_OUTAGES = frozenset({"model_grader_server_error", "python_grader_server_error"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class _Timer:
 
 
 def _reward(grade: Grade) -> float:
-    return math.nan if grade.error is not None and grade.error.kind in _GRADER_OUTAGES else grade.score
+    return math.nan if grade.error is not None and grade.error.kind in GRADER_OUTAGES else grade.score
 
 
 def _mean(values: Sequence[float]) -> float:

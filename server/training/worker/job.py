@@ -35,6 +35,7 @@ from server.training.jobs.protocol import (
 )
 from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.context import WorkerContext
+from server.training.worker.diagnosis import circumstances
 from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
 from server.training.worker.method import Evaluation, Method, StepResult, TrainingFailed
@@ -114,6 +115,7 @@ class _Job:
         if isinstance(self._config, ReinforcementConfig):
             self._state.watch.begin(evaluation)
         self._keep_if_best(0, evaluation)
+        self._state.diagnosis.observe(0, evaluation.metrics, circumstances(self._job, {}))
         seconds: dict[Phase, float] = {"eval": time.monotonic() - began}
         await self._report(0, evaluation.metrics, seconds, publish=False, samples=evaluation.samples)
 
@@ -127,7 +129,9 @@ class _Job:
             metrics |= evaluation.metrics
             timer.lap("eval")
         is_due = evaluation is not None or step % self._config.eval_interval == 0
-        problem, events = self._check_progress(step, result, evaluation)
+        problem = self._problem(step, result, evaluation)
+        flat = {"flat_share": 1.0} if result.is_flat else {}
+        events = self._state.diagnosis.observe(step, metrics | flat, circumstances(self._job, result.event_data))
         samples = [*result.samples, *(evaluation.samples if evaluation is not None else ())]
         await self._report(step, metrics, timer.seconds, publish=is_due, result=result, events=events, samples=samples)
         if problem is not None:
@@ -141,17 +145,13 @@ class _Job:
         self._keep_if_best(step, evaluation)
         return evaluation
 
-    def _check_progress(
-        self, step: int, result: StepResult, evaluation: Evaluation | None
-    ) -> tuple[TrainingFailed | None, list[WorkerEvent]]:
-        """The error to end the job with behind this step, if any, and events for its owner."""
+    def _problem(self, step: int, result: StepResult, evaluation: Evaluation | None) -> TrainingFailed | None:
+        """The error to end the job with behind this step, if any."""
         if not isinstance(self._config, ReinforcementConfig):
-            return None, []
+            return None
         watch, reward, most = self._state.watch, result.metrics.get("train_reward_mean"), self._config.max_flat_steps
         collapsed = None if evaluation is None else watch.after_evaluation(evaluation)
-        problem = watch.after_step(result.is_flat, reward, most, is_last=step == self._total) or collapsed
-        warning = watch.warning(step, reward, most)
-        return problem, [] if warning is None else [WorkerEvent(level="warn", message=warning)]
+        return watch.after_step(result.is_flat, reward, most, is_last=step == self._total) or collapsed
 
     def _keep_if_best(self, step: int, evaluation: Evaluation) -> None:
         self._state.keep_if_best(evaluation.value, self._vector_bytes(), step, finite(evaluation.metrics))

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from server.training.jobs.base64_bytes import Base64
 from server.training.jobs.protocol import BestVector
+from server.training.worker.diagnosis import Diagnosis
 from server.training.worker.early_stopping import EarlyStopping
 
 
@@ -23,6 +24,7 @@ class JobState(BaseModel):
     best_value: float | None = None
     learning_rate: float | None = None
     watch: EarlyStopping = Field(default_factory=EarlyStopping)
+    diagnosis: Diagnosis = Field(default_factory=Diagnosis)
     sampled_with: Annotated[bytes, Base64("state.sampled_with")] | None = None
 
     def keep_if_best(self, value: float, vector: bytes, step: int, metrics: dict[str, float]) -> None:

@@ -87,6 +87,7 @@ class Reinforcement:
             is_flat=collected.is_flat,
             event_data={
                 "errors": collected.errors,
+                "first_error": collected.first_error,
                 "graders": [{"name": name, "train_reward_mean": value} for name, value in collected.parts.items()],
                 "usage": {"samples": len(completions), "completion_tokens": tokens},
                 "graders_s": collected.grading_s,
