@@ -24,7 +24,8 @@ from tests.engine.test_answers import job, prompt_of
 pytestmark = pytest.mark.engine
 
 ADAPTERS = 12
-# Measured on a CPU, root mean squares in nats: int8 0.032 without an adapter and 0.026 with, int4 0.016 and 0.016;
+# Measured on a CPU, root mean squares in nats: int8 0.032 without an adapter and 0.026 with, int4 0.016 and 0.018; with
+# scaled channels, against the original, int8 0.062 and 0.056, int4 0.49 and 0.48, AWQ 0.41 and 0.40;
 # adapters move answers by 2.3, and are 3 apart.
 TIMES_OF_BASE = 2
 LEAST_MOVED = 20
@@ -76,4 +77,4 @@ def test_adapters_of_the_original_act_on_its_quantised_weights(
     print(f"{name}: {base_own:.4f} nats without an adapter, {own:.4f} with; another's {anothers:.2f}, none {none:.2f}")
     assert own < TIMES_OF_BASE * base_own
     # Against the original's weights, what rounding took counts too.
-    assert min(anothers, none) > (4 if scaled else LEAST_MOVED) * max(own, base_own)
+    assert min(anothers, none) > (3 if scaled else LEAST_MOVED) * max(own, base_own)

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Row
 from server.api.schemas.pages import IdPage, PageQuery, check_filter_count, metadata_filters
 from server.core.clock import now
 from server.core.errors import quoted
+from server.training.graders.spec import without_secrets
 from server.training.jobs.config import JOB_CONFIG
 from server.training.jobs.events import event_id
 from server.training.jobs.options import MethodParam, SupervisedHyperparameters, shown_hyperparameters
@@ -117,7 +118,7 @@ class JobObject(BaseModel):
             result_files=json.loads(row.result_files),
             trained_tokens=None if row.started_at is None else row.trained_tokens,
             hyperparameters=shown_hyperparameters(config) if config.method == "supervised" else {},
-            method=json.loads(row.method),
+            method=_shown_method(json.loads(row.method)),
             metadata=json.loads(row.metadata),
             integrations=json.loads(row.integrations),
             error=None if row.error is None else json.loads(row.error),
@@ -222,6 +223,11 @@ class JobsQuery(PageQuery):
         before = list(takewhile(lambda parameter: parameter not in WITHOUT_METADATA, parameters))
         wanted = metadata_filters(before, "after, limit")
         return None if len(before) < len(parameters) else check_filter_count(wanted)
+
+
+def _shown_method(method: dict[str, Any]) -> dict[str, Any]:
+    part = method.get(method["type"], {})
+    return method | {method["type"]: part | {"grader": without_secrets(part["grader"])}} if "grader" in part else method
 
 
 def _estimated_finish(row: Row[Any]) -> int | None:

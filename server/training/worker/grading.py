@@ -24,7 +24,14 @@ from server.training.worker.job_data import Example
 from server.training.worker.rollout import Group, RolloutClient, RolloutRequest
 
 SAMPLING_ERROR = "sampling_error"
-GRADER_OUTAGES = frozenset({"model_grader_server_error", "python_grader_server_error"})
+GRADER_OUTAGES = frozenset(
+    {
+        "endpoint_grader_parse_error",
+        "endpoint_grader_server_error",
+        "model_grader_server_error",
+        "python_grader_server_error",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
