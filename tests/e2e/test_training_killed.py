@@ -65,9 +65,17 @@ def has_succeeded(client: openai.OpenAI, job_id: str) -> bool:
 
 
 def steps(client: openai.OpenAI, job_id: str) -> list[dict[str, Any]]:
-    """What was reported of each step, the first first, without how long it took."""
+    """What was reported of each step, the first first, without how long it took and the engine's last bits."""
+    without = ("timing", "logprob_gap_mean", "logprob_gap_max")
     events = [event.data for event in client.fine_tuning.jobs.list_events(job_id) if event.type == "metrics"]
-    return [{name: value for name, value in data.items() if name != "timing"} for data in reversed(events)]  # type: ignore[union-attr]
+    return [{name: value for name, value in data.items() if name not in without} for data in reversed(events)]  # type: ignore[union-attr]
+
+
+def samples(http: httpx.Client, job_id: str) -> list[dict[str, Any]]:
+    """The first hundred samples, without what is every job's own."""
+    page = http.get(f"/v1/fine_tuning/jobs/{job_id}/samples", params={"limit": 100}).raise_for_status().json()
+    own = ("id", "created_at", "fine_tuning_job_id")
+    return [{name: value for name, value in one.items() if name not in own} for one in page["data"]]
 
 
 def vector(client: openai.OpenAI, http: httpx.Client, job_id: str) -> bytes:
@@ -101,5 +109,7 @@ def test_a_job_whose_worker_and_server_are_killed_ends_as_one_that_nothing_distu
     assert list(map(int, behind)) == [0, first, second]
     assert [step["step"] for step in steps(client, killed)] == list(range(1, STEPS + 1))
     assert steps(client, killed) == steps(client, undisturbed)
+    assert samples(http, killed) == samples(http, undisturbed)
+    assert [one["step"] for one in samples(http, killed)] == [step for step in range(STEPS, 0, -1) for _ in range(2)]
     assert all(step["gradient_norm"] for step in steps(client, killed))
     assert vector(client, http, killed) == vector(client, http, undisturbed)
