@@ -15,10 +15,8 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-# OpenAI's names for errors in the answer of graders/run, and two for endpoints, which it does not have.
+# OpenAI's names for errors in the answer of graders/run.
 ErrorKind = Literal[
-    "endpoint_grader_parse_error",
-    "endpoint_grader_server_error",
     "formula_parse_error",
     "invalid_variable_error",
     "model_grader_parse_error",
