@@ -16,17 +16,15 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adapters.factors.factors import Factors, Kind, Triplet, find_files, open_factors, read_metadata, save_factors
 from adapters.factors.model_files import ModelFiles, Weight, locate_model, read_model
+from adapters.factors.progress import shown
 from adapters.factors.random_triplet import random_triplet
 from adapters.factors.truncated_svd import truncated_svd
 from adapters.vector.errors import FactorsError
@@ -63,7 +61,9 @@ def build_factors(
     _check(rank, kind)
     files = read_model(Path(model_dir).expanduser())
     fingerprint = files.fingerprint()
-    directory = Path(out_dir) if out_dir is not None else _first_writable(_cache_directories(files, fingerprint))
+    directory = (
+        Path(out_dir) if out_dir is not None else first_writable(cache_directories(files.directory, fingerprint))
+    )
     return _build(files, fingerprint, rank, kind, seed, directory, progress, device)
 
 
@@ -72,7 +72,7 @@ def find_factors(model: str | Path, *, rank: int = 2, kind: Kind = "svd", seed: 
     _check(rank, kind)
     files = read_model(locate_model(model))
     fingerprint = files.fingerprint()
-    return _find(_cache_directories(files, fingerprint), fingerprint, rank, kind, seed)
+    return _find(cache_directories(files.directory, fingerprint), fingerprint, rank, kind, seed)
 
 
 def find_or_build_factors(
@@ -91,11 +91,11 @@ def find_or_build_factors(
     _check(rank, kind)
     files = read_model(locate_model(model))
     fingerprint = files.fingerprint()
-    directories = _cache_directories(files, fingerprint)
+    directories = cache_directories(files.directory, fingerprint)
     found = _find(directories, fingerprint, rank, kind, seed)
     if found:
         return found
-    directory = _first_writable(directories)
+    directory = first_writable(directories)
     with FileLock(directory / f".{kind}-r{rank}.lock"):
         # Another process may have built them while this one waited.
         found = _find(directories, fingerprint, rank, kind, seed)
@@ -137,7 +137,7 @@ def _build(
     description = f"Factors of {files.name} ({kind}, rank {rank})"
     return save_factors(
         directory,
-        _shown(triplets, len(files.weights), description) if progress else triplets,
+        shown(triplets, len(files.weights), description) if progress else triplets,
         rank=rank,
         kind=kind,
         seed=seed if kind == "random" else 0,
@@ -155,18 +155,6 @@ def _triplet(weight: Weight, rank: int, kind: Kind, seed: int, device: Device) -
     return truncated_svd(weight.read(device), rank)
 
 
-def _shown(triplets: Iterator[tuple[str, Triplet]], count: int, description: str) -> Iterator[tuple[str, Triplet]]:
-    console = Console(stderr=True)
-    start = time.perf_counter()
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            yield from bar.track(triplets, total=count, description=description)
-    else:
-        yield from triplets
-    console.print(f"{description}: {count} modules in {time.perf_counter() - start:.1f} s", soft_wrap=True)
-
-
 def _find(directories: list[Path], fingerprint: str, rank: int, kind: Kind, seed: int) -> Factors | None:
     for path in (path for directory in directories for path in find_files(directory, rank, kind)):
         try:
@@ -179,12 +167,14 @@ def _find(directories: list[Path], fingerprint: str, rank: int, kind: Kind, seed
     return None
 
 
-def _cache_directories(files: ModelFiles, fingerprint: str) -> list[Path]:
+def cache_directories(model: Path, fingerprint: str) -> list[Path]:
+    """Where what is computed of a model is kept, and looked for."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [files.directory / "tinylora", cache / "tinylora" / fingerprint[:16]]
+    return [model / "tinylora", cache / "tinylora" / fingerprint[:16]]
 
 
-def _first_writable(directories: list[Path]) -> Path:
+def first_writable(directories: list[Path]) -> Path:
+    """The first that can be made and written into; FactorsError when none can."""
     problems = []
     for directory in directories:
         try:

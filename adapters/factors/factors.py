@@ -43,7 +43,8 @@ class Factors:
 
     modules: Hugging Face names in depth order, and within a layer q, k, v, o, gate, up, down.
     kind: `svd`, or `random` drawn from `seed`. base_model: the hub id or directory name they were built from.
-    weights_fingerprint: `ModelFiles.fingerprint` of the weights.
+    weights_fingerprint: `ModelFiles.fingerprint` of the weights. scales: a file of those through which the served model
+    sees them (channel_scales.py), None: it sees them as they are.
     """
 
     digest: str
@@ -55,6 +56,7 @@ class Factors:
     weights_fingerprint: str = field(compare=False)
     modules: tuple[str, ...] = field(compare=False)
     tensors: Mapping[str, Tensor] = field(compare=False, repr=False)
+    scales: Path | None = field(default=None, compare=False)
 
     @property
     def singular_values(self) -> Tensor:
@@ -166,7 +168,7 @@ def save_factors(
     content = safetensors.torch.save(tensors, metadata={"tinylora": json.dumps(metadata, separators=(",", ":"))})
     digest = hashlib.sha256(content).hexdigest()
     path = directory / f"factors-{kind}-r{rank}-{digest}.safetensors"
-    _write_atomically(path, content)
+    write_atomically(path, content)
     return open_factors(path)
 
 
@@ -178,7 +180,8 @@ def find_files(directory: Path, rank: int, kind: Kind) -> list[Path]:
     return [path for path, match in matches if match and match["kind"] == kind and int(match["rank"]) == rank]
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that anyone may read; a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".factors-", suffix=".tmp")
     try:

@@ -4,28 +4,31 @@ Quantised weights have no factors of their own: their singular vectors would be 
 original would not be one for them. What is added to a layer's output does not read its weights, so the original's
 factors serve the quantised model, and their digest names the same adapters.
 
-That holds where rounding is all that was done. Some methods (AWQ, SmoothQuant) also divide the inputs of linears by
-scales, which they multiply into the weights, and rotations (SpinQuant) turn them; V^T x is then another number. Such a
-checkpoint has other norms than the original, and is refused.
+Some methods (AWQ, SmoothQuant) also scale what linears read and give. Those scales are found by comparison with the
+original (channel_scales.py), which takes a pass over the weights, and are then kept beside the model. Others
+(SpinQuant) rotate it; such a checkpoint is refused.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import safe_open
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from adapters.factors.build import find_or_build_factors
+from adapters.factors.channel_scales import find_scales, norms_of, same_norms
+from adapters.factors.dequantised import READABLE, DequantisedWeights, quantisation
 from adapters.factors.factors import Factors, Kind, open_factors
-from adapters.factors.model_files import locate_model, weight_files
+from adapters.factors.kept_scales import has_scales, kept_scales, save_scales
+from adapters.factors.model_files import locate_model
 from adapters.vector.errors import FactorsError
 
-# Between float16 and bfloat16 of the same number are 0.4 %; scales are far from 1.
-_SAME_NORM = 0.02
+# Of a leading singular vector, relative: 4 bits leave 0.05 where the leading value is twice the others; scales of AWQ
+# leave 0.2 and more.
+_MOST_OF_ROUNDING = 0.15
 
 
 def served_factors(
@@ -35,23 +38,24 @@ def served_factors(
 
     original: the model that a quantised `model` was made from, or a file of factors, whose rank and kind then hold.
 
-    Raises FactorsError when the factors do not fit the shapes of `model`, or its linears see other inputs than the
-    original's; without `original` as `find_or_build_factors`.
+    Raises FactorsError when the factors do not fit the shapes of `model`, or its weights are not those of the original
+    scaled and rounded; without `original` as `find_or_build_factors`.
     """
     if not original:
         return find_or_build_factors(model, rank=rank, kind=kind, progress=progress)
     directory = locate_model(model)
     if is_factors_file(original):
         factors = open_factors(Path(original).expanduser())
-        _check_shapes(factors, directory)
-        return factors
+        causal_lm = _without_weights(directory)
+        _check_shapes(factors, directory, causal_lm)
+        return replace(factors, scales=_scales_without_original(factors, directory, causal_lm))
     try:
         factors = find_or_build_factors(original, rank=rank, kind=kind, progress=progress)
     except FactorsError as error:
         raise FactorsError(f"no factors from {original} (--factors-from): {error}", field=error.field) from error
-    _check_shapes(factors, directory)
-    _check_inputs(locate_model(original), directory)
-    return factors
+    causal_lm = _without_weights(directory)
+    _check_shapes(factors, directory, causal_lm)
+    return replace(factors, scales=_scales(factors, locate_model(original), directory, causal_lm, progress))
 
 
 def is_factors_file(original: str | Path) -> bool:
@@ -72,16 +76,19 @@ def is_quantised(model: str | Path) -> bool:
         return False
 
 
-def _check_shapes(factors: Factors, directory: Path) -> None:
+def _without_weights(directory: Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(directory)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
         raise FactorsError(f"{directory} is not a causal language model that transformers knows: {error}") from error
+
+
+def _check_shapes(factors: Factors, directory: Path, causal_lm: PreTrainedModel) -> None:
     for module in factors.modules:
         try:
-            shape = tuple(model.get_submodule(module).weight.shape)
+            shape = tuple(causal_lm.get_parameter(f"{module}.weight").shape)
         except AttributeError:
             shape = None
         u_OR, _, v_IR = factors.triplet(module)
@@ -94,32 +101,64 @@ def _check_shapes(factors: Factors, directory: Path) -> None:
             )
 
 
-def _check_inputs(original: Path, quantised: Path) -> None:
-    ours, theirs = _norms(quantised), _norms(original)
+def _scales(
+    factors: Factors, original: Path, quantised: Path, causal_lm: PreTrainedModel, progress: bool
+) -> Path | None:
+    """The file of scales of `quantised`, kept before or found by comparing it with `original`; None without any."""
+    theirs, ours = norms_of(original), norms_of(quantised)
     if ours.keys() != theirs.keys():
         raise FactorsError(
             f"{quantised} has {len(ours)} norms and {original} {len(theirs)}: they are not the same model; name the "
             "one that it was quantised from, --factors-from ORIGINAL"
         )
-    for name in sorted(ours.keys() & theirs.keys()):
-        same = ours[name].shape == theirs[name].shape and torch.allclose(ours[name], theirs[name], _SAME_NORM, 1e-3)
-        if not same and not is_quantised(quantised):
+    differing = next((name for name in sorted(ours) if not same_norms(ours[name], theirs[name])), None)
+    if differing is not None and not is_quantised(quantised):
+        raise FactorsError(
+            f"{quantised} is not quantised, and other than {original} in {differing}; leave --factors-from out, which "
+            "names the model that a quantised one was made from"
+        )
+    if differing is None and quantisation(quantised).get("quant_method") not in READABLE:
+        return None  # the other methods round, and do nothing else
+    path = kept_scales(quantised, factors)
+    if path is None:
+        try:
+            scales = find_scales(factors, original, quantised, causal_lm, progress=progress)
+        except FactorsError as error:
             raise FactorsError(
-                f"{quantised} is not quantised, and other than {original} in {name}; leave --factors-from out, which "
-                "names the model that a quantised one was made from"
-            )
-        if not same:
-            raise FactorsError(
-                f"{quantised} and {original} differ in {name}, which quantising alone leaves as it is: this checkpoint "
-                "scales or rotates what its linears read (as AWQ, SmoothQuant and SpinQuant do), so adapters of the "
-                "original would act on other numbers. Serve one that was only rounded (FP8, GPTQ, compressed-tensors "
-                "without SmoothQuant), or the original; and if it was made from another model, name that one"
-            )
+                f"the weights of {quantised} are not known to be those of {original} scaled and rounded: {error}. If "
+                "it was made from another model, name that one; else serve one that is not rotated (as by SpinQuant "
+                f"and QuaRot) and, if it is scaled (as by AWQ and SmoothQuant), of {' or '.join(READABLE)}; or the "
+                "original"
+            ) from error
+        path = save_scales(quantised, factors, scales)
+    return path if has_scales(path) else None
 
 
-def _norms(directory: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for path in weight_files(directory):
-        with safe_open(path, framework="pt") as file:
-            found |= {name: file.get_tensor(name).float() for name in file.keys() if name.endswith("norm.weight")}  # noqa: SIM118
-    return found
+def _scales_without_original(factors: Factors, quantised: Path, causal_lm: PreTrainedModel) -> Path | None:
+    """The file of scales that were found when the original was named. FactorsError where it is missing."""
+    path = kept_scales(quantised, factors)
+    if path is not None:
+        return path if has_scales(path) else None
+    method = quantisation(quantised).get("quant_method")
+    scaled = method == "awq"
+    if method in READABLE and factors.kind == "svd":
+        scaled = _changed_beyond_rounding(factors, DequantisedWeights.of(quantised, causal_lm))
+    if scaled:
+        raise FactorsError(
+            f"{quantised} ({method}) scales what its linears read, as AWQ and SmoothQuant do, or is of another model; "
+            "a file of factors does not say by what it scales: name the model that it was made from, --factors-from "
+            "ORIGINAL. The scales are then kept beside the checkpoint, and the file is enough"
+        )
+    return None
+
+
+def _changed_beyond_rounding(factors: Factors, weights: DequantisedWeights) -> bool:
+    """Whether the singular vectors of the first layer's weights are not the original's: W^T U = V S, W V = U S."""
+    layer = factors.modules[0].rpartition(".")[0].rpartition(".")[0]
+    for module in (module for module in factors.modules if module.startswith(f"{layer}.")):
+        u_OR, s_R, v_IR = factors.triplet(module)
+        weight_OI = weights.read(module)
+        rest = torch.stack([(weight_OI.T @ u_OR - v_IR * s_R).norm(), (weight_OI @ v_IR - u_OR * s_R).norm()]).max()
+        if float(rest / s_R.norm()) > _MOST_OF_ROUNDING:
+            return True
+    return False

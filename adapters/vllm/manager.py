@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from vllm.lora.layers import LoRAMapping
 from vllm.lora.request import LoRARequest
 
 from adapters.factors.factors import Factors, open_factors
+from adapters.factors.kept_scales import through_scales
 from adapters.vllm.delta import DELTAS
 from adapters.vllm.layer import install
 from adapters.vllm.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS, MatrixTable, to_device
@@ -45,9 +47,12 @@ class TinyLoRAManager:
     ) -> None:
         assert vllm_config.lora_config is not None
         self.device = device
-        self.factors: Factors = open_factors(vllm_config.additional_config["tinylora"]["factors"])
+        options = vllm_config.additional_config["tinylora"]
+        self.factors: Factors = open_factors(options["factors"])
+        if "scales" in options:
+            self.factors = through_scales(self.factors, Path(options["scales"]))
         self.table = MatrixTable(self.factors, RESERVED_ROWS + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
-        self.delta = DELTAS[vllm_config.additional_config["tinylora"]["delta"]]
+        self.delta = DELTAS[options["delta"]]
         max_tokens = vllm_config.scheduler_config.max_num_batched_tokens
         self.dtype = vllm_config.model_config.dtype
         self.slots_T = torch.full((max_tokens,), NO_ADAPTER_ROW, dtype=torch.int64, device=device)

@@ -41,6 +41,8 @@ def adapter_options(factors: Factors, delta: str = "auto") -> dict[str, Any]:
         "graph_version": GRAPH_VERSION,
         "delta": delta,
     }
+    if factors.scales is not None:
+        tinylora["scales"] = str(factors.scales)
     options: dict[str, Any] = {
         "enable_lora": True,
         "max_lora_rank": 1,  # sizes vLLM's own LoRA buffers, which are never made

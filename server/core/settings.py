@@ -92,8 +92,14 @@ class Settings(BaseSettings):
     python_graders: bool = Field(
         default=False, description="whether jobs may bring python graders: code that runs here, shut in"
     )
+    endpoint_hosts: str = Field(
+        default="*",
+        description="hosts of endpoint graders, as a.example,*.b.example; * is any, and only a host named exactly may "
+        "have an address that is not public; empty: no such graders",
+    )
     judge_url: str | None = Field(
-        default=None, description="API like OpenAI's with the models of score_model graders; none: this server's own"
+        default=None,
+        description="API like OpenAI's with the models of score_model and label_model graders; none: this server's own",
     )
     judge_api_key: SecretStr | None = Field(default=None, description="the key of that API")
 

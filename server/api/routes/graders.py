@@ -31,7 +31,7 @@ from server.core.request_body import read_json
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import ErrorKind, Grade, GraderError, Sample, grade_row
 from server.training.graders.multi import MultiSpec
-from server.training.graders.spec import GraderSpec
+from server.training.graders.spec import GraderSpec, without_secrets
 
 PREFIX = "/v1/fine_tuning/alpha/graders"
 MAX_BODY_BYTES = 4 * 2**20
@@ -82,7 +82,7 @@ async def validate_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> 
     """Check a definition without grading anything."""
     spec = parse_spec((await _read(request, GraderValidateRequest)).grader)
     await tools.check(spec)
-    return GraderValidateResponse(grader=spec.to_wire())
+    return GraderValidateResponse(grader=without_secrets(spec.to_wire()))
 
 
 async def _read(request: Request, model: type[RequestT]) -> RequestT:

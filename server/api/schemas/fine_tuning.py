@@ -16,6 +16,7 @@ from sqlalchemy.engine import Row
 from server.api.schemas.pages import IdPage, PageQuery, check_filter_count, metadata_filters
 from server.core.clock import now
 from server.core.errors import quoted
+from server.training.graders.spec import without_secrets
 from server.training.jobs.config import JOB_CONFIG
 from server.training.jobs.events import event_id
 from server.training.jobs.options import MethodParam, SupervisedHyperparameters, shown_hyperparameters
@@ -117,7 +118,7 @@ class JobObject(BaseModel):
             result_files=json.loads(row.result_files),
             trained_tokens=None if row.started_at is None else row.trained_tokens,
             hyperparameters=shown_hyperparameters(config) if config.method == "supervised" else {},
-            method=json.loads(row.method),
+            method=_shown_method(json.loads(row.method)),
             metadata=json.loads(row.metadata),
             integrations=json.loads(row.integrations),
             error=None if row.error is None else json.loads(row.error),
@@ -134,7 +135,25 @@ class JobList(BaseModel):
 
 
 class EventObject(BaseModel):
-    """Something that happened to a job; the `data` of metrics are those of a step."""
+    """Something that happened to a job. Of type "metrics" it is a step; step 0 is the evaluation before training.
+
+    `data` of a step: OpenAI's `scores`, `usage`, `errors` (counts by kind) and `timing` (seconds), and numbers by name,
+    of which each is there where it could be measured:
+
+    train_reward_mean, train_reward_error: over the step's completions; its standard error, over prompts.
+    valid_reward_mean, valid_reward_error, valid_<part>: of the held-out rows, in steps with an evaluation.
+    reward_std: of all rewards. flat_share: of prompts, those whose completions all got the same reward.
+    completion_tokens_mean; truncated_share, grader_error_share: of completions, those ended by the limit of tokens, and
+    those that the grader could not grade.
+    entropy: nats per token. kl: from the base model, where kl_coef asks for it. ratio, clip_share: of probabilities to
+    the policy at the start of the step; tokens whose gradient was clipped away.
+    importance: mean correction for logprob_gap_mean and logprob_gap_max, which are between engine and worker, nats.
+    step_kl: of the model before the update from that behind it, nats per token, on some of the completions.
+    v_norm, v_max_abs, v_distance: L2 norm and largest number of the vector; its distance from the adapter at its start.
+    learning_rate, gradient_norm, skipped_groups, train_loss, valid_loss, train_mean_token_accuracy.
+
+    `data` of a warning about the numbers: `warning`, the name of what is wrong, and `step`.
+    """
 
     id: str
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
@@ -204,6 +223,11 @@ class JobsQuery(PageQuery):
         before = list(takewhile(lambda parameter: parameter not in WITHOUT_METADATA, parameters))
         wanted = metadata_filters(before, "after, limit")
         return None if len(before) < len(parameters) else check_filter_count(wanted)
+
+
+def _shown_method(method: dict[str, Any]) -> dict[str, Any]:
+    part = method.get(method["type"], {})
+    return method | {method["type"]: part | {"grader": without_secrets(part["grader"])}} if "grader" in part else method
 
 
 def _estimated_finish(row: Row[Any]) -> int | None:

@@ -16,7 +16,12 @@ from pydantic import ValidationError
 
 from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, quoted
+from server.training.graders.endpoint import EndpointGrader, EndpointSpec
+from server.training.graders.endpoint_client import EndpointClient
 from server.training.graders.grade import Grader
+from server.training.graders.guarded_network import NotAllowed
+from server.training.graders.judge import JudgeSpec
+from server.training.graders.label_model import LabelModel, LabelModelSpec
 from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, math_of_string_check
 from server.training.graders.math_pool import MathPool
 from server.training.graders.multi import Multi, MultiSpec
@@ -35,6 +40,8 @@ SPECS: Mapping[str, type[GraderSpec]] = MappingProxyType(
         "math": MathSpec,
         "python": PythonSpec,
         "score_model": ScoreModelSpec,
+        "label_model": LabelModelSpec,
+        "endpoint": EndpointSpec,
         "multi": MultiSpec,
     }
 )
@@ -42,7 +49,7 @@ SPECS: Mapping[str, type[GraderSpec]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class GraderTools:
-    """What graders need from outside. No judge: no score_model graders. No sandbox: no python graders.
+    """What graders need from outside. No judge: none that ask a model. No sandbox, no endpoint client: none of those.
 
     judge_is_this_server: its requests are then sent for the tenant whose completions are graded, with low priority.
     """
@@ -50,6 +57,7 @@ class GraderTools:
     math: MathPool
     judge: openai.AsyncOpenAI | None = None
     sandbox: Sandbox | None = None
+    endpoints: EndpointClient | None = None
     judge_is_this_server: bool = False
 
     def on_behalf_of(self, headers: Mapping[str, str]) -> GraderTools:
@@ -73,10 +81,15 @@ class GraderTools:
                         "python graders are off on this server; its operator can set TINYLORA_PYTHON_GRADERS", param
                     )
                 return PythonGrader(spec, self.sandbox)
-            case ScoreModelSpec():
+            case ScoreModelSpec() | LabelModelSpec():
                 if self.judge is None:
-                    raise _unavailable("this server has no judge for score_model graders", param)
-                return ScoreModel(spec, self.judge, {"priority": PRIORITY} if self.judge_is_this_server else None)
+                    raise _unavailable(f"this server has no judge for {spec.type} graders", param)
+                extra_body = {"priority": PRIORITY} if self.judge_is_this_server else None
+                if isinstance(spec, LabelModelSpec):
+                    return LabelModel(spec, self.judge, extra_body)
+                return ScoreModel(spec, self.judge, extra_body)
+            case EndpointSpec():
+                return EndpointGrader(spec, self._endpoints_for(spec, param))
             case MultiSpec():
                 parts = {name: self.build(part, f"{param}.graders.{name}") for name, part in spec.graders.items()}
                 return Multi(spec, parts)
@@ -96,9 +109,22 @@ class GraderTools:
             except IsolationUnavailable as error:
                 raise _unavailable(str(error), param) from error
 
+    def _endpoints_for(self, spec: EndpointSpec, param: str) -> EndpointClient:
+        if self.endpoints is None:
+            raise _unavailable(
+                "endpoint graders are off on this server; its operator can set TINYLORA_ENDPOINT_HOSTS", param
+            )
+        try:
+            self.endpoints.check(spec.url)
+        except NotAllowed as error:
+            raise BadRequest(f"{param}.url: {error}", param=f"{param}.url", code="endpoint_not_allowed") from error
+        return self.endpoints
+
     async def close(self) -> None:
-        """End the processes for mathematics. The judge's client is closed by whoever made it."""
+        """End processes and connections. The judge's client is closed by whoever made it."""
         await self.math.close()
+        if self.endpoints is not None:
+            await self.endpoints.close()
 
 
 def parse_spec(value: object, param: str = "grader") -> GraderSpec:
@@ -111,7 +137,7 @@ def parse_spec(value: object, param: str = "grader") -> GraderSpec:
     if not spec.reads_sample():
         if isinstance(spec, MultiSpec):
             what = "calculate_output names no grader that does; name one whose input has {{ sample.output_text }}"
-        elif isinstance(spec, ScoreModelSpec):
+        elif isinstance(spec, JudgeSpec):
             what = "put {{ sample.output_text }} into input, for the judge to read"
         else:
             what = "compare {{ sample.output_text }}, as input, with a reference such as {{ item.answer }}"

@@ -15,8 +15,10 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-# OpenAI's names for errors in the answer of graders/run.
+# OpenAI's names for errors in the answer of graders/run, and two for endpoints, which it does not have.
 ErrorKind = Literal[
+    "endpoint_grader_parse_error",
+    "endpoint_grader_server_error",
     "formula_parse_error",
     "invalid_variable_error",
     "model_grader_parse_error",

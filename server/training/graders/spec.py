@@ -6,11 +6,15 @@ something else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.training.graders.template import Template, Variable
+
+# What is shown in the place of a secret.
+HIDDEN = "[hidden]"
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -38,3 +42,14 @@ class GraderSpec(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """The definition as JSON, with defaults filled in."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def without_secrets(grader: Mapping[str, Any]) -> dict[str, Any]:
+    """A definition in JSON as it is shown: what only a tenant's endpoint may know is HIDDEN."""
+    shown = dict(grader)
+    if grader.get("type") == "endpoint":
+        shown |= {"headers": dict.fromkeys(grader.get("headers", ()), HIDDEN)}
+        shown |= {"secret": HIDDEN} if "secret" in grader else {}
+    if isinstance(parts := grader.get("graders"), Mapping):
+        shown["graders"] = {name: without_secrets(part) for name, part in parts.items()}
+    return shown

@@ -1,13 +1,16 @@
-"""The tools that graders need, made from the settings: mathematics processes, sandbox and judge."""
+"""The tools that graders need, made from the settings: mathematics processes, sandbox, judge and tenants' endpoints."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import openai
 
 from server.core.settings import Settings
 from server.training.graders.build import GraderTools
+from server.training.graders.endpoint_client import EndpointClient
+from server.training.graders.guarded_network import AllowedHosts
 from server.training.graders.math_pool import MathPool
 from server.training.graders.sandbox import Sandbox
 
@@ -15,10 +18,12 @@ from server.training.graders.sandbox import Sandbox
 def grader_tools(settings: Settings, this_server: openai.AsyncOpenAI) -> GraderTools:
     """The tools as the operator has set them. The caller closes them, and their judge."""
     sandbox = Sandbox() if settings.python_graders else None
+    hosts = AllowedHosts(settings.endpoint_hosts)
+    tools = GraderTools(MathPool(), sandbox=sandbox, endpoints=EndpointClient(hosts) if hosts.patterns else None)
     if settings.judge_url is None:
-        return GraderTools(math=MathPool(), judge=this_server, judge_is_this_server=True, sandbox=sandbox)
+        return replace(tools, judge=this_server, judge_is_this_server=True)
     key = "none" if settings.judge_api_key is None else settings.judge_api_key.get_secret_value()
-    return GraderTools(MathPool(), openai.AsyncOpenAI(base_url=settings.judge_url, api_key=key), sandbox=sandbox)
+    return replace(tools, judge=openai.AsyncOpenAI(base_url=settings.judge_url, api_key=key))
 
 
 def client_of_this_server(url: str, key: str = "unused", **options: Any) -> openai.AsyncOpenAI:

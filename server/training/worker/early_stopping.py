@@ -1,33 +1,22 @@
-"""Ends a job that is rewarded early when its rewards never differ, or have collapsed.
+"""Ends a reinforcement job early when its rewards never differ, or have collapsed.
 
-The rules need no scale of rewards; the advice is that for the job's method. A job is ended by several steps or
-evaluations in a row, never by one. A job in which no step had different rewards has learned nothing and fails, unless
-it had fewer than LEAST_FLAT_STEPS steps. The counters are part of a checkpoint.
+The rules need no scale of rewards. A job is ended by several steps or evaluations in a row, never by one. A job in
+which no step had different rewards has learned nothing and fails, unless it had fewer than LEAST_FLAT_STEPS steps. The
+counters are part of a checkpoint. Warnings, which come earlier, are the diagnosis' (diagnosis.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from server.training.jobs.config import Method
 from server.training.worker.method import Evaluation, TrainingFailed
 
 LOW_EVALUATIONS = 3
 # A shorter job without a single step of different rewards is not failed.
 LEAST_FLAT_STEPS = 3
-_FLAT_ADVICE: Mapping[Method, str] = MappingProxyType(
-    {
-        "reinforcement": "more completions per prompt (group_size), or a higher temperature",
-        "evolution": "a larger sigma, or more candidates (population_size)",
-    }
-)
-_COLLAPSE_ADVICE: Mapping[Method, str] = MappingProxyType(
-    {
-        "reinforcement": "a smaller learning_rate, max_abs_v, or kl_coef",
-        "evolution": "a smaller sigma, or max_abs_v",
-    }
+_ADVICE = (
+    "Use a grader that tells them apart, rows that are neither too easy nor too hard, more completions per prompt "
+    "(group_size), or a higher temperature."
 )
 
 
@@ -51,9 +40,7 @@ class EarlyStopping:
         """Remember the evaluation before training."""
         self.start, self.start_error = evaluation.value, evaluation.error
 
-    def after_step(
-        self, is_flat: bool, reward: float | None, most: int, *, is_last: bool, method: Method = "reinforcement"
-    ) -> TrainingFailed | None:
+    def after_step(self, is_flat: bool, reward: float | None, most: int, *, is_last: bool) -> TrainingFailed | None:
         """Count a step with mean reward `reward`; returns the error to end the job with, if any.
 
         That is after `most` flat steps in a row, or at the last step when no step had different rewards.
@@ -66,19 +53,10 @@ class EarlyStopping:
         return TrainingFailed(
             "constant_rewards",
             f"In {self.flat_steps} steps in a row all completions of each prompt got the same reward{_shown(reward)}, "
-            f"so there is nothing to learn from. {_advice(method)}",
+            f"so there is nothing to learn from. {_ADVICE}",
         )
 
-    def warning(self, step: int, reward: float | None, most: int, method: Method = "reinforcement") -> str | None:
-        """A text for the owner of the job behind the first flat step of a series, else None."""
-        if self.flat_steps != 1:
-            return None
-        return (
-            f"Step {step}: all completions of each prompt got the same reward{_shown(reward)}, so there was nothing to "
-            f"learn from; {most} such steps in a row end the job. {_advice(method)}"
-        )
-
-    def after_evaluation(self, evaluation: Evaluation, method: Method = "reinforcement") -> TrainingFailed | None:
+    def after_evaluation(self, evaluation: Evaluation) -> TrainingFailed | None:
         """Count an evaluation; returns the error to end the job with, if any.
 
         That is when LOW_EVALUATIONS in a row were below the start by more than half of it and by more than three
@@ -93,13 +71,9 @@ class EarlyStopping:
         return TrainingFailed(
             "reward_collapse",
             f"The reward has collapsed: {evaluation.value:.4g} on the held-out rows, and as far below the "
-            f"{self.start:.4g} before training in the {LOW_EVALUATIONS} last evaluations. Use "
-            f"{_COLLAPSE_ADVICE[method]}.",
+            f"{self.start:.4g} before training in the {LOW_EVALUATIONS} last evaluations. Use a smaller "
+            "learning_rate, max_abs_v, or kl_coef.",
         )
-
-
-def _advice(method: Method) -> str:
-    return f"Use a grader that tells them apart, rows that are neither too easy nor too hard, {_FLAT_ADVICE[method]}."
 
 
 def _shown(reward: float | None) -> str:

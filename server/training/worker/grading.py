@@ -15,7 +15,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from server.training.graders.gather import gather_or_cancel
 from server.training.graders.grade import Grade, Grader, Sample, grade_row
@@ -24,7 +24,14 @@ from server.training.worker.job_data import Example
 from server.training.worker.rollout import Group, RolloutClient, RolloutRequest
 
 SAMPLING_ERROR = "sampling_error"
-_GRADER_OUTAGES = frozenset({"model_grader_server_error", "python_grader_server_error"})
+GRADER_OUTAGES = frozenset(
+    {
+        "endpoint_grader_parse_error",
+        "endpoint_grader_server_error",
+        "model_grader_server_error",
+        "python_grader_server_error",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +89,6 @@ class Graded:
     def is_flat(self) -> bool:
         """Whether no group has two different rewards, so that all advantages are zero."""
         return all(group.is_flat for group in self.groups)
-
-    def by_prompt(self, prompts: int) -> Graded:
-        """The groups that follow each other every `prompts` places as one, for they are of the same prompt."""
-        return replace(self, groups=[_joined(self.groups[place::prompts]) for place in range(prompts)])
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -185,15 +188,8 @@ class _Timer:
             self.grading_s += self._clock() - self._since
 
 
-def _joined(groups: Sequence[GradedGroup]) -> GradedGroup:
-    completions = tuple(one for group in groups for one in group.group.completions)
-    lost = next((group.group for group in groups if group.group.error is not None), None)
-    whole = replace(lost or groups[0].group, completions=completions)
-    return GradedGroup(whole, tuple(grade for group in groups for grade in group.grades), groups[0].example)
-
-
 def _reward(grade: Grade) -> float:
-    return math.nan if grade.error is not None and grade.error.kind in _GRADER_OUTAGES else grade.score
+    return math.nan if grade.error is not None and grade.error.kind in GRADER_OUTAGES else grade.score
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -23,7 +23,7 @@ from adapters.vector.adapter import Adapter
 from adapters.vector.codec import encode
 from adapters.vector.errors import AdapterError
 from server.core.errors import ApiError
-from server.training.jobs.config import RewardedConfig
+from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.protocol import (
     BestVector,
     ClaimedJob,
@@ -35,6 +35,7 @@ from server.training.jobs.protocol import (
 )
 from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.context import WorkerContext
+from server.training.worker.diagnosis import circumstances
 from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
 from server.training.worker.method import Evaluation, Method, StepResult, TrainingFailed
@@ -111,9 +112,10 @@ class _Job:
             return
         began = time.monotonic()
         evaluation = await self._method.evaluate(None if self._job.init_vector is None else self._adapter())
-        if isinstance(self._config, RewardedConfig):
+        if isinstance(self._config, ReinforcementConfig):
             self._state.watch.begin(evaluation)
         self._keep_if_best(0, evaluation)
+        self._state.diagnosis.observe(0, evaluation.metrics, circumstances(self._job, {}))
         seconds: dict[Phase, float] = {"eval": time.monotonic() - began}
         await self._report(0, evaluation.metrics, seconds, publish=False, samples=evaluation.samples)
 
@@ -127,7 +129,9 @@ class _Job:
             metrics |= evaluation.metrics
             timer.lap("eval")
         is_due = evaluation is not None or step % self._config.eval_interval == 0
-        problem, events = self._check_progress(step, result, evaluation)
+        problem = self._problem(step, result, evaluation)
+        flat = {"flat_share": 1.0} if result.is_flat else {}
+        events = self._state.diagnosis.observe(step, metrics | flat, circumstances(self._job, result.event_data))
         samples = [*result.samples, *(evaluation.samples if evaluation is not None else ())]
         await self._report(step, metrics, timer.seconds, publish=is_due, result=result, events=events, samples=samples)
         if problem is not None:
@@ -141,18 +145,13 @@ class _Job:
         self._keep_if_best(step, evaluation)
         return evaluation
 
-    def _check_progress(
-        self, step: int, result: StepResult, evaluation: Evaluation | None
-    ) -> tuple[TrainingFailed | None, list[WorkerEvent]]:
-        """The error to end the job with behind this step, if any, and events for its owner."""
-        if not isinstance(self._config, RewardedConfig):
-            return None, []
+    def _problem(self, step: int, result: StepResult, evaluation: Evaluation | None) -> TrainingFailed | None:
+        """The error to end the job with behind this step, if any."""
+        if not isinstance(self._config, ReinforcementConfig):
+            return None
         watch, reward, most = self._state.watch, result.metrics.get("train_reward_mean"), self._config.max_flat_steps
-        method, is_last = self._job.config.method, step == self._total
-        collapsed = None if evaluation is None else watch.after_evaluation(evaluation, method)
-        problem = watch.after_step(result.is_flat, reward, most, is_last=is_last, method=method) or collapsed
-        warning = watch.warning(step, reward, most, method)
-        return problem, [] if warning is None else [WorkerEvent(level="warn", message=warning)]
+        collapsed = None if evaluation is None else watch.after_evaluation(evaluation)
+        return watch.after_step(result.is_flat, reward, most, is_last=step == self._total) or collapsed
 
     def _keep_if_best(self, step: int, evaluation: Evaluation) -> None:
         self._state.keep_if_best(evaluation.value, self._vector_bytes(), step, finite(evaluation.metrics))
@@ -167,9 +166,9 @@ class _Job:
         return numbers
 
     def _adapter(self) -> Adapter:
-        """The vector as it would be published."""
-        recipe, factors = self._config.parsed_recipe, self._context.tools.factors
-        return Adapter.from_vector(self._method.vector, recipe, factors, self._config.dtype)
+        return Adapter.from_vector(
+            self._method.vector, self._config.parsed_recipe, self._context.tools.factors, "float32"
+        )
 
     def _vector_bytes(self) -> bytes:
         return encode(self._method.vector, "float32")

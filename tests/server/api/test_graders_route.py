@@ -23,10 +23,13 @@ from server.db.database import Database
 from server.limits.grader_runs import GraderRuns
 from server.training.files.storage import FileStorage
 from server.training.graders.build import GraderTools
+from server.training.graders.endpoint_client import EndpointClient
+from server.training.graders.guarded_network import AllowedHosts
 from server.training.graders.math_pool import MathPool
 from server.training.graders.sandbox import IsolationUnavailable, Sandbox
 from server.training.jobs.metrics import JobMetrics
 from tests.server.support.acting import principal
+from tests.server.training.graders.endpoint_app import endpoint_app
 from tests.server.training.graders.judge_app import judge
 
 EXACT: dict[str, Any] = {
@@ -57,7 +60,8 @@ class As:
 @pytest.fixture
 async def tools() -> AsyncIterator[GraderTools]:
     client, _ = judge('{"steps": [], "result": 0.75}')
-    tools = GraderTools(MathPool(), judge=client, sandbox=Sandbox())
+    endpoints = EndpointClient(AllowedHosts("*,localhost"), first_delay_s=0.001)
+    tools = GraderTools(MathPool(), judge=client, sandbox=Sandbox(), endpoints=endpoints)
     yield tools
     await tools.close()
 
@@ -138,6 +142,39 @@ async def test_run_with_a_judge_counts_its_tokens(client: openai.AsyncOpenAI) ->
     assert result.api_model_grader_token_usage_per_model == {"judge": 42}
 
 
+async def test_run_asks_an_endpoint_as_part_of_a_formula_too(client: openai.AsyncOpenAI) -> None:
+    with endpoint_app((200, {"score": 0.25}), (500, {})) as endpoint:
+        own: dict[str, Any] = {"type": "endpoint", "url": endpoint.url, "headers": {"X-Key": "k3y"}}
+        grader: Any = {"type": "multi", "graders": {"exact": EXACT, "own": own}, "calculate_output": "exact + own"}
+        run = client.fine_tuning.alpha.graders.run
+        item = {"answer": "34"}
+        result = await run(grader=grader, model_sample="34", item=item)
+        failed = await run(grader=grader, model_sample="34", item=item)
+    assert (result.reward, result.sub_rewards) == (1.25, {"exact": 1.0, "own": 0.25})
+    assert endpoint.requests[0][0]["x-key"] == "k3y" and endpoint.bodies[0]["item"] == item
+    errors = failed.metadata.errors.model_dump()
+    assert (failed.reward, errors["endpoint_grader_server_error"]) == (0, True)
+    assert errors["message"].startswith("grader 'multi': its part 'own': the endpoint answered with status 500")
+
+
+async def test_an_endpoint_that_may_not_be_asked_is_refused_before_it_is(http: httpx.AsyncClient) -> None:
+    for url in ("http://127.0.0.1:9/", "http://169.254.169.254/latest/meta-data", "http://[::1]/"):
+        for path, more in (("validate", {}), ("run", {"model_sample": "x"})):
+            answer = await http.post(path, json={"grader": {"type": "endpoint", "url": url}, **more})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"], error["code"]) == (400, "grader.url", "endpoint_not_allowed")
+            assert "TINYLORA_ENDPOINT_HOSTS" in error["message"]
+
+
+async def test_validate_shows_no_secrets(http: httpx.AsyncClient) -> None:
+    secret = "whsec_" + "A" * 40
+    own = {"type": "endpoint", "url": "https://a.example/", "headers": {"X-Key": "k3y"}, "secret": secret}
+    shown = (await http.post("validate", json={"grader": own})).json()["grader"]
+    assert (shown["headers"], shown["secret"]) == ({"X-Key": "[hidden]"}, "[hidden]")
+    again = await http.post("validate", json={"grader": shown})
+    assert again.json()["error"]["param"].startswith("grader.")
+
+
 async def test_run_with_python_runs_it_or_says_why_not(client: openai.AsyncOpenAI) -> None:
     result = await client.fine_tuning.alpha.graders.run(grader=PYTHON, model_sample="34", item={"answer": "34"})
     broken = await client.fine_tuning.alpha.graders.run(grader=PYTHON, model_sample="34", item={})
@@ -167,7 +204,7 @@ async def test_validate_echoes_the_grader(client: openai.AsyncOpenAI) -> None:
     [
         ({"operation": "gt"}, "grader.operation"),
         ({"input": "{{answer}}"}, "grader.input"),
-        ({"type": "label_model"}, "grader.type"),
+        ({"type": "lable_model"}, "grader.type"),
         ({"extra": 1}, "grader.extra"),
     ],
 )

@@ -89,6 +89,18 @@ async def test_a_model_of_few_modules_has_a_default_of_its_own(
         ]
 
 
+def test_only_the_worker_gets_the_secrets_of_an_endpoint(openai_client: openai.OpenAI, worker: Worker) -> None:
+    jobs, secret = openai_client.fine_tuning.jobs, "whsec_" + "A" * 40
+    own = {"type": "endpoint", "url": "https://a.example/", "headers": {"X-Key": "k3y"}, "secret": secret}
+    grader = {"type": "multi", "graders": {"own": own}, "calculate_output": "own"}
+    made = create_job(openai_client, method={"type": "reinforcement", "reinforcement": {"grader": grader}})
+    for job in (made, jobs.retrieve(made.id), next(iter(jobs.list())), jobs.pause(made.id), jobs.resume(made.id)):
+        text = job.model_dump_json()
+        assert "[hidden]" in text and "k3y" not in text and secret not in text
+    sent = worker.claim_running()["method"]["reinforcement"]["grader"]["graders"]["own"]
+    assert (sent["headers"], sent["secret"]) == ({"X-Key": "k3y"}, secret)
+
+
 def test_job_from_creation_to_chat(openai_client: openai.OpenAI, worker: Worker) -> None:
     jobs = openai_client.fine_tuning.jobs
     job = create_job(openai_client, suffix="sums", seed=7, metadata={"team": "a"})

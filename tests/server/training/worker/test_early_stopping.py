@@ -38,14 +38,6 @@ def test_a_job_without_a_step_to_learn_from_ends_as_a_failure_at_its_last_step()
     assert not any(after_steps(EarlyStopping(), [True, True], total=2))
 
 
-def test_the_first_of_several_flat_steps_is_told_of() -> None:
-    watch, told = EarlyStopping(), []
-    for step, is_flat in enumerate([True, True, False, True], 1):
-        watch.after_step(is_flat, 1.0, MOST, is_last=False)
-        told.append(watch.warning(step, 1.0, MOST) is not None)
-    assert told == [True, False, False, True]
-
-
 def test_a_reward_that_stays_far_below_the_start_ends_a_job() -> None:
     watch = EarlyStopping()
     watch.begin(evaluation(0.6, 0.02))

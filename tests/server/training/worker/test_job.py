@@ -249,9 +249,10 @@ async def test_rewards_that_never_differ_end_a_job_with_a_sentence(
         assert "In 10 steps in a row" in job.error.message
         assert "same reward (the mean is 0)" in job.error.message
         assert job.model_dump()["step"] == 10
-        warnings = [event.message for event in await here.events(job_id) if event.level == "warn"]
-        assert [text.partition(":")[0] for text in warnings] == ["Step 1"]
-        assert "10 such steps in a row end the job" in warnings[0]
+        warnings = [event for event in await here.events(job_id) if event.level == "warn"]
+        (warning,) = [event for event in warnings if event.data["warning"] == "constant_rewards"]
+        assert warning.message.startswith("Step 1:")
+        assert "10 such steps in a row end the job" in warning.message
 
 
 async def test_a_job_whose_rewards_never_differed_has_failed_however_short_it_was(

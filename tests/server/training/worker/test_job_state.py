@@ -8,9 +8,24 @@ from server.training.worker.job_state import JobState
 STORED: dict[str, Any] = {
     "best": {"vector": "AACAPwAAAEA=", "step": 3, "metrics": {"valid_reward_mean": 0.5}},
     "best_value": 0.5,
+    "learning_rate": 0.01,
     "watch": {"start": 0.25, "start_error": 0.125, "flat_steps": 1, "low_evaluations": 2, "has_learned": True},
+    "diagnosis": {
+        "history": {
+            "count": 1,
+            "first": [{"entropy": 0.5, "step": 1.0}],
+            "recent": [{"entropy": 0.5, "step": 1.0}],
+            "best": [],
+            "evaluations": [{"valid_reward_mean": 0.5, "step": 0.0}],
+            "start_evaluation": {"valid_reward_mean": 0.5, "step": 0.0},
+            "best_evaluation": None,
+        },
+        "told": {"constant_rewards": 2},
+    },
     "sampled_with": "AAAAAAAAgD8=",
 }
+# Of servers that had neither an automatic rate nor a diagnosis.
+LATER = ("learning_rate", "diagnosis")
 
 
 def test_the_stored_form_is_read_and_written_again() -> None:
@@ -22,6 +37,8 @@ def test_the_stored_form_is_read_and_written_again() -> None:
     empty = JobState().model_dump(mode="json")
     assert list(empty) == list(STORED)
     assert empty["best"] is empty["sampled_with"] is None
+    older = JobState.model_validate({name: value for name, value in STORED.items() if name not in LATER})
+    assert older.diagnosis.told == {} and older.learning_rate is None
 
 
 def test_of_equal_values_the_later_vector_is_kept() -> None:

@@ -1,0 +1,149 @@
+"""POSTs of JSON to tenants' endpoints: signed, bounded in time and size, repeated when the endpoint is busy or away.
+
+Signatures are those of Standard Webhooks (webhook-id, webhook-timestamp, webhook-signature), so that any of its
+libraries, OpenAI's client among them, verifies them: base64 of HMAC-SHA256 over `id.timestamp.body`, by a secret that
+sender and receiver share. A repeated request has the same id.
+
+Redirects are not followed: the address that was allowed would not be the one that is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpcore
+
+from server.training.graders.guarded_network import AllowedHosts, GuardedBackend, NotAllowed
+
+MAX_ANSWER_BYTES = 2**20
+MAX_ATTEMPTS = 4
+MAX_RETRY_AFTER_S = 60.0
+SECRET_PREFIX = "whsec_"
+_BUSY = frozenset({408, 425, 429})
+
+
+class EndpointFailed(Exception):
+    """The endpoint gave no answer that could be read. The message is for its owner."""
+
+
+class _TryAgain(Exception):
+    def __init__(self, why: str, after_s: float | None = None) -> None:
+        super().__init__(why)
+        self.after_s = after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to, with which headers (names in lower case), signed with which secret (`whsec_` and base64; None: not)."""
+
+    url: str
+    headers: Mapping[str, str]
+    secret: str | None
+    timeout_s: float
+
+
+class EndpointClient:
+    """For one event loop. first_delay_s: before the second attempt; it doubles."""
+
+    def __init__(
+        self, allowed: AllowedHosts, *, first_delay_s: float = 1.0, backend: httpcore.AsyncNetworkBackend | None = None
+    ) -> None:
+        self._allowed = allowed
+        self._first_delay_s = first_delay_s
+        self._pool = httpcore.AsyncConnectionPool(
+            max_connections=64, keepalive_expiry=30, network_backend=GuardedBackend(allowed, backend)
+        )
+
+    def check(self, url: str) -> None:
+        """NotAllowed for a `url` that would not be asked, as far as that is known without resolving its name."""
+        self._allowed.check_host(urlsplit(url).hostname or "")
+
+    async def post(self, endpoint: Endpoint, body: object) -> Any:
+        """What the endpoint answers with 2xx, parsed. EndpointFailed, also for an address that is not allowed."""
+        content, message_id = json.dumps(body).encode(), f"msg_{uuid.uuid4().hex}"
+        delay_s = self._first_delay_s
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return await self._attempt(endpoint, content, message_id)
+            except _TryAgain as error:
+                if attempt == MAX_ATTEMPTS:
+                    raise EndpointFailed(f"{error}, in {MAX_ATTEMPTS} attempts") from None
+                await asyncio.sleep(delay_s if error.after_s is None else error.after_s)
+                delay_s *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, endpoint: Endpoint, content: bytes, message_id: str) -> Any:
+        headers = {
+            "host": urlsplit(endpoint.url).netloc,
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+            "accept": "application/json",
+            "user-agent": "tinylora-serve",
+            **endpoint.headers,
+            **signature(endpoint.secret, message_id, int(time.time()), content),
+        }
+        try:
+            async with asyncio.timeout(endpoint.timeout_s):
+                return await self._exchange(endpoint.url, headers, content)
+        except TimeoutError:
+            raise _TryAgain(f"the endpoint did not answer within {endpoint.timeout_s:g} s") from None
+        except NotAllowed as error:
+            raise EndpointFailed(str(error)) from None
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+            raise _TryAgain(f"no answer from the endpoint ({type(error).__name__}: {error!s:.200})") from error
+
+    async def _exchange(self, url: str, headers: Mapping[str, str], content: bytes) -> Any:
+        async with self._pool.stream("POST", url, headers=list(headers.items()), content=content) as response:
+            if response.status in _BUSY or response.status >= 500:
+                raise _TryAgain(f"the endpoint answered with status {response.status}", _retry_after(response.headers))
+            if 300 <= response.status < 400:
+                raise EndpointFailed(
+                    f"the endpoint answered with a redirect ({response.status}), which is not followed"
+                )
+            answer = bytearray()
+            async for chunk in response.aiter_stream():
+                answer += chunk
+                if len(answer) > MAX_ANSWER_BYTES:
+                    raise EndpointFailed(f"the endpoint's answer is longer than {MAX_ANSWER_BYTES} bytes")
+        if not 200 <= response.status < 300:
+            text = bytes(answer[:200]).decode(errors="replace")
+            raise EndpointFailed(f"the endpoint answered with status {response.status}: {text!r}")
+        try:
+            return json.loads(bytes(answer))
+        except (ValueError, RecursionError):
+            text = bytes(answer[:200]).decode(errors="replace")
+            raise EndpointFailed(f"the endpoint's answer is not JSON: {text!r}") from None
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._pool.aclose()
+
+
+def signature(secret: str | None, message_id: str, timestamp: int, content: bytes) -> dict[str, str]:
+    """The headers of Standard Webhooks; without a secret, those that need none."""
+    headers = {"webhook-id": message_id, "webhook-timestamp": str(timestamp)}
+    if secret is not None:
+        signed = f"{message_id}.{timestamp}.".encode() + content
+        digest = hmac.new(base64.b64decode(secret.removeprefix(SECRET_PREFIX)), signed, hashlib.sha256).digest()
+        headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
+    return headers
+
+
+def _retry_after(headers: list[tuple[bytes, bytes]]) -> float | None:
+    for name, value in headers:
+        if name.lower() == b"retry-after":
+            try:
+                return min(max(float(value), 0.0), MAX_RETRY_AFTER_S)
+            except ValueError:
+                return None
+    return None

@@ -1,0 +1,118 @@
+"""Connections to hosts that tenants name: which are allowed, and how nothing else is reached by another name.
+
+Without a guard a tenant could have this server ask what only this server can reach: a database, a cloud's metadata.
+So the operator lists hosts, a name is resolved once, and the connection goes to an address that was checked: a name
+that later resolves to another address changes nothing. Redirects are followed nowhere, and no proxy is used.
+
+A host that the operator names exactly may have any address. One that only a pattern allows (`*`, `*.example.com`) may
+have public ones, for whoever owns a name decides where it points.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import httpcore
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# IPv6 addresses that stand for the IPv4 address in their last 32 bits (RFC 6052).
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class NotAllowed(Exception):
+    """The operator does not allow this host or address. The message is for the tenant."""
+
+
+class AllowedHosts:
+    """`patterns`: host names, with * for any part of them, or addresses; separated by commas."""
+
+    def __init__(self, patterns: str) -> None:
+        self.patterns = tuple(one.strip().lower().strip("[]") for one in patterns.split(",") if one.strip())
+
+    def check_host(self, host: str) -> None:
+        """NotAllowed for a host that no pattern allows, and for an address that is one and may not be reached."""
+        name = _plain(host)
+        if not any(fnmatchcase(name, pattern) for pattern in self.patterns):
+            raise NotAllowed(
+                f"the host {host!r:.100} is not among those that the server's operator allows (TINYLORA_ENDPOINT_HOSTS)"
+            )
+        if (address := _address(name)) is not None:
+            self.check_address(host, address)
+
+    def check_address(self, host: str, address: Address) -> None:
+        """NotAllowed for an `address` of an allowed `host` that is not public, unless the host is named exactly."""
+        if _plain(host) not in self.patterns and not is_public(address):
+            raise NotAllowed(
+                f"the host {host!r:.100} has the address {address}, which is not a public one; this server's operator "
+                "can allow it by naming the host itself in TINYLORA_ENDPOINT_HOSTS"
+            )
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is of the internet, and of one machine: not private, link-local, loopback or multicast."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+class GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to allowed hosts alone. TLS still asks for a certificate of the host, not of the address."""
+
+    def __init__(self, allowed: AllowedHosts, inner: httpcore.AsyncNetworkBackend | None = None) -> None:
+        self._allowed = allowed
+        self._inner = inner or httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """A connection to an allowed address of `host`. Raises NotAllowed, and httpcore's ConnectError."""
+        self._allowed.check_host(host)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"the host {host!r:.100} has no address: {error}") from error
+        addresses = list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
+        for address in addresses:
+            self._allowed.check_address(host, address)
+        failed: Exception = httpcore.ConnectError(f"the host {host!r:.100} has no address")
+        for address in addresses:
+            try:
+                return await self._inner.connect_tcp(str(address), port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Never."""
+        raise NotAllowed("socket files are not reached for tenants")
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def _plain(host: str) -> str:
+    """The name as patterns are written: a dot at its end, or brackets around an address, make no other host."""
+    return host.lower().strip("[]").rstrip(".")
+
+
+def _address(host: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

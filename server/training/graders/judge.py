@@ -1,0 +1,180 @@
+"""A model that reads a sample and answers with a verdict: what score_model and label_model graders have in common.
+
+The judge is whatever OpenAI-compatible server the injected client talks to, which may be this one. A system message and
+a response_format ask it for a JSON object {"steps": [...], "result": ...}, so that servers with structured outputs
+cannot answer anything else.
+
+Design decision: an answer without a result is an error of its own kind, and none is searched for in the reasoning,
+which is not the verdict.
+
+Inputs are texts; images and audio are refused when the grader is defined.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+import openai
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from server.training.graders.grade import GraderError, Sample, printable
+from server.training.graders.spec import GraderSpec
+from server.training.graders.template import Template, TemplateText
+
+_STEP = {"type": "object", "properties": {"description": {"type": "string"}, "conclusion": {"type": "string"}}}
+_STRICT = {"required": ["description", "conclusion"], "additionalProperties": False}
+
+
+class TextPart(BaseModel):
+    """A block of text in a message."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["input_text", "output_text", "text"]
+    text: TemplateText
+
+
+def _json_type(value: object) -> str:
+    return "list" if isinstance(value, list | tuple) else "dict" if isinstance(value, dict | TextPart) else "str"
+
+
+# Distinguished by their JSON type, so that an error is about the form that was meant.
+Block = Annotated[Annotated[TemplateText, Tag("str")] | Annotated[TextPart, Tag("dict")], Discriminator(_json_type)]
+Content = Annotated[
+    Annotated[TemplateText, Tag("str")] | Annotated[TextPart, Tag("dict")] | Annotated[tuple[Block, ...], Tag("list")],
+    Discriminator(_json_type),
+]
+
+
+class JudgeMessage(BaseModel):
+    """A message to the judge. `content` is a text, a block of text, or a list of these."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Content
+    type: Literal["message"] = "message"
+
+    def texts(self) -> tuple[str, ...]:
+        """Its texts, as templates."""
+        parts = self.content if isinstance(self.content, tuple) else (self.content,)
+        return tuple(part if isinstance(part, str) else part.text for part in parts)
+
+
+class JudgeSpec(GraderSpec):
+    """The fields of graders that ask a model."""
+
+    model: str = Field(min_length=1, max_length=256)
+    input: tuple[JudgeMessage, ...] = Field(min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if not any(text.strip() for text in self.templates()):
+            raise ValueError("input has no text for the judge to read")
+        return self
+
+    def templates(self) -> tuple[str, ...]:
+        return tuple(text for message in self.input for text in message.texts())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """result: of the JSON object, or the whole answer where it is other JSON. text: what the judge wrote, printable.
+    tokens: used, by model."""
+
+    result: object
+    text: str
+    model: str
+    tokens: Mapping[str, int]
+
+    def no_verdict(self, expected: str) -> GraderError:
+        """The error that the result is not `expected`."""
+        return GraderError("model_grader_parse_error", f"the judge answered {self.text[:200]!r}, expected {expected}")
+
+
+class Judge:
+    """Asks a model once per completion. rule: a sentence on the result. result: its JSON schema. params, extra_body:
+    request fields, those beyond OpenAI's parameters in the second."""
+
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        spec: JudgeSpec,
+        rule: str,
+        result: Mapping[str, Any],
+        params: Mapping[str, Any],
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._client = client
+        self._model = spec.model
+        self._messages = [(message.role, tuple(map(Template.parse, message.texts()))) for message in spec.input]
+        self._rule = rule
+        self._request = {
+            **params,
+            "model": spec.model,
+            "response_format": _response_format(spec.type, result),
+            "extra_body": extra_body,
+        }
+
+    async def ask(self, sample: Sample, item: Mapping[str, Any]) -> Answer:
+        """The judge's answer. GraderError when it gives none, or none that is JSON."""
+        create: Any = self._client.chat.completions.create
+        try:
+            completion = await create(messages=self._render(sample, item), **self._request)
+        except openai.OpenAIError as error:
+            raise GraderError(
+                "model_grader_server_error", f"the judge {self._model!r}: {printable(str(error))[:300]}"
+            ) from error
+        if not completion.choices:
+            raise GraderError("model_grader_server_error", f"the judge {self._model!r} answered without a choice")
+        message = completion.choices[0].message
+        if message.refusal:
+            raise GraderError("model_grader_refusal_error", f"the judge refused: {printable(message.refusal)[:300]}")
+        text = printable(message.content or "")
+        tokens = {self._model: completion.usage.total_tokens} if completion.usage else {}
+        return Answer(_result(text), text, printable(completion.model), tokens)
+
+    def _render(self, sample: Sample, item: Mapping[str, Any]) -> list[dict[str, str]]:
+        messages = []
+        for role, texts in self._messages:
+            content = "\n".join(text.render(sample, item) for text in texts)
+            # Only OpenAI's own models know the role developer.
+            messages.append({"role": "system" if role == "developer" else role, "content": content})
+        # Chat templates take one system message, as the first.
+        if messages[0]["role"] == "system":
+            messages[0]["content"] += f"\n\n{self._rule}"
+            return messages
+        return [{"role": "system", "content": self._rule}, *messages]
+
+
+def answer_rule(result: str, meaning: str) -> str:
+    """The sentence that asks for a `result`, a JSON type, with a `meaning`."""
+    return (
+        f'Answer with a JSON object {{"steps": [{{"description": ..., "conclusion": ...}}], "result": {result}}}: your '
+        f"reasoning, then {meaning}."
+    )
+
+
+def _response_format(kind: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "properties": {"steps": {"type": "array", "items": _STEP | _STRICT}, "result": dict(result)},
+        "required": ["steps", "result"],
+        "additionalProperties": False,
+    }
+    name = kind.removesuffix("_model")
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+
+
+def _result(text: str) -> object:
+    """None where the text is not JSON."""
+    # Judges without structured outputs often wrap the object in a code block.
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        parsed = json.loads(text[start : end + 1] if start >= 0 else text)
+    except (ValueError, RecursionError):
+        return None
+    return parsed.get("result") if isinstance(parsed, dict) else parsed

@@ -1,0 +1,125 @@
+"""What a job's numbers say about its task: its grader, rows and prompts. training_findings.py is about its training.
+
+Functions of a job's history that give a sentence of advice, or None.
+"""
+
+from __future__ import annotations
+
+from server.training.worker.grading import GRADER_OUTAGES, SAMPLING_ERROR
+from server.training.worker.history import Circumstances, History, Numbers, mean_of
+
+MOST_GRADER_ERRORS = 0.1
+MOST_FLAT, LEAST_STEPS = 0.8, 3
+MOST_TRUNCATED = 0.3
+_FORMAT_ERRORS = frozenset({"sample_parse_error", "invalid_variable_error"})
+_TRY_GRADER = "POST /v1/fine_tuning/alpha/graders/run"
+
+
+def grader_errors(history: History, about: Circumstances) -> str | None:
+    """Completions that could not be graded."""
+    share = mean_of(history.latest, "grader_error_share")
+    kinds = {kind: count for kind, count in about.errors.items() if kind != SAMPLING_ERROR}
+    if share is None or share < MOST_GRADER_ERRORS or not kinds:
+        return None
+    kind = max(kinds, key=lambda kind: kinds[kind])
+    if kind in _FORMAT_ERRORS:
+        advice = (
+            "These completions score 0, because they do not have the format that the grader reads: ask for it in the "
+            "prompt, or set response_format."
+        )
+    elif kind in GRADER_OUTAGES:
+        advice = "They got no reward and count in no mean; see that whatever grades them answers."
+    else:
+        advice = f"They score 0, whatever they say: correct the grader, and try it with {_TRY_GRADER}."
+    return f"the grader failed for {share:.0%} of the completions, mostly by {kind}{_said(about)}. {advice}"
+
+
+def sampling_errors(history: History, about: Circumstances) -> str | None:
+    """Prompts that the engine refused."""
+    if not (count := about.errors.get(SAMPLING_ERROR, 0)):
+        return None
+    return (
+        f"{count} of the prompts could not be sampled{_said(about)}, so nothing is learned from them. If it is always "
+        "the same ones, change or remove their rows."
+    )
+
+
+def constant_rewards(history: History, about: Circumstances) -> str | None:
+    """A step without two different rewards for a prompt."""
+    last = history.last
+    if last.get("flat_share", 0.0) < 1:
+        return None
+    reward = last.get("train_reward_mean")
+    shown = "" if reward is None else f" (the mean is {reward:.4g})"
+    text = f"all completions of each prompt got the same reward{shown}, so there was nothing to learn from"
+    if about.max_flat_steps is not None:
+        text += f"; {about.max_flat_steps} such steps in a row end the job"
+    return f"{text}. {_why_constant(last, about)}{_if_cut(last, about)}"
+
+
+def sparse_rewards(history: History, about: Circumstances) -> str | None:
+    """Few prompts with different rewards."""
+    share, steps = mean_of(history.recent, "flat_share"), len(history.recent)
+    if share is None or steps < LEAST_STEPS or share < MOST_FLAT or history.last.get("flat_share", 1.0) == 1:
+        return None
+    reward = mean_of(history.recent, "train_reward_mean")
+    which = "too hard or too easy"
+    if reward is not None and about.lowest < about.highest:
+        place = (reward - about.lowest) / (about.highest - about.lowest)
+        which = "too hard" if place < 0.2 else "too easy" if place > 0.8 else which
+    return (
+        f"in the last {steps} steps only {1 - share:.0%} of the prompts had completions with different rewards; the "
+        f"others, {which}, taught nothing. Use rows that the model solves now and then, more completions per prompt "
+        "(group_size), or a grader that gives parts of a reward."
+    )
+
+
+def truncated_completions(history: History, about: Circumstances) -> str | None:
+    """Many completions that the limit of tokens ended."""
+    share = mean_of(history.latest, "truncated_share")
+    if share is None or share < MOST_TRUNCATED:
+        return None
+    limit = "" if about.max_completion_tokens is None else f" ({about.max_completion_tokens})"
+    return (
+        f"{share:.0%} of the completions were cut off by max_completion_tokens{limit}, so the grader may miss what "
+        "they would have said. Raise it, or ask for shorter answers in the prompt."
+    )
+
+
+def _why_constant(last: Numbers, about: Circumstances) -> str:
+    reward = last.get("train_reward_mean")
+    if last.get("reward_std") != 0 or reward is None:
+        return (
+            "Use a grader that tells them apart, rows that are neither too easy nor too hard, more completions per "
+            "prompt (group_size), or a higher temperature."
+        )
+    if reward == about.lowest:
+        return (
+            "Not one completion got more than the lowest reward: the task is too hard for the model, or the grader "
+            f"accepts nothing. If {_samples(about)} show right answers, correct the grader ({_TRY_GRADER} tries it); "
+            "if not, use easier rows, or say in the prompt what an answer looks like."
+        )
+    if reward == about.highest:
+        return (
+            "Every completion got the highest reward: the rows are too easy, or the grader accepts anything. Use "
+            f"harder rows, or a stricter grader; {_samples(about)} show what it accepted."
+        )
+    return (
+        "It is the same for all prompts, too: the grader does not seem to look at the answer. "
+        f"{_TRY_GRADER} tries it on a right one and on a wrong one."
+    )
+
+
+def _if_cut(last: Numbers, about: Circumstances) -> str:
+    share = last.get("truncated_share", 0.0)
+    if share < 0.5 or last.get("train_reward_mean") == about.highest:
+        return ""
+    return f" {share:.0%} of the completions were cut off by max_completion_tokens, perhaps before the answer."
+
+
+def _samples(about: Circumstances) -> str:
+    return f"the job's samples (GET /v1/fine_tuning/jobs/{about.job}/samples)"
+
+
+def _said(about: Circumstances) -> str:
+    return "" if about.first_error is None else f" ({about.first_error:.300})"

@@ -1,0 +1,130 @@
+"""What a job's numbers say about its training. Functions of its history that give a sentence of advice, or None.
+
+Rewards have no scale, so a fall counts from half of what there was, and beyond some standard errors of the
+difference. The limits are where practice begins to worry, not where a job is lost: PPO is usually stopped at 0.01 to
+0.05 nats per update, and engines with the trainer's weights are 0.001 to 0.02 nats away from it.
+"""
+
+from __future__ import annotations
+
+from server.training.worker.history import Circumstances, History, Level, held_out_reward, mean_of
+
+MOST_STEP_KL = 0.1
+MOST_GAP = 0.1
+ENTROPY_RISE, LEAST_RISE_NATS = 2.0, 1.0
+ENTROPY_FALL = 0.2
+MOST_GROWTH, LEAST_GROWTH_TOKENS = 1.5, 4
+LOSS_RISE = 1.02
+FALL_ERRORS = 3.5
+# The best of many steps is so by chance, too.
+BEST_ERRORS = 5.0
+# For what is no alarm by itself.
+CLEAR_ERRORS = 2.0
+
+
+def learning_rate_too_large(history: History, about: Circumstances) -> str | None:
+    """An update that changed the model much, or one behind which it talks at random."""
+    rate = history.last.get("learning_rate")
+    change = f'the learning rate{"" if rate is None else f" ({rate:.3g})"} is too large. Use "auto", or a tenth of it.'
+    kl = history.last.get("step_kl")
+    if kl is not None and kl > MOST_STEP_KL:
+        return f"the update moved the model by {kl:.3g} nats per token, of which 0.05 are much: {change}"
+    now, start = history.last.get("entropy"), mean_of(history.start, "entropy")
+    if history.count < 2 or now is None or start is None:
+        return None
+    if now < max(ENTROPY_RISE * start, start + LEAST_RISE_NATS):
+        return None
+    return f"completions are nearly random, {now:.3g} nats of entropy per token and {start:.3g} at the start: {change}"
+
+
+def reward_collapse(history: History, about: Circumstances) -> str | None:
+    """A reward that has fallen far, in training or on the held-out rows."""
+    latest = history.reward(history.since_start, about.prompts)
+    evaluated = held_out_reward(history.evaluations[-1]) if history.evaluations else None
+    compared = (
+        ("of training", latest, history.reward(history.start, about.prompts), "at the start", FALL_ERRORS),
+        ("of training", latest, history.reward(history.best, about.prompts), "at its best", BEST_ERRORS),
+        ("on the held-out rows", evaluated, held_out_reward(history.start_evaluation), "before training", FALL_ERRORS),
+        ("on the held-out rows", evaluated, held_out_reward(history.best_evaluation), "at its best", FALL_ERRORS),
+    )
+    for which, now, before, when, errors in compared:
+        if now is not None and before is not None and _has_fallen(now, before, errors):
+            return (
+                f"the reward {which} is {now.mean:.4g}, and was {before.mean:.4g} {when}, which is more than chance. "
+                "Use a smaller learning_rate, max_abs_v, or kl_coef; the best checkpoints until now stay."
+            )
+    return None
+
+
+def entropy_collapse(history: History, about: Circumstances) -> str | None:
+    """A model that has become certain, without a higher reward."""
+    now, start = (mean_of(steps, "entropy") for steps in (history.since_start, history.start))
+    if now is None or start is None or now > ENTROPY_FALL * start or _has_clearly_risen(history, about):
+        return None
+    return (
+        f"the model has become certain of what it says, and is not rewarded for it: its entropy is {now:.3g} nats per "
+        f"token, it was {start:.3g} at the start. Soon all completions of a prompt are the same; use a "
+        "smaller learning_rate, a higher temperature or clip_high, or kl_coef."
+    )
+
+
+def length_growth(history: History, about: Circumstances) -> str | None:
+    """Completions that grow, without a higher reward."""
+    now, start = (mean_of(steps, "completion_tokens_mean") for steps in (history.since_start, history.start))
+    if now is None or start is None or now < max(MOST_GROWTH * start, start + LEAST_GROWTH_TOKENS):
+        return None
+    if _has_clearly_risen(history, about):
+        return None
+    return (
+        f"completions have grown from {start:.3g} to {now:.3g} tokens, and the reward has not risen with them. Use the "
+        "loss_type dr_grpo, in which length is no advantage, a lower max_completion_tokens, or a grader that wants "
+        "short answers."
+    )
+
+
+def overfitting(history: History, about: Circumstances) -> str | None:
+    """Training gets better while held-out rows get worse: in two evaluations in a row, for one may be chance."""
+    best, later = history.best_evaluation, history.evaluations
+    if best is None or len(later) < 2 or later[0]["step"] <= best["step"]:
+        return None
+    before, rewards = held_out_reward(best), [held_out_reward(evaluation) for evaluation in later]
+    if before is not None:
+        is_worse = all(reward is not None and before.is_above(reward, CLEAR_ERRORS) for reward in rewards)
+        if not is_worse or not _has_clearly_risen(history, about):
+            return None
+        what, name = "reward of training rises and that on the held-out rows falls", "valid_reward_mean"
+    else:
+        train, start = (mean_of(steps, "train_loss") for steps in (history.since_start, history.start))
+        is_worse = min(evaluation["valid_loss"] for evaluation in later) > LOSS_RISE * best["valid_loss"]
+        if not is_worse or train is None or start is None or train >= start:
+            return None
+        what, name = "loss of training falls and that on the held-out rows rises", "valid_loss"
+    return (
+        f"since step {best['step']:.0f} the {what}, from {best[name]:.4g} to {later[-1][name]:.4g}: what is learned is "
+        "these rows. More of them, fewer epochs or a smaller learning_rate help; the job's result will be the step "
+        "with the best evaluation, not the last."
+    )
+
+
+def engine_mismatch(history: History, about: Circumstances) -> str | None:
+    """Engine and worker that give the same tokens other probabilities."""
+    gap = mean_of(history.latest, "logprob_gap_mean")
+    if gap is None or gap < MOST_GAP:
+        return None
+    why = "See that both have the same weights; that of a quantised engine can be so large."
+    if about.samples_ahead:
+        why = "Part of it is the step between sampling and training, which max_off_policy_steps 0 avoids."
+    return (
+        f"log-probabilities of the same tokens by engine and worker are {gap:.3g} nats apart in the mean and "
+        f"{history.last.get('logprob_gap_max', gap):.3g} at most, so the gradient is not that of what was sampled. "
+        f"{why}"
+    )
+
+
+def _has_fallen(now: Level, before: Level, errors: float) -> bool:
+    return before.mean - now.mean > max(abs(before.mean) / 2, 1e-6) and before.is_above(now, errors)
+
+
+def _has_clearly_risen(history: History, about: Circumstances) -> bool:
+    now, start = (history.reward(steps, about.prompts) for steps in (history.since_start, history.start))
+    return now is not None and start is not None and now.is_above(start, CLEAR_ERRORS)

@@ -1,0 +1,104 @@
+"""Which hosts endpoints may be at, and that a name is no way around it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import ip_address
+from typing import Any
+
+import httpcore
+import pytest
+
+from server.training.graders.guarded_network import AllowedHosts, GuardedBackend, NotAllowed, is_public
+
+PRIVATE = [
+    "127.0.0.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
+    "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:10.0.0.1",
+    "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:0:4136:e378:8000:63bf:80ff:fffe",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_addresses_that_only_this_server_can_reach_are_not_public(address: str) -> None:
+    assert not is_public(ip_address(address))
+    with pytest.raises(NotAllowed, match="not a public one"):
+        AllowedHosts("*").check_host(address)
+    AllowedHosts(f"a.example,{address}").check_host(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert is_public(ip_address(address))
+    AllowedHosts("*").check_host(address)
+
+
+def test_hosts_are_allowed_by_patterns() -> None:
+    allowed = AllowedHosts(" grader.example, *.Team.example ,[::1]")
+    for host in ("grader.example", "GRADER.example.", "a.team.example", "a.b.team.example", "::1", "[::1]"):
+        allowed.check_host(host)
+    for host in ("other.example", "team.example", "grader.example.evil.example", "xgrader.example", "127.0.0.1", ""):
+        with pytest.raises(NotAllowed, match="not among those that the server's operator allows"):
+            allowed.check_host(host)
+    assert AllowedHosts("").patterns == ()
+
+
+class Resolver(asyncio.SelectorEventLoop):
+    """An event loop whose names are in `addresses`, the next ones with each look-up."""
+
+    addresses: list[list[str]]
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+        families = {4: socket.AF_INET, 6: socket.AF_INET6}
+        return [
+            (families[ip_address(one).version], socket.SOCK_STREAM, 6, "", (one, port)) for one in self.addresses.pop(0)
+        ]
+
+
+class Connections(httpcore.AsyncMockBackend):
+    def __init__(self, fail: tuple[str, ...] = ()) -> None:
+        super().__init__([])
+        self.to: list[str] = []
+        self.fail = fail
+
+    async def connect_tcp(self, host: str, *args: Any, **options: Any) -> Any:
+        self.to.append(host)
+        if host in self.fail:
+            raise httpcore.ConnectError(host)
+        return await super().connect_tcp(host, *args, **options)
+
+
+def connected(patterns: str, host: str, addresses: list[list[str]], fail: tuple[str, ...] = ()) -> list[str]:
+    """The addresses that were connected to."""
+    connections = Connections(fail)
+    loop = Resolver()
+    loop.addresses = addresses
+    try:
+        loop.run_until_complete(GuardedBackend(AllowedHosts(patterns), connections).connect_tcp(host, 443))
+    except NotAllowed:
+        assert not connections.to
+        raise
+    finally:
+        loop.close()
+    return connections.to
+
+
+def test_the_connection_is_to_the_address_that_was_checked() -> None:
+    # The name has another address the next time that it is looked up; nobody looks again.
+    assert connected("*", "a.example", [["8.8.8.8"], ["127.0.0.1"]]) == ["8.8.8.8"]
+    assert connected("*", "a.example", [["8.8.8.8", "8.8.4.4"]], fail=("8.8.8.8",)) == ["8.8.8.8", "8.8.4.4"]
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["169.254.169.254"], ["::1"]])
+def test_a_name_is_no_way_to_an_address_that_is_not_public(addresses: list[str]) -> None:
+    for patterns in ("*", "*.example"):
+        with pytest.raises(NotAllowed, match="can allow it by naming the host itself in TINYLORA_ENDPOINT_HOSTS"):
+            connected(patterns, "a.example", [addresses])
+    assert connected("*,a.example", "a.example", [addresses]) == addresses[:1]
+
+
+def test_numbers_that_resolvers_take_for_addresses_are_checked_as_addresses() -> None:
+    # As the system resolves them.
+    for host in ("2130706433", "0x7f000001", "127.1"):
+        with pytest.raises(NotAllowed, match=r"has the address 127\.0\.0\.1"):
+            asyncio.run(GuardedBackend(AllowedHosts("*"), Connections()).connect_tcp(host, 80))

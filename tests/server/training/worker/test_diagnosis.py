@@ -1,0 +1,232 @@
+"""What the owner of a job is told of its numbers: the right thing, in the step in which it begins, and once."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from server.training.worker.diagnosis import CLEAR_STEPS, Diagnosis
+from server.training.worker.history import Circumstances
+from server.training.worker.job_state import JobState
+
+# A job in which nothing is wrong.
+GOOD: dict[str, float] = {
+    "train_reward_mean": 0.4,
+    "train_reward_error": 0.08,
+    "reward_std": 0.49,
+    "flat_share": 0.2,
+    "completion_tokens_mean": 40.0,
+    "truncated_share": 0.05,
+    "grader_error_share": 0.0,
+    "entropy": 0.8,
+    "step_kl": 0.002,
+    "learning_rate": 0.004,
+    "logprob_gap_mean": 0.01,
+    "logprob_gap_max": 0.2,
+}
+FLAT = {"flat_share": 1.0, "reward_std": 0.0, "step_kl": float("nan"), "entropy": float("nan")}
+ABOUT: dict[str, Any] = {"job": "ftjob-1", "prompts": 16, "max_flat_steps": 10, "max_completion_tokens": 64}
+
+
+def told(
+    steps: Iterable[dict[str, float]], start: dict[str, float] | None = None, **about: Any
+) -> list[tuple[int, str, str]]:
+    """(step, warning, message) of all that is told of steps with these numbers, the others being those of GOOD."""
+    diagnosis = Diagnosis()
+    circumstances = Circumstances(**ABOUT | about)
+    if start is not None:
+        assert diagnosis.observe(0, start, circumstances) == []
+    return [
+        (event.data["step"], event.data["warning"], event.message)  # type: ignore[index]
+        for step, numbers in enumerate(steps, 1)
+        for event in diagnosis.observe(step, GOOD | numbers, circumstances)
+    ]
+
+
+def names(found: Sequence[tuple[int, str, str]]) -> list[tuple[int, str]]:
+    return [(step, name) for step, name, _ in found]
+
+
+def test_a_job_in_which_nothing_is_wrong_is_told_nothing() -> None:
+    assert told([{}] * 30, {"valid_reward_mean": 0.4, "valid_reward_error": 0.05}) == []
+
+
+def test_noise_is_no_news() -> None:
+    """Steps and evaluations that differ by chance alone: 0 or 1, four times in ten, 8 of each of 16 prompts."""
+    alarms = 0
+    for seed in range(40):
+        chance = random.Random(seed)
+        steps = []
+        for step in range(1, 61):
+            means = [sum(chance.random() < 0.4 for _ in range(8)) / 8 for _ in range(16)]
+            mean = sum(means) / 16
+            error = (sum((one - mean) ** 2 for one in means) / 15 / 16) ** 0.5
+            numbers = {
+                "train_reward_mean": mean,
+                "train_reward_error": error,
+                "completion_tokens_mean": chance.gauss(40, 3),
+                "entropy": max(0.01, chance.gauss(0.8, 0.1)),
+            }
+            if step % 10 == 0:
+                numbers["valid_reward_mean"] = sum(chance.random() < 0.4 for _ in range(64)) / 64
+                numbers["valid_reward_error"] = 0.06
+            steps.append(numbers)
+        alarms += bool(told(steps))
+    assert alarms <= 1
+
+
+def test_a_step_without_any_reward_says_to_look_at_the_task_and_the_grader() -> None:
+    impossible = {**FLAT, "train_reward_mean": 0.0, "train_reward_error": 0.0}
+    [(step, name, text)] = told([impossible] * 5)
+    assert (step, name) == (1, "constant_rewards")
+    assert text.startswith("Step 1: all completions of each prompt got the same reward (the mean is 0)")
+    assert "10 such steps in a row end the job" in text
+    assert "too hard for the model, or the grader accepts nothing" in text
+    assert "GET /v1/fine_tuning/jobs/ftjob-1/samples" in text and "cut off" not in text
+    [(_, _, text), _] = told([impossible | {"truncated_share": 0.9}])
+    assert "90% of the completions were cut off by max_completion_tokens, perhaps before the answer" in text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "about", "said"),
+    [
+        ({"train_reward_mean": 1.0}, {}, "too easy, or the grader accepts anything"),
+        ({"train_reward_mean": 10.0}, {"highest": 10.0}, "too easy, or the grader accepts anything"),
+        ({"train_reward_mean": -1.0}, {"lowest": -1.0}, "too hard for the model"),
+        ({"train_reward_mean": 0.5}, {}, "the grader does not seem to look at the answer"),
+        ({"train_reward_mean": 0.5, "reward_std": 0.5}, {}, "Use a grader that tells them apart"),
+    ],
+)
+def test_constant_rewards_are_told_apart(numbers: dict[str, float], about: dict[str, Any], said: str) -> None:
+    [(_, name, text)] = told([{**FLAT, **numbers}], **about)
+    assert name == "constant_rewards" and said in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("sample_parse_error", "do not have the format that the grader reads"),
+        ("other_error", "correct the grader"),
+        ("model_grader_server_error", "count in no mean"),
+    ],
+)
+def test_a_grader_that_fails_is_told_of_with_its_own_words(kind: str, said: str) -> None:
+    numbers = {"grader_error_share": 0.5}
+    [(step, name, text)] = told([numbers], errors={kind: 64, "sampling_error": 0}, first_error="no such key: 'answr'")
+    assert (step, name) == (1, "grader_errors")
+    assert f"failed for 50% of the completions, mostly by {kind} (no such key: 'answr')" in text
+    assert said in text
+    assert told([{"grader_error_share": 0.02}], errors={kind: 2}) == []
+
+
+def test_prompts_that_the_engine_refuses_are_told_of() -> None:
+    [(_, name, text)] = told([{}], errors={"sampling_error": 2}, first_error="status 400: too long")
+    assert name == "sampling_errors"
+    assert "2 of the prompts could not be sampled (status 400: too long)" in text
+
+
+def test_a_rate_that_is_too_large_is_told_of_behind_the_first_step() -> None:
+    [(step, name, text)] = told([{"step_kl": 2.3, "learning_rate": 0.4}] + [{}] * 5)
+    assert (step, name) == (1, "learning_rate_too_large")
+    assert "moved the model by 2.3 nats per token" in text and "(0.4) is too large" in text
+    [(step, name, text)] = told([{}, {"entropy": 5.0}, {}])
+    assert (step, name) == (2, "learning_rate_too_large") and "nearly random" in text
+
+
+def test_a_reward_that_collapses_is_told_of_and_one_that_wavers_is_not() -> None:
+    assert names(told([{}, {}, {}, {"train_reward_mean": 0.02, "train_reward_error": 0.02}])) == []
+    fallen = {"train_reward_mean": 0.02, "train_reward_error": 0.02}
+    [(step, name, text)] = told([{}] * 6 + [fallen] * 6)
+    assert (step, name) == (8, "reward_collapse")
+    assert "was 0.4 at the start" in text
+    risen = [{"train_reward_mean": 0.1 + 0.1 * step, "train_reward_error": 0.05} for step in range(8)]
+    [(_, name, text)] = told(risen + [{"train_reward_mean": 0.2, "train_reward_error": 0.05}] * 4)
+    assert name == "reward_collapse" and "was 0.7 at its best" in text
+    # With a prompt or two in a step nobody can tell.
+    assert told([{"train_reward_error": 0.0}] * 3 + [fallen] * 3, prompts=1) == []
+
+
+def test_a_fall_on_the_held_out_rows_is_told_of() -> None:
+    start = {"valid_reward_mean": 0.6, "valid_reward_error": 0.04}
+    low = {"valid_reward_mean": 0.1, "valid_reward_error": 0.03}
+    [(step, name, text)] = told([{}] * 9 + [low], start)
+    assert (step, name) == (10, "reward_collapse") and "held-out rows is 0.1, and was 0.6 before training" in text
+    assert told([{}] * 9 + [{**low, "valid_reward_mean": 0.5}], start) == []
+
+
+def test_training_that_gets_better_on_its_own_rows_alone_is_told_of() -> None:
+    start = {"valid_reward_mean": 0.5, "valid_reward_error": 0.04}
+    steps = [{"train_reward_mean": 0.3 + 0.05 * step, "train_reward_error": 0.06} for step in range(12)]
+    steps[4] |= {"valid_reward_mean": 0.6, "valid_reward_error": 0.04}
+    for step in (8, 10):
+        steps[step] |= {"valid_reward_mean": 0.4, "valid_reward_error": 0.04}
+    [(step, name, text)] = told(steps, start)
+    assert (step, name) == (11, "overfitting")
+    assert "since step 5 the reward of training rises" in text and "from 0.6 to 0.4" in text
+
+
+def test_supervised_training_overfits_by_its_losses() -> None:
+    nothing = dict.fromkeys(GOOD, float("nan"))
+    steps: list[dict[str, float]] = [{**nothing, "train_loss": 2.0 - 0.1 * step} for step in range(12)]
+    for step, loss in ((1, 1.9), (4, 1.8), (7, 1.9), (10, 2.0)):
+        steps[step]["valid_loss"] = loss
+    [(step, name, text)] = told(steps, {"valid_loss": 2.0}, max_flat_steps=None)
+    assert (step, name) == (11, "overfitting")
+    assert "since step 5 the loss of training falls" in text and "from 1.8 to 2" in text
+
+
+def test_length_that_is_not_paid_for_is_told_of() -> None:
+    growing = [{"completion_tokens_mean": 20.0 + 4 * step} for step in range(10)]
+    [(_, name, text)] = told(growing)
+    assert name == "length_growth" and "dr_grpo" in text
+    paid = [one | {"train_reward_mean": 0.2 + 0.08 * step} for step, one in enumerate(growing)]
+    assert told(paid) == []
+
+
+def test_certainty_that_is_not_paid_for_is_told_of() -> None:
+    falling = [{"entropy": 0.8 * 0.6**step} for step in range(10)]
+    assert [name for _, name in names(told(falling))] == ["entropy_collapse"]
+    assert told([one | {"train_reward_mean": 0.2 + 0.08 * step} for step, one in enumerate(falling)]) == []
+
+
+def test_completions_that_are_cut_off_and_prompts_that_teach_nothing_are_told_of() -> None:
+    [(step, name, text)] = told([{"truncated_share": 0.6}] * 3)
+    assert (step, name) == (1, "truncated_completions") and "60% of the completions" in text and "(64)" in text
+    sparse = {"flat_share": 0.94, "train_reward_mean": 0.01, "train_reward_error": 0.01}
+    [(step, name, text)] = told([sparse] * 5)
+    assert (step, name) == (3, "sparse_rewards") and "only 6% of the prompts" in text and "too hard" in text
+
+
+def test_an_engine_that_disagrees_with_the_worker_is_told_of() -> None:
+    [(step, name, text)] = told([{"logprob_gap_mean": 0.4, "logprob_gap_max": 9.0}] * 3)
+    assert (step, name) == (1, "engine_mismatch") and "0.4 nats apart in the mean and 9 at most" in text
+    [(_, _, text)] = told([{"logprob_gap_mean": 0.4}], samples_ahead=True)
+    assert "max_off_policy_steps 0" in text
+
+
+def test_what_was_told_is_told_again_when_it_was_away_for_some_steps() -> None:
+    flat = {**FLAT, "train_reward_mean": 0.4}
+    steps = [flat, flat, {}, flat] + [{}] * CLEAR_STEPS + [flat, flat]
+    assert names(told(steps)) == [(1, "constant_rewards"), (8, "constant_rewards")]
+
+
+@pytest.mark.parametrize("stopped", range(1, 12))
+def test_a_job_that_goes_on_from_a_checkpoint_is_told_the_same(stopped: int) -> None:
+    fallen = {"train_reward_mean": 0.02, "train_reward_error": 0.02, "step_kl": 1.0}
+    steps = [{}, {**FLAT}, {}, {}, {}, {}, {}, fallen, fallen, fallen, {**FLAT}, {}]
+    steps[6] |= {"valid_reward_mean": 0.2, "valid_reward_error": 0.01}
+    circumstances = Circumstances(**ABOUT)
+    state, messages = JobState(), []
+    state.diagnosis.observe(0, {"valid_reward_mean": 0.7, "valid_reward_error": 0.01}, circumstances)
+    for step, numbers in enumerate(steps, 1):
+        messages += state.diagnosis.observe(step, GOOD | numbers, circumstances)
+        if step == stopped:
+            state = JobState.model_validate(json.loads(json.dumps(state.model_dump(mode="json"))))
+    undisturbed = told(steps, {"valid_reward_mean": 0.7, "valid_reward_error": 0.01})
+    assert [event.message for event in messages] == [text for _, _, text in undisturbed]
+    assert len(undisturbed) >= 3
+    assert len(json.dumps(state.model_dump(mode="json"))) < 8000
