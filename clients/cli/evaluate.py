@@ -52,7 +52,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy: of the base model, of adapters, and what the adapters gain on the same rows."""
     from clients.evaluation.evaluate import MATH, Sampling
-    from clients.evaluation.rows import RowsError, load_rows
+    from clients.evaluation.public_sets import RowsError
+    from clients.evaluation.rows import load_rows
 
     if temperature is None:
         temperature = 0.0 if samples == 1 else 1.0

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from clients.cli import adapters as cli_adapters
 from clients.cli import admin as cli_admin
+from clients.cli import data as cli_data
 from clients.cli import evaluate as cli_eval
 from server.launch import worker_cli as cli_worker
 
@@ -80,6 +81,7 @@ def serve(
 
 cli.command()(cli_worker.worker)
 cli.command("eval")(cli_eval.evaluate)
+cli.command()(cli_data.data)
 
 
 @cli.command()

@@ -28,6 +28,8 @@ MEMORY_BYTES = 4 * 2**30
 _LATEX = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 _PLAIN = (ExprExtractionConfig(),)
 _WORD = re.compile(r"[A-Za-z]{3,}")
+# 1.6e-3, as programs write numbers.
+_SCIENTIFIC = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)[eE]([-+]?\d+)(?![\w.])")
 _MATHS = re.compile(r"[\\(^=*_]")
 
 
@@ -60,6 +62,7 @@ def equal(reference: str, answer: str, timeout_s: int) -> bool:
 
 
 def _parse(text: str, timeout_s: int) -> list[Any]:
+    text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
     # As LaTeX "Paris" would be a product of five variables, equal to "pairs". In plain text numbers are still found.
     if _WORD.search(text) and not _MATHS.search(text):
         return list(parse(text, _PLAIN, fallback_mode="no_fallback", parsing_timeout=timeout_s))

@@ -10,7 +10,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from clients.evaluation.rows import PUBLIC_SETS, load_rows
+from clients.evaluation.public_sets import PUBLIC_SETS
+from clients.evaluation.rows import load_rows
 from clients.examples.make_task import GRADER, LARGEST, main, make_task
 from server.training.graders.build import parse_spec
 from server.training.worker.dataset import read_rows

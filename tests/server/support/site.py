@@ -23,6 +23,8 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.db.training_tables import JOB_CHECKPOINTS, JOBS
 from server.training.graders.build import GraderTools
+from server.training.graders.endpoint_client import EndpointClient
+from server.training.graders.guarded_network import AllowedHosts
 from server.training.graders.math_pool import MathPool
 from server.training.worker.context import WorkerTools
 from server.training.worker.device_memory import DeviceMemory
@@ -84,7 +86,7 @@ class Site:
             gateway=GatewayClient(http, IMPATIENT),
             trainer=trainer,
             rollouts=RolloutClient(http, retry_policy=IMPATIENT),
-            graders=GraderTools(MathPool()),
+            graders=GraderTools(MathPool(), endpoints=EndpointClient(AllowedHosts("localhost"), first_delay_s=0.001)),
             tokenizer=tiny_tokenizer(),
             max_tokens=SHAPE["max_position_embeddings"],
             log_dir=self.log_dir,

@@ -74,6 +74,16 @@ async def test_equality_is_what_math_verify_says_of_the_whole_completion(
     assert grade.detail == {"extractor": "boxed", "answer": answer, "reference": reference}
 
 
+@pytest.mark.parametrize("number", ["1.6e-3", "1.6E-3", "-2e4", "5e+2", "3.0e8"])
+async def test_numbers_as_programs_write_them_are_numbers(pool: MathPool, number: str) -> None:
+    mantissa, exponent = number.lower().split("e")
+    for written in (repr(float(number)), f"{mantissa} \\times 10^{{{int(exponent)}}}"):
+        for reference, answer in ((number, written), (written, number)):
+            right, wrong = (Sample.of_text(f"\\boxed{{{answer}{more}}}") for more in ("", " + 1"))
+            assert (await grader(pool).grade(right, {"answer": reference})).score == 1, (reference, answer)
+            assert (await grader(pool).grade(wrong, {"answer": reference})).score == 0, (reference, answer)
+
+
 async def test_a_worked_solution_may_be_the_reference(pool: MathPool) -> None:
     gsm8k = {"answer": "Natalia sold 48/2 = <<48/2=24>>24 clips.\n48+24 = 72\n#### 72"}
 
