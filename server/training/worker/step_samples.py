@@ -18,7 +18,7 @@ from server.training.worker.rollout import Completion
 
 # Of each split, in one step.
 MOST_GROUPS = 16
-MOST_BYTES = 2**17
+MOST_BYTES = 2**18
 # Of one group, below samples.MAX_GROUP_BYTES: enough for the most completions that there are.
 MOST_GROUP_BYTES = 3 * 2**15
 # Longest texts of a group: the first of these with which it fits.
