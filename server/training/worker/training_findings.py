@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from server.training.worker.history import Circumstances, History, Level, held_out_reward, mean_of
 
-MOST_STEP_KL = 0.1
+MOST_STEP_KL = 0.05
 MOST_GAP = 0.1
 ENTROPY_RISE, LEAST_RISE_NATS = 2.0, 1.0
 ENTROPY_FALL = 0.2
@@ -28,7 +28,7 @@ def learning_rate_too_large(history: History, about: Circumstances) -> str | Non
     change = f'the learning rate{"" if rate is None else f" ({rate:.3g})"} is too large. Use "auto", or a tenth of it.'
     kl = history.last.get("step_kl")
     if kl is not None and kl > MOST_STEP_KL:
-        return f"the update moved the model by {kl:.3g} nats per token, of which 0.05 are much: {change}"
+        return f"the update moved the model by {kl:.3g} nats per token, and {MOST_STEP_KL:g} are much: {change}"
     now, start = history.last.get("entropy"), mean_of(history.start, "entropy")
     if history.count < 2 or now is None or start is None:
         return None
