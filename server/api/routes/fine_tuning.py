@@ -42,10 +42,16 @@ from server.training.jobs.events import list_events
 from server.training.jobs.lifecycle import PREFIX as ID_PREFIX
 from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, get_job, list_jobs, pause_job, resume_job
 from server.training.jobs.names import result_name
-from server.training.jobs.options import PARAM, MethodParam, SupervisedMethod, resolve_config, shown_hyperparameters
+from server.training.jobs.options import (
+    PARAM,
+    MethodParam,
+    RewardedMethod,
+    SupervisedMethod,
+    resolve_config,
+    shown_hyperparameters,
+)
 
 MAX_BODY_BYTES = 4 * 2**20
-GRADER_PARAM = "method.reinforcement.grader"
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=OwnRoute)
 
 
@@ -80,15 +86,16 @@ async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: Gra
     config = resolve_config(method, body.tinylora or {}, gateway.engine, recipe, gateway.settings.max_step_tokens)
     # Its rollouts would be refused one by one.
     gateway.recipes.check(config.parsed_recipe, f"{PARAM}.recipe" if init is None else "model")
-    part = method.supervised if method.reinforcement is None else method.reinforcement
+    part = method.given
     given = None if part is None else part.hyperparameters
     shown: dict[str, Any] = {"hyperparameters": shown_hyperparameters(config, given)}
-    if method.reinforcement is not None:
-        spec = parse_spec(method.reinforcement.grader, GRADER_PARAM)
-        await tools.check(spec, GRADER_PARAM)
+    if isinstance(part, RewardedMethod):
+        param = f"method.{method.type}.grader"
+        spec = parse_spec(part.grader, param)
+        await tools.check(spec, param)
         shown["grader"] = spec.to_wire()
-        if method.reinforcement.response_format is not None:
-            shown["response_format"] = method.reinforcement.response_format
+        if part.response_format is not None:
+            shown["response_format"] = part.response_format
     job_id = new_id(ID_PREFIX)
     base_model = body.model if init is None else gateway.engine.base_models[0]
     return NewJob(
@@ -117,22 +124,22 @@ def _method(body: JobCreate) -> MethodParam:
             param="method.type",
             code="unsupported_method",
         )
-    for other in {"supervised", "reinforcement", "dpo"} - {method.type}:
+    for other in {"supervised", "reinforcement", "evolution", "dpo"} - {method.type}:
         if getattr(method, other) is not None:
             raise BadRequest(
                 f"method.{other} is given and method.type is {method.type!r}; leave out one of them",
                 param=f"method.{other}",
                 code="invalid_value",
             )
-    if method.type == "reinforcement":
-        if method.reinforcement is None:
+    if method.type != "supervised":
+        if method.given is None:
             raise BadRequest(
-                "method.reinforcement is missing, expected an object with a grader",
-                param="method.reinforcement",
+                f"method.{method.type} is missing, expected an object with a grader",
+                param=f"method.{method.type}",
                 code="missing_required_parameter",
             )
         if body.hyperparameters is not None:
-            raise _misplaced("method.reinforcement.hyperparameters")
+            raise _misplaced(f"method.{method.type}.hyperparameters")
         return method
     supervised = method.supervised or SupervisedMethod()
     if body.hyperparameters is not None:

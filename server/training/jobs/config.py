@@ -7,15 +7,19 @@ and api/schemas/fine_tuning.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from adapters.vector.recipe import DType, Recipe
 
-Method = Literal["reinforcement", "supervised"]
+Method = Literal["reinforcement", "supervised", "evolution"]
 # Root mean square over tokens, of a step with the automatic learning rate.
 AUTO_NATS = 0.02
+# The same, of a candidate with the automatic sigma.
+AUTO_SIGMA_NATS = 0.3
 
 
 class TrainingConfig(BaseModel):
@@ -70,20 +74,28 @@ class SupervisedConfig(GradientConfig):
     epochs: int = Field(3, ge=1, le=1000)
 
 
-class ReinforcementConfig(GradientConfig):
+class RewardedConfig(TrainingConfig):
+    """What methods that have completions graded have in common.
+
+    eval_samples: completions of every validation prompt. temperature, max_completion_tokens: of the completions.
+    max_flat_steps: so many steps in a row in which all completions of each prompt got the same reward end the job.
+    """
+
+    eval_samples: int = Field(1, ge=1, le=64)
+    temperature: float = Field(1.0, gt=0, le=2)
+    max_completion_tokens: int = Field(256, ge=1, le=1_000_000)
+    max_flat_steps: int = Field(10, ge=1, le=1_000_000)
+
+
+class ReinforcementConfig(RewardedConfig, GradientConfig):
     """GRPO; the loss is server.training.worker.grpo's, where its terms are explained.
 
-    group_size: completions of every prompt. eval_samples: completions of every validation prompt.
-    temperature, max_completion_tokens: of the completions. kl_coef: weight of the divergence from the base model.
+    group_size: completions of every prompt. kl_coef: weight of the divergence from the base model.
     max_off_policy_steps: by how many steps the vector that samples may be older than the one that is trained.
-    max_flat_steps: so many steps in a row in which all completions of each prompt got the same reward end the job.
     """
 
     method: Literal["reinforcement"] = "reinforcement"
     group_size: int = Field(8, ge=2, le=256)
-    eval_samples: int = Field(1, ge=1, le=64)
-    temperature: float = Field(1.0, gt=0, le=2)
-    max_completion_tokens: int = Field(256, ge=1, le=1_000_000)
     kl_coef: float = Field(0.0, ge=0, le=100)
     loss_type: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
@@ -95,8 +107,34 @@ class ReinforcementConfig(GradientConfig):
     importance_min: float = Field(0.0, ge=0, le=1)
     importance_max: float = Field(3.0, ge=1, le=1000)
     max_off_policy_steps: int = Field(0, ge=0, le=1)
-    max_flat_steps: int = Field(10, ge=1, le=1_000_000)
 
 
-JobConfig = Annotated[ReinforcementConfig | SupervisedConfig, Field(discriminator="method")]
-JOB_CONFIG: TypeAdapter[ReinforcementConfig | SupervisedConfig] = TypeAdapter(JobConfig)
+class EvolutionConfig(RewardedConfig):
+    """A search without gradients; the algorithms are in server.training.worker.cma_es and openai_es.
+
+    population_size: vectors that are tried in a step, each with one completion of every prompt; an even number, for
+        they come in pairs.
+    sigma: by how much they differ from the mean at first, a standard deviation of every number. "auto": as far as
+        changes the log-probability of a token by AUTO_SIGMA_NATS, measured before the first step.
+    learning_rate: Adam's, of openai_es; "auto" is an eighth of sigma.
+    learning_rate_multiplier: sigma is multiplied by it, and with it an automatic rate.
+    """
+
+    method: Literal["evolution"] = "evolution"
+    batch_size: int = Field(8, ge=1, le=4096)
+    epochs: int = Field(3, ge=1, le=1000)
+    temperature: float = Field(1.0, ge=0, le=2)
+    algorithm: Literal["cma_es", "openai_es"] = "cma_es"
+    population_size: int = Field(16, ge=4, le=1024, multiple_of=2)
+    sigma: Literal["auto"] | Annotated[float, Field(gt=0, le=10)] = "auto"
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=10)] = "auto"
+    learning_rate_multiplier: float = Field(1.0, gt=0, le=1000)
+
+
+AnyConfig = ReinforcementConfig | SupervisedConfig | EvolutionConfig
+JobConfig = Annotated[AnyConfig, Field(discriminator="method")]
+JOB_CONFIG: TypeAdapter[AnyConfig] = TypeAdapter(JobConfig)
+CONFIGS: Mapping[Method, type[AnyConfig]] = MappingProxyType(
+    {"reinforcement": ReinforcementConfig, "supervised": SupervisedConfig, "evolution": EvolutionConfig}
+)
+METHODS: tuple[Method, ...] = get_args(Method)

@@ -22,7 +22,7 @@ from server.core.ids import is_id
 from server.db.tenant_lock import lock_tenant
 from server.db.training_tables import JOB_METADATA, JOBS
 from server.training.files.rows import file_for_job
-from server.training.jobs.config import ReinforcementConfig, SupervisedConfig
+from server.training.jobs.config import AnyConfig
 from server.training.jobs.events import add_event
 from server.training.states import ACTIVE, FINISHED, Status
 
@@ -39,7 +39,7 @@ class NewJob:
     training_file: str
     validation_file: str | None
     method: Mapping[str, Any]
-    config: ReinforcementConfig | SupervisedConfig
+    config: AnyConfig
     init_vector: bytes | None
     seed: int
     metadata: Mapping[str, str]

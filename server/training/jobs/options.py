@@ -8,6 +8,7 @@ one that would have no effect.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,7 +18,7 @@ from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, quoted
 from server.engine.protocol import Engine
 from server.registry.spec import check_recipe, parse_recipe
-from server.training.jobs.config import ReinforcementConfig, SupervisedConfig
+from server.training.jobs.config import CONFIGS, AnyConfig, EvolutionConfig, Method, ReinforcementConfig, RewardedConfig
 
 PARAM = "tinylora"
 Auto = Literal["auto"]
@@ -26,6 +27,8 @@ Multiplier = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 # A shorter completion counts as this many.
 LEAST_COMPLETION_TOKENS = 64
+# By method: the completions of every prompt in a step.
+_WIDTH: Mapping[Method, str] = MappingProxyType({"reinforcement": "group_size", "evolution": "population_size"})
 # Set by the server.
 _OWN = ("init", "method")
 
@@ -42,7 +45,7 @@ class SupervisedHyperparameters(_Strict):
     n_epochs: Auto | Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
-class ReinforcementHyperparameters(SupervisedHyperparameters):
+class RewardedHyperparameters(SupervisedHyperparameters):
     """OpenAI's. `compute_multiplier` multiplies the completions of every prompt; `reasoning_effort` is shown again and
     has no effect, for no model that can be served here reasons with several efforts."""
 
@@ -58,21 +61,29 @@ class SupervisedMethod(_Strict):
     hyperparameters: SupervisedHyperparameters | None = None
 
 
-class ReinforcementMethod(_Strict):
-    """method.reinforcement; the grader is checked by server.training.graders."""
+class RewardedMethod(_Strict):
+    """method.reinforcement and method.evolution; the grader is checked by server.training.graders."""
 
     grader: dict[str, Any]
-    hyperparameters: ReinforcementHyperparameters | None = None
+    hyperparameters: RewardedHyperparameters | None = None
     response_format: dict[str, Any] | None = None
 
 
 class MethodParam(_Strict):
     """How to train: `type` says which of the others is given."""
 
-    type: Literal["supervised", "reinforcement", "dpo"]
+    type: Literal["supervised", "reinforcement", "evolution", "dpo"]
     supervised: SupervisedMethod | None = None
-    reinforcement: ReinforcementMethod | None = None
+    reinforcement: RewardedMethod | None = None
+    evolution: RewardedMethod | None = None
     dpo: dict[str, Any] | None = None
+
+    @property
+    def given(self) -> SupervisedMethod | RewardedMethod | None:
+        """What is said about the method that `type` names; None for dpo."""
+        return {"supervised": self.supervised, "reinforcement": self.reinforcement, "evolution": self.evolution}.get(
+            self.type
+        )
 
 
 def resolve_config(
@@ -81,12 +92,13 @@ def resolve_config(
     engine: Engine,
     init: tuple[str, Recipe] | None,
     max_step_tokens: int,
-) -> ReinforcementConfig | SupervisedConfig:
+) -> AnyConfig:
     """All settings of a job. BadRequest, naming the field.
 
-    method: supervised or reinforcement. init: name and recipe of the adapter to start from, whose recipe the job gets.
+    method: any but dpo. init: name and recipe of the adapter to start from, whose recipe the job gets.
     """
-    kind = ReinforcementConfig if method.type == "reinforcement" else SupervisedConfig
+    assert method.type != "dpo"
+    kind = CONFIGS[method.type]
     for name in options:
         if name in _OWN or name not in kind.model_fields:
             known = ", ".join(field for field in kind.model_fields if field not in _OWN)
@@ -95,30 +107,37 @@ def resolve_config(
                 param=f"{PARAM}.{name}" if name.isprintable() and len(name) <= 64 else PARAM,
                 code="unknown_parameter",
             )
-    values = {**_of_hyperparameters(method, kind, options), **options, "recipe": _recipe(options, engine, init)}
+    values = {**_of_hyperparameters(method.given, kind, options), **options, "recipe": _recipe(options, engine, init)}
     values["init"] = None if init is None else init[0]
-    if kind is ReinforcementConfig:
+    if issubclass(kind, RewardedConfig):
         values.setdefault("max_completion_tokens", max(1, min(256, engine.max_model_len // 2)))
     try:
         config = kind.model_validate(values)
     except ValidationError as error:
         raise validation_error([{**e, "loc": (PARAM, *e["loc"])} for e in error.errors(include_url=False)]) from None
-    if isinstance(config, ReinforcementConfig) and config.max_completion_tokens >= engine.max_model_len:
+    if isinstance(config, RewardedConfig) and config.max_completion_tokens >= engine.max_model_len:
         raise BadRequest(
             f"{PARAM}.max_completion_tokens is {config.max_completion_tokens}, expected less than the "
             f"{engine.max_model_len} tokens that the model takes with its prompt",
             param=f"{PARAM}.max_completion_tokens",
             code="invalid_value",
         )
-    if isinstance(config, ReinforcementConfig):
+    if isinstance(config, RewardedConfig):
         _check_step(config, max_step_tokens)
+    if isinstance(config, EvolutionConfig) and config.algorithm == "cma_es" and config.learning_rate != "auto":
+        raise BadRequest(
+            f"{PARAM}.learning_rate is for the algorithm openai_es; cma_es finds its steps itself, beginning at sigma",
+            param=f"{PARAM}.learning_rate",
+            code="invalid_value",
+        )
     return config
 
 
-def _check_step(config: ReinforcementConfig, most: int) -> None:
+def _check_step(config: ReinforcementConfig | EvolutionConfig, most: int) -> None:
     """BadRequest when a step or an evaluation would have more tokens than `most`, which bounds a worker's memory."""
+    name = _WIDTH[config.method]
     parts = (
-        (config.batch_size, config.group_size, "batch_size * group_size", "step"),
+        (config.batch_size, getattr(config, name), f"batch_size * {name}", "step"),
         (config.eval_rows, config.eval_samples, "eval_rows * eval_samples", "evaluation"),
     )
     for rows, each, names, what in parts:
@@ -133,19 +152,17 @@ def _check_step(config: ReinforcementConfig, most: int) -> None:
             )
 
 
-def shown_hyperparameters(
-    config: ReinforcementConfig | SupervisedConfig, given: SupervisedHyperparameters | None = None
-) -> dict[str, Any]:
+def shown_hyperparameters(config: AnyConfig, given: SupervisedHyperparameters | None = None) -> dict[str, Any]:
     """OpenAI's hyperparameters with their resolved values; those without effect are taken from `given`."""
     shown: dict[str, Any] = {
         "batch_size": config.batch_size,
         "learning_rate_multiplier": config.learning_rate_multiplier,
         "n_epochs": config.epochs,
     }
-    if isinstance(config, ReinforcementConfig):
-        default_group = ReinforcementConfig.model_fields["group_size"].default
+    if isinstance(config, RewardedConfig):
+        width = _WIDTH[config.method]
         shown |= {
-            "compute_multiplier": config.group_size / default_group,
+            "compute_multiplier": getattr(config, width) / type(config).model_fields[width].default,
             "eval_interval": config.eval_interval,
             "eval_samples": config.eval_samples,
             "reasoning_effort": getattr(given, "reasoning_effort", None) or "default",
@@ -154,9 +171,8 @@ def shown_hyperparameters(
 
 
 def _of_hyperparameters(
-    method: MethodParam, kind: type[ReinforcementConfig] | type[SupervisedConfig], options: Mapping[str, Any]
+    part: SupervisedMethod | RewardedMethod | None, kind: type[AnyConfig], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    part = method.reinforcement if method.type == "reinforcement" else method.supervised
     given: dict[str, Any] = {}
     if part is not None and part.hyperparameters is not None:
         given = {name: value for name, value in part.hyperparameters if value not in (None, "auto")}
@@ -168,7 +184,10 @@ def _of_hyperparameters(
             case "n_epochs":
                 ours = "epochs"
             case "compute_multiplier":
-                ours, value = "group_size", max(2, round(value * defaults["group_size"]))
+                ours = _WIDTH[defaults["method"]]
+                value = max(2, round(value * defaults[ours]))
+                if ours == "population_size":  # of pairs
+                    value += value % 2
             case _:
                 ours = name
         if ours in options:

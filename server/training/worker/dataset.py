@@ -1,7 +1,7 @@
 """Training data: rows of a JSONL file, checked one by one, and the order in which they are trained on.
 
-    reinforcement   {"messages": [..., {"role": "user", ...}], "answer": "34"}    other keys are the grader's `item`
-    supervised      {"messages": [..., {"role": "assistant", ...}]}               other keys are refused
+    reinforcement, evolution   {"messages": [..., {"role": "user", ...}], "answer": "34"}   other keys: grader's `item`
+    supervised                 {"messages": [..., {"role": "assistant", ...}]}              other keys are refused
 
 Design decision: every order is a sort by SHA-256 of (seed, purpose, index), not random.shuffle: it is the same on every
 machine and Python version, and the batch of a step is known without drawing those before it.
@@ -17,17 +17,16 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from server.core.errors import BadRequest, quoted
 from server.training.graders.template import Variable
+from server.training.jobs.config import Method
 from server.training.worker.chat_format import FormatError, calls_of, check_message, is_trained, tools_of
-
-Purpose = Literal["reinforcement", "supervised"]
 
 RESERVED_KEYS = ("messages", "tools")
 SUPERVISED_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
-_LAST_ROLE: Mapping[Purpose, str] = {"reinforcement": "user", "supervised": "assistant"}
+_LAST_ROLE: Mapping[Method, str] = {"reinforcement": "user", "evolution": "user", "supervised": "assistant"}
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -69,7 +68,7 @@ class Row:
 
 def read_rows(
     file: BinaryIO,
-    purpose: Purpose,
+    purpose: Method,
     *,
     variables: Collection[Variable] = (),
     limits: DataLimits | None = None,
@@ -171,7 +170,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def read_row(number: int, line: bytes, purpose: Purpose, limits: DataLimits) -> Row:
+def read_row(number: int, line: bytes, purpose: Method, limits: DataLimits) -> Row:
     """The row on line `number`, checked except for the grader's variables. Raises FormatError."""
     value = _parse(line.removeprefix(_BOM) if number == 1 else line)
     messages = value.get("messages")
@@ -189,7 +188,7 @@ def read_row(number: int, line: bytes, purpose: Purpose, limits: DataLimits) -> 
         return Row(number, messages, {}, tools_of(value))
     for index, message in enumerate(messages):
         if message.get("weight") is not None:
-            raise FormatError(f"messages[{index}] has a weight", "none, for nothing is imitated in reinforcement")
+            raise FormatError(f"messages[{index}] has a weight", f"none, for nothing is imitated in {purpose}")
     item = {key: field for key, field in value.items() if key not in RESERVED_KEYS}
     return Row(number, messages, item, tools_of({"tools": value.get("tools")}))
 

@@ -46,6 +46,7 @@ def circumstances(job: ClaimedJob, event_data: Mapping[str, Any]) -> Circumstanc
     lowest, highest = job.method.get(config.method, {}).get("grader", {}).get("range", (0.0, 1.0))
     return Circumstances(
         job=job.id,
+        method=config.method,
         lowest=lowest,
         highest=highest,
         prompts=config.batch_size,

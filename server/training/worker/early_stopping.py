@@ -1,4 +1,4 @@
-"""Ends a reinforcement job early when its rewards never differ, or have collapsed.
+"""Ends a job that is rewarded early when its rewards never differ, or have collapsed.
 
 The rules need no scale of rewards. A job is ended by several steps or evaluations in a row, never by one. A job in
 which no step had different rewards has learned nothing and fails, unless it had fewer than LEAST_FLAT_STEPS steps. The
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.training.jobs.config import Method
+from server.training.worker.advice import ADVICE
 from server.training.worker.method import Evaluation, TrainingFailed
 
 LOW_EVALUATIONS = 3
 # A shorter job without a single step of different rewards is not failed.
 LEAST_FLAT_STEPS = 3
-_ADVICE = (
-    "Use a grader that tells them apart, rows that are neither too easy nor too hard, more completions per prompt "
-    "(group_size), or a higher temperature."
-)
 
 
 @dataclass(slots=True)
@@ -40,7 +38,9 @@ class EarlyStopping:
         """Remember the evaluation before training."""
         self.start, self.start_error = evaluation.value, evaluation.error
 
-    def after_step(self, is_flat: bool, reward: float | None, most: int, *, is_last: bool) -> TrainingFailed | None:
+    def after_step(
+        self, is_flat: bool, reward: float | None, most: int, *, is_last: bool, method: Method = "reinforcement"
+    ) -> TrainingFailed | None:
         """Count a step with mean reward `reward`; returns the error to end the job with, if any.
 
         That is after `most` flat steps in a row, or at the last step when no step had different rewards.
@@ -53,10 +53,11 @@ class EarlyStopping:
         return TrainingFailed(
             "constant_rewards",
             f"In {self.flat_steps} steps in a row all completions of each prompt got the same reward{_shown(reward)}, "
-            f"so there is nothing to learn from. {_ADVICE}",
+            "so there is nothing to learn from. Use a grader that tells them apart, rows that are neither too easy nor "
+            f"too hard, {ADVICE[method].more_variety}.",
         )
 
-    def after_evaluation(self, evaluation: Evaluation) -> TrainingFailed | None:
+    def after_evaluation(self, evaluation: Evaluation, method: Method = "reinforcement") -> TrainingFailed | None:
         """Count an evaluation; returns the error to end the job with, if any.
 
         That is when LOW_EVALUATIONS in a row were below the start by more than half of it and by more than three
@@ -71,8 +72,8 @@ class EarlyStopping:
         return TrainingFailed(
             "reward_collapse",
             f"The reward has collapsed: {evaluation.value:.4g} on the held-out rows, and as far below the "
-            f"{self.start:.4g} before training in the {LOW_EVALUATIONS} last evaluations. Use a smaller "
-            "learning_rate, max_abs_v, or kl_coef.",
+            f"{self.start:.4g} before training in the {LOW_EVALUATIONS} last evaluations. Use "
+            f"{ADVICE[method].smaller_steps}.",
         )
 
 

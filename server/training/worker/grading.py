@@ -15,7 +15,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.training.graders.gather import gather_or_cancel
 from server.training.graders.grade import Grade, Grader, Sample, grade_row
@@ -89,6 +89,10 @@ class Graded:
     def is_flat(self) -> bool:
         """Whether no group has two different rewards, so that all advantages are zero."""
         return all(group.is_flat for group in self.groups)
+
+    def by_prompt(self, prompts: int) -> Graded:
+        """The groups that follow each other every `prompts` places as one, for they are of the same prompt."""
+        return replace(self, groups=[_joined(self.groups[place::prompts]) for place in range(prompts)])
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -186,6 +190,13 @@ class _Timer:
         self._running -= 1
         if self._running == 0:
             self.grading_s += self._clock() - self._since
+
+
+def _joined(groups: Sequence[GradedGroup]) -> GradedGroup:
+    completions = tuple(one for group in groups for one in group.group.completions)
+    lost = next((group.group for group in groups if group.group.error is not None), None)
+    whole = replace(lost or groups[0].group, completions=completions)
+    return GradedGroup(whole, tuple(grade for group in groups for grade in group.grades), groups[0].example)
 
 
 def _reward(grade: Grade) -> float:

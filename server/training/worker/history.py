@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from server.training.jobs.config import Method
+
 # Steps compared with each other, and kept.
 WINDOW, KEPT = 3, 5
 Numbers = dict[str, float]
@@ -37,13 +39,15 @@ _NAMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What is known of a step besides its numbers. job: its id. lowest, highest: reward that the grader gives.
+    """What is known of a step besides its numbers.
 
+    job: its id, and its `method`. lowest, highest: reward that the grader gives.
     prompts: in a step. max_flat_steps: so many steps without different rewards end the job; None: they do not.
     errors: of grading and sampling, counts by kind; `first_error` is the message of the first.
     """
 
     job: str = ""
+    method: Method = "reinforcement"
     lowest: float = 0.0
     highest: float = 1.0
     prompts: int = 1

@@ -23,7 +23,7 @@ from adapters.vector.adapter import Adapter
 from adapters.vector.codec import encode
 from adapters.vector.errors import AdapterError
 from server.core.errors import ApiError
-from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.config import RewardedConfig
 from server.training.jobs.protocol import (
     BestVector,
     ClaimedJob,
@@ -112,7 +112,7 @@ class _Job:
             return
         began = time.monotonic()
         evaluation = await self._method.evaluate(None if self._job.init_vector is None else self._adapter())
-        if isinstance(self._config, ReinforcementConfig):
+        if isinstance(self._config, RewardedConfig):
             self._state.watch.begin(evaluation)
         self._keep_if_best(0, evaluation)
         self._state.diagnosis.observe(0, evaluation.metrics, circumstances(self._job, {}))
@@ -147,11 +147,12 @@ class _Job:
 
     def _problem(self, step: int, result: StepResult, evaluation: Evaluation | None) -> TrainingFailed | None:
         """The error to end the job with behind this step, if any."""
-        if not isinstance(self._config, ReinforcementConfig):
+        if not isinstance(self._config, RewardedConfig):
             return None
         watch, reward, most = self._state.watch, result.metrics.get("train_reward_mean"), self._config.max_flat_steps
-        collapsed = None if evaluation is None else watch.after_evaluation(evaluation)
-        return watch.after_step(result.is_flat, reward, most, is_last=step == self._total) or collapsed
+        method, is_last = self._job.config.method, step == self._total
+        collapsed = None if evaluation is None else watch.after_evaluation(evaluation, method)
+        return watch.after_step(result.is_flat, reward, most, is_last=is_last, method=method) or collapsed
 
     def _keep_if_best(self, step: int, evaluation: Evaluation) -> None:
         self._state.keep_if_best(evaluation.value, self._vector_bytes(), step, finite(evaluation.metrics))
@@ -166,9 +167,9 @@ class _Job:
         return numbers
 
     def _adapter(self) -> Adapter:
-        return Adapter.from_vector(
-            self._method.vector, self._config.parsed_recipe, self._context.tools.factors, "float32"
-        )
+        """The vector as it would be published."""
+        recipe, factors = self._config.parsed_recipe, self._context.tools.factors
+        return Adapter.from_vector(self._method.vector, recipe, factors, self._config.dtype)
 
     def _vector_bytes(self) -> bytes:
         return encode(self._method.vector, "float32")

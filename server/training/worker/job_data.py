@@ -18,14 +18,12 @@ from server.core.errors import BadRequest
 from server.core.principal import ORGANIZATION_HEADER
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import Grader
-from server.training.jobs.config import ReinforcementConfig, TrainingConfig
+from server.training.jobs.config import AnyConfig, RewardedConfig
 from server.training.jobs.protocol import ClaimedJob
 from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.dataset import DataLimits, Row, Sampler, read_row, read_rows, split
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.row_store import RowStore
-
-GRADER_PARAM = "method.reinforcement.grader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Example:
     messages: Sequence[Mapping[str, Any]] = ()
 
 
-# Of one row: its prompt (reinforcement), or every answer that is trained on (supervised).
+# Of one row: its prompt (where completions are graded), or every answer that is trained on (supervised).
 Examples = list[Example]
 
 
@@ -82,10 +80,11 @@ async def open_job_data(
     _check_integrations(job)
     tools = tools.on_behalf_of({ORGANIZATION_HEADER: job.tenant})
     config, grader, variables = job.config, None, frozenset[Any]()
-    if isinstance(config, ReinforcementConfig):
-        spec = parse_spec(job.method["reinforcement"]["grader"], GRADER_PARAM)
-        await tools.check(spec, GRADER_PARAM)
-        grader, variables = tools.build(spec, GRADER_PARAM), spec.item_variables()
+    if isinstance(config, RewardedConfig):
+        param = f"method.{config.method}.grader"
+        spec = parse_spec(job.method[config.method]["grader"], param)
+        await tools.check(spec, param)
+        grader, variables = tools.build(spec, param), spec.item_variables()
 
     def rows(file: BinaryIO, param: str) -> RowStore[Examples]:
         def checked() -> Iterator[Row]:
@@ -134,8 +133,8 @@ def _check_integrations(job: ClaimedJob) -> None:
         )
 
 
-def _examples(row: Row, config: TrainingConfig, chat: ChatTokens, param: str) -> Examples:
-    if isinstance(config, ReinforcementConfig):
+def _examples(row: Row, config: AnyConfig, chat: ChatTokens, param: str) -> Examples:
+    if isinstance(config, RewardedConfig):
         prompt = chat.prompt(row, config.max_completion_tokens, param)
         return [Example(row.line, prompt, (), row.item, row.messages)]
     return [Example(row.line, prompt, answer, row.item) for prompt, answer in chat.examples(row, param)]

@@ -16,6 +16,7 @@ class JobState(BaseModel):
     """`best` is the vector with the highest `best_value` so far.
 
     learning_rate: of the whole job, once it is known; None in checkpoints of servers that had no automatic one.
+    sigma: where a search began, once it is known.
     sampled_with: the vector (float32, little-endian) that the next step is sampled with, when it is an older one than
     that of the checkpoint.
     """
@@ -23,6 +24,7 @@ class JobState(BaseModel):
     best: BestVector | None = None
     best_value: float | None = None
     learning_rate: float | None = None
+    sigma: float | None = None
     watch: EarlyStopping = Field(default_factory=EarlyStopping)
     diagnosis: Diagnosis = Field(default_factory=Diagnosis)
     sampled_with: Annotated[bytes, Base64("state.sampled_with")] | None = None

@@ -22,12 +22,14 @@ import structlog
 from pydantic import ValidationError
 
 from server.core.errors import ApiError
-from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.config import EvolutionConfig, GradientConfig, ReinforcementConfig, RewardedConfig
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, ValidatedRequest, Wanted
 from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.context import WorkerContext, WorkerTools
+from server.training.worker.evolution import evolution
 from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.gateway_client import LeaseLost
+from server.training.worker.graded_sampling import GradedSampling
 from server.training.worker.gradient import Loss, gradient_training
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job import train
@@ -234,8 +236,14 @@ class Worker:
     def _method(self, job: ClaimedJob, data: JobData, state: JobState) -> AbstractAsyncContextManager[Method]:
         tools, config = self.tools, job.config
         loss: Loss[Any] = Supervised(data, tools.trainer)
-        if isinstance(config, ReinforcementConfig) and data.grader is not None:
-            loss = Reinforcement(job, config, data, data.grader, tools.trainer, tools.rollouts, self._grading_semaphore)
+        if isinstance(config, RewardedConfig):
+            assert data.grader is not None
+            sampling = GradedSampling(job, config, data, data.grader, tools.rollouts, self._grading_semaphore)
+            if isinstance(config, EvolutionConfig):
+                return evolution(job, config, sampling, tools.factors, state)
+            assert isinstance(config, ReinforcementConfig)
+            loss = Reinforcement(config, sampling, tools.trainer)
+        assert isinstance(config, GradientConfig)
         total_steps = job.total_steps or data.total_steps
         return gradient_training(job, config, loss, tools.trainer, tools.factors, state, total_steps)
 

@@ -27,7 +27,7 @@ _MOST_DEPTH = 16
 
 
 def train_samples(
-    groups: Sequence[GradedGroup], advantages: Sequence[float], importances: Mapping[int, float]
+    groups: Sequence[GradedGroup], advantages: Sequence[float | None], importances: Mapping[int, float]
 ) -> list[SampledGroup]:
     """Samples of a training step. advantages: of all completions, group by group. importances: of some, by place."""
     starts = [0, *accumulate(len(group.grades) for group in groups)]

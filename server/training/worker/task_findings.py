@@ -5,6 +5,7 @@ Functions of a job's history that give a sentence of advice, or None.
 
 from __future__ import annotations
 
+from server.training.worker.advice import ADVICE
 from server.training.worker.grading import GRADER_OUTAGES, SAMPLING_ERROR
 from server.training.worker.history import Circumstances, History, Numbers, mean_of
 
@@ -69,8 +70,8 @@ def sparse_rewards(history: History, about: Circumstances) -> str | None:
         which = "too hard" if place < 0.2 else "too easy" if place > 0.8 else which
     return (
         f"in the last {steps} steps only {1 - share:.0%} of the prompts had completions with different rewards; the "
-        f"others, {which}, taught nothing. Use rows that the model solves now and then, more completions per prompt "
-        "(group_size), or a grader that gives parts of a reward."
+        f"others, {which}, taught nothing. Use rows that the model solves now and then, a grader that gives parts of a "
+        f"reward, {ADVICE[about.method].more_variety}."
     )
 
 
@@ -90,8 +91,8 @@ def _why_constant(last: Numbers, about: Circumstances) -> str:
     reward = last.get("train_reward_mean")
     if last.get("reward_std") != 0 or reward is None:
         return (
-            "Use a grader that tells them apart, rows that are neither too easy nor too hard, more completions per "
-            "prompt (group_size), or a higher temperature."
+            "Use a grader that tells them apart, rows that are neither too easy nor too hard, "
+            f"{ADVICE[about.method].more_variety}."
         )
     if reward == about.lowest:
         return (

@@ -7,6 +7,7 @@ difference. The limits are where practice begins to worry, not where a job is lo
 
 from __future__ import annotations
 
+from server.training.worker.advice import ADVICE
 from server.training.worker.history import Circumstances, History, Level, held_out_reward, mean_of
 
 MOST_STEP_KL = 0.05
@@ -51,7 +52,7 @@ def reward_collapse(history: History, about: Circumstances) -> str | None:
         if now is not None and before is not None and _has_fallen(now, before, errors):
             return (
                 f"the reward {which} is {now.mean:.4g}, and was {before.mean:.4g} {when}, which is more than chance. "
-                "Use a smaller learning_rate, max_abs_v, or kl_coef; the best checkpoints until now stay."
+                f"Use {ADVICE[about.method].smaller_steps}; the best checkpoints until now stay."
             )
     return None
 
@@ -75,10 +76,10 @@ def length_growth(history: History, about: Circumstances) -> str | None:
         return None
     if _has_clearly_risen(history, about):
         return None
+    by_loss = "the loss_type dr_grpo, in which length is no advantage, " if about.method == "reinforcement" else ""
     return (
-        f"completions have grown from {start:.3g} to {now:.3g} tokens, and the reward has not risen with them. Use the "
-        "loss_type dr_grpo, in which length is no advantage, a lower max_completion_tokens, or a grader that wants "
-        "short answers."
+        f"completions have grown from {start:.3g} to {now:.3g} tokens, and the reward has not risen with them. Use "
+        f"{by_loss}a lower max_completion_tokens, or a grader that wants short answers."
     )
 
 
@@ -101,8 +102,8 @@ def overfitting(history: History, about: Circumstances) -> str | None:
         what, name = "loss of training falls and that on the held-out rows rises", "valid_loss"
     return (
         f"since step {best['step']:.0f} the {what}, from {best[name]:.4g} to {later[-1][name]:.4g}: what is learned is "
-        "these rows. More of them, fewer epochs or a smaller learning_rate help; the job's result will be the step "
-        "with the best evaluation, not the last."
+        f"these rows. More of them, fewer epochs or {ADVICE[about.method].smaller_steps} help; the result will be "
+        "the step with the best evaluation, not the last."
     )
 
 

@@ -76,10 +76,19 @@ class Site:
         max_jobs: int = 4,
         http: httpx.AsyncClient | None = None,
         memory: DeviceMemory | None = None,
+        can_load: bool = True,
     ) -> AsyncIterator[Worker]:
-        """A running worker, killed at the end if it has not ended. memory: as the Trainer's."""
+        """A running worker, killed at the end if it has not ended. memory: as the Trainer's.
+
+        can_load: whether it could read the model's weights.
+        """
         http = http or self.http
-        trainer = Trainer(lambda: TrainableAdapters(load_model(self.path), self.factors), memory=memory)
+
+        def load() -> TrainableAdapters:
+            assert can_load, "nothing of this needs the weights"
+            return TrainableAdapters(load_model(self.path), self.factors)
+
+        trainer = Trainer(load, memory=memory)
         tools = WorkerTools(
             base_model=NAME,
             factors=self.factors.digest,
@@ -112,16 +121,18 @@ class Site:
         grader: Mapping[str, Any] | None = None,
         seed: int = 1,
         integrations: Any = openai.omit,
+        method: str = "reinforcement",
+        model: str = NAME,
         **settings: Any,
     ) -> str:
-        """The id of a new job, supervised without a grader."""
-        method: Any = {"type": "supervised"}
+        """The id of a new job, supervised without a grader, else of `method`."""
+        how: Any = {"type": "supervised"}
         if grader is not None:
-            method = {"type": "reinforcement", "reinforcement": {"grader": grader}}
+            how = {"type": method, method: {"grader": grader}}
         job = await self.client.fine_tuning.jobs.create(
-            model=NAME,
+            model=model,
             training_file=await self.file(rows),
-            method=method,
+            method=how,
             seed=seed,
             integrations=integrations,
             extra_body={"tinylora": settings},

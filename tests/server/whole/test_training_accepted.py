@@ -24,17 +24,21 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.math_pool import MathPool
-from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.config import EvolutionConfig, ReinforcementConfig, RewardedConfig
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ReportedCheckpoint, ReportRequest
 from server.training.worker.dataset import Sampler, read_rows
+from server.training.worker.evolution import Evolution
 from server.training.worker.fair_semaphore import FairSemaphore
+from server.training.worker.graded_sampling import GradedSampling
 from server.training.worker.job_data import Example, JobData
+from server.training.worker.job_state import JobState
 from server.training.worker.method import TrainingFailed
 from server.training.worker.outcome import failed
 from server.training.worker.reinforcement import Reinforcement
 from server.training.worker.rollout import Completion, Group, RolloutRequest
 from server.training.worker.row_store import RowStore
 from server.training.worker.step_report import finite, step_event
+from server.training.worker.step_timer import StepTimer
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import BASE, FakeEngine
 from tests.server.support.training_kit import ROWS, vector
@@ -87,9 +91,8 @@ HYPERPARAMETERS = st.dictionaries(
     USUAL,
     max_size=2,
 ) | st.fixed_dictionaries({"reasoning_effort": st.sampled_from(["default", "low", "medium", "high"])})
-NAMES = [
-    name for name in ReinforcementConfig.model_fields if name not in ("method", "init", "recipe", "dtype", "loss_type")
-]
+FIELDS = [*ReinforcementConfig.model_fields, *EvolutionConfig.model_fields]
+NAMES = [name for name in FIELDS if name not in ("method", "init", "recipe", "dtype", "loss_type")]
 OPTIONS = st.dictionaries(st.sampled_from(NAMES), USUAL, max_size=2)
 Take = Callable[[dict[str, Any]], str]
 
@@ -160,8 +163,8 @@ def take(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator
 
 async def first_step(job: ClaimedJob, tools: GraderTools) -> ReportRequest:
     """Sampling, grading and the loss of a step and an evaluation, of a few rows."""
-    assert isinstance(job.config, ReinforcementConfig)
-    wire = json.loads(json.dumps(job.method["reinforcement"]["grader"]))
+    assert isinstance(job.config, RewardedConfig)
+    wire = json.loads(json.dumps(job.method[job.config.method]["grader"]))
     spec = parse_spec(wire, "grader")
     await tools.check(spec)
     grader = tools.build(spec)
@@ -177,9 +180,14 @@ async def first_step(job: ClaimedJob, tools: GraderTools) -> ReportRequest:
         data = JobData(rows.only(range(4)), rows.only((4, 5)), 2, Sampler(4, 2, job.seed), 5, grader)
         nobody: Any = None
         rollouts: Any = Rollouts()
-        method = Reinforcement(job, job.config, data, grader, nobody, rollouts, FairSemaphore(4))
-        evaluation = await method.evaluate(0, None)
-        batch = await method.batch(await method.collect(1, None), 0, None)
+        sampling = GradedSampling(job, job.config, data, grader, rollouts, FairSemaphore(4))
+        evaluation = await sampling.evaluate(None)
+        batch: Any
+        if isinstance(job.config, EvolutionConfig):
+            batch = await Evolution(job, job.config, sampling, "0" * 64, JobState()).step(1, StepTimer())
+        else:
+            loss = Reinforcement(job.config, sampling, nobody)
+            batch = await loss.batch(await loss.collect(1, None), 0, None)
     metrics = finite({**batch.metrics, **evaluation.metrics})
     checkpoint = ReportedCheckpoint(vector=vector(), state={}, publish=True)
     event = step_event(1, 5, metrics, {"sampling": 1.0}, batch)
@@ -187,11 +195,11 @@ async def first_step(job: ClaimedJob, tools: GraderTools) -> ReportRequest:
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(GRADERS, HYPERPARAMETERS, OPTIONS, st.text(max_size=66))
+@given(st.sampled_from(["reinforcement", "evolution"]), GRADERS, HYPERPARAMETERS, OPTIONS, st.text(max_size=66))
 def test_what_the_gateway_takes_the_worker_takes(
-    take: Take, grader: dict[str, Any], hyperparameters: dict[str, Any], options: dict[str, Any], suffix: str
+    take: Take, kind: str, grader: dict[str, Any], hyperparameters: dict[str, Any], options: dict[str, Any], suffix: str
 ) -> None:
-    method = {"type": "reinforcement", "reinforcement": {"grader": grader, "hyperparameters": hyperparameters}}
+    method = {"type": kind, kind: {"grader": grader, "hyperparameters": hyperparameters}}
     assert take({"method": method, "tinylora": options, "suffix": suffix}) in ("refused", "succeeded", "failed")
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from openai.types import chat
 
 from server.training.graders.build import parse_spec
+from server.training.jobs.config import Method
 from server.training.worker.chat_format import MESSAGES
-from server.training.worker.dataset import DataError, DataLimits, Purpose, Row, Sampler, read_row, read_rows, split
+from server.training.worker.dataset import DataError, DataLimits, Row, Sampler, read_row, read_rows, split
 
 USER = {"role": "user", "content": "What is 17*2?"}
 ASSISTANT = {"role": "assistant", "content": "34"}
@@ -26,11 +27,11 @@ def jsonl(*rows: object) -> bytes:
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
-def read(data: bytes, purpose: Purpose = "reinforcement", **options: Any) -> list[Row]:
+def read(data: bytes, purpose: Method = "reinforcement", **options: Any) -> list[Row]:
     return list(read_rows(io.BytesIO(data), purpose, **options))
 
 
-def refused(data: bytes, purpose: Purpose = "reinforcement", **options: Any) -> DataError:
+def refused(data: bytes, purpose: Method = "reinforcement", **options: Any) -> DataError:
     with pytest.raises(DataError) as caught:
         read(data, purpose, **options)
     assert caught.value.code == "invalid_training_file"

@@ -1,0 +1,32 @@
+"""What the owner of a job can change about it, by the names that the settings of its method have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from server.training.jobs.config import Method
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """more_variety: so that the rewards of a prompt differ. smaller_steps: so that less is lost on the way."""
+
+    more_variety: str
+    smaller_steps: str
+
+
+ADVICE: Mapping[Method, Advice] = MappingProxyType(
+    {
+        "reinforcement": Advice(
+            "more completions per prompt (group_size), or a higher temperature",
+            "a smaller learning_rate, max_abs_v, or kl_coef",
+        ),
+        "supervised": Advice("other rows", "a smaller learning_rate, or max_abs_v"),
+        "evolution": Advice(
+            "a larger sigma, or more candidates (population_size)",
+            "a smaller sigma, or max_abs_v",
+        ),
+    }
+)
