@@ -12,7 +12,7 @@ Where a norm divides, s is exact: the ratio of the two norms' weights. Where a l
 weights: the least-squares ratio of each of its rows to the original's, and of each column of the linear behind it,
 joined as a geometric mean, in which what rounding and clipping take from both cancels. The error of a row's ratio is
 e / sqrt(n), where e is what rounding left relative to the weight (0.11 with 4 bits in groups of 128) and n its length:
-0.2 % for n = 4096.
+0.2 % for n = 4096. All of it takes a processor core some 20 ns for each weight of those linears: a minute for a 7B.
 """
 
 import copy

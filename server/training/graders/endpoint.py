@@ -149,6 +149,13 @@ class EndpointGrader:
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
 
+            def end_unwanted(_: object) -> None:
+                if all(future.done() for _, future in batch):
+                    task.cancel()
+
+            for _, future in batch:
+                future.add_done_callback(end_unwanted)
+
     async def _ask_all(self, batch: Sequence[tuple[dict[str, Any], asyncio.Future[float]]]) -> None:
         expected = f'{{"scores": [...]}} with {len(batch)} numbers'
         try:

@@ -155,6 +155,22 @@ async def test_one_that_nobody_waits_for_any_more_is_not_sent(build: Build) -> N
     assert [one["sample"]["output_text"] for one in app.bodies[0]["batch"]] == ["b"]
 
 
+async def test_a_batch_that_nobody_waits_for_is_not_sent_again(build: Build) -> None:
+    before = asyncio.all_tasks()
+    with endpoint_app((503, {}), headers={"retry-after": "60"}) as app:
+        grader = build(app, batch_size=2)
+        asked = [asyncio.ensure_future(grader.grade(Sample.of_text(text), ROW)) for text in "ab"]
+        while not app.requests:
+            await asyncio.sleep(0.01)
+        for one in asked:
+            one.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        async with asyncio.timeout(10):
+            while asyncio.all_tasks() != before:
+                await asyncio.sleep(0.01)
+    assert len(app.requests) == 1
+
+
 async def test_requests_keep_to_the_rate(build: Build) -> None:
     slept: list[float] = []
 
