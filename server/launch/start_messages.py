@@ -93,6 +93,8 @@ def say_original(args: Namespace, settings: Settings, factors: Factors, trained:
         train += ": that takes the original's weights (tinylora worker --model ORIGINAL --factors-from FILE)"
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     served = f"{Path(args.model).name} takes adapters of {factors.base_model} (factors {factors.digest[:12]}...)"
+    if factors.scales is not None:
+        served += ", whose channels it has scaled"
     console.print(f"==> {served}; {train}")
 
 
