@@ -33,6 +33,10 @@ def quantisation(directory: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+class UnreadableWeights(FactorsError):
+    """The weights are in a form that is not known here."""
+
+
 @dataclass(frozen=True, slots=True)
 class DequantisedWeights:
     """places: the file of every tensor. model: without weights; its linears say which scheme is theirs."""
@@ -44,7 +48,7 @@ class DequantisedWeights:
 
     @classmethod
     def of(cls, directory: Path, model: nn.Module) -> "DequantisedWeights":
-        """FactorsError when the kind is none of READABLE, naming it."""
+        """UnreadableWeights when the kind is none of READABLE, naming it."""
         config = quantisation(directory)
         kind = config.get("quant_method")
         if kind == "awq" and str(config.get("version", "gemm")).lower() != "gemm":
@@ -52,7 +56,7 @@ class DequantisedWeights:
         if kind == "awq" and config.get("bits", config.get("w_bit", 4)) != 4:
             kind = f"awq of {config.get('bits', config.get('w_bit'))} bits"
         if kind not in READABLE:
-            raise FactorsError(f"{directory} is quantised by {kind!r:.80}, which cannot be read here")
+            raise UnreadableWeights(f"{directory} is quantised by {kind!r:.80}, which cannot be read here")
         places: dict[str, Path] = {}
         for path in weight_files(directory):
             with safe_open(path, framework="pt") as file:
@@ -60,7 +64,7 @@ class DequantisedWeights:
         return cls(directory, config, places, model)
 
     def read(self, module: str) -> Tensor:
-        """The weight of `module`, float32 (out, in), also where it was left unquantised. FactorsError without one."""
+        """The weight of `module`, float32 (out, in), also where it was left unquantised. UnreadableWeights."""
         tensors: dict[str, Tensor] = {}
         for name, path in self.places.items():
             if name.rpartition(".")[0] == module:
@@ -73,7 +77,7 @@ class DequantisedWeights:
                 return _awq_weight(tensors)
             return self._compressed_weight(module, tensors)
         except (AttributeError, KeyError, ValueError, RuntimeError, StopIteration) as error:
-            raise FactorsError(
+            raise UnreadableWeights(
                 f"{self.directory}: the weight of {module} cannot be read from {sorted(tensors)}: {error!r:.200}"
             ) from error
 

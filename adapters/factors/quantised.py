@@ -9,6 +9,7 @@ original (channel_scales.py), which takes a pass over the weights, and are then 
 (SpinQuant) rotate it; such a checkpoint is refused.
 """
 
+import contextlib
 import json
 import statistics
 from dataclasses import replace
@@ -21,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from adapters.factors.build import find_or_build_factors
 from adapters.factors.channel_scales import find_scales, norms_of, same_norms
-from adapters.factors.dequantised import READABLE, DequantisedWeights, quantisation
+from adapters.factors.dequantised import READABLE, DequantisedWeights, UnreadableWeights, quantisation
 from adapters.factors.factors import Factors, Kind, open_factors
 from adapters.factors.kept_scales import has_scales, kept_scales, save_scales
 from adapters.factors.model_files import locate_model
@@ -125,6 +126,9 @@ def _scales(
         try:
             scales = find_scales(factors, original, quantised, causal_lm, progress=progress)
         except FactorsError as error:
+            if differing is None and isinstance(error, UnreadableWeights):
+                # As of other methods: nearly all that scale or rotate change norms.
+                return None
             raise FactorsError(
                 f"the weights of {quantised} are not known to be those of {original} scaled and rounded: {error}. If "
                 "it was made from another model, name that one; else serve one that is not rotated (as by SpinQuant "
@@ -145,7 +149,8 @@ def _scales_without_original(factors: Factors, quantised: Path, causal_lm: PreTr
         return path if has_scales(path) else None
     scaled = method == "awq"
     if factors.kind == "svd":
-        scaled = _changed_beyond_rounding(factors, DequantisedWeights.of(quantised, causal_lm))
+        with contextlib.suppress(UnreadableWeights):
+            scaled = _changed_beyond_rounding(factors, DequantisedWeights.of(quantised, causal_lm))
     if scaled:
         raise FactorsError(
             f"{quantised} ({method}) scales what its linears read, as AWQ and SmoothQuant do, or is of another model; "

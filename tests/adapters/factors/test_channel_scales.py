@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,7 @@ def test_a_kind_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (scaled / "config.json").write_text(json.dumps(settings | {"quantization_config": config}))
         with pytest.raises(FactorsError, match=f"is quantised by {named}, which cannot be read here"):
             served_factors(scaled, original, progress=False)
+        # Nothing says that more was done than rounding.
+        plain = shutil.copytree(original, scaled.parent / "plain", ignore=shutil.ignore_patterns("tinylora"))
+        (plain / "config.json").write_text(json.dumps(settings | {"quantization_config": config}))
+        assert served_factors(plain, original, progress=False).scales is None
