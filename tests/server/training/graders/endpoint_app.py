@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ class EndpointApp:
 
 
 @contextmanager
-def endpoint_app(*answers: Any, headers: dict[str, str] | None = None) -> Iterator[EndpointApp]:
+def endpoint_app(
+    *answers: Any, headers: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[EndpointApp]:
     app = EndpointApp(answers, headers or {})
 
     class Handler(BaseHTTPRequestHandler):
@@ -52,7 +55,9 @@ def endpoint_app(*answers: Any, headers: dict[str, str] | None = None) -> Iterat
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    app.url = f"http://localhost:{server.server_port}/grade"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    app.url = f"{'http' if tls is None else 'https'}://localhost:{server.server_port}/grade"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
