@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 MAX_ERROR_CHARS = 1000
+MAX_COMPLETIONS = 256
 # Held-out rows that an evaluation sampled are "valid".
 Split = Literal["train", "valid"]
 
@@ -40,13 +41,14 @@ class SampledGroup(_Sampled):
     """A prompt and its completions; without any, `error` says why.
 
     line: of the row in its file, from 1. messages: the prompt as the row has it. item: the row's other fields, which
-    the grader can read. shortened: whether texts have been cut in the middle, or fields left out, to fit.
+    the grader can read. shortened: whether texts have been cut in the middle, or fields or completions left out,
+    to fit.
     """
 
     split: Split = "train"
     line: int | None = Field(None, ge=1)
     messages: list[dict[str, Any]]
     item: dict[str, Any] = {}
-    completions: list[SampledCompletion] = Field(max_length=256)
+    completions: list[SampledCompletion] = Field(max_length=MAX_COMPLETIONS)
     error: str | None = Field(None, max_length=MAX_ERROR_CHARS)
     shortened: bool = False

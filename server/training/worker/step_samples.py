@@ -12,7 +12,7 @@ from itertools import accumulate, islice
 from typing import Any
 
 from server.training.graders.grade import Grade, printable
-from server.training.jobs.sampled_group import MAX_ERROR_CHARS, SampledGroup, Split
+from server.training.jobs.sampled_group import MAX_COMPLETIONS, MAX_ERROR_CHARS, SampledGroup, Split
 from server.training.worker.grading import GradedGroup
 from server.training.worker.rollout import Completion
 
@@ -53,7 +53,7 @@ def fitted(group: Mapping[str, Any], most_bytes: int = MOST_GROUP_BYTES) -> tupl
     """
     items: tuple[Mapping[str, Any], ...] = (group["item"], {})
     for item in items:
-        whole = {**group, "item": item}
+        whole = {**group, "item": item, "completions": group["completions"][:MAX_COMPLETIONS]}
         for chars in _MOST_CHARS:
             cut = _cut(whole, chars)
             made = SampledGroup.model_validate({**cut, "shortened": cut != group})

@@ -83,7 +83,7 @@ def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
 @pytest.mark.parametrize(
     "text", ["x" * 50_000, "\u65e5\U0001f600" * 20_000, '"\\' * 30_000, "\0" * 30_000, "\ud800" * 9000]
 )
-@pytest.mark.parametrize("completions", [2, 256])
+@pytest.mark.parametrize("completions", [2, 256, 1024])
 def test_everything_fits(text: str, completions: int) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": text}]}] * 3
     item = {"text": text, text[:200]: 1}
@@ -91,6 +91,7 @@ def test_everything_fits(text: str, completions: int) -> None:
     groups = [graded(line, rewards, text, messages=messages, item=item) for line in range(1, 40)]
     for samples in (all_of(groups), held_out_samples(groups)):
         assert samples and size(samples) <= MOST_BYTES
+        assert all(len(one.completions) == min(256, completions) and one.shortened for one in samples)
         assert all(len(one.model_dump_json().encode()) <= MOST_GROUP_BYTES <= MAX_GROUP_BYTES for one in samples)
 
 
