@@ -35,6 +35,8 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "random": "GRPO, random rewards",
         "sft": "supervised",
         "grpo-840": "GRPO, LoRA-XS",
+        "cma-es": "evolution, CMA-ES",
+        "openai-es": "evolution, OpenAI-ES",
         "tinylora": "TRL and PEFT: GRPO, TinyLoRA",
         "lora-xs": "TRL and PEFT: GRPO, LoRA-XS",
         "rank-1-lora": "TRL and PEFT: GRPO, LoRA of rank 1",

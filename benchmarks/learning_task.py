@@ -36,8 +36,17 @@ RANDOM_GRADER: Mapping[str, Any] = MappingProxyType(
 # Of SmolLM2-135M: 30 layers of 7 linear modules.
 UNTIED = Recipe(rank=2, u=4, groups=210, projection="elementary")
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {"grpo": Recipe(), "random": Recipe(), "sft": Recipe(), "grpo-840": UNTIED}
+    {
+        "grpo": Recipe(),
+        "random": Recipe(),
+        "sft": Recipe(),
+        "grpo-840": UNTIED,
+        "cma-es": Recipe(),
+        "openai-es": Recipe(),
+    }
 )
+# Of arms without gradients. Its steps have as many completions as the others'.
+POPULATION = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,10 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Of all jobs. supervised_batch_size: rows in a step of `sft`; the others have batch_size * group_size samples."""
+    """Of all jobs. supervised_batch_size: rows in a step of `sft`; the others have batch_size * group_size samples.
+
+    sigma: of arms without gradients; 0: as the server measures it.
+    """
 
     steps: int = 20
     batch_size: int = 6
@@ -63,6 +75,7 @@ class Options:
     eval_interval: int = 10
     selection_samples: int = 2
     supervised_batch_size: int = 16
+    sigma: float = 0.0
 
 
 def make_files(directory: Path) -> Files:
@@ -87,24 +100,31 @@ def job_files(arm: str, files: Files) -> tuple[Path, Path]:
 
 def job_settings(arm: str, seed: int, options: Options) -> dict[str, Any]:
     """What a job of `arm` is created with, besides model and files: arguments of the official client."""
-    ours = {
+    ours: dict[str, Any] = {
         "recipe": RECIPES[arm].to_dict(),
-        "learning_rate": options.learning_rate,
         "max_steps": options.steps,
         "epochs": 1000,
         "eval_interval": options.eval_interval,
-        "batch_size": options.supervised_batch_size if arm == "sft" else options.batch_size,
     }
-    method: dict[str, Any] = {"type": "supervised"}
-    if arm != "sft":
-        grader = dict(RANDOM_GRADER if arm == "random" else GRADER)
+    rewarded = {
+        "temperature": options.temperature,
+        "max_completion_tokens": MAX_TOKENS,
+        "eval_samples": options.selection_samples,
+    }
+    grader = dict(RANDOM_GRADER if arm == "random" else GRADER)
+    method: dict[str, Any]
+    if arm == "sft":
+        method = {"type": "supervised"}
+        ours |= {"learning_rate": options.learning_rate, "batch_size": options.supervised_batch_size}
+    elif arm in ("cma-es", "openai-es"):
+        method = {"type": "evolution", "evolution": {"grader": grader}}
+        rows = options.batch_size * options.group_size // POPULATION
+        ours |= {**rewarded, "algorithm": arm.replace("-", "_"), "population_size": POPULATION, "batch_size": rows}
+        ours |= {"sigma": options.sigma} if options.sigma else {}
+    else:
         method = {"type": "reinforcement", "reinforcement": {"grader": grader}}
-        ours |= {
-            "group_size": options.group_size,
-            "temperature": options.temperature,
-            "max_completion_tokens": MAX_TOKENS,
-            "eval_samples": options.selection_samples,
-        }
+        ours |= {**rewarded, "learning_rate": options.learning_rate}
+        ours |= {"batch_size": options.batch_size, "group_size": options.group_size}
     return {"method": method, "seed": seed, "suffix": f"{arm}-{seed}", "extra_body": {"tinylora": ours}}
 
 

@@ -9,7 +9,7 @@ All parts are handed in; the app of the tests differs from the real one by its e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fastapi import FastAPI
 from opentelemetry.sdk.trace import TracerProvider
@@ -54,6 +54,7 @@ from server.observability.observe import Observe
 from server.observability.trace_export import exporting
 from server.observability.tracing import TRACER
 from server.registry.store import Registry
+from server.training.jobs.config import METHODS, Method
 
 
 def create_app(
@@ -63,9 +64,10 @@ def create_app(
     api_keys: Sequence[str] = (),
     tracing: TracerProvider | None = None,
     cors: CorsRules | None = None,
+    own_methods: Collection[Method] = METHODS,
 ) -> FastAPI:
     """The application. `api_keys` are those of vLLM's flag, for the default tenant. Without `cors`, browsers let no
-    page of another site read its answers.
+    page of another site read its answers. `own_methods`: of the training jobs for which the server starts workers.
 
     It shuts `tracing` down at its end; its caller closes `app.state.gateway.reads` and `database`.
     """
@@ -106,7 +108,7 @@ def create_app(
     engine.mount(app)
     app.add_middleware(ResponsesEvents)
     app.add_middleware(EngineErrors)
-    add_training(app, settings, database, metrics.registry)
+    add_training(app, settings, database, metrics.registry, own_methods)
     run_with(app, forms.running())
     run_with(app, meter.flushing(settings.usage_flush_s))
     run_with(app, sweeping(database, settings))

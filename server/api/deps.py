@@ -34,6 +34,7 @@ from server.registry.etags import Precondition
 from server.registry.store import Registry
 from server.training.files.storage import FileStorage
 from server.training.graders.build import GraderTools
+from server.training.jobs.config import Method
 from server.training.jobs.metrics import JobMetrics
 
 
@@ -54,12 +55,13 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The parts of training in one app."""
+    """The parts of training in one app. own_methods: of the jobs for which the server starts workers itself."""
 
     files: FileStorage
     metrics: JobMetrics
     graders: GraderTools
     grader_runs: GraderRuns
+    own_methods: frozenset[Method]
 
 
 def _gateway(request: Request) -> Gateway:

@@ -5,7 +5,7 @@ One function adds all of it; the rest of the gateway does not know that there is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 import httpx2
@@ -23,19 +23,28 @@ from server.training.files.storage import FileStorage
 from server.training.files.sweep import sweeping_files
 from server.training.graders.build import GraderTools
 from server.training.graders.tools import client_of_this_server, grader_tools
+from server.training.jobs.config import Method
 from server.training.jobs.metrics import JobMetrics
 
 ROUTERS = (files.router, graders.router, fine_tuning.router, job_samples.router, worker.router)
 
 
-def add_training(app: FastAPI, settings: Settings, database: Database, registry: CollectorRegistry) -> None:
+def add_training(
+    app: FastAPI,
+    settings: Settings,
+    database: Database,
+    registry: CollectorRegistry,
+    own_methods: Collection[Method],
+) -> None:
     """Add the routes and what they need; after the engine was mounted, whose lifespan this goes around."""
     # Through the app and not the network: the same checks, quotas and queue, whatever address it listens on.
     inside = openai.DefaultAsyncHttpxClient(transport=httpx2.ASGITransport(app))
     this_server = client_of_this_server("http://localhost", http_client=inside, max_retries=0)
     tools = grader_tools(settings, this_server)
     runs = GraderRuns(settings.max_grader_runs, settings.grader_runs_per_minute)
-    training = Training(FileStorage(settings.files_url), JobMetrics(registry, database), tools, runs)
+    training = Training(
+        FileStorage(settings.files_url), JobMetrics(registry, database), tools, runs, frozenset(own_methods)
+    )
     app.state.training = training
     for router in ROUTERS:
         app.include_router(router)

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     training_workers: int = Field(
         default=1, ge=0, le=64, description="training workers that `tinylora serve` runs itself once there is a job"
     )
+    evolution_workers: int = Field(
+        default=1, ge=0, le=64, description="workers for jobs of evolution, without the model's weights; the same"
+    )
     worker_gpu_gib: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default="auto", description="memory kept on a GPU for each of them; auto: by the size of the model"
     )

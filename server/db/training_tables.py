@@ -43,6 +43,7 @@ JOBS = sa.Table(
     sa.Column("training_file", sa.String(40), sa.ForeignKey("files.id"), nullable=False, index=True),
     sa.Column("validation_file", sa.String(40), sa.ForeignKey("files.id"), index=True),
     sa.Column("method", sa.Text, nullable=False),  # JSON, OpenAI's object
+    sa.Column("method_type", sa.String(16), nullable=False),  # of the config; workers ask for jobs by it
     sa.Column("config", sa.Text, nullable=False),  # JSON, see training.jobs.config
     sa.Column("init_vector", sa.LargeBinary),  # float32
     sa.Column("seed", sa.BigInteger, nullable=False),

@@ -1,11 +1,12 @@
 """The training workers that `tinylora serve` runs itself: processes beside it that end with it.
 
-Where there are GPUs, each has the place that gpu_plan.py has kept for it: its GPUs, and how much of them.
+There are two kinds. Those that train by gradients have their own copy of the base model; where there are GPUs, each has
+the place that gpu_plan.py has kept for it: its GPUs, and how much of them. Those of evolution have no weights and no
+GPU, so there can be one whatever else the machine has room for, and whatever the served model is.
 
-A worker is started when there is a job that nobody works on, and then stays: most servers only serve, and a worker has
-its own copy of the base model. It runs at a low priority, because it shares the machine's cores with the serving
-engine. If it dies, another one is started when its leases have expired; if workers keep dying soon, less and less
-often.
+A worker is started when there is a job for it that nobody works on, and then stays. It runs at a low priority, because
+it shares the machine's cores with the serving engine. If it dies, another one is started when its leases have expired;
+if workers keep dying soon, less and less often.
 
 It is a client like any other worker and gets its key in its environment; without a worker key in the settings the
 server makes one that is never shown.
@@ -21,7 +22,7 @@ import sys
 import time
 from argparse import Namespace
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ from server.db.database import Database
 from server.db.training_tables import JOBS
 from server.launch.gpu_facts import VISIBLE_VARIABLE
 from server.launch.gpu_plan import WorkerGpus
+from server.training.jobs.config import GRADIENT_METHODS, METHODS, Method, needs_weights
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +65,7 @@ class _Started:
 class OwnWorkers:
     """`command` starts one; `factors` is the digest of those it trains with. Looks for jobs every `poll_s` seconds.
 
-    gpus: the place of each on the GPUs; empty: what `command` finds.
+    methods: of the jobs that they do. gpus: the place of each on the GPUs; empty: what `command` finds.
     """
 
     count: int
@@ -72,6 +74,7 @@ class OwnWorkers:
     factors: str
     poll_s: float = 2.0
     gpus: Sequence[WorkerGpus] = ()
+    methods: Sequence[Method] = METHODS
 
     @asynccontextmanager
     async def running(self, database: Database) -> AsyncIterator[None]:
@@ -98,7 +101,7 @@ class OwnWorkers:
                 backoff_s = self._next_backoff(backoff_s) if crashed_early else 0.0
                 not_before = now + backoff_s
             if len(started) < self.count and now >= not_before and await self._needs_worker(database):
-                Console(stderr=True).print("==> Starting a training worker", highlight=False)
+                Console(stderr=True).print(f"==> Starting a worker ({', '.join(self.methods)})", highlight=False)
                 place = min(set(range(self.count)) - {one.place for one in started.values()})
                 gpus = self.gpus[place] if self.gpus else None
                 command, environment = [*self.command, *_memory_flags(gpus)], self._environment(gpus)
@@ -126,12 +129,17 @@ class OwnWorkers:
         environment = {**os.environ, "NO_PROXY": direct, "no_proxy": direct}
         if gpus is not None:
             environment[VISIBLE_VARIABLE] = ",".join(gpus.names)
+        elif not needs_weights(self.methods):
+            environment[VISIBLE_VARIABLE] = ""
         return environment if self.key is None else {**environment, KEY_VARIABLE: self.key}
 
     def _has_unleased_job(self, database: Database) -> bool:
         unleased = sa.or_(JOBS.c.lease_owner.is_(None), JOBS.c.lease_expires_at <= now())
         jobs = sa.select(sa.literal(1)).where(
-            JOBS.c.status.in_(("validating_files", "queued", "running")), unleased, JOBS.c.factors == self.factors
+            JOBS.c.status.in_(("validating_files", "queued", "running")),
+            unleased,
+            JOBS.c.factors == self.factors,
+            JOBS.c.method_type.in_(self.methods),
         )
         with database.read() as connection:
             return connection.execute(jobs.limit(1)).first() is not None
@@ -154,22 +162,53 @@ def own_workers(
     gpus: Sequence[WorkerGpus] = (),
 ) -> OwnWorkers:
     """Those of a server that listens on `url`; none where that is None. They write messages by the same
-    `chat_template`, a file or the template itself, as the server does. `gpus`: the place of each."""
-    key = None if mode == "open" or settings.worker_key is None else settings.worker_key.get_secret_value()
-    command = [sys.executable, "-m", "server.launch.cli", "worker", "--url", url or "", "--model", model]
-    command += ["--log-dir", settings.training_log_dir, "--nice", str(NICE), "--parent", str(os.getpid())]
-    if chat_template is not None:
-        command += ["--chat-template", chat_template]
+    `chat_template`, a file or the template itself, as the server does. `gpus`: the place of each.
+
+    model: whose weights they load. They leave evolution to those that have none, where there are any.
+    """
+    methods = GRADIENT_METHODS if settings.evolution_workers else METHODS
+    command = _command(settings, model, url, methods, chat_template)
     if settings.factors_from is not None and is_factors_file(settings.factors_from):
         command += ["--factors-from", settings.factors_from]
-    return OwnWorkers(settings.training_workers if url else 0, command, key, factors, gpus=gpus)
+    count = settings.training_workers if url else 0
+    return OwnWorkers(count, command, _key(settings, mode), factors, gpus=gpus, methods=methods)
+
+
+def evolution_workers(
+    settings: Settings, mode: Mode, model: str, url: str | None, factors: str, chat_template: str | None = None
+) -> OwnWorkers:
+    """Those without weights; arguments as for `own_workers`, but `model` is the one that is served."""
+    methods: Sequence[Method] = ("evolution",)
+    command = _command(settings, model, url, methods, chat_template)
+    if settings.factors_from is not None:
+        command += ["--factors-from", settings.factors_from]
+    count = settings.evolution_workers if url else 0
+    return OwnWorkers(count, command, _key(settings, mode), factors, methods=methods)
+
+
+def methods_of(workers: Iterable[OwnWorkers]) -> frozenset[Method]:
+    """Of the jobs that these do."""
+    return frozenset(method for one in workers if one.count for method in one.methods)
+
+
+def _key(settings: Settings, mode: Mode) -> str | None:
+    return None if mode == "open" or settings.worker_key is None else settings.worker_key.get_secret_value()
+
+
+def _command(
+    settings: Settings, model: str, url: str | None, methods: Sequence[Method], chat_template: str | None
+) -> list[str]:
+    command = [sys.executable, "-m", "server.launch.cli", "worker", "--url", url or "", "--model", model]
+    command += ["--log-dir", settings.training_log_dir, "--nice", str(NICE), "--parent", str(os.getpid())]
+    command += [f"--method={method}" for method in methods]
+    return command if chat_template is None else [*command, "--chat-template", chat_template]
 
 
 def trained_model(args: Namespace, settings: Settings) -> str | None:
     """The model whose weights the server's own workers load: that of vLLM's `args`, or the original of a quantised one.
 
-    None when the server starts none: without any wanted, where they cannot reach it (TLS, a socket file), and where the
-    original of a quantised model is known by its factors alone.
+    None when it starts none that load any: without any wanted, where they cannot reach it (TLS, a socket file), and
+    where the original of a quantised model is known by its factors alone.
     """
     if not settings.training_workers or args.uds or args.ssl_certfile:
         return None

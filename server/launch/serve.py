@@ -43,10 +43,18 @@ from server.launch.factors_apart import build_apart
 from server.launch.gpu_plan import WorkerGpus
 from server.launch.http_server import serve_http
 from server.launch.listening import keep_local
-from server.launch.own_workers import own_workers, reachable, trained_model, with_worker_key
+from server.launch.own_workers import (
+    OwnWorkers,
+    evolution_workers,
+    methods_of,
+    own_workers,
+    reachable,
+    trained_model,
+    with_worker_key,
+)
 from server.launch.self_check import check_adapters_work
 from server.launch.start_checks import cannot_listen
-from server.launch.start_messages import check_machine, say_original, say_what_is_adapted, share_gpus
+from server.launch.start_messages import check_machine, say_original, say_what_is_adapted, say_who_trains, share_gpus
 from server.launch.vllm_flags import check_delta, enable_adapters, parse_vllm_args, take_api_keys
 from server.observability.trace_export import trace_target, tracer_provider
 
@@ -75,6 +83,7 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
                 build_apart(source, rank=settings.factors_rank, kind=settings.factors_kind)
         factors = served_factors(model, settings.factors_from, rank=settings.factors_rank, kind=settings.factors_kind)
         say_original(args, settings, factors, trained)
+        say_who_trains(args, settings, trained)
         say_what_is_adapted(settings.factors_from or model)
         enable_adapters(args, factors, settings.delta)
         uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors, trained, gpus))
@@ -107,17 +116,35 @@ async def _serve(
         engine = VllmEngine(client, args, await client.get_supported_tasks(), factors)
         target = trace_target(args.otlp_traces_endpoint, os.environ)
         tracing = None if target is None else tracer_provider(target)
-        app = create_app(settings, engine, database, api_keys, tracing, cors)
+        workers = _workers(settings, args, factors, mode, trained, address, gpus)
+        app = create_app(settings, engine, database, api_keys, tracing, cors, methods_of(workers))
         # Now, for vLLM's lifespan deletes `app.state` at its end.
         ending.push_async_callback(app.state.gateway.reads.close)
         await engine.start(app)
         with watched_start(log):
             await check_adapters_work(client, factors, engine.supported_tasks)
-        url = None if trained is None else reachable(address)
-        workers = own_workers(settings, mode, trained or "", url, factors.digest, args.chat_template, gpus)
         announce = partial(_announce, address.replace("0.0.0.0", "localhost"), engine, mode)
-        async with workers.running(database):
+        async with AsyncExitStack() as working:
+            for kind in workers:
+                await working.enter_async_context(kind.running(database))
             await serve_http(app, sock, client, args, on_listening=announce)
+
+
+def _workers(
+    settings: Settings,
+    args: Namespace,
+    factors: Factors,
+    mode: Mode,
+    trained: str | None,
+    address: str,
+    gpus: Sequence[WorkerGpus],
+) -> tuple[OwnWorkers, ...]:
+    """The server's own, of both kinds."""
+    url, template = reachable(address), args.chat_template
+    return (
+        own_workers(settings, mode, trained or "", url if trained else None, factors.digest, template, gpus),
+        evolution_workers(settings, mode, args.model, url, factors.digest, template),
+    )
 
 
 def _start_engine(args: Namespace) -> AdapterLLM:

@@ -88,7 +88,7 @@ def say_original(args: Namespace, settings: Settings, factors: Factors, trained:
     """Say whose factors a quantised model is served with, and what is trained on."""
     if settings.factors_from is None:
         return
-    train = "the server starts no training workers" if trained is None else f"training is on the weights of {trained}"
+    train = "no worker of the server loads weights" if trained is None else f"training is on the weights of {trained}"
     if trained is None and settings.training_workers and is_factors_file(settings.factors_from):
         train += ": that takes the original's weights (tinylora worker --model ORIGINAL --factors-from FILE)"
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -96,6 +96,16 @@ def say_original(args: Namespace, settings: Settings, factors: Factors, trained:
     if factors.scales is not None:
         served += ", whose channels it has scaled"
     console.print(f"==> {served}; {train}")
+
+
+def say_who_trains(args: Namespace, settings: Settings, trained: str | None) -> None:
+    """Say which jobs the server's own workers do, where they do not do all; `trained` as in `share_gpus`."""
+    if trained is not None:
+        return
+    sentence = "==> Training: jobs wait for a worker that is started by hand (tinylora worker)"
+    if settings.evolution_workers and not args.uds and not args.ssl_certfile:
+        sentence += ", but for those of method evolution: they need no weights, and the server has a worker for them"
+    Console(stderr=True, highlight=False, soft_wrap=True).print(sentence)
 
 
 def say_what_is_adapted(original: str) -> None:

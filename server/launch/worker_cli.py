@@ -6,6 +6,7 @@ Like cli.py it imports what it needs when it runs.
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,14 @@ LOG_DIR = Path("data/tensorboard")
 MOST_GIB = 2**20
 
 
+class Way(StrEnum):
+    """The methods of jobs (training.jobs.config.Method), as typer takes several of them."""
+
+    reinforcement = "reinforcement"
+    supervised = "supervised"
+    evolution = "evolution"
+
+
 def worker(
     url: Annotated[str, typer.Option(envvar="TINYLORA_URL", help="The server")] = "http://localhost:8000",
     key: Annotated[
@@ -24,15 +33,18 @@ def worker(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model it serves; default: embedded")] = None,
     factors_from: Annotated[
-        str | None, typer.Option(help="A file of the factors that the server has, if the model is not beside them")
+        str | None, typer.Option(help="What the server has its factors from (TINYLORA_FACTORS_FROM), or their file")
     ] = None,
     chat_template: Annotated[
         str | None, typer.Option(help="The server's --chat-template, if it was started with one", show_default=False)
     ] = None,
+    method: Annotated[
+        list[Way] | None, typer.Option(help="Of the jobs it does; may be repeated. Evolution needs no weights")
+    ] = None,
     max_jobs: Annotated[int, typer.Option(min=1, max=64, help="Jobs trained together")] = 4,
     log_dir: Annotated[Path, typer.Option(help="Where TensorBoard finds the curves of jobs")] = LOG_DIR,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="What to train on")] = "auto",
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests for completions at a time")] = 32,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests for completions at a time")] = 128,
     pass_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in a pass, if so many fit")] = None,
     memory_gib: Annotated[
         float | None,
@@ -65,6 +77,7 @@ def worker(
         settings = Settings() if factors_from is None else Settings(factors_from=factors_from)
         name = model or str(ensure_embedded_model(progress=console.print))
         from adapters.vector.errors import AdapterError
+        from server.training.jobs.config import METHODS
         from server.training.worker.main import WorkerOptions, run_worker
     except ValidationError as error:
         raise typer.Exit(_fail(console, explain(error))) from error
@@ -83,6 +96,7 @@ def worker(
         device=chosen,
         log_dir=log_dir,
         parent=parent,
+        methods=tuple(one.value for one in method) if method else METHODS,
     )
     try:
         run_worker(settings, options)

@@ -38,7 +38,7 @@ from server.inference.adapter_field import model_not_found
 from server.registry.versions import StoredVersion
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.jobs.checkpoints import list_checkpoints
-from server.training.jobs.events import list_events
+from server.training.jobs.events import add_event, list_events
 from server.training.jobs.lifecycle import PREFIX as ID_PREFIX
 from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, get_job, list_jobs, pause_job, resume_job
 from server.training.jobs.names import result_name
@@ -71,6 +71,12 @@ async def create(
     def do(connection: Connection) -> Answer:
         most = gateway.settings.max_tenant_jobs
         row = create_job(connection, author.principal.tenant.id, author.principal.key_id, job, most)
+        if job.config.method not in training.own_methods:
+            message = (
+                f"This server starts no worker for jobs of method {job.config.method}, so this one waits for one that "
+                "its operator starts (tinylora worker)."
+            )
+            add_event(connection, job.id, message)
         return Answer(_shown(row, author), detail={"job": job.id, "model": job.model})
 
     fingerprint = fingerprint_of(request, sent)

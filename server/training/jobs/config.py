@@ -7,7 +7,7 @@ and api/schemas/fine_tuning.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
@@ -138,3 +138,10 @@ CONFIGS: Mapping[Method, type[AnyConfig]] = MappingProxyType(
     {"reinforcement": ReinforcementConfig, "supervised": SupervisedConfig, "evolution": EvolutionConfig}
 )
 METHODS: tuple[Method, ...] = get_args(Method)
+# Those for which a worker needs the model's weights.
+GRADIENT_METHODS: tuple[Method, ...] = tuple(name for name, kind in CONFIGS.items() if issubclass(kind, GradientConfig))
+
+
+def needs_weights(methods: Iterable[Method]) -> bool:
+    """Whether one of the methods follows a gradient."""
+    return not set(GRADIENT_METHODS).isdisjoint(methods)

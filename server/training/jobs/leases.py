@@ -1,9 +1,9 @@
 """Leases: which worker has which job, and which job is next.
 
 Claims are made one after the other, under a lock of their own on PostgreSQL (SQLite has one writer anyway), so that the
-choice is fair: next is the tenant with the fewest running jobs for its weight, and of its jobs the oldest. A job whose
-worker no longer renews its lease is handed on; a job whose workers ended MAX_ATTEMPTS times in a row without a step is
-failed.
+choice is fair: next is the tenant with the fewest running jobs for its weight, and of its jobs the oldest that the
+worker can do. A job whose worker no longer renews its lease is handed on; a job whose workers ended MAX_ATTEMPTS times
+in a row without a step is failed.
 
 Functions of a connection.
 """
@@ -85,7 +85,7 @@ def _claim_some(
 ) -> list[ClaimedJob]:
     claimed: list[ClaimedJob] = []
     while len(claimed) < capacity:
-        job_id = _next_job_id(connection, request.factors, statuses)
+        job_id = _next_job_id(connection, request, statuses)
         if job_id is None:
             break
         row = _lease(connection, job_id, request.worker, statuses, lease_s)
@@ -101,16 +101,16 @@ def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
     return sa.and_(JOBS.c.status.in_(statuses), unleased)
 
 
-def _next_job_id(connection: Connection, factors: str, statuses: tuple[str, ...]) -> str | None:
+def _next_job_id(connection: Connection, request: ClaimRequest, statuses: tuple[str, ...]) -> str | None:
     held = sa.and_(
         JOBS.c.status.in_(("validating_files", "running")),
-        JOBS.c.factors == factors,
+        JOBS.c.factors == request.factors,
         JOBS.c.lease_expires_at > now(),
     )
     busy = sa.select(JOBS.c.tenant_id, sa.func.count().label("jobs")).where(held).group_by(JOBS.c.tenant_id).subquery()
     oldest = (
         sa.select(JOBS.c.tenant_id, sa.func.min(JOBS.c.id).label("id"))
-        .where(_claimable(statuses), JOBS.c.factors == factors)
+        .where(_claimable(statuses), JOBS.c.factors == request.factors, JOBS.c.method_type.in_(request.methods))
         .group_by(JOBS.c.tenant_id)
         .subquery()
     )

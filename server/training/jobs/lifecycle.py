@@ -74,6 +74,7 @@ def create_job(connection: Connection, tenant_id: int, key_id: str | None, job: 
             training_file=job.training_file,
             validation_file=job.validation_file,
             method=json.dumps(job.method),
+            method_type=job.config.method,
             config=job.config.model_dump_json(),
             init_vector=job.init_vector,
             seed=job.seed,

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from server.training.jobs.base64_bytes import Base64
-from server.training.jobs.config import JobConfig
+from server.training.jobs.config import METHODS, JobConfig, Method
 from server.training.jobs.sampled_group import SampledGroup
 
 # Of what training asks of the engine: after everyone who waits for an answer.
@@ -56,13 +56,14 @@ class Message(BaseModel):
 
 class ClaimRequest(Message):
     """`worker` names one process, never two, also not one after the other. `base_model` and `factors` (the digest) are
-    what it trains; `capacity` how many more jobs it can train, `validating` how many it can read the files of, which
-    takes little (by default a few, and none without capacity); `running` the jobs it holds, of either kind, whose
-    leases are renewed."""
+    what it trains, `methods` how (by default every way); `capacity` how many more jobs it can train, `validating` how
+    many it can read the files of, which takes little (by default a few, none without capacity); `running` the jobs it
+    holds, of either kind, whose leases are renewed."""
 
     worker: WorkerName
     base_model: str = Field(max_length=4096)
     factors: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]
+    methods: list[Method] = Field(default=list(METHODS), min_length=1, max_length=len(METHODS))
     capacity: int = Field(ge=0, le=64)
     validating: int | None = Field(default=None, ge=0, le=64)
     running: list[Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]] = Field(default=[], max_length=256)

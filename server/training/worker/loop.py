@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,7 +22,8 @@ import structlog
 from pydantic import ValidationError
 
 from server.core.errors import ApiError
-from server.training.jobs.config import EvolutionConfig, GradientConfig, ReinforcementConfig, RewardedConfig
+from server.training.jobs.config import METHODS, EvolutionConfig, GradientConfig, ReinforcementConfig, RewardedConfig
+from server.training.jobs.config import Method as MethodName
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, ValidatedRequest, Wanted
 from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.context import WorkerContext, WorkerTools
@@ -59,13 +60,14 @@ class Worker:
     """A worker process.
 
     name: of this process alone, never used again. log: called with a line of text for the operator.
-    max_jobs: trained together. max_grading: completions graded at once.
+    methods: of the jobs that it does. max_jobs: trained together. max_grading: completions graded at once.
     poll_s: seconds between two claims; less when a third of a lease is less.
     """
 
     name: str
     tools: WorkerTools
     log: Callable[[str], None]
+    methods: Sequence[MethodName] = METHODS
     max_jobs: int = 4
     poll_s: float = 5.0
     max_grading: int = 16
@@ -109,6 +111,7 @@ class Worker:
             worker=self.name,
             base_model=self.tools.base_model,
             factors=self.tools.factors,
+            methods=list(self.methods),
             capacity=0 if self.stopping.is_set() else max(0, self.max_jobs - len(self._running)),
             running=self.running,
         )

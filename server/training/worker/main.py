@@ -1,8 +1,8 @@
 """The process `tinylora worker`: loads the tokenizer, makes the clients, runs the loop, and stops on signals.
 
-The model's weights are read when the first job is trained, so a worker without work costs the memory of its imports. On
-a GPU the base model is bfloat16, as it is served; on a CPU float32, which most CPUs compute faster. Vectors are float32
-everywhere.
+The model's weights are read when the first job is trained that needs a gradient, so a worker without such work costs
+the memory of its imports. On a GPU the base model is bfloat16, as it is served; on a CPU float32, which most CPUs
+compute faster. Vectors are float32 everywhere.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from adapters.vector.errors import FactorsError
 from server.core.settings import Settings
 from server.observability.logging import configure_logging
 from server.training.graders.tools import client_of_this_server, grader_tools
+from server.training.jobs.config import METHODS, Method, needs_weights
 from server.training.worker.base_model import check_logits
 from server.training.worker.context import WorkerTools
 from server.training.worker.device_memory import CudaMemory, device_memory
@@ -57,7 +58,7 @@ class WorkerOptions:
     key: None on a server without keys. chat_template: a file, or the template itself; None: the model's own.
     concurrency: requests for completions at a time. pass_tokens: most tokens in one pass, if they fit; None: by device.
     memory_limit: most bytes of the device's memory, or of each GPU's, that it takes; None: what is free there.
-    parent: id of the process to end with, if any.
+    parent: id of the process to end with, if any. methods: of the jobs that it does.
     """
 
     url: str
@@ -65,19 +66,25 @@ class WorkerOptions:
     model: str
     chat_template: str | None = None
     max_jobs: int = 4
-    concurrency: int = 32
+    concurrency: int = 128
     pass_tokens: int | None = None
     memory_limit: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     log_dir: Path | None = None
     parent: int | None = None
+    methods: Sequence[Method] = METHODS
 
 
 def run_worker(settings: Settings, options: WorkerOptions) -> None:
     """Work until SIGTERM or SIGINT. FactorsError for a model that is quantised, or whose factors cannot be had."""
     configure_logging(settings)
-    if is_quantised(options.model):
-        raise FactorsError(f"{options.model} is quantised, and training is on original weights: --model ORIGINAL")
+    if not needs_weights(options.methods):
+        options = replace(options, device="cpu", memory_limit=None)
+    elif is_quantised(options.model):
+        raise FactorsError(
+            f"{options.model} is quantised, and gradients are of original weights: --model ORIGINAL (or only "
+            "--method evolution)"
+        )
     factors = served_factors(
         options.model, settings.factors_from, rank=settings.factors_rank, kind=settings.factors_kind
     )
@@ -93,12 +100,13 @@ async def _run(settings: Settings, options: WorkerOptions, factors: Factors) -> 
     async with worker_tools(settings, options, factors, log) as tools:
         # Process ids are used again; a lease must never pass to another process of the same name.
         name = f"{socket.gethostname()[:80]}-{os.getpid()}-{secrets.token_hex(4)}"
-        worker = Worker(name, tools, log, max_jobs=options.max_jobs)
+        worker = Worker(name, tools, log, options.methods, max_jobs=options.max_jobs)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stopping.set)
         watching = loop.create_task(_stop_with_parent(options.parent, worker.stopping))
-        log(f"{name} trains adapters of {factors.base_model} for {options.url}")
+        how = ", ".join(options.methods) + ("" if needs_weights(options.methods) else ", without its weights")
+        log(f"{name} trains adapters of {factors.base_model} for {options.url}: {how}")
         try:
             await worker.run()
         finally:

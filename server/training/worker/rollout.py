@@ -103,7 +103,7 @@ class RolloutClient:
     """Samples completions over `http`, at most `concurrency` requests at a time; tenants and their jobs take turns."""
 
     def __init__(
-        self, http: httpx.AsyncClient, *, concurrency: int = 32, retry_policy: RetryPolicy | None = None
+        self, http: httpx.AsyncClient, *, concurrency: int = 128, retry_policy: RetryPolicy | None = None
     ) -> None:
         self._http = http
         self._semaphore = FairSemaphore(concurrency)

@@ -53,7 +53,8 @@ def add_usage(database: Database, hour: int, count: int) -> None:
 def add_job(database: Database, name: str, *, status: str, finished_at: int | None, events: int) -> None:
     tenant = {"tenant_id": DEFAULT_TENANT_ID, "created_at": 1}
     file = {"id": f"file-{name}", "purpose": "fine-tune", "filename": "f", "bytes": 1, "sha256": "", "location": name}
-    text = dict.fromkeys(("model", "factors", "method", "config", "metadata", "integrations", "adapter_name"), "{}")
+    names = ("model", "factors", "method", "method_type", "config", "metadata", "integrations", "adapter_name")
+    text = dict.fromkeys(names, "{}")
     numbers = {"seed": 0, "trained_tokens": 0, "attempts": 0, "result_files": "[]"}
     job = {"id": name, "status": status, "finished_at": finished_at, "training_file": f"file-{name}", **text, **numbers}
     event = {"job_id": name, "created_at": 1, "level": "info", "message": "m", "type": "message", "data": "{}"}

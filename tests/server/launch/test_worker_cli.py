@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from server.launch.cli import cli
+from server.training.jobs.config import METHODS
 
 
 @pytest.mark.parametrize("size", ["inf", "nan", "0", "-1"])
@@ -23,3 +24,9 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(variable, os.environ.get(variable, ""))
     answer = CliRunner().invoke(cli, ["worker", "--device", "cuda"])
     assert answer.exit_code == 1 and "PyTorch finds no CUDA GPU here" in answer.stderr
+
+
+def test_the_methods_that_a_worker_may_do_are_those_of_jobs() -> None:
+    answer = CliRunner(env={"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}).invoke(cli, ["worker", "--method", "x"])
+    assert answer.exit_code == 2
+    assert f"is not one of {', '.join(map(repr, METHODS))}" in answer.stderr

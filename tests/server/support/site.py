@@ -26,6 +26,7 @@ from server.training.graders.build import GraderTools
 from server.training.graders.endpoint_client import EndpointClient
 from server.training.graders.guarded_network import AllowedHosts
 from server.training.graders.math_pool import MathPool
+from server.training.jobs.config import METHODS, Method
 from server.training.worker.context import WorkerTools
 from server.training.worker.device_memory import DeviceMemory
 from server.training.worker.gateway_client import GatewayClient
@@ -191,7 +192,9 @@ class Line(httpx.AsyncBaseTransport):
 
 
 @asynccontextmanager
-async def site(tmp_path: Path, path: Path, factors: Factors, **settings: Any) -> AsyncIterator[Site]:
+async def site(
+    tmp_path: Path, path: Path, factors: Factors, own_methods: Sequence[Method] = METHODS, **settings: Any
+) -> AsyncIterator[Site]:
     settings = {
         "database_url": f"sqlite:///{tmp_path}/tinylora.db",
         "files_url": f"{tmp_path}/files",
@@ -200,7 +203,7 @@ async def site(tmp_path: Path, path: Path, factors: Factors, **settings: Any) ->
         **settings,
     }
     database, engine = Database(settings["database_url"]), SamplingEngine(path, factors)
-    app = create_app(Settings(**settings), engine, database)
+    app = create_app(Settings(**settings), engine, database, own_methods=own_methods)
     async with client_of(app) as http:
         client = openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="unused", http_client=http, max_retries=0)
         yield Site(path, factors, engine, app, database, http, client, tmp_path / "logs")

@@ -13,7 +13,7 @@ from server.core.principal import DEFAULT_TENANT_ID
 from server.db.database import Database
 from server.db.training_tables import JOBS
 from server.training.files.rows import insert_file
-from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.config import AnyConfig, ReinforcementConfig
 from server.training.jobs.events import list_events
 from server.training.jobs.leases import claim
 from server.training.jobs.lifecycle import NewJob, create_job, get_job
@@ -51,7 +51,14 @@ class TrainingProcess:
         self.do(lambda to: insert_file(to, id=file_id, tenant_id=tenant_id, purpose="fine-tune", **values))
         return file_id
 
-    def new_job(self, tenant_id: int = DEFAULT_TENANT_ID, *, waits: bool = True, factors: str = FACTORS) -> str:
+    def new_job(
+        self,
+        tenant_id: int = DEFAULT_TENANT_ID,
+        *,
+        waits: bool = True,
+        factors: str = FACTORS,
+        config: AnyConfig | None = None,
+    ) -> str:
         """A job whose files have been validated, if it `waits`."""
         job_id = new_id("ftjob-")
         job = NewJob(
@@ -61,7 +68,7 @@ class TrainingProcess:
             training_file=self.new_file(tenant_id),
             validation_file=None,
             method={"type": "reinforcement"},
-            config=ReinforcementConfig(),
+            config=config or ReinforcementConfig(),
             init_vector=None,
             seed=1,
             metadata={},
@@ -79,14 +86,14 @@ class TrainingProcess:
     def status(self, job_id: str) -> str:
         return str(self.do(lambda to: get_job(to, DEFAULT_TENANT_ID, job_id)).status)
 
-    def claim(self, worker: str, capacity: int = 1, running: tuple[str, ...] = ()) -> ClaimAnswer:
+    def claim(self, worker: str, capacity: int = 1, running: tuple[str, ...] = (), **fields: Any) -> ClaimAnswer:
         request = ClaimRequest(
-            worker=worker, base_model="base", factors=FACTORS, capacity=capacity, running=list(running)
+            worker=worker, base_model="base", factors=FACTORS, capacity=capacity, running=list(running), **fields
         )
         return self.do(lambda to: claim(self.database, to, request, 30))
 
-    def claimed(self, worker: str, capacity: int = 1) -> list[str]:
-        return [job.id for job in self.claim(worker, capacity).jobs]
+    def claimed(self, worker: str, capacity: int = 1, **fields: Any) -> list[str]:
+        return [job.id for job in self.claim(worker, capacity, **fields).jobs]
 
     def report(
         self,

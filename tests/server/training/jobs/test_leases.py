@@ -16,7 +16,7 @@ from server.core.principal import DEFAULT_TENANT_ID
 from server.db.database import Database
 from server.db.tables import TENANTS
 from server.training.files.rows import delete_file
-from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
 from server.training.jobs.leases import MAX_ATTEMPTS
 from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, get_job
 from server.training.jobs.progress import validated
@@ -216,3 +216,11 @@ def test_file_is_either_deleted_or_trained_on(gateway: TrainingProcess, other: T
         with ThreadPoolExecutor(2) as pool:
             deleted, created = (future.result() for future in (pool.submit(delete), pool.submit(create)))
         assert deleted != created
+
+
+def test_a_worker_gets_only_jobs_of_its_methods(gateway: TrainingProcess) -> None:
+    gradient, evolution = gateway.new_job(), gateway.new_job(config=EvolutionConfig())
+    checked = gateway.new_job(waits=False)
+    assert gateway.claimed("light", 4, methods=["evolution"]) == [evolution]
+    assert gateway.claimed("light", 4, methods=["evolution"]) == []
+    assert gateway.claimed("full", 4) == [checked, gradient]

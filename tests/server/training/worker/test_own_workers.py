@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -24,12 +25,21 @@ from server.core.errors import Unavailable
 from server.core.settings import Settings
 from server.db.database import Database
 from server.launch.gpu_plan import WorkerGpus
-from server.launch.own_workers import OwnWorkers, own_workers, reachable, trained_model, with_worker_key
+from server.launch.own_workers import (
+    OwnWorkers,
+    evolution_workers,
+    methods_of,
+    own_workers,
+    reachable,
+    trained_model,
+    with_worker_key,
+)
 from server.launch.vllm_flags import parse_vllm_args
+from server.training.jobs.config import METHODS
 from server.training.worker.main import WorkerOptions, run_worker, worker_tools
 from tests.adapters.quantised_checkpoints import quantise
 from tests.server.support.sampling_engine import tiny_tokenizer
-from tests.server.support.site import CONTAINS, Site, rows, site
+from tests.server.support.site import CONTAINS, SIMILAR, Site, rows, site
 
 JOB = {"batch_size": 2, "group_size": 4, "max_completion_tokens": 2, "epochs": 9, "max_steps": 2}
 # Writes down its key and its process, and works for ever.
@@ -81,6 +91,53 @@ async def test_a_job_is_trained_by_a_worker_that_the_server_starts_for_it(
             assert process.nice() >= 10
         assert not process.is_running()
         assert list((tmp_path / "curves" / job_id).iterdir())
+
+
+@pytest.mark.slow
+async def test_a_job_of_evolution_is_done_by_a_worker_that_has_no_weights_to_read(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    directory = tmp_path / "without-weights"
+    tiny_tokenizer().save_pretrained(directory)
+    shutil.copy(path / "config.json", directory)
+    async with site(tmp_path, path, factors) as here, listening(here) as url:
+        settings = Settings(training_log_dir=f"{tmp_path}/curves", factors_from=str(factors.path))
+        workers = evolution_workers(settings, "open", str(directory), url, factors.digest)
+        async with workers.running(here.database):
+            settings_of_job = {"batch_size": 2, "population_size": 4, "max_completion_tokens": 2, "max_steps": 2}
+            job_id = await here.job(rows(10), SIMILAR, method="evolution", **settings_of_job)
+            job = await here.wait(job_id, "succeeded", seconds=240)
+        assert job.fine_tuned_model is not None
+        assert not list(directory.glob("*.safetensors"))
+
+
+def test_evolution_is_left_to_workers_without_weights_where_there_are_any(path: Path, factors: Factors) -> None:
+    def both(**settings: Any) -> list[OwnWorkers]:
+        given, url = Settings(**settings), "http://127.0.0.1:9"
+        return [make(given, "open", str(path), url, factors.digest) for make in (own_workers, evolution_workers)]
+
+    full, light = both()
+    assert (full.methods, light.methods) == (("reinforcement", "supervised"), ("evolution",))
+    assert [flag for flag in light.command if flag.startswith("--method")] == ["--method=evolution"]
+    assert methods_of([full, light]) == set(METHODS)
+    # All of a GPU for the engine, and evolution all the same.
+    assert methods_of(both(training_workers=0)) == {"evolution"}
+    full, light = both(evolution_workers=0)
+    assert light.count == 0
+    assert set(full.methods) == set(METHODS)
+
+
+async def test_a_job_that_waits_for_a_worker_started_by_hand_says_so(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors, own_methods=["evolution"]) as here:
+        settings: Any = {"batch_size": 2, "max_completion_tokens": 2}
+        said = {}
+        for method in ("reinforcement", "evolution"):
+            job_id = await here.job(rows(10), CONTAINS, method=method, **settings)
+            said[method] = [event.message for event in await here.events(job_id) if "tinylora worker" in event.message]
+        assert said["evolution"] == []
+        assert "no worker for jobs of method reinforcement" in said["reinforcement"][0]
 
 
 @pytest.mark.slow
