@@ -27,6 +27,8 @@ Multiplier = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 # A shorter completion counts as this many.
 LEAST_COMPLETION_TOKENS = 64
+# The state of the search is in every checkpoint, 16 bytes for each pair of numbers: 4 MB.
+MOST_CMA_NUMBERS = 512
 # By method: the completions of every prompt in a step.
 _WIDTH: Mapping[Method, str] = MappingProxyType({"reinforcement": "group_size", "evolution": "population_size"})
 # Set by the server.
@@ -124,13 +126,25 @@ def resolve_config(
         )
     if isinstance(config, RewardedConfig):
         _check_step(config, max_step_tokens)
-    if isinstance(config, EvolutionConfig) and config.algorithm == "cma_es" and config.learning_rate != "auto":
+    if isinstance(config, EvolutionConfig) and config.algorithm == "cma_es":
+        _check_cma_es(config)
+    return config
+
+
+def _check_cma_es(config: EvolutionConfig) -> None:
+    if config.learning_rate != "auto":
         raise BadRequest(
             f"{PARAM}.learning_rate is for the algorithm openai_es; cma_es finds its steps itself, beginning at sigma",
             param=f"{PARAM}.learning_rate",
             code="invalid_value",
         )
-    return config
+    if (numbers := config.parsed_recipe.num_parameters) > MOST_CMA_NUMBERS:
+        raise BadRequest(
+            f"{PARAM}.algorithm is cma_es, which learns how each number goes with each other, and the recipe "
+            f"has {numbers} of them, expected at most {MOST_CMA_NUMBERS}; use openai_es, or fewer groups",
+            param=f"{PARAM}.algorithm",
+            code="invalid_value",
+        )
 
 
 def _check_step(config: ReinforcementConfig | EvolutionConfig, most: int) -> None:

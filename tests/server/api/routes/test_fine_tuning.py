@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,48 @@ def test_settings_are_shown_resolved(openai_client: openai.OpenAI) -> None:
     assert shown.reasoning_effort == "medium"
     retrieved = openai_client.fine_tuning.jobs.retrieve(job.id)
     assert retrieved.model_dump_json(warnings="error") == job.model_dump_json(warnings="error")
+
+
+def evolution(hyperparameters: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """Arguments of a job."""
+    method = {"type": "evolution", "evolution": {"grader": GRADER, "hyperparameters": hyperparameters}}
+    return {"method": method, "extra_body": {"tinylora": options}}
+
+
+def test_settings_of_evolution_are_shown_resolved(openai_client: openai.OpenAI, worker: Worker) -> None:
+    hyperparameters = {"compute_multiplier": 1.3, "n_epochs": 2, "learning_rate_multiplier": 2}
+    job: Any = create_job(openai_client, **evolution(hyperparameters, algorithm="openai_es", dtype="float16"))
+    ours = job.tinylora
+    # Candidates come in pairs.
+    assert (ours["population_size"], ours["epochs"], ours["batch_size"]) == (22, 2, 8)
+    assert (ours["sigma"], ours["learning_rate"], ours["learning_rate_multiplier"]) == ("auto", "auto", 2)
+    assert "group_size" not in ours and "grad_clip" not in ours
+    assert job.method.type == "evolution"
+    assert job.method.evolution["grader"]["name"] == "exact"
+    assert job.method.evolution["hyperparameters"]["compute_multiplier"] == 22 / 16
+    claimed = worker.claim_running()
+    assert claimed["config"]["method"] == "evolution" and claimed["method"]["type"] == "evolution"
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "said"),
+    [
+        ({"learning_rate": 0.1}, "tinylora.learning_rate", "for the algorithm openai_es"),
+        ({"population_size": 7}, "tinylora.population_size", "multiple of 2"),
+        ({"sigma": 0}, "tinylora.sigma", ""),
+        ({"group_size": 8}, "tinylora.group_size", "which evolution training does not have"),
+        ({"algorithm": "annealing"}, "tinylora.algorithm", "openai_es"),
+        ({"recipe": {"groups": 1, "u": 513}}, "tinylora.algorithm", "expected at most 512"),
+        ({"population_size": 1024, "batch_size": 4096}, "tinylora.batch_size", "batch_size * population_size"),
+    ],
+)
+def test_settings_of_evolution_that_cannot_be_are_refused(
+    openai_client: openai.OpenAI, options: dict[str, Any], param: str, said: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        create_job(openai_client, **evolution(**options))
+    assert refused.value.param is not None and refused.value.param.startswith(param)
+    assert said in refused.value.message
 
 
 def test_a_suffix_may_be_any_text(openai_client: openai.OpenAI, worker: Worker) -> None:
