@@ -116,6 +116,12 @@ class History:
         return self.recent[-1]
 
     @property
+    def reward_means(self) -> list[float]:
+        """Every mean reward that is known, of training and of held-out rows."""
+        kept = (*self.first, *self.recent, *self.evaluations, self.start_evaluation or {})
+        return [numbers[name] for numbers in kept for name in (_REWARD, "valid_reward_mean") if name in numbers]
+
+    @property
     def latest(self) -> list[Numbers]:
         """The last steps, at most WINDOW."""
         return self.recent[-WINDOW:]

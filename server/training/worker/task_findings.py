@@ -55,7 +55,7 @@ def constant_rewards(history: History, about: Circumstances) -> str | None:
     text = f"all completions of each prompt got the same reward{shown}, so there was nothing to learn from"
     if about.max_flat_steps is not None:
         text += f"; {about.max_flat_steps} such steps in a row end the job"
-    return f"{text}. {_why_constant(last, about)}{_if_cut(last, about)}"
+    return f"{text}. {_why_constant(history, about)}{_if_cut(last, about)}"
 
 
 def sparse_rewards(history: History, about: Circumstances) -> str | None:
@@ -87,13 +87,24 @@ def truncated_completions(history: History, about: Circumstances) -> str | None:
     )
 
 
-def _why_constant(last: Numbers, about: Circumstances) -> str:
-    reward = last.get("train_reward_mean")
-    if last.get("reward_std") != 0 or reward is None:
+def _why_constant(history: History, about: Circumstances) -> str:
+    reward, advice = history.last.get("train_reward_mean"), ADVICE[about.method]
+    if (share := history.last.get("grader_error_share", 0.0)) > 0.5:
+        return f"The grader failed for {share:.0%} of the completions, which then score 0."
+    if history.last.get("reward_std") != 0 or reward is None:
         return (
-            "Use a grader that tells them apart, rows that are neither too easy nor too hard, "
-            f"{ADVICE[about.method].more_variety}."
+            f"Use a grader that tells them apart, rows that are neither too easy nor too hard, {advice.more_variety}."
         )
+    gave_another = any(mean != reward for mean in history.reward_means)
+    if reward == about.lowest and gave_another:
+        return (
+            "Not one completion got more than the lowest reward, but some did in other steps: what the grader accepts "
+            f"is rare, or was lost on the way. If {_samples(about)} show right answers that got nothing, the grader is "
+            f"too strict; if not, use easier rows, {advice.more_variety}, or, if rewards were higher before, "
+            f"{advice.smaller_steps}."
+        )
+    if reward == about.highest and gave_another:
+        return "Every completion got the highest reward: the model can do these rows. Harder ones would teach it more."
     if reward == about.lowest:
         return (
             "Not one completion got more than the lowest reward: the task is too hard for the model, or the grader "

@@ -106,6 +106,18 @@ def test_constant_rewards_are_told_apart(numbers: dict[str, float], about: dict[
     assert name == "constant_rewards" and said in text
 
 
+def test_rewards_that_are_lowest_now_and_then_are_called_rare() -> None:
+    impossible = {**FLAT, "train_reward_mean": 0.0, "train_reward_error": 0.0}
+    [(_, _, text)] = told([{"train_reward_mean": 0.02}, impossible])
+    assert "what the grader accepts is rare" in text and "group_size" in text
+    [(_, _, text)] = told([impossible], {"valid_reward_mean": 0.2, "valid_reward_error": 0.05})
+    assert "what the grader accepts is rare" in text
+    [(_, _, text)] = told([impossible], {"valid_reward_mean": 0.0, "valid_reward_error": 0.0})
+    assert "the grader accepts nothing" in text
+    [(_, _, text)] = told([{}, impossible | {"train_reward_mean": 1.0}])
+    assert "Harder ones would teach it more" in text
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
@@ -121,6 +133,9 @@ def test_a_grader_that_fails_is_told_of_with_its_own_words(kind: str, said: str)
     assert f"failed for 50% of the completions, mostly by {kind} (no such key: 'answr')" in text
     assert said in text
     assert told([{"grader_error_share": 0.02}], errors={kind: 2}) == []
+    numbers = {**FLAT, "train_reward_mean": 0.0, "grader_error_share": 1.0}
+    [(_, _, text)] = [one for one in told([numbers], errors={kind: 128}) if one[1] == "constant_rewards"]
+    assert "The grader failed for 100%" in text and "too hard" not in text
 
 
 def test_prompts_that_the_engine_refuses_are_told_of() -> None:
