@@ -32,6 +32,8 @@ SETTINGS = {
     # which is a matter of milliseconds. What it samples does not, so that without them the vector is the same to the
     # last bit; corrected by them it would be to about 1e-8.
     "importance_sampling": "none",
+    # For the same reason: one that is measured is measured by them.
+    "learning_rate": 0.002,
 }
 
 
