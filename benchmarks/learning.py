@@ -1,19 +1,23 @@
 """Does GRPO on 13 numbers raise the reward on rows never trained on? The experiment, with its controls.
 
     TINYLORA_PYTHON_GRADERS=true tinylora serve &
-    python -m benchmarks.learning --out data/learning --arms grpo random sft --seeds 0 1 2
-    python -m benchmarks.trl_peer --method rank-1-lora --train data/learning/task/train.jsonl \\
-        --validation data/learning/task/test.jsonl --out data/learning/trl/rank-1-lora-0.json     # other seeds, lora-xs
-    python -m benchmarks.learning --out data/learning --table --trl data/learning/trl/*.json
+    python -m benchmarks.learning --tasks sums products --arms grpo random sft cma-es --seeds 0 1 2
+    python -m benchmarks.trl_peer --method rank-1-lora --train data/learning/rows/sums/train.jsonl \\
+        --validation data/learning/rows/sums/test.jsonl --out data/learning/trl/rank-1-lora-0.json   # lora-xs
+    python -m benchmarks.learning --table --trl data/learning/trl/*.json
 
-Every arm (learning_task.py) and seed is a job of a running server, made through the official openai client; all jobs of
-a call are created before any is watched, so that its worker can train them together (as many as its --max-jobs). The
-server publishes the best checkpoint on the selection rows and the last one; both are measured on the test rows, as is
-the base model: greedy, and with 4 samples at the temperature of training, with the same seeds for all.
+Every task (tasks.py; `make reasoning-gym` installs what most of them come from), arm (learning_task.py) and seed is a
+job of a running server, made through the official openai client; all jobs of a task are created before any is watched,
+so that its worker can train them together (as many as its --max-jobs). The server publishes the best checkpoint on the
+selection rows and the last one; both are measured on the test rows, as is the base model: greedy, and with 4 samples,
+with the same seeds for all.
 
 There is a file per arm and seed, with the scores of every row; it is written as soon as its job exists, so a
 call that is cut off goes on where it was, and nothing is trained or measured twice. With other settings than the file's
 it refuses. The table (learning_table.py, which says what its error bars are) is made from the files alone.
+
+The README's table was made with `--batch-size 6 --group-size 8 --learning-rate 4e-3 --temperature 0.6
+--eval-interval 10 --supervised-batch-size 16`, on sums in another order.
 
 The random rewards come from a python grader, which the operator has to allow. It starts no server, and does not tell a
 worker what to train together.
@@ -37,13 +41,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from benchmarks.learning_table import markdown_table, read_results
-from benchmarks.learning_task import RECIPES, Files, Options, job_files, job_settings, make_files
+from benchmarks.learning_task import ARMS, Files, Options, job_files, job_settings, make_files
+from benchmarks.tasks import TASKS, Task
 from clients.evaluation.evaluate import Sampling, evaluate
 from clients.evaluation.rows import Row, load_rows
-from clients.examples.make_task import GRADER
-from clients.examples.train import ENDS, MAX_TOKENS
+from clients.examples.train import ENDS
 
 SAMPLES = 4
+# Of the measured samples, whatever a job is trained at.
+TEMPERATURE = 0.6
 # Not the seeds by which the best checkpoint is chosen.
 EVALUATION_SEED = 1_000_000
 TIMEOUT_S = 900
@@ -54,9 +60,11 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 class Experiment:
     """The runs of one call. `rows` are the test's; `measuring` lets one model at a time be measured."""
 
-    def __init__(self, client: AsyncOpenAI, out: Path, options: Options, poll_s: float = 5.0) -> None:
-        self.client, self.out, self.options, self.poll_s = client, out, options, poll_s
-        self.files: Files = make_files(out / "task")
+    def __init__(
+        self, client: AsyncOpenAI, out: Path, task: Task, options: Options, data: Path, poll_s: float = 5.0
+    ) -> None:
+        self.client, self.out, self.task, self.options, self.poll_s = client, out, task, options, poll_s
+        self.files: Files = make_files(data, task)
         self.rows: list[Row] = load_rows(str(self.files.test))
         self.measuring = asyncio.Lock()
         self.progress = Progress(
@@ -75,7 +83,7 @@ class Experiment:
         return all(task.result() for task in tasks)
 
     async def _base(self, model: str) -> Measured:
-        wanted = {"model": model, "temperature": self.options.temperature, "samples": SAMPLES}
+        wanted = {"model": model, "temperature": TEMPERATURE, "samples": SAMPLES}
         run = Run(self.out / "base.json", wanted)
         if "scores" not in run.values:
             run.save(scores=await self._measure(model, self.progress.add_task(model, total=None, note="")))
@@ -83,7 +91,7 @@ class Experiment:
         return scores
 
     async def _run_of(self, arm: str, seed: int, base_model: str, base: Measured) -> Run:
-        settings = job_settings(arm, seed, self.options)
+        settings = job_settings(arm, seed, self.task, self.options)
         run = Run(self.out / "results" / f"{arm}-{seed}.json", {"model": base_model, "samples": SAMPLES, **settings})
         if "job" not in run.values:
             ids = []
@@ -92,7 +100,7 @@ class Experiment:
             job = await self.client.fine_tuning.jobs.create(
                 model=base_model, training_file=ids[0], validation_file=ids[1], **settings
             )
-            numbers = RECIPES[arm].num_parameters
+            numbers = ARMS[arm].recipe.num_parameters
             run.save(method=arm, seed=seed, parameters=numbers, bytes=2 * numbers, job=job.id, before=base)
         return run
 
@@ -132,12 +140,17 @@ class Experiment:
     async def _measure(self, model: str, bar: TaskID) -> Measured:
         """Accuracy and scores by row, greedy and sampled."""
         measured: Measured = {}
-        for how, samples, temperature in (("greedy", 1, 0.0), ("sampled", SAMPLES, self.options.temperature)):
+        for how, samples, temperature in (("greedy", 1, 0.0), ("sampled", SAMPLES, TEMPERATURE)):
             async with self.measuring:
                 self.progress.reset(bar, total=len(self.rows), note=f"measured, {how}: {model}")
-                sampling = Sampling(samples, temperature, MAX_TOKENS, EVALUATION_SEED)
+                sampling = Sampling(samples, temperature, self.task.max_tokens, EVALUATION_SEED)
                 done = await evaluate(
-                    self.client, model, self.rows, GRADER, sampling, advance=lambda: self.progress.advance(bar)
+                    self.client,
+                    model,
+                    self.rows,
+                    self.task.grader,
+                    sampling,
+                    advance=lambda: self.progress.advance(bar),
                 )
             measured[how] = {"accuracy": done.pass_at_1.mean, "tokens": done.tokens, "scores": done.rewards}
             console.print(f"{done.model}, {how}: {done.pass_at_1.mean:.3f}")
@@ -174,16 +187,19 @@ class Run:
 
 
 def main() -> None:
-    defaults = asdict(Options())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default=os.environ.get("TINYLORA_URL", "http://localhost:8000"))
     parser.add_argument("--out", type=Path, default=Path("data/learning"), help="a directory (default: %(default)s)")
-    parser.add_argument("--arms", nargs="+", choices=list(RECIPES), default=["grpo", "random", "sft"])
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=["sums"])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["grpo", "random", "sft"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    for name, default in defaults.items():
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=type(default), default=default, help="of every job (default: %(default)s)")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    for name, default in asdict(Options()).items():
+        kind = float if name in ("learning_rate", "temperature", "sigma") else int
+        shown = "the server's" if default is None else default
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=default, help=f"of every job (default: {shown})"
+        )
+    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
     parser.add_argument("--trl", nargs="+", type=Path, default=[], help="results of trl_peer.py, for the table")
     args = parser.parse_args()
     is_complete = True
@@ -194,7 +210,8 @@ def main() -> None:
         except* openai.APIError as errors:
             console.print(f"{args.url}: {_first(errors)} Nothing is lost: the same command goes on.")
             raise SystemExit(1) from None
-    console.print(markdown_table(read_results(args.out, args.trl)))
+    for task in args.tasks:
+        console.print(f"\n{task}\n\n{markdown_table(read_results(args.out / task, args.trl))}")
     if not is_complete:
         raise SystemExit(1)
 
@@ -206,7 +223,13 @@ def _first(error: BaseException) -> BaseException:
 async def _run(args: argparse.Namespace, options: Options) -> bool:
     key = os.environ.get("TINYLORA_API_KEY", "unused")
     async with AsyncOpenAI(base_url=f"{args.url}/v1", api_key=key, max_retries=5, timeout=TIMEOUT_S) as client:
-        return await Experiment(client, args.out, options).run(args.arms, args.seeds)
+        complete = [
+            await Experiment(client, args.out / name, TASKS[name], options, args.out / "rows" / name).run(
+                args.arms, args.seeds
+            )
+            for name in args.tasks
+        ]
+    return all(complete)
 
 
 if __name__ == "__main__":

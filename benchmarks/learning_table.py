@@ -25,18 +25,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.learning_task import ARMS
 from clients.evaluation.accuracy import difference, estimate
 
 HOW = ("greedy", "sampled")
 CHECKPOINTS = ("selected", "last")
 LABELS: Mapping[str, str] = MappingProxyType(
-    {
-        "grpo": "GRPO",
-        "random": "GRPO, random rewards",
-        "sft": "supervised",
-        "grpo-840": "GRPO, LoRA-XS",
-        "cma-es": "evolution, CMA-ES",
-        "openai-es": "evolution, OpenAI-ES",
+    {name: arm.label for name, arm in ARMS.items()}
+    | {
         "tinylora": "TRL and PEFT: GRPO, TinyLoRA",
         "lora-xs": "TRL and PEFT: GRPO, LoRA-XS",
         "rank-1-lora": "TRL and PEFT: GRPO, LoRA of rank 1",

@@ -23,18 +23,21 @@ LARGEST = 15
 
 def make_task(directory: Path, validation: int = 64, seed: int = 0) -> tuple[Path, Path]:
     """Write train.jsonl and validation.jsonl: all sums of two numbers from 1 to 15, each in one of the two."""
-    sums = [(first, second) for first in range(1, LARGEST + 1) for second in range(1, LARGEST + 1)]
-    random.Random(seed).shuffle(sums)
+    rows = sums(seed)
     directory.mkdir(parents=True, exist_ok=True)
     files = directory / "train.jsonl", directory / "validation.jsonl"
-    for file, part in zip(files, (sums[validation:], sums[:validation]), strict=True):
-        file.write_text("".join(json.dumps(_row(*one)) + "\n" for one in part))
+    for file, part in zip(files, (rows[validation:], rows[:validation]), strict=True):
+        file.write_text("".join(json.dumps(row) + "\n" for row in part))
     return files
 
 
-def _row(first: int, second: int) -> dict[str, Any]:
-    question = {"role": "user", "content": QUESTION.format(first, second)}
-    return {"messages": [question], "answer": str(first + second)}
+def sums(seed: int = 0) -> list[dict[str, Any]]:
+    """A row for every sum, in an order of the seed."""
+    pairs = [(first, second) for first in range(1, LARGEST + 1) for second in range(1, LARGEST + 1)]
+    random.Random(seed).shuffle(pairs)
+    return [
+        {"messages": [{"role": "user", "content": QUESTION.format(*pair)}], "answer": str(sum(pair))} for pair in pairs
+    ]
 
 
 def main(

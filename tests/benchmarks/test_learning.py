@@ -14,13 +14,22 @@ from adapters.factors.factors import Factors
 from benchmarks.learning import Experiment
 from benchmarks.learning_table import markdown_table, read_results
 from benchmarks.learning_task import SELECTION_ROWS, TEST_ROWS, Options, make_files
+from benchmarks.tasks import KEPT_OUT, REASONING_GYM, TASKS
 from clients.evaluation.rows import load_rows
 from clients.examples.make_task import LARGEST
 from server.training.worker.dataset import read_rows
 from tests.server.support.sampling_engine import tiny_tokenizer
 from tests.server.support.site import Site, site
 
-OPTIONS = Options(steps=2, batch_size=2, group_size=2, eval_interval=1, selection_samples=1, supervised_batch_size=2)
+OPTIONS = Options(
+    steps=2,
+    batch_size=2,
+    group_size=2,
+    learning_rate=4e-3,
+    eval_interval=1,
+    selection_samples=1,
+    supervised_batch_size=2,
+)
 # With `random` too it would take a process per completion.
 ARMS = ["grpo", "sft"]
 ROWS = 3
@@ -43,7 +52,7 @@ def let_chat(here: Site) -> None:
 
 
 def test_the_three_parts_share_no_row_and_are_all_rows(tmp_path: Path) -> None:
-    files = make_files(tmp_path)
+    files = make_files(tmp_path, TASKS["sums"])
     parts = [
         {row.messages[-1]["content"]: row.item["answer"] for row in load_rows(str(file))}
         for file in (files.training, files.selection, files.test)
@@ -63,7 +72,7 @@ async def test_an_experiment_goes_on_where_it_was_and_does_nothing_twice(
         let_chat(here)
 
         def experiment(options: Options = OPTIONS) -> Experiment:
-            experiment = Experiment(here.client, tmp_path, options, poll_s=0.05)
+            experiment = Experiment(here.client, tmp_path, TASKS["sums"], options, tmp_path / "rows", poll_s=0.05)
             del experiment.rows[ROWS:]
             return experiment
 
@@ -97,3 +106,19 @@ async def test_an_experiment_goes_on_where_it_was_and_does_nothing_twice(
         assert await experiment().run(ARMS, [0])
         with pytest.raises(SystemExit, match="other settings"):
             await experiment(replace(OPTIONS, learning_rate=1.0)).run(ARMS, [0])
+
+
+def test_two_tasks_of_reasoning_gym_are_kept_for_the_end() -> None:
+    kept = [TASKS[name] for name in KEPT_OUT]
+    assert len(kept) == 2
+    assert all(task.dataset for task in kept)
+    assert len(TASKS) - len(kept) >= 6
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.dataset])
+def test_rows_of_reasoning_gym_come_again_and_never_twice(name: str) -> None:
+    if not REASONING_GYM.exists():
+        pytest.skip("reasoning-gym is not installed (make reasoning-gym)")
+    rows = TASKS[name].rows(256)
+    assert rows == TASKS[name].rows(256)
+    assert len({row["messages"][0]["content"] for row in rows}) == len(rows) >= 200
