@@ -97,6 +97,8 @@ def test_only_the_worker_gets_the_secrets_of_an_endpoint(openai_client: openai.O
     for job in (made, jobs.retrieve(made.id), next(iter(jobs.list())), jobs.pause(made.id), jobs.resume(made.id)):
         text = job.model_dump_json()
         assert "[hidden]" in text and "k3y" not in text and secret not in text
+    other = create_job(openai_client, method={"type": "evolution", "evolution": {"grader": own}})
+    assert "[hidden]" in other.model_dump_json() and "k3y" not in jobs.retrieve(other.id).model_dump_json()
     sent = worker.claim_running()["method"]["reinforcement"]["grader"]["graders"]["own"]
     assert (sent["headers"], sent["secret"]) == ({"X-Key": "k3y"}, secret)
 
