@@ -1,6 +1,6 @@
 """Does GRPO on 13 numbers raise the reward on rows never trained on? The experiment, with its controls.
 
-    TINYLORA_PYTHON_GRADERS=true tinylora serve &
+    TINYLORA_PYTHON_GRADERS=true TINYLORA_GRADER_RUNS_PER_MINUTE=10000 tinylora serve &
     python -m benchmarks.learning --tasks sums products --arms grpo random sft cma-es --seeds 0 1 2
     python -m benchmarks.trl_peer --method rank-1-lora --train data/learning/rows/sums/train.jsonl \\
         --validation data/learning/rows/sums/test.jsonl --out data/learning/trl/rank-1-lora-0.json   # lora-xs
@@ -19,8 +19,8 @@ it refuses. The table (learning_table.py, which says what its error bars are) is
 The README's table was made with `--batch-size 6 --group-size 8 --learning-rate 4e-3 --temperature 0.6
 --eval-interval 10 --supervised-batch-size 16`, on sums in another order.
 
-The random rewards come from a python grader, which the operator has to allow. It starts no server, and does not tell a
-worker what to train together.
+The random rewards come from a python grader, which the operator has to allow, as he has to allow as many graded answers
+a minute as are measured. It starts no server, and does not tell a worker what to train together.
 """
 
 from __future__ import annotations
