@@ -96,10 +96,10 @@ class ServerProcess:
         _, alive = psutil.wait_procs(others, timeout=STOP_TIMEOUT_S)
         assert not alive, f"killed with their server, and still there: {alive}"
 
-    def worker(self) -> psutil.Process | None:
-        """Its training worker, if it has one at the moment."""
+    def worker(self, method: str) -> psutil.Process | None:
+        """Its training worker for jobs of `method`, if it has one at the moment."""
         children = psutil.Process(self.process.pid).children()
-        return next((child for child in children if "worker" in child.cmdline()), None)
+        return next((child for child in children if f"--method={method}" in child.cmdline()), None)
 
     def output(self) -> str:
         """What the server printed, then what its engine and workers did."""

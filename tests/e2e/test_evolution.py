@@ -63,8 +63,8 @@ def test_jobs_of_two_tenants_end_as_alone_also_when_their_worker_is_killed(
 ) -> None:
     undisturbed = new_job(client)
     until(lambda: has_succeeded(client, undisturbed))
-    worker = server.worker()
-    assert worker is not None and "--method=evolution" in worker.cmdline()
+    worker = server.worker("evolution")
+    assert worker is not None
     assert worker.memory_info().rss < MOST_MEMORY * 2**20
     assert not [file.path for file in worker.memory_maps() if file.path.endswith("model.safetensors")]
 
@@ -72,7 +72,7 @@ def test_jobs_of_two_tenants_end_as_alone_also_when_their_worker_is_killed(
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=tenant, max_retries=0, timeout=120) as other:
         jobs = [(client, new_job(client)), (other, new_job(other))]
         until(lambda: all(step_of(*job) >= 1 for job in jobs))
-        worker = server.worker()
+        worker = server.worker("evolution")
         assert worker is not None
         worker.kill()
         for job in jobs:

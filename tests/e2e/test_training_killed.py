@@ -96,7 +96,7 @@ def test_a_job_whose_worker_and_server_are_killed_ends_as_one_that_nothing_distu
 
     killed = new_job(client, file)
     until(lambda: step_of(client, killed) >= 2)
-    worker = server.worker()
+    worker = server.worker("reinforcement")
     assert worker is not None
     worker.kill()
     first = step_of(client, killed)

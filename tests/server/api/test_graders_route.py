@@ -71,7 +71,7 @@ def app(tools: GraderTools, app_database: Database, tmp_path: Path) -> FastAPI:
     app = FastAPI()
     app.include_router(graders.router)
     metrics, runs = JobMetrics(CollectorRegistry(), app_database), GraderRuns(at_once=2, per_minute=60)
-    app.state.training = Training(FileStorage(str(tmp_path)), metrics, tools, runs)
+    app.state.training = Training(FileStorage(str(tmp_path)), metrics, tools, runs, frozenset())
     app.add_middleware(As, principal=principal())
     install_error_handlers(app)
     return app

@@ -9,6 +9,7 @@ STORED: dict[str, Any] = {
     "best": {"vector": "AACAPwAAAEA=", "step": 3, "metrics": {"valid_reward_mean": 0.5}},
     "best_value": 0.5,
     "learning_rate": 0.01,
+    "sigma": 0.05,
     "watch": {"start": 0.25, "start_error": 0.125, "flat_steps": 1, "low_evaluations": 2, "has_learned": True},
     "diagnosis": {
         "history": {
@@ -24,8 +25,8 @@ STORED: dict[str, Any] = {
     },
     "sampled_with": "AAAAAAAAgD8=",
 }
-# Of servers that had neither an automatic rate nor a diagnosis.
-LATER = ("learning_rate", "diagnosis")
+# Of servers that had neither an automatic rate, nor evolution, nor a diagnosis.
+LATER = ("learning_rate", "sigma", "diagnosis")
 
 
 def test_the_stored_form_is_read_and_written_again() -> None:
@@ -38,7 +39,7 @@ def test_the_stored_form_is_read_and_written_again() -> None:
     assert list(empty) == list(STORED)
     assert empty["best"] is empty["sampled_with"] is None
     older = JobState.model_validate({name: value for name, value in STORED.items() if name not in LATER})
-    assert older.diagnosis.told == {} and older.learning_rate is None
+    assert older.diagnosis.told == {} and older.learning_rate is older.sigma is None
 
 
 def test_of_equal_values_the_later_vector_is_kept() -> None:
