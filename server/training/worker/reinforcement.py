@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from adapters.vector.adapter import Adapter
@@ -50,7 +49,7 @@ class Reinforcement:
         ]
         logprobs = [list(completion.logprobs) for completion in completions]
         if behavior_policy is not None and not self.sampling.sampling(temperature).with_logprobs:
-            logprobs = await self._scored(sequences, behavior_policy)
+            logprobs = await self.trainer.logprobs(behavior_policy, sequences)
         objective = grpo_objective(sequences, rewards, group_numbers, self.config, logprobs)
         objective = replace(objective, watched=_watched(objective.rows, group_numbers, sequences))
         return Batch(
@@ -92,15 +91,6 @@ class Reinforcement:
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
         return await self.sampling.evaluate(adapter)
 
-    async def _scored(self, sequences: list[TokenSequence], adapter: Adapter) -> list[list[float]]:
-        """Log-probabilities of the completions under `adapter`, computed by this worker's model."""
-        handle, _ = await self.trainer.add(adapter)
-        try:
-            tokens = await self.trainer.score([replace(sequence, adapter=handle) for sequence in sequences])
-        finally:
-            await self.trainer.remove(handle)
-        return [_row(tokens.logprobs_BC[row], len(sequence.completion)) for row, sequence in enumerate(sequences)]
-
 
 def _watched(rows: Sequence[int], group_numbers: Sequence[int], sequences: Sequence[TokenSequence]) -> frozenset[int]:
     """Of the rows that are run, one of each group, as many as WATCHED_TOKENS allow, one at least."""
@@ -113,8 +103,3 @@ def _watched(rows: Sequence[int], group_numbers: Sequence[int], sequences: Seque
             break
         chosen.add(row)
     return frozenset(chosen)
-
-
-def _row(logprobs_C: Tensor, length: int) -> list[float]:
-    values: list[float] = logprobs_C[:length].tolist()
-    return values

@@ -134,14 +134,7 @@ class RolloutClient:
             body["adapter"] = inline(request.adapter)
         async with self._semaphore.slot(request.tenant, request.job):
             try:
-                response = await request_with_retries(
-                    self._http,
-                    "POST",
-                    "/v1/completions",
-                    retry_policy=self._retry_policy,
-                    json=body,
-                    headers={ORGANIZATION_HEADER: request.tenant},
-                )
+                response = await self._complete(body, request.tenant)
                 choices = response.json()["choices"]
                 completions = tuple(_completion(choice, sampling.with_logprobs) for choice in choices)
             except GatewayRefused as error:
@@ -164,19 +157,22 @@ class RolloutClient:
             "adapter": inline(request.adapter),
         }
         async with self._semaphore.slot(request.tenant, request.job):
-            response = await request_with_retries(
-                self._http,
-                "POST",
-                "/v1/completions",
-                retry_policy=self._retry_policy,
-                json=body,
-                headers={ORGANIZATION_HEADER: request.tenant},
-            )
+            response = await self._complete(body, request.tenant)
         try:
             told = response.json()["choices"][0]["prompt_logprobs"][len(request.prompt) :]
             return [float(place[str(token)]["logprob"]) for place, token in zip(told, request.completion, strict=True)]
         except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise GatewayRefused(response.status_code, "", f"no prompt_logprobs that can be read: {error!r}") from error
+
+    async def _complete(self, body: Mapping[str, Any], tenant: str) -> httpx.Response:
+        return await request_with_retries(
+            self._http,
+            "POST",
+            "/v1/completions",
+            retry_policy=self._retry_policy,
+            json=body,
+            headers={ORGANIZATION_HEADER: tenant},
+        )
 
 
 def inline(adapter: Adapter) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.apply.trainable import BASE
 from adapters.vector.adapter import Adapter
 from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker import probe
@@ -38,19 +39,8 @@ class Supervised:
 
     async def distance_per_nat(self, start: Adapter) -> float | None:
         examples = (await self.data.batch(1))[: probe.ROWS]
-
-        async def score(adapter: Adapter) -> list[list[float]]:
-            handle, _ = await self.trainer.add(adapter)
-            try:
-                answers = [
-                    TokenSequence(handle, example.prompt, example.completion[: probe.TOKENS]) for example in examples
-                ]
-                tokens = await self.trainer.score(answers)
-            finally:
-                await self.trainer.remove(handle)
-            return [tokens.logprobs_BC[row, : len(answer.completion)].tolist() for row, answer in enumerate(answers)]
-
-        return await probe.distance_per_nat(start, score, seed=0)
+        answers = [TokenSequence(BASE, one.prompt, one.completion[: probe.TOKENS]) for one in examples]
+        return await probe.distance_per_nat(start, lambda adapter: self.trainer.logprobs(adapter, answers), seed=0)
 
     def samples(self, collected: list[Example], batch: Batch, metrics: Any) -> list[SampledGroup]:
         return []

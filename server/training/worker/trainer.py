@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -98,6 +98,15 @@ class Trainer:
             micro_batch = [batch[row] for row in rows]
             parts.append(await self._in_thread(partial(self._score, micro_batch)))
         return joined(parts)
+
+    async def logprobs(self, adapter: Adapter, batch: Sequence[TokenSequence]) -> list[list[float]]:
+        """Log-probabilities of the completions of `batch`, whatever its adapters, under `adapter`."""
+        handle, _ = await self.add(adapter)
+        try:
+            tokens = await self.score([replace(sequence, adapter=handle) for sequence in batch])
+        finally:
+            await self.remove(handle)
+        return [tokens.logprobs_BC[row, : len(one.completion)].tolist() for row, one in enumerate(batch)]
 
     def close(self) -> None:
         """Stop the thread, behind a pass that may be running."""
