@@ -101,6 +101,11 @@ class ClaimedJob(Message):
     checkpoint: Checkpoint | None
     lease_expires_at: int
 
+    @property
+    def start_vector(self) -> bytes:
+        """Where training starts when there is no checkpoint: zeros where there is no `init_vector`."""
+        return self.init_vector or bytes(4 * self.config.parsed_recipe.num_parameters)
+
 
 class LeaseAnswer(Message):
     """`lease_expires_at`: seconds since 1970; null when there is no lease (any more)."""

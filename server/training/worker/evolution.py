@@ -63,8 +63,7 @@ class Evolution:
         self._seed, self._config, self._state = job.seed, config, state
         self._sampling, self._factors = sampling, factors
         recipe, bound = config.parsed_recipe, config.max_abs_v
-        start = bytes(4 * recipe.num_parameters) if job.init_vector is None else job.init_vector
-        mean_N = decode(start, recipe, "float32").flatten().double().numpy()
+        mean_N = decode(job.start_vector, recipe, "float32").flatten().double().numpy()
         self._start_N = within(mean_N, bound)
         self.search = self._new_search(state.sigma or UNMEASURED_SIGMA)
 

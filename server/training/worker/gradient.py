@@ -89,9 +89,7 @@ async def gradient_training(
     total_steps: int,
 ) -> AsyncIterator[GradientTraining]:
     """The job's vector in training until the block ends, from its checkpoint or its start. `factors`: their digest."""
-    recipe = config.parsed_recipe
-    start = bytes(4 * recipe.num_parameters) if job.init_vector is None else job.init_vector
-    handle, vector = await trainer.add(Adapter(recipe, factors, "float32", start))
+    handle, vector = await trainer.add(Adapter(config.parsed_recipe, factors, "float32", job.start_vector))
     try:
         training = GradientTraining(config, loss, trainer, factors, state, total_steps, handle, vector)
         if job.checkpoint is not None:

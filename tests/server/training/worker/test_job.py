@@ -90,12 +90,7 @@ async def test_a_job_whose_worker_was_killed_ends_with_the_same_bits(
             await here.wait(job_id, "succeeded")
         undisturbed, samples = here.vectors(job_id), await here.samples(job_id)
         job_id = await here.job(rows(12, WORD), CONTAINS, **SMALL | settings)
-        for step in (1, 3):
-            async with here.worker(f"killed-{step}"):
-                await here.wait(job_id, lambda job, step=step: (job.step or 0) >= step)
-            here.expire_lease(job_id)
-        async with here.worker("last"):
-            await here.wait(job_id, "succeeded")
+        await here.train_with_kills(job_id)
         assert here.vectors(job_id)[4] == undisturbed[4]
         assert any(undisturbed[4])
         # Of every step, once: four prompts, and at 0, 2 and 4 the two held-out rows.
