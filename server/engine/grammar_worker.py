@@ -26,6 +26,8 @@ MEMORY_BYTES = 2**30
 MAX_CPU_S = 5.0
 # The server's event loop parses each grammar once more, and everybody waits for that.
 MAX_PARSE_S = 0.5
+# Each level is a call on the compiler's stack and a copy of what is inside it.
+MAX_DEPTH = 100
 _SOURCE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
@@ -42,6 +44,8 @@ def main() -> None:
         # Its signal ends the process also in the middle of the compiler, which Python could not interrupt.
         signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
         try:
+            if question["kind"] in ("json", "structural_tag"):
+                check_depth(question["spec"])
             began = time.process_time()
             grammar = parse(question["kind"], question["spec"])
             took = time.process_time() - began
@@ -57,6 +61,21 @@ def main() -> None:
             answer = {"error": _SOURCE.sub("", str(error)).strip()[:500] or type(error).__name__}
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(answer), flush=True)
+
+
+def check_depth(spec: str) -> None:
+    """ValueError when the JSON text `spec` is nested more than MAX_DEPTH levels deep; other text passes."""
+    try:
+        level = [json.loads(spec)]
+        for _ in range(MAX_DEPTH):
+            level = [part for part in level if isinstance(part, dict | list)]
+            level = [inner for part in level for inner in (part.values() if isinstance(part, dict) else part)]
+    except RecursionError:
+        level = [[spec]]
+    except ValueError:
+        return
+    if any(isinstance(part, dict | list) for part in level):
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep; make it flatter")
 
 
 def check_references(schema: Any) -> None:

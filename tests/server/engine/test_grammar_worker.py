@@ -37,6 +37,7 @@ async def test_grammars_of_every_kind_are_compiled(pool: ChildPool) -> None:
     for kind, spec in [
         ("json", json.dumps(CITY)),
         ("json", json.dumps(tree)),
+        ("json", '{"not": ' * 99 + "{}" + "}" * 99),
         ("regex", "[a-z]+@[a-z]+"),
         ("grammar", 'root ::= "a" root | "b"'),
         ("lark", 'start: "a"'),
@@ -56,7 +57,8 @@ async def test_what_does_not_compile_is_told_in_the_compilers_words_alone(pool: 
         ("json", json.dumps({"properties": {"a": LOOP}, "$defs": LOOP["$defs"]}), "leads back to itself"),
         ("grammar", "root ::= root", "no answer fits it"),
         ("json", "not JSON", "JSON"),
-        ("json", '{"not": ' * 5000 + "{}" + "}" * 5000, ""),
+        ("json", '{"not": ' * 5000 + "{}" + "}" * 5000, "more than 100 levels deep"),
+        ("json", '{"not": ' * 100 + "{}" + "}" * 100, "more than 100 levels deep"),
         ("regex", "(", "Regex parsing error"),
         ("grammar", "nonsense", "root"),
         ("structural_tag", "{}", "format"),
