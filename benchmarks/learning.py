@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["grpo", "random", "sft"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     for name, default in asdict(Options()).items():
-        kind = float if name in ("learning_rate", "temperature", "sigma") else int
+        kind = float if name in ("learning_rate", "learning_rate_multiplier", "temperature", "sigma") else int
         shown = "the server's" if default is None else default
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, default=default, help=f"of every job (default: {shown})"

@@ -87,6 +87,7 @@ class Options:
     batch_size: int | None = None
     group_size: int | None = None
     learning_rate: float | None = None
+    learning_rate_multiplier: float | None = None
     temperature: float | None = None
     eval_interval: int | None = None
     selection_samples: int = 2
@@ -123,6 +124,7 @@ def job_settings(name: str, seed: int, task: Task, options: Options) -> dict[str
         "max_steps": options.steps,
         "epochs": 1000,
         "eval_interval": options.eval_interval,
+        "learning_rate_multiplier": options.learning_rate_multiplier,
     }
     if arm.method != "supervised":
         ours |= {
