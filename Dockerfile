@@ -37,7 +37,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/venv \
     && pip install --no-deps --requirement /tmp/requirements.txt
 
-# The project as one wheel, the same for both targets.
+# The project and its client as wheels, the same for both targets.
 FROM base AS wheel
 RUN --mount=type=cache,target=/root/.cache/pip python -m venv /opt/venv && pip install setuptools==78.1.1
 WORKDIR /source
@@ -45,7 +45,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY adapters adapters
 COPY server server
 COPY clients clients
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . clients/python
 
 # What the two final images share.
 FROM base AS runtime

@@ -21,7 +21,7 @@ DISK_GB := $(if $(filter gpu,$(DEVICE)),15,5)
 EMBEDDED_MODEL := $(or $(TINYLORA_MODELS_DIR),models)/SmolLM2-135M-Instruct
 REQUIREMENTS := deploy/requirements-$(DEVICE).txt
 PACKAGES := $(VENV)/.packages-$(shell cat $(REQUIREMENTS) deploy/requirements-dev.txt | cksum | cut -d' ' -f1)
-PROJECT := $(VENV)/.project-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+PROJECT := $(VENV)/.project-$(shell cat pyproject.toml clients/python/pyproject.toml | cksum | cut -d' ' -f1)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --no-compile
 
 .DEFAULT_GOAL := help
@@ -44,6 +44,7 @@ check: $(PROJECT) ## Lint, formatting, which room imports which, and types
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 --package tinylora_client
 
 fmt: $(PROJECT) ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix .
@@ -79,7 +80,7 @@ reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning.py (150 MB
 		pillow==13.0.0 pyparsing==3.3.3 python-dateutil==4.0.0 six==1.17.0
 
 clean: ## Remove the environments, the embedded model and all caches; keeps data/
-	rm -rf .venv .venv-gpu models/SmolLM2-135M-Instruct build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-gpu models/SmolLM2-135M-Instruct build *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find adapters server clients tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The model needs the environment to be built, but must not be built again because the environment changed.
@@ -90,7 +91,7 @@ $(EMBEDDED_MODEL): | $(PROJECT)
 # Editable, so that an edit is served at the next start; vLLM finds the plugin through the installed entry point.
 $(PROJECT): | $(PACKAGES)
 	@echo "==> Registering this directory in $(VENV)"
-	@$(PIP) --quiet --no-build-isolation --editable .
+	@$(PIP) --quiet --no-build-isolation --editable . --editable clients/python
 	@rm -f $(VENV)/.project-* && touch $@
 
 # torch goes first and alone: if this machine's index has no CPU build of it, only it may come from PyTorch's index.

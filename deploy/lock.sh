@@ -15,12 +15,13 @@ trap 'rm -rf "$scratch"' EXIT
 python3 -m venv "$scratch/uv"
 "$scratch/uv/bin/pip" install --quiet uv==0.13.9
 
+# The client is installed from this repository, like the project itself.
 compile() { # compile OUTPUT ARGUMENTS...
     output=$1
     shift
     "$scratch/uv/bin/uv" pip compile pyproject.toml --quiet --no-config \
         --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-        --custom-compile-command deploy/lock.sh --output-file "$output" "$@"
+        --custom-compile-command deploy/lock.sh --no-emit-package tinylora-client --output-file "$output" "$@"
 }
 
 without_builds_for_gpu="--no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec

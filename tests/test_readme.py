@@ -53,7 +53,7 @@ def test_every_make_target_it_names_exists() -> None:
 def test_the_example_bytes_are_26_and_its_model_is_the_embedded_one() -> None:
     (unit,) = re.findall(r'bytes\.fromhex\("([0-9a-f]+)" \* 13\)', README)
     assert len(bytes.fromhex(unit * 13)) == 26
-    assert README.count(f'"{MODEL_NAME}"') == 3
+    assert README.count(f'"{MODEL_NAME}"') == 4
 
 
 def test_the_license_it_names_is_the_packages() -> None:

@@ -5,27 +5,22 @@ It is a whole program, to be copied. It expects a server on TINYLORA_URL, by def
 
 from __future__ import annotations
 
-import os
-
-from openai import OpenAI
-
-from clients.adapters import Adapters
+from tinylora_client import TinyLoRA
 
 
 def main() -> None:
-    url = os.environ.get("TINYLORA_URL", "http://localhost:8000")
-    client = OpenAI(base_url=f"{url}/v1", api_key=os.environ.get("TINYLORA_API_KEY", "unused"))
-    stored = Adapters(client).upload("examples/demo", [0.2] * 13)
+    client = TinyLoRA()
+    stored = client.adapters.upload("examples/demo", [0.2] * 13)
     base = client.models.list().data[0].id
-    for adapter in (None, stored["id"]):
+    for adapter in (None, stored):
         answer = client.chat.completions.create(
             model=base,
             messages=[{"role": "user", "content": "Write one sentence about the sea."}],
             temperature=0,
             max_tokens=64,
-            extra_body={} if adapter is None else {"adapter": adapter},
+            adapter=adapter,
         )
-        print(f"{adapter or base}: {answer.choices[0].message.content}")
+        print(f"{adapter.id if adapter else base}: {answer.choices[0].message.content}")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 from fastapi import FastAPI
 from typer.testing import CliRunner, Result
 
 from adapters.factors.factors import Factors
-from clients.adapters import Adapters
 from server.launch.cli import cli
 from tests.server.support.fake_engine import BASE, FakeEngine
+from tinylora_client import TinyLoRA
 
 ROWS = 12
 ANSWERS = {"right": "The answer is {}.", "boxed": "\\boxed{{{}}}, not 99", "wrong": "99", "none": "I do not know"}
@@ -50,10 +49,10 @@ def engine(factors: Factors) -> FakeEngine:
 
 
 @pytest.fixture
-def data(tmp_path: Path, base_url: str, openai_client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(tmp_path: Path, base_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Rows, on which an adapter is evaluated too."""
     monkeypatch.setenv("TINYLORA_URL", base_url)
-    Adapters(openai_client).upload("acme/adds", [0.5] * 13)
+    TinyLoRA(base_url=base_url).adapters.upload("acme/adds", [0.5] * 13)
     file = tmp_path / "rows.jsonl"
     question = "What is {} + {}?"
     rows = [

@@ -1,0 +1,93 @@
+"""The clients: OpenAI's, with adapters, typed errors, and one Idempotency-Key for all attempts of a call."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import Any
+
+from openai import APIStatusError, AsyncOpenAI, OpenAI
+
+from tinylora_client.adapters import Adapters, AsyncAdapters
+from tinylora_client.chat import AsyncChat, Chat
+from tinylora_client.errors import typed_error
+from tinylora_client.fine_tuning import AsyncFineTuning, FineTuning
+
+DEFAULT_URL = "http://localhost:8000"
+URL_VARIABLE, KEY_VARIABLE = "TINYLORA_URL", "TINYLORA_API_KEY"
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+
+
+class TinyLoRA(OpenAI):
+    """A client of one server. Everything of openai.OpenAI works; `adapters`, `chat` and `fine_tuning` do more.
+
+    base_url: the server, with or without /v1; default TINYLORA_URL, else http://localhost:8000. api_key: default
+    TINYLORA_API_KEY; a server without keys takes any. options: those of openai.OpenAI (timeout, max_retries, ...).
+
+    Writes that are repeated because an answer was lost are done once: all attempts of a call have the same
+    Idempotency-Key. OpenAI's own environment variables are not read, so that its keys go nowhere else.
+    """
+
+    def __init__(self, *, base_url: object = None, api_key: Any = None, **options: Any) -> None:
+        super().__init__(base_url=_base_url(base_url), api_key=_api_key(api_key), **options)
+        _own_headers(self, options)
+
+    @cached_property
+    def adapters(self) -> Adapters:
+        """Adapters, their versions and aliases."""
+        return Adapters(self)
+
+    @cached_property
+    def chat(self) -> Chat:
+        """Chat completions, with an argument `adapter`."""
+        return Chat(self)
+
+    @cached_property
+    def fine_tuning(self) -> FineTuning:
+        """Training jobs, which can be waited for."""
+        return FineTuning(self)
+
+    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> APIStatusError:
+        return typed_error(super()._make_status_error(err_msg, body=body, response=response))
+
+
+class AsyncTinyLoRA(AsyncOpenAI):
+    """As TinyLoRA, for asyncio and trio: openai.AsyncOpenAI with the same additions."""
+
+    def __init__(self, *, base_url: object = None, api_key: Any = None, **options: Any) -> None:
+        super().__init__(base_url=_base_url(base_url), api_key=_api_key(api_key), **options)
+        _own_headers(self, options)
+
+    @cached_property
+    def adapters(self) -> AsyncAdapters:
+        """Adapters, their versions and aliases."""
+        return AsyncAdapters(self)
+
+    @cached_property
+    def chat(self) -> AsyncChat:
+        """Chat completions, with an argument `adapter`."""
+        return AsyncChat(self)
+
+    @cached_property
+    def fine_tuning(self) -> AsyncFineTuning:
+        """Training jobs, which can be waited for."""
+        return AsyncFineTuning(self)
+
+    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> APIStatusError:
+        return typed_error(super()._make_status_error(err_msg, body=body, response=response))
+
+
+def _base_url(given: object) -> str:
+    url = str(given or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+    return f"{url.removesuffix('/v1')}/v1"
+
+
+def _api_key(given: Any) -> Any:
+    return given or os.environ.get(KEY_VARIABLE) or "unused"
+
+
+def _own_headers(client: OpenAI | AsyncOpenAI, options: dict[str, Any]) -> None:
+    # OpenAI's client makes such a key for every call, and sends it under the name that is set here.
+    client._idempotency_header = IDEMPOTENCY_HEADER
+    client.organization = options.get("organization")
+    client.project = options.get("project")

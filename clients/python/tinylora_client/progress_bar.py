@@ -1,0 +1,48 @@
+"""A bar of a job's steps on standard error, or in a notebook, with its state and its last rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from tinylora_client.objects import Job
+
+if TYPE_CHECKING:
+    from openai.types.fine_tuning import FineTuningJobEvent
+    from typing_extensions import Self
+
+
+class ProgressBar:
+    """shown: None is on a terminal and in a notebook. It is closed when the block ends, however that ends."""
+
+    def __init__(self, title: str, shown: bool | None) -> None:
+        # tqdm's `disable`, in which None means the same.
+        hidden = None if shown is None else not shown
+        self._bar: Any = tqdm(desc=title, unit="step", disable=hidden, dynamic_ncols=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, job: Job, events: Sequence[FineTuningJobEvent]) -> None:
+        """Move the bar to the job's step; warnings among its new events are printed above it."""
+        for event in events:
+            if event.level in ("warn", "error") and not self._bar.disable:
+                self._bar.write(f"{job.id}: {event.message}", file=self._bar.fp)
+        rewards = {name: value for event in events for name, value in rewards_of(event).items()}
+        # A total that became known late, or a job that went on from an earlier step, is no speed of this bar's.
+        self._bar.total = job.total_steps
+        self._bar.n = job.step or 0
+        self._bar.set_postfix_str(" ".join([job.status, *(f"{name} {value:.3f}" for name, value in rewards.items())]))
+
+
+def rewards_of(event: FineTuningJobEvent) -> dict[str, float]:
+    """The mean rewards of a step's event: "train" and, where rows were held out and evaluated, "valid"."""
+    data = event.data if isinstance(event.data, dict) else {}
+    scores = data.get("scores") or {}
+    found = {name: scores.get(f"{name}_reward_mean") for name in ("train", "valid")}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
