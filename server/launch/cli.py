@@ -114,6 +114,30 @@ def factors(
     print(f"{built.path}\n{built.digest}")
 
 
+@cli.command()
+def migrate() -> None:
+    """Bring the database of TINYLORA_DATABASE_URL to the tables of this version, and end.
+
+    A server does that itself when it starts; where several share a database, this does it before the first is replaced.
+    """
+    from contextlib import closing
+
+    from pydantic import ValidationError
+
+    from server.core.settings import Settings, explain
+    from server.db.database import Database
+    from server.db.url import DatabaseStartError
+
+    try:
+        settings = Settings()
+        with closing(Database(settings.database_url, busy_timeout_s=settings.database_busy_timeout_s)) as database:
+            print(f"The database {database.url.database} has the tables of this version.")
+    except ValidationError as error:
+        raise typer.Exit(_fail(explain(error))) from error
+    except DatabaseStartError as error:
+        raise typer.Exit(_fail(str(error))) from error
+
+
 def _fail(message: str) -> int:
     Console(stderr=True).print(f"tinylora: {message}", style="bold red", highlight=False, soft_wrap=True)
     return 1

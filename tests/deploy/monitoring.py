@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+FILES = Path(__file__).resolve().parents[2] / "deploy" / "chart" / "files"
 METRIC = re.compile(r"(?<![\w:])(?:tinylora_|process_|vllm:)\w+")
 
 
 def dashboard() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((DEPLOY / "dashboards" / "tinylora.json").read_text())
+    content: dict[str, Any] = json.loads((FILES / "dashboard.json").read_text())
     return content
 
 
@@ -23,7 +23,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def rules() -> list[dict[str, Any]]:
-    groups = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
+    groups = yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 

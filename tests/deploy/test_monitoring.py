@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 
+import promql_parser
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
-from tests.deploy.monitoring import METRIC, dashboard, expressions, metrics_named, panels, rules
+from tests.deploy.monitoring import FILES, METRIC, dashboard, expressions, metrics_named, panels, rules
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
 
@@ -77,6 +77,7 @@ def test_every_label_they_read_exists(families: dict[str, Metric]) -> None:
 
 @pytest.mark.parametrize("expression", expressions())
 def test_expressions_are_well_formed(expression: str) -> None:
+    promql_parser.parse(expression.replace("$__rate_interval", "5m"))
     plain = re.sub(r'"[^"]*"', "", expression)
     for opening, closing in ("()", "{}", "[]"):
         assert plain.count(opening) == plain.count(closing)
@@ -130,6 +131,5 @@ def test_the_alerts_are_rules_that_prometheus_loads() -> None:
 
 
 def test_the_settings_that_alerts_name_exist() -> None:
-    text = (Path(__file__).resolve().parents[2] / "deploy" / "alerts.yaml").read_text()
-    named = set(re.findall(r"TINYLORA_\w+", text))
+    named = set(re.findall(r"TINYLORA_\w+", (FILES / "alerts.yaml").read_text()))
     assert named and named <= {f"TINYLORA_{name.upper()}" for name in Settings.model_fields}

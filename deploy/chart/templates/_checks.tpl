@@ -1,0 +1,41 @@
+{{/* What a schema cannot say: values that do not go together. Each ends with what to do. */}}
+{{- define "tinylora.checks" -}}
+{{- $files := toString (.Values.settings.files_url | default "") }}
+{{- if include "tinylora.several" . }}
+{{- if not (include "tinylora.postgresql" .) }}
+{{- fail "Several gateways (gateway.replicas, autoscaling) take PostgreSQL, because SQLite has one writer: name a Secret with its URL in secrets.databaseUrl.name." }}
+{{- end }}
+{{- if not (contains "://" $files) }}
+{{- fail "Several gateways (gateway.replicas, autoscaling) would each keep their own uploaded files: set settings.files_url to a bucket, s3://bucket/prefix." }}
+{{- end }}
+{{- end }}
+{{- if and (include "tinylora.postgresql" .) (not (contains "://" $files)) }}
+{{- fail "With PostgreSQL a gateway keeps no volume, and uploaded files would be lost with its pod: set settings.files_url to a bucket, s3://bucket/prefix." }}
+{{- end }}
+{{- if and (or (include "tinylora.several" .) (gt (int .Values.worker.replicas) 0)) (not .Values.models.existingClaim) (ne .Values.models.accessMode "ReadWriteMany") }}
+{{- fail "Pods of several machines read the models: set models.accessMode to ReadWriteMany, with a storage class that has it, or name a claim of that kind in models.existingClaim." }}
+{{- end }}
+{{- if and (gt (int .Values.worker.replicas) 0) (not .Values.secrets.workerKey.name) }}
+{{- fail "Workers need a key: put one into a Secret (openssl rand -hex 32) and name that in secrets.workerKey.name." }}
+{{- end }}
+{{- if and (not .Values.gateway.rollout.maxSurge) (not .Values.gateway.rollout.maxUnavailable) }}
+{{- fail "gateway.rollout has 0 and 0, with which no new version could ever start: set maxSurge or maxUnavailable to 1." }}
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parents) }}
+{{- fail "An HTTPRoute belongs to a Gateway: name yours in httpRoute.parents, [{name: public, namespace: gateways}]." }}
+{{- end }}
+{{- if and .Values.inferencePool.enabled (not .Values.inferencePool.endpointPicker.name) }}
+{{- fail "An InferencePool has an endpoint picker: name its Service in inferencePool.endpointPicker.name." }}
+{{- end }}
+{{- range .Values.routes }}
+{{- if or (eq . "/") (regexMatch "^/metrics(/.*)?$" .) }}
+{{- fail (printf "routes has %s, which lets everyone read /metrics, and with it the names of all tenants and their adapters: name the prefixes that clients need." .) }}
+{{- end }}
+{{- end }}
+{{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
+{{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas." }}
+{{- end }}
+{{- if .Values.settings.metrics_without_key | kindIs "bool" }}
+{{- fail "settings.metrics_without_key is set by monitoring.metricsWithoutKey; use that." }}
+{{- end }}
+{{- end }}

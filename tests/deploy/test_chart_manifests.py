@@ -1,0 +1,309 @@
+"""What the chart's manifests promise: no secret in them, a drain that loses nothing, and that they fit together."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.routing import Route
+
+from server.api.middleware.short_paths import ALIASES
+from server.api.own_route import OwnRoute
+from server.core.paths import METRICS_PATH, MODEL_ROUTES, OPEN_PATHS, OPERATIONS, REFUSED_ROUTES, is_below
+from server.inference.admission_metrics import AdmissionMetrics
+from server.launch.own_workers import STOP_S
+from server.launch.serve import ENGINE_STOP_TIMEOUT_S
+from tests.deploy.chart import (
+    CHART,
+    EVERYTHING,
+    NAMESPACE,
+    POSTGRESQL,
+    PRESETS,
+    RELEASE,
+    Manifest,
+    Values,
+    container_of,
+    find,
+    helm,
+    manifests,
+    variables,
+)
+from tests.server.support.keyed import ADMIN_KEY
+
+NAME = "lab-tinylora"
+WITH_POOL: Values = {**EVERYTHING, "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}}}
+
+
+def workloads(found: list[Manifest]) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
+    """Kind, specification and labels of the pods of each Deployment, Job and Pod."""
+    for one in found:
+        if one["kind"] in ("Deployment", "Job"):
+            template = one["spec"]["template"]
+            yield one["kind"], template["spec"], template["metadata"]["labels"]
+        elif one["kind"] == "Pod":
+            yield one["kind"], one["spec"], one["metadata"]["labels"]
+
+
+def selects(labels: dict[str, str], selector: dict[str, str]) -> bool:
+    return selector.items() <= labels.items()
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING])
+def test_secrets_are_references_everywhere(values: Values) -> None:
+    found = manifests(values)
+    assert "Secret" not in {one["kind"] for one in found}
+    secret = re.compile(r"KEY|TOKEN|DATABASE_URL|PASSWORD")
+    seen = set()
+    for _, spec, _ in workloads(found):
+        for variable in spec["containers"][0].get("env", []):
+            if secret.search(variable["name"]) and variable["name"] != "TINYLORA_METRICS_WITHOUT_KEY":
+                assert variable.keys() == {"name", "valueFrom"} and "secretKeyRef" in variable["valueFrom"]
+                seen.add(variable["name"])
+    assert "TINYLORA_ADMIN_KEY" in seen
+
+
+def test_workers_have_their_own_key_and_not_the_operators() -> None:
+    worker = variables(container_of(find(manifests(EVERYTHING), "Deployment", f"{NAME}-worker")))
+    assert "TINYLORA_ADMIN_KEY" not in worker and "TINYLORA_DATABASE_URL" not in worker
+    assert worker["TINYLORA_WORKER_KEY"] == {"secretKeyRef": {"name": "tinylora", "key": "worker-key"}}
+
+
+@pytest.mark.parametrize("preset", [None, *PRESETS])
+def test_a_pod_ends_after_its_answers_have(preset: str | None) -> None:
+    spec = find(manifests(preset=preset), "Deployment")["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    notice = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    (answers,) = [int(one.partition("=")[2]) for one in container["args"] if one.startswith("--shutdown-timeout=")]
+    probe = container["readinessProbe"]
+    # Those that go by readiness have noticed before the server refuses connections.
+    assert notice >= probe["periodSeconds"] * probe["failureThreshold"]
+    assert spec["terminationGracePeriodSeconds"] >= notice + answers + ENGINE_STOP_TIMEOUT_S + STOP_S + 5
+
+
+def test_the_pod_and_its_probes_use_the_port_that_the_server_listens_on() -> None:
+    container = container_of(find(manifests(), "Deployment"))
+    assert container["ports"] == [{"name": "http", "containerPort": 8000}] and "--port=8000" in container["args"]
+    paths = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {
+        "startup": {"path": "/health", "port": "http"},
+        "liveness": {"path": "/health", "port": "http"},
+        "readiness": {"path": "/ready", "port": "http"},
+    }
+    (port,) = find(manifests(), "Service")["spec"]["ports"]
+    assert port["targetPort"] == "http"
+
+
+def test_prometheus_is_let_in_where_it_is_told_to_scrape() -> None:
+    deployment = find(manifests(), "Deployment")
+    assert deployment["spec"]["template"]["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "8000",
+        "prometheus.io/path": "/metrics",
+    }
+    assert variables(container_of(deployment))["TINYLORA_METRICS_WITHOUT_KEY"] == "true"
+    closed = manifests({**EVERYTHING, "monitoring": {"metricsWithoutKey": False, "serviceMonitor": {"enabled": True}}})
+    (endpoint,) = find(closed, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["authorization"] == {"credentials": {"name": "tinylora", "key": "admin-key"}}
+
+
+def test_gateways_on_postgresql_roll_and_those_on_sqlite_are_one() -> None:
+    rolling = find(manifests({**POSTGRESQL, "gateway": {"replicas": 3}}), "Deployment")["spec"]
+    assert (rolling["replicas"], rolling["strategy"]["type"]) == (3, "RollingUpdate")
+    single = find(manifests(), "Deployment")["spec"]
+    assert (single["replicas"], single["strategy"]) == (1, {"type": "Recreate"})
+    (data,) = [volume for volume in single["template"]["spec"]["volumes"] if volume["name"] == "data"]
+    claim = find(manifests(), "PersistentVolumeClaim", data["persistentVolumeClaim"]["claimName"])
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+@pytest.mark.parametrize("kind", ["hpa", "keda"])
+def test_an_autoscaler_decides_the_number_alone(kind: str) -> None:
+    found = manifests({**EVERYTHING, "autoscaling": {"kind": kind}})
+    assert "replicas" not in find(found, "Deployment")["spec"]
+    scaler = find(found, {"hpa": "HorizontalPodAutoscaler", "keda": "ScaledObject"}[kind])
+    assert scaler["spec"]["scaleTargetRef"]["name"] == NAME
+
+
+def test_autoscalers_and_picker_read_metrics_that_there_are() -> None:
+    registry = CollectorRegistry()
+    AdmissionMetrics(registry, waiting=lambda: 0, running=lambda: 0)
+    known = {sample for metric in registry.collect() for sample in (metric.name, f"{metric.name}_bucket")}
+    triggers = find(manifests(EVERYTHING), "ScaledObject")["spec"]["triggers"]
+    queries = [trigger["metadata"]["query"] for trigger in triggers]
+    hpa = find(manifests({**EVERYTHING, "autoscaling": {"kind": "hpa"}}), "HorizontalPodAutoscaler")
+    names = {metric["pods"]["metric"]["name"] for metric in hpa["spec"]["metrics"]}
+    for query in queries:
+        promql_parser.parse(query)
+        assert 'namespace="models",service="lab-tinylora"' in query
+        names |= set(re.findall(r"tinylora_\w+", query))
+    names |= set(re.findall(r"Spec: (tinylora_\w+)", (CHART / "values.yaml").read_text()))
+    assert names == {"tinylora_waiting_requests", "tinylora_running_sequences", "tinylora_wait_seconds_bucket"}
+    assert names <= known
+
+
+def test_all_manifests_name_the_same_pods() -> None:
+    found = manifests(EVERYTHING)
+    pods = list(workloads(found))
+    gateway = find(found, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    others = [labels for _, _, labels in pods if labels != gateway]
+    assert len(others) == 4  # worker, factors, migrations, test
+    pool = find(manifests(WITH_POOL), "InferencePool")["spec"]["selector"]["matchLabels"]
+    selectors = [
+        find(found, "Service")["spec"]["selector"],
+        find(found, "Deployment")["spec"]["selector"]["matchLabels"],
+        find(found, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        find(found, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        pool,
+    ]
+    for selector in selectors:
+        assert selects(gateway, selector) and not any(selects(labels, selector) for labels in others)
+    monitor = find(found, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    assert selects(find(found, "Service")["metadata"]["labels"], monitor)
+
+
+def test_prometheus_calls_the_job_as_the_alerts_do() -> None:
+    found = manifests(EVERYTHING)
+    label = find(found, "ServiceMonitor")["spec"]["jobLabel"]
+    assert find(found, "Service")["metadata"]["labels"][label] == "tinylora"
+    assert 'up{job="tinylora"}' in (CHART / "files" / "alerts.yaml").read_text()
+
+
+def test_alerts_and_dashboard_are_the_files() -> None:
+    found = manifests(EVERYTHING)
+    assert find(found, "PrometheusRule")["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    dashboard = find(found, "ConfigMap", f"{NAME}-dashboard")["data"]["tinylora.json"]
+    assert json.loads(dashboard) == json.loads((CHART / "files" / "dashboard.json").read_text())
+
+
+def routed(found: list[Manifest]) -> list[list[str]]:
+    (rule,) = find(found, "Ingress")["spec"]["rules"]
+    (route,) = find(found, "HTTPRoute")["spec"]["rules"]
+    return [
+        [path["path"] for path in rule["http"]["paths"]],
+        [match["path"]["value"] for match in route["matches"]],
+    ]
+
+
+def test_clients_reach_every_route_and_nobody_the_metrics(app: FastAPI) -> None:
+    own = {route.path for route in app.routes if isinstance(route, OwnRoute | Route)} - OPERATIONS
+    served = own | MODEL_ROUTES | {"/tokenize", "/detokenize", *ALIASES} | (OPEN_PATHS - OPERATIONS)
+    assert len(served) > 60
+    for prefixes in routed(manifests(EVERYTHING)):
+        missing = {path for path in served - REFUSED_ROUTES.keys() if not is_below(path, tuple(prefixes))}
+        assert missing - {"/docs/oauth2-redirect", "/redoc"} == set()
+        assert not is_below(METRICS_PATH, tuple(prefixes)) and "/" not in prefixes
+
+
+def test_an_http_route_leads_to_the_pool_where_there_is_one() -> None:
+    (rule,) = find(manifests(EVERYTHING), "HTTPRoute")["spec"]["rules"]
+    assert rule["backendRefs"] == [{"name": NAME, "port": 80}]
+    found = manifests(WITH_POOL)
+    (rule,) = find(found, "HTTPRoute")["spec"]["rules"]
+    (backend,) = rule["backendRefs"]
+    pool = find(found, "InferencePool")
+    assert (backend["kind"], backend["name"], backend["group"]) == (
+        pool["kind"],
+        pool["metadata"]["name"],
+        pool["apiVersion"].partition("/")[0],
+    )
+    (port,) = container_of(find(found, "Deployment"))["ports"]
+    assert pool["spec"]["targetPorts"] == [{"number": port["containerPort"]}]
+
+
+def test_migrations_run_before_gateways_and_need_nothing_of_the_chart() -> None:
+    job = find(manifests(EVERYTHING), "Job", f"{NAME}-migrations")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    spec = job["spec"]["template"]["spec"]
+    assert "serviceAccountName" not in spec and "volumes" not in spec
+    assert container_of(job)["args"] == ["migrate"]
+    assert list(variables(container_of(job))) == ["TINYLORA_DATABASE_URL"]
+    # The server does it itself where the database is a file of its own.
+    assert [one for one in manifests({"model": "some/model"}) if one["metadata"]["name"].endswith("migrations")] == []
+
+
+def test_another_model_or_rank_is_another_job_of_factors() -> None:
+    def job(**values: Any) -> Manifest:
+        (found,) = [one for one in manifests({"model": "a/b", **values}) if one["kind"] == "Job"]
+        return found
+
+    first = job()
+    assert container_of(first)["args"] == ["factors", "a/b", "--device", "auto"]
+    assert job()["metadata"]["name"] == first["metadata"]["name"]
+    other = job(settings={"factors_rank": 4, "factors_kind": "random"})
+    assert container_of(other)["args"][-4:] == ["--rank", "4", "--kind", "random"]
+    names = {first["metadata"]["name"], other["metadata"]["name"], job(model="c/d")["metadata"]["name"]}
+    assert len(names) == 3
+    quantised = job(settings={"factors_from": "its/original"})
+    assert container_of(quantised)["args"][1] == "its/original"
+
+
+def test_gateways_leave_training_to_workers_where_there_are_any() -> None:
+    gateway = variables(container_of(find(manifests(EVERYTHING), "Deployment")))
+    assert gateway["TINYLORA_TRAINING_WORKERS"] == "0"
+    worker = container_of(find(manifests(EVERYTHING), "Deployment", f"{NAME}-worker"))
+    assert worker["args"] == ["worker", f"--url=http://{NAME}:80", "--model=Qwen/Qwen2.5-7B-Instruct"]
+    assert "TINYLORA_TRAINING_WORKERS" not in variables(container_of(find(manifests(), "Deployment")))
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING])
+def test_no_pod_may_do_more_than_it_needs(values: Values) -> None:
+    for _, spec, _ in workloads(manifests(values)):
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        (container,) = spec["containers"]
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container["resources"]["limits"]["memory"] and container["resources"]["requests"]["cpu"]
+
+
+@pytest.mark.parametrize("name", ["tinylora", "x" * 53])
+def test_names_fit_whatever_the_release_is_called(name: str) -> None:
+    for one in manifests(EVERYTHING, release=name):
+        assert len(one["metadata"]["name"]) <= 63
+        assert name != "tinylora" or one["metadata"]["name"].startswith("tinylora")
+
+
+def test_the_chart_test_chats_with_a_server(keyed_url: str) -> None:
+    (container,) = find(manifests(), "Pod", f"{NAME}-test")["spec"]["containers"]
+    assert container["command"] == ["python", "-c"]
+    given = {name: value for name, value in os.environ.items() if not name.startswith("TINYLORA_")}
+    environment = given | {"TINYLORA_URL": keyed_url, "TINYLORA_ADMIN_KEY": ADMIN_KEY}
+    script = [sys.executable, "-c", *container["args"]]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "adapter none" in done.stdout and "adapter sent along" in done.stdout
+    wrong = subprocess.run(
+        script, env=environment | {"TINYLORA_ADMIN_KEY": "another"}, capture_output=True, text=True, timeout=120
+    )
+    assert wrong.returncode != 0 and "401" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "not_said"),
+    [
+        ({}, "NOTE: the registry is SQLite", "WARNING"),
+        (POSTGRESQL, "http://lab-tinylora.models once", "NOTE"),
+        ({"service": {"type": "LoadBalancer"}}, "WARNING: a Service of type LoadBalancer", "with the admin key"),
+        (
+            {"monitoring": {"metricsWithoutKey": False, "serviceMonitor": {"enabled": True}}},
+            "with the admin key",
+            "every",
+        ),
+    ],
+)
+def test_the_notes_say_how_to_go_on_and_what_is_open(values: Values, said: str, not_said: str) -> None:
+    command = [helm(), "install", RELEASE, str(CHART), "--dry-run=client", f"--namespace={NAMESPACE}", "--values=-"]
+    done = subprocess.run(command, input=yaml.safe_dump(values), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.split("\nNOTES:\n")[1]
+    assert said in notes and not_said not in notes
+    assert f"helm --namespace {NAMESPACE} test {RELEASE}" in notes and "{{" not in notes
