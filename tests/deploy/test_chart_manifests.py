@@ -296,7 +296,7 @@ def test_the_chart_test_chats_with_a_server(keyed_url: str) -> None:
         (
             {"monitoring": {"metricsWithoutKey": False, "serviceMonitor": {"enabled": True}}},
             "with the admin key",
-            "every",
+            "lets everyone",
         ),
     ],
 )
