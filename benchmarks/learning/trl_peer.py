@@ -1,7 +1,7 @@
 """The same training by TRL and PEFT, for comparison: their GRPOTrainer on this project's task, graders and settings.
 
     python -m clients.examples.make_task data/demo-task
-    python -m benchmarks.trl_peer --method rank-1-lora --out result.json
+    python -m benchmarks.learning.trl_peer --method rank-1-lora --out result.json
 
 TRL samples with transformers' generate (it has no other way on a CPU), one process does everything, and all threads of
 OMP_NUM_THREADS are its. Loss, optimiser, clipping, batch, temperature, limit of tokens and rewards are those of our
@@ -45,7 +45,8 @@ import transformers
 import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
 
-from benchmarks.learning import EVALUATION_SEED, SAMPLES
+from benchmarks.learning.measuring import SAMPLES
+from benchmarks.learning.measuring import SEED as EVALUATION_SEED
 from clients.evaluation.accuracy import difference, estimate
 from clients.evaluation.rows import Row, load_rows
 from clients.examples.make_task import GRADER
@@ -195,7 +196,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     # The first step also waits for the processes of the grader.
     timed = recorder.steps[1:] or recorder.steps
     return {
-        "method": args.method,
+        "arm": args.method,
         "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "seed": args.seed,
         "settings": {
@@ -210,7 +211,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "mean_seconds": {name: statistics.fmean(step.seconds[name] for step in timed) for name in timed[0].seconds},
         "completions_per_step": args.batch_size * args.group_size,
         "before": before,
-        "after": after,
+        "after": {"last": after},
         "gain": {how: gain(after[how], before[how]) for how in before},
     }  # fmt: skip
 
@@ -330,9 +331,9 @@ def gain(after: dict[str, Any], before: dict[str, Any]) -> dict[str, float | Non
 
 def words(result: dict[str, Any]) -> str:
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result["mean_seconds"].items())
-    lines = [f"{result['method']}, {result['parameters']} parameters: {seconds}"]
+    lines = [f"{result['arm']}, {result['parameters']} parameters: {seconds}"]
     for how, gained in result["gain"].items():
-        before, after = (result[when][how]["accuracy"] for when in ("before", "after"))
+        before, after = (one[how]["accuracy"] for one in (result["before"], result["after"]["last"]))
         error = "" if gained["standard_error"] is None else f" ± {gained['standard_error']:.3f}"
         lines.append(f"held-out rows, {how}: before {before:.3f}, after {after:.3f}, gain {gained['mean']:+.3f}{error}")
     return "\n".join(lines)

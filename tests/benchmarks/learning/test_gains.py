@@ -1,15 +1,13 @@
-"""The error bars of the learning table, against numpy's analysis of variance, written in another way."""
+"""The error bars of what was learned, against numpy's analysis of variance, written in another way."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.learning_table import gain_of, markdown_table, read_results
+from benchmarks.learning.gains import gain_of, over_tasks
 
 
 def scores(means: list[float]) -> list[list[float]]:
@@ -63,25 +61,11 @@ def test_the_error_is_never_less_than_that_of_one_source(seed: int) -> None:
     assert error >= max(gains.mean(0).std(ddof=1) / 6**0.5, gains.mean(1).std(ddof=1) / 3**0.5) - 1e-12
 
 
-def test_the_table_has_a_line_per_checkpoint_and_takes_results_of_the_other_program(tmp_path: Path) -> None:
-    worse = {how: {"scores": scores([0.0, 1.0, 0.0, 0.0])} for how in ("greedy", "sampled")}
-    better = {how: {"scores": scores([1.0, 1.0, 0.0, 0.0])} for how in ("greedy", "sampled")}
-    (tmp_path / "results").mkdir()
-    for seed in (0, 1):
-        result = {"method": "grpo", "parameters": 13, "seed": seed, "before": worse}
-        after = {"selected": better, "last": worse}
-        (tmp_path / "results" / f"grpo-{seed}.json").write_text(json.dumps({**result, "after": after}))
-    (tmp_path / "results" / "sft-0.json").write_text(json.dumps({"method": "sft", "parameters": 13, "before": worse}))
-    other = tmp_path / "rank-1-lora.json"
-    other.write_text(json.dumps({"method": "rank-1-lora", "parameters": 305_280, "before": worse, "after": better}))
-
-    lines = markdown_table(read_results(tmp_path, [other])).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert {len(line) for line in cells} == {9}
-    assert [line[:5] for line in cells[2:]] == [
-        ["GRPO", "13", "26", "selected", "2"],
-        ["GRPO", "13", "26", "last", "2"],
-        ["TRL and PEFT: GRPO, LoRA of rank 1", "305,280", "610,560", "last", "1"],
-    ]
-    assert cells[2][5:7] == ["0.250 → 0.500", "+0.250 ± 0.250 (+0.250 … +0.250)"]
-    assert cells[3][5:7] == ["0.250 → 0.250", "+0.000 ± 0.000 (+0.000 … +0.000)"]
+def test_over_tasks_the_errors_add_as_those_of_independent_means() -> None:
+    one = gain_of([(scores([0.0, 0.5, 0.0]), scores([1.0, 0.5, 0.5]))])
+    other = gain_of([(scores([0.0, 0.0]), scores([0.0, 0.5]))])
+    both = over_tasks([one, other])
+    assert both.mean == pytest.approx((one.mean + other.mean) / 2)
+    assert one.standard_error is not None
+    assert other.standard_error is not None
+    assert both.standard_error == pytest.approx(((one.standard_error**2 + other.standard_error**2) / 4) ** 0.5)

@@ -12,6 +12,7 @@ reasoning-gym` installs it into a directory of its own.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,12 +41,21 @@ TRIES = 20
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """dataset: of reasoning-gym, None for our sums. options: of the dataset. max_tokens: of an answer."""
+    """dataset: of reasoning-gym, None for our sums. options: of the dataset. max_tokens: of an answer.
+
+    answer_form: a regular expression of all that an answer may be, right or wrong.
+    """
 
     dataset: str | None
     grader: Mapping[str, Any] = field(default_factory=lambda: LAST_NUMBER)
     options: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int = 16
+    answer_form: str = r"-?\d+"
+
+    def answer_in(self, completion: str) -> str | None:
+        """The last part of `completion` that has the form of an answer."""
+        found = re.findall(rf"(?<!\w)(?:{self.answer_form})(?!\w)", completion)
+        return found[-1] if found else None
 
     def rows(self, count: int) -> list[dict[str, Any]]:
         """`count` rows, or all that there are: {"messages": [...], "answer": ...}. SystemExit without reasoning-gym."""
@@ -80,9 +90,11 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "products": Task("products", options={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}),
         "letters": Task("letter_counting", options={"min_words": 1, "max_words": 2}),
         "divisors": Task("gcd", options={"min_value": 1, "max_value": 40}),
-        "syllogisms": Task("syllogism", WORD),
+        "syllogisms": Task("syllogism", WORD, answer_form="[Yy]es|[Nn]o"),
         "multiples": Task("lcm", options={"min_value": 1, "max_value": 30}),
-        "needles": Task("needle_haystack", WORD, {"min_num_statements": 3, "max_num_statements": 5}),
+        "needles": Task(
+            "needle_haystack", WORD, {"min_num_statements": 3, "max_num_statements": 5}, answer_form=r"\w+"
+        ),
     }
 )
 KEPT_OUT = frozenset({"multiples", "needles"})

@@ -11,10 +11,11 @@ import pytest
 from fastapi import Request
 
 from adapters.factors.factors import Factors
-from benchmarks.learning import Experiment
-from benchmarks.learning_table import markdown_table, read_results
-from benchmarks.learning_task import SELECTION_ROWS, TEST_ROWS, Options, make_files
-from benchmarks.tasks import KEPT_OUT, REASONING_GYM, TASKS
+from benchmarks.learning.experiment import Experiment
+from benchmarks.learning.job import SELECTION_ROWS, TEST_ROWS, Options, make_files
+from benchmarks.learning.page import page, task_table
+from benchmarks.learning.run_file import read_runs
+from benchmarks.learning.tasks import KEPT_OUT, REASONING_GYM, TASKS
 from clients.evaluation.rows import load_rows
 from clients.examples.make_task import LARGEST
 from server.training.worker.dataset import read_rows
@@ -55,11 +56,12 @@ def test_the_three_parts_share_no_row_and_are_all_rows(tmp_path: Path) -> None:
     files = make_files(tmp_path, TASKS["sums"])
     parts = [
         {row.messages[-1]["content"]: row.item["answer"] for row in load_rows(str(file))}
-        for file in (files.training, files.selection, files.test)
+        for file in (files.of("train"), files.of("select"), files.of("test"))
     ]
     assert [len(part) for part in parts] == [LARGEST**2 - SELECTION_ROWS - TEST_ROWS, SELECTION_ROWS, TEST_ROWS]
     assert len({**parts[0], **parts[1], **parts[2]}) == LARGEST**2
-    for file, part in zip((files.answered_training, files.answered_selection), parts, strict=False):
+    answered = files.of("train", "answered"), files.of("select", "answered")
+    for file, part in zip(answered, parts, strict=False):
         with file.open("rb") as lines:
             rows = list(read_rows(lines, "supervised"))
         assert {row.messages[-2]["content"]: row.messages[-1]["content"] for row in rows} == part
@@ -72,7 +74,9 @@ async def test_an_experiment_goes_on_where_it_was_and_does_nothing_twice(
         let_chat(here)
 
         def experiment(options: Options = OPTIONS) -> Experiment:
-            experiment = Experiment(here.client, tmp_path, TASKS["sums"], options, tmp_path / "rows", poll_s=0.05)
+            experiment = Experiment(
+                here.client, tmp_path / "sums", TASKS["sums"], options, tmp_path / "rows", poll_s=0.05
+            )
             del experiment.rows[ROWS:]
             return experiment
 
@@ -91,15 +95,18 @@ async def test_an_experiment_goes_on_where_it_was_and_does_nothing_twice(
         async with here.worker():
             assert await experiment().run(ARMS, [0])
         assert await jobs() == made
-        results = read_results(tmp_path)
-        assert {result["job"] for result in results} == set(made)
-        for result in results:
-            assert result["last_step"] == OPTIONS.steps
-            assert len(bytes.fromhex(result["vectors"]["last"])) == result["bytes"] == 26
-            for measured in (result["before"], *result["after"].values()):
-                assert [len(row) for row in measured["greedy"]["scores"]] == [1] * ROWS
-                assert [len(row) for row in measured["sampled"]["scores"]] == [4] * ROWS
-        assert markdown_table(results).count("\n") == 1 + 2 * len(ARMS)
+        runs = read_runs(tmp_path / "sums")
+        assert {run["job"] for run in runs} == set(made)
+        for run in runs:
+            assert run["steps"][-1]["step"] == run["defaults"]["max_steps"] == OPTIONS.steps
+            assert run["completions"] == (0 if run["arm"] == "sft" else 2 * 2 * OPTIONS.steps)
+            assert len(bytes.fromhex(run["vectors"]["last"])) == 2 * run["parameters"] == 26
+            for measured in (run["before"], *run["after"].values()):
+                for name in ("scores", "exact"):
+                    assert [len(row) for row in measured["greedy"][name]] == [1] * ROWS
+                    assert [len(row) for row in measured["sampled"][name]] == [4] * ROWS
+        assert task_table(runs).count("\n") == 2 + len(ARMS)
+        assert "| GRPO |" in page({"sums": runs})
 
         # Nobody trains, and nothing is asked of the engine.
         here.engine.hold = asyncio.Event()

@@ -1,0 +1,75 @@
+"""What is compared: ways to make a model better at a task, by name. An arm that changes one thing is compared with
+`grpo`, which is the server's defaults, or with another arm that differs from it by that thing alone.
+
+Rewards that know nothing of the answer are controls. `random` is drawn; `format` looks at the form of a completion;
+`majority` rewards the answer that most samples of the untrained model gave, the right one being unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from adapters.vector.recipe import Recipe
+
+Method = Literal["reinforcement", "supervised", "evolution"]
+Rewards = Literal["task", "random", "format", "majority"]
+# About what the base model's rewards are at first, and so about as many groups with different rewards.
+RANDOM_REWARD = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """label: in tables. rewards: what completions are graded by. settings: more, of the job."""
+
+    label: str
+    recipe: Recipe = field(default_factory=Recipe)
+    method: Method = "reinforcement"
+    rewards: Rewards = "task"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Of SmolLM2-135M: 30 layers of 7 linear modules.
+_UNTIED = Recipe(rank=2, u=4, groups=210, projection="elementary")
+ARMS: Mapping[str, Arm] = MappingProxyType(
+    {
+        "grpo": Arm("GRPO"),
+        "random": Arm("GRPO, random rewards", rewards="random"),
+        "format": Arm("GRPO, rewards for the form alone", rewards="format"),
+        "majority": Arm("GRPO, rewards by majority vote", rewards="majority"),
+        "sft": Arm("supervised", method="supervised"),
+        "cma-es": Arm("evolution, CMA-ES", method="evolution", settings={"algorithm": "cma_es"}),
+        "openai-es": Arm("evolution, OpenAI-ES", method="evolution", settings={"algorithm": "openai_es"}),
+        "grpo-1": Arm("GRPO", Recipe(groups=1)),
+        "grpo-4": Arm("GRPO", Recipe(groups=4)),
+        "grpo-49": Arm("GRPO", Recipe(groups=49)),
+        "grpo-196": Arm("GRPO", Recipe(groups=196)),
+        "sft-196": Arm("supervised", Recipe(groups=196), method="supervised"),
+        "grpo-structured": Arm("GRPO, structured tying", Recipe(tying="structured", groups=14)),
+        "grpo-tiled-14": Arm("GRPO, tiled tying", Recipe(groups=14)),
+        "grpo-u-13": Arm("GRPO, one group of 13 numbers", Recipe(groups=1, u=13)),
+        "grpo-rank-1": Arm("GRPO, rank 1", Recipe(rank=1)),
+        "grpo-rank-4": Arm("GRPO, rank 4", Recipe(rank=4)),
+        "grpo-float32": Arm("GRPO, float32", Recipe(groups=7), settings={"dtype": "float32"}),
+        "grpo-840": Arm("GRPO, LoRA-XS", _UNTIED),
+        "off-policy": Arm("GRPO, one step off policy", settings={"max_off_policy_steps": 1}),
+    }
+)
+
+
+def grader(rewards: Rewards, task_grader: Mapping[str, Any], answer_form: str) -> dict[str, Any]:
+    """What completions are graded by. answer_form: a regular expression of all that an answer may be."""
+    match rewards:
+        case "random":
+            return _python("random", "import random", f"random.random() < {RANDOM_REWARD}")
+        case "format":
+            return _python("format", "import re", f're.fullmatch({answer_form!r}, sample["output_text"].strip())')
+        case _:
+            return dict(task_grader)
+
+
+def _python(name: str, imports: str, expression: str) -> dict[str, Any]:
+    source = f"{imports}\n\n\ndef grade(sample, item):\n    return float(bool({expression}))\n"
+    return {"type": "python", "name": name, "source": source}

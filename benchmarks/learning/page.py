@@ -1,0 +1,165 @@
+"""Makes docs/evidence.md from the files of runs, and from nothing else: `make evidence`.
+
+Sentences here say how a figure is to be read; every number is computed. What was not run is said to be so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learning.arms import ARMS
+from benchmarks.learning.claims import CLAIMS, ENOUGH_SEEDS, Runs, found
+from benchmarks.learning.gains import gain_of
+from benchmarks.learning.job import SELECTION_ROWS, TEST_ROWS
+from benchmarks.learning.measuring import SAMPLES, TEMPERATURE
+from benchmarks.learning.run_file import HOW, read_runs
+from benchmarks.learning.tasks import KEPT_OUT, TASKS
+from benchmarks.learning.untrained import UNTRAINED
+
+ROOT = Path(__file__).parents[2]
+RUNS = ROOT / "benchmarks" / "learning" / "runs"
+PAGE = ROOT / "docs" / "evidence.md"
+LABELS: Mapping[str, str] = {name: arm.label for name, arm in ARMS.items()} | UNTRAINED | {
+    "tinylora": "TRL and PEFT: GRPO, TinyLoRA",
+    "lora-xs": "TRL and PEFT: GRPO, LoRA-XS",
+    "rank-1-lora": "TRL and PEFT: GRPO, LoRA of rank 1",
+    "vera": "TRL and PEFT: GRPO, VeRA",
+}  # fmt: skip
+
+
+def main() -> None:
+    PAGE.write_text(page(read_all(RUNS)))
+    print(PAGE)
+
+
+def read_all(directory: Path) -> Runs:
+    """By task, those that have any first kept out, then the others, in the order of TASKS."""
+    names = sorted(TASKS, key=lambda name: (name not in KEPT_OUT, list(TASKS).index(name)))
+    return {name: runs for name in names if (runs := read_runs(directory / name))}
+
+
+def page(runs: Runs) -> str:
+    """The whole page, as Markdown."""
+    parts = [_head(runs)]
+    for task, those in runs.items():
+        parts.append(f"## Task: {task}{' (kept out of all tuning)' if task in KEPT_OUT else ''}\n\n{task_table(those)}")
+    parts += [_times(runs), _claims(runs), _missing(runs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(runs: Runs) -> str:
+    every = [run for those in runs.values() for run in those]
+    machines = sorted({run["machine"] for run in every if "machine" in run})
+    models = sorted({run["settings"]["model"] for run in every if "model" in run["settings"]})
+    return f"""# Does it learn? What was measured
+
+This page is written by `make evidence` from the runs in `benchmarks/learning/runs`, {len(every)} of them until now.
+Further runs of `python -m benchmarks.learning` (its head says how) add to it.
+
+- **Model**: {", ".join(models)}. **Machine**: {"; ".join(machines)}.
+- **Tasks**: `benchmarks/learning/tasks.py`; small questions with answers that a program checks.
+  {" and ".join(sorted(KEPT_OUT))} were never looked at while defaults were chosen.
+- **Rows**: {TEST_ROWS} to measure on, {SELECTION_ROWS} others to choose a checkpoint by, others again to train on.
+- **Greedy** is the share of right answers at temperature 0, **sampled** the mean of {SAMPLES} completions at
+  temperature {TEMPERATURE}. **Exact** counts only completions that are the answer and nothing else, so what is gained
+  there and not beside it is form.
+- **Gains** are means over rows and seeds of the difference to the base model, ± one standard error
+  (`benchmarks/learning/gains.py`). A line of fewer than {ENOUGH_SEEDS} seeds is a first look.
+- **Defaults** are the server's of the day of the run; each file has them written out."""
+
+
+def task_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """A line for the base model and for every arm."""
+    lines = [
+        "| | numbers | seeds | greedy | gain | sampled | gain | exact, sampled |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    base = runs[0]["before"]
+    exact = f"{_share([base['sampled']['exact']]):.2f}" if "exact" in base["sampled"] else ""
+    greedy, sampled = (f"{_share([base[how]['scores']]):.2f}" for how in HOW)
+    lines.append(f"| base model | 0 | | {greedy} | | {sampled} | | {exact} |")
+    for arm, those in by_arm(runs).items():
+        afters = [published(run) for run in those]
+        cells = [
+            LABELS[arm],
+            f"{those[0].get('parameters', ''):,}" if "parameters" in those[0] else "",
+            f"{len(those)}",
+        ]
+        for how in HOW:
+            pairs = [(run["before"][how]["scores"], one[how]["scores"]) for run, one in zip(those, afters, strict=True)]
+            gain = gain_of(pairs)
+            cells += [f"{gain.after:.2f}", gain.words()]
+        has_exact = all("exact" in one["sampled"] for one in afters)
+        cells.append(f"{_share([one['sampled']['exact'] for one in afters]):.2f}" if has_exact else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def published(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was measured of the model that a job publishes: its best checkpoint on the rows to select by."""
+    after = run["after"]
+    return after.get("selected") or after["last"]  # type: ignore[no-any-return]
+
+
+def by_arm(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """In the order of LABELS, each in the order of its seeds."""
+    arms: dict[str, list[Mapping[str, Any]]] = {name: [] for name in LABELS}
+    for run in sorted(runs, key=lambda run: run["seed"]):
+        arms[run["arm"]].append(run)
+    return {name: those for name, those in arms.items() if those}
+
+
+def _times(runs: Runs) -> str:
+    lines = [
+        "| task | | seeds | completions | seconds | gain, greedy | gain, sampled |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for task, those in runs.items():
+        for arm, same in by_arm(run for run in those if run.get("completions")).items():
+            gains = [
+                gain_of([(run["before"][how]["scores"], published(run)[how]["scores"]) for run in same]) for how in HOW
+            ]
+            middle = [sum(run[name] for run in same) / len(same) for name in ("completions", "seconds")]
+            cells = [task, LABELS[arm], str(len(same)), f"{middle[0]:,.0f}", f"{middle[1]:,.0f}"]
+            lines.append(f"| {' | '.join([*cells, *(gain.words() for gain in gains)])} |")
+    return f"""## Time
+
+Completions that a job sampled to train on, and seconds from its start to its end, evaluations included. Up to four jobs
+shared the machine, and other work at times, so seconds compare lines of one task, and roughly.
+
+{chr(10).join(lines)}"""
+
+
+def _claims(runs: Runs) -> str:
+    lines = ["| claim | says | found | difference, sampled | tasks, seeds |", "|---|---|---|--:|--:|"]
+    for claim in CLAIMS:
+        what = found(claim, runs)
+        lines.append(f"| {claim.sentence} | {claim.source} | {what.verdict} | {what.words} | {what.count} |")
+    return f"""## Claims
+
+A claim says that one arm is better than another. The difference is of the same rows and seeds, over all tasks on which
+both were run. *Yes* and *the opposite* are differences of more than two standard errors, with at least {ENOUGH_SEEDS}
+seeds; a smaller one cannot be told with so few rows, or with so small a model.
+
+{chr(10).join(lines)}"""
+
+
+def _missing(runs: Runs) -> str:
+    lines = []
+    for arm, label in LABELS.items():
+        tasks = [task for task, those in runs.items() if sum(run["arm"] == arm for run in those) >= ENOUGH_SEEDS]
+        if len(tasks) < len(TASKS):
+            missing = [task for task in TASKS if task not in tasks]
+            lines.append(f"- {label} (`{arm}`): {', '.join(missing) if tasks else 'all tasks'}")
+    return "## Not run yet, or with fewer seeds\n\n" + "\n".join(lines)
+
+
+def _share(scores: Iterable[Sequence[Sequence[float]]]) -> float:
+    every = [score for rows in scores for row in rows for score in row]
+    return sum(every) / len(every)
+
+
+if __name__ == "__main__":
+    main()
