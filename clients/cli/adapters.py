@@ -13,17 +13,14 @@ from typing import Annotated
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from clients.cli import bulk
-from clients.cli.calls import DEFAULT_URL, Url, call, checked, connection, fail, pages, say
+from clients.cli.calls import DEFAULT_URL, AsJson, Url, call, checked, connection, fail, pages, say, table
 
 adapters = typer.Typer(no_args_is_help=True, help="Upload, list, import and export adapters.")
 
 Name = Annotated[str, typer.Argument(help="An adapter: acme/math")]
 Reference = Annotated[str, typer.Argument(help="An adapter or a version: acme/math, acme/math@3, acme/math@prod")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON")]
 Pair = Annotated[list[str] | None, typer.Option("--metadata", help="key=value; may be given several times")]
 SUFFIXES = {".safetensors": "application/x-safetensors"}
 
@@ -43,12 +40,14 @@ def list_adapters(
         for item in found:
             print(json.dumps(item))
         return
-    table = Table("id", "bytes", "dtype", "public", "metadata", box=None, pad_edge=False, header_style="bold")
-    for item in found:
-        words = " ".join(f"{key}={value}" for key, value in item["metadata"].items())
-        table.add_row(item["id"], str(item["bytes"]), item["dtype"], "yes" if item["public"] else "", words)
-    console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else 1000, crop=False)
+    rows = (
+        (
+            *(item["id"], str(item["bytes"]), item["dtype"], "yes" if item["public"] else ""),
+            " ".join(f"{key}={value}" for key, value in item["metadata"].items()),
+        )
+        for item in found
+    )
+    table("id", "bytes", "dtype", "public", "metadata", rows=rows)
 
 
 @adapters.command("upload")

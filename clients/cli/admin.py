@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from clients.cli.calls import DEFAULT_URL, Url, call, pages, part, say
+from clients.cli.calls import DEFAULT_URL, AsJson, Url, call, pages, part, say, table, when
 
 LIMITS = ("requests/min", "tokens/min", "concurrent")
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -25,7 +22,6 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 tenants = typer.Typer(no_args_is_help=True, help="Make, list and change tenants.")
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON")]
 Tenant = Annotated[str, typer.Argument(help="The tenant's name")]
 Requests = Annotated[int | None, typer.Option("--requests-per-minute", min=0, help="0: no limit")]
 Tokens = Annotated[int | None, typer.Option("--tokens-per-minute", min=0, help="0: no limit")]
@@ -109,12 +105,12 @@ def list_keys(tenant: Tenant, url: Url = DEFAULT_URL, as_json: AsJson = False) -
     rows = [
         (
             *(key["id"], key["name"], f"...{key['hint']}", ", ".join(key["scopes"])),
-            *(_time(key["created_at"]), _time(key["expires_at"], "never"), _time(key["revoked_at"])),
+            *(when(key["created_at"]), when(key["expires_at"], "never"), when(key["revoked_at"])),
             *_limits(key),
         )
         for key in found
     ]
-    _show("id", "name", "key", "scopes", "created", "expires", "revoked", *LIMITS, rows=rows)
+    table("id", "name", "key", "scopes", "created", "expires", "revoked", *LIMITS, rows=rows)
 
 
 @keys.command("revoke")
@@ -126,7 +122,7 @@ def revoke_key(
 ) -> None:
     """End a key for good, from the next request on."""
     revoked = call(url, "POST", f"/tenants/{part(tenant)}/keys/{part(key)}/revoke")
-    print(json.dumps(revoked) if as_json else f"{revoked['id']} is revoked since {_time(revoked['revoked_at'])}.")
+    print(json.dumps(revoked) if as_json else f"{revoked['id']} is revoked since {when(revoked['revoked_at'])}.")
 
 
 def _limits(item: Mapping[str, Any]) -> tuple[str, ...]:
@@ -140,30 +136,17 @@ def _show_tenants(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         return
     rows = [
         (
-            *(tenant["name"], _time(tenant["created_at"]), _time(tenant["disabled_at"]), _adapters(tenant)),
+            *(tenant["name"], when(tenant["created_at"]), when(tenant["disabled_at"]), _adapters(tenant)),
             *(*_limits(tenant), f"{tenant['weight']:g}"),
         )
         for tenant in found
     ]
-    _show("name", "created", "disabled", "adapters", *LIMITS, "weight", rows=rows)
+    table("name", "created", "disabled", "adapters", *LIMITS, "weight", rows=rows)
 
 
 def _adapters(tenant: Mapping[str, Any]) -> str:
     most = tenant["max_adapters"]
     return f"{tenant['adapter_count']}" if most is None else f"{tenant['adapter_count']} of {most}"
-
-
-def _show(*columns: str, rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*row)
-    # A table that is read by a program is not cut to a width.
-    console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else 1000, crop=False)
-
-
-def _time(seconds: int | None, never: str = "") -> str:
-    return never if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}Z"
 
 
 def _seconds(duration: str) -> int:

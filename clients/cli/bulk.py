@@ -15,13 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from clients.cli.calls import checked, connection, fail, say
 
 if TYPE_CHECKING:
     import httpx
+    from rich.progress import Progress
 
 LINES = 10_000
 SHOWN_REJECTS = 20
@@ -129,6 +127,16 @@ def export_file(url: str, file: Path, *, all_versions: bool, prefix: str) -> int
 
 
 def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -2,19 +2,19 @@
 
 The server's errors are sentences already and are shown as they are.
 
-httpx is imported when a call is made, so that --help answers at once.
+httpx and rich are imported when they are used, so that --help answers at once.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
 
 if TYPE_CHECKING:
     import httpx
@@ -23,7 +23,15 @@ DEFAULT_URL = "http://localhost:8000"
 PAGE = 100
 TIMEOUT_S = 60
 
+KEY_HINT = " (The key is taken from TINYLORA_ADMIN_KEY, else TINYLORA_API_KEY.)"
+
 Url = Annotated[str, typer.Option(envvar="TINYLORA_URL", help="Where the server is")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs")]
+
+
+def key_of_environment() -> str | None:
+    """The key to send; None when there is none."""
+    return os.environ.get("TINYLORA_ADMIN_KEY") or os.environ.get("TINYLORA_API_KEY") or None
 
 
 @contextmanager
@@ -31,7 +39,7 @@ def connection(url: str) -> Iterator[httpx.Client]:
     """A connection to the server's /v1. Ends the command with a sentence when the server cannot be reached."""
     import httpx
 
-    key = os.environ.get("TINYLORA_ADMIN_KEY") or os.environ.get("TINYLORA_API_KEY")
+    key = key_of_environment()
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     try:
         base_url = f"{url.rstrip('/').removesuffix('/v1')}/v1"
@@ -45,7 +53,7 @@ def checked(response: httpx.Response) -> httpx.Response:
     """`response`, read, when it is a success; else ends the command with what the server says."""
     if response.is_success:
         return response
-    hint = " (The key is taken from TINYLORA_ADMIN_KEY, else TINYLORA_API_KEY.)" if response.status_code == 401 else ""
+    hint = KEY_HINT if response.status_code == 401 else ""
     try:
         message = response.json()["error"]["message"]
     except (ValueError, LookupError, TypeError):
@@ -82,10 +90,35 @@ def part(text: str) -> str:
 
 def fail(message: str) -> NoReturn:
     """End the command with `message`."""
+    from rich.console import Console
+
     Console(stderr=True).print(f"tinylora: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(1)
 
 
 def say(message: str) -> None:
     """A line for people, which a program that reads the output does not see."""
+    from rich.console import Console
+
     Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def table(*columns: str, rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:
+    """Print rows for people; the columns named in `right` are numbers.
+
+    Nothing is cut or folded to the terminal's width: names and ids can be copied from it.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    Console(markup=False, highlight=False, width=1000).print(shown, soft_wrap=True)
+
+
+def when(seconds: int | None, never: str = "") -> str:
+    """A time, from seconds since 1970."""
+    return never if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}Z"

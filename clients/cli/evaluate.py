@@ -8,19 +8,15 @@ What is heavy is imported when the command runs, so that --help answers at once.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from clients.cli.calls import DEFAULT_URL, Url, fail, say
+from clients.cli.calls import DEFAULT_URL, AsJson, Url, fail, key_of_environment, say
 
 if TYPE_CHECKING:
     from clients.evaluation.accuracy import Estimate
@@ -47,7 +43,7 @@ def evaluate(
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Rows at a time")] = 32,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Everything, with all answers, as JSON")] = None,
     plot: Annotated[Path | None, typer.Option(help="A chart, as SVG")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Measure accuracy: of the base model, of adapters, and what the adapters gain on the same rows."""
@@ -104,15 +100,19 @@ def _run(
     sampling: Sampling,
     concurrency: int,
 ) -> tuple[dict[str, Any], list[Evaluation]]:
+    import asyncio
+
     import openai
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from clients.cli.client import words_of
     from clients.evaluation import evaluate as core
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
     async def run() -> tuple[dict[str, Any], list[Evaluation]]:
-        key = os.environ.get("TINYLORA_ADMIN_KEY") or os.environ.get("TINYLORA_API_KEY") or "unused"
+        key = key_of_environment() or "unused"
         address = f"{url.rstrip('/').removesuffix('/v1')}/v1"
         async with openai.AsyncOpenAI(base_url=address, api_key=key, timeout=TIMEOUT_S, max_retries=5) as client:
             # Before the first is sampled for minutes: is everything there? Nobody waits for a server that is not.
@@ -139,7 +139,7 @@ def _run(
     try:
         return asyncio.run(run())
     except* openai.APIStatusError as errors:
-        fail(_words(_first(errors)))
+        fail(words_of(_first(errors)))
     except* openai.APIConnectionError:
         fail(f"no answer of a TinyLoRA server from {url}")
     raise AssertionError("both branches end the command")
@@ -148,12 +148,6 @@ def _run(
 def _first(errors: BaseExceptionGroup[Any]) -> Any:
     error = errors.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-def _words(error: Any) -> str:
-    body = error.body if isinstance(error.body, dict) else {}
-    hint = " (The key is taken from TINYLORA_ADMIN_KEY, else TINYLORA_API_KEY.)" if error.status_code == 401 else ""
-    return f"{body.get('message') or error.message}{hint}"
 
 
 def _summary(
@@ -189,6 +183,9 @@ def _shown(of: Estimate) -> dict[str, Any]:
 
 
 def _print_table(summary: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     samples = summary["sampling"]["samples"]
     majority = f"majority_at_{samples}"
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -15,12 +15,17 @@ from rich.console import Console
 
 from clients.cli import adapters as cli_adapters
 from clients.cli import admin as cli_admin
+from clients.cli import chat as cli_chat
 from clients.cli import data as cli_data
 from clients.cli import evaluate as cli_eval
+from clients.cli import jobs as cli_jobs
+from clients.cli import models as cli_models
+from clients.cli import train as cli_train
 from server.launch import worker_cli as cli_worker
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
 cli.add_typer(cli_adapters.adapters, name="adapters")
+cli.add_typer(cli_jobs.jobs, name="jobs")
 cli.add_typer(cli_admin.tenants, name="tenants")
 cli.add_typer(cli_admin.keys, name="keys")
 FLAGS_OF_VLLM = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -80,6 +85,9 @@ def serve(
 
 
 cli.command()(cli_worker.worker)
+cli.command()(cli_chat.chat)
+cli.command()(cli_train.train)
+cli.command()(cli_models.models)
 cli.command("eval")(cli_eval.evaluate)
 cli.command()(cli_data.data)
 

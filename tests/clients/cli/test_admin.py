@@ -129,11 +129,11 @@ def test_a_duration_that_is_none_is_refused(duration: str) -> None:
     assert result.exit_code == 2
 
 
-def test_help_imports_neither_the_engine_nor_an_http_client() -> None:
-    code = "import sys; sys.argv[1:] = ['keys', '--help']\n"
+@pytest.mark.parametrize("command", [["--help"], ["keys", "--help"], ["train", "--help"], ["chat", "--help"]])
+def test_help_imports_neither_the_engine_nor_an_http_client(command: list[str]) -> None:
+    heavy = {"asyncio", "httpx", "httpx2", "numpy", "openai", "torch", "vllm", "yaml"}
+    code = f"import sys; sys.argv[1:] = {command!r}\n"
     code += "import server.launch.cli\n"
-    code += (
-        "try: server.launch.cli.main()\nexcept SystemExit: print(sorted({'torch', 'vllm', 'httpx'} & set(sys.modules)))"
-    )
+    code += f"try: server.launch.cli.main()\nexcept SystemExit: print(sorted({heavy!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,57 @@
+"""The Python client for commands: connected as they are told to, its errors as sentences.
+
+openai is imported when a command runs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from clients.cli.calls import KEY_HINT, fail, key_of_environment
+
+if TYPE_CHECKING:
+    from tinylora_client import AsyncTinyLoRA, TinyLoRA
+
+TIMEOUT_S = 600
+
+
+@contextmanager
+def connected(url: str) -> Iterator[TinyLoRA]:
+    """A client of the server. Its errors end the command with a sentence."""
+    from tinylora_client import TinyLoRA
+
+    with sentences(url), TinyLoRA(base_url=url, api_key=key_of_environment(), timeout=TIMEOUT_S) as client:
+        yield client
+
+
+def async_client(url: str) -> AsyncTinyLoRA:
+    """The async client, to be used within `sentences`."""
+    from tinylora_client import AsyncTinyLoRA
+
+    return AsyncTinyLoRA(base_url=url, api_key=key_of_environment(), timeout=TIMEOUT_S)
+
+
+@contextmanager
+def sentences(url: str) -> Iterator[None]:
+    """Errors of the openai package, within, end the command with a sentence; the server's are in its own words."""
+    import httpx2
+    import openai
+
+    try:
+        yield
+    except openai.APIStatusError as error:
+        fail(words_of(error))
+    except (openai.APIConnectionError, httpx2.InvalidURL, UnicodeError) as error:
+        fail(f"no answer of a TinyLoRA server from {url}: {error.__cause__ or error}")
+    except openai.OpenAIError as error:
+        fail(str(error))
+
+
+def words_of(error: Any) -> str:
+    """What the server says of an openai.APIStatusError."""
+    body = error.body if isinstance(error.body, dict) else {}
+    if "message" not in body:
+        return f"{error.request.url} answered {error.status_code}, not as a TinyLoRA server would"
+    return f"{body['message']}{KEY_HINT if error.status_code == 401 else ''}"
