@@ -21,6 +21,7 @@ from clients.cli import evaluate as cli_eval
 from clients.cli import jobs as cli_jobs
 from clients.cli import models as cli_models
 from clients.cli import train as cli_train
+from server.launch import export_cli as cli_export
 from server.launch import worker_cli as cli_worker
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
@@ -90,6 +91,7 @@ cli.command()(cli_train.train)
 cli.command()(cli_models.models)
 cli.command("eval")(cli_eval.evaluate)
 cli.command()(cli_data.data)
+cli.command()(cli_export.export)
 
 
 @cli.command()
