@@ -27,7 +27,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fmt bench bench-gpu evidence train-demo model env triton reasoning-gym clean
+.PHONY: help serve test check fmt bench bench-gpu evidence train-demo model env triton reasoning-gym licenses sbom clean
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,17 @@ reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning (150 MB)
 		bfi==1.0.4 cellpylib==2.4.0 magiccube==0.3.0 pycosat==0.6.6 pyfiglet==1.0.2 pytz==2026.6 tabulate==0.9.0 zss==1.2.0 \
 		drawsvg==2.4.2 matplotlib==3.11.2 contourpy==1.3.3 cycler==0.12.1 fonttools==4.68.0 kiwisolver==1.5.1 \
 		pillow==13.0.0 pyparsing==3.3.3 python-dateutil==4.0.0 six==1.17.0
+
+licenses: $(PROJECT) ## Write deploy/licenses.csv: the licence of every package in the images
+	@$(BIN)/pip-licenses --from=mixed --with-system --order=name --format=csv --no-version \
+		--packages $$(sed -n 's/^\([A-Za-z0-9._-]*\)\(\[[^]]*\]\)\{0,1\}==.*/\1/p' deploy/requirements-cpu.txt) > deploy/licenses.csv
+
+sbom: $(PROJECT) ## Write build/sbom-cpu.json and -gpu.json: what the images hold besides Debian, in CycloneDX
+	@[ -d $(VENV)/cyclonedx ] || { $(PYTHON) -m venv $(VENV)/cyclonedx && \
+		PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/cyclonedx/bin/pip install --quiet cyclonedx-bom==7.5.0; }
+	@mkdir -p build && for device in cpu gpu; do $(VENV)/cyclonedx/bin/cyclonedx-py requirements \
+		deploy/requirements-$$device.txt --pyproject pyproject.toml --mc-type application --output-reproducible \
+		--output-file build/sbom-$$device.json && echo "build/sbom-$$device.json"; done
 
 clean: ## Remove the environments, the embedded model and all caches; keeps data/
 	rm -rf .venv .venv-gpu models/SmolLM2-135M-Instruct build *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
