@@ -6,12 +6,10 @@ Only flags that were not given are changed, so vLLM's documentation holds for ev
 from __future__ import annotations
 
 import os
-import platform
 from argparse import Namespace
 
-import torch
-
 from adapters.factors.quantised import is_quantised
+from server.core.cpu_features import computes_bfloat16
 
 # vLLM would take nearly all memory of the NUMA node, or refuse to start where that much is not free.
 KV_CACHE_BYTES = 2 << 30
@@ -19,12 +17,6 @@ KV_CACHE_BYTES = 2 << 30
 MAX_BATCHED_TOKENS = 512
 # Only whole blocks are cached as prefixes. In vLLM's 128 few prompts fill even one; the kernels want multiples of 32.
 BLOCK_TOKENS = 32
-
-
-def auto_dtype() -> str:
-    """float32 on x86-64 without bfloat16 instructions, where they are emulated several times slower; else `auto`."""
-    native_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "float32" if platform.machine() == "x86_64" and not native_bf16 else "auto"
 
 
 def set_cpu_defaults(args: Namespace) -> None:
@@ -37,4 +29,4 @@ def set_cpu_defaults(args: Namespace) -> None:
         args.block_size = BLOCK_TOKENS
     # vLLM has no float32 kernels for weights of four bits.
     if args.dtype == "auto" and not is_quantised(args.model):
-        args.dtype = auto_dtype()
+        args.dtype = "auto" if computes_bfloat16() else "float32"

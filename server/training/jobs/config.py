@@ -17,7 +17,7 @@ from adapters.vector.recipe import DType, Recipe
 
 Method = Literal["reinforcement", "supervised", "evolution"]
 # Root mean square over tokens, of a step with the automatic learning rate.
-AUTO_NATS = 0.02
+AUTO_NATS = 0.05
 # The same, of a candidate with the automatic sigma.
 AUTO_SIGMA_NATS = 0.3
 

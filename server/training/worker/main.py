@@ -28,6 +28,7 @@ from adapters.factors.factors import Factors
 from adapters.factors.model_files import locate_model
 from adapters.factors.quantised import is_quantised, served_factors
 from adapters.vector.errors import FactorsError
+from server.core.cpu_features import computes_bfloat16
 from server.core.settings import Settings
 from server.observability.logging import configure_logging
 from server.training.graders.tools import client_of_this_server, grader_tools
@@ -124,7 +125,8 @@ async def worker_tools(
     if options.chat_template is not None:
         tokenizer.chat_template = _template_text(options.chat_template)
     config = AutoConfig.from_pretrained(directory)
-    dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+    # As the engine has them.
+    dtype = torch.bfloat16 if options.device == "cuda" or computes_bfloat16() else torch.float32
     limits = PassLimits(tokens=options.pass_tokens or PASS_TOKENS[options.device])
     memory = device_memory(options.device, options.memory_limit)
 
