@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning import overlap
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.claims import CLAIMS, ENOUGH_SEEDS, Runs, found
 from benchmarks.learning.gains import gain_of
@@ -45,7 +46,7 @@ def page(runs: Runs) -> str:
     parts = [_head(runs)]
     for task, those in runs.items():
         parts.append(f"## Task: {task}{' (kept out of all tuning)' if task in KEPT_OUT else ''}\n\n{task_table(those)}")
-    parts += [_times(runs), _claims(runs), _missing(runs)]
+    parts += [_times(runs), _overlap(), _claims(runs), _missing(runs)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -128,6 +129,19 @@ def _times(runs: Runs) -> str:
 
 Completions that a job sampled to train on, and seconds from its start to its end, evaluations included. Up to four jobs
 shared the machine, and other work at times, so seconds compare lines of one task, and roughly.
+
+{chr(10).join(lines)}"""
+
+
+def _overlap() -> str:
+    lines = ["| cards | jobs | in turn | one step ahead | ratio |", "|--:|--:|--:|--:|--:|"]
+    for cards, jobs, turn, ahead in overlap.rows():
+        lines.append(f"| {cards} | {jobs} | {turn:.1f} | {ahead:.1f} | {ahead / turn:.2f} |")
+    return f"""## Sampling one step ahead, on GPUs
+
+A simulation (`benchmarks/learning/overlap.py`) from speeds that were measured on one H200 with a 7B shape. Steps per
+minute of all jobs together, with one card for engine and trainer, or one for each. What `max_off_policy_steps` costs in
+reward is the arm `off-policy`.
 
 {chr(10).join(lines)}"""
 
