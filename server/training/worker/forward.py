@@ -30,6 +30,7 @@ from server.training.worker.packing import (
     next_pass,
     pack_rows,
     row_tokens,
+    scored_mask,
 )
 from server.training.worker.pass_size import DEFAULT_LIMITS, PassSizes
 from server.training.worker.token_scores import TokenScores, joined, select
@@ -205,10 +206,9 @@ def _run(
     causal_lm = cast(Any, model.model)
     device = causal_lm.device
     rows = pack_rows(batch, together)
-    lengths_B = torch.tensor([len(sequence.completion) for sequence in batch])
-    mask_BC = torch.arange(rows.before_BC.shape[1]) < lengths_B[:, None]
+    mask_BC = scored_mask(batch)
     sequence_N, _ = mask_BC.nonzero(as_tuple=True)
-    before_N, target_N = rows.before_BC[mask_BC], torch.tensor([t for one in batch for t in one.completion]).long()
+    before_N, target_N = rows.before_BC[mask_BC], torch.tensor([t for one in batch for t in one.scored_tokens]).long()
     temperature_N = torch.tensor([sequence.temperature for sequence in batch], device=device)[sequence_N.to(device)]
 
     inputs = {"input_ids": rows.ids_PT.to(device)}

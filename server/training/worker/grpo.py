@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from server.training.jobs.config import ReinforcementConfig
 from server.training.worker.grpo_metrics import GrpoMetrics
-from server.training.worker.packing import TokenSequence
+from server.training.worker.packing import TokenSequence, scored_mask
 from server.training.worker.token_scores import TokenScores
 
 _STD_EPSILON = 1e-4
@@ -40,7 +40,7 @@ _STD_EPSILON = 1e-4
 class GrpoObjective:
     """The GRPO loss of one batch (a forward.Objective), made by `grpo_objective`. All tensors are float32.
 
-    advantages_B: of each completion. weights_BC: of each token in the loss, zero in padding.
+    advantages_B: of each completion. weights_BC: of each token in the loss, zero where none is scored.
     sampling_logprobs_BC: log-probabilities by the rollout engine, NaN where it gave none.
     old_logprobs_BC: log-probabilities by the policy at the start of the step; None: those of the pass itself, which is
         the same for one update per batch.
@@ -143,8 +143,7 @@ def grpo_objective(
         sampling_logprobs = [[math.nan] * length for length in lengths]
     if not len(lengths) == len(rewards) == len(groups) or lengths != [len(part) for part in sampling_logprobs]:
         raise ValueError("rewards, groups and sampling_logprobs must fit the sequences of the batch and their tokens")
-    lengths_B = torch.tensor(lengths)
-    mask_BC = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
+    mask_BC = scored_mask(batch)
     group_B, rewards_B = torch.tensor(groups), torch.tensor(rewards, dtype=torch.float64)
     advantages_B = advantages(rewards_B, group_B, config.scale_rewards)
     distinct = torch.unique(group_B)

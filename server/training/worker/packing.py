@@ -26,15 +26,38 @@ class TokenSequence:
 
     adapter:     its handle in TrainableAdapters, or BASE.
     temperature: that the completion was sampled at; log-probabilities are those of logits / temperature.
+    scored:      for each token of the completion whether it is scored, or only read by those behind it, as what an
+                 environment said between the model's turns; None: all are.
     """
 
     adapter: int
     prompt: Sequence[int]
     completion: Sequence[int]
     temperature: float = 1.0
+    scored: Sequence[bool] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
+
+    @property
+    def scored_tokens(self) -> Sequence[int]:
+        """The tokens of the completion that are scored, in order."""
+        if self.scored is None:
+            return self.completion
+        return [token for token, is_scored in zip(self.completion, self.scored, strict=True) if is_scored]
+
+
+def scored_mask(batch: Sequence[TokenSequence]) -> Tensor:
+    """bool (B, C), C the longest completion: True where a token is scored, False for others and padding."""
+    return pad_sequence(
+        [
+            torch.ones(len(one.completion), dtype=torch.bool)
+            if one.scored is None
+            else torch.tensor(one.scored, dtype=torch.bool)
+            for one in batch
+        ],
+        batch_first=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from adapters.vector.adapter import Adapter
 from server.training.jobs.config import ReinforcementConfig
@@ -81,9 +80,9 @@ class Reinforcement:
             return {}
         rows = [row for row, _ in metrics.watched_logprobs]
         tokens = await self.trainer.score([batch.task.batch[row] for row in rows])
-        before_BC = pad_sequence([torch.tensor(part) for _, part in metrics.watched_logprobs], batch_first=True)
-        kl_BC = k3(before_BC.double(), tokens.logprobs_BC.cpu().double())
-        return {"step_kl": kl_BC[tokens.mask_BC.cpu()].mean().item()}
+        before_N = torch.tensor([logprob for _, part in metrics.watched_logprobs for logprob in part]).double()
+        behind_N = tokens.logprobs_BC[tokens.mask_BC].cpu().double()
+        return {"step_kl": k3(before_N, behind_N).mean().item()}
 
     async def distance_per_nat(self, start: Adapter) -> float | None:
         return await self.sampling.distance_per_nat(start)

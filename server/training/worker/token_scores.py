@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """Scores of the completion tokens of B sequences, (B, C), C the longest completion; zero in padding.
+    """Scores of the completion tokens of B sequences, (B, C), C the longest completion; zero where none is scored.
 
     logprobs_BC: float32, natural logarithm of each token's probability at the sequence's temperature.
     entropy_BC:  float32, nats, entropy of the distribution at that token; no gradient.
     hits_BC:     bool, the token is the most probable one.
-    mask_BC:     bool, True for tokens, False for padding.
+    mask_BC:     bool, True for tokens that are scored, False for others and padding.
     """
 
     logprobs_BC: Tensor

@@ -27,12 +27,16 @@ RECIPE = Recipe(u=U, groups=GROUPS, seed=3, projection="peft", convention="sqrt"
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """B sequences, groups of the same size one after the other; logprobs are the rollout engine's."""
+    """B sequences, groups of the same size one after the other; logprobs are the rollout engine's.
+
+    scored: of each sequence, which tokens of the completion the model wrote; None: all.
+    """
 
     prompts: Sequence[Sequence[int]]
     completions: Sequence[Sequence[int]]
     logprobs: Sequence[Sequence[float]]
     rewards: Sequence[float]
+    scored: Sequence[Sequence[bool]] | None = None
 
 
 class TrlReference:
@@ -66,7 +70,8 @@ class TrlReference:
                 "prompt_ids": [list(ids) for ids in rollout.prompts],
                 "completion_ids": [list(ids) for ids in rollout.completions],
                 "logprobs": [list(logprobs) for logprobs in rollout.logprobs],
-            },
+            }
+            | ({} if rollout.scored is None else {"env_mask": [list(map(int, part)) for part in rollout.scored]}),
         )
         # What the constructor and the training loop would set, without starting vLLM.
         self._trainer.use_vllm = engine

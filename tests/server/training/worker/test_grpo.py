@@ -70,12 +70,23 @@ def trl_options(config: ReinforcementConfig, temperature: float) -> dict[str, An
 
 
 def engine_logprobs(model: TrainableAdapters, batch: list[TokenSequence]) -> list[list[float]]:
-    """The model's own, off by about 0.2, and missing here and there."""
+    """The model's own, off by about 0.2, and missing here and there, as where the model wrote nothing."""
     tokens = score(model, batch)
     noise_BC = 0.2 * torch.randn(tokens.logprobs_BC.shape, generator=torch.Generator().manual_seed(1))
     noise_BC[:, 5] = math.nan
-    rows = zip(tokens.logprobs_BC + noise_BC, tokens.mask_BC, strict=True)
-    return [logprobs_C[mask_C].tolist() for logprobs_C, mask_C in rows]
+    known_BC = (tokens.logprobs_BC + noise_BC).masked_fill(~tokens.mask_BC, math.nan)
+    return [known_BC[row, : len(one.completion)].tolist() for row, one in enumerate(batch)]
+
+
+def in_turns(batch: list[TokenSequence]) -> list[TokenSequence]:
+    """With some tokens inside the completions that an environment wrote; the first and the last are the model's."""
+    return [
+        replace(
+            one,
+            scored=[place in (0, len(one.completion) - 1) or place % 3 == 0 for place, _ in enumerate(one.completion)],
+        )
+        for one in batch
+    ]
 
 
 def step(model: TrainableAdapters, batch: list[TokenSequence], objective: GrpoObjective) -> tuple[GrpoMetrics, Tensor]:
@@ -84,15 +95,24 @@ def step(model: TrainableAdapters, batch: list[TokenSequence], objective: GrpoOb
     return metrics, model.vector(batch[0].adapter).grad
 
 
+@pytest.mark.parametrize("with_turns", [False, True], ids=["one turn", "several turns"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_loss_gradient_and_metrics_are_trls(
-    name: str, path: Path, factors: Factors, model: TrainableAdapters, sequences: Callable[..., list[TokenSequence]]
+    name: str,
+    with_turns: bool,
+    path: Path,
+    factors: Factors,
+    model: TrainableAdapters,
+    sequences: Callable[..., list[TokenSequence]],
 ) -> None:
     config, temperature = CONFIGS[name], TEMPERATURES.get(name, 1.0)
     handle = model.add(Adapter.from_vector(vector(0, 0.1), RECIPE, factors.digest, "float32"))
     batch = sequences(handle, LENGTHS, temperature=temperature)
+    if with_turns:
+        batch = in_turns(batch)
+    scored = [one.scored for one in batch if one.scored is not None] or None
     logprobs = engine_logprobs(model, batch)
-    rollout = Rollout([s.prompt for s in batch], [s.completion for s in batch], logprobs, REWARDS)
+    rollout = Rollout([s.prompt for s in batch], [s.completion for s in batch], logprobs, REWARDS, scored)
     reference = TrlReference(
         path, factors, rollout, GROUP_SIZE, config.importance_sampling != "none", trl_options(config, temperature)
     )
@@ -123,7 +143,7 @@ def test_loss_gradient_and_metrics_are_trls(
     assert (metrics.groups, metrics.skipped_groups) == (4, 1)
     if config.kl_coef:
         # Without a KL term TRL also measures completions that have no gradient; here they are not run.
-        assert metrics.tokens == sum(completion for _, completion in LENGTHS)
+        assert metrics.tokens == sum(len(one.scored_tokens) for one in batch)
         assert metrics.kl == pytest.approx(reference.metric("kl"), rel=1e-3)
         assert metrics.entropy == pytest.approx(reference.metric("entropy"), rel=1e-4)
         assert metrics.clip_share == pytest.approx(reference.metric("clip_ratio/region_mean"))
