@@ -7,9 +7,9 @@ the app.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 
@@ -65,6 +65,12 @@ class Engine(Protocol):
 
     async def why_no_grammar(self, grammar: Grammar) -> str | None:
         """Why answers cannot be held to `grammar`; None when they can."""
+
+    async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The assistant's message that generated `tokens` are, with its calls of `tools`, in OpenAI's shape.
+
+        tokens: at least one, without the one that ends the message. ValueError when they are no message.
+        """
 
     def mount(self, app: FastAPI) -> None:
         """Add the inference routes (/v1/...), and the engine's own middleware and error handlers."""

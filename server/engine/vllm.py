@@ -14,7 +14,7 @@ It does not resolve names or read the database: the middleware hands it resolved
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 from vllm.entrypoints.serve.middleware.register import init_entrypoints_middleware
 from vllm.lora.request import LoRARequest
 from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.renderers.online_derenderer import OnlineDerenderer
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -35,6 +36,7 @@ from adapters.factors.factors import Factors
 from server.engine.error_handlers import add_engine_error_handlers
 from server.engine.grammar_pool import EngineGrammars
 from server.engine.identity import EngineIdentities
+from server.engine.messages import message_of
 from server.engine.protocol import ServedAdapter, TokenObserver
 from server.engine.tools import why_no_tools
 
@@ -184,6 +186,7 @@ class VllmEngine:
         self.why_no_tools = why_no_tools(args)
         self.constrains_all_tools = args.tool_strict_level == "parameter"
         self.why_no_grammar = client.grammars.why_no_grammar
+        self._derenderer: OnlineDerenderer | None = None
 
     def mount(self, app: FastAPI) -> None:
         """Add vLLM's routes, error handlers and middleware (API key, CORS, ...), as its flags ask for."""
@@ -198,6 +201,11 @@ class VllmEngine:
         """Build vLLM's serving objects on `app.state`. Call once, before the first request."""
         await init_app_state(self.client, app.state, self.args, self.supported_tasks)
         app.state.openai_serving_models.lora_requests = ActiveAdapters()
+        self._derenderer = app.state.online_derenderer
+
+    async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        assert self._derenderer is not None, "start comes before the first request"
+        return await message_of(self._derenderer, tokens, tools)
 
     async def check_health(self) -> None:
         await self.client.check_health()

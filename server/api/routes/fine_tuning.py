@@ -37,6 +37,7 @@ from server.core.request_body import read_json
 from server.inference.adapter_field import model_not_found
 from server.registry.versions import StoredVersion
 from server.training.graders.build import GraderTools, parse_spec
+from server.training.graders.environment import check_has_environment, parse_environment
 from server.training.jobs.checkpoints import list_checkpoints
 from server.training.jobs.events import add_event, list_events
 from server.training.jobs.lifecycle import PREFIX as ID_PREFIX
@@ -100,6 +101,12 @@ async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: Gra
         spec = parse_spec(part.grader, param)
         await tools.check(spec, param)
         shown["grader"] = spec.to_wire()
+        environment = None
+        if part.environment is not None:
+            environment = parse_environment(part.environment, where := f"method.{method.type}.environment")
+            tools.endpoints_for(environment.url, where)
+            shown["environment"] = environment.to_wire()
+        check_has_environment(spec, environment, param)
         if part.response_format is not None:
             shown["response_format"] = part.response_format
     job_id = new_id(ID_PREFIX)

@@ -39,6 +39,8 @@ from server.training.jobs.protocol import (
     FinishAnswer,
     FinishRequest,
     LeaseAnswer,
+    MessageAnswer,
+    MessageRequest,
     ReportRequest,
     ValidatedRequest,
 )
@@ -97,6 +99,21 @@ async def finish_job(
     if is_news and answer.status in ("succeeded", "failed"):
         training.metrics.observe_finished(answer.status)
     return answer
+
+
+@router.post("/message", openapi_extra=json_of(MessageRequest))
+async def read_message(request: Request, gateway: GatewayDep) -> MessageAnswer:
+    """The message that tokens are."""
+    body = await _read(request, MessageRequest)
+    try:
+        return MessageAnswer(message=await gateway.engine.message_of(body.tokens, body.tools))
+    except (ValueError, OverflowError, IndexError, KeyError) as error:
+        raise BadRequest(
+            f"tokens can be read as no message ({error!s:.200}); send those that the model generated, and the tools "
+            "that it was offered",
+            param="tokens",
+            code="invalid_value",
+        ) from error
 
 
 def _finish(

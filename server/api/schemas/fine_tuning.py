@@ -227,7 +227,8 @@ class JobsQuery(PageQuery):
 
 def _shown_method(method: dict[str, Any]) -> dict[str, Any]:
     part = method.get(method["type"], {})
-    return method | {method["type"]: part | {"grader": without_secrets(part["grader"])}} if "grader" in part else method
+    shown = {name: without_secrets(part[name]) for name in ("grader", "environment") if name in part}
+    return method | {method["type"]: part | shown} if shown else method
 
 
 def _estimated_finish(row: Row[Any]) -> int | None:

@@ -18,6 +18,7 @@ from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, quoted
 from server.training.graders.endpoint import EndpointGrader, EndpointSpec
 from server.training.graders.endpoint_client import EndpointClient
+from server.training.graders.environment import EnvironmentReward, EnvironmentRewardSpec
 from server.training.graders.grade import Grader
 from server.training.graders.guarded_network import NotAllowed
 from server.training.graders.judge import JudgeSpec
@@ -42,6 +43,7 @@ SPECS: Mapping[str, type[GraderSpec]] = MappingProxyType(
         "score_model": ScoreModelSpec,
         "label_model": LabelModelSpec,
         "endpoint": EndpointSpec,
+        "environment": EnvironmentRewardSpec,
         "multi": MultiSpec,
     }
 )
@@ -89,7 +91,9 @@ class GraderTools:
                     return LabelModel(spec, self.judge, extra_body)
                 return ScoreModel(spec, self.judge, extra_body)
             case EndpointSpec():
-                return EndpointGrader(spec, self._endpoints_for(spec, param))
+                return EndpointGrader(spec, self.endpoints_for(spec.url, param))
+            case EnvironmentRewardSpec():
+                return EnvironmentReward(spec)
             case MultiSpec():
                 parts = {name: self.build(part, f"{param}.graders.{name}") for name, part in spec.graders.items()}
                 return Multi(spec, parts)
@@ -109,13 +113,12 @@ class GraderTools:
             except IsolationUnavailable as error:
                 raise _unavailable(str(error), param) from error
 
-    def _endpoints_for(self, spec: EndpointSpec, param: str) -> EndpointClient:
+    def endpoints_for(self, url: str, param: str) -> EndpointClient:
+        """What asks the tenant's endpoint `url`, which `param` names. BadRequest when it would not be asked."""
         if self.endpoints is None:
-            raise _unavailable(
-                "endpoint graders are off on this server; its operator can set TINYLORA_ENDPOINT_HOSTS", param
-            )
+            raise _unavailable("endpoints are off on this server; its operator can set TINYLORA_ENDPOINT_HOSTS", param)
         try:
-            self.endpoints.check(spec.url)
+            self.endpoints.check(url)
         except NotAllowed as error:
             raise BadRequest(f"{param}.url: {error}", param=f"{param}.url", code="endpoint_not_allowed") from error
         return self.endpoints

@@ -9,86 +9,35 @@ A request is `{"sample": {...}, "item": {...}, "trace_id": "trace_..."}`, as a p
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from server.training.graders.endpoint_client import SECRET_PREFIX, Endpoint, EndpointClient, EndpointFailed
+from server.training.graders.endpoint_client import EndpointClient, EndpointFailed
+from server.training.graders.endpoint_fields import EndpointFields
 from server.training.graders.grade import Grade, GraderError, Sample
-from server.training.graders.spec import HIDDEN, GraderSpec, Name
+from server.training.graders.spec import GraderSpec, Name
 
 MAX_ITEM_BYTES = 2**20
 # As many as a worker grades at once (server.training.worker.loop).
 MAX_BATCH = 16
 # As long as completions that arrive together are apart.
 GATHER_S = 0.05
-_NOT_TO_SET = ("host", "content-type", "content-length", "transfer-encoding", "connection", "upgrade")
-HeaderName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
-HeaderValue = Annotated[str, Field(max_length=8192, pattern=r"^[\x20-\x7e]*$")]
 
 
-class EndpointSpec(GraderSpec):
-    """headers: of every request, for a key, say. secret: with which requests are signed, `whsec_` and base64.
-
-    rate_limit: most requests in a second. pass_threshold: the least score that passes.
-    """
+class EndpointSpec(EndpointFields, GraderSpec):
+    """rate_limit: most requests in a second. pass_threshold: the least score that passes."""
 
     type: Literal["endpoint"]
     name: Name = "endpoint"
-    url: str = Field(max_length=2048)
-    headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict, max_length=32)
-    secret: str | None = Field(None, max_length=256)
     rate_limit: float | None = Field(None, gt=0, le=10_000, allow_inf_nan=False)
     pass_threshold: float | None = Field(None, allow_inf_nan=False)
     batch_size: int = Field(1, ge=1, le=MAX_BATCH)
-    timeout_s: float = Field(60.0, ge=1, le=600)
-
-    @field_validator("url")
-    @classmethod
-    def _is_http(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise ValueError(f"it is no URL: {error}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-            raise ValueError("expected http:// or https:// and a host")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("a URL with a password would be shown; put it into headers, as Authorization")
-        if parts.fragment or not url.isascii() or any(character <= " " for character in url):
-            raise ValueError("expected ASCII without blanks and without a #fragment")
-        return url
-
-    @field_validator("headers")
-    @classmethod
-    def _may_be_set(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name, value in headers.items():
-            if name.lower() in _NOT_TO_SET or name.lower().startswith("webhook-"):
-                raise ValueError(f"{name} is set by the server")
-            if value == HIDDEN:
-                raise ValueError(f"the value of {name} is what stands for a hidden one; give the value itself")
-        return headers
-
-    @field_validator("secret")
-    @classmethod
-    def _is_secret(cls, secret: str | None) -> str | None:
-        if secret is not None:
-            try:
-                raw = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-            except (binascii.Error, ValueError):
-                raw = b""
-            if not secret.startswith(SECRET_PREFIX) or not 24 <= len(raw) <= 64:
-                # Without the value: it may be nearly right.
-                raise ValueError(f'expected "{SECRET_PREFIX}" and the base64 of 24 to 64 random bytes')
-        return secret
 
     def reads_sample(self) -> bool:
         """Always true: the endpoint is sent the sample."""
@@ -108,8 +57,7 @@ class EndpointGrader:
         self.name = spec.name
         self._spec = spec
         self._client = client
-        headers = {name.lower(): value for name, value in spec.headers.items()}
-        self._endpoint = Endpoint(spec.url, headers, spec.secret, spec.timeout_s)
+        self._endpoint = spec.endpoint
         self._waiting: list[tuple[dict[str, Any], asyncio.Future[float]]] = []
         self._sending: set[asyncio.Task[None]] = set()
         self._clock, self._sleep, self._next_at = clock, sleep, 0.0

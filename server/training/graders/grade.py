@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import structlog
 
-# OpenAI's names for errors in the answer of graders/run, and two for endpoints, which it does not have.
+# OpenAI's names for errors in the answer of graders/run, and those of endpoints and environments, which it has not.
 ErrorKind = Literal[
     "endpoint_grader_parse_error",
     "endpoint_grader_server_error",
+    "environment_parse_error",
+    "environment_server_error",
     "formula_parse_error",
     "invalid_variable_error",
     "model_grader_parse_error",
@@ -43,7 +45,8 @@ class Sample:
     """One completion. `fields` is the `sample` namespace of templates and python graders:
 
     output_text: the text. output_json: the text parsed, absent when it is not JSON. output_tools: the tool calls.
-    choices: a list of one choice, as in a chat completion.
+    choices: a list of one choice, as in a chat completion. messages: of a conversation all, the row's first and this
+    one last; else this one. environment: how the conversation ended, `done` and `reward`; absent without one.
     """
 
     fields: Mapping[str, Any]
@@ -51,11 +54,21 @@ class Sample:
     @classmethod
     def of_text(cls, text: str, tools: tuple[Mapping[str, Any], ...] = ()) -> Sample:
         """The sample whose text is `text`, with tool calls in OpenAI's shape."""
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        if tools:
-            message["tool_calls"] = list(tools)
+        message = {"role": "assistant", "content": text, **({"tool_calls": list(tools)} if tools else {})}
+        return cls.of_conversation([message])
+
+    @classmethod
+    def of_conversation(
+        cls, messages: Sequence[Mapping[str, Any]], environment: Mapping[str, Any] | None = None
+    ) -> Sample:
+        """The sample that is the last of `messages`, in OpenAI's shape."""
+        message = messages[-1]
+        text, tools = message["content"] or "", list(message.get("tool_calls") or ())
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if tools else "stop"}
-        fields: dict[str, Any] = {"output_text": text, "output_tools": list(tools), "choices": [choice]}
+        fields: dict[str, Any] = {"output_text": text, "output_tools": tools, "choices": [choice]}
+        fields["messages"] = list(messages)
+        if environment is not None:
+            fields["environment"] = dict(environment)
         with contextlib.suppress(ValueError, RecursionError):
             fields["output_json"] = json.loads(text, parse_constant=_refuse_constant)
         return cls(fields)

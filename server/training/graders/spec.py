@@ -11,10 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.training.graders.endpoint_fields import HIDDEN
 from server.training.graders.template import Template, Variable
-
-# What is shown in the place of a secret.
-HIDDEN = "[hidden]"
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -45,7 +43,8 @@ class GraderSpec(BaseModel):
 
 
 def without_secrets(grader: Mapping[str, Any]) -> dict[str, Any]:
-    """A definition in JSON as it is shown: what only a tenant's endpoint may know is HIDDEN."""
+    """The definition of a grader or an environment in JSON as it is shown: what only a tenant's endpoint may know is
+    HIDDEN."""
     shown = dict(grader)
     if grader.get("type") == "endpoint":
         shown |= {"headers": dict.fromkeys(grader.get("headers", ()), HIDDEN)}

@@ -23,7 +23,7 @@ from server.training.graders.grade import GraderError, Sample
 MAX_CHARS = 100_000
 MAX_RENDERED_CHARS = 1_000_000
 NAMESPACES = ("item", "sample")
-SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices")
+SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices", "messages")
 
 _VARIABLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 # A variable with one brace where there should be two: `{ item.answer }`.

@@ -64,9 +64,10 @@ class SupervisedMethod(_Strict):
 
 
 class RewardedMethod(_Strict):
-    """method.reinforcement and method.evolution; the grader is checked by server.training.graders."""
+    """method.reinforcement and method.evolution; grader and environment are checked by server.training.graders."""
 
     grader: dict[str, Any]
+    environment: dict[str, Any] | None = None
     hyperparameters: RewardedHyperparameters | None = None
     response_format: dict[str, Any] | None = None
 

@@ -4,6 +4,7 @@
     POST /v1/worker/jobs/{id}/validated   ValidatedRequest -> LeaseAnswer      the files were read; the job waits
     POST /v1/worker/jobs/{id}/report      ReportRequest    -> LeaseAnswer      after every step
     POST /v1/worker/jobs/{id}/finish      FinishRequest    -> FinishAnswer     in the end, or to give the job back
+    POST /v1/worker/message               MessageRequest   -> MessageAnswer    which tool calls sampled tokens are
 
 Design decision: a job belongs to whoever holds its lease, and each call about it renews the lease. Every call may be
 sent again when its answer was lost: it is answered alike and changes nothing twice.
@@ -138,6 +139,19 @@ class WorkerEvent(Message):
     message: str = Field(min_length=1, max_length=MAX_MESSAGE_CHARS)
     type: Literal["message", "metrics"] = "message"
     data: dict[str, Any] | None = None
+
+
+class MessageRequest(Message):
+    """`tokens` that the model was sampled for, without the one that ends its turn, when it was offered `tools`."""
+
+    tokens: list[Annotated[int, Field(ge=0, le=MAX_STEP)]] = Field(min_length=1, max_length=2**20)
+    tools: list[dict[str, Any]] = Field(default=[], max_length=1024)
+
+
+class MessageAnswer(Message):
+    """The message that they are, as /v1/chat/completions would answer it."""
+
+    message: dict[str, Any]
 
 
 class StepScores(BaseModel):

@@ -22,6 +22,8 @@ class _Sampled(BaseModel):
 class SampledCompletion(_Sampled):
     """One completion. `finished`: the model ended it, and not the limit of tokens, of which it has `tokens`.
 
+    messages: what was said in turns, the model's and its environment's, and tool calls; `text` is that of the last
+    turn, `tokens` the model's of all turns. Empty where the text is all there is.
     reward: null when none could be given. rewards: the scores of a multi grader's parts, by name. error: what its
     grader said when it could not grade it. advantage: its weight in the loss of the step; with 0 it taught nothing.
     importance: the mean over its tokens of the correction for what engine and worker compute differently.
@@ -35,6 +37,7 @@ class SampledCompletion(_Sampled):
     error: str | None = Field(None, max_length=MAX_ERROR_CHARS)
     advantage: FiniteFloat | None = None
     importance: FiniteFloat | None = None
+    messages: list[dict[str, Any]] = []
 
 
 class SampledGroup(_Sampled):

@@ -35,7 +35,7 @@ class ChatTokens:
 
     def prompt(self, row: Row, room: int, param: str = "training_file") -> list[int]:
         """The token ids of all messages and of the header of the answer. DataError when `room` more would not fit."""
-        tokens = self._tokenize(self._render(row, row.messages, param, generate=True))
+        tokens = self.tokens_of(self.render(row, row.messages, param, generate=True))
         if len(tokens) + room > self._max_tokens:
             raise DataError(
                 row.line,
@@ -54,8 +54,8 @@ class ChatTokens:
 
     def _example(self, row: Row, index: int, param: str) -> tuple[list[int], list[int]]:
         where = f"messages[{index}]"
-        before = self._render(row, row.messages[:index], param, generate=True)
-        whole = self._render(row, row.messages[: index + 1], param, generate=False)
+        before = self.render(row, row.messages[:index], param, generate=True)
+        whole = self.render(row, row.messages[: index + 1], param, generate=False)
         if not whole.startswith(before):
             raise DataError(
                 row.line,
@@ -72,7 +72,7 @@ class ChatTokens:
                     "texts to be learned, or the weight 0 for this one",
                     param=param,
                 )
-        prompt, answer = self._tokenize(before), self._tokenize(text)
+        prompt, answer = self.tokens_of(before), self.tokens_of(text)
         end = self._tokenizer.eos_token_id
         if end in answer:
             answer = answer[: len(answer) - answer[::-1].index(end)]
@@ -87,7 +87,11 @@ class ChatTokens:
             )
         return prompt, answer
 
-    def _render(self, row: Row, messages: Sequence[Mapping[str, Any]], param: str, *, generate: bool) -> str:
+    def render(self, row: Row, messages: Sequence[Mapping[str, Any]], param: str, *, generate: bool) -> str:
+        """What the template writes of `messages` with the tools of `row`. Raises DataError.
+
+        generate: with the header of an answer behind them.
+        """
         if not self._tokenizer.chat_template:
             raise BadRequest(
                 "the base model has no chat template, so there is no way to write messages for it; add one to its "
@@ -113,6 +117,12 @@ class ChatTokens:
                 )
         return text
 
-    def _tokenize(self, text: str) -> list[int]:
+    def tokens_of(self, text: str) -> list[int]:
+        """The token ids of `text`."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`, special ones included."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return text

@@ -23,6 +23,7 @@ FINDINGS: Mapping[str, Callable[[History, Circumstances], str | None]] = {
     find.__name__: find
     for find in (
         task.grader_errors,
+        task.environment_errors,
         task.sampling_errors,
         task.constant_rewards,
         task.sparse_rewards,

@@ -18,6 +18,7 @@ from server.training.graders.grade import Grader
 from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
 from server.training.worker import probe
+from server.training.worker.conversations import Conversations
 from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
@@ -29,7 +30,8 @@ from server.training.worker.step_samples import held_out_samples
 
 @dataclass(frozen=True, slots=True)
 class GradedSampling:
-    """For one job. `grading_semaphore` bounds how many completions are graded at once, over all jobs."""
+    """For one job. `grading_semaphore` bounds how many completions are graded at once, or have their environment asked,
+    over all jobs."""
 
     job: ClaimedJob
     config: ReinforcementConfig | EvolutionConfig
@@ -112,7 +114,9 @@ class GradedSampling:
             for adapter in adapters
             for example, seed in zip(examples, seeds, strict=True)
         ]
-        graded = GradedRollouts(self.rollouts, self.grader, self.grading_semaphore)
+        semaphore = self.grading_semaphore
+        conversations = Conversations(self.rollouts, self.data.turns, self.data.environment, semaphore)
+        graded = GradedRollouts(conversations, self.grader, semaphore)
         return await graded.collect(requests, [*examples] * len(adapters))
 
 
@@ -135,7 +139,7 @@ def event_data(graded: Graded) -> dict[str, Any]:
         "graders": [{"name": name, "train_reward_mean": value} for name, value in graded.parts.items()],
         "usage": {
             "samples": len(completions),
-            "completion_tokens": sum(len(completion.tokens) for completion in completions),
+            "completion_tokens": sum(completion.sampled_count for completion in completions),
         },
         "graders_s": graded.grading_s,
     }

@@ -16,18 +16,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from server.training.graders.gather import gather_or_cancel
-from server.training.graders.grade import Grade, Grader, Sample, grade_row
+from server.training.graders.grade import Grade, Grader, GraderError, Sample, grade_row
 from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.job_data import Example
-from server.training.worker.rollout import Group, RolloutClient, RolloutRequest
+from server.training.worker.rollout import Completion, Group, RolloutRequest
 
 SAMPLING_ERROR = "sampling_error"
+ENVIRONMENT_ERRORS = frozenset({"environment_parse_error", "environment_server_error"})
 GRADER_OUTAGES = frozenset(
     {
         "endpoint_grader_parse_error",
         "endpoint_grader_server_error",
+        *ENVIRONMENT_ERRORS,
         "model_grader_server_error",
         "python_grader_server_error",
     }
@@ -99,16 +102,20 @@ class Graded:
         """Numbers of the rewards and completions, by the names of the report; there must be a completion.
 
         reward_std: of all rewards, whichever prompt they are of. flat_share: of prompts. completion_tokens_mean,
-        truncated_share (ended by the limit of tokens) and grader_error_share: of completions.
+        truncated_share (ended by the limit of tokens) and grader_error_share: of completions. turns_mean: of their
+        turns, where they have several. Tokens are those that the model sampled.
         """
         completions = [completion for group in self.groups for completion in group.group.completions]
-        errors = sum(grade.error is not None for group in self.groups for grade in group.grades)
+        failures = [grade.error.kind for group in self.groups for grade in group.grades if grade.error is not None]
+        errors = sum(kind not in ENVIRONMENT_ERRORS for kind in failures)
+        turns = [one.conversation.turns for one in completions if one.conversation is not None]
         return {
             "reward_std": statistics.pstdev(self.rewards) if self.rewards else math.nan,
             "flat_share": sum(group.is_flat for group in self.groups) / len(self.groups),
-            "completion_tokens_mean": sum(len(one.tokens) for one in completions) / len(completions),
+            "completion_tokens_mean": sum(one.sampled_count for one in completions) / len(completions),
             "truncated_share": sum(not one.finished for one in completions) / len(completions),
             "grader_error_share": errors / len(completions),
+            **({"turns_mean": _mean(turns)} if any(count > 1 for count in turns) else {}),
         }
 
     @property
@@ -140,11 +147,18 @@ class Graded:
         return {name: _mean(values) for name, values in scores.items()}
 
 
+class Sampler(Protocol):
+    """Samples prompts (conversations.py)."""
+
+    async def sample(self, request: RolloutRequest, example: Example) -> Group:
+        """The completions of the prompt of `example`."""
+
+
 @dataclass(frozen=True, slots=True)
 class GradedRollouts:
     """Samples prompts and grades their completions; `semaphore` bounds how many are graded at once, over all jobs."""
 
-    rollouts: RolloutClient
+    rollouts: Sampler
     grader: Grader
     semaphore: FairSemaphore
     clock: Callable[[], float] = time.monotonic
@@ -160,15 +174,18 @@ class GradedRollouts:
         return Graded(groups, timer.grading_s, self.clock() - timer.sampled_at)
 
     async def _group(self, request: RolloutRequest, example: Example, timer: _Timer) -> GradedGroup:
-        group = await self.rollouts.sample(request)
+        group = await self.rollouts.sample(request, example)
         timer.sampled_at = self.clock()
-        grades = await gather_or_cancel(self._grade(request, one.text, example, timer) for one in group.completions)
+        grades = await gather_or_cancel(self._grade(request, one, example, timer) for one in group.completions)
         return GradedGroup(group, tuple(grades), example)
 
-    async def _grade(self, request: RolloutRequest, text: str, example: Example, timer: _Timer) -> Grade:
+    async def _grade(self, request: RolloutRequest, completion: Completion, example: Example, timer: _Timer) -> Grade:
+        said = completion.conversation
+        if said is not None and said.failure is not None:
+            return Grade(0.0, error=GraderError(said.failure.kind, f"row {example.line}: {said.failure.message}"))
         async with self.semaphore.slot(request.tenant, request.job):
             with timer:
-                return await grade_row(self.grader, Sample.of_text(text), example.item, example.line)
+                return await grade_row(self.grader, _sample(completion, example), example.item, example.line)
 
 
 class _Timer:
@@ -190,6 +207,13 @@ class _Timer:
         self._running -= 1
         if self._running == 0:
             self.grading_s += self._clock() - self._since
+
+
+def _sample(completion: Completion, example: Example) -> Sample:
+    said = completion.conversation
+    if said is None:
+        return Sample.of_text(completion.text)
+    return Sample.of_conversation([*example.messages, *said.messages], {"done": said.is_done, "reward": said.reward})
 
 
 def _joined(groups: Sequence[GradedGroup]) -> GradedGroup:

@@ -17,11 +17,14 @@ from typing import Any, BinaryIO
 from server.core.errors import BadRequest
 from server.core.principal import ORGANIZATION_HEADER
 from server.training.graders.build import GraderTools, parse_spec
+from server.training.graders.environment import parse_environment
 from server.training.graders.grade import Grader
 from server.training.jobs.config import AnyConfig, RewardedConfig
 from server.training.jobs.protocol import ClaimedJob
 from server.training.worker.chat_tokens import ChatTokens
+from server.training.worker.chat_turns import ChatTurns
 from server.training.worker.dataset import DataLimits, Row, Sampler, read_row, read_rows, split
+from server.training.worker.environment import Environment
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.row_store import RowStore
 
@@ -31,7 +34,7 @@ class Example:
     """A prompt and its completion as token ids.
 
     line: of its row, from 1. completion: empty when it is to be sampled. item: the fields of the row for the grader.
-    messages: the prompt as the row has it; none of a supervised example.
+    messages: the prompt as the row has it; none of a supervised example. tools: that the prompt offers.
     """
 
     line: int
@@ -39,6 +42,7 @@ class Example:
     completion: Sequence[int]
     item: Mapping[str, Any]
     messages: Sequence[Mapping[str, Any]] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 # Of one row: its prompt (where completions are graded), or every answer that is trained on (supervised).
@@ -50,7 +54,7 @@ class JobData:
     """The rows of a job.
 
     training: in the order of the file. validation: at most `eval_rows` of the `validation_rows` that there are.
-    grader: None for supervised jobs.
+    grader: None for supervised jobs. environment: None for jobs without one; `turns` goes on with its conversations.
     """
 
     training: RowStore[Examples]
@@ -59,6 +63,8 @@ class JobData:
     sampler: Sampler
     total_steps: int
     grader: Grader | None
+    environment: Environment | None = None
+    turns: ChatTurns | None = None
 
     async def batch(self, step: int) -> Examples:
         """The examples of step `step`, from 1."""
@@ -80,16 +86,23 @@ async def open_job_data(
     _check_integrations(job)
     tools = tools.on_behalf_of({ORGANIZATION_HEADER: job.tenant})
     config, grader, variables = job.config, None, frozenset[Any]()
+    environment, turns = None, ChatTurns(chat)
     if isinstance(config, RewardedConfig):
-        param = f"method.{config.method}.grader"
-        spec = parse_spec(job.method[config.method]["grader"], param)
-        await tools.check(spec, param)
-        grader, variables = tools.build(spec, param), spec.item_variables()
+        method, param = job.method[config.method], f"method.{config.method}"
+        spec = parse_spec(method["grader"], f"{param}.grader")
+        await tools.check(spec, f"{param}.grader")
+        grader, variables = tools.build(spec, f"{param}.grader"), spec.item_variables()
+        if "environment" in method:
+            param = f"{param}.environment"
+            named = parse_environment(method["environment"], param)
+            environment = Environment(named, tools.endpoints_for(named.url, param))
 
     def rows(file: BinaryIO, param: str) -> RowStore[Examples]:
         def checked() -> Iterator[Row]:
             for row in read_rows(file, config.method, variables=variables, param=param):
                 _examples(row, config, chat, param)
+                if environment is not None:
+                    turns.check(row, param)
                 yield row
 
         def make(line: int, text: bytes) -> Examples:
@@ -115,6 +128,8 @@ async def open_job_data(
             sampler=sampler,
             total_steps=steps if config.max_steps is None else min(steps, config.max_steps),
             grader=grader,
+            environment=environment,
+            turns=turns,
         )
 
 
@@ -136,7 +151,7 @@ def _check_integrations(job: ClaimedJob) -> None:
 def _examples(row: Row, config: AnyConfig, chat: ChatTokens, param: str) -> Examples:
     if isinstance(config, RewardedConfig):
         prompt = chat.prompt(row, config.max_completion_tokens, param)
-        return [Example(row.line, prompt, (), row.item, row.messages)]
+        return [Example(row.line, prompt, (), row.item, row.messages, row.tools)]
     return [Example(row.line, prompt, answer, row.item) for prompt, answer in chat.examples(row, param)]
 
 

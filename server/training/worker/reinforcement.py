@@ -43,7 +43,7 @@ class Reinforcement:
         rewards = [reward for graded in groups for reward in graded.rewards]
         group_numbers = [number for number, graded in enumerate(groups) for _ in graded.grades]
         sequences = [
-            TokenSequence(handle, groups[number].group.prompt, completion.tokens, temperature)
+            TokenSequence(handle, groups[number].group.prompt, completion.tokens, temperature, completion.sampled)
             for number, completion in zip(group_numbers, completions, strict=True)
         ]
         logprobs = [list(completion.logprobs) for completion in completions]

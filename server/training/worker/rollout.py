@@ -32,7 +32,8 @@ import httpx
 
 from adapters.vector.adapter import Adapter
 from server.core.principal import ORGANIZATION_HEADER
-from server.training.jobs.protocol import PRIORITY
+from server.training.jobs.protocol import PRIORITY, MessageAnswer, MessageRequest
+from server.training.worker.conversation import Conversation, Message
 from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.http_retry import GatewayRefused, RetryPolicy, request_with_retries
 
@@ -42,13 +43,25 @@ class Completion:
     """One sampled completion.
 
     logprobs: natural logarithms of the probabilities with which `tokens` were drawn; NaN where unknown.
-    finished: whether the model ended it, and not the limit of tokens.
+    text: with a conversation, of its last turn. finished: whether the model ended it, and not the limit of tokens.
+    conversation: what was said in it, where that is more than its text: several turns, or tool calls.
     """
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
     text: str
     finished: bool
+    conversation: Conversation | None = None
+
+    @property
+    def sampled(self) -> Sequence[bool] | None:
+        """For each token whether the model sampled it; None: all were."""
+        return None if self.conversation is None else self.conversation.sampled
+
+    @property
+    def sampled_count(self) -> int:
+        """How many tokens the model sampled."""
+        return len(self.tokens) if self.sampled is None else sum(self.sampled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +176,18 @@ class RolloutClient:
             return [float(place[str(token)]["logprob"]) for place, token in zip(told, request.completion, strict=True)]
         except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise GatewayRefused(response.status_code, "", f"no prompt_logprobs that can be read: {error!r}") from error
+
+    async def message(self, tokens: Sequence[int], tools: Sequence[Message]) -> Message:
+        """The message that sampled tokens are, with its tool calls, as the engine reads it. Raises GatewayRefused."""
+        request = MessageRequest(tokens=list(tokens), tools=[dict(tool) for tool in tools])
+        response = await request_with_retries(
+            self._http,
+            "POST",
+            "/v1/worker/message",
+            retry_policy=self._retry_policy,
+            json=request.model_dump(mode="json"),
+        )
+        return MessageAnswer.model_validate_json(response.content).message
 
     async def _complete(self, body: Mapping[str, Any], tenant: str) -> httpx.Response:
         return await request_with_retries(

@@ -99,13 +99,14 @@ def _completion(
 ) -> dict[str, Any]:
     return {
         "text": completion.text,
-        "tokens": len(completion.tokens),
+        "tokens": completion.sampled_count,
         "finished": completion.finished,
         "reward": _finite(reward),
         "rewards": grade.parts,
         "error": _error(None if grade.error is None else grade.error.message),
         "advantage": _finite(weights[0]),
         "importance": _finite(weights[1]),
+        "messages": [] if completion.conversation is None else list(completion.conversation.messages),
     }
 
 

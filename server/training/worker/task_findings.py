@@ -6,7 +6,7 @@ Functions of a job's history that give a sentence of advice, or None.
 from __future__ import annotations
 
 from server.training.worker.advice import ADVICE
-from server.training.worker.grading import GRADER_OUTAGES, SAMPLING_ERROR
+from server.training.worker.grading import ENVIRONMENT_ERRORS, GRADER_OUTAGES, SAMPLING_ERROR
 from server.training.worker.history import Circumstances, History, Numbers, mean_of
 
 MOST_GRADER_ERRORS = 0.1
@@ -19,7 +19,7 @@ _TRY_GRADER = "POST /v1/fine_tuning/alpha/graders/run"
 def grader_errors(history: History, about: Circumstances) -> str | None:
     """Completions that could not be graded."""
     share = mean_of(history.latest, "grader_error_share")
-    kinds = {kind: count for kind, count in about.errors.items() if kind != SAMPLING_ERROR}
+    kinds = {kind: count for kind, count in about.errors.items() if kind not in {SAMPLING_ERROR, *ENVIRONMENT_ERRORS}}
     if share is None or share < MOST_GRADER_ERRORS or not kinds:
         return None
     kind = max(kinds, key=lambda kind: kinds[kind])
@@ -33,6 +33,17 @@ def grader_errors(history: History, about: Circumstances) -> str | None:
     else:
         advice = f"They score 0, whatever they say: correct the grader, and try it with {_TRY_GRADER}."
     return f"the grader failed for {share:.0%} of the completions, mostly by {kind}{_said(about)}. {advice}"
+
+
+def environment_errors(history: History, about: Circumstances) -> str | None:
+    """Conversations that their environment could not go on with."""
+    if not (count := sum(about.errors.get(kind, 0) for kind in ENVIRONMENT_ERRORS)):
+        return None
+    return (
+        f"the environment failed in {count} conversations{_said(about)}. They got no reward and count in no mean, so "
+        "nothing is learned from them; see that it answers in time and in the format. A step in which all fail ends "
+        "the job."
+    )
 
 
 def sampling_errors(history: History, about: Circumstances) -> str | None:

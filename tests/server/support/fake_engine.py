@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,9 @@ class FakeEngine:
         if self.hold_grammars is not None and "slow" in grammar.spec:
             await self.hold_grammars.wait()
         return self.bad_grammars.get(grammar.spec)
+
+    async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"role": "assistant", "content": " ".join(map(str, tokens))}
 
     async def check_health(self) -> None:
         if not self.alive:

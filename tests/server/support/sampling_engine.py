@@ -6,6 +6,9 @@ It computes its probabilities without the code under test but for TrainableAdapt
 from __future__ import annotations
 
 import asyncio
+import json
+import secrets
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,17 +35,21 @@ TEMPLATE = (
 )
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+TOOLS_TEMPLATE = "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}" + TEMPLATE
+
+
+def tiny_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
     """One token per word."""
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=TEMPLATE
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=template
     )
 
 
 class SamplingEngine:
-    """`received` are the requests' bodies; `hold` is awaited before an answer, `refuse` decides on an error."""
+    """`received` are the requests' bodies; `hold` is awaited before an answer, `refuse` decides on an error. `end_bias`
+    is added to the logit of the token that ends an answer, when it is drawn: told are the model's own probabilities."""
 
     def __init__(self, path: Path, factors: Factors) -> None:
         self.base_models = (NAME,)
@@ -55,6 +62,7 @@ class SamplingEngine:
         self.received: list[dict[str, Any]] = []
         self.adapters: list[ServedAdapter | None] = []
         self.refused: list[int] = []
+        self.end_bias = 0.0
         self._model = TrainableAdapters(load_model(path), factors)
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
 
@@ -63,6 +71,15 @@ class SamplingEngine:
 
     async def why_no_grammar(self, grammar: Grammar) -> str | None:
         return None
+
+    async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A message of more than one word is a call of the first tool, with its words."""
+        words = _text(tokens).split()
+        if len(words) < 2 or not tools:
+            return {"role": "assistant", "content": " ".join(words)}
+        function = {"name": tools[0]["function"]["name"], "arguments": json.dumps({"words": words})}
+        call = {"id": secrets.token_hex(4), "type": "function", "function": function}
+        return {"role": "assistant", "tool_calls": [call]}
 
     async def check_health(self) -> None:
         pass
@@ -108,7 +125,7 @@ class SamplingEngine:
             with torch.no_grad(), self._model.rows([handle] * len(open_)):
                 logits_PV = self._model.model(ids_PT).logits[:, -1].float()
             for index, logits_V in zip(open_, logits_PV, strict=True):
-                drawn[index].draw(logits_V, body["temperature"], generators[index])
+                drawn[index].draw(logits_V, body["temperature"], generators[index], self.end_bias)
         if handle != BASE:
             self._model.remove(handle)
         return [one.choice(index) for index, one in enumerate(drawn)]
@@ -119,19 +136,26 @@ class _Drawn:
     tokens: list[int]
     logprobs: list[float]
 
-    def draw(self, logits_V: torch.Tensor, temperature: float, generator: torch.Generator) -> None:
+    def draw(self, logits_V: torch.Tensor, temperature: float, generator: torch.Generator, end_bias: float) -> None:
+        told_V = logits_V.log_softmax(-1)  # raw, as vLLM's are
+        if end_bias:
+            logits_V = logits_V + end_bias * (torch.arange(len(logits_V)) == END)
         if temperature == 0:
             token = int(logits_V.argmax())
         else:
             token = int(torch.multinomial((logits_V / temperature).softmax(-1), 1, generator=generator))
         self.tokens.append(token)
-        self.logprobs.append(logits_V.log_softmax(-1)[token].item())  # raw, as vLLM's are
+        self.logprobs.append(told_V[token].item())
 
     def choice(self, index: int) -> dict[str, Any]:
         return {
             "index": index,
-            "text": " ".join(WORDS[token] for token in self.tokens if token >= len(SPECIAL)),
+            "text": _text(self.tokens),
             "token_ids": self.tokens,
             "logprobs": {"token_logprobs": self.logprobs},
             "finish_reason": "stop" if self.tokens[-1] == END else "length",
         }
+
+
+def _text(tokens: Sequence[int]) -> str:
+    return " ".join(WORDS[token] for token in tokens if token >= len(SPECIAL))

@@ -36,7 +36,7 @@ from server.training.worker.rollout import RolloutClient
 from server.training.worker.trainer import Trainer
 from tests.adapters.tiny_models import SHAPE, load_model
 from tests.server.conftest import client_of
-from tests.server.support.sampling_engine import NAME, SamplingEngine, tiny_tokenizer
+from tests.server.support.sampling_engine import NAME, TOOLS_TEMPLATE, SamplingEngine, tiny_tokenizer
 
 IMPATIENT = RetryPolicy(first_delay_s=0.01, max_delay_s=0.05, max_attempts=2)
 CONTAINS = {
@@ -97,7 +97,7 @@ class Site:
             trainer=trainer,
             rollouts=RolloutClient(http, retry_policy=IMPATIENT),
             graders=GraderTools(MathPool(), endpoints=EndpointClient(AllowedHosts("localhost"), first_delay_s=0.001)),
-            tokenizer=tiny_tokenizer(),
+            tokenizer=tiny_tokenizer(TOOLS_TEMPLATE),
             max_tokens=SHAPE["max_position_embeddings"],
             log_dir=self.log_dir,
         )
@@ -133,12 +133,15 @@ class Site:
         integrations: Any = openai.omit,
         method: str = "reinforcement",
         model: str = NAME,
+        environment: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> str:
         """The id of a new job, supervised without a grader, else of `method`."""
         how: Any = {"type": "supervised"}
         if grader is not None:
             how = {"type": method, method: {"grader": grader}}
+            if environment is not None:
+                how[method]["environment"] = environment
         job = await self.client.fine_tuning.jobs.create(
             model=model,
             training_file=await self.file(rows),

@@ -66,12 +66,14 @@ class TrlReference:
             reward_funcs=lambda completions, **_: [None if math.isnan(r) else r for r in rollout.rewards],
             train_dataset=datasets.Dataset.from_dict({"prompt": ["x"] * len(rollout.prompts)}),
             processing_class=_tokenizer(),
-            rollout_func=lambda prompts, trainer: {
-                "prompt_ids": [list(ids) for ids in rollout.prompts],
-                "completion_ids": [list(ids) for ids in rollout.completions],
-                "logprobs": [list(logprobs) for logprobs in rollout.logprobs],
-            }
-            | ({} if rollout.scored is None else {"env_mask": [list(map(int, part)) for part in rollout.scored]}),
+            rollout_func=lambda prompts, trainer: (
+                {
+                    "prompt_ids": [list(ids) for ids in rollout.prompts],
+                    "completion_ids": [list(ids) for ids in rollout.completions],
+                    "logprobs": [list(logprobs) for logprobs in rollout.logprobs],
+                }
+                | ({} if rollout.scored is None else {"env_mask": [list(map(int, part)) for part in rollout.scored]})
+            ),
         )
         # What the constructor and the training loop would set, without starting vLLM.
         self._trainer.use_vllm = engine

@@ -54,7 +54,7 @@ class Rollouts:
     def __init__(self, sample: Callable[[int], Awaitable[Group]]) -> None:
         self._sample = sample
 
-    async def sample(self, request: RolloutRequest) -> Group:
+    async def sample(self, request: RolloutRequest, example: Example) -> Group:
         return await self._sample(request.seed)
 
 
