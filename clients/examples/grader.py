@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Annotated, Any
 
@@ -26,6 +27,13 @@ def score(sample: dict[str, Any], item: dict[str, Any]) -> float:
     return float(right) / (1 + len(text) / 200)
 
 
+def graded(asked: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a request: of one completion, or of several."""
+    if "batch" in asked:
+        return {"scores": [score(one["sample"], one["item"]) for one in asked["batch"]]}
+    return {"score": score(asked["sample"], asked["item"])}
+
+
 def main(
     secret: Annotated[str | None, typer.Option(help="Of the grader's definition; without it, one is made")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 9100,
@@ -34,14 +42,14 @@ def main(
     """Grade what is asked, until it is ended."""
     if secret is None:
         secret = f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
-    server = ThreadingHTTPServer((host, port), handler(secret))
+    server = ThreadingHTTPServer((host, port), handler(secret, graded))
     definition = {"type": "endpoint", "url": f"http://localhost:{port}/", "secret": secret, "batch_size": 16}
     print(json.dumps(definition), flush=True)
     server.serve_forever()
 
 
-def handler(secret: str) -> type[BaseHTTPRequestHandler]:
-    """What answers the requests that `secret` has signed."""
+def handler(secret: str, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> type[BaseHTTPRequestHandler]:
+    """What gives the `answer` to requests that `secret` has signed."""
     webhooks = openai.OpenAI(api_key="unused").webhooks
 
     class Handler(BaseHTTPRequestHandler):
@@ -51,10 +59,7 @@ def handler(secret: str) -> type[BaseHTTPRequestHandler]:
                 webhooks.verify_signature(body, dict(self.headers), secret=secret)
             except (openai.InvalidWebhookSignatureError, ValueError) as error:
                 return self._answer(401, {"error": f"the signature is not right: {error}"})
-            asked = json.loads(body)
-            if "batch" in asked:
-                return self._answer(200, {"scores": [score(one["sample"], one["item"]) for one in asked["batch"]]})
-            self._answer(200, {"score": score(asked["sample"], asked["item"])})
+            self._answer(200, answer(json.loads(body)))
 
         def _answer(self, status: int, content: object) -> None:
             data = json.dumps(content).encode()

@@ -97,8 +97,8 @@ class Settings(BaseSettings):
     )
     endpoint_hosts: str = Field(
         default="*",
-        description="hosts of endpoint graders, as a.example,*.b.example; * is any, and only a host named exactly may "
-        "have an address that is not public; empty: no such graders",
+        description="hosts of endpoint graders and environments, as a.example,*.b.example; * is any, and only a host "
+        "named exactly may have an address that is not public; empty: none of these",
     )
     judge_url: str | None = Field(
         default=None,

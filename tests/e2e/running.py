@@ -122,6 +122,8 @@ class ServerProcess:
             "TINYLORA_TRAINING_LOG_DIR": str(self._database.parent / "tensorboard"),
             # A test waits for as long as this when it has killed a worker.
             "TINYLORA_WORKER_LEASE_S": "10",
+            # Graders and environments of tests are on this machine.
+            "TINYLORA_ENDPOINT_HOSTS": "*,localhost",
             "OTEL_EXPORTER_OTLP_ENDPOINT": self._traces_url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_BSP_SCHEDULE_DELAY": "100",

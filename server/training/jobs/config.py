@@ -77,7 +77,8 @@ class SupervisedConfig(GradientConfig):
 class RewardedConfig(TrainingConfig):
     """What methods that have completions graded have in common.
 
-    eval_samples: completions of every validation prompt. temperature, max_completion_tokens: of the completions.
+    eval_samples: completions of every validation prompt. temperature, max_completion_tokens: of the completions; with
+        an environment the latter is of all turns and what it says between them.
     max_flat_steps: so many steps in a row in which all completions of each prompt got the same reward end the job.
     """
 

@@ -20,7 +20,7 @@ from server.training.worker.rollout import Completion
 MOST_GROUPS = 16
 MOST_BYTES = 2**18
 # Of one group, below samples.MAX_GROUP_BYTES: enough for the most completions that there are.
-MOST_GROUP_BYTES = 3 * 2**15
+MOST_GROUP_BYTES = 7 * 2**14
 # Longest texts of a group: the first of these with which it fits.
 _MOST_CHARS = (8192, 2048, 512, 128, 32)
 _MOST_DEPTH = 16
@@ -49,11 +49,15 @@ def held_out_samples(groups: Sequence[GradedGroup]) -> list[SampledGroup]:
 def fitted(group: Mapping[str, Any], most_bytes: int = MOST_GROUP_BYTES) -> tuple[SampledGroup, int] | None:
     """A SampledGroup of these fields, cut so that it has at most so many bytes as JSON, and how many it has.
 
-    Without `item` where that alone is too large; None when nothing helps.
+    Without `item` where that alone is too large, then without what was said in turns; None when nothing helps.
     """
-    items: tuple[Mapping[str, Any], ...] = (group["item"], {})
-    for item in items:
-        whole = {**group, "item": item, "completions": group["completions"][:MAX_COMPLETIONS]}
+    completions = group["completions"][:MAX_COMPLETIONS]
+    for item, kept in (
+        (group["item"], completions),
+        ({}, completions),
+        ({}, [{**one, "messages": []} for one in completions]),
+    ):
+        whole = {**group, "item": item, "completions": kept}
         for chars in _MOST_CHARS:
             cut = _cut(whole, chars)
             made = SampledGroup.model_validate({**cut, "shortened": cut != group})

@@ -10,7 +10,7 @@ from http.server import ThreadingHTTPServer
 
 import pytest
 
-from clients.examples.grader import handler
+from clients.examples.grader import graded, handler
 from server.training.graders.endpoint import EndpointGrader, EndpointSpec
 from server.training.graders.endpoint_client import EndpointClient
 from server.training.graders.grade import GraderError, Sample
@@ -21,7 +21,7 @@ SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(SECRET))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(SECRET, graded))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://localhost:{server.server_port}/"

@@ -48,8 +48,9 @@ def tiny_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
 
 
 class SamplingEngine:
-    """`received` are the requests' bodies; `hold` is awaited before an answer, `refuse` decides on an error. `end_bias`
-    is added to the logit of the token that ends an answer, when it is drawn: told are the model's own probabilities."""
+    """`received` are the requests' bodies, `told` the answers with completions; `hold` is awaited before an answer,
+    `refuse` decides on an error. `end_bias` is added to the logit of the token that ends an answer, when it is drawn;
+    what is told are the model's own probabilities."""
 
     def __init__(self, path: Path, factors: Factors) -> None:
         self.base_models = (NAME,)
@@ -60,6 +61,7 @@ class SamplingEngine:
         self.max_num_seqs = 64
         self.hold: asyncio.Event | None = None
         self.received: list[dict[str, Any]] = []
+        self.told: list[dict[str, Any]] = []
         self.adapters: list[ServedAdapter | None] = []
         self.refused: list[int] = []
         self.end_bias = 0.0
@@ -99,7 +101,8 @@ class SamplingEngine:
             raise HTTPException(self.refused.pop(0), "not now", headers={"retry-after": "0"})
         if "prompt_logprobs" in body:
             return {"choices": [{"prompt_logprobs": self._score(body["prompt"])}]}
-        return {"choices": self._sample(body, body["n"])}
+        self.told.append({"choices": self._sample(body, body["n"])})
+        return self.told[-1]
 
     def _score(self, prompt: list[int]) -> list[dict[str, Any] | None]:
         """As vLLM tells the log-probabilities of a prompt's tokens; the first has none."""

@@ -1,6 +1,7 @@
 """Completions that share a prompt's computation against the same ones in sequences of their own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,18 @@ def assert_equal(shared: TokenScores, alone: TokenScores) -> None:
 def test_scores_are_those_of_sequences_of_their_own(model: TrainableAdapters, batch: list[TokenSequence]) -> None:
     assert len(group_by_prompt(batch, max_shared_row_tokens(model.model))) == 4
     assert_equal(score(model, batch), score(model, batch, ALONE))
+
+
+def test_tokens_that_are_not_scored_are_read_all_the_same(model: TrainableAdapters, batch: list[TokenSequence]) -> None:
+    every_third = [[place % 3 != 1 for place, _ in enumerate(one.completion)] for one in batch]
+    parts = [replace(one, scored=scored) for one, scored in zip(batch, every_third, strict=True)]
+    whole = score(model, batch)
+    for limits in (PassLimits(), ALONE):
+        some = score(model, parts, limits)
+        for row, scored in enumerate(every_third):
+            assert some.mask_BC[row].tolist() == [*scored, *[False] * (some.mask_BC.shape[1] - len(scored))]
+        torch.testing.assert_close(some.logprobs_BC, whole.logprobs_BC.masked_fill(~some.mask_BC, 0.0))
+        torch.testing.assert_close(some.entropy_BC, whole.entropy_BC.masked_fill(~some.mask_BC, 0.0))
 
 
 def test_gradients_are_those_of_sequences_of_their_own(model: TrainableAdapters, batch: list[TokenSequence]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from server.training.graders.grade import Grade, GraderError
 from server.training.jobs.samples import MAX_GROUP_BYTES
+from server.training.worker.conversation import Conversation
 from server.training.worker.grading import GradedGroup
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Completion, Group
@@ -106,3 +107,16 @@ def test_fields_of_a_row_that_no_json_carries_are_written_as_text_or_left_out() 
     json.dumps(sample.model_dump(mode="json"), allow_nan=False).encode()
     (sample,) = all_of([graded(1, [0.0, 1.0], item={"numbers": list(range(100_000))})])
     assert (sample.item, sample.shortened) == ({}, True)
+
+
+def test_conversations_are_kept_in_as_far_as_they_fit() -> None:
+    turns = [{"role": "assistant", "content": "a turn"}, {"role": "user", "content": "x" * 300}] * 8
+    conversation = Conversation((*turns, turns[0]), (True, False, True))
+    completion = Completion([1, 2, 3], [0.0, 0.0, 0.0], "a turn", True, conversation)
+    for count in (4, 256):
+        group = GradedGroup(Group((1,), (completion,) * count), (Grade(1.0),) * count, Example(1, (1,), (), {}))
+        [sample] = held_out_samples([group])
+        assert [one.tokens for one in sample.completions] == [2] * count
+        for one in sample.completions:
+            assert one.messages == (list(conversation.messages) if count == 4 else [])
+        assert sample.shortened == (count == 256)
