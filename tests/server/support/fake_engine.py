@@ -93,6 +93,8 @@ class FakeEngine:
         return self.bad_grammars.get(grammar.spec)
 
     async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if max(tokens) >= 1_000_000:
+            raise ValueError("there is no such token")
         return {"role": "assistant", "content": " ".join(map(str, tokens))}
 
     async def check_health(self) -> None:

@@ -44,6 +44,18 @@ async def test_only_keys_of_the_operator_work(keyed: httpx.AsyncClient, factors:
     assert statuses == [401, 401, 403, 200, 200]
 
 
+async def test_what_tokens_say_is_told_to_workers(keyed: httpx.AsyncClient) -> None:
+    async def ask(body: dict[str, Any], secret: str = WORKER) -> httpx.Response:
+        return await keyed.post("/v1/worker/message", json=body, headers=key(secret))
+
+    assert (await ask({"tokens": [5, 6]}, VLLM)).status_code == 403
+    assert (await ask({"tokens": [5, 6]})).json() == {"message": {"role": "assistant", "content": "5 6"}}
+    # The last one is the engine's to refuse.
+    for tokens in ([], [-1], [2**31], ["a"], [1_000_000]):
+        refused = await ask({"tokens": tokens})
+        assert (refused.status_code, refused.json()["error"]["param"].partition("[")[0]) == (400, "tokens")
+
+
 async def test_worker_of_another_model_is_told_so(keyed: httpx.AsyncClient) -> None:
     body = {"worker": "w", "base_model": "other", "factors": "b" * 64, "capacity": 1}
     response = await keyed.post("/v1/worker/claim", json=body, headers=key(WORKER))
