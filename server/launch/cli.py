@@ -21,6 +21,7 @@ from clients.cli import evaluate as cli_eval
 from clients.cli import jobs as cli_jobs
 from clients.cli import models as cli_models
 from clients.cli import train as cli_train
+from server.launch import doctor_cli as cli_doctor
 from server.launch import export_cli as cli_export
 from server.launch import worker_cli as cli_worker
 
@@ -92,6 +93,7 @@ cli.command()(cli_models.models)
 cli.command("eval")(cli_eval.evaluate)
 cli.command()(cli_data.data)
 cli.command()(cli_export.export)
+cli.command()(cli_doctor.doctor)
 
 
 @cli.command()

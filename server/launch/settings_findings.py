@@ -1,0 +1,97 @@
+"""What is wrong with the settings in the environment, and whether the database and the files they name can be used.
+
+Nothing is made or changed: not the database, not a directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from clients.cli.finding import Finding
+from server.core.settings import Settings, explain
+from server.db.url import DatabaseStartError, described, parse_url, why_unusable
+from server.launch.embedded_model import MODELS_DIR_VARIABLE
+
+PREFIX = "TINYLORA_"
+# Of clients and tests.
+OTHERS = ("TINYLORA_URL", "TINYLORA_API_KEY", MODELS_DIR_VARIABLE)
+OF_TESTS = ("TINYLORA_TEST_", "TINYLORA_FUZZ_")
+
+
+def settings_findings(environment: Mapping[str, str] | None = None) -> Iterator[Finding]:
+    """Of the variables in `environment`, which is that of this process unless told otherwise (for their names only)."""
+    yield from _unknown(os.environ if environment is None else environment)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        yield Finding("settings", "failure", explain(error), "README.md, Configuration, says what they take")
+        return
+    names = sorted(f"{PREFIX}{name.upper()}" for name in settings.model_fields_set)
+    yield Finding("settings", "ok", f"set: {', '.join(names)}" if names else "all have their defaults")
+    yield _keys(settings)
+    yield _database(settings.database_url)
+    yield _files(settings.files_url)
+
+
+def _unknown(environment: Mapping[str, str]) -> Iterator[Finding]:
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields] + list(OTHERS)
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name.upper() not in known and not name.startswith(OF_TESTS):
+            meant = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean {meant[0]}?" if meant else "README.md, Configuration, lists those there are"
+            yield Finding("settings", "warning", f"{name} is no setting, and has no effect", advice)
+
+
+def _keys(settings: Settings) -> Finding:
+    if settings.admin_key is not None:
+        return Finding("keys", "ok", "there is an admin key; every request needs a key")
+    return Finding("keys", "ok", "there is no admin key, so the server is for this machine only")
+
+
+def _database(url: str) -> Finding:
+    if url.startswith("sqlite:///"):
+        return _sqlite(Path(url.removeprefix("sqlite:///").partition("?")[0]))
+    try:
+        parsed = parse_url(url)
+    except DatabaseStartError as error:
+        return Finding("database", "failure", str(error), "correct TINYLORA_DATABASE_URL")
+    engine = sa.create_engine(parsed)
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+    except sa.exc.SQLAlchemyError as error:
+        return Finding("database", "failure", why_unusable(parsed, error))
+    finally:
+        engine.dispose()
+    return Finding("database", "ok", f"{described(parsed)} answers")
+
+
+def _sqlite(file: Path) -> Finding:
+    there = next(path for path in (file, *file.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK) or (there != file and not there.is_dir()):
+        return Finding("database", "failure", f"{there} cannot be written", "see to who may, or name another file")
+    try:
+        if file.exists():
+            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.Error as error:
+        return Finding("database", "failure", f"{file}: {error}", "name another file in TINYLORA_DATABASE_URL")
+    return Finding("database", "ok", f"{file}{'' if file.exists() else ', which the first start makes'}")
+
+
+def _files(url: str) -> Finding:
+    if "://" in url:
+        return Finding("files", "ok", f"{url} (not tried: it needs credentials that the server may have)")
+    directory = Path(url)
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Finding("files", "failure", f"{there} cannot be written", "see to who may, or set TINYLORA_FILES_URL")
+    return Finding("files", "ok", url)
