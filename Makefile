@@ -27,7 +27,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fmt bench bench-gpu evidence train-demo model env triton reasoning-gym licenses sbom clean
+.PHONY: help serve test check fmt bench bench-gpu evidence train-demo model env triton reasoning-gym openapi version licenses sbom clean
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,18 @@ reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning (150 MB)
 		bfi==1.0.4 cellpylib==2.4.0 magiccube==0.3.0 pycosat==0.6.6 pyfiglet==1.0.2 pytz==2026.6 tabulate==0.9.0 zss==1.2.0 \
 		drawsvg==2.4.2 matplotlib==3.11.2 contourpy==1.3.3 cycler==0.12.1 fonttools==4.68.0 kiwisolver==1.5.1 \
 		pillow==13.0.0 pyparsing==3.3.3 python-dateutil==4.0.0 six==1.17.0
+
+openapi: $(PROJECT) ## Write docs/openapi.json
+	@$(BIN)/python -m tests.server.support.openapi_document docs/openapi.json
+
+# The version is the one in pyproject.toml; the others follow it, and a test compares them.
+version: ## Set the version of package, client, chart and images: VERSION=0.2.0
+	@[ -n '$(VERSION)' ] || { echo "make version VERSION=0.2.0" >&2; exit 1; }
+	@old=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) && \
+		sed -i "s/^version = \"$$old\"/version = \"$(VERSION)\"/" pyproject.toml clients/python/pyproject.toml && \
+		sed -i "s/ersion: $$old$$/ersion: $(VERSION)/" deploy/chart/Chart.yaml && \
+		sed -i "s/tinylora-serve:$$old-/tinylora-serve:$(VERSION)-/" deploy/compose.yaml deploy/compose.gpu.yaml Dockerfile && \
+		echo "$$old -> $(VERSION); docs/openapi.json has it too: make openapi"
 
 licenses: $(PROJECT) ## Write deploy/licenses.csv: the licence of every package in the images
 	@$(BIN)/pip-licenses --from=mixed --with-system --order=name --format=csv --no-version \

@@ -10,6 +10,7 @@ All parts are handed in; the app of the tests differs from the real one by its e
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from importlib.metadata import version
 
 from fastapi import FastAPI
 from opentelemetry.sdk.trace import TracerProvider
@@ -73,7 +74,11 @@ def create_app(
     """
     configure_logging(settings)
     metrics = GatewayMetrics(max_adapters=settings.max_labelled_adapters, max_tenants=settings.max_labelled_tenants)
-    app = FastAPI(title="TinyLoRA serving", description="Adapters of a few bytes, a different one in every request.")
+    app = FastAPI(
+        title="TinyLoRA serving",
+        description="Adapters of a few bytes, a different one in every request.",
+        version=version("tinylora-serve"),
+    )
     reads = open_point_reads(database)
     registry = Registry(database, reads, cache_size=settings.resolve_cache_size)
     recipes = RecipeBudget(

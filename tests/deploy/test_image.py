@@ -20,7 +20,7 @@ IGNORED = [
 SECRETS = (
     ".env", "deploy/.env", "server/.env", "clients/python/.env.local", ".git/config", "data/tinylora.db",
     "server/tinylora.db", "server/key.pem", "adapters/tls.key", "models/weights.safetensors", "id_rsa", ".netrc",
-    "deploy/chart/values.yaml", ".venv/bin/python", "clients/python/build/lib/x.py",
+    "deploy/chart/values.yaml", ".venv/bin/python", "clients/python/build/lib/module",
 )  # fmt: skip
 
 
