@@ -25,6 +25,9 @@ async def message_of(
         {"messages": [{"role": "user", "content": ""}], **({"tools": list(tools)} if tools else {})}
     )
     generated = GenerateTokensResponse(choices=[GenerateTokensChoice(index=0, token_ids=list(tokens))])
-    [choice] = await derenderer.derender_chat(generated, request)
+    try:
+        [choice] = await derenderer.derender_chat(generated, request)
+    except Exception as error:  # Parsers are made for what models should write, and see what they do write.
+        raise ValueError(f"{type(error).__name__}: {error!s:.200}") from error
     message = choice.message.model_dump(include={"role", "content", "reasoning", "tool_calls"}, exclude_none=True)
     return {name: value for name, value in message.items() if value != []}

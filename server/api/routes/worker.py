@@ -107,7 +107,7 @@ async def read_message(request: Request, gateway: GatewayDep) -> MessageAnswer:
     body = await _read(request, MessageRequest)
     try:
         return MessageAnswer(message=await gateway.engine.message_of(body.tokens, body.tools))
-    except (ValueError, OverflowError, IndexError, KeyError) as error:
+    except ValueError as error:
         raise BadRequest(
             f"tokens can be read as no message ({error!s:.200}); send those that the model generated, and the tools "
             "that it was offered",

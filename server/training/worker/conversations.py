@@ -32,6 +32,7 @@ from server.training.worker.conversation import Conversation, Message
 from server.training.worker.dataset import Row
 from server.training.worker.environment import Environment, EnvironmentAnswer
 from server.training.worker.fair_semaphore import FairSemaphore
+from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Completion, Group, RolloutClient, RolloutRequest, seed_of
 
@@ -125,7 +126,13 @@ class Conversations:
         tokens = turn.tokens[:-1] if turn.finished else turn.tokens
         if not example.tools or not tokens:
             return {"role": "assistant", "content": turn.text}
-        message = await self.rollouts.message(tokens, example.tools)
+        try:
+            message = await self.rollouts.message(tokens, example.tools)
+        except GatewayRefused as error:
+            if error.status != 400:
+                raise
+            # Something like a call, that the engine's parser fails on.
+            message = {"role": "assistant", "content": turn.text}
         calls = message.get("tool_calls") or []
         # The engine draws ids at random, and some templates write them.
         ids = [_digest(f"{seed}/{place}")[:_CALL_ID_CHARS] for place in range(len(calls))]

@@ -65,6 +65,10 @@ class Environment:
             raise self._no_answer("it has both" if read.done else "it has neither", answer)
         if read.reward is not None and not read.done:
             raise self._no_answer("a reward comes with the end", answer)
+        try:
+            json.dumps(read.messages, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise self._no_answer("it has half of a surrogate pair, which is no text", answer) from None
         for place, message in enumerate(read.messages):
             self._check(message, f"messages[{place}]", calls, answer)
         return read

@@ -50,7 +50,7 @@ def tiny_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
 class SamplingEngine:
     """`received` are the requests' bodies, `told` the answers with completions; `hold` is awaited before an answer,
     `refuse` decides on an error. `end_bias` is added to the logit of the token that ends an answer, when it is drawn;
-    what is told are the model's own probabilities."""
+    what is told are the model's own probabilities. Without `is_readable` no tokens are a message."""
 
     def __init__(self, path: Path, factors: Factors) -> None:
         self.base_models = (NAME,)
@@ -65,6 +65,7 @@ class SamplingEngine:
         self.adapters: list[ServedAdapter | None] = []
         self.refused: list[int] = []
         self.end_bias = 0.0
+        self.is_readable = True
         self._model = TrainableAdapters(load_model(path), factors)
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
 
@@ -76,6 +77,8 @@ class SamplingEngine:
 
     async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A message of more than one word is a call of the first tool, with its words."""
+        if not self.is_readable:
+            raise ValueError("a call that does not end")
         words = _text(tokens).split()
         if len(words) < 2 or not tools:
             return {"role": "assistant", "content": " ".join(words)}

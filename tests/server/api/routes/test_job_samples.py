@@ -23,13 +23,19 @@ COMPLETION: dict[str, Any] = {
     "error": None,
     "advantage": 0.7,
     "importance": 1.01,
+    "messages": [],
 }
+IN_TURNS = [
+    {"role": "assistant", "content": "8"},
+    {"role": "user", "content": "no"},
+    {"role": "assistant", "content": "7"},
+]
 GROUP: dict[str, Any] = {
     "split": "train",
     "line": 3,
     "messages": [{"role": "user", "content": "3 + 4 = ?"}],
     "item": {"answer": "7"},
-    "completions": [COMPLETION, {**COMPLETION, "reward": None, "error": "no judge"}],
+    "completions": [{**COMPLETION, "messages": IN_TURNS}, {**COMPLETION, "reward": None, "error": "no judge"}],
     "error": None,
     "shortened": False,
 }

@@ -179,6 +179,9 @@ async def test_limits_end_a_conversation(tmp_path: Path, path: Path, factors: Fa
         ((200, {"done": True, "score": 1}), "parse", "score: Extra inputs are not permitted"),
         ((200, {"messages": [{"role": "system", "content": "w1"}]}), "parse", "messages[0].role is 'system'"),
         ((200, {"messages": [{"role": "user"}]}), "parse", "messages[0].content is None"),
+        ((200, {"messages": [{"role": "user", "content": "\ud800"}]}), "parse", "half of a surrogate pair"),
+        ((200, b'{"done": true, "reward": NaN}'), "parse", "reward: Input should be a finite number"),
+        ((200, {"done": True, "reward": True}), "parse", "reward: Input should be a valid number"),
         ((200, {"messages": [{"role": "tool", "tool_call_id": "x", "content": "w1"}]}), "parse", "has no tool calls"),
     ],
 )
@@ -193,6 +196,15 @@ async def test_an_environment_that_fails_is_named_and_its_conversations_have_no_
         failure = conversation_of(completion).failure
         assert failure is not None and failure.kind == f"environment_{kind}_error"
         assert failure.message.startswith(f"environment {app.url}: ") and said in failure.message
+
+
+async def test_a_turn_that_the_engines_parser_fails_on_is_a_text(tmp_path: Path, path: Path, factors: Factors) -> None:
+    async with site(tmp_path, path, factors) as here, conversations(here, None) as playing:
+        here.engine.is_readable = False
+        group = await playing.sample(*asked_for(factors, TOOLS, count=3))
+    assert [conversation_of(one).messages for one in group.completions] == [
+        ({"role": "assistant", "content": one.text},) for one in group.completions
+    ]
 
 
 async def test_an_engine_that_fails_in_a_later_turn_fails_the_prompt(
