@@ -1,7 +1,7 @@
-"""`tinylora adapters ...`: the adapters of a running server, over HTTP.
+"""`tinylora adapters ...`: the adapters of a running server.
 
 Here is what takes one request; importing and exporting many adapters is in bulk.py. The server's refusals are shown in
-its own words.
+its own words. The client is imported when a command runs, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -9,67 +9,76 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import quote
+from typing import Annotated, Any, Literal
 
 import typer
 
 from clients.cli import bulk
-from clients.cli.calls import DEFAULT_URL, AsJson, Url, call, checked, connection, fail, pages, say, table
+from clients.cli.calls import DEFAULT_URL, AsJson, Url, fail, say, table
+from clients.cli.client import connected
 
 adapters = typer.Typer(no_args_is_help=True, help="Upload, list, import and export adapters.")
 
 Name = Annotated[str, typer.Argument(help="An adapter: acme/math")]
 Reference = Annotated[str, typer.Argument(help="An adapter or a version: acme/math, acme/math@3, acme/math@prod")]
-Pair = Annotated[list[str] | None, typer.Option("--metadata", help="key=value; may be given several times")]
-SUFFIXES = {".safetensors": "application/x-safetensors"}
+Pairs = Annotated[list[str] | None, typer.Option("--metadata", help="key=value; may be given several times")]
+SAFETENSORS = ".safetensors"
 
 
 @adapters.command("list")
 def list_adapters(
     prefix: Annotated[str, typer.Option(help="Only names that begin so")] = "",
-    metadata: Pair = None,
+    metadata: Pairs = None,
     public: Annotated[bool, typer.Option("--public", help="The public ones of all tenants")] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """List the latest version of every adapter."""
-    query = {f"metadata[{key}]": value for key, value in _pairs(metadata).items()}
-    found = pages(url, "/adapters", prefix=prefix, public=str(public).lower(), **query)
-    if as_json:
-        for item in found:
-            print(json.dumps(item))
-        return
-    rows = (
-        (
-            *(item["id"], str(item["bytes"]), item["dtype"], "yes" if item["public"] else ""),
-            " ".join(f"{key}={value}" for key, value in item["metadata"].items()),
-        )
-        for item in found
-    )
-    table("id", "bytes", "dtype", "public", "metadata", rows=rows)
+    """List the latest version of every adapter; with --json one to a line."""
+    wanted = _pairs(metadata)
+    with connected(url) as client:
+        found = client.adapters.list(prefix=prefix, metadata=wanted, public=public)
+        if as_json:
+            for one in found:
+                print(json.dumps(one.to_dict()))
+            return
+        rows = [
+            (
+                *(one.id, str(one.bytes), one.dtype, "yes" if one.public else ""),
+                " ".join(f"{key}={value}" for key, value in one.metadata.items()),
+            )
+            for one in found
+        ]
+    table("id", "bytes", "dtype", "public", "metadata", rows=rows, right=("bytes",))
 
 
 @adapters.command("upload")
 def upload(
     name: Name,
-    file: Annotated[Path, typer.Argument(help="A vector's bytes, or a safetensors file", exists=True, dir_okay=False)],
-    dtype: Annotated[str, typer.Option(help="Of the vector's bytes: bfloat16, float16 or float32")] = "bfloat16",
+    file: Annotated[
+        Path, typer.Argument(help="A vector's bytes, a safetensors file, or a directory of PEFT's", exists=True)
+    ],
+    dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"], typer.Option(help="Of the vector's bytes")
+    ] = "bfloat16",
+    metadata: Pairs = None,
     url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
 ) -> None:
-    """Store a file as the next version of an adapter."""
-    kind = SUFFIXES.get(file.suffix, "application/octet-stream")
-    query = {"name": name} if file.suffix in SUFFIXES else {"name": name, "dtype": dtype}
-    with connection(url) as client:
-        headers = {"content-type": kind}
-        answer = checked(client.post("/adapters", content=file.read_bytes(), params=query, headers=headers)).json()
-    print(answer["id"])
+    """Store a file as the next version of an adapter, and print which that is."""
+    pairs = _pairs(metadata)
+    try:
+        with connected(url) as client:
+            stored = client.adapters.upload(name, file, dtype=dtype, metadata=pairs)
+    except OSError as error:
+        fail(str(error))
+    _print(stored, stored.id, as_json)
 
 
 @adapters.command("show")
-def show(reference: Reference, url: Url = DEFAULT_URL) -> None:
-    """Print what is known of an adapter, as JSON."""
-    print(json.dumps(call(url, "GET", _path(reference)), indent=2))
+def show(reference: Reference, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Print what is known of an adapter, as JSON; with --json on one line."""
+    with connected(url) as client:
+        print(json.dumps(client.adapters.get(reference).to_dict(), indent=None if as_json else 2))
 
 
 @adapters.command("download")
@@ -79,9 +88,9 @@ def download(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Get a version's bytes; as a safetensors file, with its recipe, if the output's name ends so."""
-    query = {"format": "safetensors" if file is not None and file.suffix in SUFFIXES else "raw"}
-    with connection(url) as client:
-        data = checked(client.get(f"{_path(reference)}/vector", params=query)).content
+    as_file = file is not None and file.suffix == SAFETENSORS
+    with connected(url) as client:
+        data = client.adapters.download(reference, format="safetensors" if as_file else "raw")
     if file is None:
         sys.stdout.buffer.write(data)
     else:
@@ -93,15 +102,23 @@ def delete(
     reference: Reference,
     purge: Annotated[bool, typer.Option("--purge", help="For good: it cannot be restored")] = False,
     url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
 ) -> None:
     """Delete a version, or an adapter with all of its versions."""
-    say(f"{call(url, 'DELETE', _path(reference), purge=str(purge).lower())['id']} is deleted.")
+    with connected(url) as client:
+        deleted = client.adapters.delete(reference, purge=purge)
+    if as_json:
+        print(json.dumps(deleted.to_dict()))
+    else:
+        say(f"{deleted.id} is deleted.")
 
 
 @adapters.command("restore")
-def restore(reference: Reference, url: Url = DEFAULT_URL) -> None:
+def restore(reference: Reference, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Take a deletion back."""
-    print(call(url, "POST", f"{_path(reference)}/restore")["id"])
+    with connected(url) as client:
+        restored = client.adapters.restore(reference)
+    _print(restored, restored.id, as_json)
 
 
 @adapters.command("alias")
@@ -112,26 +129,31 @@ def alias(
     rollback: Annotated[bool, typer.Option("--rollback", help="What it was before its last move")] = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Let NAME@ALIAS stand for a version; without versions, say what it stands for."""
-    path = f"{_path(name)}/aliases/{quote(alias, safe='')}"
-    if rollback:
-        answer = call(url, "POST", f"{path}/rollback")
-    elif versions:
-        answer = call(url, "PUT", path, {"versions": _weights(versions)})
-    else:
-        answer = call(url, "GET", path)
-    print(json.dumps(answer))
+    """Let NAME@ALIAS stand for a version; without versions, say what it stands for, as JSON."""
+    wanted = _weights(versions) if versions else None
+    with connected(url) as client:
+        if rollback:
+            answer = client.adapters.roll_back_alias(name, alias)
+        elif wanted is not None:
+            answer = client.adapters.set_alias(name, alias, wanted)
+        else:
+            answer = client.adapters.get_alias(name, alias)
+    print(json.dumps(answer.to_dict()))
 
 
 @adapters.command("import")
 def import_many(
     file: Annotated[Path, typer.Argument(help=".ndjson or .safetensors", exists=True, dir_okay=False)],
     url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
 ) -> None:
     """Store all adapters of a file. One that broke off goes on where it ended when it is started again."""
-    totals = bulk.import_file(url, file)
-    say(f"{totals.stored} adapters stored, {totals.rejected} rejected.")
-    if totals.rejected:
+    result = bulk.import_file(url, file)
+    if as_json:
+        print(json.dumps(result.to_dict()))
+    else:
+        say(f"{result.stored} adapters stored, {len(result.rejected)} rejected.")
+    if result.rejected:
         raise typer.Exit(1)
 
 
@@ -141,13 +163,18 @@ def export(
     all_versions: Annotated[bool, typer.Option("--all-versions", help="Not only the latest ones")] = False,
     prefix: Annotated[str, typer.Option(help="Only names that begin so")] = "",
     url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
 ) -> None:
     """Write all adapters to a file, which `import` reads."""
-    say(f"{bulk.export_file(url, file, all_versions=all_versions, prefix=prefix)} adapters written to {file}.")
+    count = bulk.export_file(url, file, all_versions=all_versions, prefix=prefix)
+    if as_json:
+        print(json.dumps({"adapters": count, "file": str(file)}))
+    else:
+        say(f"{count} adapters written to {file}.")
 
 
-def _path(reference: str) -> str:
-    return f"/adapters/{quote(reference, safe='/~@:')}"
+def _print(answer: Any, line: str, as_json: bool) -> None:
+    print(json.dumps(answer.to_dict()) if as_json else line)
 
 
 def _pairs(metadata: list[str] | None) -> dict[str, str]:
@@ -158,9 +185,9 @@ def _pairs(metadata: list[str] | None) -> dict[str, str]:
     return {key: value for key, _, value in split}
 
 
-def _weights(versions: list[str]) -> dict[str, float]:
+def _weights(versions: list[str]) -> dict[int, float]:
     split = [pair.partition("=") for pair in versions]
     try:
-        return {version: float(weight or 1) for version, _, weight in split}
+        return {int(version): float(weight or 1) for version, _, weight in split}
     except ValueError:
         fail(f"the versions are {' '.join(versions)!r}, expected a version, or version=weight several times")

@@ -8,86 +8,55 @@ quickly over what is stored already.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients.cli.calls import checked, connection, fail, say
+from clients.cli.client import connected
 
 if TYPE_CHECKING:
-    import httpx
     from rich.progress import Progress
+
+    from tinylora_client import BulkResult
+    from tinylora_client.objects import Rejected
 
 LINES = 10_000
 SHOWN_REJECTS = 20
-TRIES = 5
-PASSING = (429, 500, 502, 503, 504)
+RETRIES = 4
 NDJSON, SAFETENSORS = "application/x-ndjson", "application/x-safetensors"
 
 
-@dataclass(slots=True)
-class Totals:
-    """What became of a file's adapters."""
-
-    stored: int = 0
-    rejected: int = 0
-
-
-def import_file(url: str, file: Path) -> Totals:
+def import_file(url: str, file: Path) -> BulkResult:
     """Store the adapters of `file`, and say on standard error which were rejected. Ends the command if it cannot."""
+    from tinylora_client import BulkResult
+
     kind = SAFETENSORS if file.suffix == ".safetensors" else NDJSON
-    totals = Totals()
-    with connection(url) as client, _progress() as progress:
-        lines = _count_lines(file) if kind == NDJSON else None
+    total = BulkResult(stored=0, rejected=[])
+    with connected(url, max_retries=RETRIES) as client, _progress() as progress:
         key = _digest(file)
-        task = progress.add_task(file.name, total=lines)
+        task = progress.add_task(file.name, total=_count_lines(file) if kind == NDJSON else None)
         bodies = _chunks(file) if kind == NDJSON else iter([file.read_bytes()])
         for number, body in enumerate(bodies):
-            headers = {"content-type": kind, "idempotency-key": f"import-{key[:32]}-{number}"}
-            first = number * LINES
-            for line in _send(client, body, headers).text.splitlines():
-                _count(json.loads(line), first, totals)
-            progress.update(task, completed=totals.stored + totals.rejected)
-    return totals
+            # Sent again under the same key, what was stored is told and not stored again.
+            of_key = f"import-{key[:32]}-{number}"
+            done = client.adapters.upload_lines(
+                body, media_type=kind, first_index=number * LINES, idempotency_key=of_key
+            )
+            _say_rejected(done.rejected, len(total.rejected))
+            if done.error is not None:
+                fail(f"the server stopped reading: {done.error}")
+            total = BulkResult(stored=total.stored + done.stored, rejected=[*total.rejected, *done.rejected])
+            progress.update(task, completed=total.stored + len(total.rejected))
+    return total
 
 
-def _count(outcome: dict[str, object], first: int, totals: Totals) -> None:
-    if outcome.get("object") == "adapter.bulk":
-        if not outcome["complete"]:
-            fail(f"the server stopped reading: {outcome['error']}")
-    elif "version" in outcome:
-        totals.stored += 1
-    else:
-        totals.rejected += 1
-        if totals.rejected <= SHOWN_REJECTS:
-            error = outcome["error"]
-            message = error["message"] if isinstance(error, dict) else error
-            say(f"item {first + int(str(outcome['index']))} ({outcome['name']}): {message}")
-        elif totals.rejected == SHOWN_REJECTS + 1:
-            say("... and more, which are counted only")
-
-
-def _send(client: httpx.Client, body: bytes, headers: dict[str, str]) -> httpx.Response:
-    """Try again what may help: the key makes sure that nothing is stored twice."""
-    import httpx
-    from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt
-    from tenacity.wait import wait_exponential
-
-    def last(state: RetryCallState) -> httpx.Response:
-        assert state.outcome is not None
-        response: httpx.Response = state.outcome.result()
-        return response
-
-    retrying = Retrying(
-        retry=retry_if_exception_type(httpx.TransportError) | retry_if_result(lambda sent: sent.status_code in PASSING),
-        wait=wait_exponential(),
-        stop=stop_after_attempt(TRIES),
-        retry_error_callback=last,
-    )
-    return checked(retrying(client.post, "/adapters/bulk", content=body, headers=headers, timeout=600))
+def _say_rejected(rejected: Sequence[Rejected], before: int) -> None:
+    for one in rejected[: max(0, SHOWN_REJECTS - before)]:
+        say(f"item {one.index} ({one.name}): {one.message}")
+    if before <= SHOWN_REJECTS < before + len(rejected):
+        say("... and more, which are counted only")
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

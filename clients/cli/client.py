@@ -18,11 +18,12 @@ TIMEOUT_S = 600
 
 
 @contextmanager
-def connected(url: str) -> Iterator[TinyLoRA]:
+def connected(url: str, max_retries: int = 2) -> Iterator[TinyLoRA]:
     """A client of the server. Its errors end the command with a sentence."""
     from tinylora_client import TinyLoRA
 
-    with sentences(url), TinyLoRA(base_url=url, api_key=key_of_environment(), timeout=TIMEOUT_S) as client:
+    options = {"api_key": key_of_environment(), "timeout": TIMEOUT_S, "max_retries": max_retries}
+    with sentences(url), TinyLoRA(base_url=url, **options) as client:
         yield client
 
 

@@ -163,9 +163,12 @@ def upload_many(
     number = 0
     while body := b"".join(islice(lines, BULK_LINES)):
         outcome = yield from upload_lines(body, first_index=number * BULK_LINES, idempotency_key=f"{key}-{number}")
-        result = BulkResult(stored=result.stored + outcome.stored, rejected=[*result.rejected, *outcome.rejected])
+        rejected = [*result.rejected, *outcome.rejected]
+        result = BulkResult(stored=result.stored + outcome.stored, rejected=rejected, error=outcome.error)
         if on_progress is not None:
             on_progress(result)
+        if result.error is not None:
+            break
         number += 1
     return result
 
@@ -173,10 +176,7 @@ def upload_many(
 def upload_lines(
     body: bytes, *, media_type: str = NDJSON, first_index: int = 0, idempotency_key: str | None = None
 ) -> Steps[BulkResult]:
-    """Store the adapters of `body` (NDJSON, or a safetensors file of many) in one request.
-
-    Raises openai.APIError where the server could not read it to its end.
-    """
+    """Store the adapters of `body` (NDJSON, or a safetensors file of many) in one request."""
     headers = {"content-type": media_type}
     call = Call("post", "/adapters/bulk", str, content=body, extra_headers=headers, idempotency_key=idempotency_key)
     text = yield from call
@@ -186,9 +186,8 @@ def upload_lines(
         for one in outcomes
         if "error" in one
     ]
-    if not totals["complete"]:
-        rejected.append(Rejected(index=first_index + len(outcomes), name=None, message=totals["error"]["message"]))
-    return BulkResult(stored=totals["stored"], rejected=rejected)
+    error = None if totals["complete"] else totals["error"]["message"]
+    return BulkResult(stored=totals["stored"], rejected=rejected, error=error)
 
 
 def export(*, prefix: str = "", page: int = BULK_LINES) -> Series[dict[str, Any]]:

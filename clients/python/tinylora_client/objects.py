@@ -81,10 +81,12 @@ class Rejected(BaseModel):
 
 
 class BulkResult(BaseModel):
-    """What became of a bulk upload so far."""
+    """What became of a bulk upload so far. error: why the server stopped reading, if it did; what is behind that
+    place was not stored."""
 
     stored: int
     rejected: list[Rejected]
+    error: str | None = None
 
 
 class Completion(BaseModel):

@@ -69,7 +69,22 @@ def test_import_of_a_safetensors_file(tmp_path: Path) -> None:
     assert "2 adapters stored, 0 rejected." in run("import", file).stderr
 
 
+def test_json_has_the_servers_objects(tmp_path: Path) -> None:
+    vector = tmp_path / "v.bin"
+    vector.write_bytes(bytes(26))
+    stored = json.loads(run("upload", "a", vector, "--metadata", "team=blue", "--json").stdout)
+    assert (stored["id"], stored["metadata"], stored["recipe"]["groups"]) == ("a@1", {"team": "blue"}, 13)
+    assert json.loads(run("list", "--json").stdout) == stored == json.loads(run("show", "a", "--json").stdout)
+    assert json.loads(run("delete", "a", "--json").stdout)["versions"] == [1]
+    assert json.loads(run("restore", "a", "--json").stdout)["id"] == "a@1"
+    exported = json.loads(run("export", tmp_path / "all.ndjson", "--json").stdout)
+    assert exported == {"adapters": 1, "file": str(tmp_path / "all.ndjson")}
+    assert json.loads(run("import", tmp_path / "all.ndjson", "--json").stdout) == {"stored": 1, "rejected": []}
+
+
 def test_mistakes_are_sentences(tmp_path: Path) -> None:
+    assert "has no adapter_model.safetensors" in run("upload", "empty", tmp_path, code=1).stderr
+    assert "expected a version" in run("alias", "a", "prod", "one", code=1).stderr
     vector = tmp_path / "v.bin"
     vector.write_bytes(b"123")
     assert "26 bytes" in run("upload", "short", vector, code=1).stderr
