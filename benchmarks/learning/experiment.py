@@ -30,7 +30,7 @@ from benchmarks.learning.tasks import Task
 from benchmarks.learning.untrained import UNTRAINED, Choice, best_prompt, best_vector
 from benchmarks.learning.votes import write_voted
 from clients.evaluation.rows import Row, load_rows
-from clients.examples.train import ENDS
+from tinylora_client.job_operations import ENDS
 
 # Of a step's metrics; the others are in the job's events for as long as the server keeps them.
 KEPT = (

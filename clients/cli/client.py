@@ -46,7 +46,8 @@ def sentences(url: str) -> Iterator[None]:
         fail(words_of(error))
     except (openai.APIConnectionError, httpx2.InvalidURL, UnicodeError) as error:
         fail(f"no answer of a TinyLoRA server from {url}: {error.__cause__ or error}")
-    except openai.OpenAIError as error:
+    except (openai.OpenAIError, ValueError) as error:
+        # ValueError: what the client refuses to send, such as an empty id.
         fail(str(error))
 
 

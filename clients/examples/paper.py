@@ -10,24 +10,20 @@ Of MATH it takes the 8,523 hardest problems of SimpleRL; here are the problems o
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
-from openai import APIConnectionError, APIStatusError, OpenAI
-from openai.types.fine_tuning import FineTuningJob
+from openai import APIConnectionError, APIStatusError
 from rich.console import Console
 
 from clients.evaluation.evaluate import MATH
 from clients.evaluation.public_sets import RowsError, write_set
+from tinylora_client import Job, TinyLoRA
 
-ENDS = ("succeeded", "failed", "cancelled")
 POLL_S = 20
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -92,7 +88,7 @@ def main(
         console.print(str(error))
         raise typer.Exit(1) from None
     console.print(sentence)
-    with OpenAI(base_url=f"{url}/v1", api_key=os.environ.get("TINYLORA_API_KEY", "unused")) as client:
+    with TinyLoRA(base_url=url) as client:
         try:
             job = _watch(client, create_job(client, file, preset, settings, seed))
         except APIStatusError as error:
@@ -111,35 +107,27 @@ def main(
         console.print(f"  tinylora eval {name} --adapter {adapter} --max-tokens {tokens} --url {url}")
 
 
-def create_job(client: OpenAI, file: Path, preset: str, settings: Mapping[str, Any], seed: int) -> FineTuningJob:
+def create_job(client: TinyLoRA, file: Path, preset: str, settings: Mapping[str, Any], seed: int) -> Job:
     """A job on `file` with the server's base model and the `settings`, as in `tinylora`. Raises openai's errors."""
-    reinforcement: Any = {"grader": {**MATH, "extract": ["boxed"]}}
+    reinforcement = {"grader": {**MATH, "extract": ["boxed"]}}
     job = client.fine_tuning.jobs.create(
-        model=client.models.list().data[0].id,
-        training_file=client.files.create(file=file, purpose="fine-tune").id,
+        training_file=file,
         method={"type": "reinforcement", "reinforcement": reinforcement},
         suffix=preset,
         seed=seed,
         metadata={"preset": preset},
-        extra_body={"tinylora": dict(settings)},
+        tinylora=settings,
     )
     console.print(f"{job.id} trains on {file}")
     return job
 
 
-def _watch(client: OpenAI, job: FineTuningJob) -> FineTuningJob:
+def _watch(client: TinyLoRA, job: Job) -> Job:
     """The job when it has ended; prints its events as they come."""
-    seen: set[str] = set()
-    while True:
-        job = client.fine_tuning.jobs.retrieve(job.id)
-        # Newest first, a page at a time: those seen before are not asked for again.
-        new = list(takewhile(lambda event: event.id not in seen, client.fine_tuning.jobs.list_events(job.id)))
-        for event in reversed(new):
-            seen.add(event.id)
+    for update in client.fine_tuning.jobs.follow(job.id, poll_s=POLL_S):
+        for event in update.events:
             console.print(event.message)
-        if job.status in ENDS:
-            return job
-        time.sleep(POLL_S)
+    return update.job
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Files are uploaded, a job is made and watched, and what came of it is evaluated on rows that it did not train on, and
 asked a question.
 
-It is a whole program, to be copied; besides the openai client it needs clients.evaluation only. With
+It is a whole program, to be copied; besides tinylora-client it needs clients.evaluation only. With
 --serve it starts a server when there is none at the URL, whose worker trains, and ends it afterwards. Where server and
 program end before the job does, the next server goes on with it; so does this program with --job.
 """
@@ -20,15 +20,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import httpx
 import typer
-from openai import APIConnectionError, AsyncOpenAI, OpenAI
-from openai.types.fine_tuning import FineTuningJob
+from openai import APIConnectionError
 from rich.console import Console
 from rich.progress import Progress
 
@@ -36,14 +34,16 @@ from clients.evaluation.accuracy import Estimate
 from clients.evaluation.evaluate import Evaluation, Sampling, evaluate
 from clients.evaluation.rows import load_rows
 from clients.examples.make_task import GRADER, QUESTION, make_task
+from tinylora_client import AsyncTinyLoRA, Job, TinyLoRA
 
 MAX_TOKENS = 16
 # At 1 a model of this size seldom says the sum that it holds most likely: too few rewards to tell answers apart.
 TEMPERATURE = 0.6
-ENDS = ("succeeded", "failed", "cancelled")
 START_TIMEOUT_S = 600
 # A step takes seconds, and each question a line in the server's log.
 POLL_S = 5
+# A server that ended does not come back by itself.
+PATIENCE_S = 30
 SERVER_LOG = Path("data/server.log")
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -79,7 +79,7 @@ def main(
     sizes = Sizes(steps, batch_size, group_size, learning_rate, eval_interval, eval_samples, seed)
     key = os.environ.get("TINYLORA_API_KEY", "unused")
     with _server(url) if serve and not _is_ready(url) else nullcontext():
-        client = OpenAI(base_url=f"{url}/v1", api_key=key)
+        client = TinyLoRA(base_url=url, api_key=key)
         try:
             files = make_task(directory, validation, seed)
             if job_id is None:
@@ -101,49 +101,37 @@ def main(
             console.print(f"{model}: {_ask(client, model)}")
 
 
-def _create_job(client: OpenAI, files: tuple[Path, Path], sizes: Sizes) -> FineTuningJob:
-    training_file, validation_file = (client.files.create(file=file, purpose="fine-tune").id for file in files)
+def _create_job(client: TinyLoRA, files: tuple[Path, Path], sizes: Sizes) -> Job:
+    training_file, validation_file = files
     hyperparameters = {name: getattr(sizes, name) for name in ("batch_size", "eval_interval", "eval_samples")}
-    reinforcement: Any = {"grader": GRADER, "hyperparameters": hyperparameters}
+    reinforcement = {"grader": GRADER, "hyperparameters": hyperparameters}
     return client.fine_tuning.jobs.create(
-        model=client.models.list().data[0].id,
         training_file=training_file,
         validation_file=validation_file,
         method={"type": "reinforcement", "reinforcement": reinforcement},
         suffix="sums",
         seed=sizes.seed,
         # What OpenAI has no names for.
-        extra_body={
-            "tinylora": {
-                "group_size": sizes.group_size,
-                "learning_rate": sizes.learning_rate,
-                "temperature": TEMPERATURE,
-                "max_completion_tokens": MAX_TOKENS,
-                "max_steps": sizes.steps,
-                "epochs": 1000,
-            }
+        tinylora={
+            "group_size": sizes.group_size,
+            "learning_rate": sizes.learning_rate,
+            "temperature": TEMPERATURE,
+            "max_completion_tokens": MAX_TOKENS,
+            "max_steps": sizes.steps,
+            "epochs": 1000,
         },
     )
 
 
-def _watch(client: OpenAI, job_id: str) -> FineTuningJob:
+def _watch(client: TinyLoRA, job_id: str) -> Job:
     """The job when it has ended; prints its events as they come."""
-    seen: set[str] = set()
     with Progress(console=console) as progress:
         bar = progress.add_task("steps", total=None)
-        while True:
-            job = client.fine_tuning.jobs.retrieve(job_id)
-            fields: Any = job
-            progress.update(bar, total=fields.total_steps, completed=fields.step or 0)
-            # Newest first, a page at a time: those seen before are not asked for again.
-            events = client.fine_tuning.jobs.list_events(job_id)
-            new = list(takewhile(lambda event: event.id not in seen, events))
-            for event in reversed(new):
-                seen.add(event.id)
+        for update in client.fine_tuning.jobs.follow(job_id, poll_s=POLL_S, patience_s=PATIENCE_S):
+            progress.update(bar, total=update.job.total_steps, completed=update.job.step or 0)
+            for event in update.events:
                 progress.console.print(f"{event.message}{_timing(event.data)}")
-            if job.status in ENDS:
-                return job
-            time.sleep(POLL_S)
+    return update.job
 
 
 def _timing(data: object) -> str:
@@ -151,7 +139,7 @@ def _timing(data: object) -> str:
     return "" if not timing else f"  [{', '.join(f'{name} {seconds:.1f} s' for name, seconds in timing.items())}]"
 
 
-def _print_checkpoints(client: OpenAI, job_id: str) -> None:
+def _print_checkpoints(client: TinyLoRA, job_id: str) -> None:
     for checkpoint in client.fine_tuning.jobs.checkpoints.list(job_id):
         reward = getattr(checkpoint.metrics, "valid_reward_mean", None)
         console.print(f"step {checkpoint.step_number:4}: {checkpoint.fine_tuned_model_checkpoint}  {reward}")
@@ -161,7 +149,7 @@ async def _evaluate(url: str, key: str, models: list[str], file: Path, samples: 
     rows = load_rows(str(file))
     # Not the seeds by which the best checkpoint was chosen.
     sampling = Sampling(samples, 0.0 if samples == 1 else TEMPERATURE, MAX_TOKENS, seed + 1_000_000)
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key) as client:
+    async with AsyncTinyLoRA(base_url=url, api_key=key) as client:
         return [await evaluate(client, model, rows, GRADER, sampling) for model in models]
 
 
@@ -178,7 +166,7 @@ def _words(of: Estimate) -> str:
     return f"{of.mean:.3f}" + ("" if of.standard_error is None else f" ± {of.standard_error:.3f}")
 
 
-def _ask(client: OpenAI, model: str) -> str:
+def _ask(client: TinyLoRA, model: str) -> str:
     question: Any = [{"role": "user", "content": QUESTION.format(3, 4)}]
     answer = client.chat.completions.create(model=model, messages=question, max_tokens=MAX_TOKENS, temperature=0)
     return json.dumps(answer.choices[0].message.content)

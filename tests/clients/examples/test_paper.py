@@ -5,26 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import openai
 from typer import Typer
 from typer.testing import CliRunner
 
 from clients.examples.paper import PRESETS, create_job, main
 from tests.clients.evaluation.test_public_sets import write
+from tinylora_client import TinyLoRA
 
 FITS = {"max_completion_tokens": 64}  # the model of this server takes few tokens
 
 
-def test_a_preset_becomes_a_job_with_the_papers_settings(openai_client: openai.OpenAI, tmp_path: Path) -> None:
+def test_a_preset_becomes_a_job_with_the_papers_settings(base_url: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"messages": [{"role": "user", "content": "1 + 1?"}], "answer": "#### 2"}\n' * 3)
     expected: dict[str, dict[str, Any]] = {
         "paper-gsm8k": {"group_size": 4, "batch_size": 64, "epochs": 3, "kl_coef": 0},
         "paper-math": {"group_size": 8, "batch_size": 256, "temperature": 1, "kl_coef": 0.001},
     }
+    client = TinyLoRA(base_url=base_url)
     for name, preset in PRESETS.items():
-        job = create_job(openai_client, file, name, {**preset.settings, **FITS}, seed=3)
-        sent: Any = openai_client.fine_tuning.jobs.retrieve(job.id)
+        job = create_job(client, file, name, {**preset.settings, **FITS}, seed=3)
+        sent: Any = client.fine_tuning.jobs.retrieve(job.id)
         assert {key: sent.tinylora[key] for key in expected[name]} == expected[name]
         assert (sent.seed, sent.metadata, sent.tinylora["recipe"]["groups"]) == (3, {"preset": name}, 13)
         assert sent.method.reinforcement.grader.extract == ["boxed"]
