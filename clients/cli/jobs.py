@@ -167,8 +167,14 @@ def _sample(sample: Any) -> str:
         advantage = "" if one.advantage is None else f"  advantage {one.advantage:+.3f}"
         why = "" if one.error is None else f"  ({one.error})"
         cut = "" if one.finished else "  cut off"
-        lines.append(f"  [{reward}{advantage}{cut}{why}]\n{_indented(one.text)}")
+        said = [_turn(message) for message in one.messages] or [one.text]
+        lines.append("\n".join([f"  [{reward}{advantage}{cut}{why}]", *map(_indented, said)]))
     return "\n".join(lines) + "\n"
+
+
+def _turn(message: dict[str, Any]) -> str:
+    calls = f" {json.dumps(message['tool_calls'])}" if message.get("tool_calls") else ""
+    return f"{message['role']}: {message.get('content') or ''}{calls}"
 
 
 def _indented(text: str) -> str:

@@ -90,9 +90,13 @@ class BulkResult(BaseModel):
 
 
 class Completion(BaseModel):
-    """A sampled completion with its reward, None where the grader could give none; `error` says why."""
+    """A sampled completion with its reward, None where the grader could give none; `error` says why.
+
+    messages: of an answer in turns, what the model and its environment said; `text` is then the last of them.
+    """
 
     text: str
+    messages: list[dict[str, Any]] = []  # noqa: RUF012, pydantic copies it
     tokens: int
     finished: bool
     reward: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# The time left is the server's estimate: of a job that went on, tqdm would take the steps before for its own speed.
+FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+
+
 class ProgressBar:
     """shown: None is on a terminal and in a notebook. It is closed when the block ends, however that ends."""
 
     def __init__(self, title: str, shown: bool | None) -> None:
+        self._rewards: dict[str, float] = {}
         # tqdm's `disable`, in which None means the same.
         hidden = None if shown is None else not shown
-        self._bar: Any = tqdm(desc=title, unit="step", disable=hidden, dynamic_ncols=True)
+        self._bar: Any = tqdm(desc=title, disable=hidden, dynamic_ncols=True, bar_format=FORMAT)
 
     def __enter__(self) -> Self:
         return self
@@ -33,11 +39,13 @@ class ProgressBar:
         for event in events:
             if event.level in ("warn", "error") and not self._bar.disable:
                 self._bar.write(f"{job.id}: {event.message}", file=self._bar.fp)
-        rewards = {name: value for event in events for name, value in rewards_of(event).items()}
-        # A total that became known late, or a job that went on from an earlier step, is no speed of this bar's.
+            self._rewards.update(rewards_of(event))
+        words = [job.status, *(f"{name} {value:.3f}" for name, value in self._rewards.items())]
+        if job.estimated_finish is not None:
+            words.append(f"{tqdm.format_interval(max(0.0, job.estimated_finish - time.time()))} left")
         self._bar.total = job.total_steps
         self._bar.n = job.step or 0
-        self._bar.set_postfix_str(" ".join([job.status, *(f"{name} {value:.3f}" for name, value in rewards.items())]))
+        self._bar.set_postfix_str(", ".join(words))
 
 
 def rewards_of(event: FineTuningJobEvent) -> dict[str, float]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -137,3 +139,14 @@ def test_help_imports_neither_the_engine_nor_an_http_client(command: list[str]) 
     code += f"try: server.launch.cli.main()\nexcept SystemExit: print(sorted({heavy!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("typed", "completions"),
+    [("tinylora jo", ["jobs"]), ("tinylora jobs ca", ["cancel"]), ("tinylora train --met", ["--method"])],
+)
+def test_shells_complete_commands_and_options(typed: str, completions: list[str]) -> None:
+    asked = {"_TINYLORA_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    command = Path(sys.executable).with_name("tinylora")
+    result = subprocess.run([command], env={**os.environ, **asked}, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == completions
