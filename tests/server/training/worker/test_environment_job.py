@@ -111,12 +111,13 @@ async def test_the_numbers_of_a_step_are_of_the_models_tokens(tmp_path: Path, pa
     assert data["step_kl"] > 0
 
 
+@pytest.mark.parametrize("more", [{}, {"max_off_policy_steps": 1, "temperature": 0.7}])
 async def test_a_job_whose_worker_was_killed_ends_with_the_same_bits(
-    tmp_path: Path, path: Path, factors: Factors
+    tmp_path: Path, path: Path, factors: Factors, more: dict[str, Any]
 ) -> None:
     async with site(tmp_path, path, factors, endpoint_hosts="localhost") as here:
         here.engine.end_bias = 2.5
-        settings = SMALL | {"max_steps": 5}
+        settings = SMALL | {"max_steps": 5} | more
         data = [row | {"tools": TOOLS} for row in rows(10)]
         with environment_app() as app:
             job_id = await here.job(data, REWARD, environment={"url": app.url}, **settings)
