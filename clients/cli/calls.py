@@ -108,15 +108,17 @@ def table(*columns: str, rows: Iterable[Sequence[str]], right: Collection[str] =
 
     Nothing is cut or folded to the terminal's width: names and ids can be copied from it.
     """
-    from rich.console import Console
-    from rich.table import Table
+    from rich.cells import cell_len
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        shown.add_column(column, justify="right" if column in right else "left", no_wrap=True)
-    for row in rows:
-        shown.add_row(*row)
-    Console(markup=False, highlight=False, width=1000).print(shown, soft_wrap=True)
+    lines = [tuple(columns), *map(tuple, rows)]
+    widths = [max(cell_len(line[place]) for line in lines) for place in range(len(columns))]
+    for number, line in enumerate(lines):
+        gaps = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
+        cells = [
+            gap + cell if name in right else cell + gap for name, cell, gap in zip(columns, line, gaps, strict=True)
+        ]
+        # typer takes the style away where nobody looks.
+        typer.secho("  ".join(cells).rstrip(), bold=number == 0)
 
 
 def when(seconds: int | None, never: str = "") -> str:

@@ -75,15 +75,19 @@ class Conversation:
             finally:
                 print()
         elif live:
-            shown = [Text() for _ in self.voices]
-            with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="visible") as screen:
+            shown, console = [Text() for _ in self.voices], Console(highlight=False)
+            try:
+                # While they come, no more is shown than the screen holds.
+                with Live(console=console, auto_refresh=False, transient=True) as screen:
 
-                def show(place: int, text: str) -> None:
-                    shown[place].append(text)
-                    screen.update(_side_by_side(titles, shown), refresh=True)
+                    def show(place: int, text: str) -> None:
+                        shown[place].append(text)
+                        screen.update(_side_by_side(titles, shown), refresh=True)
 
-                answers = self._ask(question, show)
-                screen.update(_side_by_side([_timed(*pair) for pair in zip(titles, answers, strict=True)], shown))
+                    answers = self._ask(question, show)
+                titles = [_timed(title, answer) for title, answer in zip(titles, answers, strict=True)]
+            finally:
+                console.print(_side_by_side(titles, shown))
         else:
             for title, answer in zip(titles, self.ask_silently(question), strict=True):
                 print(f"== {title}\n{answer.text}")
