@@ -31,11 +31,7 @@ def list_jobs(limit: Limit = 20, url: Url = DEFAULT_URL, as_json: AsJson = False
         return
     rows = [
         (
-            *(
-                job["id"],
-                job["status"],
-                f"{job['step'] or 0}" + (f"/{job['total_steps']}" if job["total_steps"] else ""),
-            ),
+            *(job["id"], job["status"], _steps(job)),
             *(job["method"]["type"], job["model"], when(job["created_at"]), job["fine_tuned_model"] or ""),
         )
         for job in found
@@ -77,9 +73,8 @@ def events(job_id: JobId, limit: Limit = 50, url: Url = DEFAULT_URL, as_json: As
         if as_json:
             print(json.dumps(_dict(event)))
         else:
-            print(
-                f"{when(event.created_at)}  {event.level if event.level != 'info' else '':5}  {event.message}".rstrip()
-            )
+            level = "" if event.level == "info" else f"{event.level}: "
+            print(f"{when(event.created_at)}  {level}{event.message}")
 
 
 @jobs.command("checkpoints")

@@ -46,7 +46,17 @@ def watch(client: TinyLoRA, job_id: str) -> Job:
                 else:
                     live.update(view.render(console), refresh=True)
 
-            done: Job = client.fine_tuning.jobs.wait(job_id, poll_s=POLL_S, progress=False, on_update=show)
+            def show_silence(error: Exception) -> None:
+                words = f"no answer of the server, asking again: {error}"
+                if live is not None:
+                    live.update(view.render(console, words), refresh=True)
+                elif not view.silent:
+                    say(words)
+                view.silent = True
+
+            done: Job = client.fine_tuning.jobs.wait(
+                job_id, poll_s=POLL_S, progress=False, on_update=show, on_silence=show_silence
+            )
     except JobFailedError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -66,26 +76,27 @@ class _View:
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
+        self.silent = False
         self._job: Job | None = None
         self._curves = Curves()
         self._messages: deque[tuple[str, str]] = deque(maxlen=SHOWN_MESSAGES)
 
     def take(self, update: Any) -> None:
-        self._job = update.job
+        self._job, self.silent = update.job, False
         for event in update.events:
             self._curves.add(event.data)
             # Of a step the curve says it.
             if event.type != "metrics":
                 self._messages.append((event.level, event.message))
 
-    def render(self, console: Console) -> RenderableType:
+    def render(self, console: Console, problem: str = "") -> RenderableType:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
         job = self._job
         if job is None:
-            return Text(self._job_id)
+            return Text(f"{self._job_id}  {problem}")
         step, total = job.step or 0, job.total_steps
         words = [self._job_id, job.status, f"step {step}" + (f" of {total}" if total else "")]
         words += [f"{name} {value:.3f}" for name, value in self._curves.latest().items()]
@@ -103,6 +114,8 @@ class _View:
             Text(text, style=styles.get(level, "dim"), overflow="ellipsis", no_wrap=True)
             for level, text in self._messages
         ]
+        if problem:
+            parts.append(Text(problem, style="bold yellow"))
         return Group(*parts)
 
 

@@ -21,8 +21,8 @@ from server.db.url import DatabaseStartError, described, parse_url, why_unusable
 from server.launch.embedded_model import MODELS_DIR_VARIABLE
 
 PREFIX = "TINYLORA_"
-# Of clients and tests.
-OTHERS = ("TINYLORA_URL", "TINYLORA_API_KEY", MODELS_DIR_VARIABLE)
+# Of clients, of the example of a grader, and of tests.
+OTHERS = ("TINYLORA_URL", "TINYLORA_API_KEY", "TINYLORA_SECRET", MODELS_DIR_VARIABLE)
 OF_TESTS = ("TINYLORA_TEST_", "TINYLORA_FUZZ_")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from openai import APIConnectionError, InternalServerError, Omit, RateLimitError
+from openai import APIConnectionError, APIError, InternalServerError, Omit, RateLimitError
 from openai.types.fine_tuning import FineTuningJobEvent
 
 from tinylora_client.errors import JobFailedError, JobWaitTimeoutError
@@ -107,7 +107,7 @@ def follow(job_id: str, *, poll_s: float = 2.0, patience_s: float = PATIENCE_S) 
     """
     last: str | None = None
     while True:
-        update = yield from _update(job_id, last, poll_s, patience_s)
+        update = yield from _update(job_id, last, poll_s, patience_s, lambda error: None)
         yield Emit(update)
         if update.job.status in ENDS:
             return
@@ -122,20 +122,28 @@ def wait(
     poll_s: float = 2.0,
     progress: bool | None = None,
     on_update: Callable[[JobUpdate], object] | None = None,
+    on_silence: Callable[[APIError], object] | None = None,
     patience_s: float = PATIENCE_S,
 ) -> Steps[Job]:
     """The job, when it has succeeded; `fine_tuned_model` is then the adapter's name.
 
     timeout: seconds. progress: a bar on standard error; None shows it on a terminal and in a notebook. on_update: is
-    called at every look at the job. Interrupting it leaves the job alone, and waiting again goes on.
+    called at every look at the job, on_silence with the error where the server does not answer. Interrupting it leaves
+    the job alone, and waiting again goes on.
 
     Raises JobFailedError when it failed or was cancelled, JobWaitTimeoutError, and what `follow` raises.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     last: str | None = None
     with ProgressBar(job_id, progress) as bar:
+
+        def silent(error: APIError) -> None:
+            bar.show_silence(error)
+            if on_silence is not None:
+                on_silence(error)
+
         while True:
-            update = yield from _update(job_id, last, poll_s, patience_s)
+            update = yield from _update(job_id, last, poll_s, patience_s, silent)
             job = update.job
             last = update.events[-1].id if update.events else last
             bar.show(job, update.events)
@@ -150,18 +158,21 @@ def wait(
             yield Pause(poll_s if deadline is None else min(poll_s, max(0.0, deadline - time.monotonic())))
 
 
-def _update(job_id: str, last: str | None, poll_s: float, patience_s: float) -> Steps[JobUpdate]:
-    """The job and the events behind the one with the id `last`. Passing errors are waited out for `patience_s`."""
+def _update(
+    job_id: str, last: str | None, poll_s: float, patience_s: float, silent: Callable[[APIError], object]
+) -> Steps[JobUpdate]:
+    """The job and the events behind the one with the id `last`. Passing errors are told, and waited out."""
     silent_since: float | None = None
     while True:
         try:
             # The job before its events: of one that has ended, all of them are there.
             job = yield from Call("get", _path(job_id), Job)
             return JobUpdate(job, (yield from _events_behind(job_id, last)))
-        except (APIConnectionError, InternalServerError, RateLimitError):
+        except (APIConnectionError, InternalServerError, RateLimitError) as error:
             silent_since = silent_since or time.monotonic()
             if time.monotonic() - silent_since >= patience_s:
                 raise
+            silent(error)
         yield Pause(poll_s)
 
 

@@ -50,7 +50,7 @@ class Call(Generic[T]):
         return answer
 
     def arguments(self) -> dict[str, Any]:
-        """Of the client's method of this name."""
+        """What the client's `get`, `post`, ... is called with."""
         options: dict[str, Any] = {"headers": dict(self.extra_headers), "params": dict(self.query)}
         if self.idempotency_key is not None:
             options["idempotency_key"] = self.idempotency_key

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from tinylora_client.objects import Job
 
 if TYPE_CHECKING:
+    from openai import APIError
     from openai.types.fine_tuning import FineTuningJobEvent
     from typing_extensions import Self
 
@@ -46,6 +47,10 @@ class ProgressBar:
         self._bar.total = job.total_steps
         self._bar.n = job.step or 0
         self._bar.set_postfix_str(", ".join(words))
+
+    def show_silence(self, error: APIError) -> None:
+        """Say that the server does not answer, until it does again."""
+        self._bar.set_postfix_str(f"no answer, asking again: {error}")
 
 
 def rewards_of(event: FineTuningJobEvent) -> dict[str, float]:

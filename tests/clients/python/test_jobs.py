@@ -155,7 +155,7 @@ class Away(httpx2.BaseTransport):
 
 
 def test_a_server_that_restarts_is_waited_for_and_one_that_stays_away_is_not(
-    base_url: str, worker: Worker, rows: Path, meanwhile: Any
+    base_url: str, worker: Worker, rows: Path, meanwhile: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     away = Away(0)
     with tinylora_client.TinyLoRA(
@@ -164,8 +164,10 @@ def test_a_server_that_restarts_is_waited_for_and_one_that_stays_away_is_not(
         job = client.fine_tuning.jobs.create(training_file=rows, method=REINFORCEMENT)
         away.left = 5
         meanwhile(lambda: train(worker))
-        assert client.fine_tuning.jobs.wait(job.id, poll_s=0.02).status == "succeeded"
-        assert away.left == 0
+        silences: list[openai.APIError] = []
+        done = client.fine_tuning.jobs.wait(job.id, poll_s=0.02, on_silence=silences.append, progress=True)
+        assert (done.status, away.left, len(silences)) == ("succeeded", 0, 5)
+        assert "no answer, asking again: Connection error" in capfd.readouterr().err
         away.left = 1000
         with pytest.raises(openai.APIConnectionError):
             client.fine_tuning.jobs.wait(job.id, poll_s=0.02, patience_s=0.1)
