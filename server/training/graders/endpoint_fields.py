@@ -19,7 +19,10 @@ HeaderValue = Annotated[str, Field(max_length=8192, pattern=r"^[\x20-\x7e]*$")]
 
 
 class EndpointFields(BaseModel):
-    """headers: of every request, for a key, say. secret: with which requests are signed, `whsec_` and base64."""
+    """headers: of every request, for a key, say. secret: with which requests are signed, `whsec_` and base64.
+
+    timeout_s: seconds that an attempt may take; there are a few.
+    """
 
     url: str = Field(max_length=2048)
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict, max_length=32)
