@@ -107,10 +107,10 @@ licenses: $(PROJECT) ## Write deploy/licenses.csv: the licence of every package 
 	@$(BIN)/pip-licenses --from=mixed --with-system --order=name --format=csv --no-version \
 		--packages $$(sed -n 's/^\([A-Za-z0-9._-]*\)\(\[[^]]*\]\)\{0,1\}==.*/\1/p' deploy/requirements-cpu.txt) > deploy/licenses.csv
 
-sbom: $(PROJECT) ## Write build/sbom-cpu.json and -gpu.json: what the images hold besides Debian, in CycloneDX
+sbom: $(BIN)/python ## Write build/sbom-cpu.json and -gpu.json: what the images hold besides Debian, in CycloneDX
 	@[ -d $(VENV)/cyclonedx ] || { $(PYTHON) -m venv $(VENV)/cyclonedx && \
 		PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/cyclonedx/bin/pip install --quiet cyclonedx-bom==7.5.0; }
-	@mkdir -p build && for device in cpu gpu; do $(VENV)/cyclonedx/bin/cyclonedx-py requirements \
+	@mkdir -p build && for device in cpu gpu; do PYTHONWARNINGS=ignore $(VENV)/cyclonedx/bin/cyclonedx-py requirements \
 		deploy/requirements-$$device.txt --pyproject pyproject.toml --mc-type application --output-reproducible \
 		--output-file build/sbom-$$device.json && echo "build/sbom-$$device.json"; done
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from server.api.app import create_app
@@ -16,6 +13,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
 from tests.server.support.keyed import with_admin_key
+from tests.server.support.served import served
 
 
 @pytest.fixture
@@ -38,11 +36,5 @@ def app(settings: Settings, database: Database, tmp_path: Path) -> FastAPI:
 @pytest.fixture
 def keyed_url(settings: Settings, database: Database, tmp_path: Path) -> Iterator[str]:
     app = create_app(with_admin_key(settings), FakeEngine(tiny_factors(tmp_path)), database)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served(app) as url:
+        yield url

@@ -12,6 +12,7 @@ from typing import Any
 
 import promql_parser
 import pytest
+import typer
 import yaml
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -21,8 +22,10 @@ from server.api.middleware.short_paths import ALIASES
 from server.api.own_route import OwnRoute
 from server.core.paths import METRICS_PATH, MODEL_ROUTES, OPEN_PATHS, OPERATIONS, REFUSED_ROUTES, is_below
 from server.inference.admission_metrics import AdmissionMetrics
+from server.launch.cli import cli
 from server.launch.own_workers import STOP_S
 from server.launch.serve import ENGINE_STOP_TIMEOUT_S
+from server.launch.vllm_flags import parse_vllm_args
 from tests.deploy.chart import (
     CHART,
     EVERYTHING,
@@ -307,3 +310,26 @@ def test_the_notes_say_how_to_go_on_and_what_is_open(values: Values, said: str, 
     notes = done.stdout.split("\nNOTES:\n")[1]
     assert said in notes and not_said not in notes
     assert f"helm --namespace {NAMESPACE} test {RELEASE}" in notes and "{{" not in notes
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING, {"model": "a/b", "settings": {"factors_rank": 4}}])
+def test_the_command_line_takes_what_containers_are_started_with(values: Values) -> None:
+    commands = typer.main.get_command(cli)
+    assert isinstance(commands, typer.core.TyperGroup)
+    seen = set()
+    for kind, spec, _ in workloads(manifests(values)):
+        if kind != "Pod":
+            name, *arguments = spec["containers"][0]["args"]
+            # Refuses what it does not know, and runs nothing.
+            commands.commands[name].make_context(name, arguments)
+            seen.add(name)
+    assert "serve" in seen
+
+
+def test_vllm_takes_the_flags_of_the_server() -> None:
+    preset = "values-70b-4gpu.yaml"  # has all that the others have
+    name, model, *arguments = container_of(find(manifests(preset=preset), "Deployment"))["args"]
+    parsed = parse_vllm_args(model, arguments)
+    drain = yaml.safe_load((CHART / preset).read_text())["gateway"]["drain"]
+    assert (name, parsed.host, parsed.port, parsed.tensor_parallel_size) == ("serve", "0.0.0.0", 8000, 4)
+    assert parsed.shutdown_timeout == drain["answerSeconds"]

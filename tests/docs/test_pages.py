@@ -7,11 +7,13 @@ the address is another. What takes a cluster, an engine or hours is in blocks of
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,8 +38,8 @@ def blocks(page: str, *languages: str) -> list[tuple[str, str]]:
     return [(language, text) for language, text in BLOCK.findall(TEXTS[page]) if language in languages]
 
 
-def run(page: str, url: str, directory: Path) -> str:
-    """Run the page's blocks; everything that they print."""
+def run(shown: Sequence[tuple[str, str]], url: str, directory: Path) -> str:
+    """Run the blocks; everything that they print."""
     given = {name: value for name, value in os.environ.items() if not name.startswith("TINYLORA_")}
     environment = given | {
         "PATH": f"{Path(sys.executable).parent}:{given['PATH']}",
@@ -46,7 +48,7 @@ def run(page: str, url: str, directory: Path) -> str:
         "TINYLORA_ADMIN_KEY": ADMIN_KEY,
     }
     printed = []
-    for language, text in blocks(page, "sh", "python"):
+    for language, text in shown:
         program = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
         text = re.sub(r"curl -s\b", "curl -sS --fail-with-body", text.replace(ADDRESS, url))
         done = subprocess.run(
@@ -58,7 +60,7 @@ def run(page: str, url: str, directory: Path) -> str:
 
 
 def test_the_quickstart(open_url: str, tmp_path: Path) -> None:
-    printed = run("index.md", open_url, tmp_path)
+    printed = run(blocks("index.md", "sh", "python"), open_url, tmp_path)
     assert "demo@1" in printed  # the answer of the fake engine says what it was given
     assert "None base" in printed
     assert re.search(r"^ftjob-\w+$", printed, re.MULTILINE)
@@ -66,18 +68,31 @@ def test_the_quickstart(open_url: str, tmp_path: Path) -> None:
 
 
 def test_migration(open_url: str, tmp_path: Path) -> None:
-    printed = run("migration.md", open_url, tmp_path)
+    printed = run(blocks("migration.md", "sh", "python"), open_url, tmp_path)
     assert "validating_files" in printed or "queued" in printed
     assert "mix" in printed or "polite" in printed
     assert printed.rstrip().endswith("1.0")
 
 
 def test_operations(keyed_url: str, tmp_path: Path) -> None:
-    printed = run("operations.md", keyed_url, tmp_path)
+    printed = run(blocks("operations.md", "sh", "python"), keyed_url, tmp_path)
     assert '{"status":"ok"}' in printed
     assert len(set(re.findall(r"^(sk-tl-\w{20,})$", printed, re.MULTILINE))) == 2
     assert (tmp_path / "backup.db").stat().st_size > 100_000
     assert (tmp_path / "adapters.ndjson").exists()
+
+
+def test_the_readme(open_url: str, tmp_path: Path) -> None:
+    # What starts a server is left out, and what asks for a key.
+    shown = [
+        (language, text)
+        for language, text in BLOCK.findall((ROOT / "README.md").read_text())
+        if language == "python" or (language == "sh" and ADDRESS in text)
+    ]
+    assert {language for language, _ in shown} == {"sh", "python"}
+    rows = [{"messages": [{"role": "user", "content": f"{a} + 4?"}], "answer": str(a + 4)} for a in range(20)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "demo@1" in run(shown, open_url, tmp_path)
 
 
 def test_helms_commands_are_ones_that_helm_takes() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +10,6 @@ from typing import Protocol
 import httpx
 import openai
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from adapters.factors.factors import Factors
@@ -28,6 +25,7 @@ from tests.postgres import PostgresServer
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
 from tests.server.support.keyed import Operator, with_admin_key
 from tests.server.support.process import Process
+from tests.server.support.served import served
 
 
 @pytest.fixture(scope="session")
@@ -177,15 +175,8 @@ def client_of(app: FastAPI) -> httpx.AsyncClient:
 @pytest.fixture
 def base_url(app: FastAPI) -> Iterator[str]:
     """The gateway on a real socket."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with served(app) as url:
+        yield url
 
 
 @pytest.fixture
