@@ -29,6 +29,7 @@ from dockerfile_parse import DockerfileParser
 ROOT = Path(__file__).resolve().parents[1]
 # The image's /usr/local/bin/python.
 PACKAGES = "python3,python3-venv,ca-certificates"
+PROGRAMS = {"debootstrap": "debootstrap", "unshare": "util-linux"}
 WITHOUT_MEANING = ("EXPOSE", "VOLUME", "HEALTHCHECK", "LABEL")
 
 
@@ -203,7 +204,17 @@ def main() -> None:
     if options.plan or options.directory is None:
         print(json.dumps([{"stage": one.name, "from": one.origin, "steps": one.steps} for one in order], indent=2))
         return
-    options.directory.mkdir(parents=True)
+    if os.geteuid() != 0:
+        raise SystemExit(
+            "This makes root directories of Debian, which only root can: sudo python deploy/replay_image.py"
+        )
+    for program, package in PROGRAMS.items():
+        if shutil.which(program) is None:
+            raise SystemExit(f"{program} is not there: apt-get install {package}")
+    try:
+        options.directory.mkdir(parents=True)
+    except FileExistsError:
+        raise SystemExit(f"{options.directory} is there already: name another one, or remove it") from None
     replay = Replay(options.directory.resolve(), options.share, dict(one.split("=", 1) for one in options.build_arg))
     for stage in order:
         root = replay.make(stage)
