@@ -1,4 +1,4 @@
-"""What the README states as fact about this repository, against the repository."""
+"""What the README and the tables of the pages state as fact about this repository, against the repository."""
 
 from __future__ import annotations
 
@@ -13,31 +13,18 @@ from server.training.jobs.config import ReinforcementConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-
-
-def paths_of_the_tree() -> list[Path]:
-    block = README.split("## What is where")[1].split("```")[1]
-    room, paths = Path(), []
-    for line in block.strip().splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            room = Path(name)
-        paths.append(room / name if line.startswith(" ") else room)
-    return paths
-
-
-def test_every_path_of_the_annotated_tree_exists() -> None:
-    assert [str(path) for path in paths_of_the_tree() if not (ROOT / path).exists()] == []
+CONFIGURATION, TRAINING = ((ROOT / "docs" / f"{page}.md").read_text() for page in ("configuration", "training"))
 
 
 def test_the_configuration_table_lists_every_setting_with_its_default() -> None:
-    table = dict(re.findall(r"^\| `(TINYLORA_\w+)` \| `(.*?)` \|", README, flags=re.MULTILINE))
+    table = dict(re.findall(r"^\| `(TINYLORA_\w+)` \| `(.*?)` \|", CONFIGURATION, flags=re.MULTILINE))
     del table[MODELS_DIR_VARIABLE]
     assert table == {f"TINYLORA_{name.upper()}": str(field.default) for name, field in Settings.model_fields.items()}
 
 
 def test_the_settings_of_a_job_are_listed_with_their_defaults() -> None:
-    table = dict(re.findall(r"^\| `([a-z_]+)` \| `?([^|`]*?)`? \|", README.split("## Train")[1], flags=re.MULTILINE))
+    settings = TRAINING.split("## Settings")[1].split("\n## ")[0]
+    table = dict(re.findall(r"^\| `([a-z_]+)` \| `?([^|`]*?)`? \|", settings, flags=re.MULTILINE))
     fields = ReinforcementConfig.model_fields
     # Set by OpenAI's `method` and by `model`.
     defaults = {name: str(field.default) for name, field in fields.items() if name not in ("method", "init")}

@@ -49,7 +49,7 @@ def serve(
 ) -> None:
     """Serve MODEL over OpenAI's API. Takes every flag of `vllm serve` besides: --port 9000, --max-model-len 4096, ...
 
-    The gateway's own settings are environment variables, TINYLORA_...; see README.md.
+    The gateway's own settings are environment variables, TINYLORA_...; see docs/configuration.md.
     """
     from pydantic import ValidationError
 

@@ -32,7 +32,7 @@ def settings_findings(environment: Mapping[str, str] | None = None) -> Iterator[
     try:
         settings = Settings()
     except ValidationError as error:
-        yield Finding("settings", "failure", explain(error), "README.md, Configuration, says what they take")
+        yield Finding("settings", "failure", explain(error), "docs/configuration.md says what they take")
         return
     names = sorted(f"{PREFIX}{name.upper()}" for name in settings.model_fields_set)
     yield Finding("settings", "ok", f"set: {', '.join(names)}" if names else "all have their defaults")
@@ -46,7 +46,7 @@ def _unknown(environment: Mapping[str, str]) -> Iterator[Finding]:
     for name in sorted(environment):
         if name.startswith(PREFIX) and name.upper() not in known and not name.startswith(OF_TESTS):
             meant = difflib.get_close_matches(name, known, n=1)
-            advice = f"did you mean {meant[0]}?" if meant else "README.md, Configuration, lists those there are"
+            advice = f"did you mean {meant[0]}?" if meant else "docs/configuration.md lists those there are"
             yield Finding("settings", "warning", f"{name} is no setting, and has no effect", advice)
 
 

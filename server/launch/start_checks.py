@@ -87,7 +87,7 @@ def check_disk(needed: Mapping[Path, int]) -> None:
         if free < size:
             raise CannotStart(
                 f"{directory} needs {gb(size)} of disk, and {gb(free)} are free there: remove something, or have the "
-                "directory on another disk (README.md, Configuration, names the variables)."
+                "directory on another disk (docs/configuration.md names the variables)."
             )
 
 

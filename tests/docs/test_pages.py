@@ -21,6 +21,7 @@ from trl import GRPOConfig
 
 from server.core.settings import Settings
 from server.launch.cli import cli
+from server.launch.embedded_model import MODELS_DIR_VARIABLE
 from server.training.jobs.config import ReinforcementConfig
 from tests.deploy.chart import helm
 from tests.deploy.monitoring import rules
@@ -28,7 +29,10 @@ from tests.server.support.keyed import ADMIN_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-WRITTEN = ("index.md", "concepts.md", "operations.md", "security.md", "migration.md")
+WRITTEN = (
+    "index.md", "concepts.md", "serving.md", "training.md", "tenants.md", "configuration.md", "operations.md",
+    "security.md", "migration.md",
+)  # fmt: skip
 TEXTS = {name: (DOCS / name).read_text() for name in WRITTEN}
 BLOCK = re.compile(r"^```(sh|python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ADDRESS = "http://localhost:8000"
@@ -67,6 +71,15 @@ def test_the_quickstart(open_url: str, tmp_path: Path) -> None:
     assert (tmp_path / "demo.bin").stat().st_size == 26
 
 
+def test_training(open_url: str, tmp_path: Path) -> None:
+    assert run(blocks("training.md", "sh", "python"), open_url, tmp_path) == "1.0\n"
+
+
+def test_tenants(keyed_url: str, tmp_path: Path) -> None:
+    printed = run(blocks("tenants.md", "sh", "python"), keyed_url, tmp_path)
+    assert re.search(r"^sk-tl-\w{20,}$", printed, re.MULTILINE)
+
+
 def test_migration(open_url: str, tmp_path: Path) -> None:
     printed = run(blocks("migration.md", "sh", "python"), open_url, tmp_path)
     assert "validating_files" in printed or "queued" in printed
@@ -103,9 +116,9 @@ def test_helms_commands_are_ones_that_helm_takes() -> None:
         for line in text.splitlines()
         if line.startswith("helm install")
     ]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
-        words = [helm(), *shlex.split(command)[1:], "--dry-run=client"]
+        words = [helm(), *shlex.split(command, comments=True)[1:], "--dry-run=client"]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
 
@@ -119,7 +132,7 @@ def test_commands_of_tinylora_exist() -> None:
 
 def test_settings_and_targets_and_files_exist() -> None:
     text = "\n".join(TEXTS.values())
-    settings = {f"TINYLORA_{name.upper()}" for name in Settings.model_fields}
+    settings = {f"TINYLORA_{name.upper()}" for name in Settings.model_fields} | {MODELS_DIR_VARIABLE}
     assert set(re.findall(r"TINYLORA_[A-Z_]+", text)) <= settings
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets

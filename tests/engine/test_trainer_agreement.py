@@ -25,7 +25,7 @@ from tests.engine.running import Job, RunningEngine
 pytestmark = pytest.mark.engine
 
 ROWS, TOKENS = 12, 100
-TEXT = Path(__file__).parents[2] / "README.md"
+TEXT = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 def of_engine(engine: RunningEngine, rows: list[list[int]], adapter: tuple[str, int, Adapter] | None) -> Tensor:
