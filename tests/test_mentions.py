@@ -13,7 +13,7 @@ PAGES = [
     path.relative_to(ROOT) for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"))
 ]
 # Of other projects, or made by a test.
-OTHER_FILES = {"math_verify.py", "system_utils.py", "multiproc_executor.py", "core.py", "shm_broadcast.py"}
+OTHER_FILES = {"math_verify.py", "system_utils.py", "multiproc_executor.py", "core.py"}
 NO_MODULES = {"adapters.id", "adapters.name", "adapters.ndjson", "server.log", "server.txt"}
 
 FILE = re.compile(r"(?<![\w./-])([\w/]+\.py)\b")

@@ -80,13 +80,10 @@ def register() -> None:
     refuse_unusable_adapters(EngineCore)
     end_with_parent()
     if current_platform.is_cpu():
-        from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
         from adapters.vllm.cpu_seeds import keep_seeds_of_partly_read_prompts
-        from adapters.vllm.cpu_waiting import sleep_while_waiting
 
-        sleep_while_waiting(SpinCondition)
         keep_seeds_of_partly_read_prompts(CPUModelRunner)
         _keep_compilation_on_cpu(type(current_platform))
         _read_saved_graphs_on_cpu()

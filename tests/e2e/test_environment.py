@@ -71,7 +71,8 @@ def test_a_job_is_trained_on_conversations(
     assert len(events) == STEPS
     for data in events:
         assert data["errors"] == {} and data["turns_mean"] > 1
-        assert data["logprob_gap_mean"] < MOST_GAP
+        # A step whose rewards are all alike trains nothing, and has none.
+        assert data.get("logprob_gap_mean", 0.0) < MOST_GAP
     samples = http.get(f"/v1/fine_tuning/jobs/{job_id}/samples").json()["data"]
     conversations = [one["messages"] for sample in samples for one in sample["completions"]]
     assert max(map(len, conversations)) >= 3
