@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.learning.gains import Scores, gain_of, over_tasks
+from benchmarks.learning.run_file import published
 
 # By task.
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -92,6 +93,5 @@ def _pairs(claim: Claim, runs: Sequence[Mapping[str, Any]]) -> list[tuple[Scores
 
 
 def _sampled(run: Mapping[str, Any]) -> Scores:
-    after = run["after"]
-    scores: Scores = (after.get("selected") or after["last"])["sampled"]["scores"]
+    scores: Scores = published(run)["sampled"]["scores"]
     return scores

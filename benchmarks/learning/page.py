@@ -15,7 +15,7 @@ from benchmarks.learning.claims import CLAIMS, ENOUGH_SEEDS, Runs, found
 from benchmarks.learning.gains import gain_of
 from benchmarks.learning.job import SELECTION_ROWS, TEST_ROWS
 from benchmarks.learning.measuring import SAMPLES, TEMPERATURE
-from benchmarks.learning.run_file import HOW, read_runs
+from benchmarks.learning.run_file import HOW, published, read_runs
 from benchmarks.learning.tasks import KEPT_OUT, TASKS
 from benchmarks.learning.untrained import UNTRAINED
 
@@ -96,12 +96,6 @@ def task_table(runs: Sequence[Mapping[str, Any]]) -> str:
         cells.append(f"{_share([one['sampled']['exact'] for one in afters]):.2f}" if has_exact else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def published(run: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was measured of the model that a job publishes: its best checkpoint on the rows to select by."""
-    after = run["after"]
-    return after.get("selected") or after["last"]  # type: ignore[no-any-return]
 
 
 def by_arm(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

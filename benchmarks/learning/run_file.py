@@ -47,3 +47,9 @@ def read_runs(directory: Path) -> list[dict[str, Any]]:
     files = sorted(file for file in directory.glob("*.json") if file != base)
     runs = [{"before": before, **json.loads(file.read_text())} for file in files]
     return [run for run in runs if run.get("after") and run["before"]]
+
+
+def published(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was measured of the model that a job publishes: its best checkpoint on the rows to select by."""
+    after = run["after"]
+    return after.get("selected") or after["last"]  # type: ignore[no-any-return]

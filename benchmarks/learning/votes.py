@@ -15,7 +15,7 @@ from pathlib import Path
 from openai import AsyncOpenAI
 
 from benchmarks.learning.tasks import Task
-from clients.evaluation.evaluate import PLAIN
+from clients.evaluation.evaluate import Sampling, sample
 from clients.evaluation.rows import Row, load_rows
 
 VOTES, TEMPERATURE, SEED = 8, 1.0, 2_000_000
@@ -27,18 +27,11 @@ async def write_voted(
 ) -> None:
     """Write the rows of the file `rows` to `voted`, with other answers; those that got no vote are left out."""
     semaphore = asyncio.Semaphore(AT_ONCE)
+    sampling = Sampling(VOTES, TEMPERATURE, task.max_tokens, SEED)
 
     async def line(number: int, row: Row) -> str:
         async with semaphore:
-            completion = await client.chat.completions.create(
-                model=model,
-                messages=list(row.messages),  # type: ignore[arg-type]
-                n=VOTES,
-                temperature=TEMPERATURE,
-                max_tokens=task.max_tokens,
-                seed=SEED + number * VOTES,
-                extra_body=dict(PLAIN),
-            )
+            completion = await sample(client, model, number, row, sampling)
         advance()
         answers = [task.answer_in(choice.message.content or "") for choice in completion.choices]
         votes = Counter(answer for answer in answers if answer is not None)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletion
 
 from clients.evaluation.accuracy import Estimate, difference, estimate, majority_reward
 from clients.evaluation.rows import Row
@@ -139,11 +140,10 @@ async def checked_grader(client: AsyncOpenAI, grader: Mapping[str, Any]) -> dict
     return checked
 
 
-async def _sample_and_grade(
-    client: AsyncOpenAI, model: str, number: int, row: Row, grade: Grade, sampling: Sampling
-) -> tuple[list[Sample], int]:
+async def sample(client: AsyncOpenAI, model: str, number: int, row: Row, sampling: Sampling) -> ChatCompletion:
+    """The completions of a row, whose seeds are its own by its `number`."""
     request: Any = {"messages": list(row.messages), **({"tools": list(row.tools)} if row.tools else {})}
-    completion = await client.chat.completions.create(
+    completion: ChatCompletion = await client.chat.completions.create(
         model=model,
         n=sampling.samples,
         temperature=sampling.temperature,
@@ -154,6 +154,13 @@ async def _sample_and_grade(
         extra_body=dict(PLAIN),
         **request,
     )
+    return completion
+
+
+async def _sample_and_grade(
+    client: AsyncOpenAI, model: str, number: int, row: Row, grade: Grade, sampling: Sampling
+) -> tuple[list[Sample], int]:
+    completion = await sample(client, model, number, row, sampling)
     texts = [choice.message.content or "" for choice in completion.choices]
     grades = await asyncio.gather(*(grade(text, row) for text in texts))
     samples = [

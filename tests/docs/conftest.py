@@ -10,9 +10,12 @@ import pytest
 from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
+from tests.deploy.conftest import database
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
 from tests.server.support.keyed import with_admin_key
 from tests.server.support.served import served
+
+SHARED = (database,)
 
 
 class Embedded(FakeEngine):
@@ -25,14 +28,8 @@ class Embedded(FakeEngine):
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
+    # Where the pages say that the server has them.
     return Settings(database_url=f"sqlite:///{tmp_path}/data/tinylora.db", files_url=f"{tmp_path}/files")
-
-
-@pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    database = Database(settings.database_url)
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -19,6 +17,7 @@ from tests.e2e.running import ServerProcess
 from tests.e2e.talking import Talk
 from tests.e2e.test_tools import WEATHER
 from tests.e2e.test_training_killed import until
+from tests.server.support.endpoint import endpoint
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -40,13 +39,8 @@ MOST_GAP = 0.3
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    environment = ThreadingHTTPServer(("127.0.0.1", 0), handler(SECRET, answer))
-    thread = threading.Thread(target=environment.serve_forever)
-    thread.start()
-    yield f"http://localhost:{environment.server_port}/"
-    environment.shutdown()
-    environment.server_close()
-    thread.join()
+    with endpoint(handler(SECRET, answer)) as url:
+        yield url
 
 
 @pytest.mark.timeout(600)

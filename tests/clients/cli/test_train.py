@@ -14,6 +14,23 @@ from server.launch.cli import cli
 from tests.server.support.fake_engine import BASE
 from tests.server.support.training_kit import Worker
 
+COMPLETION = {"text": "[bold]2[/bold]", "tokens": 1, "finished": True, "reward": 1.0, "advantage": 0.5}
+GROUP = {"messages": [{"role": "user", "content": "1 + 1 = ?"}], "completions": [COMPLETION], "line": 7}
+
+
+def do_next_job(worker: Worker, end: str = "succeeded") -> None:
+    """Waits for a job, and does it in two steps, of which the second is a checkpoint."""
+    claimed: list[Any] = []
+    while not claimed:
+        claimed = worker.claim()["jobs"]
+    worker.validated(claimed[0]["id"], 2)
+    (job,) = worker.claim()["jobs"]
+    assert worker.report(job["id"], 1, 0.25, samples=[GROUP]).status_code == 200
+    assert worker.report(job["id"], 2, 0.75, publish=True).status_code == 200
+    error = {"code": "training_failed", "message": "the GPU caught fire", "param": None}
+    response = worker.succeed(job["id"]) if end == "succeeded" else worker.finish(job["id"], "failed", error=error)
+    assert response.status_code == 200, response.text
+
 
 def run(*arguments: object, code: int = 0) -> Result:
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
@@ -48,7 +65,7 @@ def test_a_yaml_file_has_the_shape_of_the_api_and_flags_win_over_it(
 
 
 def test_a_job_is_watched_until_it_has_an_adapter(worker: Worker, rows: Path, meanwhile: Any) -> None:
-    meanwhile(worker)
+    meanwhile(lambda: do_next_job(worker))
     result = run("train", rows)
     assert result.stdout.strip().startswith("ft:")
     for line in ("Step 1/4, train mean reward=0.25", "Step 2/4, train mean reward=0.75"):
@@ -57,14 +74,14 @@ def test_a_job_is_watched_until_it_has_an_adapter(worker: Worker, rows: Path, me
 
 
 def test_a_job_that_fails_ends_the_command_with_its_reason(worker: Worker, rows: Path, meanwhile: Any) -> None:
-    meanwhile(worker, "failed")
+    meanwhile(lambda: do_next_job(worker, "failed"))
     result = run("train", rows, "--json", code=1)
     assert result.stderr.splitlines()[-1].endswith("failed: the GPU caught fire")
     assert result.stdout == ""
 
 
 def test_jobs_are_listed_looked_into_and_ended(worker: Worker, rows: Path, meanwhile: Any) -> None:
-    meanwhile(worker)
+    meanwhile(lambda: do_next_job(worker))
     done = json.loads(run("train", rows, "--json").stdout)
     other = run("train", rows, "-d").stdout.strip()
     assert [job["id"] for job in json.loads(run("jobs", "list", "--json").stdout)] == [other, done["id"]]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -17,19 +15,15 @@ from server.training.graders.environment import EnvironmentSpec
 from server.training.graders.grade import GraderError
 from server.training.graders.guarded_network import AllowedHosts
 from server.training.worker.environment import Environment
+from tests.server.support.endpoint import endpoint
 
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(SECRET, answer))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://localhost:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with endpoint(handler(SECRET, answer)) as url:
+        yield url
 
 
 async def test_whoever_follows_its_hints_finds_the_number(url: str) -> None:

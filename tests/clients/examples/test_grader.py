@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 
 import pytest
 
@@ -15,19 +13,15 @@ from server.training.graders.endpoint import EndpointGrader, EndpointSpec
 from server.training.graders.endpoint_client import EndpointClient
 from server.training.graders.grade import GraderError, Sample
 from server.training.graders.guarded_network import AllowedHosts
+from tests.server.support.endpoint import endpoint
 
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(SECRET, graded))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://localhost:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with endpoint(handler(SECRET, graded)) as url:
+        yield url
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

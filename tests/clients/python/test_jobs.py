@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import httpx2
 import openai
 import pytest
 
 import tinylora_client
-from adapters.factors.factors import Factors
 from tests.clients.python.conftest import Connect
 from tests.server.support.fake_engine import BASE
-from tests.server.support.training_kit import REINFORCEMENT, ROWS, Worker
+from tests.server.support.training_kit import REINFORCEMENT, Worker
 
 STEPS = 4
 QUICK = {"poll_s": 0.02}
-
-
-@pytest.fixture
-def worker(base_url: str, factors: Factors) -> Iterator[Worker]:
-    with httpx.Client(base_url=base_url) as http:
-        yield Worker(http, factors.digest)
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    file = tmp_path / "rows.jsonl"
-    file.write_bytes(ROWS)
-    return file
-
-
-@pytest.fixture
-def meanwhile() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Runs a function beside the test, and has the test fail where it fails."""
-    errors: list[BaseException] = []
-    threads: list[threading.Thread] = []
-
-    def run(do: Callable[[], object]) -> None:
-        def caught() -> None:
-            try:
-                do()
-            except BaseException as error:
-                errors.append(error)
-
-        threads.append(threading.Thread(target=caught))
-        threads[-1].start()
-
-    yield run
-    for thread in threads:
-        thread.join()
-    assert errors == []
 
 
 def train(worker: Worker, end: str = "succeeded") -> None:
