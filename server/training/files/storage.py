@@ -72,6 +72,16 @@ class FileStorage:
             source = self._fs.open(self._path(location), "rb", block_size=BLOCK_BYTES)
         return _chunks(source)
 
+    @contextmanager
+    def opened_at(self, location: str, start: int) -> Iterator[BinaryIO]:
+        """The file, open at the byte `start`, for as long as the block runs, which only reads it."""
+        with (
+            _unavailable_when_failing(),
+            self._fs.open(self._path(location), "rb", block_size=CHUNK_BYTES) as source,
+        ):
+            source.seek(start)
+            yield source
+
     def delete(self, location: str) -> None:
         """Remove a file. Neither a missing file nor a failing storage is an error."""
         try:

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from server.core.errors import BadRequest, quoted
+from server.training.files.lines import MAX_LINE_BYTES
 from server.training.graders.template import Variable
 from server.training.jobs.config import Method
 from server.training.worker.chat_format import FormatError, calls_of, check_message, is_trained, tools_of
@@ -45,7 +46,7 @@ class DataError(BadRequest):
 class DataLimits:
     """Upper limits: bytes of one line, rows in a file, messages in a row."""
 
-    line_bytes: int = 2**20
+    line_bytes: int = MAX_LINE_BYTES
     rows: int = 50_000
     messages: int = 256
 

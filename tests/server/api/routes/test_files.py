@@ -190,7 +190,7 @@ async def test_files_of_another_tenant_are_missing(
     form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", ROWS)}}
     file_id = (await client.post("/v1/files", **form, headers=us)).json()["id"]  # type: ignore[arg-type]
     missing = file_id[:-4] + "0000"
-    for method, path in (("GET", "{}"), ("GET", "{}/content"), ("DELETE", "{}")):
+    for method, path in (("GET", "{}"), ("GET", "{}/content"), ("GET", "{}/lines"), ("DELETE", "{}")):
         foreign = await client.request(method, f"/v1/files/{path.format(file_id)}", headers=them)
         absent = await client.request(method, f"/v1/files/{path.format(missing)}", headers=them)
         assert foreign.status_code == absent.status_code == 404

@@ -150,6 +150,7 @@ async def test_bucket_that_cannot_be_written_is_a_503(client: httpx.AsyncClient,
 async def test_file_whose_object_is_gone_is_a_503_and_can_be_deleted(client: httpx.AsyncClient, s3: S3) -> None:
     file_id = (await client.post("/v1/files", data=FORM, files={"file": ("a", ROWS)})).json()["id"]
     s3.client.delete_object(Bucket=BUCKET, Key=f"some/folder/1/{file_id}")
-    response = await client.get(f"/v1/files/{file_id}/content")
-    assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_unavailable")
+    for part in ("content", "lines"):
+        response = await client.get(f"/v1/files/{file_id}/{part}")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_unavailable")
     assert (await client.delete(f"/v1/files/{file_id}")).json()["deleted"]

@@ -30,10 +30,14 @@ def test_what_is_written_is_read(storage: FileStorage) -> None:
     stored = storage.write(io.BytesIO(CONTENT), "1/file-a")
     assert (stored.size, stored.sha256) == (len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
     assert b"".join(storage.read("1/file-a")) == CONTENT
+    with storage.opened_at("1/file-a", len(CONTENT) - 300) as file:
+        assert (file.read(7), file.readline()) == (CONTENT[-300:-293], CONTENT[-293:].partition(b"\n")[0] + b"\n")
     storage.delete("1/file-a")
     storage.delete("1/file-a")
     with pytest.raises(Unavailable):
         storage.read("1/file-a")
+    with pytest.raises(Unavailable), storage.opened_at("1/file-a", 0):
+        pass
 
 
 def test_body_that_breaks_off_leaves_nothing(storage: FileStorage, tmp_path: Path) -> None:
