@@ -30,6 +30,7 @@ from server.api.middleware.stream_headers import StreamHeaders
 from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.api.openapi import document_errors
 from server.api.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
+from server.api.routes.console import console_router, open_paths, read_console
 from server.api.training_app import add_training
 from server.api.writes import AuditedWrites
 from server.auth.middleware import AuthMiddleware, auth_mode
@@ -93,6 +94,9 @@ def create_app(
     # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
     for routes in (ops, aliases, bulk, adapters, models, usage, audit, tenants, keys):
         app.include_router(routes.router)
+    console = read_console() if settings.console else {}
+    if console:
+        app.include_router(console_router(console))
 
     # The middleware added last is met first.
     app.add_middleware(NoteRoute)
@@ -130,6 +134,7 @@ def create_app(
         keys=operator_keys,
         reads=reads,
         metrics_without_key=settings.metrics_without_key,
+        also_open=open_paths(console) if console else frozenset(),
     )
     app.add_middleware(ShortPaths)
     app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))

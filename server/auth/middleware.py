@@ -14,6 +14,7 @@ operator's (operator_keys.py) are compared in constant time.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Literal
 
 import structlog
@@ -56,17 +57,24 @@ def key_of(headers: Headers) -> str | None:
 class AuthMiddleware:
     """Pure ASGI middleware: sets the principal of requests, or refuses them (401, 403).
 
-    `metrics_without_key` lets anyone read /metrics.
+    `metrics_without_key` lets anyone read /metrics; `also_open` are more paths that anyone may read.
     """
 
     def __init__(
-        self, app: ASGIApp, *, mode: Mode, keys: OperatorKeys, reads: PointReads, metrics_without_key: bool
+        self,
+        app: ASGIApp,
+        *,
+        mode: Mode,
+        keys: OperatorKeys,
+        reads: PointReads,
+        metrics_without_key: bool,
+        also_open: Set[str] = frozenset(),
     ) -> None:
         self._app = app
         self._mode = mode
         self._keys = keys
         self._reads = reads
-        self._open_paths = OPEN_PATHS | ({METRICS_PATH} if metrics_without_key else frozenset())
+        self._open_paths = OPEN_PATHS | also_open | ({METRICS_PATH} if metrics_without_key else frozenset())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or self._needs_no_key(scope):

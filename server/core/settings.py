@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     allowed_hosts: str | None = Field(
         default=None, description="names besides localhost by which a server without keys may be asked: a.example,*.b"
     )
+    console: bool = Field(default=True, description="serve the web console at /console")
 
     database_url: str = Field(default="sqlite:///data/tinylora.db", description="SQLAlchemy URL of the registry")
     database_busy_timeout_s: float = Field(

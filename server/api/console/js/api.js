@@ -1,0 +1,190 @@
+// @ts-check
+// Requests to the server that this page came from: with the key of this browser session, errors as ApiError.
+
+/** The server's address: this file is at <server>/console/js/api.js. */
+export const SERVER = new URL("../../", import.meta.url);
+
+const KEY = "tinylora.key";
+const TENANT = "tinylora.tenant";
+
+/** An error that the server answered, or that kept its answer from coming (then `status` is 0). */
+export class ApiError extends Error {
+  /**
+   * @param {string} message
+   * @param {{status?: number, code?: string | null, param?: string | null, requestId?: string | null}} [about]
+   */
+  constructor(message, { status = 0, code = null, param = null, requestId = null } = {}) {
+    super(message);
+    this.name = "ApiError";
+    this.status = status;
+    this.code = code;
+    this.param = param;
+    this.requestId = requestId;
+  }
+}
+
+/** What the person has signed in with: it is in this tab's session storage and nowhere else. */
+export const session = {
+  /** @returns {string} the key, "" for none */
+  get key() {
+    return sessionStorage.getItem(KEY) ?? "";
+  },
+  /** @returns {string} the tenant for whom an operator acts, "" for the key's own */
+  get tenant() {
+    return sessionStorage.getItem(TENANT) ?? "";
+  },
+  /** @param {string} key @param {string} [tenant] */
+  start(key, tenant = "") {
+    sessionStorage.setItem(KEY, key);
+    sessionStorage.setItem(TENANT, tenant);
+  },
+  end() {
+    sessionStorage.removeItem(KEY);
+    sessionStorage.removeItem(TENANT);
+  },
+};
+
+/**
+ * @typedef {object} Options
+ * @property {Record<string, unknown>} [query] parameters; lists are repeated, null and undefined left out
+ * @property {Record<string, string>} [headers]
+ * @property {AbortSignal} [signal]
+ */
+
+/**
+ * The address of a path of the API.
+ * @param {string} path such as "/v1/adapters"
+ * @param {Record<string, unknown>} [query]
+ */
+export function address(path, query = {}) {
+  const url = new URL(path.replace(/^\//, ""), SERVER);
+  for (const [name, value] of Object.entries(query)) {
+    for (const one of Array.isArray(value) ? value : [value]) {
+      if (one !== undefined && one !== null && one !== "") url.searchParams.append(name, String(one));
+    }
+  }
+  return url;
+}
+
+/**
+ * One request. Throws ApiError; an AbortError passes as it is.
+ * @param {string} method
+ * @param {string} path
+ * @param {unknown} [body] FormData, Blob and bytes are sent as they are, anything else as JSON
+ * @param {Options} [options]
+ * @returns {Promise<Response>} an answer of 2xx
+ */
+async function send(method, path, body, { query, headers = {}, signal } = {}) {
+  const sent = new Headers(headers);
+  if (session.key) sent.set("authorization", `Bearer ${session.key}`);
+  if (session.key && session.tenant) sent.set("openai-organization", session.tenant);
+  const asItIs = body instanceof FormData || body instanceof Blob || body instanceof ArrayBuffer || ArrayBuffer.isView(body);
+  if (body !== undefined && !asItIs) sent.set("content-type", "application/json");
+  let answer;
+  try {
+    answer = await fetch(address(path, query), {
+      method,
+      headers: sent,
+      body: body === undefined || asItIs ? /** @type {BodyInit | undefined} */ (body) : JSON.stringify(body),
+      signal,
+      credentials: "omit",
+      cache: "no-store",
+    });
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    throw new ApiError("The server cannot be reached. Is it running, and this computer online?");
+  }
+  if (!answer.ok) throw await errorOf(answer);
+  return answer;
+}
+
+/** @param {Response} answer @returns {Promise<ApiError>} */
+async function errorOf(answer) {
+  const requestId = answer.headers.get("x-request-id");
+  const text = await answer.text().catch(() => "");
+  /** @type {any} */
+  let error = {};
+  try {
+    error = JSON.parse(text).error ?? {};
+  } catch {
+    // A proxy's page, say.
+  }
+  const message = typeof error.message === "string" && error.message ? error.message : plainMessage(answer);
+  return new ApiError(message, { status: answer.status, code: error.code ?? null, param: error.param ?? null, requestId });
+}
+
+/** @param {Response} answer */
+function plainMessage(answer) {
+  return `The server, or a proxy before it, answered ${answer.status} ${answer.statusText || ""}`.trim() + ".";
+}
+
+/** Whether `error` says that the request was stopped by us. @param {unknown} error */
+export function isAbort(error) {
+  return error instanceof DOMException && error.name === "AbortError";
+}
+
+/**
+ * The events of a text/event-stream, their data parsed as JSON; ends at [DONE]. An error event is thrown.
+ * @param {Response} answer
+ * @returns {AsyncGenerator<any>}
+ */
+export async function* eventsOf(answer) {
+  if (answer.body === null) return;
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      rest += value ?? "";
+      const blocks = rest.split(/\r?\n\r?\n/);
+      rest = done ? "" : (blocks.pop() ?? "");
+      for (const block of blocks) {
+        const lines = block.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+        if (lines.length === 0) continue;
+        const data = lines.map((line) => line.slice(5).replace(/^ /, "")).join("\n");
+        if (data === "[DONE]") return;
+        const event = JSON.parse(data);
+        if (event.error) throw new ApiError(event.error.message ?? "The answer broke off.", { code: event.error.code });
+        yield event;
+      }
+      if (done) return;
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+export const api = {
+  /** @param {string} path @param {Options} [options] @returns {Promise<any>} */
+  get: async (path, options) => (await send("GET", path, undefined, options)).json(),
+  /** @param {string} path @param {unknown} [body] @param {Options} [options] @returns {Promise<any>} */
+  post: async (path, body, options) => (await send("POST", path, body, options)).json(),
+  /** @param {string} path @param {unknown} body @param {Options} [options] @returns {Promise<any>} */
+  put: async (path, body, options) => (await send("PUT", path, body, options)).json(),
+  /** @param {string} path @param {unknown} body @param {Options} [options] @returns {Promise<any>} */
+  patch: async (path, body, options) => (await send("PATCH", path, body, options)).json(),
+  /** @param {string} path @param {Options} [options] @returns {Promise<any>} */
+  del: async (path, options) => (await send("DELETE", path, undefined, options)).json(),
+  /** The whole answer, for its headers and bytes. @param {string} path @param {Options} [options] */
+  raw: (path, options) => send("GET", path, undefined, options),
+  /**
+   * POST, and the events of the answer as they come.
+   * @param {string} path @param {unknown} body @param {Options} [options] @returns {AsyncGenerator<any>}
+   */
+  async *stream(path, body, options) {
+    yield* eventsOf(await send("POST", path, body, options));
+  },
+  /**
+   * One page of a listing and, in `next`, what gets the next one: null at the end.
+   * @param {string} path @param {Options} [options]
+   * @returns {Promise<{items: any[], next: (() => Promise<any>) | null}>}
+   */
+  async page(path, options = {}) {
+    const got = await api.get(path, options);
+    const last = got.last_id ?? got.data.at(-1)?.id;
+    const more = got.has_more && last ? () => api.page(path, { ...options, query: { ...options.query, after: last } }) : null;
+    return { items: got.data, next: more };
+  },
+};
+
+/** @typedef {typeof api} Api */

@@ -1,0 +1,126 @@
+// @ts-check
+// The console's frame: which page the address behind "#" means, the navigation, and the key of this session.
+
+import { ApiError, api, isAbort, session } from "./api.js";
+import { h, replace } from "./dom.js";
+import { askForKey } from "./key.js";
+
+/**
+ * A page: its pattern behind "#/", what imports it, and its name in the navigation if it is there.
+ * A part of a pattern that begins with ":" is a parameter.
+ * @typedef {{pattern: string, load: () => Promise<any>, nav?: string}} Page
+ */
+
+/** @type {Page[]} In the order of the navigation. */
+const PAGES = [
+  { pattern: "adapters", nav: "Adapters", load: () => import("./pages/adapters.js") },
+];
+
+const root = /** @type {HTMLElement} */ (document.getElementById("page"));
+const nav = /** @type {HTMLElement} */ (document.getElementById("nav"));
+const account = /** @type {HTMLElement} */ (document.getElementById("account"));
+let leaving = new AbortController();
+
+/** @returns {{page: Page, params: Record<string, string>} | null} the page of the address */
+function current() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const parts = (path || PAGES[0].pattern).split("/");
+  for (const page of PAGES) {
+    const pattern = page.pattern.split("/");
+    if (pattern.length !== parts.length) continue;
+    /** @type {Record<string, string>} */
+    const params = Object.fromEntries(new URLSearchParams(query));
+    const fits = pattern.every((part, index) => {
+      if (!part.startsWith(":")) return part === parts[index];
+      params[part.slice(1)] = decoded(parts[index]);
+      return parts[index] !== "";
+    });
+    if (fits) return { page, params };
+  }
+  return null;
+}
+
+/** @param {string} part */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+/** Show the page of the address. @param {boolean} moveFocus whether a screen reader should begin at its heading */
+async function show(moveFocus) {
+  leaving.abort();
+  leaving = new AbortController();
+  const { signal } = leaving;
+  const found = current();
+  drawNav(found?.page ?? null);
+  const content = h("div", { class: "content" });
+  replace(root, h("p", { class: "quiet", role: "status" }, "Loading …"));
+  try {
+    if (found === null) throw new ApiError("There is no such page in the console.");
+    const module = await found.page.load();
+    if (signal.aborted) return;
+    document.title = `${module.title} – TinyLoRA console`;
+    replace(root, content);
+    await module.render(content, { api, params: found.params, signal });
+  } catch (error) {
+    if (signal.aborted || isAbort(error)) return;
+    if (error instanceof ApiError && error.status === 401) {
+      replace(root, h("h1", null, "A key is needed"), h("p", null, error.message), h("p", null, keyButton("Enter a key")));
+      await signIn(session.key ? error.message : "");
+      return;
+    }
+    const message = error instanceof Error ? error.message : String(error);
+    replace(root, content, h("div", { class: "notice error", role: "alert" }, h("p", null, message)), h("p", null, h("button", { type: "button", onclick: () => show(false) }, "Try again")));
+  }
+  if (moveFocus && !signal.aborted) focusHeading();
+}
+
+function focusHeading() {
+  const heading = /** @type {HTMLElement} */ (root.querySelector("h1") ?? root);
+  heading.tabIndex = -1;
+  heading.focus();
+}
+
+/** @param {Page | null} page the one shown; a page without an entry belongs to the one it begins with */
+function drawNav(page) {
+  const at = page?.pattern.split("/")[0];
+  const links = PAGES.filter((each) => each.nav).map((each) =>
+    h("a", { href: `#/${each.pattern}`, "aria-current": each.pattern === at ? "page" : null }, each.nav),
+  );
+  replace(nav, h("ul", null, links.map((link) => h("li", null, link))));
+}
+
+/** @param {string} text */
+function keyButton(text) {
+  return h("button", { type: "button", onclick: () => signIn("") }, text);
+}
+
+function drawAccount() {
+  const forget = () => {
+    session.end();
+    drawAccount();
+    show(true);
+  };
+  const who = session.tenant ? `for ${session.tenant}` : `key …${session.key.slice(-4)}`;
+  replace(
+    account,
+    session.key ? [h("span", { class: "quiet" }, who), h("button", { type: "button", onclick: forget }, "Forget key")] : null,
+    keyButton(session.key ? "Change key" : "Enter a key"),
+  );
+}
+
+/** @param {string} why a sentence about the key before, if it was refused */
+async function signIn(why) {
+  if (document.querySelector("dialog[open]")) return;
+  if (await askForKey(why)) {
+    drawAccount();
+    show(true);
+  }
+}
+
+window.addEventListener("hashchange", () => show(true));
+drawAccount();
+show(false);
