@@ -43,8 +43,8 @@ async def test_with_keys_nothing_else_becomes_public(keyed_app: FastAPI) -> None
         for method, path in [
             ("POST", "/console/"),
             ("GET", "/console/nothing.js"),
-            ("GET", "/console/../routes/console.py"),
-            ("GET", "/console/%2e%2e/routes/console.py"),
+            ("GET", "/console/../../pyproject.toml"),
+            ("GET", "/console/%2e%2e/%2e%2e/pyproject.toml"),
             ("GET", "/consoles"),
             ("GET", "/v1/adapters"),
         ]:
