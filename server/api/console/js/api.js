@@ -57,6 +57,8 @@ export const session = {
  * @param {Record<string, unknown>} [query]
  */
 export function address(path, query = {}) {
+  // A browser would leave the path for another one.
+  if (path.split("/").some((part) => /^(\.|%2e){1,2}$/i.test(part))) throw new ApiError(`Nothing is called ${path}.`);
   const url = new URL(path.replace(/^\//, ""), SERVER);
   for (const [name, value] of Object.entries(query)) {
     for (const one of Array.isArray(value) ? value : [value]) {
@@ -116,6 +118,11 @@ async function errorOf(answer) {
 /** @param {Response} answer */
 function plainMessage(answer) {
   return `The server, or a proxy before it, answered ${answer.status} ${answer.statusText || ""}`.trim() + ".";
+}
+
+/** A name in a path: its slashes stay. @param {string} name */
+export function inPath(name) {
+  return name.split("/").map(encodeURIComponent).join("/");
 }
 
 /** Whether `error` says that the request was stopped by us. @param {unknown} error */

@@ -14,6 +14,11 @@ import { askForKey } from "./key.js";
 /** @type {Page[]} In the order of the navigation. */
 const PAGES = [
   { pattern: "adapters", nav: "Adapters", load: () => import("./pages/adapters.js") },
+  { pattern: "adapters/:name", load: () => import("./pages/adapter.js") },
+  { pattern: "playground", nav: "Playground", load: () => import("./pages/playground.js") },
+  { pattern: "usage", nav: "Usage", load: () => import("./pages/usage.js") },
+  { pattern: "tenants", nav: "Tenants & keys", load: () => import("./pages/tenants.js") },
+  { pattern: "tenants/:name", load: () => import("./pages/tenant.js") },
 ];
 
 const root = /** @type {HTMLElement} */ (document.getElementById("page"));

@@ -1,7 +1,7 @@
 // @ts-check
 // All adapters of the tenant, and the upload of new ones.
 
-import { button, field, form, h, pagedTable, replace, toast } from "../dom.js";
+import { field, form, h, pagedTable, replace, toast } from "../dom.js";
 import { byteCount, time } from "../format.js";
 import { uploadForm } from "../upload.js";
 
@@ -49,14 +49,14 @@ export async function render(root, { api, params, signal }) {
   await list();
 }
 
-/** The link to an adapter's page. @param {string} name @param {string} text */
-function link(name, text) {
-  return h("a", { href: `#/adapters/${encodeURIComponent(name)}` }, text);
+/** The link to an adapter's page. @param {string} name with its tenant before it, of another's */
+function link(name) {
+  return h("a", { href: `#/adapters/${encodeURIComponent(name)}` }, name);
 }
 
 /** @type {import("../dom.js").Column<any>[]} */
 const COLUMNS = [
-  { header: "Name", cell: (adapter) => adapter.name },
+  { header: "Name", cell: (adapter) => link(adapter.id.replace(/@[0-9]+$/, "")) },
   { header: "Version", numeric: true, cell: (adapter) => adapter.version },
   { header: "Vector", cell: (adapter) => `${adapter.recipe.groups * adapter.recipe.u} numbers, ${byteCount(adapter.bytes)}` },
   { header: "Uploaded", cell: (adapter) => time(adapter.created_at) },

@@ -1,0 +1,95 @@
+// @ts-check
+// What answers in a column of the playground: the base model, an adapter by name, or a mixture of several.
+
+import { inPath } from "../api.js";
+import { button, field, freshId, h, replace } from "../dom.js";
+import { digits } from "../format.js";
+
+const MAX_STRENGTH = 2;
+
+/**
+ * @param {import("../api.js").Api} api
+ * @param {AbortSignal} signal
+ * @param {string} initial an adapter, with or without "@" and a version; "" is the base model
+ * @returns {{element: HTMLElement, adapter: () => any}} `adapter()` is the request's field; undefined for the base model
+ */
+export function adapterChoice(api, signal, initial) {
+  const group = freshId("choice");
+  const radios = ["Base model", "Adapter", "Mixture"].map((label, at) =>
+    h("input", { type: "radio", name: group, value: label, checked: at === (initial ? 1 : 0) }),
+  );
+  const kinds = h("fieldset", null, h("legend", null, "Who answers"), radios.map((radio) => h("label", { class: "check" }, radio, radio.value)));
+  const single = part(api, signal, initial, "Strength");
+  const parts = h("div");
+  const add = () => {
+    const one = part(api, signal, "", "Weight");
+    const item = h("div", { class: "part" }, one.element, button("Remove", () => item.remove(), { class: "small" }));
+    Object.assign(item, { part: one });
+    parts.append(item);
+  };
+  add();
+  add();
+  const mixture = h("div", null, parts, button("Another adapter", add, { class: "small" }));
+  const place = h("div");
+  const which = () => radios.find((radio) => radio.checked)?.value;
+
+  const draw = () => replace(place, which() === "Adapter" ? single.element : which() === "Mixture" ? mixture : null);
+  kinds.addEventListener("change", draw);
+  draw();
+
+  function adapter() {
+    if (which() === "Base model") return undefined;
+    if (which() === "Adapter") {
+      const { name, weight } = single.value();
+      return weight === 1 ? name : [{ adapter: name, weight }];
+    }
+    return [...parts.children].map((/** @type {any} */ item) => {
+      const { name, weight } = item.part.value();
+      return { adapter: name, weight };
+    });
+  }
+  return { element: h("div", null, kinds, place), adapter };
+}
+
+/**
+ * One adapter with its version and strength.
+ * @param {import("../api.js").Api} api @param {AbortSignal} signal @param {string} initial @param {string} strengthLabel
+ */
+function part(api, signal, initial, strengthLabel) {
+  const [initialName, initialVersion = ""] = initial.split("@");
+  const name = h("input", { type: "text", required: true, value: initialName, list: "adapter-names", autocomplete: "off", spellcheck: "false" });
+  const version = h("select", null, h("option", { value: "" }, "latest"));
+  const strength = h("input", { id: freshId("strength"), type: "range", min: 0, max: MAX_STRENGTH, step: 0.05, value: 1 });
+  const shown = h("output", { for: strength.id }, "× 1");
+  strength.addEventListener("input", () => replace(shown, `× ${digits(Number(strength.value))}`));
+
+  async function offerVersions() {
+    const wanted = name.value.trim();
+    let choices = [];
+    try {
+      const path = `/v1/adapters/${inPath(wanted)}`;
+      const [aliases, versions] = await Promise.all([
+        api.get(`${path}/aliases`, { signal }),
+        api.get(`${path}/versions`, { query: { limit: 100 }, signal }),
+      ]);
+      choices = [...aliases.data.map((/** @type {any} */ one) => one.alias), ...versions.data.map((/** @type {any} */ one) => String(one.version))];
+    } catch {
+      // Half a name, or nobody's: the request will say so.
+    }
+    if (name.value.trim() !== wanted) return;
+    const chosen = choices.includes(initialVersion) ? initialVersion : "";
+    replace(version, h("option", { value: "" }, "latest"), choices.map((one) => h("option", { value: one, selected: one === chosen }, one)));
+  }
+  name.addEventListener("change", offerVersions);
+  if (initialName) offerVersions();
+
+  return {
+    element: h(
+      "div",
+      null,
+      h("div", { class: "row" }, field("Adapter", name), field("Version or alias", version)),
+      h("div", { class: "field" }, h("label", { for: strength.id }, strengthLabel), h("div", { class: "slider" }, strength, shown)),
+    ),
+    value: () => ({ name: version.value ? `${name.value.trim()}@${version.value}` : name.value.trim(), weight: Number(strength.value) }),
+  };
+}

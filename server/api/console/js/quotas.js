@@ -1,0 +1,37 @@
+// @ts-check
+// The fields of quotas, of a tenant or a key. An empty one is no limit.
+
+import { field, h } from "./dom.js";
+
+const OF_REQUESTS = [
+  { name: "requests_per_minute", label: "Requests per minute", min: 1 },
+  { name: "tokens_per_minute", label: "Tokens per minute", min: 1 },
+  { name: "max_concurrent_requests", label: "Requests at once", min: 1 },
+];
+const OF_TENANTS = [{ name: "max_adapters", label: "Adapters", min: 0 }];
+
+/**
+ * @param {Record<string, any>} current
+ * @param {boolean} ofTenant
+ * @returns {{element: HTMLElement, values: () => Record<string, number | null>}}
+ */
+export function quotaFields(current, ofTenant) {
+  const known = ofTenant ? [...OF_REQUESTS, ...OF_TENANTS] : OF_REQUESTS;
+  const inputs = known.map(({ name, label, min }) => ({
+    name,
+    label,
+    input: h("input", { type: "number", min, max: 1e12, step: 1, value: current[name] ?? "" }),
+  }));
+  const weight = h("input", { type: "number", min: 0.001, max: 1000, step: "any", value: current.weight ?? 1, required: true });
+  const values = () => {
+    /** @type {Record<string, number | null>} */
+    const found = {};
+    for (const { name, input } of inputs) found[name] = input.value === "" ? null : Number(input.value);
+    if (ofTenant) found.weight = Number(weight.value);
+    return found;
+  };
+  const fields = inputs.map(({ label, input }) => field(label, input));
+  if (ofTenant) fields.push(field("Weight", weight));
+  const hint = ofTenant ? "Empty: no limit. The weight is the tenant's share of a full server, relative to the others'." : "Empty: no limit but the tenant's.";
+  return { element: h("fieldset", null, h("legend", null, "Quotas"), h("div", { class: "row" }, fields), h("p", { class: "hint" }, hint)), values };
+}
