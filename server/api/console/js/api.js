@@ -35,12 +35,13 @@ export const session = {
   },
   /** @param {string} key @param {string} [tenant] */
   start(key, tenant = "") {
+    this.end();
     sessionStorage.setItem(KEY, key);
     sessionStorage.setItem(TENANT, tenant);
   },
+  /** Also what was written in forms is forgotten: the next key may be somebody else's. */
   end() {
-    sessionStorage.removeItem(KEY);
-    sessionStorage.removeItem(TENANT);
+    sessionStorage.clear();
   },
 };
 
@@ -68,6 +69,14 @@ export function address(path, query = {}) {
   return url;
 }
 
+/** `headers` with the session's key and tenant. @param {Record<string, string>} [headers] */
+export function signedHeaders(headers = {}) {
+  const signed = new Headers(headers);
+  if (session.key) signed.set("authorization", `Bearer ${session.key}`);
+  if (session.key && session.tenant) signed.set("openai-organization", session.tenant);
+  return signed;
+}
+
 /**
  * One request. Throws ApiError; an AbortError passes as it is.
  * @param {string} method
@@ -77,9 +86,7 @@ export function address(path, query = {}) {
  * @returns {Promise<Response>} an answer of 2xx
  */
 async function send(method, path, body, { query, headers = {}, signal } = {}) {
-  const sent = new Headers(headers);
-  if (session.key) sent.set("authorization", `Bearer ${session.key}`);
-  if (session.key && session.tenant) sent.set("openai-organization", session.tenant);
+  const sent = signedHeaders(headers);
   const asItIs = body instanceof FormData || body instanceof Blob || body instanceof ArrayBuffer || ArrayBuffer.isView(body);
   if (body !== undefined && !asItIs) sent.set("content-type", "application/json");
   let answer;
@@ -100,8 +107,8 @@ async function send(method, path, body, { query, headers = {}, signal } = {}) {
   return answer;
 }
 
-/** @param {Response} answer @returns {Promise<ApiError>} */
-async function errorOf(answer) {
+/** The error that an answer is. @param {Response} answer @returns {Promise<ApiError>} */
+export async function errorOf(answer) {
   const requestId = answer.headers.get("x-request-id");
   const text = await answer.text().catch(() => "");
   /** @type {any} */

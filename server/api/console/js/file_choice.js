@@ -1,0 +1,25 @@
+// @ts-check
+// Choosing one of the tenant's files for training.
+
+import { h, replace } from "./dom.js";
+import { byteCount } from "./format.js";
+
+/**
+ * A <select> of the newest files of purpose fine-tune; `refresh` reads them again.
+ * @param {import("./api.js").Api} api
+ * @param {AbortSignal} signal
+ * @param {string} none the words of the first choice, which is no file
+ * @returns {{control: HTMLSelectElement, refresh: (choose?: string) => Promise<void>}}
+ */
+export function fileChoice(api, signal, none) {
+  const control = h("select", null, h("option", { value: "" }, none));
+  /** @param {string} [choose] the id of a file, listed or not */
+  async function refresh(choose = control.value) {
+    const { items } = await api.page("/v1/files", { query: { purpose: "fine-tune", limit: 200 }, signal });
+    const options = items.map((file) => h("option", { value: file.id }, `${file.filename} (${byteCount(file.bytes)}, ${file.id.slice(0, 12)}…)`));
+    if (choose && !items.some((file) => file.id === choose)) options.push(h("option", { value: choose }, choose));
+    replace(control, h("option", { value: "" }, none), options);
+    control.value = choose;
+  }
+  return { control, refresh };
+}

@@ -1,0 +1,64 @@
+// @ts-check
+// The tenant's files: uploads, and what there is.
+
+import { button, confirmed, h, pagedTable, replace, toast } from "../dom.js";
+import { fileUpload } from "../file_upload.js";
+import { byteCount, time } from "../format.js";
+import { download } from "../download.js";
+
+export const title = "Files";
+
+/**
+ * @param {HTMLElement} root
+ * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context
+ */
+export async function render(root, { api, signal }) {
+  const listing = h("div");
+
+  async function list() {
+    const first = await api.page("/v1/files", { query: { limit: 50 }, signal });
+    replace(listing, pagedTable("Files", columns, first, "There is no file yet. Upload one above."));
+  }
+
+  /** @type {import("../dom.js").Column<any>[]} */
+  const columns = [
+    { header: "Name", cell: (file) => h("a", { href: `#/files/${encodeURIComponent(file.id)}` }, file.filename) },
+    { header: "Size", numeric: true, cell: (file) => byteCount(file.bytes) },
+    { header: "Purpose", cell: (file) => file.purpose },
+    { header: "Uploaded", cell: (file) => time(file.created_at) },
+    { header: "Deleted by itself", cell: (file) => (file.expires_at === null ? h("span", { class: "quiet" }, "never") : time(file.expires_at)) },
+    {
+      header: "",
+      cell: (file) =>
+        h("div", { class: "tight" }, download(api, file, signal), deleteButton(api, file, signal, list)),
+    },
+  ];
+
+  replace(
+    root,
+    h("h1", null, "Files"),
+    h("section", { class: "card", "aria-label": "Upload" }, h("h2", null, "Upload"), fileUpload(api, signal, () => list().catch(() => {}))),
+    listing,
+  );
+  await list();
+}
+
+/**
+ * @param {import("../api.js").Api} api
+ * @param {any} file
+ * @param {AbortSignal} signal
+ * @param {() => unknown} then
+ */
+export function deleteButton(api, file, signal, then) {
+  return button(
+    "Delete",
+    async () => {
+      const text = `${file.filename} (${byteCount(file.bytes)}) is gone for good. Jobs that have ended keep their results.`;
+      if (!(await confirmed("Delete this file?", text, "Delete"))) return;
+      await api.del(`/v1/files/${encodeURIComponent(file.id)}`, { signal });
+      toast(`${file.filename} is deleted.`);
+      await then();
+    },
+    { class: "small danger", "aria-label": `Delete ${file.filename}` },
+  );
+}
