@@ -2,7 +2,7 @@
 // Uploading training files: each with its progress, a way to stop it, and what is wrong with its lines at the end.
 
 import { ApiError, address, errorOf, isAbort, signedHeaders } from "./api.js";
-import { button, field, h, replace } from "./dom.js";
+import { button, field, h, replace, toast, toastError } from "./dom.js";
 import { dropZone } from "./drop_zone.js";
 import { checkedFile } from "./file_check.js";
 import { byteCount } from "./format.js";
@@ -10,7 +10,14 @@ import { byteCount } from "./format.js";
 const AT_ONCE = 2;
 const EXPIRIES = [["", "Never"], ["86400", "After a day"], ["604800", "After a week"], ["2592000", "After 30 days"]];
 
+/** Uploads that have not ended, on whatever page they were begun. */
+let unfinished = 0;
+window.addEventListener("beforeunload", (event) => {
+  if (unfinished) event.preventDefault();
+});
+
 /**
+ * An upload goes on when another page of the console is opened, and says so when it has ended.
  * @param {import("./api.js").Api} api
  * @param {AbortSignal} signal
  * @param {(file: any) => void} stored called with each file that the server has stored
@@ -43,20 +50,23 @@ export function fileUpload(api, signal, stored) {
       const words = h("span", { class: "quiet" }, "waits");
       const end = button("Stop", () => stop.abort(), { class: "small" });
       replace(item, h("strong", null, file.name), " ", words, bar, end);
-      const gone = AbortSignal.any([signal, stop.signal]);
+      unfinished += 1;
       waiting.push(async () => {
         try {
-          const made = await sendFile(file, about, gone, (sent) => {
+          const made = await sendFile(file, about, stop.signal, (sent) => {
             bar.value = sent;
             replace(words, sent < file.size ? `${byteCount(sent)} of ${byteCount(file.size)}` : "is being stored");
           });
+          if (signal.aborted) return toast(`${file.name} is stored.`);
           const checked = made.purpose === "fine-tune" ? checkedFile(api, made.id, signal) : null;
           replace(item, h("a", { href: `#/files/${made.id}` }, file.name), ` ${byteCount(made.bytes)}, stored as ${made.id}. `, checked);
           stored(made);
         } catch (error) {
-          if (signal.aborted) return;
+          if (signal.aborted) return toastError(new Error(`${file.name} was not stored: ${/** @type {Error} */ (error).message}`));
           const why = isAbort(error) ? "The upload was stopped." : /** @type {Error} */ (error).message;
           replace(item, h("strong", null, file.name), " ", h("span", { class: "wrong", role: "alert" }, why), " ", button("Try again", queue, { class: "small" }));
+        } finally {
+          unfinished -= 1;
         }
       });
       next();

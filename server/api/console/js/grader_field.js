@@ -1,7 +1,7 @@
 // @ts-check
 // Where a grader is written, begun from a template of its kind.
 
-import { field, h, replace } from "./dom.js";
+import { confirmed, field, h, replace } from "./dom.js";
 import { TEMPLATES, written } from "./grader_templates.js";
 import { jsonField } from "./json_field.js";
 
@@ -16,11 +16,11 @@ export function graderField(text, model, oninput) {
   const choice = h("select", null, h("option", { value: "" }, "Choose one …"), TEMPLATES.map((one) => h("option", { value: one.name }, one.name)));
   const about = h("p", { class: "hint", role: "status" });
   let begun = json.control.value;
-  choice.addEventListener("change", () => {
+  choice.addEventListener("change", async () => {
     const template = TEMPLATES.find((one) => one.name === choice.value);
     if (template === undefined) return;
     const untouched = json.control.value === begun || !json.control.value.trim();
-    if (!untouched && !window.confirm("What is written in its place is lost. Begin from this template?")) {
+    if (!untouched && !(await confirmed("Begin from this template?", "The grader that is written here is lost.", "Begin anew"))) {
       choice.value = "";
       return;
     }

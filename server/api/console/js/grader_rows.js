@@ -2,7 +2,7 @@
 // The second half of the bench: a grader on the first rows of a file, on what a model answers to them.
 
 import { ApiError, isAbort } from "./api.js";
-import { button, field, form, h, replace, table } from "./dom.js";
+import { button, field, form, h, replace, table, toastError } from "./dom.js";
 import { fileChoice } from "./file_choice.js";
 import { digits, number } from "./format.js";
 import { run, whyNotGraded } from "./grade.js";
@@ -46,7 +46,7 @@ export function graderRows(api, signal, about) {
     ofField.hidden = source.value !== "field";
   });
   const result = h("div", { "aria-live": "polite" });
-  file.refresh(about.file).catch(() => {});
+  file.refresh(about.file).catch(toastError);
 
   async function start() {
     if (!file.control.value) throw new ApiError("Choose a file to take rows from.");

@@ -27,6 +27,7 @@ const CURVES = [
   { title: "The vector", numbers: [["v_norm", "length"], ["v_distance", "distance from its start"], ["sigma", "sigma"]], yMin: 0 },
   { title: "Seconds of a step", numbers: [["step_seconds", "seconds"]], yMin: 0 },
 ];
+const MOST_POINTS = 1000;
 const DRAWN = new Set(CURVES.flatMap((curve) => curve.numbers.map(([name]) => name)));
 
 /** The curves of a job; `draw` draws them anew. */
@@ -69,11 +70,28 @@ export class JobCurves {
 
   /** @param {Curve} curve */
   #chart({ title, numbers, yMin, yMax, hint }) {
-    const series = numbers.map(([name, words]) => ({ name: words, points: this.events.points(name) })).filter((one) => one.points.length);
+    const series = numbers.map(([name, words]) => ({ name: words, points: thinned(this.events.points(name)) })).filter((one) => one.points.length);
     if (series.length === 0) return null;
     const figure = lineChart({ title, xLabel: "step", series, yMin, yMax });
     figure.dataset.title = title;
     if (hint) figure.append(h("p", { class: "hint" }, hint));
     return figure;
   }
+}
+
+/**
+ * At most MOST_POINTS: of so many steps in a row the mean, at the last of them.
+ * @param {[number, number][]} points
+ * @returns {[number, number][]}
+ */
+function thinned(points) {
+  const width = Math.ceil(points.length / MOST_POINTS);
+  if (width === 1) return points;
+  /** @type {[number, number][]} */
+  const means = [];
+  for (let at = 0; at < points.length; at += width) {
+    const some = points.slice(at, at + width);
+    means.push([some[some.length - 1][0], some.reduce((sum, [, value]) => sum + value, 0) / some.length]);
+  }
+  return means;
 }

@@ -3,6 +3,8 @@
 
 const FIRST_PAGE = 100;
 const NEXT_PAGE = 10;
+/** Pages between two calls of `progress`. */
+const TOLD_AFTER = 10;
 const MOST_MESSAGES = 2000;
 
 /** The numbers that a step reported. @typedef {{step: number, numbers: Record<string, number>}} Step */
@@ -22,7 +24,7 @@ export class JobEvents {
 
   /**
    * Read what is new. The first time that is everything, page by page, newest first.
-   * @param {() => void} [progress] called behind every page
+   * @param {() => void} [progress] called now and then on the way
    * @returns {Promise<boolean>} whether there was anything
    */
   async read(progress) {
@@ -31,7 +33,7 @@ export class JobEvents {
     const messages = [];
     let newest = "";
     let after = null;
-    for (let more = true; more; ) {
+    for (let more = true, pages = 1; more; pages += 1) {
       const page = await this.api.get(this.path, { query: { limit: until ? NEXT_PAGE : FIRST_PAGE, after }, signal: this.signal });
       newest ||= page.data[0]?.id ?? "";
       // Ids are in the order in which things happened.
@@ -42,7 +44,7 @@ export class JobEvents {
       }
       more = page.has_more && fresh.length === page.data.length;
       after = page.data.at(-1)?.id;
-      if (more) progress?.();
+      if (more && pages % TOLD_AFTER === 1) progress?.();
     }
     this.messages = [...messages, ...this.messages].slice(0, MOST_MESSAGES);
     this.newest = newest || until;

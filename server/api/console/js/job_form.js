@@ -2,7 +2,7 @@
 // The form of a new job: from its controls to the body of POST /v1/fine_tuning/jobs, and errors to the controls they name.
 
 import { ApiError } from "./api.js";
-import { field, form, h, replace } from "./dom.js";
+import { field, form, h, replace, toastError } from "./dom.js";
 import { GRADER_DRAFT, draft, keepDraft } from "./drafts.js";
 import { fileChoice } from "./file_choice.js";
 import { checkedFile } from "./file_check.js";
@@ -55,8 +55,8 @@ export class JobForm {
     this.training.control.addEventListener("change", () => this.checkFile());
     for (const radio of this.methods) radio.addEventListener("change", () => this.chooseMethod(this.method));
     this.#restore();
-    this.training.refresh(about.file || this.training.control.value).then(() => this.checkFile(), () => {});
-    this.validation.refresh().catch(() => {});
+    this.training.refresh(about.file || this.training.control.value).then(() => this.checkFile(), toastError);
+    this.validation.refresh().catch(toastError);
   }
 
   /** @returns {string} */
@@ -129,9 +129,12 @@ export class JobForm {
     if (job.tinylora.init) delete others.recipe;
     this.others.set(others);
     this.environment.set(part.environment ? part.environment : "");
-    if (part.grader) this.grader.set(part.grader);
-    this.training.refresh(job.training_file).then(() => this.checkFile(), () => {});
-    this.validation.refresh(job.validation_file ?? "").catch(() => {});
+    if (part.grader) {
+      this.grader.set(part.grader);
+      keepDraft(GRADER_DRAFT, this.grader.control.value);
+    }
+    this.training.refresh(job.training_file).then(() => this.checkFile(), toastError);
+    this.validation.refresh(job.validation_file ?? "").catch(toastError);
     this.chooseMethod(job.method.type);
   }
 
@@ -172,8 +175,8 @@ export class JobForm {
   /** @param {(body: any) => Promise<void>} create */
   #layout(create) {
     const uploaded = (/** @type {any} */ file) => {
-      if (file.purpose === "fine-tune") this.training.refresh(file.id).then(() => (this.checkFile(), this.keep()), () => {});
-      this.validation.refresh().catch(() => {});
+      if (file.purpose === "fine-tune") this.training.refresh(file.id).then(() => (this.checkFile(), this.keep()), toastError);
+      this.validation.refresh().catch(toastError);
     };
     const upload = h("details", null, h("summary", null, "Upload a file"), fileUpload(this.api, this.signal, uploaded));
     const send = async () => {

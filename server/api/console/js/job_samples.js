@@ -136,7 +136,7 @@ function completionItem(one) {
     h(
       "p",
       { class: "worth" },
-      one.reward === null ? h("span", { class: "badge bad" }, "no reward") : [h("meter", { min: 0, max: 1, value: Math.max(0, Math.min(1, one.reward)), "aria-hidden": "true" }), " reward ", h("strong", null, digits(one.reward, 3))],
+      one.reward === null ? h("span", { class: "badge bad" }, "no reward") : [one.reward >= 0 && one.reward <= 1 ? h("meter", { min: 0, max: 1, value: one.reward, "aria-hidden": "true" }) : null, " reward ", h("strong", null, digits(one.reward, 3))],
       one.advantage === null ? null : h("span", { class: one.advantage > 0 ? "gain" : one.advantage < 0 ? "loss" : "quiet" }, `advantage ${one.advantage > 0 ? "+" : ""}${digits(one.advantage, 3)}`),
       h("span", { class: "quiet" }, `${number(one.tokens)} tokens${one.finished ? "" : ", cut off"}`),
       one.importance === null || one.importance === undefined ? null : h("span", { class: "quiet" }, `weight ${digits(one.importance, 3)}`),

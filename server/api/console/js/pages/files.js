@@ -28,7 +28,7 @@ export async function render(root, { api, signal }) {
     { header: "Uploaded", cell: (file) => time(file.created_at) },
     { header: "Deleted by itself", cell: (file) => (file.expires_at === null ? h("span", { class: "quiet" }, "never") : time(file.expires_at)) },
     {
-      header: "",
+      header: "Actions",
       cell: (file) =>
         h("div", { class: "tight" }, download(api, file, signal), deleteButton(api, file, signal, list)),
     },

@@ -172,7 +172,7 @@ function checkpointTable(published) {
       { header: "Step", cell: (one) => number(one.step_number) },
       ...names.map((name) => ({ header: name.replaceAll("_", " "), numeric: true, cell: (/** @type {any} */ one) => digits(one.metrics[name] ?? Number.NaN, 4).replace("NaN", "–") })),
       { header: "Adapter", cell: (one) => h("div", { class: "words" }, one.fine_tuned_model_checkpoint) },
-      { header: "", cell: (one) => h("div", { class: "words" }, modelLinks(one.fine_tuned_model_checkpoint)) },
+      { header: "Use", cell: (one) => h("div", { class: "words" }, modelLinks(one.fine_tuned_model_checkpoint)) },
     ],
     published,
   );
