@@ -66,7 +66,7 @@ export const TEMPLATES = [
   {
     name: "endpoint",
     about: "A URL of yours gives the score, where the operator allows its host.",
-    grader: { type: "endpoint", name: "mine", url: "https://grader.example.com/grade", headers: {}, secret: "whsec_..." },
+    grader: { type: "endpoint", name: "mine", url: "https://YOUR.HOST/grade", headers: {}, secret: "whsec_..." },
   },
   {
     name: "environment",
