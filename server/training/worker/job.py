@@ -39,7 +39,7 @@ from server.training.worker.diagnosis import circumstances
 from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
 from server.training.worker.method import Evaluation, Method, StepResult, TrainingFailed
-from server.training.worker.outcome import failed
+from server.training.worker.outcome import chosen_event, failed
 from server.training.worker.pass_size import DoesNotFit
 from server.training.worker.step_report import finite, step_event
 from server.training.worker.step_timer import StepTimer
@@ -155,7 +155,7 @@ class _Job:
         return watch.after_step(result.is_flat, reward, most, is_last=is_last, method=method) or collapsed
 
     def _keep_if_best(self, step: int, evaluation: Evaluation) -> None:
-        self._state.keep_if_best(evaluation.value, self._vector_bytes(), step, finite(evaluation.metrics))
+        self._state.keep_if_best(evaluation, self._vector_bytes(), step)
 
     def _distances(self) -> dict[str, float]:
         """v_norm: L2 norm of the vector. v_max_abs: its largest number. v_distance: from where training started."""
@@ -215,10 +215,8 @@ class _Job:
         best = self._state.best
         if best is None:
             return self._succeeded(BestVector(vector=self._vector_bytes(), step=self._total))
-        if best.step > 0:
-            return self._succeeded(best)
-        text = "No step did better on the held-out rows than the start, so the result is the start."
-        return self._succeeded(best, WorkerEvent(level="warn", message=text))
+        chosen = chosen_event(best, self._state.watch)
+        return self._succeeded(best, *([] if chosen is None else [chosen]))
 
     def _succeeded(self, best: BestVector | None, *events: WorkerEvent) -> FinishRequest:
         return FinishRequest(worker=self._context.worker, status="succeeded", best=best, events=list(events))

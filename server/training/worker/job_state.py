@@ -10,11 +10,15 @@ from server.training.jobs.base64_bytes import Base64
 from server.training.jobs.protocol import BestVector
 from server.training.worker.diagnosis import Diagnosis
 from server.training.worker.early_stopping import EarlyStopping
+from server.training.worker.method import Evaluation
+from server.training.worker.step_report import finite
 
 
 class JobState(BaseModel):
-    """`best` is the vector with the highest `best_value` so far.
+    """`best` is the vector to publish, and `best_value` its value on the held-out rows (keep_if_best).
 
+    highest, highest_error: the highest value of any step, and its standard error; None in checkpoints of servers that
+    published the highest, and before the first evaluation.
     learning_rate: of the whole job, once it is known; None in checkpoints of servers that had no automatic one.
     sigma: where a search began, once it is known.
     sampled_with: the vector (float32, little-endian) that the next step is sampled with, when it is an older one than
@@ -23,18 +27,32 @@ class JobState(BaseModel):
 
     best: BestVector | None = None
     best_value: float | None = None
+    highest: float | None = None
+    highest_error: float = 0.0
     learning_rate: float | None = None
     sigma: float | None = None
     watch: EarlyStopping = Field(default_factory=EarlyStopping)
     diagnosis: Diagnosis = Field(default_factory=Diagnosis)
     sampled_with: Annotated[bytes, Base64("state.sampled_with")] | None = None
 
-    def keep_if_best(self, value: float, vector: bytes, step: int, metrics: dict[str, float]) -> None:
-        """Keep `vector` as the best unless an earlier one has a higher value; of equal values the later step wins."""
-        if self.best_value is None or value >= self.best_value:
-            self.best, self.best_value = BestVector(vector=vector, step=step, metrics=metrics), value
+    def keep_if_best(self, evaluation: Evaluation, vector: bytes, step: int) -> None:
+        """Keep `vector` as the best unless an earlier one is better by more than chance explains: by more than the
+        standard error of the highest value. Without errors, as losses are, that is by any difference.
+
+        Design decision: not the vector with the highest value. On few held-out rows that is often an early step that
+        was lucky, or the untrained vector, and what was learned since is lost.
+        """
+        highest = self.best_value if self.highest is None else self.highest
+        if highest is None or evaluation.value >= highest:
+            self.highest, self.highest_error = evaluation.value, evaluation.error
+        elif evaluation.value < highest - self.highest_error:
+            return
+        self.best = BestVector(vector=vector, step=step, metrics=finite(evaluation.metrics))
+        self.best_value = evaluation.value
 
     @property
     def has_improved(self) -> bool:
-        """Whether a step has reached a higher value than the start."""
-        return self.best is not None and self.best.step > 0 and self.best_value != self.watch.start
+        """Whether what would be published is of a step and better than the start."""
+        if self.best is None or self.best_value is None or self.best.step == 0:
+            return False
+        return self.watch.start is None or self.best_value > self.watch.start

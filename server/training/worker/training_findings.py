@@ -103,7 +103,7 @@ def overfitting(history: History, about: Circumstances) -> str | None:
     return (
         f"since step {best['step']:.0f} the {what}, from {best[name]:.4g} to {later[-1][name]:.4g}: what is learned is "
         f"these rows. More of them, fewer epochs or {ADVICE[about.method].smaller_steps} help; the result will be "
-        "the step with the best evaluation, not the last."
+        "an earlier step, not the last."
     )
 
 
