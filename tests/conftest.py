@@ -1,4 +1,4 @@
-"""What all tests share: a PostgreSQL server, started when the first test asks for it, and how they run side by side."""
+"""What all tests share: PostgreSQL and Redis, started when a test first asks, and how they run side by side."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from server.db.database import Database
 from tests.postgres import PostgresServer, running_server
+from tests.redis_server import RedisServer, find_program
 
 WITH_ENGINES = ("tests/engine/", "tests/e2e/", "tests/benchmarks/test_gpu.py")
 
@@ -62,3 +63,21 @@ def postgres_url(postgres: PostgresServer, migrated_postgres: str) -> Iterator[s
     name = postgres.new_database(migrated_postgres)
     yield postgres.url(name)
     postgres.drop(name)
+
+
+@pytest.fixture(scope="session")
+def running_redis() -> Iterator[RedisServer]:
+    """A real server, as it is left by the tests before."""
+    server = RedisServer(find_program())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def redis_server(running_redis: RedisServer) -> RedisServer:
+    """The same, empty and running."""
+    running_redis.start_again()
+    return running_redis

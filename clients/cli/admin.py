@@ -17,6 +17,8 @@ import typer
 from clients.cli.calls import DEFAULT_URL, AsJson, Url, call, pages, part, say, table, when
 
 LIMITS = ("requests/min", "tokens/min", "concurrent")
+TENANT_QUOTAS = ("tokens_per_month", "priority_requests_per_minute")
+OF_TENANTS = ("tokens/month", "priority/min")
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 tenants = typer.Typer(no_args_is_help=True, help="Make, list and change tenants.")
@@ -26,6 +28,10 @@ Tenant = Annotated[str, typer.Argument(help="The tenant's name")]
 Requests = Annotated[int | None, typer.Option("--requests-per-minute", min=0, help="0: no limit")]
 Tokens = Annotated[int | None, typer.Option("--tokens-per-minute", min=0, help="0: no limit")]
 Concurrent = Annotated[int | None, typer.Option("--max-concurrent-requests", min=0, help="0: no limit")]
+Month = Annotated[int | None, typer.Option("--tokens-per-month", min=0, help="Of a calendar month (UTC); 0: no limit")]
+Priority = Annotated[
+    int | None, typer.Option("--priority-requests-per-minute", min=0, help="Of service_tier priority; 0: none")
+]
 MaxAdapters = Annotated[int | None, typer.Option(help="Adapters it may have; -1: no limit", min=-1)]
 Weight = Annotated[float | None, typer.Option(help="Its share of a full server, relative to the others'")]
 
@@ -38,11 +44,14 @@ def create_tenant(
     concurrent: Concurrent = None,
     max_adapters: MaxAdapters = None,
     weight: Weight = None,
+    month: Month = None,
+    priority: Priority = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Make a tenant."""
-    body = {"name": name, **_quotas(requests, tokens, concurrent, max_adapters), **_given(weight=weight)}
+    quotas = _tenant_quotas(requests, tokens, concurrent, max_adapters, month, priority)
+    body = {"name": name, **quotas, **_given(weight=weight)}
     _show_tenants([call(url, "POST", "/tenants", body)], as_json)
 
 
@@ -60,12 +69,15 @@ def update_tenant(
     concurrent: Concurrent = None,
     max_adapters: MaxAdapters = None,
     weight: Weight = None,
+    month: Month = None,
+    priority: Priority = None,
     disabled: Annotated[bool | None, typer.Option("--disable/--enable", help="Refuse its keys, or no longer")] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Change a tenant; what is not given stays as it is."""
-    body = {**_quotas(requests, tokens, concurrent, max_adapters), **_given(weight=weight, disabled=disabled)}
+    quotas = _tenant_quotas(requests, tokens, concurrent, max_adapters, month, priority)
+    body = {**quotas, **_given(weight=weight, disabled=disabled)}
     _show_tenants([call(url, "PATCH", f"/tenants/{part(name)}", body)], as_json)
 
 
@@ -127,7 +139,11 @@ def revoke_key(
 
 def _limits(item: Mapping[str, Any]) -> tuple[str, ...]:
     quotas = ("requests_per_minute", "tokens_per_minute", "max_concurrent_requests")
-    return tuple("" if item[quota] is None else str(item[quota]) for quota in quotas)
+    return tuple(_number(item[quota]) for quota in quotas)
+
+
+def _number(quota: int | None) -> str:
+    return "" if quota is None else str(quota)
 
 
 def _show_tenants(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
@@ -137,11 +153,11 @@ def _show_tenants(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     rows = [
         (
             *(tenant["name"], when(tenant["created_at"]), when(tenant["disabled_at"]), _adapters(tenant)),
-            *(*_limits(tenant), f"{tenant['weight']:g}"),
+            *(*_limits(tenant), *(_number(tenant[quota]) for quota in TENANT_QUOTAS), f"{tenant['weight']:g}"),
         )
         for tenant in found
     ]
-    table("name", "created", "disabled", "adapters", *LIMITS, "weight", rows=rows)
+    table("name", "created", "disabled", "adapters", *LIMITS, *OF_TENANTS, "weight", rows=rows)
 
 
 def _adapters(tenant: Mapping[str, Any]) -> str:
@@ -163,11 +179,22 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 
 def _quotas(
-    requests: int | None, tokens: int | None, concurrent: int | None, max_adapters: int | None = None
+    requests: int | None, tokens: int | None, concurrent: int | None, **more: int | None
 ) -> dict[str, int | None]:
     """Those that are given; no limit is null on the wire."""
-    given = _given(requests_per_minute=requests, tokens_per_minute=tokens, max_concurrent_requests=concurrent)
-    quotas: dict[str, int | None] = {name: value or None for name, value in given.items()}
+    given = _given(requests_per_minute=requests, tokens_per_minute=tokens, max_concurrent_requests=concurrent, **more)
+    return {name: value or None for name, value in given.items()}
+
+
+def _tenant_quotas(
+    requests: int | None,
+    tokens: int | None,
+    concurrent: int | None,
+    max_adapters: int | None,
+    month: int | None,
+    priority: int | None,
+) -> dict[str, int | None]:
+    quotas = _quotas(requests, tokens, concurrent, tokens_per_month=month, priority_requests_per_minute=priority)
     if max_adapters is not None:
         quotas["max_adapters"] = max_adapters if max_adapters >= 0 else None
     return quotas

@@ -29,7 +29,7 @@ from server.api.middleware.short_paths import ShortPaths
 from server.api.middleware.stream_headers import StreamHeaders
 from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.api.openapi import document_errors
-from server.api.routes import adapters, aliases, audit, bulk, keys, models, ops, tenants, usage
+from server.api.routes import adapters, aliases, audit, bulk, keys, limits, models, ops, tenants, usage
 from server.api.routes.console import console_router, open_paths, read_console
 from server.api.training_app import add_training
 from server.api.writes import AuditedWrites
@@ -38,7 +38,7 @@ from server.auth.operator_keys import OperatorKeys
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.point_reads import open_point_reads
-from server.db.retention import sweeping
+from server.db.retention import rules_of, sweeping
 from server.engine.protocol import Engine
 from server.inference.adapter_field import AdapterField
 from server.inference.admission import new_admission
@@ -46,9 +46,12 @@ from server.inference.engine_forms import EngineForms
 from server.inference.middleware import InferenceMiddleware
 from server.inference.resolve import Resolver
 from server.inference.responses import ResponsesEvents
+from server.inference.service_tier import ServiceTiers
 from server.inference.usage_meter import UsageMeter
 from server.limits.body_memory import BodyMemory, BodyRoom
+from server.limits.quotas import Quotas
 from server.limits.recipe_budget import RecipeBudget
+from server.limits.redis_quotas import redis_quotas
 from server.observability.http_metrics import NoteRoute
 from server.observability.logging import configure_logging
 from server.observability.metrics import GatewayMetrics
@@ -56,6 +59,7 @@ from server.observability.observe import Observe
 from server.observability.trace_export import exporting
 from server.observability.tracing import TRACER
 from server.registry.store import Registry
+from server.training.files.sweep import file_rule
 from server.training.jobs.config import METHODS, Method
 
 
@@ -86,13 +90,15 @@ def create_app(
         modules=len(engine.factors.modules), per_minute=settings.recipe_ms_per_minute, at_once=settings.max_recipe_ms
     )
     forms = EngineForms(engine.factors, recipes)
+    shared = redis_quotas(settings, metrics.quota_fallbacks)
+    quotas = Quotas(shared)
     meter = UsageMeter(database, metrics.usage_flush_failures)
     writes = AuditedWrites(database)
-    app.state.gateway = Gateway(settings, engine, database, reads, writes, registry, metrics, meter, recipes)
+    app.state.gateway = Gateway(settings, engine, database, reads, writes, registry, metrics, meter, recipes, quotas)
     app.state.gateway_metrics = metrics
 
     # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
-    for routes in (ops, aliases, bulk, adapters, models, usage, audit, tenants, keys):
+    for routes in (ops, aliases, bulk, adapters, models, usage, limits, audit, tenants, keys):
         app.include_router(routes.router)
     console = read_console() if settings.console else {}
     if console:
@@ -106,11 +112,12 @@ def create_app(
         resolver=Resolver(
             engine,
             AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters),
+            ServiceTiers(quotas),
             metrics,
             max_bytes=settings.max_request_bytes,
             max_values=settings.max_request_values,
         ),
-        admission=new_admission(settings, engine, metrics.registry),
+        admission=new_admission(settings, engine, quotas, metrics.registry),
         metrics=metrics,
         meter=meter,
     )
@@ -118,9 +125,11 @@ def create_app(
     app.add_middleware(ResponsesEvents)
     app.add_middleware(EngineErrors)
     add_training(app, settings, database, metrics.registry, own_methods)
+    if shared is not None:
+        run_with(app, shared.running())
     run_with(app, forms.running())
     run_with(app, meter.flushing(settings.usage_flush_s))
-    run_with(app, sweeping(database, settings))
+    run_with(app, sweeping(database, [*rules_of(settings), file_rule(settings, app.state.training.files)]))
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)

@@ -28,6 +28,7 @@ from server.db.point_reads import PointReads
 from server.engine.protocol import Engine
 from server.inference.usage_meter import UsageMeter
 from server.limits.grader_runs import GraderRuns
+from server.limits.quotas import Quotas
 from server.limits.recipe_budget import RecipeBudget
 from server.observability.metrics import GatewayMetrics
 from server.registry.etags import Precondition
@@ -51,6 +52,7 @@ class Gateway:
     metrics: GatewayMetrics
     usage: UsageMeter
     recipes: RecipeBudget
+    quotas: Quotas
 
 
 @dataclass(frozen=True, slots=True)

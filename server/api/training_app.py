@@ -20,7 +20,6 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.limits.grader_runs import GraderRuns
 from server.training.files.storage import FileStorage
-from server.training.files.sweep import sweeping_files
 from server.training.graders.build import GraderTools
 from server.training.graders.tools import client_of_this_server, grader_tools
 from server.training.jobs.config import Method
@@ -49,7 +48,6 @@ def add_training(
     for router in ROUTERS:
         app.include_router(router)
     run_with(app, _closing(tools))
-    run_with(app, sweeping_files(database, training.files))
 
 
 @asynccontextmanager

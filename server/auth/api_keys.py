@@ -70,8 +70,14 @@ def principal_of_row(row: KeyRow, at: float) -> Principal | None:
 
 def tenant_of_row(row: TenantRow) -> Tenant:
     """The tenant as the rest of the server knows it."""
-    limits = Limits(row.requests_per_minute, row.tokens_per_minute, row.max_concurrent_requests)
-    return Tenant(row.id, row.name, row.weight, limits, row.max_adapters)
+    limits = Limits(
+        row.requests_per_minute,
+        row.tokens_per_minute,
+        row.max_concurrent_requests,
+        row.priority_requests_per_minute,
+        row.tokens_per_month,
+    )
+    return Tenant(row.id, row.name, row.weight, limits, row.max_adapters, row.month_tokens or 0)
 
 
 def any_key(connection: Connection) -> bool:

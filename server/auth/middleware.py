@@ -27,6 +27,7 @@ from server.auth.scopes import scope_of
 from server.core.clock import now
 from server.core.error_responses import response_to
 from server.core.errors import ApiError, Forbidden, NotFound, Unauthorized, quoted
+from server.core.months import month_start
 from server.core.paths import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below
 from server.core.principal import DEFAULT_TENANT_NAME, OPEN_PRINCIPAL, ORGANIZATION_HEADER, KeyScope, Principal, Tenant
 from server.core.request_state import state_of
@@ -111,8 +112,9 @@ class AuthMiddleware:
         if scopes is not None:
             principal = Principal(await self._tenant(DEFAULT_TENANT_NAME), None, scopes)
         else:
-            row = await self._reads.key(digest)
-            known = None if row is None else principal_of_row(row, now())
+            at = now()
+            row = await self._reads.key(digest, month_start(at))
+            known = None if row is None else principal_of_row(row, at)
             if known is None:
                 raise Unauthorized(INVALID)
             principal = known
@@ -131,7 +133,7 @@ class AuthMiddleware:
         return Principal(await self._tenant(organization), principal.key_id, principal.scopes, principal.key_limits)
 
     async def _tenant(self, name: str) -> Tenant:
-        row = await self._reads.tenant(name)
+        row = await self._reads.tenant(name, month_start(now()))
         if row is None:
             raise NotFound(
                 f"OpenAI-Organization is {quoted(name)}, and there is no tenant of this name; GET /v1/tenants lists "

@@ -1,6 +1,6 @@
 """Which scope a key needs for which path.
 
-    infer      the engine's inference routes, and the models there are
+    infer      the engine's inference routes, the models there are, and what is left of quotas
     adapters   adapters (also deleted as models), usage and audit, of the key's own tenant
     train      files, fine-tuning jobs and graders
     admin      tenants, keys, /metrics, and every path that is not named here
@@ -20,6 +20,7 @@ _EXACT: dict[str, KeyScope] = {
     "/detokenize": "infer",
     "/tokenizer_info": "infer",
     "/v1/realtime": "infer",
+    "/v1/limits": "infer",
 }
 _BELOW: dict[str, KeyScope] = {
     MODELS_PATH: "infer",

@@ -124,14 +124,23 @@ class Forbidden(ApiError):
 
 
 class TooManyRequests(ApiError):
-    """A quota is used up or too many requests wait. `counted` is what there is too much of, `reason` is for metrics."""
+    """A quota is used up or too many requests wait. `counted` is what there is too much of, `reason` is for metrics.
+
+    "insufficient_quota" is OpenAI's word for what waiting a minute does not help.
+    """
 
     status = HTTPStatus.TOO_MANY_REQUESTS
 
     def __init__(
-        self, message: str, *, counted: Literal["requests", "tokens"], reason: str, headers: Mapping[str, str]
+        self,
+        message: str,
+        *,
+        counted: Literal["requests", "tokens", "insufficient_quota"],
+        reason: str,
+        headers: Mapping[str, str],
+        code: str | None = None,
     ) -> None:
-        super().__init__(message, headers=headers)
+        super().__init__(message, headers=headers, code=code)
         self.type = counted
         self.reason = reason
 

@@ -21,22 +21,31 @@ KEY_SCOPES: tuple[KeyScope, ...] = ("infer", "adapters", "train", "admin")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Quotas; None is no limit. Tokens are those of prompts and answers together."""
+    """Quotas; None is no limit. Tokens are those of prompts and answers together.
+
+    Of priority None is none of it; that and the month are a tenant's, never a key's.
+    """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
+    priority_requests_per_minute: int | None = None
+    tokens_per_month: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who owns adapters. `weight` is its share of a full server, relative to the others'."""
+    """Who owns adapters. `weight` is its share of a full server, relative to the others'.
+
+    `month_tokens` is what it has used in this calendar month, where that has a limit.
+    """
 
     id: int
     name: str
     weight: float = 1.0
     limits: Limits = Limits()
     max_adapters: int | None = None
+    month_tokens: int = 0
 
 
 DEFAULT_TENANT = Tenant(DEFAULT_TENANT_ID, DEFAULT_TENANT_NAME)

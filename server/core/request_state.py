@@ -12,6 +12,7 @@ from typing import Protocol
 
 from starlette.types import Scope
 
+from server.core.genai_call import GenAiCall
 from server.core.principal import Principal
 
 _KEY = "tinylora"
@@ -36,8 +37,8 @@ class Trace(Protocol):
     def enter_admission(self) -> None:
         """The adapter of an inference request is found: it waits for its turn."""
 
-    def enter_engine(self, headers: RawHeaders) -> RawHeaders:
-        """The engine has it now. Returns `headers` with the engine's span as the parent of the engine's own spans."""
+    def enter_engine(self, headers: RawHeaders, call: GenAiCall | None) -> RawHeaders:
+        """The engine has it now, and is asked for `call`. Returns `headers` with its span as the parent of its own."""
 
 
 @dataclass(slots=True)
@@ -50,11 +51,16 @@ class RequestUsage:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0  # of the prompts, those that were in the engine's prefix cache
+    first_token_at: float | None = field(default=None, compare=False)  # by time.perf_counter
 
-    def add(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def add(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> None:
         """What the engine calls, once per step of the request."""
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
+        self.cached_tokens += cached_tokens
+        if completion_tokens and self.first_token_at is None:
+            self.first_token_at = time.perf_counter()
 
     @property
     def total_tokens(self) -> int:

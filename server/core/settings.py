@@ -12,12 +12,13 @@ from fsspec.core import split_protocol  # type: ignore[import-untyped]
 from fsspec.registry import get_filesystem_class  # type: ignore[import-untyped]
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.asyncio import connection as redis_url
 
 from server.core.key_strength import why_not_a_key, why_weak
 
 MIB = 2**20
 MAX_DAYS = 36_500
-SECRETS = ("admin_key", "worker_key", "judge_api_key")
+SECRETS = ("admin_key", "worker_key", "judge_api_key", "redis_url")
 
 
 class Settings(BaseSettings):
@@ -41,6 +42,19 @@ class Settings(BaseSettings):
     database_url: str = Field(default="sqlite:///data/tinylora.db", description="SQLAlchemy URL of the registry")
     database_busy_timeout_s: float = Field(
         default=10.0, gt=0, description="how long a write waits for another process's"
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="a Redis in which all gateways count quotas together; with none, each counts for itself",
+    )
+    redis_prefix: str = Field(
+        default="tinylora", pattern="^[A-Za-z0-9_.:-]{1,64}$", description="beginning of all its keys"
+    )
+    redis_timeout_s: float = Field(
+        default=0.25,
+        gt=0,
+        le=10,
+        description="how long a request waits for Redis, then goes on by the gateway's own count",
     )
     resolve_cache_size: int = Field(default=65_536, ge=1, description="adapter versions kept in memory")
 
@@ -129,7 +143,13 @@ class Settings(BaseSettings):
         default=730, ge=0, le=MAX_DAYS, description="how long usage is kept; 0 is for ever"
     )
     job_event_retention_days: int = Field(
-        default=90, ge=0, le=MAX_DAYS, description="how long after its end a job's events and samples are kept; 0: ever"
+        default=90, ge=0, le=MAX_DAYS, description="how long after its end a job's events are kept; 0 is for ever"
+    )
+    job_sample_retention_days: int = Field(
+        default=90, ge=0, le=MAX_DAYS, description="how long after its end what its model said is kept; 0 is for ever"
+    )
+    file_retention_days: int = Field(
+        default=0, ge=0, le=MAX_DAYS, description="how long files are kept that no job needs; 0 is for ever"
     )
     engine_log: str = Field(
         default="data/engine.log",
@@ -148,6 +168,13 @@ class Settings(BaseSettings):
     @classmethod
     def _check_files_url(cls, url: str) -> str:
         if (why := why_no_storage(url)) is not None:
+            raise ValueError(why)
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and (why := why_no_redis(url.get_secret_value())) is not None:
             raise ValueError(why)
         return url
 
@@ -175,6 +202,15 @@ def explain(error: ValidationError) -> str:
         said = sentences.get(name)
         sentences[name] = f"TINYLORA_{name.upper()} {value}{message}" if said is None else f"{said}, or: {message}"
     return "; ".join(sentences.values())
+
+
+def why_no_redis(url: str) -> str | None:
+    """Why there can be no Redis at `url`, for the operator, without the password in it. None: there can."""
+    try:
+        redis_url.parse_url(url)
+    except ValueError:
+        return "expected redis://[[user]:password@]host[:port][/database], rediss://... for TLS, or unix://path"
+    return None
 
 
 def why_no_storage(url: str) -> str | None:

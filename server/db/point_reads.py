@@ -25,8 +25,11 @@ from server.db.database import Database, unavailable
 SQLITE_BUSY_TIMEOUT_S = 1.0
 
 _ADAPTER = "SELECT id, revision, public FROM adapters WHERE tenant_id = {0} AND name = {1}"
+# Without a limit on months nobody asks what was used in one.
 _TENANT_COLUMNS = """t.id, t.name, t.disabled_at, t.max_adapters, t.requests_per_minute, t.tokens_per_minute,
-       t.max_concurrent_requests, t.weight"""
+       t.max_concurrent_requests, t.weight, t.priority_requests_per_minute, t.tokens_per_month,
+       CASE WHEN t.tokens_per_month IS NULL THEN NULL ELSE COALESCE(
+           (SELECT m.tokens FROM usage_months m WHERE m.tenant_id = t.id AND m.month = {1}), 0) END AS month_tokens"""
 _TENANT = f"SELECT {_TENANT_COLUMNS} FROM tenants t WHERE t.name = {{0}}"
 _KEY = f"""
 SELECT k.id, k.scopes, k.expires_at, k.revoked_at, k.requests_per_minute, k.tokens_per_minute,
@@ -56,6 +59,9 @@ class TenantRow:
     tokens_per_minute: int | None
     max_concurrent_requests: int | None
     weight: float
+    priority_requests_per_minute: int | None = None
+    tokens_per_month: int | None = None
+    month_tokens: int | None = None  # used in the month that is asked about; None where there is no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +86,14 @@ class PointReads(ABC):
         row = await self._row(_ADAPTER, tenant_id, name) if _is_stored(name) else None
         return None if row is None else AdapterRow(row[0], row[1], bool(row[2]))
 
-    async def key(self, digest: str) -> KeyRow | None:
-        """The key with this SHA-256, in hexadecimal."""
-        row = await self._row(_KEY, digest) if _is_stored(digest) else None
+    async def key(self, digest: str, month: int) -> KeyRow | None:
+        """The key with this SHA-256, in hexadecimal; its tenant with the tokens of the month that begins then."""
+        row = await self._row(_KEY, digest, month) if _is_stored(digest) else None
         return None if row is None else KeyRow(*(*row[:7], TenantRow(*row[7:])))
 
-    async def tenant(self, name: str) -> TenantRow | None:
-        """The tenant called `name`."""
-        row = await self._row(_TENANT, name) if _is_stored(name) else None
+    async def tenant(self, name: str, month: int) -> TenantRow | None:
+        """The tenant called `name`, with the tokens of the month that begins then."""
+        row = await self._row(_TENANT, name, month) if _is_stored(name) else None
         return None if row is None else TenantRow(*row)
 
     @abstractmethod

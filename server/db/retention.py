@@ -6,17 +6,20 @@ events are numbered as they come, so the oldest are found without an index on ti
 database: each skips rows that another one has locked.
 
 A job's events and samples go some time after its end, and none of a job that has not ended: its result file is made of
-the events, and stays. Adapters, files, jobs and the history of aliases are their owners' to delete.
+the events, and stays. Adapters, jobs and the history of aliases are their owners' to delete.
+
+What is only rows is a line of `rules_of`. Other rooms bring rules of their own, as files do, whose bytes go with them
+(training/files/sweep.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 import structlog
@@ -25,19 +28,35 @@ from sqlalchemy.engine import Connection
 from server.core.background import repeating
 from server.core.clock import Clock, now
 from server.core.errors import ApiError
+from server.core.months import month_start
 from server.core.settings import Settings
 from server.db.database import Database
-from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE
+from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE, USAGE_MONTHS
 from server.db.training_tables import JOB_EVENTS, JOB_SAMPLES, JOBS
 
 KEY_KEPT_S = 24 * 3600
 
 DAY_S = 24 * 3600
 BATCH = 1000
-EVERY_S = 3600.0
-FIRST_S = 60.0
+EVERY_S = 600.0
+FIRST_S = 30.0
 # Keys well past their time, and so not about to be answered from.
 KEY_GRACE_S = 60
+
+
+class Removal(Protocol):
+    """Something that is kept for so long."""
+
+    @property
+    def what(self) -> str:
+        """Its name in the log."""
+
+    @property
+    def kept_s(self) -> int:
+        """For how many seconds."""
+
+    def remove(self, database: Database, before: int, most: int) -> int:
+        """Remove at most so many from before a time, in one transaction; returns how many. Blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,9 @@ class Rule:
     kept_s: int
     delete: Callable[[Connection, int, int], int]
 
+    def remove(self, database: Database, before: int, most: int) -> int:
+        return database.transact(lambda connection: self.delete(connection, before, most))
+
 
 def rules_of(settings: Settings) -> tuple[Rule, ...]:
     """What goes, and when; nothing of what is kept for ever, which is 0 days."""
@@ -55,7 +77,8 @@ def rules_of(settings: Settings) -> tuple[Rule, ...]:
         ("audit", settings.audit_retention_days, _delete_audit),
         ("usage", settings.usage_retention_days, _delete_usage),
         ("job events", settings.job_event_retention_days, partial(_delete_of_jobs, JOB_EVENTS)),
-        ("job samples", settings.job_event_retention_days, partial(_delete_of_jobs, JOB_SAMPLES)),
+        ("usage by month", settings.usage_retention_days, _delete_months),
+        ("job samples", settings.job_sample_retention_days, partial(_delete_of_jobs, JOB_SAMPLES)),
     )
     rules = [Rule(what, days * DAY_S, delete) for what, days, delete in in_days if days]
     return (*rules, Rule("idempotency keys", KEY_KEPT_S + KEY_GRACE_S, _delete_keys))
@@ -64,7 +87,7 @@ def rules_of(settings: Settings) -> tuple[Rule, ...]:
 class Retention:
     """The sweep over one database. `clock` gives seconds since 1970."""
 
-    def __init__(self, database: Database, rules: tuple[Rule, ...], *, clock: Clock = now, batch: int = BATCH) -> None:
+    def __init__(self, database: Database, rules: Sequence[Removal], *, clock: Clock = now, batch: int = BATCH) -> None:
         self._database = database
         self._rules = rules
         self._clock = clock
@@ -85,7 +108,7 @@ class Retention:
             if total:
                 structlog.get_logger().info("old rows removed", what=rule.what, rows=total)
 
-    async def _remove(self, rule: Rule, before: int, ended: asyncio.Event) -> int:
+    async def _remove(self, rule: Removal, before: int, ended: asyncio.Event) -> int:
         total = 0
         while not ended.is_set():
             removed = await asyncio.to_thread(self.remove_some, rule, before)
@@ -94,14 +117,14 @@ class Retention:
                 break
         return total
 
-    def remove_some(self, rule: Rule, before: int) -> int:
+    def remove_some(self, rule: Removal, before: int) -> int:
         """One transaction; returns how many rows it removed. Blocks."""
-        return self._database.transact(lambda connection: rule.delete(connection, before, self._batch))
+        return rule.remove(self._database, before, self._batch)
 
 
-def sweeping(database: Database, settings: Settings) -> AbstractAsyncContextManager[None]:
+def sweeping(database: Database, rules: Sequence[Removal]) -> AbstractAsyncContextManager[None]:
     """Sweeps now and then while the block runs."""
-    return repeating(Retention(database, rules_of(settings)).sweep, first_s=FIRST_S, every_s=EVERY_S)
+    return repeating(Retention(database, rules).sweep, first_s=FIRST_S, every_s=EVERY_S)
 
 
 def _delete_audit(connection: Connection, before: int, most: int) -> int:
@@ -115,6 +138,13 @@ def _delete_usage(connection: Connection, before: int, most: int) -> int:
     key = sa.tuple_(*USAGE.primary_key)
     oldest = sa.select(*USAGE.primary_key).where(USAGE.c.hour < before).order_by(*USAGE.primary_key).limit(most)
     return _deleted(connection, USAGE.delete().where(key.in_(oldest.with_for_update(skip_locked=True))))
+
+
+def _delete_months(connection: Connection, before: int, most: int) -> int:
+    """Those that had ended by then."""
+    key = sa.tuple_(*USAGE_MONTHS.primary_key)
+    old = sa.select(*USAGE_MONTHS.primary_key).where(USAGE_MONTHS.c.month < month_start(before)).limit(most)
+    return _deleted(connection, USAGE_MONTHS.delete().where(key.in_(old.with_for_update(skip_locked=True))))
 
 
 def _delete_of_jobs(table: sa.Table, connection: Connection, before: int, most: int) -> int:

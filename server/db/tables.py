@@ -23,7 +23,7 @@ METADATA = sa.MetaData(
 # SQLite numbers rows by itself only under a primary key called INTEGER.
 ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-# Null in a quota or limit means that there is none.
+# Null in a quota or limit means that there is none, but where it says otherwise.
 TENANTS = sa.Table(
     "tenants",
     METADATA,
@@ -37,6 +37,8 @@ TENANTS = sa.Table(
     sa.Column("tokens_per_minute", sa.BigInteger),
     sa.Column("max_concurrent_requests", sa.BigInteger),
     sa.Column("weight", sa.Float, nullable=False),  # its share of a full server, relative to the others'
+    sa.Column("tokens_per_month", sa.BigInteger),
+    sa.Column("priority_requests_per_minute", sa.BigInteger),  # null: it may not ask for priority
 )
 
 API_KEYS = sa.Table(
@@ -164,4 +166,14 @@ USAGE = sa.Table(
     sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
     sa.Column("completion_tokens", sa.BigInteger, nullable=False),
     sa.Index(None, "tenant_id", "hour"),
+)
+
+# The tokens of `usage` once more, by tenant and calendar month, written by the same transactions: what a limit on a
+# month is compared with at every request, and what stays true when old usage is removed.
+USAGE_MONTHS = sa.Table(
+    "usage_months",
+    METADATA,
+    sa.Column("tenant_id", ROW_ID, sa.ForeignKey("tenants.id"), primary_key=True, autoincrement=False),
+    sa.Column("month", sa.BigInteger, primary_key=True, autoincrement=False),  # its first second, of UTC
+    sa.Column("tokens", sa.BigInteger, nullable=False),  # of prompts and answers
 )

@@ -17,8 +17,9 @@ from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from server.engine.grammar import Grammar
 
-# Called with the tokens of the prompt, once, and those newly generated, as they come.
-TokenObserver = Callable[[int, int], None]
+# Called with the tokens of the prompt, once, those newly generated, as they come, and those of the prompt that were in
+# the prefix cache.
+TokenObserver = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

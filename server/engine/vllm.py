@@ -111,7 +111,7 @@ class AdapterLLM(AsyncLLM):
             async with aclosing(outputs):
                 async for output in outputs:
                     if observe is not None:
-                        observe(len(output.prompt_token_ids), 0)
+                        observe(len(output.prompt_token_ids), 0, 0)
                         observe = None  # of the prompt, once
                     yield output
 
@@ -140,10 +140,12 @@ class TokenCount:
         self._prompt_tokens = 0
         self._generated: dict[int, int] = {}
 
-    def new(self, output: RequestOutput) -> tuple[int, int]:
-        """The tokens of the prompt and of the answers in `output` that no output before it had."""
+    def new(self, output: RequestOutput) -> tuple[int, int, int]:
+        """The tokens of the prompt and of the answers in `output` that no output before it had; and how many of the
+        prompt's were cached."""
         prompt_tokens = 0 if self._prompt_tokens else len(output.prompt_token_ids or ())
         self._prompt_tokens += prompt_tokens
+        cached_tokens = (output.num_cached_tokens or 0) if prompt_tokens else 0
         new_tokens = 0
         for completion in output.outputs:
             tokens = len(completion.token_ids)
@@ -152,7 +154,7 @@ class TokenCount:
                 self._generated[completion.index] = tokens
             else:
                 new_tokens += tokens
-        return prompt_tokens, new_tokens
+        return prompt_tokens, new_tokens, cached_tokens
 
 
 class ActiveAdapters(Mapping[str, LoRARequest]):

@@ -2,12 +2,15 @@
 
     "adapter": "acme/math" | "acme/math@3" | "acme/math@prod" | "~globex/math"
     "adapter": {"vector": ..., "recipe": {...}, "dtype": ..., "factors": ...}
+    "adapter": {"adapter": <either of the above>, "weight": 0.5}
     "adapter": [{"adapter": <either of the above>, "weight": 0.5}, ...]
+
+A weight is a dial: 0 is the base model to the last bit, 1 the adapter as it is, more goes beyond it, and less than 0
+away from it. One adapter with a weight is a mixture of one.
 
 Every form becomes one immutable adapter with a name that identifies its content, so the engine need not know the form.
 
-Of an alias with several weighted versions a user always gets the same one. The user is the first of `user`,
-`safety_identifier` and `prompt_cache_key` that the request has.
+Of an alias with several weighted versions a user always gets the same one (end_user.py).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from server.core.names import INLINE_LABEL, MIX_LABEL, Reference, parse_referenc
 from server.core.off_loop import off_loop
 from server.core.principal import DEFAULT_TENANT_NAME, Principal
 from server.engine.protocol import Engine, ServedAdapter
+from server.inference.end_user import end_user_of
 from server.inference.engine_forms import EngineForms
 from server.observability.metrics import GatewayMetrics
 from server.registry.alias_targets import sticky_pick
@@ -31,11 +35,12 @@ from server.registry.spec import SPEC_FIELDS, check_servable, errors_under, numb
 from server.registry.store import Registry
 
 FORMS = (
-    "expected a name ('acme/math', 'acme/math@3' or 'acme/math@prod'), an object {'vector': ..., 'recipe': ...}, or a "
-    "list of {'adapter': ..., 'weight': ...}"
+    "expected a name ('acme/math', 'acme/math@3' or 'acme/math@prod'), an object {'vector': ..., 'recipe': ...}, an "
+    "object {'adapter': ..., 'weight': ...}, or a list of those"
 )
+MAX_WEIGHT = 100.0
+WEIGHTED_FIELDS = {"adapter", "weight"}
 DIGEST_CHARS = 12
-USER_FIELDS = ("user", "safety_identifier", "prompt_cache_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ class AdapterField:
         model, field = payload.get("model"), payload.get("adapter")
         if field is not None and not isinstance(model, str | None):
             raise BadRequest(f"model is {quoted(model)}, expected a string", param="model", code="invalid_value")
-        asker = _Asker(principal, _user(payload), random.random())
+        asker = _Asker(principal, end_user_of(payload), random.random())
         # Without the field, a model that is no string is the engine's to refuse.
         by_model = await self._by_model(model, asker) if isinstance(model, str) and model else None
         if field is None:
@@ -118,7 +123,16 @@ class AdapterField:
 
     async def _parse(self, field: object, path: str, asker: _Asker) -> ServedAdapter:
         if isinstance(field, list):
-            return await self._mixed(field, path, asker)
+            if not 1 <= len(field) <= self._max_mixed:
+                raise BadRequest(
+                    f"{path} lists {len(field)} adapters, expected 1 to {self._max_mixed}",
+                    param=path,
+                    code="invalid_adapter",
+                )
+            items = [(f"{path}[{index}]", item) for index, item in enumerate(field)]
+            return await self._mixed(items, path, asker)
+        if isinstance(field, Mapping) and "adapter" in field:
+            return await self._mixed([(path, field)], path, asker)
         return await self._single(field, path, asker)
 
     async def _single(self, field: object, path: str, asker: _Asker) -> ServedAdapter:
@@ -158,9 +172,10 @@ class AdapterField:
             adapter = parse_spec(field, self._engine.factors, path)
         return ServedAdapter(f"inline:{adapter.digest[:DIGEST_CHARS]}", adapter, INLINE_LABEL)
 
-    async def _mixed(self, field: Sequence[object], path: str, asker: _Asker) -> ServedAdapter:
+    async def _mixed(self, items: Sequence[tuple[str, object]], path: str, asker: _Asker) -> ServedAdapter:
+        """The mixture of `items`, each with where it is in the request."""
         with self._counted("mix"):
-            adapter = await self._mix(field, path, asker)
+            adapter = await self._mix(items, path, asker)
         return ServedAdapter(f"mix:{adapter.digest[:DIGEST_CHARS]}", adapter, MIX_LABEL)
 
     @contextmanager
@@ -173,27 +188,31 @@ class AdapterField:
             raise
         self._metrics.observe_resolve(source, "ok")
 
-    async def _mix(self, field: Sequence[object], path: str, asker: _Asker) -> Adapter:
-        if not 1 <= len(field) <= self._max_mixed:
-            raise BadRequest(
-                f"{path} lists {len(field)} adapters, expected 1 to {self._max_mixed}",
-                param=path,
-                code="invalid_adapter",
-            )
+    async def _mix(self, items: Sequence[tuple[str, object]], path: str, asker: _Asker) -> Adapter:
         parts: list[tuple[Adapter, float]] = []
-        for index, item in enumerate(field):
-            where = f"{path}[{index}]"
-            if not isinstance(item, Mapping) or item.keys() != {"adapter", "weight"}:
+        for where, item in items:
+            if not isinstance(item, Mapping) or item.keys() != WEIGHTED_FIELDS:
                 raise BadRequest(
                     f"{where} is {quoted(item)}, expected an object with the fields adapter and weight",
                     param=where,
                     code="invalid_adapter",
                 )
-            weight = number(item["weight"], f"{where}.weight", f"{where}.weight", "invalid_weight")
+            weight = _weight(item["weight"], f"{where}.weight")
             part = await self._single(item["adapter"], f"{where}.adapter", asker)
             parts.append((part.adapter, weight))
         with errors_under(path):
             return await off_loop(sum(len(part.data) for part, _ in parts), mix, parts)
+
+
+def _weight(value: object, where: str) -> float:
+    weight = number(value, where, where, "invalid_weight")
+    if abs(weight) > MAX_WEIGHT:
+        raise BadRequest(
+            f"{where} is {weight:g}, expected a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
+            param=where,
+            code="invalid_weight",
+        )
+    return weight
 
 
 def _length(field: Mapping[str, object]) -> int:
@@ -203,11 +222,6 @@ def _length(field: Mapping[str, object]) -> int:
         return len(vector)
     rows = vector if isinstance(vector, list) else []
     return 16 * sum(len(row) if isinstance(row, list) else 1 for row in rows)
-
-
-def _user(payload: Mapping[str, object]) -> str | None:
-    named = (payload.get(field) for field in USER_FIELDS)
-    return next((user for user in named if isinstance(user, str) and user), None)
 
 
 def model_not_found(model: str, base_models: Sequence[str]) -> NotFound:

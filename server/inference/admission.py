@@ -23,10 +23,13 @@ from server.inference.token_estimate import Estimate
 from server.limits.fair_queue import FairQueue, Place, QueueFull
 from server.limits.quotas import Quotas, Ticket
 from server.limits.rate_limit_headers import retry_headers
+from server.limits.spending import check_month, month_headers
 
 QUEUE_FULL_RETRY_S = 1.0
 # A tenant of weight 0 still has to be served some time.
 MIN_WEIGHT = 1e-3
+# Of what a tier counts in the turns of tenants.
+WEIGHTS: dict[str | None, float] = {"priority": 4.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Admission:
         self._queue = queue
         self._metrics = metrics
 
-    def charge(self, request: InferenceRequest, estimate: Estimate) -> Turn:
+    async def charge(self, request: InferenceRequest, estimate: Estimate) -> Turn:
         """Take `estimate` from the quotas of `request`, and a place in the queue.
 
         Raises TooManyRequests, or BadRequest for more answers than the engine generates at once; nothing is charged.
@@ -55,7 +58,9 @@ class Admission:
         if request.path not in POOLING_ROUTES and not principal.may("admin"):
             self._check_width(estimate)
         try:
-            ticket = self._quotas.admit(principal, estimate.tokens)
+            check_month(principal)
+            more = {} if principal.may("admin") else month_headers(principal.tenant)
+            ticket = await self._quotas.admit(principal, estimate.tokens, more)
             return Turn(principal.tenant, ticket, self._enter(ticket, request, estimate))
         except TooManyRequests as error:
             self._metrics.observe_rejected(principal.tenant, error.reason)
@@ -94,9 +99,9 @@ class Admission:
             return self._queue.enter(
                 tenant.id,
                 cost=estimate.tokens,
-                weight=max(tenant.weight, MIN_WEIGHT),
+                weight=max(tenant.weight, MIN_WEIGHT) * WEIGHTS.get(request.standing.tier, 1.0),
                 width=estimate.sequences,
-                priority=request.priority,
+                priority=request.standing.priority,
             )
         except QueueFull:
             ticket.cancel()
@@ -109,10 +114,10 @@ class Admission:
             ) from None
 
 
-def new_admission(settings: Settings, engine: Engine, registry: CollectorRegistry) -> Admission:
+def new_admission(settings: Settings, engine: Engine, quotas: Quotas, registry: CollectorRegistry) -> Admission:
     """Admission to `engine`; its metrics go into `registry`."""
     queue = FairQueue(
         max_running=settings.max_running_requests or engine.max_num_seqs, max_waiting=settings.max_queued_requests
     )
     metrics = AdmissionMetrics(registry, waiting=lambda: queue.waiting, running=lambda: queue.running)
-    return Admission(Quotas(), queue, metrics)
+    return Admission(quotas, queue, metrics)

@@ -27,6 +27,7 @@ from server.inference.exchange import Exchange
 from server.inference.grammar_check import GrammarCheck
 from server.inference.request import InferenceRequest
 from server.inference.resolve import Resolver
+from server.inference.service_tier import TierEcho
 from server.inference.token_estimate import Estimate
 from server.inference.usage_meter import UsageMeter
 from server.observability.metrics import GatewayMetrics
@@ -95,10 +96,13 @@ class InferenceMiddleware:
                     await self._take_turn(request, request.estimate, exchange)
         finally:
             self._metrics.observe_request(request.principal.tenant, request.served, exchange.status, request.usage)
+            if request.call is not None:
+                base = self._engine.base_models[0]
+                self._metrics.genai.observe(request.call, base, exchange.status, state, request.usage)
 
     async def _take_turn(self, request: InferenceRequest, estimate: Estimate, exchange: Exchange) -> None:
         try:
-            turn = self._admission.charge(request, estimate)
+            turn = await self._admission.charge(request, estimate)
         except (BadRequest, TooManyRequests) as error:
             await exchange.refuse(error)
             return
@@ -116,8 +120,10 @@ class InferenceMiddleware:
             await exchange.refuse(error)
             return
         trace = state_of(exchange.scope).trace
-        headers = request.headers if trace is None else trace.enter_engine(request.headers)
-        await self._app({**exchange.scope, "headers": headers}, replay(request.body, exchange.receive), exchange.send)
+        headers = request.headers if trace is None else trace.enter_engine(request.headers, request.call)
+        tier = request.standing.tier
+        send = exchange.send if tier is None else TierEcho(exchange.send, tier)
+        await self._app({**exchange.scope, "headers": headers}, replay(request.body, exchange.receive), send)
 
 
 def _is_for_the_engine(scope: Scope) -> bool:

@@ -1,7 +1,6 @@
 """Values that official clients may send, and that the engine's request models refuse: left out of what it gets.
 
-    service_tier   there is only one here
-    n              null is OpenAI's default
+    n   null is OpenAI's default
 
 Design decision: a list, which a test compares with the clients' types and the engine's models. Dropping null from every
 field would be wrong: for some fields of the engine it means something else than leaving the field out.
@@ -9,7 +8,7 @@ field would be wrong: for some fields of the engine it means something else than
 
 from __future__ import annotations
 
-REFUSED: dict[str, tuple[object, ...]] = {"service_tier": ("fast", "ultrafast", None), "n": (None,)}
+REFUSED: dict[str, tuple[object, ...]] = {"n": (None,)}
 
 
 def leave_out_refused(payload: dict[str, object]) -> None:

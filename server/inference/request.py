@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from server.core.genai_call import GenAiCall
 from server.core.principal import Principal
 from server.core.request_state import RawHeaders, RequestUsage
 from server.engine.grammar import Grammar
 from server.engine.protocol import ServedAdapter
+from server.inference.service_tier import Standing
 from server.inference.token_estimate import Estimate
 
 
@@ -26,6 +28,7 @@ class InferenceRequest:
     served: ServedAdapter | None = None
     prompt_only: bool = False  # it wants its prompt back, for the log-probabilities, and no answer
     estimate: Estimate | None = None
-    priority: int = 0
+    standing: Standing = field(default_factory=Standing)
+    call: GenAiCall | None = None  # of a request that runs the model
     grammars: tuple[Grammar, ...] = ()
     usage: RequestUsage = field(default_factory=RequestUsage)

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
+from server.core.genai_call import genai_call
 from server.core.json_values import VALUE_BYTES, check_values
 from server.core.off_loop import off_loop
 from server.core.paths import MODEL_ROUTES, POOLING_ROUTES
@@ -22,13 +23,15 @@ from server.core.request_state import RawHeaders, held_body, principal_of
 from server.engine.grammar import grammars_of
 from server.engine.protocol import Engine, ServedAdapter
 from server.inference.adapter_field import AdapterField
+from server.inference.end_user import check_end_user
 from server.inference.engine_json import engine_json
-from server.inference.gateway_fields import asks_for_prompt_only, priority_of, set_gateway_fields
+from server.inference.gateway_fields import asks_for_prompt_only, set_gateway_fields
 from server.inference.misnomers import check_elsewhere, check_names
 from server.inference.refused_values import leave_out_refused
 from server.inference.request import InferenceRequest
 from server.inference.responses import check_stored
 from server.inference.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
+from server.inference.service_tier import ServiceTiers, Standing
 from server.inference.token_estimate import Estimate, estimate
 from server.inference.tools_check import check_tools
 from server.observability.metrics import GatewayMetrics
@@ -38,9 +41,17 @@ class Resolver:
     """Resolves requests to `engine`. Their bodies have at most `max_bytes` bytes and `max_values` JSON values."""
 
     def __init__(
-        self, engine: Engine, field: AdapterField, metrics: GatewayMetrics, *, max_bytes: int, max_values: int
+        self,
+        engine: Engine,
+        field: AdapterField,
+        tiers: ServiceTiers,
+        metrics: GatewayMetrics,
+        *,
+        max_bytes: int,
+        max_values: int,
     ) -> None:
         self._engine = engine
+        self._tiers = tiers
         self._field = field
         self._metrics = metrics
         self._max_bytes = max_bytes
@@ -71,8 +82,12 @@ class Resolver:
         served = await self._adapter(payload, principal)
         unchanged = served is None and "adapter" not in payload and not runs_model
         payload.pop("adapter", None)
-        priority = self._settle(payload, path, principal) if runs_model else 0
+        standing = await self._settle(payload, path, principal) if runs_model else Standing()
         grammars = grammars_of(payload, all_tools=self._engine.constrains_all_tools) if runs_model else ()
+        call = None
+        if runs_model:
+            base = self._engine.base_models[0]
+            call = genai_call(path, payload, base if served is None else served.name, base, standing.tier)
         if served is not None:
             payload["model"] = served.name
         rewritten = await off_loop(len(body), engine_json, payload)
@@ -85,7 +100,8 @@ class Resolver:
             served,
             prompt_only=asks_for_prompt_only(payload),
             estimate=await self._estimate(payload, scope) if runs_model else None,
-            priority=priority,
+            standing=standing,
+            call=call,
             grammars=grammars,
         )
 
@@ -94,14 +110,15 @@ class Resolver:
             served = await self._field.resolve(payload, principal)
         return None if served is None else await self._field.prepare(served, payload, principal)
 
-    def _settle(self, payload: dict[str, Any], path: str, principal: Principal) -> int:
-        """Check and set what only a request that runs the model has; returns its priority."""
+    async def _settle(self, payload: dict[str, Any], path: str, principal: Principal) -> Standing:
+        """Check and set what only a request that runs the model has; returns how soon it is served."""
         check_stored(payload, path)
         check_tools(payload, self._engine.why_no_tools)
-        priority = priority_of(payload)
+        check_end_user(payload)
+        standing = await self._tiers.settle(payload, principal)
         set_gateway_fields(payload, principal.tenant.id)
         leave_out_refused(payload)
-        return priority
+        return standing
 
     async def _estimate(self, payload: dict[str, Any], scope: Scope) -> Estimate:
         size, longest = held_body(scope).bytes, self._engine.max_model_len

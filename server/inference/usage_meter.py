@@ -1,4 +1,5 @@
-"""What every tenant, key and adapter used, by the hour: counted in memory, added to the table `usage` at intervals.
+"""What every tenant, key and adapter used, by the hour: counted in memory, added to the table `usage` at intervals, and
+to what the tenant used in the month.
 
 Differences are added, by ON CONFLICT DO UPDATE, so any number of gateways can add to the same rows. Running requests
 are counted up to the moment: a kill -9 loses at most the last interval, any other end loses nothing. What could not be
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,11 +27,12 @@ from sqlalchemy.engine import Connection
 
 from server.core.clock import Clock, now
 from server.core.errors import ApiError
+from server.core.months import month_start
 from server.core.names import BASE_LABEL, INLINE_LABEL, MIX_LABEL, OTHER
 from server.core.principal import Principal
 from server.core.request_state import RequestUsage
 from server.db.database import Database
-from server.db.tables import USAGE
+from server.db.tables import USAGE, USAGE_MONTHS
 from server.engine.protocol import ServedAdapter
 
 HOUR_S = 3600
@@ -160,6 +163,10 @@ class UsageMeter:
         statement = insert.on_conflict_do_update(index_elements=list(USAGE.primary_key), set_=added)
         # All gateways write in one order, so that they wait for each other's rows and cannot deadlock.
         connection.execute(statement, [_row(key, batch[key]) for key in sorted(batch)])
+        insert = self._database.insert(USAGE_MONTHS)
+        more = {"tokens": USAGE_MONTHS.c.tokens + insert.excluded.tokens}
+        statement = insert.on_conflict_do_update(index_elements=list(USAGE_MONTHS.primary_key), set_=more)
+        connection.execute(statement, _months(batch))
 
 
 def adapter_of(served: ServedAdapter | None) -> str:
@@ -167,6 +174,13 @@ def adapter_of(served: ServedAdapter | None) -> str:
     if served is None:
         return BASE_LABEL
     return served.label if served.label in (INLINE_LABEL, MIX_LABEL) else served.name[:MAX_ADAPTER_CHARS]
+
+
+def _months(batch: dict[RowKey, Counts]) -> list[dict[str, int]]:
+    tokens: dict[tuple[int, int], int] = defaultdict(int)
+    for (hour, tenant_id, _, _), (_, prompt_tokens, completion_tokens) in batch.items():
+        tokens[tenant_id, month_start(hour)] += prompt_tokens + completion_tokens
+    return [{"tenant_id": tenant, "month": month, "tokens": tokens[tenant, month]} for tenant, month in sorted(tokens)]
 
 
 def _row(key: RowKey, counts: Counts) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from clients.cli import chat as cli_chat
 from clients.cli import data as cli_data
 from clients.cli import evaluate as cli_eval
 from clients.cli import jobs as cli_jobs
+from clients.cli import limits as cli_limits
 from clients.cli import models as cli_models
 from clients.cli import train as cli_train
 from server.launch import doctor_cli as cli_doctor
@@ -90,6 +91,7 @@ cli.command()(cli_worker.worker)
 cli.command()(cli_chat.chat)
 cli.command()(cli_train.train)
 cli.command()(cli_models.models)
+cli.command()(cli_limits.limits)
 cli.command("eval")(cli_eval.evaluate)
 cli.command()(cli_data.data)
 cli.command()(cli_export.export)

@@ -37,6 +37,7 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="tinylora serve"))
     parser.set_defaults(scheduling_policy="priority")  # so that requests may ask to come after others
+    parser.set_defaults(enable_prompt_tokens_details=True)  # cached_tokens, of the tenant's own cache
     parser.set_defaults(gpu_memory_utilization=None)
     leave_tools_open(parser)
     args = parser.parse_args([model, *vllm_flags])

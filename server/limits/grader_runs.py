@@ -1,13 +1,13 @@
 """How many graders a tenant may try: at once, and in a minute.
 
 Trying a grader takes one of the gateway's few processes (for mathematics, for code). With a bound on each tenant,
-nobody waits for more than a few runs of every other one.
+nobody waits for more than a few runs of every other one. The processes are this gateway's, and so is the count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from server.core.principal import Limits, Principal
@@ -21,11 +21,11 @@ class GraderRuns:
         self._limits = Limits(requests_per_minute=per_minute, concurrent_requests=at_once)
         self._quotas = quotas or Quotas()
 
-    @contextmanager
-    def counted(self, principal: Principal) -> Iterator[None]:
+    @asynccontextmanager
+    async def counted(self, principal: Principal) -> AsyncIterator[None]:
         """One run, for as long as the block runs. TooManyRequests says which limit does not allow it."""
         tenant = replace(principal.tenant, limits=self._limits)
-        ticket = self._quotas.admit(replace(principal, tenant=tenant, key_id=None, scopes=frozenset()), 0)
+        ticket = await self._quotas.admit(replace(principal, tenant=tenant, key_id=None, scopes=frozenset()), 0)
         try:
             yield
         finally:

@@ -1,26 +1,24 @@
 """What a tenant and a key may use: requests per minute, tokens per minute, and requests open at once.
 
 A request is charged to all quotas that concern it, or to none. Its tokens are estimated, and corrected when it has
-ended; an answer longer than the estimate leaves a debt, which later requests wait for. There is no await between
-checking and charging, so two requests cannot both take the last of a quota.
+ended; an answer longer than the estimate leaves a debt, which later requests wait for.
 
-Keys with the scope admin, and so training jobs, are not limited: their requests only queue. Quotas hold per process:
-several gateways each grant them.
+Keys with the scope admin, and so training jobs, are not limited: their requests only queue. Where it is counted is the
+store's: in this process (quota_store.py), or for all gateways together (redis_quotas.py).
 """
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
 from server.core.errors import TooManyRequests
 from server.core.principal import Limits, Principal
+from server.limits.quota_store import Draw, Hold, ProcessQuotas, QuotaStore, Taken
 from server.limits.rate_limit_headers import NO_RETRY, duration, limit_headers, retry_headers
-from server.limits.token_bucket import Bucket, TokenBuckets
+from server.limits.token_bucket import MINUTE_S, Bucket
 
 Counted = Literal["requests", "tokens"]
 # When a running request ends is not known.
@@ -28,138 +26,175 @@ OPEN_REQUESTS_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class Quota:
     """What a request takes of one quota per minute of `owner` ("tenant acme")."""
 
     owner: str
     counted: Counted
-    bucket: Bucket
-    amount: int
-
-
-class Ticket:
-    """One admitted request. `close` must be called once, when it has ended."""
-
-    def __init__(self, quotas: Quotas, charges: list[Charge], holders: list[Hashable]) -> None:
-        self._quotas = quotas
-        self._charges = charges
-        self._holders = holders
-
-    def headers(self) -> dict[str, str]:
-        """The state of its quotas, as response headers; none for a request without quotas."""
-        return self._quotas.headers(self._charges)
-
-    def close(self, tokens: int | None) -> None:
-        """It has ended and used so many tokens; None: as many as were estimated."""
-        for charge in self._charges:
-            if charge.counted == "tokens" and tokens is not None:
-                self._quotas.buckets.take(charge.bucket, tokens - charge.amount)
-        self._quotas.close(self._holders)
-
-    def cancel(self) -> None:
-        """It was not served at all: nothing is charged."""
-        for charge in self._charges:
-            self._quotas.buckets.take(charge.bucket, -charge.amount)
-        self._quotas.close(self._holders)
-
-
-class Quotas:
-    """The quotas of all tenants and keys, as far as they are in use. `clock` gives seconds."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.buckets = TokenBuckets(clock)
-        self._open: Counter[Hashable] = Counter()
+    draw: Draw
 
     @property
-    def open_requests(self) -> int:
-        """Requests now open, once for every tenant and key that has a limit on them."""
-        return self._open.total()
+    def limit(self) -> int:
+        return self.draw.bucket.per_minute
 
-    def admit(self, principal: Principal, tokens: int) -> Ticket:
-        """Charge a request of so many tokens, by estimate. TooManyRequests says which quota does not allow it."""
-        owners = _owners(principal)
-        charges = [charge for key, name, limits in owners for charge in _charges(key, name, limits, tokens)]
-        for charge in charges:
-            if charge.amount > charge.bucket.per_minute:
-                raise self._never_fits(charge, charges)
-        for key, name, limits in owners:
-            if limits.concurrent_requests is not None and self._open[key] >= limits.concurrent_requests:
-                raise self._too_many_open(key, name, limits.concurrent_requests, charges)
-        waits = [self.buckets.seconds_until(charge.bucket, charge.amount) for charge in charges]
-        if any(waits):
-            wait = max(waits)
-            raise self._used_up(charges[waits.index(wait)], wait, charges)
-        for charge in charges:
-            self.buckets.take(charge.bucket, charge.amount)
-        holders = [key for key, _, limits in owners if limits.concurrent_requests is not None]
-        self._open.update(holders)
-        return Ticket(self, charges, holders)
 
-    def close(self, holders: list[Hashable]) -> None:
-        """A request of these tenants and keys has ended."""
-        self._open.subtract(holders)
-        for key in holders:
-            if not self._open[key]:
-                del self._open[key]
+@dataclass(frozen=True, slots=True)
+class OpenLimit:
+    """How many requests `owner` may have open."""
 
-    def headers(self, charges: list[Charge]) -> dict[str, str]:
+    owner: str
+    hold: Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The quotas of a request, and what was in them once it was admitted or refused."""
+
+    quotas: Sequence[Quota]
+    to_full_s: Sequence[float]
+
+    def left(self, position: int) -> float:
+        """What is in the quota at this position; below zero is a debt."""
+        return self.quotas[position].limit * (1 - self.to_full_s[position] / MINUTE_S)
+
+    def headers(self) -> dict[str, str]:
         """The quota with the least left of those on requests, and of those on tokens."""
         headers: dict[str, str] = {}
         for counted in ("requests", "tokens"):
-            buckets = [charge.bucket for charge in charges if charge.counted == counted]
-            if buckets:
-                least = min(buckets, key=self.buckets.level)
-                left, reset_s = self.buckets.level(least), self.buckets.seconds_to_full(least)
-                headers |= limit_headers(counted, least.per_minute, left, reset_s)
+            positions = [at for at, quota in enumerate(self.quotas) if quota.counted == counted]
+            if positions:
+                least = min(positions, key=self.left)
+                headers |= limit_headers(counted, self.quotas[least].limit, self.left(least), self.to_full_s[least])
         return headers
 
-    def _used_up(self, charge: Charge, wait: float, charges: list[Charge]) -> TooManyRequests:
-        limit = charge.bucket.per_minute
-        used = ceil(limit - self.buckets.level(charge.bucket))
-        return TooManyRequests(
-            f"Rate limit reached for {charge.owner} on {charge.counted} per minute: limit {limit}, used {used}, "
-            f"requested {charge.amount}. Try again in {duration(wait)}.",
-            counted=charge.counted,
-            reason=f"{charge.counted}_per_minute",
-            headers={**self.headers(charges), **retry_headers(wait)},
-        )
 
-    def _never_fits(self, charge: Charge, charges: list[Charge]) -> TooManyRequests:
-        allowed = f"{charge.owner} may use at most {charge.bucket.per_minute} {charge.counted} per minute"
-        if charge.counted == "tokens":
-            allowed += f" and this one alone may take {charge.amount}. Shorten the prompt or lower max_tokens"
-        return TooManyRequests(
-            f"The request can never be served: {allowed}.",
-            counted=charge.counted,
-            reason="never_fits",
-            headers={**self.headers(charges), **NO_RETRY},
-        )
+class Ticket:
+    """One admitted request. `close` or `cancel` must be called once, when it has ended."""
 
-    def _too_many_open(self, key: Hashable, name: str, limit: int, charges: list[Charge]) -> TooManyRequests:
-        return TooManyRequests(
-            f"Rate limit reached for {name} on open requests: limit {limit}, used {self._open[key]}. Try again when "
-            "one of them has ended.",
-            counted="requests",
-            reason="concurrent_requests",
-            headers={**self.headers(charges), **retry_headers(OPEN_REQUESTS_RETRY_S)},
-        )
+    def __init__(self, store: QuotaStore, taken: Taken, levels: Levels, more: Mapping[str, str]) -> None:
+        self._store = store
+        self._taken = taken
+        self._levels = levels
+        self._more = more
+
+    def headers(self) -> dict[str, str]:
+        """The state of its quotas when it was admitted, as response headers; none for a request without quotas."""
+        return {**self._levels.headers(), **self._more}
+
+    def close(self, tokens: int | None) -> None:
+        """It has ended and used so many tokens; None: as many as were estimated."""
+        draws = [quota.draw for quota in self._levels.quotas if quota.counted == "tokens"]
+        more = [] if tokens is None else [Draw(draw.bucket, tokens - draw.amount) for draw in draws]
+        self._store.give_back(self._taken, [draw for draw in more if draw.amount])
+
+    def cancel(self) -> None:
+        """It was not served at all: nothing is charged."""
+        self._store.give_back(self._taken, [Draw(draw.bucket, -draw.amount) for draw in self._taken.draws])
 
 
-def _owners(principal: Principal) -> list[tuple[Hashable, str, Limits]]:
-    """Whose quotas concern a request of `principal`: the tenant's and the key's."""
+class Quotas:
+    """The quotas of all tenants and keys, counted in `store`."""
+
+    def __init__(self, store: QuotaStore | None = None) -> None:
+        self._store: QuotaStore = store or ProcessQuotas()
+
+    async def admit(self, principal: Principal, tokens: int, headers: Mapping[str, str] | None = None) -> Ticket:
+        """Charge a request of so many tokens, by estimate; `headers` are added to those of its ticket.
+
+        TooManyRequests says which quota does not allow it.
+        """
+        quotas, opens = quotas_of(principal, tokens)
+        draws, holds = [quota.draw for quota in quotas], [each.hold for each in opens]
+        for position, quota in enumerate(quotas):
+            if quota.draw.amount > quota.limit:
+                raise _never_fits(await self.levels(principal), position, quota.draw.amount)
+        if not draws and not holds:
+            return Ticket(self._store, Taken(True, (), (), (), ()), Levels((), ()), headers or {})
+        taken = await self._store.take(draws, holds)
+        levels = Levels(quotas, taken.to_full_s)
+        if taken.granted:
+            return Ticket(self._store, taken, levels, headers or {})
+        for each, count in zip(opens, taken.open, strict=True):
+            if count >= each.hold.limit:
+                raise _too_many_open(levels, each, count)
+        raise _used_up(levels)
+
+    async def grants_priority(self, principal: Principal) -> bool:
+        """Take one of the requests of higher priority that its tenant may make in a minute. Admins may always."""
+        if principal.may("admin"):
+            return True
+        limit = principal.tenant.limits.priority_requests_per_minute
+        if limit is None:
+            return False
+        bucket = Bucket(f"{_tenant_key(principal)}:priority", limit)
+        return (await self._store.take([Draw(bucket, 1)], [])).granted
+
+    async def levels(self, principal: Principal) -> Levels:
+        """What is in the quotas per minute of `principal` now."""
+        quotas, _ = quotas_of(principal, 0)
+        nothing = [Draw(quota.draw.bucket, 0) for quota in quotas]
+        return Levels(quotas, (await self._store.take(nothing, [])).to_full_s if nothing else ())
+
+
+def quotas_of(principal: Principal, tokens: int) -> tuple[list[Quota], list[OpenLimit]]:
+    """Which quotas concern a request of `principal` that takes so many tokens: the tenant's and the key's."""
     if principal.may("admin"):
-        return []
+        return [], []
     tenant = principal.tenant
-    owners: list[tuple[Hashable, str, Limits]] = [(("tenant", tenant.id), f"tenant {tenant.name}", tenant.limits)]
+    tenant_key = _tenant_key(principal)
+    owners: list[tuple[str, str, Limits]] = [(tenant_key, f"tenant {tenant.name}", tenant.limits)]
     if principal.key_id is not None:
-        owners.append((("key", principal.key_id), f"key {principal.key_id}", principal.key_limits))
-    return owners
+        owners.append((f"{tenant_key}:{principal.key_id}", f"key {principal.key_id}", principal.key_limits))
+    quotas, opens = [], []
+    for key, name, limits in owners:
+        if limits.requests_per_minute is not None:
+            quotas.append(Quota(name, "requests", Draw(Bucket(f"{key}:requests", limits.requests_per_minute), 1)))
+        if limits.tokens_per_minute is not None:
+            quotas.append(Quota(name, "tokens", Draw(Bucket(f"{key}:tokens", limits.tokens_per_minute), tokens)))
+        if limits.concurrent_requests is not None:
+            opens.append(OpenLimit(name, Hold(f"{key}:open", limits.concurrent_requests)))
+    return quotas, opens
 
 
-def _charges(key: Hashable, name: str, limits: Limits, tokens: int) -> list[Charge]:
-    charges = []
-    if limits.requests_per_minute is not None:
-        charges.append(Charge(name, "requests", Bucket((key, "requests"), limits.requests_per_minute), 1))
-    if limits.tokens_per_minute is not None:
-        charges.append(Charge(name, "tokens", Bucket((key, "tokens"), limits.tokens_per_minute), tokens))
-    return charges
+def _tenant_key(principal: Principal) -> str:
+    return f"tenant-{principal.tenant.id}"
+
+
+def _used_up(levels: Levels) -> TooManyRequests:
+    waits = [
+        to_full + quota.draw.seconds - MINUTE_S for quota, to_full in zip(levels.quotas, levels.to_full_s, strict=True)
+    ]
+    wait = max(waits)
+    position = waits.index(wait)
+    quota = levels.quotas[position]
+    return TooManyRequests(
+        f"Rate limit reached for {quota.owner} on {quota.counted} per minute: limit {quota.limit}, used "
+        f"{ceil(quota.limit - levels.left(position) - 1e-6)}, requested {quota.draw.amount}. Try again in "
+        f"{duration(wait)}.",
+        counted=quota.counted,
+        reason=f"{quota.counted}_per_minute",
+        headers={**levels.headers(), **retry_headers(wait)},
+    )
+
+
+def _never_fits(levels: Levels, position: int, amount: int) -> TooManyRequests:
+    quota = levels.quotas[position]
+    allowed = f"{quota.owner} may use at most {quota.limit} {quota.counted} per minute"
+    if quota.counted == "tokens":
+        allowed += f" and this one alone may take {amount}. Shorten the prompt or lower max_tokens"
+    return TooManyRequests(
+        f"The request can never be served: {allowed}.",
+        counted=quota.counted,
+        reason="never_fits",
+        headers={**levels.headers(), **NO_RETRY},
+    )
+
+
+def _too_many_open(levels: Levels, each: OpenLimit, count: int) -> TooManyRequests:
+    return TooManyRequests(
+        f"Rate limit reached for {each.owner} on open requests: limit {each.hold.limit}, used {count}. Try again when "
+        "one of them has ended.",
+        counted="requests",
+        reason="concurrent_requests",
+        headers={**levels.headers(), **retry_headers(OPEN_REQUESTS_RETRY_S)},
+    )

@@ -3,7 +3,8 @@
     milliseconds of a recipe = modules * (0.05 + 0.002 * u * rank^2)        measured on one core of an AMD EPYC
 
 Each tenant may have so many milliseconds of them drawn per minute, in a bucket like those of other quotas, and is
-charged for whoever acts for it: a training job's worker, or an operator. Recipes that are drawn already cost nothing
+charged for whoever acts for it: a training job's worker, or an operator. It is this gateway's time, so each gateway
+counts for itself. Recipes that are drawn already cost nothing
 (engine_forms.py), so only a tenant that sends a new seed with every request meets the limit.
 
 A recipe that would take too long by itself is refused, whatever is left: its own client would wait that long.

@@ -15,6 +15,7 @@ from server.core.names import BASE_LABEL, FORMER, OTHER, SHARED_LABELS, UNRESOLV
 from server.core.principal import Tenant
 from server.core.request_state import RequestUsage
 from server.engine.protocol import ServedAdapter
+from server.observability.genai import GenAiMetrics
 from server.observability.top_counters import TopCounters
 
 RESOLVE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
@@ -65,6 +66,12 @@ class GatewayMetrics:
             "Times that usage could not be written to the database; it is tried again.",
             registry=self.registry,
         )
+        self.quota_fallbacks = Counter(
+            "tinylora_quota_fallbacks",
+            "Requests admitted or refused by this gateway's own count, because Redis did not answer.",
+            registry=self.registry,
+        )
+        self.genai = GenAiMetrics(self.registry)
         self._by_adapter = TopCounters(self.registry, "adapter", max_adapters, always=SHARED_LABELS - {OTHER, FORMER})
         self._requests = self._by_adapter.counter("tinylora_requests", "Inference requests, by adapter.", "status")
         self._prompt_tokens = self._by_adapter.counter("tinylora_prompt_tokens", "Prompt tokens, by adapter.")

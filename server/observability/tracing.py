@@ -11,7 +11,8 @@ The stages of an inference request follow each other: where one begins, the one 
 Design decision: not opentelemetry-instrumentation-asgi. It keeps the current span in a context variable, but a server
 may start a request in the context of the one before it on the same connection; and it has no place for the stages.
 
-Names of attributes are OpenTelemetry's semantic conventions, and "tinylora.*".
+Names of attributes are OpenTelemetry's semantic conventions, and "tinylora.*". Those of generative AI are on the stage
+`engine` (genai.py).
 """
 
 from __future__ import annotations
@@ -20,10 +21,6 @@ import time
 from http import HTTPStatus
 
 from opentelemetry.context import Context
-from opentelemetry.semconv._incubating.attributes.gen_ai_attributes import (
-    GEN_AI_USAGE_INPUT_TOKENS,
-    GEN_AI_USAGE_OUTPUT_TOKENS,
-)
 from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
@@ -38,7 +35,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from server.core.genai_call import GenAiCall
 from server.core.request_state import RawHeaders, RequestState, RequestUsage
+from server.observability.genai import attributes_of, usage_attributes
 from server.observability.http_metrics import METHODS
 
 TENANT, ADAPTER, REQUEST_ID = "tinylora.tenant", "tinylora.adapter", "tinylora.request_id"
@@ -79,9 +78,12 @@ class RequestTrace:
         self._stage = self._tracer.start_span(RESOLVE, self._context, start_time=self._began_ns)
         self._enter(ADMISSION)
 
-    def enter_engine(self, headers: RawHeaders) -> RawHeaders:
+    def enter_engine(self, headers: RawHeaders, call: GenAiCall | None) -> RawHeaders:
         """The stage `engine` begins. Returns `headers` with its span as the parent of the engine's own."""
-        return _handed_on(headers, self._enter(ENGINE))
+        stage = self._enter(ENGINE)
+        if call is not None:
+            stage.set_attributes(attributes_of(call))
+        return _handed_on(headers, stage)
 
     def _enter(self, name: str) -> Span:
         now_ns = time.time_ns()
@@ -111,8 +113,7 @@ class RequestTrace:
         if self._stage is None:
             return
         if usage is not None:
-            self._stage.set_attribute(GEN_AI_USAGE_INPUT_TOKENS, usage.prompt_tokens)
-            self._stage.set_attribute(GEN_AI_USAGE_OUTPUT_TOKENS, usage.completion_tokens)
+            self._stage.set_attributes(usage_attributes(usage))
         self._stage.end()
 
 

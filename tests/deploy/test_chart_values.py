@@ -42,7 +42,9 @@ BASES: tuple[Values, ...] = (
     },
     {
         "model": "some/model",
-        "secrets": {name: {"name": "others"} for name in ("objectStore", "judgeApiKey", "huggingfaceToken")},
+        "secrets": {
+            name: {"name": "others"} for name in ("objectStore", "redisUrl", "judgeApiKey", "huggingfaceToken")
+        },
     },
     POSTGRESQL,
 )

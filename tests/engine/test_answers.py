@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from adapters.vector.mixing import scale
 from tests.engine.conftest import ADAPTERS, Tiny
 from tests.engine.reference import VOCABULARY, Reference
 from tests.engine.running import Generated, Job, RunningEngine
@@ -35,6 +36,15 @@ def test_adapters_change_answers_by_far_more_than_the_tolerance(llama: Tiny, eng
     for adapter in range(ADAPTERS):
         adapted = llama.reference.logprobs(base, adapter)
         assert max(abs(x - y) for x, y in zip(adapted, base.logprobs, strict=True)) > 4 * base.tolerance
+
+
+def test_an_adapter_of_weight_0_is_the_base_model_to_the_last_bit(llama: Tiny, engine: RunningEngine) -> None:
+    prompt = prompt_of(9, 0)
+    (base,) = engine.all([job(llama.reference, prompt, None)])
+    for number in range(3):
+        nothing = scale(llama.reference.adapters[number], 0.0)
+        (answer,) = engine.all([Job(prompt, (f"nothing-{number}", 950 + number, nothing))])
+        assert (answer.tokens, answer.logprobs) == (base.tokens, base.logprobs)
 
 
 def test_a_batch_of_32_distinct_adapters_and_requests_without(llama: Tiny, engine: RunningEngine) -> None:

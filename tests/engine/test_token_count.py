@@ -25,11 +25,17 @@ def test_every_token_is_counted_once(steps: list[list[int]], cumulative: bool) -
     for index, answer in enumerate(steps):
         for step, tokens in enumerate(answer):
             shown = sum(answer[: step + 1]) if cumulative else tokens
-            prompt_tokens, new_tokens = count.new(output(prompt, {index: shown}, False))
+            prompt_tokens, new_tokens, _ = count.new(output(prompt, {index: shown}, False))
             assert new_tokens == tokens
             counted = [counted[0] + prompt_tokens, counted[1] + new_tokens]
     assert counted == [3, sum(map(sum, steps))]
 
 
 def test_several_answers_at_once_have_one_prompt() -> None:
-    assert TokenCount(cumulative=False).new(output([1, 2], {0: 4, 1: 5}, True)) == (2, 9)
+    assert TokenCount(cumulative=False).new(output([1, 2], {0: 4, 1: 5}, True)) == (2, 9, 0)
+
+
+def test_cached_tokens_are_counted_with_the_prompt() -> None:
+    count, answer = TokenCount(cumulative=False), output([1, 2, 3], {0: 1}, False)
+    answer.num_cached_tokens = 2
+    assert [count.new(answer) for _ in range(2)] == [(3, 1, 2), (0, 1, 0)]

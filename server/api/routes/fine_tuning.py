@@ -35,6 +35,7 @@ from server.core.ids import new_id
 from server.core.names import parse_reference
 from server.core.request_body import read_json
 from server.inference.adapter_field import model_not_found
+from server.limits.spending import check_month
 from server.registry.versions import StoredVersion
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.environment import check_has_environment, parse_environment
@@ -65,6 +66,7 @@ async def create(
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Train a vector."""
+    check_month(author.principal)
     sent = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "jobs' MAX_BODY_BYTES")
     body = await parsed(sent, JobCreate)
     job = await _checked(body, gateway, author, training.graders)

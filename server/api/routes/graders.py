@@ -51,7 +51,7 @@ def _tools(request: Request, training: TrainingDep) -> GraderTools:
 
 async def _turn(training: TrainingDep, principal: PrincipalDep) -> AsyncIterator[None]:
     """Counts what a tenant tries, to its end. TooManyRequests."""
-    with training.grader_runs.counted(principal):
+    async with training.grader_runs.counted(principal):
         yield
 
 

@@ -54,6 +54,10 @@ class TenantQuotas(RequestQuotas):
 
     max_adapters: Annotated[int, Field(ge=0, le=MAX_QUOTA)] | None = None
     weight: Weight = 1.0
+    tokens_per_month: Quota | None = Field(None, description="of prompts and answers, in a calendar month of UTC")
+    priority_requests_per_minute: Quota | None = Field(
+        None, description='requests that may be of service_tier "priority"; null: none'
+    )
 
 
 class TenantCreate(TenantQuotas):
@@ -88,6 +92,8 @@ class TenantObject(BaseModel):
     tokens_per_minute: int | None
     max_concurrent_requests: int | None
     weight: float
+    tokens_per_month: int | None
+    priority_requests_per_minute: int | None
 
     @classmethod
     def of(cls, row: Row[Any]) -> TenantObject:

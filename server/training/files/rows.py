@@ -134,12 +134,13 @@ def delete_file(connection: Connection, tenant_id: int, file_id: str) -> Row[Any
     return row
 
 
-def delete_expired(connection: Connection) -> list[str]:
-    """Mark some expired files as deleted; returns their locations."""
+def delete_expired(connection: Connection, before: int, most: int) -> list[str]:
+    """Mark at most so many files as deleted that have expired, or are from before a time; returns their locations."""
+    gone = sa.or_(FILES.c.expires_at <= now(), FILES.c.created_at < before)
     expired = (
         sa.select(FILES.c.id)
-        .where(FILES.c.expires_at <= now(), FILES.c.deleted_at.is_(None), ~_in_use())
-        .limit(MAX_EXPIRED_AT_ONCE)
+        .where(gone, FILES.c.deleted_at.is_(None), ~_in_use())
+        .limit(min(most, MAX_EXPIRED_AT_ONCE))
         .with_for_update(skip_locked=True)
     )
     ids = list(connection.execute(expired).scalars())

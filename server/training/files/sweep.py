@@ -1,41 +1,31 @@
-"""The periodic removal of expired files."""
+"""Files that have expired, or are older than files are kept here, as a rule of the sweep (db/retention.py)."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
-import sqlalchemy as sa
-import structlog
-
-from server.core.background import repeating
-from server.core.errors import ApiError
+from server.core.settings import MAX_DAYS, Settings
 from server.db.database import Database
+from server.db.retention import DAY_S
 from server.training.files.rows import delete_expired
 from server.training.files.storage import FileStorage
 
-FIRST_S = 30.0
-EVERY_S = 600.0
+
+@dataclass(frozen=True, slots=True)
+class FileRule:
+    """Rows go before bytes: what is left of a removal that was cut short is bytes that nobody can ask for."""
+
+    kept_s: int
+    files: FileStorage
+    what: str = "files"
+
+    def remove(self, database: Database, before: int, most: int) -> int:
+        locations = database.transact(lambda connection: delete_expired(connection, before, most))
+        for location in locations:
+            self.files.delete(location)
+        return len(locations)
 
 
-def remove_expired(database: Database, files: FileStorage) -> int:
-    """Delete some expired files, rows before bytes; returns how many. There may be more. Blocks."""
-    locations = database.transact(delete_expired)
-    for location in locations:
-        files.delete(location)
-    return len(locations)
-
-
-def sweeping_files(
-    database: Database, files: FileStorage, first_s: float = FIRST_S, every_s: float = EVERY_S
-) -> AbstractAsyncContextManager[None]:
-    """Sweeps now and then while the block runs."""
-
-    async def sweep(ended: asyncio.Event) -> None:
-        try:
-            while not ended.is_set() and (await asyncio.to_thread(remove_expired, database, files)) > 0:
-                pass
-        except (ApiError, sa.exc.SQLAlchemyError) as error:
-            structlog.get_logger().error("expired files not removed, kept until later", error=str(error))
-
-    return repeating(sweep, first_s=first_s, every_s=every_s)
+def file_rule(settings: Settings, files: FileStorage) -> FileRule:
+    """Without a limit of its own a file is kept for `file_retention_days`; 0 is for ever."""
+    return FileRule((settings.file_retention_days or MAX_DAYS) * DAY_S, files)

@@ -42,8 +42,8 @@ async def test_a_key_is_read_with_all_that_its_principal_needs(database: Databas
     make_tenant(database, "acme", max_adapters=7, requests_per_minute=4, tokens_per_minute=5, weight=2.5)
     key = make_key(database, "acme", "infer", "train")
     reads = open_point_reads(database)
-    row = await reads.key(digest_of(key.secret.encode()))
-    assert await reads.key(digest_of(b"another")) is None
+    row = await reads.key(digest_of(key.secret.encode()), 0)
+    assert await reads.key(digest_of(b"another"), 0) is None
     await reads.close()
     assert row is not None
     principal = principal_of_row(row, at=0)
@@ -56,7 +56,7 @@ async def test_a_key_is_read_with_all_that_its_principal_needs(database: Databas
 async def test_a_key_works_until_its_last_second(database: Database) -> None:
     key = make_key(database, "default", expires_at=1000)
     reads = open_point_reads(database)
-    row = await reads.key(digest_of(key.secret.encode()))
+    row = await reads.key(digest_of(key.secret.encode()), 0)
     await reads.close()
     assert row is not None
     assert [principal_of_row(row, at) is not None for at in (0, 999.9, 1000, 1001)] == [True, True, False, False]
@@ -68,7 +68,7 @@ async def test_revoking_and_disabling_are_seen_by_the_next_read(database: Databa
     reads = open_point_reads(database)
 
     async def works() -> bool:
-        row = await reads.key(digest_of(key.secret.encode()))
+        row = await reads.key(digest_of(key.secret.encode()), 0)
         return row is not None and principal_of_row(row, at=0) is not None
 
     seen = [await works()]

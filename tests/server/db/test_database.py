@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +21,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy.engine import Connection
 
 from server.core.errors import Unavailable
+from server.core.months import month_start
 from server.db.database import MIGRATIONS, Database
-from server.db.tables import ADAPTERS, METADATA, TENANTS
+from server.db.tables import ADAPTERS, METADATA, TENANTS, USAGE_MONTHS
 from server.db.url import DatabaseStartError, parse_url
 from tests.postgres import PASSWORD, PASSWORD_IN_URL, PostgresServer
 
@@ -327,6 +329,25 @@ def test_file_that_is_no_database_is_refused_in_a_sentence(tmp_path: Path) -> No
         Database(f"sqlite:///{tmp_path}/notes.txt")
     with pytest.raises(DatabaseStartError, match="cannot be made"):
         Database(f"sqlite:///{tmp_path}/notes.txt/a.db")
+
+
+@both_new
+def test_usage_from_before_limits_on_months_counts_in_the_month_that_is_running(new_database_url: str) -> None:
+    now = int(time.time())
+    hours = [month_start(now) - 3600, month_start(now), now // 3600 * 3600]
+    engine = sa.create_engine(parse_url(new_database_url))
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        for adapter, hour in enumerate(hours):
+            connection.exec_driver_sql(f"INSERT INTO usage VALUES ({hour}, 1, '', 'a{adapter}', 1, 10, 1)")
+    engine.dispose()
+    database = Database(new_database_url)
+    with database.read() as connection:
+        assert connection.execute(sa.select(USAGE_MONTHS)).all() == [(1, month_start(now), 22)]
+    database.close()
 
 
 @both_new

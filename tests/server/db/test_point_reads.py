@@ -17,7 +17,7 @@ from server.core.principal import DEFAULT_TENANT_ID
 from server.db.coalesced_reads import MAX_BATCH
 from server.db.database import Database
 from server.db.point_reads import AdapterRow, KeyRow, PointReads, TenantRow, open_point_reads
-from server.db.tables import ADAPTERS, API_KEYS, TENANTS
+from server.db.tables import ADAPTERS, API_KEYS, TENANTS, USAGE_MONTHS
 from tests.postgres import PostgresServer
 
 DEFAULT = TenantRow(
@@ -74,9 +74,9 @@ async def test_adapter_is_found_by_its_tenant_and_whole_name(database: Database,
         (1, ""),
     ]:
         assert await reads.adapter(tenant_id, name) is None
-    tenant = await reads.tenant("globex")
+    tenant = await reads.tenant("globex", 0)
     assert tenant is not None and tenant.id == other
-    assert await reads.tenant("globex") == TenantRow(other, "globex", None, None, None, None, None, 2.5)
+    assert await reads.tenant("globex", 0) == TenantRow(other, "globex", None, None, None, None, None, 2.5)
 
 
 async def test_key_comes_with_its_tenant(database: Database, reads: PointReads) -> None:
@@ -89,19 +89,37 @@ async def test_key_comes_with_its_tenant(database: Database, reads: PointReads) 
             )
         )
     tenant = TenantRow(1, "default", 5, 6, 7, 8, 9, 1.0)
-    assert await reads.key("ab" * 32) == KeyRow("key_1", "infer adapters", None, None, None, None, None, tenant)
+    assert await reads.key("ab" * 32, 0) == KeyRow("key_1", "infer adapters", None, None, None, None, None, tenant)
     with database.write() as connection:
         connection.execute(API_KEYS.update().values(expires_at=1, revoked_at=2, requests_per_minute=3))
         connection.execute(API_KEYS.update().values(tokens_per_minute=4, max_concurrent_requests=5))
-    assert await reads.key("ab" * 32) == KeyRow("key_1", "infer adapters", 1, 2, 3, 4, 5, tenant)
-    assert await reads.key("cd" * 32) is None
+    assert await reads.key("ab" * 32, 0) == KeyRow("key_1", "infer adapters", 1, 2, 3, 4, 5, tenant)
+    assert await reads.key("cd" * 32, 0) is None
+
+
+async def test_what_a_tenant_used_in_a_month_comes_with_it_where_that_has_a_limit(
+    database: Database, reads: PointReads
+) -> None:
+    def used(row: TenantRow | None) -> tuple[int | None, int | None]:
+        assert row is not None
+        return row.tokens_per_month, row.month_tokens
+
+    with database.write() as connection:
+        connection.execute(
+            USAGE_MONTHS.insert(), [{"tenant_id": 1, "month": month, "tokens": month + 2**40} for month in (100, 200)]
+        )
+    assert used(await reads.tenant("default", 100)) == (None, None)
+    with database.write() as connection:
+        connection.execute(TENANTS.update().values(tokens_per_month=5))
+    answers = await asyncio.gather(*(reads.tenant("default", month) for month in (100, 150, 200)))
+    assert list(map(used, answers)) == [(5, 100 + 2**40), (5, 0), (5, 200 + 2**40)]
 
 
 async def test_many_reads_of_every_kind_at_once_get_their_own_answers(database: Database, reads: PointReads) -> None:
     names = [f"n{number}" for number in range(2 * MAX_BATCH + 1)]
     add_adapters(database, *names)
     asked = ["default", *names, "none", *names]
-    tenants = [reads.tenant(name) for name in asked[:3]]
+    tenants = [reads.tenant(name, 0) for name in asked[:3]]
     found = await asyncio.gather(*(reads.adapter(1, name) for name in asked), *tenants)
     revisions = [row.revision if isinstance(row, AdapterRow) else row for row in found[: len(asked)]]
     assert revisions == [None, *range(10, 10 + len(names)), None, *range(10, 10 + len(names))]
@@ -139,7 +157,7 @@ async def test_reads_do_not_wait_for_a_write_in_progress(database: Database, rea
         connection.execute(TENANTS.update().values(weight=9.0))
         found = await reads.adapter(1, "a")
         assert found is not None and found.revision == 10
-        assert await reads.tenant("default") == DEFAULT
+        assert await reads.tenant("default", 0) == DEFAULT
 
 
 async def test_cancelled_reads_leave_the_others_alone(database: Database, reads: PointReads) -> None:
@@ -181,18 +199,18 @@ async def test_postgresql_that_is_away_is_unavailable_and_found_again(
 ) -> None:
     database = Database(postgres_url)
     reads = open_point_reads(database)
-    assert await reads.tenant("default") == DEFAULT
+    assert await reads.tenant("default", 0) == DEFAULT
     # Connections that were cut while the server stayed are not noticed at all.
     postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tinylora'")
-    assert await asyncio.gather(*(reads.tenant("default") for _ in range(50))) == [DEFAULT] * 50
+    assert await asyncio.gather(*(reads.tenant("default", 0) for _ in range(50))) == [DEFAULT] * 50
     for how in (signal.SIGINT, signal.SIGQUIT):
         postgres.stop(how)
-        answers = await asyncio.gather(*(reads.tenant("default") for _ in range(50)), return_exceptions=True)
+        answers = await asyncio.gather(*(reads.tenant("default", 0) for _ in range(50)), return_exceptions=True)
         assert {getattr(answer, "code", None) for answer in answers} == {"database_unavailable"}
         with pytest.raises(Unavailable):
             await reads.adapter(1, "a")
         postgres.start()
-        assert await asyncio.gather(*(reads.tenant("default") for _ in range(50))) == [DEFAULT] * 50
+        assert await asyncio.gather(*(reads.tenant("default", 0) for _ in range(50))) == [DEFAULT] * 50
     await reads.close()
     database.close()
 
@@ -200,7 +218,7 @@ async def test_postgresql_that_is_away_is_unavailable_and_found_again(
 async def test_postgresql_gets_no_more_than_a_few_connections_however_many_reads(postgres_url: str) -> None:
     database = Database(postgres_url)
     reads = open_point_reads(database)
-    await asyncio.gather(*(reads.tenant("default") for _ in range(1000)))
+    await asyncio.gather(*(reads.tenant("default", 0) for _ in range(1000)))
     with database.read() as connection:
         open_now = connection.exec_driver_sql(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -217,7 +235,7 @@ async def test_statement_that_fails_fails_its_reader_and_no_later_one(postgres_u
         connection.exec_driver_sql("ALTER TABLE adapters RENAME TO hidden")
     with pytest.raises(Exception, match="adapters"):
         await reads.adapter(1, "a")
-    assert await reads.tenant("default") == DEFAULT
+    assert await reads.tenant("default", 0) == DEFAULT
     with database.write() as connection:
         connection.exec_driver_sql("ALTER TABLE hidden RENAME TO adapters")
     assert await reads.adapter(1, "a") is None
@@ -230,6 +248,6 @@ async def test_sqlite_reads_cannot_write(tmp_path: Path) -> None:
     reads = open_point_reads(database)
     with pytest.raises(Unavailable):
         await reads._row("UPDATE tenants SET weight = {0}", 5)
-    assert await reads.tenant("default") == DEFAULT
+    assert await reads.tenant("default", 0) == DEFAULT
     await reads.close()
     database.close()

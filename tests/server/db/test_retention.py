@@ -13,11 +13,12 @@ from fastapi import FastAPI
 
 from server.api.writes import Answer, AuditedWrites, Author
 from server.core.background import repeating
+from server.core.months import month_start
 from server.core.principal import DEFAULT_TENANT_ID, OPEN_PRINCIPAL
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.retention import DAY_S, KEY_GRACE_S, KEY_KEPT_S, Retention, Rule, rules_of
-from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE
+from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE, USAGE_MONTHS
 from server.db.training_tables import FILES, JOB_EVENTS, JOB_SAMPLES, JOBS
 from server.inference.usage_meter import HOUR_S
 from tests.server.support.process import Process
@@ -25,12 +26,12 @@ from tests.server.support.process import Process
 NOW = 2_000_000_000
 DAYS = 10
 BATCH = 3
+RETENTION_DAYS = [name for name in Settings.model_fields if name.endswith("_retention_days")]
 
 
 @pytest.fixture
 def kept_10_days(settings: Settings) -> Settings:
-    days = dict.fromkeys(("audit_retention_days", "usage_retention_days", "job_event_retention_days"), DAYS)
-    return settings.model_copy(update=days)
+    return settings.model_copy(update=dict.fromkeys(RETENTION_DAYS, DAYS))
 
 
 def retention(database: Database, settings: Settings, now: float = NOW) -> Retention:
@@ -97,6 +98,28 @@ async def test_usage_goes_by_the_hour(database: Database, kept_10_days: Settings
     assert values(database, USAGE.c.hour) == [first, first, NOW // HOUR_S * HOUR_S]
 
 
+async def test_months_of_usage_go_when_they_have_ended_and_the_running_one_never(
+    database: Database, settings: Settings
+) -> None:
+    months = [month_start(NOW)]
+    while len(months) < 4:
+        months.append(month_start(months[-1] - 1))
+    with database.write() as connection:
+        rows = [{"tenant_id": DEFAULT_TENANT_ID, "month": month, "tokens": 1} for month in months]
+        connection.execute(USAGE_MONTHS.insert(), rows)
+    for days, left in ((75, months[:3]), (31, months[:2]), (1, months[:1])):
+        await retention(database, settings.model_copy(update={"usage_retention_days": days})).sweep(asyncio.Event())
+        assert values(database, USAGE_MONTHS.c.month) == sorted(left)
+
+
+async def test_samples_and_events_have_times_of_their_own(database: Database, settings: Settings) -> None:
+    add_job(database, "old", status="succeeded", finished_at=NOW - DAYS * DAY_S - 1, events=2)
+    days = {"job_event_retention_days": DAYS + 1, "job_sample_retention_days": DAYS}
+    await retention(database, settings.model_copy(update=days)).sweep(asyncio.Event())
+    assert values(database, JOB_EVENTS.c.job_id) == ["old", "old"]
+    assert values(database, JOB_SAMPLES.c.job_id) == []
+
+
 async def test_events_and_samples_go_some_time_after_their_job_has_ended(
     database: Database, kept_10_days: Settings
 ) -> None:
@@ -128,6 +151,13 @@ def test_no_transaction_removes_more_than_a_batch(database: Database, kept_10_da
         writes = AuditedWrites(database, clock=lambda: NOW - 2 * KEY_KEPT_S)
         writes.run(Author(OPEN_PRINCIPAL, idempotency_key=f"{number}"), "write", "t", lambda _: Answer({}))
     sweep = retention(database, kept_10_days)
+    ended = month_start(NOW)
+    for _ in range(7):
+        ended = month_start(ended - 1)
+        with database.write() as connection:
+            connection.execute(
+                USAGE_MONTHS.insert().values(tenant_id=DEFAULT_TENANT_ID, month=ended - 86_400, tokens=1)
+            )
     for rule in rules_of(kept_10_days):
         before = NOW - rule.kept_s
         assert [sweep.remove_some(rule, before) for _ in range(4)] == [3, 3, 1, 0], rule.what
@@ -147,7 +177,7 @@ async def test_gateways_that_sweep_at_once_remove_every_row_once(
 
 
 async def test_days_of_zero_keep_for_ever(database: Database, settings: Settings) -> None:
-    days = dict.fromkeys(("audit_retention_days", "usage_retention_days", "job_event_retention_days"), 0)
+    days = dict.fromkeys(RETENTION_DAYS, 0)
     add_audit(database, NOW)
     add_usage(database, 0, 1)
     add_job(database, "old", status="succeeded", finished_at=1, events=1)

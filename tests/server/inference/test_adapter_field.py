@@ -103,6 +103,17 @@ async def test_mixture_of_names_and_vectors_is_their_weighted_sum(client: httpx.
 
 
 @pytest.mark.parametrize(
+    "adapter", ["acme/math@1", {"vector": ONES, "dtype": "float32"}], ids=["of a name", "of a vector"]
+)
+@pytest.mark.parametrize("weight", [0, 0.5, 1, -1, 2, -100, 100])
+async def test_a_weight_is_a_dial_of_one_adapter(client: httpx.AsyncClient, adapter: Any, weight: float) -> None:
+    response = await run(client, adapter={"adapter": adapter, "weight": weight})
+    assert content(response) == f"{response.headers['x-tinylora-adapter']}: {[float(weight)] * 13}"
+    as_list = await run(client, adapter=[{"adapter": adapter, "weight": weight}])
+    assert as_list.headers["x-tinylora-adapter"] == response.headers["x-tinylora-adapter"]
+
+
+@pytest.mark.parametrize(
     ("body", "status", "param", "code"),
     [
         ({"adapter": "none"}, 404, "adapter", "adapter_not_found"),
@@ -139,7 +150,18 @@ async def test_mixture_of_names_and_vectors_is_their_weighted_sum(client: httpx.
         ({"adapter": [{"adapter": "brief"}]}, 400, "adapter[0]", "invalid_adapter"),
         ({"adapter": [{"adapter": "brief", "weight": "1"}]}, 400, "adapter[0].weight", "invalid_weight"),
         ({"adapter": [{"adapter": "brief", "weight": 10**400}]}, 400, "adapter[0].weight", "invalid_weight"),
-        ({"adapter": [{"adapter": "brief", "weight": 1e300}]}, 400, "adapter.vector", "invalid_vector"),
+        ({"adapter": [{"adapter": "brief", "weight": 101}]}, 400, "adapter[0].weight", "invalid_weight"),
+        ({"adapter": {"adapter": "brief", "weight": -100.5}}, 400, "adapter.weight", "invalid_weight"),
+        ({"adapter": {"adapter": "brief", "weight": True}}, 400, "adapter.weight", "invalid_weight"),
+        ({"adapter": {"adapter": "brief"}}, 400, "adapter", "invalid_adapter"),
+        ({"adapter": {"adapter": "brief", "weight": 1, "vector": ONES}}, 400, "adapter", "invalid_adapter"),
+        ({"adapter": {"adapter": "none", "weight": 1}}, 404, "adapter.adapter", "adapter_not_found"),
+        (
+            {"adapter": {"adapter": {"vector": [3e38] * 13, "dtype": "float32"}, "weight": 2}},
+            400,
+            "adapter.vector",
+            "invalid_vector",
+        ),
         ({"adapter": [{"adapter": "none", "weight": 1}]}, 404, "adapter[0].adapter", "adapter_not_found"),
         ({"adapter": [{"adapter": [], "weight": 1}]}, 400, "adapter[0].adapter", "invalid_adapter"),
         ({"adapter": [{"adapter": {"vector": [1]}, "weight": 1}]}, 400, "adapter[0].adapter.vector", "invalid_vector"),

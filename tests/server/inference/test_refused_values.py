@@ -18,7 +18,10 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.exceptions import VLLMValidationError
 
+from server.core.principal import OPEN_PRINCIPAL
 from server.inference.refused_values import leave_out_refused
+from server.inference.service_tier import ServiceTiers
+from server.limits.quotas import Quotas
 from tests.server.support.fake_engine import FakeEngine
 
 USER = {"messages": [{"role": "user", "content": "x"}]}
@@ -28,6 +31,7 @@ APIS: dict[type[BaseModel], tuple[Any, dict[str, object]]] = {
     ResponsesRequest: (responses.ResponseCreateParamsNonStreaming, {"input": "x"}),
     AnthropicMessagesRequest: (messages.MessageCreateParamsNonStreaming, {"max_tokens": 5, **USER}),
 }
+SETTLED = ServiceTiers(Quotas())
 # Of these only a whole makes sense: a prompt that is null, a choice among no tools.
 RIGHTLY_REFUSED = {("prompt", None), ("tool_choice", "auto"), ("tool_choice", "required")}
 
@@ -49,13 +53,14 @@ def values_of(kind: Any) -> Iterator[object]:
 
 
 @pytest.mark.parametrize("model", APIS)
-def test_every_value_that_a_client_may_send_is_taken(model: type[BaseModel]) -> None:
+async def test_every_value_that_a_client_may_send_is_taken(model: type[BaseModel]) -> None:
     params, least = APIS[model]
     refused, tried = [], 0
     for field, kind in get_type_hints(params).items():
         for value in values_of(kind):
             payload = {"model": "m", **least, field: value}
             leave_out_refused(payload)
+            await SETTLED.settle(payload, OPEN_PRINCIPAL)
             tried += 1
             try:
                 model.model_validate(payload)
@@ -66,12 +71,8 @@ def test_every_value_that_a_client_may_send_is_taken(model: type[BaseModel]) -> 
     assert refused == []
 
 
-async def test_the_tiers_of_other_services_are_one_here(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    for tier in ("fast", "ultrafast", None):
-        body = {"messages": [], "service_tier": tier, "n": None}
-        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
-        assert not {"service_tier", "n"} & (engine.received[-1].model_extra or {}).keys()
-    for kept in ("auto", "flex", 7, ["fast"]):
-        await client.post("/v1/chat/completions", json={"messages": [], "service_tier": kept, "n": 2})
-        sent = engine.received[-1].model_extra or {}
-        assert (sent["service_tier"], sent["n"]) == (kept, 2)
+async def test_null_is_left_out_where_it_is_the_default(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    assert (await client.post("/v1/chat/completions", json={"messages": [], "n": None})).status_code == 200
+    assert "n" not in (engine.received[-1].model_extra or {})
+    await client.post("/v1/chat/completions", json={"messages": [], "n": 2})
+    assert (engine.received[-1].model_extra or {})["n"] == 2

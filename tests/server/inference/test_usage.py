@@ -23,11 +23,12 @@ from sqlalchemy import make_url
 
 from server.api.app import create_app
 from server.core.errors import Unavailable
+from server.core.months import month_start
 from server.core.principal import Principal
 from server.core.request_state import RequestUsage
 from server.core.settings import Settings
 from server.db.database import Database
-from server.db.tables import USAGE
+from server.db.tables import USAGE, USAGE_MONTHS
 from server.engine.protocol import ServedAdapter
 from server.inference.usage_meter import UsageMeter
 from server.inference.usage_report import Cursor, UsageQuery, parse_cursor, read_usage
@@ -78,6 +79,9 @@ def test_requests_add_up_by_hour_tenant_key_and_adapter(database: Database) -> N
     }
     early.flush(), late.flush()
     assert len(rows(database)) == 4 and rows(database)[hour, 1, "", "base"] == (1, 7, 8)
+    with database.read() as connection:
+        months = connection.execute(sa.select(USAGE_MONTHS).order_by(USAGE_MONTHS.c.tenant_id)).all()
+    assert months == [(1, month_start(NOW), 15), (acme.id, month_start(NOW), 107)]
 
 
 def test_gateways_that_write_the_same_rows_at_once_lose_nothing(database: Database) -> None:
@@ -98,6 +102,8 @@ def test_gateways_that_write_the_same_rows_at_once_lose_nothing(database: Databa
     for thread in threads:
         thread.join()
     assert set(rows(database).values()) == {(40, 40, 80)} and len(rows(database)) == 5
+    with database.read() as connection:
+        assert connection.execute(sa.select(USAGE_MONTHS.c.tokens)).scalars().all() == [120] * 5
 
 
 def test_running_requests_are_counted_as_far_as_they_are_and_once(database: Database) -> None:

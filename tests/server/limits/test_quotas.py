@@ -1,15 +1,26 @@
-"""A request passes all quotas that concern it or is charged to none, and idle quotas are forgotten."""
+"""A request passes all quotas that concern it or is charged to none, whether one process counts or Redis does, and idle
+quotas are forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import Counter
 
 from server.core.errors import TooManyRequests
 from server.core.principal import Limits, Principal, Tenant
+from server.limits.quota_store import ProcessQuotas, QuotaStore
 from server.limits.quotas import Quotas, Ticket
+from server.limits.redis_quotas import LEASE_S, RedisQuotas
+from tests.redis_server import RedisServer
 from tests.server.limits.test_token_bucket import Clock
 
 UNLIMITED = Limits()
+TODAY = 1_900_000_000.0
 
 
 def principal(tenant: Limits = UNLIMITED, key: Limits = UNLIMITED, number: int = 7, admin: bool = False) -> Principal:
@@ -17,75 +28,157 @@ def principal(tenant: Limits = UNLIMITED, key: Limits = UNLIMITED, number: int =
     return Principal(Tenant(number, f"acme{number}", limits=tenant), f"key_{number}", scopes, key)  # type: ignore[arg-type]
 
 
-def refused(quotas: Quotas, who: Principal, tokens: int = 10) -> TooManyRequests:
+def redis_quotas(server: RedisServer, clock: Clock) -> RedisQuotas:
+    return RedisQuotas(
+        server.url,
+        prefix="test",
+        timeout_s=5,
+        fallbacks=Counter("f", "", registry=None),
+        clock=lambda: TODAY + clock.now,
+    )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["process", "redis"])
+async def store(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[QuotaStore]:
+    """Both kinds, by a clock that stands still."""
+    if request.param == "process":
+        yield ProcessQuotas(clock)
+        return
+    shared = redis_quotas(request.getfixturevalue("redis_server"), clock)
+    async with shared.running():
+        yield shared
+
+
+@pytest.fixture
+def quotas(store: QuotaStore) -> Quotas:
+    return Quotas(store)
+
+
+async def settled(store: QuotaStore) -> None:
+    """What was given back is there."""
+    if isinstance(store, RedisQuotas):
+        await store.settled()
+
+
+async def refused(quotas: Quotas, who: Principal, tokens: int = 10) -> TooManyRequests:
     with pytest.raises(TooManyRequests) as caught:
-        quotas.admit(who, tokens)
+        await quotas.admit(who, tokens)
     return caught.value
 
 
-def test_requests_beyond_the_minutes_quota_wait_for_their_turn() -> None:
-    clock = Clock()
-    quotas, who = Quotas(clock), principal(Limits(requests_per_minute=30))
+async def test_requests_beyond_the_minutes_quota_wait_for_their_turn(quotas: Quotas, clock: Clock) -> None:
+    who = principal(Limits(requests_per_minute=30))
     for _ in range(30):
-        quotas.admit(who, 10)
-    error = refused(quotas, who)
+        await quotas.admit(who, 10)
+    error = await refused(quotas, who)
     assert (error.type, error.code, error.reason) == ("requests", "rate_limit_exceeded", "requests_per_minute")
     assert error.message == (
         "Rate limit reached for tenant acme7 on requests per minute: limit 30, used 30, requested 1. Try again in 2s."
     )
     assert error.headers and error.headers["retry-after"] == "2"
     clock.now = 2.0
-    quotas.admit(who, 10)
-    refused(quotas, who)
+    await quotas.admit(who, 10)
+    await refused(quotas, who)
 
 
-def test_the_longest_wait_of_tenant_and_key_is_announced() -> None:
-    quotas = Quotas(Clock())
+async def test_the_longest_wait_of_tenant_and_key_is_announced(quotas: Quotas) -> None:
     who = principal(Limits(requests_per_minute=60), Limits(requests_per_minute=2, tokens_per_minute=1000))
-    quotas.admit(who, 1000)
-    error = refused(quotas, who, 500)
+    await quotas.admit(who, 1000)
+    error = await refused(quotas, who, 500)
     assert "key key_7 on tokens per minute: limit 1000, used 1000, requested 500. Try again in 30s." in error.message
     assert error.type == "tokens"
 
 
+STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 300), st.booleans()), max_size=40)
+
+
 @settings(derandomize=True, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 300), st.booleans()), max_size=40))
+@given(STEPS)
 def test_a_refused_request_leaves_no_trace(steps: list[tuple[float, int, bool]]) -> None:
     clock = Clock()
-    quotas, only_admitted = Quotas(clock), Quotas(clock)
+    quotas, only_admitted = Quotas(ProcessQuotas(clock)), Quotas(ProcessQuotas(clock))
     who = principal(Limits(5, 400, 4), Limits(3, 500, 3))
     tickets: list[tuple[Ticket, Ticket]] = []
-    for pause, tokens, ends in steps:
-        clock.now += pause
-        if ends and tickets:
-            for ticket in tickets.pop(0):
-                ticket.close(tokens // 2)
-        try:
-            ticket = quotas.admit(who, tokens)
-        except TooManyRequests:
-            continue
-        tickets.append((ticket, only_admitted.admit(who, tokens)))
-        assert ticket.headers() == tickets[-1][1].headers()
-    assert len(tickets) <= 3
+
+    async def run() -> None:
+        for pause, tokens, ends in steps:
+            clock.now += pause
+            if ends and tickets:
+                for ticket in tickets.pop(0):
+                    ticket.close(tokens // 2)
+            try:
+                ticket = await quotas.admit(who, tokens)
+            except TooManyRequests:
+                continue
+            tickets.append((ticket, await only_admitted.admit(who, tokens)))
+            assert ticket.headers() == tickets[-1][1].headers()
+        assert len(tickets) <= 3
+
+    asyncio.run(run())
 
 
-def test_tokens_are_settled_when_the_request_has_ended() -> None:
-    quotas, who = Quotas(Clock()), principal(Limits(tokens_per_minute=1000))
-    ticket = quotas.admit(who, 900)
-    assert refused(quotas, who, 200).reason == "tokens_per_minute"
+@settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(STEPS)
+def test_redis_counts_as_one_process_does(redis_server: RedisServer, steps: list[tuple[float, int, bool]]) -> None:
+    with redis_server.client() as client:
+        client.flushall()
+
+    async def run() -> None:
+        clock = Clock()
+        who = principal(Limits(5, 400, 4), Limits(3, 500, 3))
+        shared = redis_quotas(redis_server, clock)
+        async with shared.running():
+            stores: list[QuotaStore] = [ProcessQuotas(clock), shared]
+            histories: list[list[object]] = [[], []]
+            for quotas, history, store in zip(map(Quotas, stores), histories, stores, strict=True):
+                clock.now, open_tickets = 0.0, []
+                for pause, tokens, ends in steps:
+                    clock.now += pause
+                    if ends and open_tickets:
+                        open_tickets.pop(0).close(tokens // 2)
+                        await settled(store)
+                    try:
+                        open_tickets.append(await quotas.admit(who, tokens))
+                        history.append(open_tickets[-1].headers())
+                    except TooManyRequests as error:
+                        history.append((error.message, error.headers))
+            assert histories[0] == histories[1]
+
+    asyncio.run(run())
+
+
+async def test_tokens_are_settled_when_the_request_has_ended(quotas: Quotas, store: QuotaStore) -> None:
+    who = principal(Limits(tokens_per_minute=1000))
+    ticket = await quotas.admit(who, 900)
+    assert (await refused(quotas, who, 200)).reason == "tokens_per_minute"
     ticket.close(100)
-    quotas.admit(who, 800).close(2500)  # longer than estimated: a debt
-    error = refused(quotas, who, 1)
+    await settled(store)
+    (await quotas.admit(who, 800)).close(2500)  # longer than estimated: a debt
+    await settled(store)
+    error = await refused(quotas, who, 1)
     assert "limit 1000, used 2600, requested 1" in error.message
     assert error.headers and error.headers["x-ratelimit-remaining-tokens"] == "0"
     assert error.headers["retry-after"] == str(round(1601 / 1000 * 60 + 0.5))
 
 
-def test_an_answer_of_unknown_length_keeps_its_estimate_and_a_cancelled_request_costs_nothing() -> None:
-    quotas, who = Quotas(Clock()), principal(Limits(requests_per_minute=10, tokens_per_minute=1000))
-    quotas.admit(who, 400).close(None)
-    quotas.admit(who, 400).cancel()
-    assert quotas.admit(who, 100).headers() == {
+async def test_an_answer_of_unknown_length_keeps_its_estimate_and_a_cancelled_request_costs_nothing(
+    quotas: Quotas, store: QuotaStore
+) -> None:
+    who = principal(Limits(requests_per_minute=10, tokens_per_minute=1000))
+    (await quotas.admit(who, 400)).close(None)
+    (await quotas.admit(who, 400)).cancel()
+    await settled(store)
+    assert (await quotas.admit(who, 100)).headers() == {
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "8",
         "x-ratelimit-reset-requests": "12s",
@@ -103,40 +196,65 @@ def test_an_answer_of_unknown_length_keeps_its_estimate_and_a_cancelled_request_
         (principal(Limits(requests_per_minute=0)), 1, "requests"),
     ],
 )
-def test_what_can_never_fit_is_refused_without_a_time_to_try_again(who: Principal, tokens: int, counted: str) -> None:
-    error = refused(Quotas(Clock()), who, tokens)
+async def test_what_can_never_fit_is_refused_without_a_time_to_try_again(
+    quotas: Quotas, who: Principal, tokens: int, counted: str
+) -> None:
+    error = await refused(quotas, who, tokens)
     assert (error.type, error.reason) == (counted, "never_fits")
     assert error.message.startswith("The request can never be served: ")
     assert error.headers and error.headers["x-should-retry"] == "false" and "retry-after" not in error.headers
 
 
-def test_open_requests_are_limited_by_tenant_and_by_key() -> None:
-    quotas = Quotas(Clock())
+async def test_open_requests_are_limited_by_tenant_and_by_key(quotas: Quotas, store: QuotaStore) -> None:
     one, other = (
         Principal(Tenant(7, "acme", limits=Limits(concurrent_requests=3)), key, frozenset({"infer"}), limits)
         for key, limits in (("key_1", Limits(concurrent_requests=2)), ("key_2", Limits()))
     )
-    first, _ = quotas.admit(one, 1), quotas.admit(one, 1)
-    assert "key key_1 on open requests: limit 2, used 2" in refused(quotas, one).message
-    quotas.admit(other, 1)
-    assert "tenant acme on open requests: limit 3, used 3" in refused(quotas, other).message
+    first, _ = await quotas.admit(one, 1), await quotas.admit(one, 1)
+    assert "key key_1 on open requests: limit 2, used 2" in (await refused(quotas, one)).message
+    await quotas.admit(other, 1)
+    assert "tenant acme on open requests: limit 3, used 3" in (await refused(quotas, other)).message
     first.close(1)
-    quotas.admit(one, 1)
+    await settled(store)
+    await quotas.admit(one, 1)
 
 
-def test_tenants_do_not_share_quotas_and_operators_have_none() -> None:
-    quotas, limits = Quotas(Clock()), Limits(1, 10, 1)
-    quotas.admit(principal(limits, number=1), 10)
-    quotas.admit(principal(limits, number=2), 10)
+async def test_open_requests_of_a_gateway_that_was_killed_end_with_their_lease(
+    redis_server: RedisServer, clock: Clock
+) -> None:
+    who = principal(Limits(concurrent_requests=1))
+    killed, other = redis_quotas(redis_server, clock), redis_quotas(redis_server, clock)
+    async with other.running():
+        async with killed.running():
+            await Quotas(killed).admit(who, 1)
+        clock.now = LEASE_S - 1
+        assert (await refused(Quotas(other), who)).reason == "concurrent_requests"
+        clock.now = LEASE_S + 1
+        await Quotas(other).admit(who, 1)
+
+
+async def test_tenants_do_not_share_quotas_and_operators_have_none(quotas: Quotas) -> None:
+    limits = Limits(1, 10, 1)
+    await quotas.admit(principal(limits, number=1), 10)
+    await quotas.admit(principal(limits, number=2), 10)
     for _ in range(3):
-        assert quotas.admit(principal(limits, number=1, admin=True), 10).headers() == {}
+        assert (await quotas.admit(principal(limits, number=1, admin=True), 10)).headers() == {}
 
 
-def test_tenants_out_of_use_are_forgotten() -> None:
-    clock = Clock()
-    quotas = Quotas(clock)
+async def test_priority_is_for_those_who_were_given_it_and_so_often(quotas: Quotas, clock: Clock) -> None:
+    who = principal(Limits(priority_requests_per_minute=2))
+    assert [await quotas.grants_priority(who) for _ in range(3)] == [True, True, False]
+    clock.now = 30.0
+    assert [await quotas.grants_priority(who) for _ in range(2)] == [True, False]
+    assert not await quotas.grants_priority(principal())
+    assert await quotas.grants_priority(principal(admin=True))
+
+
+async def test_tenants_out_of_use_are_forgotten(clock: Clock) -> None:
+    store = ProcessQuotas(clock)
+    quotas = Quotas(store)
     for number in range(10_000):
         clock.now += 1.0
-        quotas.admit(principal(Limits(60, 1000, 5), Limits(60, 1000, 5), number=number), 100).close(50)
-    assert len(quotas.buckets) < 100
-    assert quotas.open_requests == 0
+        (await quotas.admit(principal(Limits(60, 1000, 5), Limits(60, 1000, 5), number=number), 100)).close(50)
+    assert len(store.buckets) < 100
+    assert not store.open

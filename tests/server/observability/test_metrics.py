@@ -111,3 +111,18 @@ async def test_the_settings_bound_the_labels(
         text = await scrape(client)
     names = {dict(labels).get(label) for (name, labels), _ in samples(text).items() if name.startswith("tinylora_")}
     assert len(names - {None, "other", "all"}) == allowed
+
+
+async def test_requests_are_measured_as_the_conventions_of_generative_ai_say(client: httpx.AsyncClient) -> None:
+    for stream in (False, True):
+        await client.post("/v1/chat/completions", json={"messages": [], "stream": stream})
+    await client.post("/v1/completions", json={"prompt": "x"})
+    await client.post("/v1/chat/completions", json={"messages": [], "model": "none"})
+    text = await scrape(client)
+    labels = {"gen_ai_provider_name": "vllm", "gen_ai_request_model": "acme/base-135m"}
+    chat = {**labels, "gen_ai_operation_name": "chat"}
+    assert value(text, "gen_ai_server_request_duration_seconds_count", **chat, error_type="") == 2
+    assert value(text, "gen_ai_server_time_to_first_token_seconds_count", **chat) == 2
+    assert value(text, "gen_ai_server_time_per_output_token_seconds_count", **chat) == 2
+    completion = {**labels, "gen_ai_operation_name": "text_completion"}
+    assert value(text, "gen_ai_server_request_duration_seconds_count", **completion, error_type="") == 1

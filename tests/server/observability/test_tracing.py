@@ -258,3 +258,52 @@ def test_the_exporter_is_that_of_the_protocol() -> None:
         exporter = TraceTarget(COLLECTOR, protocol).exporter()
         assert isinstance(exporter, kind)
         exporter.shutdown()
+
+
+async def test_the_engines_stage_has_the_attributes_of_generative_ai(
+    client: httpx.AsyncClient, exporter: InMemorySpanExporter
+) -> None:
+    body = {
+        "messages": [],
+        "model": "base-alias",
+        "max_tokens": 7,
+        "temperature": 1,
+        "seed": 3,
+        "stop": ["a", "b"],
+        "n": 2,
+        "service_tier": "flex",
+        "response_format": {"type": "json_object"},
+    }
+    await client.post(CHAT, json=body)
+    attributes = by_name(exporter)["engine"].attributes
+    assert attributes is not None
+    assert dict(attributes) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.request.model": "base-alias",
+        "gen_ai.response.model": "acme/base-135m",
+        "gen_ai.request.max_tokens": 7,
+        "gen_ai.request.temperature": 1.0,
+        "gen_ai.request.seed": 3,
+        "gen_ai.request.choice.count": 2,
+        "gen_ai.request.stop_sequences": ("a", "b"),
+        "gen_ai.output.type": "json",
+        "openai.response.service_tier": "flex",
+        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.usage.output_tokens": 2,
+        "gen_ai.usage.cache_read.input_tokens": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_tokens": "7"}, {"temperature": True}, {"seed": 2**70}, {"stop": {"a": 1}}, {"n": "2"}, {"model": 5}],
+)
+async def test_values_of_a_wrong_type_are_no_attributes(
+    client: httpx.AsyncClient, exporter: InMemorySpanExporter, fields: dict[str, object]
+) -> None:
+    await client.post("/v1/completions", json={"prompt": "x", **fields})
+    attributes = by_name(exporter)["engine"].attributes
+    assert attributes is not None
+    asked = {name for name in attributes if name.startswith("gen_ai.request.")}
+    assert asked == {"gen_ai.request.model"}

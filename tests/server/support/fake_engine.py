@@ -110,7 +110,7 @@ class FakeEngine:
     def _report(self, prompt_tokens: int, completion_tokens: int) -> None:
         observe = self._observe.get()
         if observe is not None:
-            observe(prompt_tokens, completion_tokens)
+            observe(prompt_tokens, completion_tokens, 0)
 
     async def _chat(self, request: ChatRequest, http: Request) -> Response:
         served = self._active.get()

@@ -15,10 +15,11 @@ from server.api.app import create_app
 from server.core.principal import DEFAULT_TENANT
 from server.core.settings import Settings
 from server.db.database import Database
+from server.db.retention import Retention
 from server.db.tables import AUDIT_LOG
 from server.db.training_tables import FILES
 from server.training.files.storage import FileStorage
-from server.training.files.sweep import remove_expired, sweeping_files
+from server.training.files.sweep import file_rule
 from tests.server.conftest import client_of
 from tests.server.support.acting import HEADER, act_as, new_tenant, principal
 from tests.server.support.fake_engine import FakeEngine
@@ -87,7 +88,8 @@ def test_expired_file_goes_unless_a_job_uses_it(
         openai_client.files.retrieve(unused.id)
     later = upload(openai_client)
     files = FileStorage(settings.files_url)
-    assert (remove_expired(app_database, files), remove_expired(app_database, files)) == (1, 0)
+    rule = file_rule(settings, files)
+    assert [rule.remove(app_database, 0, 10) for _ in range(2)] == [1, 0]
     assert {path.name for path in stored_bytes(settings)} == {used.id, later.id}
     openai_client.fine_tuning.jobs.cancel(job.id)
     assert [file.id for file in openai_client.files.list()] == [later.id]
@@ -99,9 +101,8 @@ async def test_expired_files_go_without_anybody_asking(
     upload(openai_client)
     with app_database.write() as connection:
         connection.execute(FILES.update().values(expires_at=1))
-    async with asyncio.timeout(30), sweeping_files(app_database, FileStorage(settings.files_url), 0.01, 0.01):
-        while stored_bytes(settings):
-            await asyncio.sleep(0.01)
+    await Retention(app_database, [file_rule(settings, FileStorage(settings.files_url))]).sweep(asyncio.Event())
+    assert stored_bytes(settings) == []
 
 
 async def test_a_tenant_has_so_many_files_and_bytes(

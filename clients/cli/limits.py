@@ -1,0 +1,27 @@
+"""`tinylora limits`: what the key in use may use, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+
+from clients.cli.calls import DEFAULT_URL, AsJson, Url, call, say, table
+
+
+def limits(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show the quotas of your tenant and your key, and what is left of them."""
+    found = call(url, "GET", "/limits")
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [
+        (
+            *(quota["owner"], f"{quota['counted']} per {quota['per']}", f"{quota['limit']:,}"),
+            *(f"{quota['remaining']:,}", f"{quota['reset_s']:,.0f} s"),
+        )
+        for quota in found["quotas"]
+    ]
+    table("of", "quota", "limit", "left", "whole again in", rows=rows, right=("limit", "left", "whole again in"))
+    if found["max_concurrent_requests"] is not None:
+        say(f"At most {found['max_concurrent_requests']} requests may be open at once.")
+    if not rows:
+        say(f"The tenant {found['tenant']} has no quotas on requests or tokens.")

@@ -1,0 +1,198 @@
+"""Quotas that hold over all gateways, counted in one Redis; by this process's own count while Redis does not answer.
+
+Design decision: not the library `limits`. Its strategies try one limit after the other, so that a refused request would
+leave traces in some, and none of them takes back what was charged too much, or lets a long answer leave a debt.
+
+Nothing waits for Redis longer than the timeout, and while it is away nothing waits at all: a task asks every second
+whether it is back. What this process has admitted is also counted here all the time, so that its own count is warm when
+it is needed. What was used while Redis was away is not added to it afterwards: buckets refill within a minute anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import RedisError
+
+from server.core.settings import Settings
+from server.limits.quota_store import Draw, Hold, ProcessQuotas, Taken
+from server.limits.redis_scripts import GIVE_BACK, RENEW, TAKE
+from server.limits.token_bucket import MINUTE_S, NO_WAIT_S, Bucket
+
+CONNECTIONS = 16
+RETRY_S = 1.0
+LEASE_S = 60.0
+RENEW_S = 20.0
+# Of requests that have ended and are still to be told; more are forgotten, and settled by the refill.
+MAX_SETTLING = 10_000
+FAILURES = (RedisError, OSError, TimeoutError)
+
+
+class RedisQuotas:
+    """For one event loop. `clock` gives seconds since 1970; without it, Redis's own time holds.
+
+    `fallbacks` counts requests that were admitted or refused by this process's own count.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str,
+        timeout_s: float,
+        fallbacks: Counter,
+        clock: Callable[[], float] | None = None,
+        own: ProcessQuotas | None = None,
+    ) -> None:
+        self._redis = open_redis(url, timeout_s)
+        self._prefix = prefix
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._own = own or ProcessQuotas()
+        self._take, self._give_back, self._renew = map(self._redis.register_script, (TAKE, GIVE_BACK, RENEW))
+        self._process, self._numbers = uuid.uuid4().hex, count()
+        self._open: dict[str, Sequence[Hold]] = {}  # what this process holds in Redis
+        self._settling: set[asyncio.Task[None]] = set()
+        self._waiting: asyncio.Task[None] | None = None  # for Redis to come back
+        self._answers = True
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger()
+        self._fallbacks = fallbacks
+
+    async def take(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> Taken:
+        if self._answers:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    taken = await self._take_shared(draws, holds)
+            except FAILURES as error:
+                self._lose(error)
+            else:
+                if taken.granted:
+                    self._own.force(draws, holds)
+                    if holds:
+                        self._open[taken.name] = holds
+                return taken
+        self._fallbacks.inc()
+        return await self._own.take(draws, holds)
+
+    def give_back(self, taken: Taken, draws: Sequence[Draw]) -> None:
+        self._own.give_back(taken, draws)
+        self._open.pop(taken.name, None)
+        if taken.shared and (draws or taken.holds) and self._answers and len(self._settling) < MAX_SETTLING:
+            task = asyncio.create_task(self._settle(taken, draws))
+            self._settling.add(task)  # the loop itself does not keep a task alive
+            task.add_done_callback(self._settling.discard)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Finds out at once whether Redis answers, and renews what this process holds, while the block runs. Closes the
+        connections in the end, when what has ended is settled."""
+        try:
+            await self._try()
+        except FAILURES as error:
+            self._lose(error)
+        renewing = asyncio.create_task(self._renew_now_and_then())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await self.settled()
+            if self._waiting is not None:
+                self._waiting.cancel()
+            await asyncio.gather(renewing, *filter(None, [self._waiting]), return_exceptions=True)
+            await self._redis.aclose()
+
+    async def settled(self) -> None:
+        """Return when Redis has been told, or could not be, of all that was given back before."""
+        if self._settling:
+            await asyncio.wait(self._settling)
+
+    async def _take_shared(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> Taken:
+        name = f"{self._process}-{next(self._numbers)}" if holds else ""
+        limits = [*(draw.seconds for draw in draws), *(hold.limit for hold in holds)]
+        arguments = [self._now(), len(draws), MINUTE_S, NO_WAIT_S, name, LEASE_S, *limits]
+        answer = await self._take(self._keys(draws, holds), arguments)
+        granted, *state = map(float, answer)
+        to_full_s, open_now = state[: len(draws)], [int(value) for value in state[len(draws) :]]
+        return Taken(bool(granted), draws, holds, to_full_s, open_now, name, shared=True)
+
+    async def _settle(self, taken: Taken, draws: Sequence[Draw]) -> None:
+        arguments = [self._now(), len(draws), taken.name, *(draw.seconds for draw in draws)]
+        await self._tell(self._give_back(self._keys(draws, taken.holds), arguments))
+
+    async def _renew_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            for name, holds in list(self._open.items()):
+                if self._answers and name in self._open:
+                    await self._tell(self._renew(self._keys((), holds), [self._now(), LEASE_S, name]))
+
+    async def _tell(self, call: Coroutine[Any, Any, Any]) -> None:
+        """Awaits `call`, for whose answer nobody waits."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await call
+        except FAILURES as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        """Go on by this process's own count until Redis answers again; said once."""
+        if self._answers:
+            self._answers = False
+            self._log.error(
+                "Redis does not answer: quotas are counted by each gateway for itself until it does",
+                error=str(error) or f"no answer within {self._timeout_s} s",
+            )
+            self._waiting = asyncio.create_task(self._wait_for_redis())
+
+    async def _wait_for_redis(self) -> None:
+        while not self._answers:
+            await asyncio.sleep(RETRY_S)
+            with suppress(*FAILURES):
+                await self._try()
+                self._answers = True
+        self._log.info("Redis answers again: quotas are counted for all gateways together")
+
+    async def _try(self) -> None:
+        """Raises one of FAILURES where quotas cannot be counted. A replica that takes no writes would answer a ping."""
+        async with asyncio.timeout(self._timeout_s):
+            await self._take_shared([Draw(Bucket("trial", 60_000), 1)], [])
+
+    def _keys(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> list[str]:
+        names = (*(draw.bucket.key for draw in draws), *(hold.key for hold in holds))
+        return [f"{self._prefix}:{name}" for name in names]
+
+    def _now(self) -> str:
+        return "" if self._clock is None else f"{self._clock():.6f}"
+
+
+def open_redis(url: str, timeout_s: float) -> Redis:
+    """A client that connects when it is first used. ValueError for a URL that is none of Redis."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        # A connection that the server has closed meanwhile is opened again, once; nothing is repeated after a timeout.
+        retry=Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
+    )
+    return Redis.from_pool(pool)
+
+
+def redis_quotas(settings: Settings, fallbacks: Counter) -> RedisQuotas | None:
+    """Of the Redis that `settings` name; None where they name none."""
+    if settings.redis_url is None:
+        return None
+    url = settings.redis_url.get_secret_value()
+    return RedisQuotas(url, prefix=settings.redis_prefix, timeout_s=settings.redis_timeout_s, fallbacks=fallbacks)
