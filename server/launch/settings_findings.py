@@ -1,4 +1,4 @@
-"""What is wrong with the settings in the environment, and whether the database and the files they name can be used.
+"""What is wrong with the settings in the environment, and whether the database, files and Redis they name can be used.
 
 Nothing is made or changed: not the database, not a directory.
 """
@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
+import redis
 import sqlalchemy as sa
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from clients.cli.finding import Finding
 from server.core.settings import Settings, explain
@@ -21,6 +22,7 @@ from server.db.url import DatabaseStartError, described, parse_url, why_unusable
 from server.launch.embedded_model import MODELS_DIR_VARIABLE
 
 PREFIX = "TINYLORA_"
+REDIS_TIMEOUT_S = 3.0
 # Of clients, of the example of a grader, and of tests.
 OTHERS = ("TINYLORA_URL", "TINYLORA_API_KEY", "TINYLORA_SECRET", MODELS_DIR_VARIABLE)
 OF_TESTS = ("TINYLORA_TEST_", "TINYLORA_FUZZ_")
@@ -39,6 +41,7 @@ def settings_findings(environment: Mapping[str, str] | None = None) -> Iterator[
     yield _keys(settings)
     yield _database(settings.database_url)
     yield _files(settings.files_url)
+    yield _redis(settings.redis_url)
 
 
 def _unknown(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -72,6 +75,20 @@ def _database(url: str) -> Finding:
     finally:
         engine.dispose()
     return Finding("database", "ok", f"{described(parsed)} answers")
+
+
+def _redis(url: SecretStr | None) -> Finding:
+    if url is None:
+        return Finding("redis", "ok", "there is none; each gateway counts quotas for itself")
+    with redis.Redis.from_url(
+        url.get_secret_value(), socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
+    ) as client:
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            advice = "until it answers each gateway counts quotas for itself; correct TINYLORA_REDIS_URL, or start it"
+            return Finding("redis", "warning", f"it does not answer: {error}", advice)
+    return Finding("redis", "ok", "it answers")
 
 
 def _sqlite(file: Path) -> Finding:

@@ -4,6 +4,7 @@
                                   ModelNotFoundError, StoredFileNotFoundError
     openai.BadRequestError        InvalidVectorError, InvalidRecipeError, FactorsMismatchError, InvalidCheckpointError,
                                   AdapterLimitError, JobLimitError, JobFinishedError
+    openai.RateLimitError         InsufficientQuotaError: the month is spent; no other attempt is made
     openai.APIStatusError         PreconditionFailedError: someone else changed it
     openai.UnprocessableEntityError   IdempotencyKeyReusedError
 
@@ -74,6 +75,10 @@ class JobFinishedError(openai.BadRequestError):
     """The job has ended, and cannot be cancelled, paused or resumed."""
 
 
+class InsufficientQuotaError(openai.RateLimitError):
+    """The tenant has used the tokens that it may use in a month."""
+
+
 class PreconditionFailedError(APIStatusError):
     """It changed since it was last seen, or is there already (`create_only`)."""
 
@@ -114,6 +119,7 @@ BY_CODE: dict[str, type[APIStatusError]] = {
     "adapter_limit_reached": AdapterLimitError,
     "job_limit_reached": JobLimitError,
     "job_finished": JobFinishedError,
+    "insufficient_quota": InsufficientQuotaError,
     "precondition_failed": PreconditionFailedError,
     "idempotency_key_reused": IdempotencyKeyReusedError,
 }

@@ -84,6 +84,22 @@ def test_a_tenant_is_changed_in_what_is_given(environment: dict[str, str]) -> No
     assert (enabled["disabled_at"], enabled["tokens_per_minute"]) == (None, None)
 
 
+def test_what_a_tenant_may_spend_and_what_is_left(environment: dict[str, str]) -> None:
+    quotas = ("--tokens-per-month", "1000000", "--priority-requests-per-minute", "5", "--requests-per-minute", "60")
+    (made,) = json.loads(run(environment, "tenants", "create", "acme", *quotas, "--json").stdout)
+    assert (made["tokens_per_month"], made["priority_requests_per_minute"]) == (1_000_000, 5)
+    assert "1000000" in run(environment, "tenants", "list").stdout
+    key = run(environment, "keys", "create", "acme", "for ci").stdout.strip()
+    as_tenant = {**environment, "TINYLORA_ADMIN_KEY": "", "TINYLORA_API_KEY": key}
+    shown = run(as_tenant, "limits").stdout
+    assert "tokens per month" in shown and "1,000,000" in shown and "requests per minute" in shown
+    assert json.loads(run(as_tenant, "limits", "--json").stdout)["priority_requests_per_minute"] == 5
+    none = ("--tokens-per-month", "0", "--priority-requests-per-minute", "0", "--requests-per-minute", "0")
+    (changed,) = json.loads(run(environment, "tenants", "update", "acme", *none, "--json").stdout)
+    assert (changed["tokens_per_month"], changed["priority_requests_per_minute"]) == (None, None)
+    assert "no quotas" in run(as_tenant, "limits").stderr
+
+
 def test_a_list_is_read_to_its_last_page(environment: dict[str, str], url: str) -> None:
     with httpx.Client(base_url=url, headers=bearer(ADMIN_KEY)) as client:
         for number in range(101):

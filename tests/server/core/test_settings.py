@@ -114,6 +114,21 @@ def test_storage_that_takes_another_package_names_it(monkeypatch: pytest.MonkeyP
     assert package in sentence
 
 
+@pytest.mark.parametrize("url", ["http://:my-secret@host:6379", "host:6379", "", "redis://:my-secret@host:port/0"])
+def test_what_is_no_redis_is_refused_and_its_password_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TINYLORA_REDIS_URL", url)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    sentence = explain(refused.value)
+    assert sentence.startswith("TINYLORA_REDIS_URL expected redis://") and "my-secret" not in sentence
+
+
+@pytest.mark.parametrize("url", ["redis://host", "rediss://user:my-secret@host:6380/3", "unix:///run/redis.sock?db=2"])
+def test_a_redis_is_taken_and_its_password_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TINYLORA_REDIS_URL", url)
+    assert "my-secret" not in repr(Settings())
+
+
 def test_storage_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYLORA_FILES_URL", "s4://bucket")
     with pytest.raises(ValidationError, match="s4"):

@@ -13,6 +13,7 @@ from clients.cli.finding import Finding
 from server.launch.machine_findings import machine_findings
 from server.launch.settings_findings import settings_findings
 from tests.postgres import PostgresServer
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,17 @@ def test_databases(
     assert found().status == "failure" and "not a database" in found().found
     monkeypatch.setenv("TINYLORA_DATABASE_URL", f"sqlite:///{broken}/below/tinylora.db")
     assert found().status == "failure"
+
+
+def test_a_redis_that_answers_and_one_that_does_not(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> Finding:
+        return of("redis", settings_findings({}))
+
+    assert (found().status, "for itself" in found().found) == ("ok", True)
+    monkeypatch.setenv("TINYLORA_REDIS_URL", redis_server.url)
+    assert (found().status, found().found) == ("ok", "it answers")
+    monkeypatch.setenv("TINYLORA_REDIS_URL", "redis://:my-secret@127.0.0.1:9/0")
+    assert found().status == "warning" and "127.0.0.1:9" in found().found and "my-secret" not in repr(found())
 
 
 def test_files_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
