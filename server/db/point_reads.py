@@ -91,8 +91,8 @@ class PointReads(ABC):
         row = await self._row(_KEY, digest, month) if _is_stored(digest) else None
         return None if row is None else KeyRow(*(*row[:7], TenantRow(*row[7:])))
 
-    async def tenant(self, name: str, month: int) -> TenantRow | None:
-        """The tenant called `name`, with the tokens of the month that begins then."""
+    async def tenant(self, name: str, month: int = 0) -> TenantRow | None:
+        """The tenant called `name`, with the tokens of the month that begins then; for whom they matter."""
         row = await self._row(_TENANT, name, month) if _is_stored(name) else None
         return None if row is None else TenantRow(*row)
 

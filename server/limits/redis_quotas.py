@@ -119,15 +119,15 @@ class RedisQuotas:
 
     async def _take_shared(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> Taken:
         name = f"{self._process}-{next(self._numbers)}" if holds else ""
-        limits = [*(draw.seconds for draw in draws), *(hold.limit for hold in holds)]
-        arguments = [self._now(), len(draws), MINUTE_S, NO_WAIT_S, name, LEASE_S, *limits]
+        limits: list[float] = [*(draw.seconds for draw in draws), *(hold.limit for hold in holds)]
+        arguments: list[str | float] = [self._now(), len(draws), MINUTE_S, NO_WAIT_S, name, LEASE_S, *limits]
         answer = await self._take(self._keys(draws, holds), arguments)
         granted, *state = map(float, answer)
         to_full_s, open_now = state[: len(draws)], [int(value) for value in state[len(draws) :]]
         return Taken(bool(granted), draws, holds, to_full_s, open_now, name, shared=True)
 
     async def _settle(self, taken: Taken, draws: Sequence[Draw]) -> None:
-        arguments = [self._now(), len(draws), taken.name, *(draw.seconds for draw in draws)]
+        arguments: list[str | float] = [self._now(), len(draws), taken.name, *(draw.seconds for draw in draws)]
         await self._tell(self._give_back(self._keys(draws, taken.holds), arguments))
 
     async def _renew_now_and_then(self) -> None:
