@@ -157,7 +157,7 @@ async def test_a_weight_is_a_dial_of_one_adapter(client: httpx.AsyncClient, adap
         ({"adapter": {"adapter": "brief", "weight": 1, "vector": ONES}}, 400, "adapter", "invalid_adapter"),
         ({"adapter": {"adapter": "none", "weight": 1}}, 404, "adapter.adapter", "adapter_not_found"),
         (
-            {"adapter": {"adapter": {"vector": [3e38] * 13, "dtype": "float32"}, "weight": 2}},
+            {"adapter": {"adapter": {"vector": [9e3] * 13, "dtype": "float32"}, "weight": 2}},
             400,
             "adapter.vector",
             "invalid_vector",

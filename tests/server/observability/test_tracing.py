@@ -100,7 +100,8 @@ async def test_an_inference_request_is_a_span_with_its_stages_in_it(
     times = [time for stage in stages for time in (stage.start_time, stage.end_time)]
     assert times[0] == whole.start_time and times == sorted(times)  # type: ignore[type-var]
     assert times[1] == times[2] and times[3] == times[4]
-    assert dict(stages[2].attributes or {}) == {"gen_ai.usage.input_tokens": 3, "gen_ai.usage.output_tokens": 2}
+    used = {"gen_ai.usage.input_tokens": 3, "gen_ai.usage.output_tokens": 2}
+    assert used.items() <= dict(stages[2].attributes or {}).items()
 
 
 async def test_the_clients_trace_goes_on_and_the_engine_gets_the_engines_span(
@@ -297,7 +298,7 @@ async def test_the_engines_stage_has_the_attributes_of_generative_ai(
 
 @pytest.mark.parametrize(
     "fields",
-    [{"max_tokens": "7"}, {"temperature": True}, {"seed": 2**70}, {"stop": {"a": 1}}, {"n": "2"}, {"model": 5}],
+    [{"max_tokens": "7"}, {"temperature": True}, {"top_k": "5"}, {"stop": {"a": 1}}, {"n": "2"}, {"model": 5}],
 )
 async def test_values_of_a_wrong_type_are_no_attributes(
     client: httpx.AsyncClient, exporter: InMemorySpanExporter, fields: dict[str, object]
