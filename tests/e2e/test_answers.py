@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 from itertools import combinations
+from typing import Any
 
 import openai
 import pytest
 import torch
 
 from tests.e2e.running import ADMIN_KEY, ServerProcess
-from tests.e2e.talking import TOKENS, Answer, Talk, random_vector, vector_bytes
+from tests.e2e.talking import TOKENS, Answer, Talk, random_vector, user, vector_bytes
+from tests.e2e.tenants import new_tenant
 
 pytestmark = pytest.mark.engine
 
@@ -62,14 +64,46 @@ def test_name_inline_vector_and_mixture_of_one_content_answer_alike(talk: Talk) 
         (inline, "inline:"),
         ({"vector": [0.3] * 13}, "inline:"),
         ([{"adapter": "acme/strong", "weight": 1}], "mix:"),
+        ({"adapter": "acme/strong", "weight": 1}, "mix:"),
         ([{"adapter": "acme/strong", "weight": 0.25}, {"adapter": inline, "weight": 0.75}], "mix:"),
     ):
         answer = talk.greedy(adapter)
         assert answer.model.startswith(model)
         assert_same(answer, named)
     assert_differs(talk.greedy([{"adapter": "acme/strong", "weight": -1}]), named)
-    assert_same(talk.greedy([{"adapter": "acme/strong", "weight": 0}]), base)
+    assert_same(talk.greedy({"adapter": "acme/strong", "weight": 0}), base)
     assert_same(talk.greedy(), base)
+
+
+def test_what_was_cached_of_a_prompt_is_counted_and_is_no_other_tenants(talk: Talk, server: ServerProcess) -> None:
+    # Longer than a block of the cache, which is shared by whole blocks.
+    request = talk.greedy_request(question="Which of these is a city? " + "Paris, or a river? " * 60)
+    request |= {"max_tokens": 1, "extra_body": {"prompt_cache_key": "the same for all"}}
+    key = new_tenant(talk.http, "cached")
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=120) as other:
+        cached = []
+        for client in (talk.client, talk.client, other, other):
+            usage = client.chat.completions.create(**request).usage
+            assert usage is not None and usage.prompt_tokens_details is not None
+            cached.append(usage.prompt_tokens_details.cached_tokens or 0)
+    assert cached[0] == cached[2] == 0
+    assert cached[1] == cached[3] > 0
+
+
+def test_answers_of_every_api_say_which_tier_they_were_served_with(talk: Talk) -> None:
+    tier: Any = {"service_tier": "flex"}
+    question = {"messages": user("Hello"), "max_tokens": 2}
+    completions: Any = talk.client.chat.completions
+    assert completions.create(model=talk.base, **question, **tier).service_tier == "flex"
+    chunks = completions.create(model=talk.base, **question, **tier, stream=True)
+    assert {chunk.service_tier for chunk in chunks} == {"flex"}
+    responses: Any = talk.client.responses
+    assert responses.create(model=talk.base, input="Hello", max_output_tokens=2, **tier).service_tier == "flex"
+    events = list(responses.create(model=talk.base, input="Hello", max_output_tokens=2, **tier, stream=True))
+    assert events[0].response.service_tier == events[-1].response.service_tier == "flex"
+    # The operator may always have priority.
+    answer = completions.create(model=talk.base, **question, service_tier="priority")
+    assert answer.service_tier == "priority"
 
 
 def test_stream_joins_to_the_whole_answer_and_counts_its_tokens(talk: Talk) -> None:
