@@ -21,6 +21,8 @@ from server.core.principal import Principal
 from server.core.request_state import RequestState, put_state
 from server.db.database import Database
 from server.limits.grader_runs import GraderRuns
+from server.limits.quota_store import ProcessQuotas
+from server.limits.quotas import Quotas
 from server.training.files.storage import FileStorage
 from server.training.graders.build import GraderTools
 from server.training.graders.endpoint_client import EndpointClient
@@ -287,11 +289,12 @@ async def test_a_tenant_may_try_so_many_graders_at_once_and_in_a_minute(
             await release.wait()
             return True
 
-    runs = GraderRuns(at_once=2, per_minute=60)
+    store = ProcessQuotas()
+    runs = GraderRuns(at_once=2, per_minute=60, quotas=Quotas(store))
     app.state.training = replace(app.state.training, graders=GraderTools(Slow()), grader_runs=runs)
     slow = {**body, "grader": {"type": "math", "reference": "{{item.answer}}"}}
     waiting = [asyncio.create_task(http.post("/run", json=slow)) for _ in range(2)]
-    while runs._quotas.open_requests < 2:
+    while store.open.total() < 2:
         await asyncio.sleep(0)
     refused = await http.post("/run", json=body)
     assert refused.status_code == 429
