@@ -16,11 +16,14 @@ NO_QUOTAS = {
     "tokens_per_minute": None,
     "max_concurrent_requests": None,
     "weight": 1.0,
+    "tokens_per_month": None,
+    "priority_requests_per_minute": None,
 }
 
 
 async def test_a_tenant_is_found_as_it_was_made(operator: Operator) -> None:
     quotas = {"max_adapters": 0, "requests_per_minute": 60, "tokens_per_minute": 10_000, "max_concurrent_requests": 3}
+    quotas |= {"tokens_per_month": 10**9, "priority_requests_per_minute": 5}
     made = await operator.make_tenant("acme", **quotas, weight=2.5)
     assert made.pop("created_at") > 1_700_000_000
     assert made == {

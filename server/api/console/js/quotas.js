@@ -8,7 +8,11 @@ const OF_REQUESTS = [
   { name: "tokens_per_minute", label: "Tokens per minute", min: 1 },
   { name: "max_concurrent_requests", label: "Requests at once", min: 1 },
 ];
-const OF_TENANTS = [{ name: "max_adapters", label: "Adapters", min: 0 }];
+const OF_TENANTS = [
+  { name: "tokens_per_month", label: "Tokens per month", min: 1 },
+  { name: "priority_requests_per_minute", label: "Requests with priority per minute", min: 1 },
+  { name: "max_adapters", label: "Adapters", min: 0 },
+];
 
 /**
  * @param {Record<string, any>} current
@@ -32,6 +36,6 @@ export function quotaFields(current, ofTenant) {
   };
   const fields = inputs.map(({ label, input }) => field(label, input));
   if (ofTenant) fields.push(field("Weight", weight));
-  const hint = ofTenant ? "Empty: no limit. The weight is the tenant's share of a full server, relative to the others'." : "Empty: no limit but the tenant's.";
+  const hint = ofTenant ? "Empty: no limit, and no request with priority. The weight is the tenant's share of a full server, relative to the others'." : "Empty: no limit but the tenant's.";
   return { element: h("fieldset", null, h("legend", null, "Quotas"), h("div", { class: "row" }, fields), h("p", { class: "hint" }, hint)), values };
 }
