@@ -1,16 +1,18 @@
-"""What all tests share: PostgreSQL and Redis, started when a test first asks, and how they run side by side."""
+"""What all tests share: PostgreSQL, Redis and a browser, started when a test first asks, and how they run side by side."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from playwright.sync_api import Browser
 from xdist.scheduler import LoadScopeScheduling
 
 from server.db.database import Database
+from tests.chromium import NoChromium, Visitor, running_chromium
 from tests.postgres import PostgresServer, running_server
 from tests.redis_server import RedisServer, find_program
 
@@ -81,3 +83,28 @@ def redis_server(running_redis: RedisServer) -> RedisServer:
     """The same, empty and running."""
     running_redis.start_again()
     return running_redis
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A real browser; tests that need it are skipped where there is none."""
+    try:
+        with running_chromium() as browser:
+            yield browser
+    except NoChromium as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Callable[..., Visitor]]:
+    """Makes visitors of a server; in the end their browsers have had nothing against its pages."""
+    visitors: list[Visitor] = []
+
+    def visit(base_url: str, **how: Any) -> Visitor:
+        visitors.append(Visitor(chromium, base_url, **how))
+        return visitors[-1]
+
+    yield visit
+    for visitor in visitors:
+        visitor.context.close()
+    assert [complaint for visitor in visitors for complaint in visitor.complaints] == []

@@ -148,7 +148,9 @@ export async function* eventsOf(answer) {
   let rest = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch((error) => {
+        throw isAbort(error) ? error : new ApiError("The connection broke off before the answer's end.");
+      });
       rest += value ?? "";
       const blocks = rest.split(/\r?\n\r?\n/);
       rest = done ? "" : (blocks.pop() ?? "");
@@ -161,7 +163,7 @@ export async function* eventsOf(answer) {
         if (event.error) throw new ApiError(event.error.message ?? "The answer broke off.", { code: event.error.code });
         yield event;
       }
-      if (done) return;
+      if (done) throw new ApiError("The answer broke off before its end.");
     }
   } finally {
     reader.cancel().catch(() => {});

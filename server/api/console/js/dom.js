@@ -1,7 +1,7 @@
 // @ts-check
 // Elements, tables, messages and dialogs. Text becomes text nodes: nothing here or elsewhere parses HTML.
 
-/** @typedef {Node | string | number | null | undefined | false | Child[]} Child */
+/** @typedef {Node | string | number | null | undefined | false | any[]} Child what an element may hold; of lists, each item */
 
 const FORBIDDEN = new Set(["style", "innerHTML", "outerHTML", "srcdoc"]);
 const PROPERTIES = new Set(["value", "checked", "disabled", "open", "selected", "hidden", "indeterminate", "readOnly"]);

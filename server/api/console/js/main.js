@@ -73,7 +73,7 @@ async function show(moveFocus) {
     if (found === null) throw new ApiError("There is no such page in the console.");
     const module = await found.page.load();
     if (signal.aborted) return;
-    document.title = `${module.title} – TinyLoRA console`;
+    document.title = [found.params.name, module.title, "TinyLoRA console"].filter(Boolean).join(" – ");
     replace(root, content);
     await module.render(content, { api, params: found.params, signal });
   } catch (error) {
@@ -133,5 +133,9 @@ async function signIn(why) {
 }
 
 window.addEventListener("hashchange", () => show(true));
+document.querySelector(".skip")?.addEventListener("click", (event) => {
+  event.preventDefault(); // Its address is no page's.
+  focusHeading();
+});
 drawAccount();
 show(false);

@@ -4,9 +4,9 @@
 import { ApiError, inPath } from "../api.js";
 import { button, confirmed, h, pagedTable, replace, save, toast } from "../dom.js";
 import { byteCount, time } from "../format.js";
-import { aliasSection } from "../alias_section.js";
-import { uploadForm } from "../upload.js";
-import { vectorSection } from "../vector_section.js";
+import { aliasSection } from "../adapters/aliases.js";
+import { uploadForm } from "../adapters/upload.js";
+import { numbersSection } from "../adapters/numbers.js";
 
 export const title = "Adapter";
 
@@ -19,7 +19,13 @@ export async function render(root, { api, params, signal }) {
   const path = `/v1/adapters/${inPath(name)}`;
   const isOthers = name.startsWith("~");
   const place = h("div");
-  replace(root, h("p", null, h("a", { href: "#/adapters" }, "All adapters")), h("h1", null, name), place);
+  const heading = h("h1", { tabindex: "-1" }, name);
+  replace(root, h("p", null, h("a", { href: "#/adapters" }, "All adapters")), heading, place);
+
+  async function redraw() {
+    await draw();
+    heading.focus(); // What had the focus is gone.
+  }
 
   async function draw() {
     const deleted = isOthers ? { items: [], next: null } : await deletedOnes(api, path, signal);
@@ -36,7 +42,7 @@ export async function render(root, { api, params, signal }) {
       place,
       head(latest),
       h("section", { class: "card" }, h("h2", null, "Versions"), pagedTable("Versions", versionColumns(versions.items.length), versions, "None.")),
-      await vectorSection(api, signal, name, versions.items),
+      await numbersSection(api, signal, name, versions.items),
       isOthers ? null : await aliasSection(api, signal, name, versions.items),
       isOthers ? null : h("section", { class: "card" }, h("h2", null, "Upload a version"), uploadForm(api, signal, uploaded, name)),
       deletedSection(deleted),
@@ -46,7 +52,7 @@ export async function render(root, { api, params, signal }) {
   /** @param {any} made */
   async function uploaded(made) {
     toast(`Stored as ${made.id}.`);
-    await draw();
+    await redraw();
   }
 
   /** @param {any} latest */
@@ -60,13 +66,13 @@ export async function render(root, { api, params, signal }) {
         : `Every tenant of this server can then use and download all of its versions, as ~TENANT/${name}.`;
       if (!(await confirmed(latest.public ? "Keep it to this tenant?" : "Let all tenants use it?", question, latest.public ? "Keep it" : "Let them"))) return;
       await api.patch(path, { public: !latest.public }, { signal });
-      await draw();
+      await redraw();
     };
     const remove = async () => {
       if (!(await confirmed(`Delete ${name}?`, "All of its versions and aliases go; requests that name it fail. It can be restored from this page.", "Delete all versions"))) return;
       const gone = await api.del(path, { signal });
       toast(`Deleted ${gone.versions.length} ${gone.versions.length === 1 ? "version" : "versions"} of ${name}.`);
-      await draw();
+      await redraw();
     };
     return h(
       "section",
@@ -124,7 +130,7 @@ export async function render(root, { api, params, signal }) {
     if (!(await confirmed(`Delete version ${one.version}?`, `Requests that name ${one.id} fail. It can be restored from this page.`, "Delete it"))) return;
     await api.del(`/v1/adapters/${inPath(one.id)}`, { signal });
     toast(`Deleted ${one.id}.`);
-    await draw();
+    await redraw();
   }
 
   /** @param {{items: any[], next: any}} deleted */
@@ -133,13 +139,13 @@ export async function render(root, { api, params, signal }) {
     const restore = async (/** @type {any} */ one) => {
       const back = await api.post(`/v1/adapters/${inPath(one.id)}/restore`, undefined, { signal });
       toast(`Restored ${back.id}.`);
-      await draw();
+      await redraw();
     };
     const purge = async (/** @type {any} */ one) => {
       if (!(await confirmed(`Delete ${one.id} for good?`, "Nothing can bring it back.", "Delete for good"))) return;
       await api.del(`/v1/adapters/${inPath(one.id)}`, { query: { purge: true }, signal });
       toast(`${one.id} is gone.`);
-      await draw();
+      await redraw();
     };
     /** @type {import("../dom.js").Column<any>[]} */
     const columns = [

@@ -3,7 +3,7 @@
 
 import { field, form, h, pagedTable, replace, toast } from "../dom.js";
 import { byteCount, time } from "../format.js";
-import { uploadForm } from "../upload.js";
+import { uploadForm } from "../adapters/upload.js";
 
 export const title = "Adapters";
 

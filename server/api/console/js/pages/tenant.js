@@ -4,7 +4,7 @@
 import { ApiError, inPath } from "../api.js";
 import { button, confirmed, copyButton, dialog, field, form, h, pagedTable, replace, toast } from "../dom.js";
 import { time } from "../format.js";
-import { quotaFields } from "../quotas.js";
+import { quotaFields } from "../tenants/quotas.js";
 import { notForYou, orWhyNot } from "./tenants.js";
 
 export const title = "Tenant";
@@ -32,7 +32,13 @@ export async function render(root, { api, params, signal }) {
   const { name } = params;
   const path = `/v1/tenants/${inPath(name)}`;
   const place = h("div");
-  replace(root, h("p", null, h("a", { href: "#/tenants" }, "All tenants")), h("h1", null, name), place);
+  const heading = h("h1", { tabindex: "-1" }, name);
+  replace(root, h("p", null, h("a", { href: "#/tenants" }, "All tenants")), heading, place);
+
+  async function redraw() {
+    await draw();
+    heading.focus(); // What had the focus is gone.
+  }
 
   async function draw() {
     const tenant = await orWhyNot(() => api.get(path, { signal }));
@@ -56,7 +62,7 @@ export async function render(root, { api, params, signal }) {
       const question = enabled ? "All of its keys are refused from the next request on, and its jobs are paused. It can be enabled again." : "Its keys are taken again.";
       if (!(await confirmed(enabled ? `Disable ${name}?` : `Enable ${name}?`, question, enabled ? "Disable" : "Enable"))) return;
       await api.patch(path, { disabled: enabled }, { signal });
-      await draw();
+      await redraw();
     };
     return h(
       "section",
@@ -89,7 +95,7 @@ export async function render(root, { api, params, signal }) {
         if (chosen.length === 0) throw new ApiError("A key needs at least one scope.");
         const body = { name: called.value.trim(), scopes: chosen, expires_in_s: EXPIRIES[Number(expiry.value)].seconds, ...quotas.values() };
         await showOnce(await api.post(`${path}/keys`, body, { signal }));
-        await draw();
+        await redraw();
       },
       h("div", { class: "row" }, field("Name", called, "For whom or what it is."), field("Expires", expiry)),
       h(
@@ -117,7 +123,7 @@ export async function render(root, { api, params, signal }) {
     if (!(await confirmed(`Revoke ${key.name}?`, "It is refused from the next request on, for good.", "Revoke it"))) return;
     await api.post(`${path}/keys/${inPath(key.id)}/revoke`, undefined, { signal });
     toast(`Revoked ${key.name}.`);
-    await draw();
+    await redraw();
   }
 
   /** @param {any} key */

@@ -4,7 +4,7 @@
 import { ApiError } from "../api.js";
 import { field, form, h, pagedTable, replace, toast } from "../dom.js";
 import { number, time } from "../format.js";
-import { quotaFields } from "../quotas.js";
+import { quotaFields } from "../tenants/quotas.js";
 
 export const title = "Tenants & keys";
 

@@ -31,14 +31,14 @@ export async function render(root, { api, signal }) {
   const period = h("select", null, PERIODS.map((one, at) => h("option", { value: at }, one.name)));
   const group = h("select", null, GROUPS.map((one, at) => h("option", { value: at }, one.label)));
   const all = h("input", { type: "checkbox" });
-  const place = h("div", { "aria-live": "polite" });
+  const place = h("div");
 
   async function draw() {
     const { back, width, limit, seconds } = PERIODS[Number(period.value)];
     const by = GROUPS[Number(group.value)];
     const now = Math.floor(Date.now() / 1000);
     const query = { start_time: now - back, bucket_width: width, group_by: by.name, all_tenants: all.checked ? "true" : null, limit };
-    replace(place, h("p", { class: "quiet" }, "Loading …"));
+    replace(place, h("p", { class: "quiet", role: "status" }, "Loading …"));
     try {
       const { buckets, isWhole } = await readUsage(api, query, signal);
       replace(place, report(buckets, by, seconds, isWhole));

@@ -61,7 +61,7 @@ export function answerColumn(api, label, choice, request) {
         if (!delta) continue;
         if (delta.token_ids) answer.ids.push(...delta.token_ids);
         for (const one of delta.logprobs?.content ?? []) answer.tokens.push({ text: one.token, logprob: one.logprob, other: null });
-        const piece = delta.delta?.content;
+        const piece = delta.delta?.content || delta.delta?.reasoning || delta.delta?.reasoning_content;
         if (!piece) continue;
         first ||= performance.now();
         shown.append(piece);

@@ -65,6 +65,7 @@ function part(api, signal, initial, strengthLabel) {
 
   async function offerVersions() {
     const wanted = name.value.trim();
+    /** @type {string[]} */
     let choices = [];
     try {
       const path = `/v1/adapters/${inPath(wanted)}`;

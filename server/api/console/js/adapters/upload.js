@@ -1,14 +1,14 @@
 // @ts-check
 // The form that uploads an adapter: a file dropped or chosen (with its configuration, of other libraries), or numbers.
 
-import { ApiError } from "./api.js";
-import { field, form, h, replace } from "./dom.js";
-import { byteCount } from "./format.js";
+import { ApiError } from "../api.js";
+import { field, form, h, replace } from "../dom.js";
+import { byteCount } from "../format.js";
 
 const SAFETENSORS = "application/x-safetensors";
 
 /**
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {(adapter: any) => unknown} stored called with the adapter that the server has stored
  * @param {string} [fixedName] of an adapter that gets another version
@@ -52,7 +52,7 @@ export function uploadForm(api, signal, stored, fixedName) {
     {},
     async () => {
       const raw = { dtype: dtype.value, groups: groups.value, u: perGroup.value };
-      const made = await send(api, signal, name.value.trim(), files, typed.value, raw);
+      const made = await send(api, signal, fixedName ?? name.value.trim(), files, typed.value, raw);
       whole.reset();
       take([]);
       await stored(made);
@@ -82,7 +82,7 @@ function nameOf(fileName) {
 }
 
 /**
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {string} name
  * @param {File[]} files

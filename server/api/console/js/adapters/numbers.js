@@ -1,26 +1,26 @@
 // @ts-check
 // The numbers of a version as bars, and beside them those of another version with what differs.
 
-import { inPath } from "./api.js";
-import { barChart } from "./chart.js";
-import { field, h, replace, toastError } from "./dom.js";
-import { digits } from "./format.js";
+import { inPath } from "../api.js";
+import { barChart } from "../chart.js";
+import { field, h, replace, toastError } from "../dom.js";
+import { digits } from "../format.js";
 import { norm, numbersOf } from "./vector.js";
 
 const MAX_BARS = 128;
 const NOTHING = "";
 
 /**
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {string} name
  * @param {any[]} versions newest first, at least one
  */
-export async function vectorSection(api, signal, name, versions) {
+export async function numbersSection(api, signal, name, versions) {
   const options = () => versions.map((one) => h("option", { value: one.id }, `version ${one.version}`));
   const shown = h("select", null, options());
   const other = h("select", null, h("option", { value: NOTHING }, "nothing"), options());
-  const place = h("div", { "aria-live": "polite" });
+  const place = h("div");
 
   async function draw() {
     const one = versions.find((version) => version.id === shown.value);

@@ -1,12 +1,12 @@
 // @ts-check
 // The aliases of an adapter: moved to one version or to several with shares, rolled back, removed, with their history.
 
-import { inPath } from "./api.js";
-import { button, confirmed, dialog, field, form, h, pagedTable, replace, table, toast } from "./dom.js";
-import { digits, time } from "./format.js";
+import { inPath } from "../api.js";
+import { button, confirmed, dialog, field, form, h, pagedTable, replace, table, toast } from "../dom.js";
+import { digits, time } from "../format.js";
 
 /**
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {string} name
  * @param {any[]} versions those that an alias may be moved to
@@ -29,6 +29,7 @@ export async function aliasSection(api, signal, name, versions) {
     // With its ETag, so that nobody's move is undone by one who has not seen it.
     const seen = alias ? await api.raw(`${base}/${alias.alias}`, { signal }) : null;
     const current = seen ? (await seen.json()).versions : {};
+    /** @type {Record<string, string>} */
     const condition = seen ? { "if-match": seen.headers.get("etag") ?? "*" } : { "if-none-match": "*" };
     const moved = await dialog(alias ? `Move ${alias.alias}` : "New alias", (close) => moveForm(alias, current, condition, close));
     if (moved) {
@@ -97,7 +98,7 @@ export async function aliasSection(api, signal, name, versions) {
   /** @param {any} alias */
   async function history(alias) {
     const moves = await api.page(`${base}/${alias.alias}/history`, { signal });
-    /** @type {import("./dom.js").Column<any>[]} */
+    /** @type {import("../dom.js").Column<any>[]} */
     const columns = [
       { header: "Move", cell: (one) => one.id },
       { header: "When", cell: (one) => time(one.created_at) },
@@ -109,7 +110,7 @@ export async function aliasSection(api, signal, name, versions) {
     ]);
   }
 
-  /** @type {import("./dom.js").Column<any>[]} */
+  /** @type {import("../dom.js").Column<any>[]} */
   const COLUMNS = [
     { header: "Alias", cell: (alias) => alias.alias },
     { header: "Stands for", cell: (alias) => sharesOf(alias.versions) },

@@ -1,7 +1,7 @@
 // @ts-check
 // The fields of quotas, of a tenant or a key. An empty one is no limit.
 
-import { field, h } from "./dom.js";
+import { field, h } from "../dom.js";
 
 const OF_REQUESTS = [
   { name: "requests_per_minute", label: "Requests per minute", min: 1 },

@@ -1,0 +1,107 @@
+"""The pages of adapters, as somebody with a browser uses them; what the server then has is read without a browser."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.chromium import Visitor
+from tests.console.conftest import Server
+
+OLD = struct.pack("<13H", *[0x3E4D] * 13)  # bfloat16 numbers near 0.2
+NEW = struct.pack("<13H", *[0x3E4D] * 12, 0xBF00)  # the last one is -0.5
+
+
+def drop(page: Page, name: str, content: bytes) -> None:
+    """Drop a file where files are dropped."""
+    transfer = page.evaluate_handle(
+        """([name, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], name));
+            return transfer;
+        }""",
+        [name, list(content)],
+    )
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": transfer})
+
+
+def test_from_the_first_upload_to_a_rollback(server: Server, visit: Callable[..., Visitor], tmp_path: Path) -> None:
+    page = visit(server.url).open()
+    expect(page.get_by_text("There is no adapter yet")).to_be_visible()
+
+    drop(page, "acme math.bin", OLD)
+    expect(page.get_by_label("Name", exact=True)).to_have_value("acme-math")
+    page.get_by_label("Name", exact=True).fill("acme/math")
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_text("Stored as acme/math@1.")).to_be_visible()
+    assert server.http.get("/v1/adapters/acme/math/vector").content == OLD
+
+    page.get_by_role("link", name="acme/math").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("acme/math")
+    expect(page.locator(".chart rect")).to_have_count(13)
+
+    (tmp_path / "new.bin").write_bytes(NEW)
+    page.get_by_label("Files").set_input_files(tmp_path / "new.bin")
+    page.get_by_role("button", name="Upload a version").click()
+    expect(page.get_by_text("Stored as acme/math@2.")).to_be_visible()
+    page.get_by_label("Compare with").select_option("version 1")
+    # 0.2001953125 in bfloat16: only the last of 13 numbers differs.
+    expect(page.get_by_text("Length of the difference: 0.7002")).to_be_visible()
+
+    page.get_by_role("button", name="New alias").click()
+    page.get_by_label("Name", exact=True).fill("prod")
+    page.get_by_role("dialog").get_by_label("Version").select_option("1")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_text("acme/math@prod is now version 1.")).to_be_visible()
+    page.get_by_role("button", name="Move prod", exact=True).click()
+    page.get_by_role("dialog").get_by_label("Version").select_option("2")
+    page.get_by_role("button", name="Move it").click()
+    expect(page.get_by_role("row", name="prod version 2")).to_be_visible()
+    assert server.http.get("/v1/adapters/acme/math@prod/vector").content == NEW
+    page.get_by_role("button", name="Roll back prod").click()
+    expect(page.get_by_role("row", name="prod version 1")).to_be_visible()
+    assert server.http.get("/v1/adapters/acme/math@prod/vector").content == OLD
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the bytes of version 2").click()
+    assert Path(download.value.path()).read_bytes() == NEW
+    assert download.value.suggested_filename == "acme-math@2.bin"
+
+
+def test_a_deletion_asks_first_and_is_taken_back(server: Server, visit: Callable[..., Visitor]) -> None:
+    for content in (OLD, NEW):
+        server.http.post("/v1/adapters?name=a", content=content, headers={"content-type": "application/octet-stream"})
+    page = visit(server.url).open("adapters/a")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert server.http.get("/v1/adapters/a").status_code == 200
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Delete all versions").click()
+    expect(page.get_by_text("Deleted 2 versions of a.")).to_be_visible()
+    assert server.http.get("/v1/adapters/a").status_code == 404
+    page.get_by_role("button", name="Restore version 1").click()
+    expect(page.get_by_text("Restored a@1.")).to_be_visible()
+    assert server.http.get("/v1/adapters/a/vector").content == OLD
+
+
+def test_what_the_server_refuses_is_said_in_its_words(server: Server, visit: Callable[..., Visitor]) -> None:
+    page = visit(server.url).open()
+    page.get_by_label("Name", exact=True).fill("a")
+    drop(page, "short.bin", OLD[:-2])
+    page.get_by_role("button", name="Upload").click()
+    refused = server.http.post(
+        "/v1/adapters?name=a", content=OLD[:-2], headers={"content-type": "application/octet-stream"}
+    )
+    expect(page.get_by_role("alert")).to_contain_text(refused.json()["error"]["message"])
+
+
+def test_text_of_tenants_is_text(server: Server, visit: Callable[..., Visitor]) -> None:
+    markup = "<img src=x onerror=alert(1)><b>bold</b>"
+    body = {"name": "a", "vector": [0.1] * 13, "metadata": {"<i>key</i>": markup}}
+    assert server.http.post("/v1/adapters", json=body).status_code == 201
+    page = visit(server.url).open("adapters/a")
+    expect(page.get_by_text(markup)).to_be_visible()
+    expect(page.locator("main img, main b, main i")).to_have_count(0)

@@ -1,0 +1,97 @@
+"""The key of a session, what it may, and the operator's pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from playwright.sync_api import expect
+
+from tests.chromium import Visitor
+from tests.console.conftest import Server
+from tests.server.support.keyed import ADMIN_KEY, bearer
+
+
+def test_a_key_is_asked_for_and_stays_in_its_tab(keyed_server: Server, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(keyed_server.url)
+    page = visitor.open()
+    page.get_by_label("Key", exact=True).fill("wrong")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("The API key is not valid")
+    page.get_by_label("Key", exact=True).fill(ADMIN_KEY)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("There is no adapter yet")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("There is no adapter yet")).to_be_visible()
+    # Nowhere but in this tab.
+    assert page.evaluate("[document.cookie, Object.keys(localStorage).length]") == ["", 0]
+    other = visitor.open()
+    expect(other.get_by_role("dialog", name="API key")).to_be_visible()
+    page.get_by_role("button", name="Forget key").click()
+    expect(page.get_by_role("dialog", name="API key")).to_be_visible()
+    assert page.evaluate("Object.keys(sessionStorage).length") == 0
+
+
+def test_the_operator_makes_a_tenant_a_key_and_revokes_it(keyed_server: Server, visit: Callable[..., Visitor]) -> None:
+    http = keyed_server.http
+    page = visit(keyed_server.url, key=ADMIN_KEY).open("tenants")
+    page.get_by_text("New tenant").click()
+    page.get_by_label("Name", exact=True).fill("acme")
+    page.get_by_label("Requests per minute").fill("600")
+    page.get_by_role("button", name="Make the tenant").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("acme")
+    assert http.get("/v1/tenants/acme", headers=bearer(ADMIN_KEY)).json()["requests_per_minute"] == 600
+
+    page.get_by_text("New key").click()
+    page.get_by_label("Name", exact=True).fill("ci")
+    page.get_by_label("adapters:").check()
+    page.get_by_role("button", name="Make the key").click()
+    key = page.get_by_label("Copy it now").input_value()
+    made = http.get("/v1/adapters", headers=bearer(key))
+    assert made.status_code == 200
+    page.get_by_role("button", name="I have it").click()
+    expect(page.get_by_role("row", name="ci")).to_contain_text("infer, adapters")
+    assert key not in page.content()
+
+    page.get_by_role("button", name="Revoke ci").click()
+    page.get_by_role("button", name="Revoke it").click()
+    expect(page.get_by_role("row", name="ci")).to_contain_text("revoked")
+    assert http.get("/v1/adapters", headers=bearer(key)).status_code == 401
+
+    page.get_by_role("button", name="Disable").click()
+    page.get_by_role("dialog").get_by_role("button", name="Disable").click()
+    expect(page.get_by_text(re.compile("^disabled"))).to_be_visible()
+    assert http.get("/v1/tenants/acme", headers=bearer(ADMIN_KEY)).json()["disabled_at"] is not None
+
+
+def test_a_tenant_sees_its_own_and_why_not_the_rest(keyed_server: Server, visit: Callable[..., Visitor]) -> None:
+    http, admin = keyed_server.http, bearer(ADMIN_KEY)
+    keys = {}
+    for tenant in ("acme", "globex"):
+        http.post("/v1/tenants", json={"name": tenant}, headers=admin)
+        body = {"name": "k", "scopes": ["infer", "adapters"]}
+        keys[tenant] = http.post(f"/v1/tenants/{tenant}/keys", json=body, headers=admin).json()["key"]
+        body = {"name": f"{tenant}-only", "vector": [0.1] * 13}
+        http.post("/v1/adapters", json=body, headers=bearer(keys[tenant]))
+    page = visit(keyed_server.url, key=keys["acme"]).open("adapters")
+    expect(page.get_by_role("link", name="acme-only")).to_be_visible()
+    expect(page.get_by_text("globex-only")).to_have_count(0)
+    page.get_by_role("link", name="Tenants & keys").click()
+    expect(page.get_by_text("Tenants and keys are the operator's.")).to_contain_text("scope 'admin'")
+    expect(page.get_by_text("New tenant")).to_have_count(0)
+    page.get_by_role("link", name="Usage").click()
+    page.get_by_label("Of all tenants").check()
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("alert").filter(has_text="scope admin")).to_be_visible()
+
+    operator = visit(keyed_server.url).open("adapters")
+    operator.get_by_label("Key", exact=True).fill(ADMIN_KEY)
+    operator.get_by_text("For operators").click()
+    operator.get_by_label("Act for the tenant").fill("globex")
+    operator.get_by_role("button", name="Use this key").click()
+    expect(operator.get_by_role("link", name="globex-only")).to_be_visible()
+
+
+def test_on_a_server_without_keys_nobody_administers(server: Server, visit: Callable[..., Visitor]) -> None:
+    page = visit(server.url).open("tenants")
+    expect(page.get_by_text("Tenants and keys are the operator's.")).to_contain_text("TINYLORA_ADMIN_KEY")
