@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 PACKAGE = "@sparticuz/chromium@153.0.0"
@@ -26,8 +26,9 @@ for (const [from, to] of [["chromium.br", "chromium"], ["al2023.tar.br", "librar
 """
 # In a container, and as root, Chromium's own sandbox cannot start; the pages are our own.
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-# Of an action of a test, on a machine that does much else.
-TIMEOUT_MS = 60_000
+# Of an action of a test, and of what it expects, on a machine that does much else.
+TIMEOUT_MS = 30_000
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 class NoChromium(Exception):

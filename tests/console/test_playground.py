@@ -50,7 +50,7 @@ def test_two_answers_and_how_likely_each_token_is_on_both_sides(server: Server, 
     expect(page.get_by_text("Both have answered.")).to_be_attached()
     for label, here, other in (("Left", {}, {"adapter": "acme/math"}), ("Right", {"adapter": "acme/math"}, {})):
         side = column(page, label)
-        expect(side.get_by_text(re.compile(r"^First token after [\d.]+ m?s, all 8 after"))).to_be_visible()
+        expect(side.get_by_text(re.compile(r"^First token after [\d.]+ m?s, all \d after"))).to_be_visible()
         side.get_by_text("Tokens as a table").click()
         rows = side.get_by_role("table").get_by_role("row").all()[1:]
         cells = [row.get_by_role("cell").all_inner_texts() for row in rows]

@@ -10,7 +10,7 @@ import { dialog, field, form, h } from "./dom.js";
  */
 export async function askForKey(why) {
   const key = h("input", { type: "password", required: true, pattern: "[ -~]+", title: "A key has letters, digits and signs of ASCII.", autocomplete: "off", spellcheck: "false", autofocus: true });
-  const tenant = h("input", { type: "text", pattern: "[A-Za-z0-9._-]*", autocomplete: "off", spellcheck: "false", value: session.tenant });
+  const tenant = h("input", { type: "text", pattern: "[A-Za-z0-9._\\-]*", autocomplete: "off", spellcheck: "false", value: session.tenant });
   const done = await dialog("API key", (close) => [
     why ? h("p", { class: "notice error", role: "alert" }, why) : null,
     form(

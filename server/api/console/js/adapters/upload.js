@@ -3,6 +3,7 @@
 
 import { ApiError } from "../api.js";
 import { field, form, h, replace } from "../dom.js";
+import { dropZone } from "../drop_zone.js";
 import { byteCount } from "../format.js";
 
 const SAFETENSORS = "application/x-safetensors";
@@ -16,37 +17,26 @@ const SAFETENSORS = "application/x-safetensors";
 export function uploadForm(api, signal, stored, fixedName) {
   /** @type {File[]} */
   let files = [];
-  const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", value: fixedName ?? "", readOnly: Boolean(fixedName) });
-  const chooser = h("input", { type: "file", multiple: true, accept: ".bin,.safetensors,.json,application/octet-stream" });
+  const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false" });
   const chosen = h("p", { class: "hint", role: "status" });
   const typed = h("textarea", { rows: 3, spellcheck: "false", class: "mono" });
   const dtype = h("select", null, ["bfloat16", "float16", "float32"].map((one) => h("option", { value: one }, one)));
   const groups = h("input", { type: "number", min: 1 });
   const perGroup = h("input", { type: "number", min: 1 });
 
-  /** @param {Iterable<File>} found */
+  /** @param {File[]} found */
   function take(found) {
-    files = [...found];
+    files = found;
     replace(chosen, files.map((file) => `${file.name} (${byteCount(file.size)})`).join(", "));
     const weights = files.find((file) => !file.name.endsWith(".json"));
     if (weights && !name.value) name.value = nameOf(weights.name);
   }
 
-  chooser.addEventListener("change", () => take(chooser.files));
-  const drop = h("div", { class: "drop" }, field("Files: drop them here, or choose", chooser, "A vector's bytes, a .safetensors file, or a checkpoint of PEFT with its adapter_config.json."), chosen);
-  for (const event of ["dragenter", "dragover"]) {
-    drop.addEventListener(event, (/** @type {DragEvent} */ over) => {
-      over.preventDefault();
-      drop.classList.add("over");
-    });
-  }
-  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (/** @type {DragEvent} */ dropped) => {
-    dropped.preventDefault();
-    drop.classList.remove("over");
-    chooser.value = "";
-    take(dropped.dataTransfer?.files ?? []);
+  const drop = dropZone("Files: drop them here, or choose", take, {
+    accept: ".bin,.safetensors,.json,application/octet-stream",
+    hint: "A vector's bytes, a .safetensors file, or a checkpoint of PEFT with its adapter_config.json.",
   });
+  drop.append(chosen);
 
   const whole = form(
     {},

@@ -11,6 +11,8 @@ const MAX_TOKENS_SHOWN = 2000;
 /** From this difference of log-probabilities on, a token has the full colour: e^2 is 7 times as likely. */
 const FULL = 2;
 const STEPS = 5;
+/** What streamed in less than this came at once, at no rate. */
+const SHORT_MS = 50;
 
 /**
  * @typedef {{text: string, logprob: number | null, other: number | null}} Token
@@ -78,7 +80,8 @@ export function answerColumn(api, label, choice, request) {
     }
     const whole = performance.now() - start;
     const count = usage?.completion_tokens ?? answer.tokens.length;
-    const rate = first && count > 1 ? `, ${digits(((count - 1) * 1000) / Math.max(performance.now() - first, 1))} tokens/s` : "";
+    const streamed = start + whole - first;
+    const rate = count > 1 && streamed > SHORT_MS ? `, ${digits(((count - 1) * 1000) / streamed)} tokens/s` : "";
     if (!shown.textContent) replace(shown, h("span", { class: "quiet" }, "(an empty answer)"));
     const all = count ? `all ${number(count)}` : "the whole";
     replace(facts, first ? `First token after ${duration(first - start)}, ${all} after ${duration(whole)}${rate}.` : `Nothing came in ${duration(whole)}.`);

@@ -20,11 +20,17 @@ export function adapterChoice(api, signal, initial) {
   );
   const kinds = h("fieldset", null, h("legend", null, "Who answers"), radios.map((radio) => h("label", { class: "check" }, radio, radio.value)));
   const single = part(api, signal, initial, "Strength");
+  /** @type {Set<ReturnType<typeof part>>} */
+  const mixed = new Set();
   const parts = h("div");
   const add = () => {
     const one = part(api, signal, "", "Weight");
-    const item = h("div", { class: "part" }, one.element, button("Remove", () => item.remove(), { class: "small" }));
-    Object.assign(item, { part: one });
+    mixed.add(one);
+    const remove = () => {
+      mixed.delete(one);
+      item.remove();
+    };
+    const item = h("div", { class: "part" }, one.element, button("Remove", remove, { class: "small" }));
     parts.append(item);
   };
   add();
@@ -43,8 +49,8 @@ export function adapterChoice(api, signal, initial) {
       const { name, weight } = single.value();
       return weight === 1 ? name : [{ adapter: name, weight }];
     }
-    return [...parts.children].map((/** @type {any} */ item) => {
-      const { name, weight } = item.part.value();
+    return [...mixed].map((one) => {
+      const { name, weight } = one.value();
       return { adapter: name, weight };
     });
   }
