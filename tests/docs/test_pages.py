@@ -30,8 +30,8 @@ from tests.server.support.keyed import ADMIN_KEY
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 WRITTEN = (
-    "index.md", "concepts.md", "serving.md", "console.md", "training.md", "tenants.md", "configuration.md", "operations.md",
-    "security.md", "migration.md",
+    "index.md", "concepts.md", "serving.md", "console.md", "training.md", "tenants.md", "configuration.md",
+    "operations.md", "security.md", "migration.md",
 )  # fmt: skip
 TEXTS = {name: (DOCS / name).read_text() for name in WRITTEN}
 BLOCK = re.compile(r"^```(sh|python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
