@@ -41,6 +41,7 @@ class ChattingEngine(SamplingEngine):
     async def _chat(self, request: Request) -> Any:
         body = await request.json()
         self.received.append(body)
+        self.adapters.append(self._active.get())
         prompt = self._tokenizer.apply_chat_template(
             body["messages"], add_generation_prompt=True, tokenize=True, return_dict=False
         )
