@@ -1,4 +1,4 @@
-"""What all tests share: PostgreSQL, Redis and a browser, started when a test first asks, and how they run side by side."""
+"""What all tests share: PostgreSQL, Redis and a browser, started when first asked for; how they run side by side."""
 
 from __future__ import annotations
 
