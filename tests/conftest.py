@@ -85,9 +85,12 @@ def redis_server(running_redis: RedisServer) -> RedisServer:
     return running_redis
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A real browser; tests that need it are skipped where there is none."""
+    """A real browser; tests that need it are skipped where there is none.
+
+    For one module: as long as Playwright runs, its event loop does, and no test of another module could run one.
+    """
     try:
         with running_chromium() as browser:
             yield browser

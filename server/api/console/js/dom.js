@@ -73,9 +73,12 @@ export function toast(message, kind = "done") {
   if (kind === "done") setTimeout(() => box.remove(), 6000);
 }
 
-/** Show an error, unless it says that the page was left. @param {unknown} error */
+/** Ends what a person began, by an error that is shown at its place already. */
+export class ShownError extends Error {}
+
+/** Show an error, unless it says that the page was left or is shown already. @param {unknown} error */
 export function toastError(error) {
-  if (error instanceof DOMException && error.name === "AbortError") return;
+  if (error instanceof ShownError || (error instanceof DOMException && error.name === "AbortError")) return;
   toast(error instanceof Error ? error.message : String(error), "error");
 }
 

@@ -1,15 +1,14 @@
 // @ts-check
 // A text in which JSON is written: what is wrong with it is said below it, and selected in it.
 
-import { ApiError } from "./api.js";
-import { field, freshId, h, replace } from "./dom.js";
+import { ShownError, field, freshId, h, replace } from "./dom.js";
 import { lineOf, offsetOf, placeOf } from "./json_place.js";
 
 /**
  * @typedef {object} JsonField
  * @property {HTMLElement} element
  * @property {HTMLTextAreaElement} control
- * @property {() => any} value what is written; throws an ApiError, and shows it, where that is no JSON of the kind
+ * @property {() => any} value what is written; shows what is wrong and throws a ShownError where that is no JSON of the kind
  * @property {(value: unknown) => void} set
  * @property {(message: string, path?: string) => void} complain show a message about the value at `path`
  * @property {() => void} clear take a message away
@@ -68,12 +67,12 @@ export function jsonField(label, { rows = 6, kind = "object", empty, hint, value
       const at = offsetOf(error, text);
       const said = text.trim() ? (error instanceof Error ? error.message : "").replace(/ (in JSON )?at position .*/s, "") : "There is nothing here.";
       point(`This is not JSON. ${said}`, at, Math.min(at + 1, text.length));
-      throw new ApiError(`${label}: this is not JSON.`);
+      throw new ShownError();
     }
     const isList = Array.isArray(read);
     if (typeof read !== "object" || read === null || isList !== (kind === "list")) {
       complain(kind === "list" ? "Expected a list, [...]." : "Expected an object, {...}.");
-      throw new ApiError(`${label}: expected ${kind === "list" ? "a list" : "an object"}.`);
+      throw new ShownError();
     }
     return read;
   }

@@ -2,8 +2,8 @@
 // One file: what it is, whether it can be trained on, and its lines.
 
 import { button, h, replace } from "../dom.js";
-import { download } from "../download.js";
-import { checkedFile } from "../file_check.js";
+import { download } from "../files/download.js";
+import { checkedFile } from "../files/check.js";
 import { byteCount, number, time } from "../format.js";
 import { deleteButton } from "./files.js";
 

@@ -2,9 +2,9 @@
 // The tenant's files: uploads, and what there is.
 
 import { button, confirmed, h, pagedTable, replace, toast } from "../dom.js";
-import { fileUpload } from "../file_upload.js";
+import { fileUpload } from "../files/upload.js";
 import { byteCount, time } from "../format.js";
-import { download } from "../download.js";
+import { download } from "../files/download.js";
 
 export const title = "Files";
 

@@ -4,10 +4,10 @@
 import { ApiError } from "../api.js";
 import { GRADER_DRAFT, draft, keepDraft } from "../drafts.js";
 import { button, copyButton, field, form, h, replace } from "../dom.js";
-import { resultCard, run, validate } from "../grade.js";
-import { graderField, pathInGrader } from "../grader_field.js";
-import { graderRows } from "../grader_rows.js";
-import { SAMPLE_ITEM, SAMPLE_OUTPUT } from "../grader_templates.js";
+import { resultCard, run, validate } from "../graders/grade.js";
+import { graderField, pathInGrader } from "../graders/field.js";
+import { graderRows } from "../graders/rows.js";
+import { SAMPLE_ITEM, SAMPLE_OUTPUT } from "../graders/templates.js";
 import { jsonField } from "../json_field.js";
 import { baseModel } from "../models.js";
 

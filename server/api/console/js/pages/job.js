@@ -3,10 +3,10 @@
 
 import { button, confirmed, copyButton, h, replace, table, toast } from "../dom.js";
 import { digits, number, time } from "../format.js";
-import { JobCurves } from "../job_curves.js";
-import { JobEvents } from "../job_events.js";
-import { JobSamples } from "../job_samples.js";
-import { hasEnded, progress, shortId, span, statusBadge } from "../job_words.js";
+import { JobCurves } from "../jobs/curves.js";
+import { JobEvents } from "../jobs/events.js";
+import { JobSamples } from "../jobs/samples.js";
+import { hasEnded, progress, shortId, span, statusBadge } from "../jobs/words.js";
 import { poll } from "../poll.js";
 
 export const title = "Job";

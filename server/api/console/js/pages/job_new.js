@@ -3,7 +3,7 @@
 
 import { SERVER } from "../api.js";
 import { copyButton, h, replace, toast } from "../dom.js";
-import { JobForm } from "../job_form.js";
+import { JobForm } from "../jobs/form.js";
 import { baseModel } from "../models.js";
 
 export const title = "New job";

@@ -3,7 +3,7 @@
 
 import { button, h, replace, table } from "../dom.js";
 import { time } from "../format.js";
-import { hasEnded, progress, shortId, statusBadge } from "../job_words.js";
+import { hasEnded, progress, shortId, statusBadge } from "../jobs/words.js";
 import { poll } from "../poll.js";
 
 export const title = "Jobs";

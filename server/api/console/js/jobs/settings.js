@@ -1,8 +1,8 @@
 // @ts-check
 // The settings of a job that have a control in its form; all others are written as JSON.
 
-import { ApiError } from "./api.js";
-import { field, h } from "./dom.js";
+import { ApiError } from "../api.js";
+import { field, h } from "../dom.js";
 
 const REWARDED = ["reinforcement", "evolution"];
 

@@ -1,10 +1,10 @@
 // @ts-check
 // The second half of the bench: a grader on the first rows of a file, on what a model answers to them.
 
-import { ApiError, isAbort } from "./api.js";
-import { button, field, form, h, replace, table, toastError } from "./dom.js";
-import { fileChoice } from "./file_choice.js";
-import { digits, number } from "./format.js";
+import { ApiError, isAbort } from "../api.js";
+import { button, field, form, h, replace, table, toastError } from "../dom.js";
+import { fileChoice } from "../files/choice.js";
+import { digits, number } from "../format.js";
 import { run, whyNotGraded } from "./grade.js";
 
 const MOST_ROWS = 100;
@@ -14,7 +14,7 @@ const SHOWN_CHARS = 600;
 /** One row, what was said to it, and what that was worth. @typedef {{line: number, prompt: string, said: string, reward: number | null, why: string}} Graded */
 
 /**
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {{grader: () => any, output: () => string, model: string, file: string, atItsPlace: (act: () => Promise<void>) => Promise<void>}} about
  *   `atItsPlace` runs what it is given, and shows errors of the grader in it
@@ -118,7 +118,7 @@ export function graderRows(api, signal, about) {
 }
 
 /**
- * @param {import("./api.js").Api} api @param {string} id @param {number} count @param {AbortSignal} signal
+ * @param {import("../api.js").Api} api @param {string} id @param {number} count @param {AbortSignal} signal
  * @returns {Promise<{line: number, row: any}[]>}
  */
 async function firstRows(api, id, count, signal) {

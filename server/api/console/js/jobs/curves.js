@@ -1,8 +1,8 @@
 // @ts-check
 // The curves of a job: which numbers are drawn together, and what they say.
 
-import { lineChart } from "./chart.js";
-import { field, h, replace } from "./dom.js";
+import { lineChart } from "../chart.js";
+import { field, h, replace } from "../dom.js";
 
 /**
  * `numbers`: as events name them, with the words of the legend; those that a job does not have are left out.
@@ -32,7 +32,7 @@ const DRAWN = new Set(CURVES.flatMap((curve) => curve.numbers.map(([name]) => na
 
 /** The curves of a job; `draw` draws them anew. */
 export class JobCurves {
-  /** @param {import("./job_events.js").JobEvents} events */
+  /** @param {import("./events.js").JobEvents} events */
   constructor(events) {
     this.events = events;
     this.grid = h("div", { class: "charts" });

@@ -1,12 +1,12 @@
 // @ts-check
 // Choosing one of the tenant's files for training.
 
-import { h, replace } from "./dom.js";
-import { byteCount } from "./format.js";
+import { h, replace } from "../dom.js";
+import { byteCount } from "../format.js";
 
 /**
  * A <select> of the newest files of purpose fine-tune; `refresh` reads them again.
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {string} none the words of the first choice, which is no file
  * @returns {{control: HTMLSelectElement, refresh: (choose?: string) => Promise<void>}}

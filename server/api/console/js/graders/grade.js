@@ -1,20 +1,20 @@
 // @ts-check
 // Asking the server to grade, and showing what it says.
 
-import { ApiError } from "./api.js";
-import { h } from "./dom.js";
-import { digits, duration } from "./format.js";
-import { pause } from "./poll.js";
+import { ApiError } from "../api.js";
+import { h } from "../dom.js";
+import { digits, duration } from "../format.js";
+import { pause } from "../poll.js";
 
 const GRADERS = "/v1/fine_tuning/alpha/graders";
 const MOST_TRIES = 8;
 
-/** @param {import("./api.js").Api} api @param {any} grader @param {AbortSignal} signal @returns {Promise<any>} */
+/** @param {import("../api.js").Api} api @param {any} grader @param {AbortSignal} signal @returns {Promise<any>} */
 export const validate = async (api, grader, signal) => (await api.post(`${GRADERS}/validate`, { grader }, { signal })).grader;
 
 /**
  * One run; while the tenant has too many of them it waits and tries again.
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {{grader: any, item: any, model_sample: string}} body
  * @param {AbortSignal} signal
  * @returns {Promise<any>}

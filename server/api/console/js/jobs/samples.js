@@ -1,15 +1,15 @@
 // @ts-check
 // The samples of a job's step: each prompt with what was said to it, what that was worth, and which way it pushed.
 
-import { button, field, h, replace } from "./dom.js";
-import { digits, number } from "./format.js";
+import { button, field, h, replace } from "../dom.js";
+import { digits, number } from "../format.js";
 
 const PAGE = 3;
 const MOST_COMPLETIONS = 8;
 const MOST_CHARS = 3000;
 
 export class JobSamples {
-  /** @param {import("./api.js").Api} api @param {string} jobId @param {AbortSignal} signal */
+  /** @param {import("../api.js").Api} api @param {string} jobId @param {AbortSignal} signal */
   constructor(api, jobId, signal) {
     this.api = api;
     this.path = `/v1/fine_tuning/jobs/${encodeURIComponent(jobId)}/samples`;

@@ -1,9 +1,9 @@
 // @ts-check
 // Whether a file's lines can be trained on: the server is asked about all of them, a portion at a time.
 
-import { isAbort } from "./api.js";
-import { h, replace } from "./dom.js";
-import { number } from "./format.js";
+import { isAbort } from "../api.js";
+import { h, replace } from "../dom.js";
+import { number } from "../format.js";
 
 const MOST_SHOWN = 10;
 const PORTION = 1000;
@@ -12,7 +12,7 @@ const PORTION = 1000;
 
 /**
  * Looks at every line. Ends early when there are many bad ones.
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {string} id
  * @param {string} method
  * @param {AbortSignal} signal
@@ -38,7 +38,7 @@ export async function checkLines(api, id, method, signal, progress) {
 
 /**
  * The check as it goes on, and what it found.
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {string} id
  * @param {AbortSignal} signal
  * @param {string} [method] none: whether they are for some method

@@ -1,8 +1,8 @@
 // @ts-check
 // A job in words: its state, how far it is, how long it takes.
 
-import { h } from "./dom.js";
-import { number } from "./format.js";
+import { h } from "../dom.js";
+import { number } from "../format.js";
 
 const ENDED = ["succeeded", "failed", "cancelled"];
 const KINDS = /** @type {Record<string, string>} */ ({ succeeded: "good", failed: "bad" });

@@ -1,12 +1,12 @@
 // @ts-check
 // Downloading a file: through a request with the session's key, which a plain link would not have.
 
-import { button, h, replace, save } from "./dom.js";
-import { byteCount } from "./format.js";
+import { button, h, replace, save } from "../dom.js";
+import { byteCount } from "../format.js";
 
 /**
  * A button that saves a file, and shows how far it is.
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {any} file as the API has it
  * @param {AbortSignal} signal
  */

@@ -1,11 +1,11 @@
 // @ts-check
 // Uploading training files: each with its progress, a way to stop it, and what is wrong with its lines at the end.
 
-import { ApiError, address, errorOf, isAbort, signedHeaders } from "./api.js";
-import { button, field, h, replace, toast, toastError } from "./dom.js";
-import { dropZone } from "./drop_zone.js";
-import { checkedFile } from "./file_check.js";
-import { byteCount } from "./format.js";
+import { ApiError, address, errorOf, isAbort, signedHeaders } from "../api.js";
+import { button, field, h, replace, toast, toastError } from "../dom.js";
+import { dropZone } from "../drop_zone.js";
+import { checkedFile } from "./check.js";
+import { byteCount } from "../format.js";
 
 const AT_ONCE = 2;
 const EXPIRIES = [["", "Never"], ["86400", "After a day"], ["604800", "After a week"], ["2592000", "After 30 days"]];
@@ -18,7 +18,7 @@ window.addEventListener("beforeunload", (event) => {
 
 /**
  * An upload goes on when another page of the console is opened, and says so when it has ended.
- * @param {import("./api.js").Api} api
+ * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {(file: any) => void} stored called with each file that the server has stored
  */

@@ -1,16 +1,16 @@
 // @ts-check
 // The form of a new job: from its controls to the body of POST /v1/fine_tuning/jobs, and errors to the controls they name.
 
-import { ApiError } from "./api.js";
-import { field, form, h, replace, toastError } from "./dom.js";
-import { GRADER_DRAFT, draft, keepDraft } from "./drafts.js";
-import { fileChoice } from "./file_choice.js";
-import { checkedFile } from "./file_check.js";
-import { fileUpload } from "./file_upload.js";
-import { graderField, pathInGrader } from "./grader_field.js";
-import { jsonField } from "./json_field.js";
-import { Settings } from "./job_settings.js";
-import { complainAt } from "./wrong.js";
+import { ApiError } from "../api.js";
+import { field, form, h, replace, toastError } from "../dom.js";
+import { GRADER_DRAFT, draft, keepDraft } from "../drafts.js";
+import { fileChoice } from "../files/choice.js";
+import { checkedFile } from "../files/check.js";
+import { fileUpload } from "../files/upload.js";
+import { graderField, pathInGrader } from "../graders/field.js";
+import { jsonField } from "../json_field.js";
+import { Settings } from "./settings.js";
+import { complainAt } from "../wrong.js";
 
 const JOB_DRAFT = "job";
 const METHODS = [
@@ -21,7 +21,7 @@ const METHODS = [
 
 export class JobForm {
   /**
-   * @param {import("./api.js").Api} api
+   * @param {import("../api.js").Api} api
    * @param {AbortSignal} signal
    * @param {{model: string, file: string}} about `file`: the id of the one to train on, or ""
    * @param {(body: any) => Promise<void>} create
@@ -79,7 +79,7 @@ export class JobForm {
     replace(this.checked, id ? checkedFile(this.api, id, this.signal, this.method) : null);
   }
 
-  /** What is to be sent. Throws ApiError, and shows it, where that cannot be known. @returns {any} */
+  /** What is to be sent. Throws where that cannot be known. @returns {any} */
   body() {
     const method = this.method;
     /** @type {Record<string, any>} */

@@ -1,15 +1,15 @@
 // @ts-check
 // Where a grader is written, begun from a template of its kind.
 
-import { confirmed, field, h, replace } from "./dom.js";
-import { TEMPLATES, written } from "./grader_templates.js";
-import { jsonField } from "./json_field.js";
+import { confirmed, field, h, replace } from "../dom.js";
+import { TEMPLATES, written } from "./templates.js";
+import { jsonField } from "../json_field.js";
 
 /**
  * @param {string} text JSON of a grader, or "" for the first template
  * @param {string} model what stands in templates that need a judge
  * @param {() => void} [oninput]
- * @returns {import("./json_field.js").JsonField} with the choice of a template above it
+ * @returns {import("../json_field.js").JsonField} with the choice of a template above it
  */
 export function graderField(text, model, oninput) {
   const json = jsonField("Grader", { rows: 12, value: text || written(TEMPLATES[0].grader), oninput });

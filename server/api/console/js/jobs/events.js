@@ -10,7 +10,7 @@ const MOST_MESSAGES = 2000;
 /** The numbers that a step reported. @typedef {{step: number, numbers: Record<string, number>}} Step */
 
 export class JobEvents {
-  /** @param {import("./api.js").Api} api @param {string} jobId @param {AbortSignal} signal */
+  /** @param {import("../api.js").Api} api @param {string} jobId @param {AbortSignal} signal */
   constructor(api, jobId, signal) {
     this.api = api;
     this.path = `/v1/fine_tuning/jobs/${encodeURIComponent(jobId)}/events`;

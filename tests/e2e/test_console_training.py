@@ -1,0 +1,118 @@
+"""The console on the real engine, from a vector dropped into it to a trained adapter behind an alias."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.chromium import Visitor
+from tests.console.test_adapters import drop
+from tests.e2e.running import ADMIN_KEY, ServerProcess
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+STEPS = 2
+VECTOR = struct.pack("<13H", *[0x3E4D] * 13)  # bfloat16 numbers near 0.2
+ROWS = b"".join(
+    json.dumps({"messages": [{"role": "user", "content": f"Say {word}."}], "answer": word}).encode() + b"\n"
+    for word in ("one", "two", "three", "four", "five", "six")
+)
+# A step of the real worker, beside whatever else the machine does.
+STEP_MS = 180_000
+
+
+def ask_both(page: Page, adapter: str) -> tuple[str, str]:
+    """The playground's answers of the base model and of `adapter`."""
+    page.goto(f"/console/#/playground?right={adapter.replace('/', '%2F').replace(':', '%3A')}")
+    page.get_by_label("Question").fill("Say one.")
+    page.get_by_label("Most tokens").fill("8")
+    page.get_by_role("button", name="Ask both").click()
+    expect(page.get_by_text("Both have answered.")).to_be_attached(timeout=60_000)
+    left, right = (page.get_by_role("region", name=name, exact=True).locator(".answer") for name in ("Left", "Right"))
+    return left.inner_text(), right.inner_text()
+
+
+def test_from_a_dropped_vector_to_a_trained_adapter_behind_an_alias(
+    server: ServerProcess, client: openai.OpenAI, http: httpx.Client, visit: Callable[..., Visitor]
+) -> None:
+    page = visit(server.url, key=ADMIN_KEY).open("adapters")
+    drop(page, "console-first.bin", VECTOR)
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_text("Stored as console-first@1.")).to_be_visible()
+    base, moved = ask_both(page, "console-first")
+    assert base and moved and base != moved
+
+    # The bench, on what the model says to the rows.
+    page.goto("/console/#/files")
+    drop(page, "words.jsonl", ROWS)
+    expect(page.get_by_text("All 6 lines can be trained on")).to_be_visible()
+    page.get_by_role("table").get_by_role("link", name="words.jsonl").first.click()
+    page.get_by_role("link", name="Try a grader on it").click()
+    page.get_by_label("Begin from a template").select_option("text_similarity")
+    rows = page.get_by_role("region", name="Rows of a file", exact=True)
+    rows.get_by_label("Rows").fill("2")
+    rows.get_by_label("Most tokens").fill("8")
+    rows.get_by_role("button", name="Run on the rows").click()
+    expect(rows.get_by_text(re.compile(r"Mean reward [\d.]+"))).to_be_visible(timeout=60_000)
+
+    # The job, with the grader of the bench.
+    page.get_by_role("button", name="Start a job with it").click()
+    page.get_by_label("Training file").select_option(index=1)
+    page.get_by_label("Name of the result").fill("console")
+    for label, value in (
+        ("Steps", STEPS),
+        ("Rows in a step", 2),
+        ("Completions of a prompt", 4),
+        ("Most tokens of a completion", 8),
+        ("Steps between evaluations", STEPS),
+    ):
+        page.get_by_label(label, exact=True).fill(str(value))
+    page.get_by_role("button", name="Create the job").click()
+    reward = page.locator("figure", has=page.get_by_text("Reward", exact=True))
+    drawn = reward.locator(".series-1 circle")
+    for step in range(1, STEPS + 1):
+        expect(drawn).to_have_count(step, timeout=STEP_MS)
+    expect(page.get_by_text("Its result is")).to_be_visible(timeout=STEP_MS)
+    (job,) = [job for job in client.fine_tuning.jobs.list() if page.url.endswith(job.id)]
+    told: dict[int, Any] = {
+        event.data["step"]: event.data
+        for event in client.fine_tuning.jobs.list_events(job.id)
+        if event.type == "metrics" and isinstance(event.data, dict)
+    }
+    reward.get_by_text("As a table").click()
+    cells = reward.get_by_role("row", name=re.compile(f"^{STEPS} ")).get_by_role("cell")
+    assert float(cells.first.inner_text()) == pytest.approx(told[STEPS]["train_reward_mean"], abs=1e-4)
+    samples = page.get_by_role("region", name="Samples").get_by_role("article").first
+    expect(samples).to_contain_text(re.compile(r"Say \w+\."))
+    expect(samples.locator(".completions > li").first).to_contain_text(re.compile(r"reward [\d.]+"))
+
+    # Its result, asked and then behind an alias.
+    assert job.fine_tuned_model is not None
+    assert all(ask_both(page, job.fine_tuned_model))
+    page.goto(f"/console/#/jobs/{job.id}")
+    page.get_by_role("link", name="look at it, give it an alias").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(job.fine_tuned_model)
+    drop(page, "other.bin", VECTOR)
+    page.get_by_role("button", name="Upload a version").click()
+    expect(page.get_by_text(f"Stored as {job.fine_tuned_model}@2.")).to_be_visible()
+    page.get_by_role("button", name="New alias").click()
+    page.get_by_role("dialog").get_by_label("Name", exact=True).fill("prod")
+    page.get_by_role("dialog").get_by_label("Version").select_option("1")
+    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Move prod").click()
+    page.get_by_role("dialog").get_by_label("Version").select_option("2")
+    page.get_by_role("button", name="Move it").click()
+    expect(page.get_by_role("row", name="prod version 2")).to_be_visible()
+    behind_alias = f"/v1/adapters/{job.fine_tuned_model}@prod/vector"
+    assert http.get(behind_alias).content == VECTOR
+    page.get_by_role("button", name="Roll back prod").click()
+    expect(page.get_by_role("row", name="prod version 1")).to_be_visible()
+    assert http.get(behind_alias).content == http.get(f"/v1/adapters/{job.fine_tuned_model}@1/vector").content != VECTOR
