@@ -7,13 +7,14 @@
         UnsupportedMediaType  415
         UnprocessableEntity   422   an Idempotency-Key that stands for another request
         PreconditionFailed    412   it changed since the client last saw it
+        Conflict              409   not with this server, as it is now
         Unauthorized          401   no key, or none that is valid
         Forbidden             403   a valid key that does not allow this
         TooManyRequests       429   a quota is used up, or too many requests wait; it says when to try again
         Unavailable           503   the engine or the database does not answer
 
 Design decision: 412, 422 and 400 where others answer 409. OpenAI's clients retry a 409, and none of these errors goes
-away by itself.
+away by itself. 409 is for what does, when the server is replaced by one of another version.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ STATUS_CODES = {
     HTTPStatus.UNAUTHORIZED: "invalid_api_key",
     HTTPStatus.FORBIDDEN: "insufficient_permissions",
     HTTPStatus.PRECONDITION_FAILED: "precondition_failed",
+    HTTPStatus.CONFLICT: "conflict",
     HTTPStatus.UNPROCESSABLE_ENTITY: "unprocessable",
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
@@ -106,6 +108,12 @@ class PreconditionFailed(ApiError):
     """What the request would change is not, or no longer, what its If-Match or If-None-Match says."""
 
     status = HTTPStatus.PRECONDITION_FAILED
+
+
+class Conflict(ApiError):
+    """The server cannot do this as it is now; the same request may succeed later."""
+
+    status = HTTPStatus.CONFLICT
 
 
 class Unauthorized(ApiError):

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from importlib.metadata import version
+from typing import Annotated, TypeVar
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Header, Request
 from pydantic import BaseModel
 from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
@@ -23,7 +24,7 @@ from server.api.bodies.json_body import json_of, parsed
 from server.api.deps import AuthorDep, Gateway, GatewayDep, Training, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.writes import Answer, Author
-from server.core.errors import BadRequest, quoted
+from server.core.errors import BadRequest, Conflict, quoted
 from server.core.ids import is_id
 from server.core.principal import Tenant
 from server.core.request_body import read_json
@@ -34,6 +35,9 @@ from server.training.jobs.lifecycle import PREFIX as JOB_PREFIX
 from server.training.jobs.lifecycle import job_not_found
 from server.training.jobs.progress import finish, report, validated
 from server.training.jobs.protocol import (
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    PROTOCOL_MISMATCH,
     ClaimAnswer,
     ClaimRequest,
     FinishAnswer,
@@ -47,7 +51,20 @@ from server.training.jobs.protocol import (
 from server.training.jobs.results import add_result_file, step_metrics, store_result
 
 MAX_BODY_BYTES = 128 * 2**20
-router = APIRouter(prefix="/v1/worker", tags=["workers"], route_class=OwnRoute)
+
+
+def _check_protocol(protocol: Annotated[str, Header(alias=PROTOCOL_HEADER)] = "1") -> None:
+    if protocol != str(PROTOCOL):
+        raise Conflict(
+            f"The worker speaks version {quoted(protocol)} of workers' messages, and this server, tinylora-serve "
+            f"{version('tinylora-serve')}, version {PROTOCOL}: run the same tinylora-serve for both. Until then the "
+            "worker gets no jobs, and those that it has go on with another one.",
+            param=PROTOCOL_HEADER,
+            code=PROTOCOL_MISMATCH,
+        )
+
+
+router = APIRouter(prefix="/v1/worker", tags=["workers"], route_class=OwnRoute, dependencies=[Depends(_check_protocol)])
 
 T = TypeVar("T")
 RequestT = TypeVar("RequestT", bound=BaseModel)

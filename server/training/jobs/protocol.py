@@ -18,6 +18,12 @@ Errors are 400: code `lease_lost` means that the job is somebody else's by now, 
 `unexpected_step` that steps are missing, so it is to be claimed again.
 
 Vectors are float32, little-endian, groups * u numbers; bytes are base64 in JSON.
+
+Every call has the version of these messages in a header, and 409 (code `protocol_mismatch`) is the answer to another
+one. Nothing has been done then, and the same call may succeed when the older side has been replaced.
+
+Design decision: a header, and not a field of the messages. It can be read whatever the messages look like by then, and
+is on reports too: while gateways are replaced one by one, a worker may claim from an old and report to a new one.
 """
 
 from __future__ import annotations
@@ -29,6 +35,12 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraint
 from server.training.jobs.base64_bytes import Base64
 from server.training.jobs.config import METHODS, JobConfig, Method
 from server.training.jobs.sampled_group import SampledGroup
+
+# Raised with every change of what is said here or in JobConfig; a test holds it.
+PROTOCOL = 1
+PROTOCOL_HEADER = "x-tinylora-worker-protocol"
+PROTOCOL_HEADERS = {PROTOCOL_HEADER: str(PROTOCOL)}
+PROTOCOL_MISMATCH = "protocol_mismatch"
 
 # Of what training asks of the engine: after everyone who waits for an answer.
 PRIORITY = 10

@@ -1,7 +1,8 @@
 """The gateway's HTTP API as a worker uses it: the calls of server/training/jobs/protocol.py, and the files of tenants.
 
 All calls but claims are repeated until the gateway answers (http_retry.py); the caller repeats claims anyway. A lost
-lease raises LeaseLost, because it ends whatever is being done for the job.
+lease raises LeaseLost, because it ends whatever is being done for the job. A gateway of another version is one that
+does not answer yet: one of the two is about to be replaced.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 
 from server.core.principal import ORGANIZATION_HEADER
 from server.training.jobs.protocol import (
+    PROTOCOL_HEADERS,
     ClaimAnswer,
     ClaimRequest,
     FinishAnswer,
@@ -56,7 +58,10 @@ class GatewayClient:
     async def claim(self, request: ClaimRequest) -> ClaimAnswer:
         """New jobs, and what is wanted of running ones. Tried once; raises httpx.TransportError and GatewayRefused."""
         response = await self.http.post(
-            "/v1/worker/claim", json=request.model_dump(mode="json"), timeout=_CLAIM_TIMEOUT_S
+            "/v1/worker/claim",
+            json=request.model_dump(mode="json"),
+            headers=PROTOCOL_HEADERS,
+            timeout=_CLAIM_TIMEOUT_S,
         )
         if not response.is_success:
             raise refused(response)
@@ -108,6 +113,7 @@ class GatewayClient:
                 f"/v1/worker/jobs/{job_id}/{action}",
                 retry_policy=self.retry_policy,
                 json=request.model_dump(mode="json"),
+                headers=PROTOCOL_HEADERS,
                 timeout_s=_TIMEOUT_S,
                 report=self._report,
             )

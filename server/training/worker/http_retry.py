@@ -1,8 +1,9 @@
 """Requests to the gateway that are repeated until it answers.
 
-A worker outlives restarts of the gateway, so a failed connection, 429, 502, 503 or 504 is never an error: the request
-is repeated without a limit, after a growing delay or the one in Retry-After. Any other 5xx may be about this one
-request, so it is tried a few times. Every request sent through here must be safe to send twice.
+A worker outlives restarts of the gateway, so a failed connection, 429, 502, 503 or 504 is never an error, and neither
+is a gateway of another version: the request is repeated without a limit, after a growing delay or the one in
+Retry-After. Any other 5xx may be about this one request, so it is tried a few times. Every request sent through here
+must be safe to send twice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, BinaryIO
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
+
+from server.training.jobs.protocol import PROTOCOL_MISMATCH
 
 _BUSY = frozenset({429, 502, 503, 504})
 _MAX_RETRY_AFTER_S = 120.0
@@ -117,6 +120,8 @@ async def _send(
                     into.write(chunk)
     except httpx.TransportError as error:
         raise _Retry(f"no answer ({type(error).__name__}: {error})", None, None) from error
+    if response.status_code == 409 and (refusal := refused(response)).code == PROTOCOL_MISMATCH:
+        raise _Retry(refusal.message, _retry_after(response), None)
     if response.status_code in _BUSY or response.status_code >= 500:
         raise _Retry(f"status {response.status_code}", _retry_after(response), response)
     return response

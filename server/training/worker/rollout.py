@@ -32,7 +32,7 @@ import httpx
 
 from adapters.vector.adapter import Adapter
 from server.core.principal import ORGANIZATION_HEADER
-from server.training.jobs.protocol import PRIORITY, MessageAnswer, MessageRequest
+from server.training.jobs.protocol import PRIORITY, PROTOCOL_HEADERS, MessageAnswer, MessageRequest
 from server.training.worker.conversation import Conversation, Message
 from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.http_retry import GatewayRefused, RetryPolicy, request_with_retries
@@ -186,6 +186,7 @@ class RolloutClient:
             "/v1/worker/message",
             retry_policy=self._retry_policy,
             json=request.model_dump(mode="json"),
+            headers=PROTOCOL_HEADERS,
         )
         return MessageAnswer.model_validate_json(response.content).message
 

@@ -26,7 +26,7 @@ from tests.server.support.fake_engine import FakeEngine
         ("PATCH", "/adapters/acme/math", {}, 400, "public", "missing_required_parameter"),
         ("PUT", "/adapters/acme/math", {}, 405, None, "method_not_allowed"),
         ("GET", "/v1/chat/completions", None, 405, None, "method_not_allowed"),
-        ("POST", "/v1/fail/http", {}, 409, None, "invalid_request"),
+        ("POST", "/v1/fail/http", {}, 409, None, "conflict"),
         ("POST", "/v1/fail/value", {}, 400, None, "invalid_request"),
         ("POST", "/v1/fail/sentence", {}, 415, None, "unsupported_media_type"),
         ("POST", "/v1/fail/unsupported", {}, 400, None, "not_supported"),
