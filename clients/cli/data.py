@@ -5,12 +5,14 @@ What is heavy is imported when the command runs, so that --help answers at once.
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clients.cli.calls import fail, say
+from clients.cli.calls import AsJson, fail, say
 
 
 def data(
@@ -20,6 +22,7 @@ def data(
     copies: Annotated[
         Path | None, typer.Option(help="Copies of the sets' repositories, OWNER/NAME below it", file_okay=False)
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write public sets as JSONL, from the Hugging Face hub or from copies, and say under which licence they are."""
     from clients.evaluation.public_sets import PUBLIC_SETS, RowsError, write_set
@@ -27,10 +30,14 @@ def data(
     for name in names:
         if name not in PUBLIC_SETS:
             fail(f"there is no public set {name!r}; those are {', '.join(PUBLIC_SETS)}")
+    written = []
     for name in names:
         try:
-            file, sentence = write_set(name, directory, limit, copies)
+            written.append(write_set(name, directory, limit, copies))
         except RowsError as error:
             fail(str(error))
-        say(sentence)
-        print(file)
+        if not as_json:
+            say(written[-1].sentence)
+            print(written[-1].file)
+    if as_json:
+        print(json.dumps([asdict(one) | {"file": str(one.file)} for one in written]))

@@ -107,13 +107,29 @@ def public_rows(name: str, limit: int | None = None, copies: Path | None = None)
     return [_row(row[known.question], row[known.answer]) for row in islice(wanted, limit)]
 
 
-def write_set(name: str, directory: Path, limit: int | None = None, copies: Path | None = None) -> tuple[Path, str]:
-    """Write the rows of `public_rows` as NAME.jsonl into `directory`. The file, and a sentence on what is in it."""
+@dataclass(frozen=True, slots=True)
+class WrittenSet:
+    """A file with `rows` rows of a public set. source: its repository on the hub."""
+
+    name: str
+    file: Path
+    rows: int
+    source: str
+    licence: str
+
+    @property
+    def sentence(self) -> str:
+        """What is in the file, for people."""
+        return f"{self.name}: {self.rows} rows of {self.source}, licence: {self.licence}"
+
+
+def write_set(name: str, directory: Path, limit: int | None = None, copies: Path | None = None) -> WrittenSet:
+    """Write the rows of `public_rows` as NAME.jsonl into `directory`."""
     rows, known = public_rows(name, limit, copies), PUBLIC_SETS[name]
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"{name}.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return file, f"{name}: {len(rows)} rows of {known.path}, licence: {known.licence}"
+    return WrittenSet(name, file, len(rows), known.path, known.licence)
 
 
 def _row(question: str, answer: Any) -> dict[str, Any]:

@@ -83,14 +83,14 @@ def main(
     if groups is not None:
         settings["recipe"] = {"groups": groups}
     try:
-        file, sentence = write_set(chosen.train, directory, limit, copies)
+        written = write_set(chosen.train, directory, limit, copies)
     except RowsError as error:
         console.print(str(error))
         raise typer.Exit(1) from None
-    console.print(sentence)
+    console.print(written.sentence)
     with TinyLoRA(base_url=url) as client:
         try:
-            job = _watch(client, create_job(client, file, preset, settings, seed))
+            job = _watch(client, create_job(client, written.file, preset, settings, seed))
         except APIStatusError as error:
             console.print(f"The server refuses it: {error.message}")
             raise typer.Exit(1) from None

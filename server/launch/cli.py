@@ -6,6 +6,7 @@ imports an inference engine. Flags of `serve` that are not listed here are vLLM'
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +23,7 @@ from clients.cli import jobs as cli_jobs
 from clients.cli import limits as cli_limits
 from clients.cli import models as cli_models
 from clients.cli import train as cli_train
+from clients.cli.calls import AsJson
 from server.launch import doctor_cli as cli_doctor
 from server.launch import export_cli as cli_export
 from server.launch import worker_cli as cli_worker
@@ -107,6 +109,7 @@ def factors(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="What computes them; auto: a GPU if any")
     ] = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Build the factors of MODEL beside it, if they are not there yet, and print where they are and their digest.
 
@@ -125,7 +128,11 @@ def factors(
         raise typer.Exit(_fail(str(error))) from error
     except torch.OutOfMemoryError as error:
         raise typer.Exit(_fail(f"the GPU has too little memory for a weight; take --device cpu ({error})")) from error
-    print(f"{built.path}\n{built.digest}")
+    if as_json:
+        told = {"path": str(built.path), "digest": built.digest, "base_model": built.base_model, "kind": built.kind}
+        print(json.dumps({**told, "rank": built.rank, "modules": len(built.modules)}))
+    else:
+        print(f"{built.path}\n{built.digest}")
 
 
 @cli.command()

@@ -137,3 +137,12 @@ def test_what_is_missing_is_said(copies: Path, tmp_path: Path) -> None:
         public_rows("math500", None, tmp_path)
     done = CliRunner().invoke(cli, ["data", "gsm9k"])
     assert done.exit_code == 1 and "there is no public set 'gsm9k'; those are gsm8k-train, gsm8k," in done.output
+
+
+def test_programs_read_what_was_written(copies: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["data", "gsm8k", "math500", "-o", str(tmp_path), "--copies", str(copies), "--json"])
+    gsm8k, math500 = json.loads(done.stdout)
+    assert gsm8k == {
+        "name": "gsm8k", "file": f"{tmp_path}/gsm8k.jsonl", "rows": 2, "source": "openai/gsm8k", "licence": "MIT",
+    }  # fmt: skip
+    assert len(Path(math500["file"]).read_text().splitlines()) == math500["rows"]

@@ -1,0 +1,22 @@
+"""`tinylora factors`: for people, and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from adapters.factors.factors import open_factors
+from server.launch.cli import cli
+from tests.adapters.tiny_models import save_model
+
+
+def test_path_and_digest_are_told_to_people_and_to_programs(tmp_path: Path) -> None:
+    model = str(save_model(tmp_path / "tiny"))
+    path, digest = CliRunner().invoke(cli, ["factors", model]).stdout.split()
+    told = json.loads(CliRunner().invoke(cli, ["factors", model, "--json"]).stdout)
+    built = open_factors(Path(path))
+    assert (told["path"], told["digest"]) == (path, digest) == (str(built.path), built.digest)
+    assert (told["kind"], told["rank"], told["modules"]) == (built.kind, built.rank, len(built.modules))
+    assert told["base_model"] == built.base_model
