@@ -123,6 +123,11 @@ class PostgresServer:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
+    def process_id(self) -> int:
+        """Of its first process, whose children are all others."""
+        return self._postmaster()
+
+    @property
     def admin_conninfo(self) -> str:
         """The superuser's, over the socket, where no password is asked for."""
         return f"host={self.directory} port={self.port} user=postgres dbname=postgres"

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 WRITTEN = (
     "index.md", "concepts.md", "serving.md", "console.md", "training.md", "tenants.md", "configuration.md",
-    "operations.md", "security.md", "migration.md",
+    "operations.md", "security.md", "migration.md", "scale.md",
 )  # fmt: skip
 TEXTS = {name: (DOCS / name).read_text() for name in WRITTEN}
 BLOCK = re.compile(r"^```(sh|python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
