@@ -27,7 +27,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fmt bench bench-gpu evidence train-demo model env triton reasoning-gym docs openapi version licenses sbom clean
+.PHONY: help serve test check fmt bench bench-gpu evidence train-demo model env triton reasoning-gym ray docs openapi version licenses sbom clean
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning (150 MB)
 		bfi==1.0.4 cellpylib==2.4.0 magiccube==0.3.0 pycosat==0.6.6 pyfiglet==1.0.2 pytz==2026.6 tabulate==0.9.0 zss==1.2.0 \
 		drawsvg==2.4.2 matplotlib==3.11.2 contourpy==1.3.3 cycler==0.12.1 fonttools==4.68.0 kiwisolver==1.5.1 \
 		pillow==13.0.0 pyparsing==3.3.3 python-dateutil==4.0.0 six==1.17.0
+
+ray: $(PROJECT) ## Install Ray (240 MB) for `tinylora worker --ray` and its test, which is skipped without
+	@$(PIP) --requirement deploy/requirements-ray.txt
 
 # In an environment of its own, for it shares nothing with the server's. With --strict a link to nowhere is an error.
 docs: $(BIN)/python ## Build the pages of docs/ into build/docs/site, and check their links

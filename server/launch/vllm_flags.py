@@ -6,6 +6,7 @@ that per-request adapters need are changed.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from argparse import Namespace
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from adapters.factors.factors import Factors
 from adapters.vllm.plugin import adapter_options
 from server.engine.tools import check_tool_flags, leave_tools_open
 from server.launch.cpu_defaults import set_cpu_defaults
-from server.launch.start_checks import CannotStart
+from server.launch.start_checks import INSTALL_RAY, CannotStart
 from server.observability.trace_export import tell_vllm, trace_target
 
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
@@ -72,6 +73,24 @@ def check_delta(delta: str) -> None:
         raise CannotStart(
             "TINYLORA_DELTA is kernel, a Triton kernel, which needs a CUDA GPU; leave it out, or set it to auto."
         )
+
+
+def check_ray(args: Namespace) -> None:
+    """CannotStart where vLLM is to run on Ray and cannot: it places engine processes by the GPUs of a Ray cluster."""
+    wants = {
+        "--distributed-executor-backend ray": args.distributed_executor_backend == "ray",
+        "--data-parallel-backend ray": args.data_parallel_backend == "ray",
+    }
+    flag = next((flag for flag, is_wanted in wants.items() if is_wanted), None)
+    if flag is None:
+        return
+    if not current_platform.ray_device_key:
+        raise CannotStart(
+            f"{flag}: vLLM runs on Ray with GPUs only, and this is its build for {current_platform.device_type}. Leave "
+            "it out: on one machine vLLM starts the processes of --tensor-parallel-size by itself."
+        )
+    if importlib.util.find_spec("ray") is None:
+        raise CannotStart(f"{flag} needs Ray, which is not installed: {INSTALL_RAY}.")
 
 
 def enable_adapters(args: Namespace, factors: Factors, delta: str) -> None:

@@ -15,6 +15,8 @@ from rich.console import Console
 
 LOG_DIR = Path("data/tensorboard")
 MOST_GIB = 2**20
+# Options that say how workers are run; a key is not for lists of processes.
+NOT_THE_WORKERS = ("ray", "ray_address", "ray_workers", "ray_cpus", "ray_gpus", "key", "parent")
 
 
 class Way(StrEnum):
@@ -26,6 +28,7 @@ class Way(StrEnum):
 
 
 def worker(
+    context: typer.Context,
     url: Annotated[str, typer.Option(envvar="TINYLORA_URL", help="The server")] = "http://localhost:8000",
     key: Annotated[
         str | None,
@@ -53,9 +56,22 @@ def worker(
         ),
     ] = None,
     nice: Annotated[int, typer.Option(min=0, max=19, help="Give way to other processes, as nice(1)")] = 0,
+    ray: Annotated[bool, typer.Option("--ray", help="Run workers on the nodes of a Ray cluster")] = False,
+    ray_address: Annotated[
+        str, typer.Option(envvar="RAY_ADDRESS", help="Of the cluster; auto: the one this machine is part of")
+    ] = "auto",
+    ray_workers: Annotated[int, typer.Option(min=1, max=1024, help="How many, spread over the nodes")] = 1,
+    ray_cpus: Annotated[float, typer.Option(min=0, max=1024, help="CPUs that Ray keeps for each")] = 1,
+    ray_gpus: Annotated[float, typer.Option(min=0, max=64, help="GPUs that Ray keeps for each, which sees these")] = 0,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Train the jobs of a server, until SIGTERM. Several workers share the jobs."""
+    """Train the jobs of a server, until SIGTERM. Several workers share the jobs.
+
+    With --ray they run on the nodes of a Ray cluster, and on others when a node dies; the other options are theirs.
+    """
+    if ray:
+        _run_on_ray(context, url, key, ray_address, ray_workers, ray_cpus, ray_gpus)
+        return
     os.nice(nice)
     # Before torch is there, which reads it. Threads that wait by spinning take the cores that the engine is on, and
     # their own partner's: beside other work an update took 29 s with them and 15 s without.
@@ -102,6 +118,39 @@ def worker(
         run_worker(settings, options)
     except AdapterError as error:
         raise typer.Exit(_fail(console, str(error))) from error
+
+
+def _run_on_ray(
+    context: typer.Context, url: str, key: str | None, address: str, count: int, cpus: float, gpus: float
+) -> None:
+    from server.launch.ray_workers import RayOptions, ray_environment, run_ray_workers
+    from server.launch.start_checks import CannotStart
+
+    console = Console(stderr=True)
+    environment = ray_environment() | ({} if key is None else {"TINYLORA_WORKER_KEY": key})
+    options = RayOptions(address=address, count=count, cpus=cpus, gpus=gpus)
+    try:
+        run_ray_workers(
+            options,
+            url,
+            ["worker", *_worker_flags(context)],
+            environment,
+            lambda line: console.print(f"ray: {line}", highlight=False, markup=False, soft_wrap=True),
+        )
+    except CannotStart as error:
+        raise typer.Exit(_fail(console, str(error))) from error
+
+
+def _worker_flags(context: typer.Context) -> list[str]:
+    """All options that this command has been given, or has by default, as flags."""
+    flags = []
+    for option in context.command.params:
+        given = context.params.get(option.name or "")
+        if option.name in NOT_THE_WORKERS or given is None:
+            continue
+        for value in given if isinstance(given, list | tuple) else [given]:
+            flags += [option.opts[0], str(value.value if isinstance(value, Way) else value)]
+    return flags
 
 
 def _fail(console: Console, message: str) -> int:

@@ -8,15 +8,13 @@ import secrets
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import sqlalchemy as sa
-import uvicorn
 from pydantic import SecretStr
 
 from adapters.factors.factors import Factors
@@ -39,7 +37,8 @@ from server.training.jobs.config import METHODS
 from server.training.worker.main import WorkerOptions, run_worker, worker_tools
 from tests.adapters.quantised_checkpoints import quantise
 from tests.server.support.sampling_engine import tiny_tokenizer
-from tests.server.support.site import CONTAINS, SIMILAR, Site, rows, site
+from tests.server.support.served import listening
+from tests.server.support.site import CONTAINS, SIMILAR, rows, site
 
 JOB = {"batch_size": 2, "group_size": 4, "max_completion_tokens": 2, "epochs": 9, "max_steps": 2}
 # Writes down its key and its process, and works for ever.
@@ -64,24 +63,12 @@ async def started(written: Path, count: int) -> int:
     return int(written.read_text().split()[-1])
 
 
-@asynccontextmanager
-async def listening(here: Site) -> AsyncIterator[str]:
-    """The URL of the gateway, on a real socket."""
-    server = uvicorn.Server(uvicorn.Config(here.app, port=0, log_level="warning", access_log=False, lifespan="off"))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await serving
-
-
 @pytest.mark.slow
 async def test_a_job_is_trained_by_a_worker_that_the_server_starts_for_it(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
     tiny_tokenizer().save_pretrained(path)
-    async with site(tmp_path, path, factors) as here, listening(here) as url:
+    async with site(tmp_path, path, factors) as here, listening(here.app) as url:
         settings = Settings(training_log_dir=f"{tmp_path}/curves")
         workers = own_workers(settings, "open", str(path), url, factors.digest)
         async with workers.running(here.database):
@@ -102,7 +89,7 @@ async def test_a_job_of_evolution_is_done_by_a_worker_that_has_no_weights_to_rea
     tiny_tokenizer().save_pretrained(directory)
     if not is_quantised:
         shutil.copy(path / "config.json", directory)
-    async with site(tmp_path, path, factors) as here, listening(here) as url:
+    async with site(tmp_path, path, factors) as here, listening(here.app) as url:
         settings = Settings(
             training_log_dir=f"{tmp_path}/curves", factors_from=str(path if is_quantised else factors.path)
         )
