@@ -12,7 +12,8 @@ It holds no state of its own: create_app makes the parts, and a dependency hands
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -41,7 +42,7 @@ from server.training.jobs.metrics import JobMetrics
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts of one app."""
+    """The parts of one app. `draining` is set when the server is ending."""
 
     settings: Settings
     engine: Engine
@@ -53,6 +54,7 @@ class Gateway:
     usage: UsageMeter
     recipes: RecipeBudget
     quotas: Quotas
+    draining: Event = field(default_factory=Event)
 
 
 @dataclass(frozen=True, slots=True)

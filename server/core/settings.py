@@ -130,6 +130,12 @@ class Settings(BaseSettings):
         default="auto", description="how an adapter's change is computed, see `adapters/vllm/delta.py`"
     )
 
+    drain_notice_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=3600,
+        description="how long requests are still taken after SIGTERM, while /ready sends load balancers elsewhere",
+    )
     health_timeout_s: float = Field(default=4.0, gt=0, description="how long /health and /ready wait for the engine")
     max_labelled_adapters: int = Field(
         default=200, ge=0, description="adapters with metrics of their own; the rest share"

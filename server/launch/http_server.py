@@ -13,12 +13,13 @@ from socket import socket
 import uvicorn
 from fastapi import FastAPI
 from vllm import envs
-from vllm.entrypoints.launchers.launcher import NoSignalServer, watchdog_loop
+from vllm.entrypoints.launchers.launcher import watchdog_loop
 from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
 
 from server.engine.vllm import AdapterLLM
 from server.launch.bounded_http import BoundedHttp
+from server.launch.draining import DrainingServer
 
 # Longer than clients and load balancers keep a connection that nobody uses, mostly 60 s: who closes it must be them, or
 # a request may be on its way while it is closed.
@@ -31,23 +32,19 @@ def keep_alive_s(environment: Mapping[str, str]) -> int:
     return envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE if is_set else KEEP_ALIVE_S
 
 
-class _Server(NoSignalServer):
-    """Calls `on_listening` once connections are taken."""
-
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_listening = on_listening
-
-    async def startup(self, sockets: list[socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_listening()
-
-
 async def serve_http(
-    app: FastAPI, sock: socket, client: AdapterLLM, args: Namespace, on_listening: Callable[[], None]
+    app: FastAPI,
+    sock: socket,
+    client: AdapterLLM,
+    args: Namespace,
+    on_listening: Callable[[], None],
+    on_draining: Callable[[], None],
+    notice_s: float,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; then refuse connections at once, and return when the running requests have ended.
-    `on_listening` is called once connections are taken.
+    """Serve until SIGTERM or SIGINT; then end as draining.py says, and return when the running requests have ended.
+    `on_listening` is called once connections are taken, `on_draining` when a signal came.
+
+    SIGINT is somebody's at the terminal, and so has no notice. A second signal cuts what still runs.
 
     vLLM's own `serve_http` stops the engine first: until the last answer has ended it would still accept requests, say
     that it is ready, and fail every one of them.
@@ -69,11 +66,11 @@ async def serve_http(
         ssl_ciphers=args.ssl_ciphers,
     )
     config.load()
-    server = _Server(config, on_listening)
+    server = DrainingServer(config, on_listening=on_listening, on_draining=on_draining, notice_s=notice_s)
     app.state.server = server  # vLLM's error handlers stop it when the engine has died
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, partial(setattr, server, "should_exit", True))
+    loop.add_signal_handler(signal.SIGTERM, server.stop)
+    loop.add_signal_handler(signal.SIGINT, partial(server.stop, notice=False))
     watchdog = loop.create_task(watchdog_loop(server, client))
     certificates = (
         SSLCertRefresher(config.ssl, config.ssl_keyfile, config.ssl_certfile, config.ssl_ca_certs)

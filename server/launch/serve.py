@@ -55,7 +55,7 @@ from server.launch.own_workers import (
 from server.launch.self_check import check_adapters_work
 from server.launch.start_checks import cannot_listen
 from server.launch.start_messages import check_machine, say_original, say_what_is_adapted, say_who_trains, share_gpus
-from server.launch.vllm_flags import check_delta, enable_adapters, parse_vllm_args, take_api_keys
+from server.launch.vllm_flags import check_delta, check_ray, enable_adapters, parse_vllm_args, take_api_keys
 from server.observability.trace_export import trace_target, tracer_provider
 
 ENGINE_STOP_TIMEOUT_S = 10
@@ -65,6 +65,7 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running. Raises FactorsError for a model without factors."""
     args = parse_vllm_args(model, vllm_flags)
     check_delta(settings.delta)
+    check_ray(args)
     configure_logging_from_args(args)
     api_keys = take_api_keys(args, envs.VLLM_API_KEY)
     cors = take_cors(args)
@@ -127,7 +128,15 @@ async def _serve(
         async with AsyncExitStack() as working:
             for kind in workers:
                 await working.enter_async_context(kind.running(database))
-            await serve_http(app, sock, client, args, on_listening=announce)
+            await serve_http(
+                app,
+                sock,
+                client,
+                args,
+                on_listening=announce,
+                on_draining=app.state.gateway.draining.set,
+                notice_s=settings.drain_notice_s,
+            )
 
 
 def _workers(

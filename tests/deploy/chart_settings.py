@@ -7,7 +7,7 @@ from typing import Any
 from server.core.settings import SECRETS, Settings
 
 # Secrets, and what other values of the chart say.
-SET_BY_THE_CHART = {*SECRETS, "database_url", "metrics_without_key"}
+SET_BY_THE_CHART = {*SECRETS, "database_url", "metrics_without_key", "drain_notice_s"}
 
 
 def settings_schema() -> dict[str, Any]:

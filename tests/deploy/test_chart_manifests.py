@@ -21,6 +21,7 @@ from starlette.routing import Route
 from server.api.middleware.short_paths import ALIASES
 from server.api.own_route import OwnRoute
 from server.core.paths import METRICS_PATH, MODEL_ROUTES, OPEN_PATHS, OPERATIONS, REFUSED_ROUTES, is_below
+from server.core.settings import Settings
 from server.inference.admission_metrics import AdmissionMetrics
 from server.launch.cli import cli
 from server.launch.own_workers import STOP_S
@@ -85,7 +86,7 @@ def test_workers_have_their_own_key_and_not_the_operators() -> None:
 def test_a_pod_ends_after_its_answers_have(preset: str | None) -> None:
     spec = find(manifests(preset=preset), "Deployment")["spec"]["template"]["spec"]
     (container,) = spec["containers"]
-    notice = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    notice = Settings(drain_notice_s=variables(container)["TINYLORA_DRAIN_NOTICE_S"]).drain_notice_s
     (answers,) = [int(one.partition("=")[2]) for one in container["args"] if one.startswith("--shutdown-timeout=")]
     probe = container["readinessProbe"]
     # Those that go by readiness have noticed before the server refuses connections.

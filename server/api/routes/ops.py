@@ -29,7 +29,11 @@ async def health(gateway: GatewayDep) -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(gateway: GatewayDep) -> dict[str, str]:
-    """200 when the engine answers and the database can be written, else 503."""
+    """200 when the engine answers and the database can be written, else 503; 503 also once the server is ending."""
+    if gateway.draining.is_set():
+        raise Unavailable(
+            "This server is ending, and finishes what runs; send requests to another one.", code="draining"
+        )
     await _check_engine(gateway)
     try:
         await run_in_threadpool(gateway.database.check_writable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from argparse import Namespace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,5 +31,7 @@ async def test_what_is_announced_can_be_connected_to() -> None:
             connected.append(True)
             app.state.server.should_exit = True
 
-        await serve_http(app, sock, engine, args, on_listening=connect)
-    assert connected == [True]
+        draining: list[bool] = []
+        noted = partial(draining.append, True)
+        await serve_http(app, sock, engine, args, on_listening=connect, on_draining=noted, notice_s=0)
+    assert connected == draining == [True]

@@ -54,8 +54,8 @@ class ChatRequest(BaseModel):
 
 
 class FakeEngine:
-    """`why_no_tools`, `alive`, `hold` (an event an answer waits for, a stream after its first chunk) and `base_answer`
-    (what it says without an adapter) are for the tests to set.
+    """`why_no_tools`, `alive`, `hold` (an event an answer waits for, a stream after its first chunk), `chunk_s`
+    (seconds behind each chunk) and `base_answer` (what it says without an adapter) are for the tests to set.
 
     `received` are the chat requests, and `grammars` all grammars, in the order in which they came; `bad_grammars` says
     of specs why they are refused.
@@ -72,6 +72,7 @@ class FakeEngine:
         self.bad_grammars: dict[str, str] = {}
         self.alive = True
         self.hold: asyncio.Event | None = None
+        self.chunk_s = 0.0
         self.hold_grammars: asyncio.Event | None = None  # what is found out about those with "slow" in them waits
         self.base_answer = "base"
         self.received: list[ChatRequest] = []
@@ -163,6 +164,7 @@ class FakeEngine:
             yield f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
             if number == 0 and self.hold is not None:
                 await self.hold.wait()
+            await asyncio.sleep(self.chunk_s)
         self._report(0, 1)
         yield "data: [DONE]\n\n"
 

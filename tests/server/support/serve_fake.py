@@ -6,8 +6,11 @@ tests have the next one ready while one is running, and it still finds what the 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,9 +22,13 @@ import uvicorn
 from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
+from server.launch.bounded_http import BoundedHttp
+from server.launch.draining import DrainingServer
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
 
 NOTHING: Mapping[str, str] = {}
+# Seconds between the chunks of a stream.
+CHUNK_VARIABLE = "TINYLORA_TEST_CHUNK_S"
 
 
 class GatewayProcess:
@@ -36,10 +43,10 @@ class GatewayProcess:
             env={**os.environ, **environment},
         )
 
-    def serve(self, database_url: str) -> str:
-        """The gateway's URL, once it listens."""
+    def serve(self, database_url: str, port: int = 0) -> str:
+        """The gateway's URL, once it listens, on a port of its own choice with 0."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(database_url, file=self._process.stdin, flush=True)
+        print(json.dumps([database_url, port]), file=self._process.stdin, flush=True)
         url = self._process.stdout.readline().strip()
         assert url.startswith("http://"), "the gateway ended while it started; its errors are above"
         return url
@@ -48,6 +55,15 @@ class GatewayProcess:
         """End it as nothing can be prepared for."""
         self._process.kill()
         self._process.communicate()
+
+    def terminate(self) -> None:
+        """Tell it to end."""
+        self._process.terminate()
+
+    def wait(self) -> int:
+        """Its exit status, when it has ended."""
+        self._process.communicate(timeout=60)
+        return self._process.returncode
 
     def stop(self) -> None:
         """End it in good order, or at once if that takes too long."""
@@ -69,23 +85,29 @@ def gateway_processes(count: int, environment: Mapping[str, str] = NOTHING) -> I
             process.stop()
 
 
-class _AnnouncingServer(uvicorn.Server):
-    """Says where it listens as soon as it does."""
-
-    async def startup(self, *args: object, **kwargs: object) -> None:
-        await super().startup(*args, **kwargs)  # type: ignore[arg-type]
-        print(f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}", flush=True)
-
-
 def main() -> None:
-    """Wait for the URL of a database on standard input, then serve."""
+    """Wait for the URL of a database and a port on standard input, then serve as `tinylora serve` does."""
     with tempfile.TemporaryDirectory() as directory:
         engine = FakeEngine(tiny_factors(Path(directory)))
-    url = sys.stdin.readline().strip()
-    if url:
-        settings = Settings(database_url=url, log_level="error")
-        app = create_app(settings, engine, Database(url))
-        _AnnouncingServer(uvicorn.Config(app, port=0, log_level="error", access_log=False)).run()
+    engine.chunk_s = float(os.environ.get(CHUNK_VARIABLE, "0"))
+    line = sys.stdin.readline()
+    if line:
+        url, port = json.loads(line)
+        asyncio.run(_serve(Settings(database_url=url, log_level="error"), engine, port))
+
+
+async def _serve(settings: Settings, engine: FakeEngine, port: int) -> None:
+    app = create_app(settings, engine, Database(settings.database_url))
+    config = uvicorn.Config(app, http=BoundedHttp, port=port, log_level="error", access_log=False)
+    config.timeout_keep_alive, config.timeout_graceful_shutdown = 75, 60
+    server = DrainingServer(
+        config,
+        on_listening=lambda: print(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", flush=True),
+        on_draining=app.state.gateway.draining.set,
+        notice_s=settings.drain_notice_s,
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    await server.serve()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""The end of the server, over raw connections: nothing that was sent before it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+from server.launch.draining import DrainingServer
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+STREAM = b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+@dataclass
+class Running:
+    """A server, with a route that streams until `release`."""
+
+    notice_s: float
+    linger_s: float
+    app: FastAPI = field(default_factory=FastAPI)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[DrainingServer]:
+        self.app.get("/")(lambda: "here")
+
+        @self.app.get("/stream")
+        async def stream() -> StreamingResponse:
+            async def chunks() -> AsyncIterator[str]:
+                yield "first"
+                await self.release.wait()
+                yield "last"
+
+            return StreamingResponse(chunks())
+
+        listens = asyncio.Event()
+        server = DrainingServer(
+            uvicorn.Config(self.app, port=0, log_level="warning", access_log=False, lifespan="off"),
+            on_listening=listens.set,
+            on_draining=self.draining.set,
+            notice_s=self.notice_s,
+            linger_s=self.linger_s,
+        )
+        serving = asyncio.create_task(server.serve())
+        await listens.wait()
+        self.port = server.servers[0].sockets[0].getsockname()[1]
+        async with asyncio.timeout(60):
+            yield server
+            await serving
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def refuses(self) -> None:
+        """Returns when it takes no more connections."""
+        while True:
+            try:
+                _, writer = await self.connect()
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.02)
+
+
+async def test_during_the_notice_everything_is_answered_and_connections_are_closed() -> None:
+    running = Running(notice_s=60, linger_s=0)
+    async with running.listening() as server:
+        before, to_before = await running.connect()
+        to_before.write(GET)
+        assert b"connection: close" not in await before.readuntil(b"\r\n\r\n")
+        assert await before.readexactly(6) == b'"here"'
+        server.stop()
+        await running.draining.wait()
+        new, to_new = await running.connect()
+        for reader, writer in ((before, to_before), (new, to_new)):
+            writer.write(GET)
+            answer = await reader.read()  # to the end of the connection
+            assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer and b'"here"' in answer
+        server.stop()
+
+
+async def test_who_has_just_connected_is_answered_behind_the_notice() -> None:
+    running = Running(notice_s=0.01, linger_s=60)
+    async with running.listening() as server:
+        reader, writer = await running.connect()
+        server.stop()
+        await running.refuses()
+        writer.write(GET)
+        assert (await reader.read()).endswith(b'"here"')
+        server.stop()
+
+
+async def test_a_stream_ends_whole_and_idle_connections_do_not_hold_the_end_up() -> None:
+    running = Running(notice_s=0, linger_s=60)
+    async with running.listening() as server:
+        idle, _ = await running.connect()
+        reader, writer = await running.connect()
+        writer.write(STREAM)
+        await reader.readuntil(b"first")
+        server.stop()
+        assert await idle.read() == b""
+        running.release.set()
+        assert b"last" in await reader.read()
+
+
+async def test_a_second_stop_ends_at_once() -> None:
+    running = Running(notice_s=60, linger_s=60)
+    async with running.listening() as server:
+        reader, writer = await running.connect()
+        writer.write(STREAM)
+        await reader.readuntil(b"first")
+        server.stop()
+        server.stop()
+    running.release.set()
