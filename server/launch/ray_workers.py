@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ FIRST_BACKOFF_S = 2.0
 # A worker has 30 s for its running steps.
 STOP_S = 45.0
 WAITING_LINE_S = 30.0
+CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +142,11 @@ def _connected(address: str) -> Any:
     import ray
 
     try:
+        host, colon, port = address.rpartition(":")
+        if colon and port.isdigit():  # Ray itself asks a machine that is not there for minutes
+            socket.create_connection((host.rpartition("/")[2], int(port)), timeout=CONNECT_S).close()
         ray.init(address=address, log_to_driver=True, logging_level="warning")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise CannotStart(
             f"There is no Ray cluster at {address} that can be joined ({error}). Start one with `ray start --head`, "
             "add machines with `ray start --address HOST:6379`, or name one: --ray-address HOST:6379."

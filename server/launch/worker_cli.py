@@ -72,6 +72,10 @@ def worker(
     if ray:
         _run_on_ray(context, url, key, ray_address, ray_workers, ray_cpus, ray_gpus)
         return
+    for name in ("ray_address", "ray_workers", "ray_cpus", "ray_gpus"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter("it is for workers on Ray: add --ray", param_hint=f"--{name.replace('_', '-')}")
     os.nice(nice)
     # Before torch is there, which reads it. Threads that wait by spinning take the cores that the engine is on, and
     # their own partner's: beside other work an update took 29 s with them and 15 s without.
@@ -126,6 +130,8 @@ def _run_on_ray(
     from server.launch.ray_workers import RayOptions, ray_environment, run_ray_workers
     from server.launch.start_checks import CannotStart
 
+    if gpus > 1 and gpus % 1:
+        raise typer.BadParameter("above 1, Ray gives whole GPUs only", param_hint="--ray-gpus")
     console = Console(stderr=True)
     environment = ray_environment() | ({} if key is None else {"TINYLORA_WORKER_KEY": key})
     options = RayOptions(address=address, count=count, cpus=cpus, gpus=gpus)

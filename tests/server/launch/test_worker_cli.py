@@ -30,3 +30,15 @@ def test_the_methods_that_a_worker_may_do_are_those_of_jobs() -> None:
     answer = CliRunner(env={"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}).invoke(cli, ["worker", "--method", "x"])
     assert answer.exit_code == 2
     assert f"is not one of {', '.join(map(repr, METHODS))}" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--ray-workers", "2"], "--ray-workers: it is for workers on Ray: add --ray"),
+        (["--ray", "--ray-gpus", "1.5"], "above 1, Ray gives whole GPUs only"),
+    ],
+)
+def test_options_of_ray_that_make_no_sense_are_refused(flags: list[str], said: str) -> None:
+    answer = CliRunner(env={"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}).invoke(cli, ["worker", *flags])
+    assert answer.exit_code == 2 and said in answer.stderr
