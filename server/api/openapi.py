@@ -17,6 +17,7 @@ from server.api.middleware.anthropic_errors import MESSAGES
 from server.auth.middleware import KEY_HEADERS
 from server.auth.scopes import scope_of
 from server.core.paths import MODEL_ROUTES, OPEN_PATHS, is_below
+from server.training.jobs.protocol import PROTOCOL_HEADER
 
 ERROR_REF = {"$ref": "#/components/schemas/Error"}
 ERROR_SCHEMA: dict[str, Any] = {
@@ -48,6 +49,7 @@ DESCRIPTIONS = {
     HTTPStatus.UNAUTHORIZED: "No API key, or none that is valid.",
     HTTPStatus.FORBIDDEN: "The API key does not allow this.",
     HTTPStatus.NOT_FOUND: "What the request names does not exist.",
+    HTTPStatus.CONFLICT: "Worker and server speak different versions of workers' messages.",
     HTTPStatus.PRECONDITION_FAILED: "It is not, or no longer, what If-Match or If-None-Match says.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is longer than the server reads.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is in a format that is not read here.",
@@ -119,6 +121,8 @@ def _possible(path: str, method: str, operation: Mapping[str, Any]) -> Iterator[
     }
     if "if-match" in headers:
         yield HTTPStatus.PRECONDITION_FAILED
+    if PROTOCOL_HEADER in headers:
+        yield HTTPStatus.CONFLICT
     if "idempotency-key" in headers:
         yield HTTPStatus.UNPROCESSABLE_ENTITY
     if path in MODEL_ROUTES:
