@@ -23,11 +23,14 @@ REQUIREMENTS := deploy/requirements-$(DEVICE).txt
 DEV_REQUIREMENTS := deploy/requirements-dev.txt deploy/requirements-tools.txt
 PACKAGES := $(VENV)/.packages-$(shell cat $(REQUIREMENTS) $(DEV_REQUIREMENTS) | cksum | cut -d' ' -f1)
 PROJECT := $(VENV)/.project-$(shell cat pyproject.toml clients/python/pyproject.toml | cksum | cut -d' ' -f1)
+THIRD_PARTY_TESTS := tests/e2e/third_party_clients
+THIRD_PARTY := $(VENV)/.third-party-clients-$(shell cat $(THIRD_PARTY_TESTS)/*/requirements.txt \
+	$(THIRD_PARTY_TESTS)/*/package-lock.json | cksum | cut -d' ' -f1)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --no-compile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fmt bench bench-gpu evidence train-demo model env triton reasoning-gym ray docs openapi version licenses sbom clean
+.PHONY: help serve test check fmt bench bench-gpu evidence train-demo model env triton reasoning-gym ray third-party-clients client-table docs openapi version licenses sbom clean
 
 help: ## List the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +41,7 @@ serve: $(PROJECT) $(EMBEDDED_MODEL) ## Serve on http://localhost:8000: the embed
 	@exec $(BIN)/tinylora serve $(MODEL) $(ARGS)
 
 test: $(PROJECT) $(EMBEDDED_MODEL) ## Run the tests, or some: ARGS='tests/adapters -k codec'
+	@[ -n '$(ARGS)' ] || $(MAKE) --no-print-directory third-party-clients || echo "==> Tests of those clients are skipped"
 	@$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 check: $(PROJECT) ## Lint, formatting, which room imports which, and types
@@ -86,6 +90,22 @@ reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning (150 MB)
 ray: $(PROJECT) ## Install Ray (240 MB) for `tinylora worker --ray` and its test, which is skipped without
 	@$(PIP) --requirement deploy/requirements-ray.txt
 
+# What each has beyond this project's own packages; only the programs that try them see them.
+third-party-clients: $(THIRD_PARTY) ## Install the clients of other projects that tests/e2e/third_party_clients runs (300 MB)
+
+$(THIRD_PARTY): | $(PROJECT)
+	@command -v npm > /dev/null || { echo "npm was not found: apt-get install nodejs npm" >&2; exit 1; }
+	@echo "==> Installing clients of other projects"
+	@rm -rf $(VENV)/third-party-clients && mkdir -p $(VENV)/tmp
+	@TMPDIR=$(abspath $(VENV)/tmp) $(PIP) --quiet --target $(VENV)/third-party-clients \
+		--requirement $(THIRD_PARTY_TESTS)/python/requirements.txt
+	@npm ci --prefix $(THIRD_PARTY_TESTS)/node --ignore-scripts --no-audit --no-fund --loglevel=error
+	@rm -f $(VENV)/.third-party-clients-* && touch $@
+
+client-table: $(THIRD_PARTY) $(EMBEDDED_MODEL) ## Run those clients and write docs/clients.md
+	@$(BIN)/python -m pytest --write-client-results tests/e2e/third_party_clients tests/clients/test_third_party_training.py
+	@$(BIN)/python -m tests.e2e.third_party_clients.page
+
 # In an environment of its own, for it shares nothing with the server's. With --strict a link to nowhere is an error.
 docs: $(BIN)/python ## Build the pages of docs/ into build/docs/site, and check their links
 	@[ -x $(VENV)/docs/bin/mkdocs ] || { $(PYTHON) -m venv $(VENV)/docs && \
@@ -118,7 +138,7 @@ sbom: $(BIN)/python ## Write build/sbom-cpu.json and -gpu.json: what the images 
 		--output-file build/sbom-$$device.json && echo "build/sbom-$$device.json"; done
 
 clean: ## Remove the environments, the embedded model and all caches; keeps data/
-	rm -rf .venv .venv-gpu models/SmolLM2-135M-Instruct build *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-gpu $(THIRD_PARTY_TESTS)/node/node_modules models/SmolLM2-135M-Instruct build *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find adapters server clients tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The model needs the environment to be built, but must not be built again because the environment changed.

@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos", "tests/e2e/chaos")
     group.addoption("--chaos-minutes", type=float, default=0, help="how long it runs; 0: a few hundred operations")
     group.addoption("--chaos-seed", type=int, default=1, help="what its operations are drawn from")
+    group = parser.getgroup("clients", "tests/e2e/third_party_clients")
+    group.addoption("--write-client-results", action="store_true", help="keep what works, for docs/clients.md")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EnginesInOneProcess:

@@ -46,3 +46,14 @@ def meanwhile() -> Iterator[Callable[[Callable[[], object]], None]]:
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def train_what_comes(worker: Worker, stop: threading.Event) -> None:
+    """Have `worker` finish every job that is made, until `stop`."""
+    while not stop.wait(0.1):
+        for job in worker.claim()["jobs"]:
+            if job["status"] == "validating_files":
+                worker.validated(job["id"])
+            else:
+                worker.report(job["id"], 1)
+                worker.succeed(job["id"])

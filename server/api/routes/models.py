@@ -1,7 +1,8 @@
 """/v1/models: the base models and the tenant's own adapters, since either may be given as `model`.
 
-OpenAI's listing has no pages, and clients ask for none, so a page is as long as may be; `after` gives the rest where
-`has_more` says so. Adapters can be deleted as models, which is OpenAI's way for fine-tuned ones.
+OpenAI's listing has no pages, and clients ask for none, so a page is as long as may be; `after` (Anthropic's
+`after_id`) gives the rest where `has_more` says so. Adapters can be deleted as models, which is OpenAI's way for
+fine-tuned ones.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=OwnRoute)
 def list_models(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[ModelsQuery, Query()]) -> ModelList:
     """The base models, then the adapters by name."""
     base, after = list(gateway.engine.base_models), ""
-    if query.after in base:
-        base = base[base.index(query.after) + 1 :]
-    elif query.after is not None:
-        base, after = [], parse_reference(query.after, "after").name
+    last = query.after if query.after_id is None else query.after_id
+    if last in base:
+        base = base[base.index(last) + 1 :]
+    elif last is not None:
+        base, after = [], parse_reference(last, "after" if query.after_id is None else "after_id").name
     models = [_base(name, gateway) for name in base[: query.limit]]
     # One adapter at least, to know whether there are more.
     room = query.limit - len(models)
@@ -87,13 +89,13 @@ def delete_model(
 
 
 def _base(name: str, gateway: Gateway) -> ModelObject:
-    return ModelObject(id=name, created=STARTED_AT, root=name, parent=None, max_model_len=gateway.engine.max_model_len)
+    return ModelObject.of(name, STARTED_AT, root=name, parent=None, max_model_len=gateway.engine.max_model_len)
 
 
 def _adapter(stored: StoredVersion | Description, model: str, gateway: Gateway) -> ModelObject:
-    return ModelObject(
-        id=model,
-        created=stored.created_at,
+    return ModelObject.of(
+        model,
+        stored.created_at,
         root=stored.id,
         parent=gateway.engine.base_models[0],
         max_model_len=gateway.engine.max_model_len,

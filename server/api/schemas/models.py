@@ -1,8 +1,13 @@
-"""/v1/models on the wire, in OpenAI's shape."""
+"""/v1/models on the wire, in the shapes of OpenAI and of Anthropic at once.
+
+Design decision: one object with the fields of both, whose names do not collide, and not one of two shapes chosen by a
+header: programs ask for models with whatever headers they have.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
@@ -10,7 +15,10 @@ from server.api.schemas.pages import StrictQuery
 
 
 class ModelObject(BaseModel):
-    """A base model, or an adapter that may be given as `model`; then `parent` is its base model."""
+    """A base model, or an adapter that may be given as `model`; then `parent` is its base model.
+
+    `type`, `display_name`, `created_at` and `lifecycle` are Anthropic's.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -19,6 +27,23 @@ class ModelObject(BaseModel):
     root: str
     parent: str | None
     max_model_len: int
+    type: Literal["model"] = "model"
+    display_name: str
+    created_at: datetime
+    lifecycle: Literal["active"] = "active"
+
+    @classmethod
+    def of(cls, id: str, created: int, *, root: str, parent: str | None, max_model_len: int) -> Self:
+        """A model of this time, in seconds since 1970."""
+        return cls(
+            id=id,
+            created=created,
+            root=root,
+            parent=parent,
+            max_model_len=max_model_len,
+            display_name=id,
+            created_at=datetime.fromtimestamp(created, UTC),
+        )
 
 
 class ModelList(BaseModel):
@@ -40,13 +65,15 @@ class ModelDeleted(BaseModel):
 
 
 class ModelQuery(StrictQuery):
-    """What Azure's clients put into the query of every request; it means nothing here."""
+    """What Azure's clients, and Anthropic's with betas, put into the query of every request; it means nothing here."""
 
     api_version: str | None = Field(None, alias="api-version")
+    beta: str | None = None
 
 
 class ModelsQuery(ModelQuery):
-    """Where the listing of models begins (behind the one called `after`) and how long it is."""
+    """Where the listing of models begins (behind the one called `after` or `after_id`) and how long it is."""
 
     after: str | None = None
+    after_id: str | None = None
     limit: int = Field(1000, ge=1, le=1000)

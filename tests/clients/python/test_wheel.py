@@ -15,6 +15,7 @@ import pytest
 
 from adapters.factors.factors import Factors
 from tests.clients.python import fresh_program
+from tests.clients.training import train_what_comes
 from tests.server.support.training_kit import ROWS, Worker
 
 CLIENT = Path(__file__).resolve().parents[3] / "clients/python"
@@ -76,13 +77,3 @@ def oldest_python() -> str:
         if found and subprocess.run([found, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
             return found
     return sys.executable
-
-
-def train_what_comes(worker: Worker, stop: threading.Event) -> None:
-    while not stop.wait(0.1):
-        for job in worker.claim()["jobs"]:
-            if job["status"] == "validating_files":
-                worker.validated(job["id"])
-            else:
-                worker.report(job["id"], 1)
-                worker.succeed(job["id"])

@@ -1,5 +1,8 @@
 """/v1/models lists the base model and the adapters that may be given as `model`."""
 
+from datetime import UTC, datetime
+
+import anthropic
 import httpx
 import openai
 import pytest
@@ -60,6 +63,27 @@ async def test_pages_follow_each_other_to_the_end(client: httpx.AsyncClient, sto
     assert (await client.get("/v1/models?after=zzz")).json()["data"] == []
     for wrong in ("limit=0", "limit=1001", "limit=x", "after=a%20b", "before=a"):
         assert (await client.get(f"/v1/models?{wrong}")).status_code == 400, wrong
+
+
+def test_anthropics_client_reads_models_page_by_page(
+    base_url: str, openai_client: openai.OpenAI, store: Store, factors: Factors
+) -> None:
+    names = ["acme/math", "acme/physics", "chem"]
+    for name in names:
+        store(name, Adapter.from_vector(torch.ones(13, 1), Recipe(), factors.digest, "bfloat16"))
+    client = anthropic.Anthropic(base_url=base_url, api_key="unused", max_retries=0)
+    for models in (client.models, client.beta.models):
+        for limit in (1, 2, 5, 20):
+            assert [model.id for model in models.list(limit=limit)] == [BASE, "base-alias", *names]
+        found = models.retrieve("acme/math")
+        assert (found.type, found.display_name, found.lifecycle) == ("model", "acme/math", "active")
+        assert isinstance(found.created_at, datetime) and found.created_at.tzinfo is not None
+        created = openai_client.models.retrieve("acme/math").created
+        assert found.created_at == datetime.fromtimestamp(created, UTC)
+    with pytest.raises(anthropic.NotFoundError, match="'acme/none'"):
+        client.models.retrieve("acme/none")
+    with pytest.raises(anthropic.BadRequestError, match="before_id"):
+        client.models.list(before_id="chem")
 
 
 def test_openais_client_deletes_an_adapter_and_not_the_base_model(openai_client: openai.OpenAI, base_url: str) -> None:
