@@ -111,6 +111,7 @@ docs: $(BIN)/python ## Build the pages of docs/ into build/docs/site, and check 
 	@[ -x $(VENV)/docs/bin/mkdocs ] || { $(PYTHON) -m venv $(VENV)/docs && \
 		PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/docs/bin/pip install --quiet --requirement deploy/requirements-docs.txt; }
 	@rm -rf build/docs && mkdir -p build/docs && cp docs/mkdocs.yaml build/docs/ && cp -r docs build/docs/pages
+	@$(BIN)/python deploy/api_reference.py docs/openapi.json build/docs/pages/api.md
 	@cd build/docs && NO_MKDOCS_2_WARNING=1 $(abspath $(VENV))/docs/bin/mkdocs build --quiet --strict --config-file mkdocs.yaml
 	@echo "build/docs/site/index.html"
 

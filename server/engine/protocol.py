@@ -64,6 +64,10 @@ class Engine(Protocol):
     def constrains_all_tools(self) -> bool:
         """Whether calls are held to the schemas of all tools, or only to those of strict ones."""
 
+    @property
+    def has_thinking_budgets(self) -> bool:
+        """Whether a request may bound how much the model thinks before it answers."""
+
     async def why_no_grammar(self, grammar: Grammar) -> str | None:
         """Why answers cannot be held to `grammar`; None when they can."""
 

@@ -187,6 +187,8 @@ class VllmEngine:
         self.max_num_seqs: int = client.vllm_config.scheduler_config.max_num_seqs
         self.why_no_tools = why_no_tools(args)
         self.constrains_all_tools = args.tool_strict_level == "parameter"
+        reasoning = client.vllm_config.reasoning_config
+        self.has_thinking_budgets = reasoning is not None and reasoning.enabled
         self.why_no_grammar = client.grammars.why_no_grammar
         self._derenderer: OnlineDerenderer | None = None
 

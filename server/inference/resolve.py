@@ -23,6 +23,7 @@ from server.core.request_state import RawHeaders, held_body, principal_of
 from server.engine.grammar import grammars_of
 from server.engine.protocol import Engine, ServedAdapter
 from server.inference.adapter_field import AdapterField
+from server.inference.answer_limits import lower_limits
 from server.inference.end_user import check_end_user
 from server.inference.engine_json import engine_json
 from server.inference.gateway_fields import asks_for_prompt_only, set_gateway_fields
@@ -118,6 +119,7 @@ class Resolver:
         standing = await self._tiers.settle(payload, principal)
         set_gateway_fields(payload, principal.tenant.id)
         leave_out_refused(payload)
+        lower_limits(payload, self._engine.max_model_len, has_thinking_budgets=self._engine.has_thinking_budgets)
         return standing
 
     async def _estimate(self, payload: dict[str, Any], scope: Scope) -> Estimate:

@@ -1,6 +1,6 @@
 """The snippets of docs/recipes.md: run as they stand there, with other addresses, against gateways without a model.
 
-nginx is asked where it is installed; its file is also read by crossplane, NGINX's own parser, which knows its directives.
+nginx is run where it is installed; its file is also read by crossplane, NGINX's own parser, which knows its directives.
 """
 
 from __future__ import annotations

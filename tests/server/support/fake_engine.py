@@ -68,6 +68,7 @@ class FakeEngine:
         self.max_num_seqs = 4
         self.why_no_tools: str | None = None
         self.constrains_all_tools = False
+        self.has_thinking_budgets = False
         self.grammars: list[Grammar] = []
         self.bad_grammars: dict[str, str] = {}
         self.alive = True

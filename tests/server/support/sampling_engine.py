@@ -56,6 +56,7 @@ class SamplingEngine:
         self.base_models = (NAME,)
         self.why_no_tools: str | None = None
         self.constrains_all_tools = False
+        self.has_thinking_budgets = False
         self.factors = factors
         self.max_model_len = SHAPE["max_position_embeddings"]
         self.max_num_seqs = 64

@@ -3,7 +3,7 @@
 // The same as python/features.py, which says more.
 
 export const QUESTION = "What is the capital of France?";
-export const TOKENS = 8;
+export const TOKENS = 6;
 export const CALL_TOKENS = 60;
 export const WEATHER_QUESTION = "What is the weather in Paris?";
 export const WEATHER_RESULT = "sunny, 21 degrees";

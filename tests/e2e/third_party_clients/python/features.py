@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 QUESTION = "What is the capital of France?"
-TOKENS = 8  # of an answer to QUESTION
+TOKENS = 6  # of an answer to QUESTION
 CALL_TOKENS = 60  # for the longest call or document that the schemas below allow
 WEATHER_QUESTION = "What is the weather in Paris?"
 WEATHER_RESULT = "sunny, 21 degrees"
