@@ -55,5 +55,5 @@ def train_what_comes(worker: Worker, stop: threading.Event) -> None:
             if job["status"] == "validating_files":
                 worker.validated(job["id"])
             else:
-                worker.report(job["id"], 1)
+                worker.report(job["id"], 1, publish=True)
                 worker.succeed(job["id"])
