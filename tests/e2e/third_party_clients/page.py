@@ -72,9 +72,10 @@ LIMITS = """\
 
 - A stream of `/v1/chat/completions` or `/v1/completions` reports its usage only when asked to (`stream_options`), as
   OpenAI's does.
-- Tools that a provider runs itself (web search, code execution, files) are not here: a request with one is refused.
+- Tools that a provider runs itself (web search, code execution) are not here: `/v1/chat/completions` and `/v1/messages`
+  refuse a request with one, `/v1/responses` answers without it.
 - Anthropic's `cache_control` is taken and has no effect: prefixes are cached by themselves, for each tenant apart.
-- Images, audio and documents need a model that reads them; the embedded one reads text."""
+- Images need a model that reads them; the embedded one reads text. Audio and Anthropic's `document` blocks are refused."""
 
 
 if __name__ == "__main__":
