@@ -75,7 +75,8 @@ LIMITS = """\
 - Tools that a provider runs itself (web search, code execution) are not here: `/v1/chat/completions` and `/v1/messages`
   refuse a request with one, `/v1/responses` answers without it.
 - Anthropic's `cache_control` is taken and has no effect: prefixes are cached by themselves, for each tenant apart.
-- Images need a model that reads them; the embedded one reads text. Audio and Anthropic's `document` blocks are refused."""
+- Images need a model that reads them, which the embedded one does not. Audio and Anthropic's `document` blocks are
+  refused."""
 
 
 if __name__ == "__main__":
