@@ -41,7 +41,7 @@ from tinylora_client.errors import (
     VersionNotFoundError,
 )
 from tinylora_client.job_operations import JobUpdate
-from tinylora_client.objects import Adapter, Alias, BulkResult, Job, JobSample
+from tinylora_client.objects import Adapter, Alias, BulkResult, Job, JobSample, Limits, Quota
 from tinylora_client.vectors import Vector
 
 __all__ = [
@@ -67,8 +67,10 @@ __all__ = [
     "JobSample",
     "JobUpdate",
     "JobWaitTimeoutError",
+    "Limits",
     "ModelNotFoundError",
     "PreconditionFailedError",
+    "Quota",
     "StoredFileNotFoundError",
     "TinyLoRA",
     "Vector",

@@ -12,6 +12,7 @@ from tinylora_client.adapters import Adapters, AsyncAdapters
 from tinylora_client.chat import AsyncChat, Chat
 from tinylora_client.errors import typed_error
 from tinylora_client.fine_tuning import AsyncFineTuning, FineTuning
+from tinylora_client.objects import Limits
 
 DEFAULT_URL = "http://localhost:8000"
 URL_VARIABLE, KEY_VARIABLE = "TINYLORA_URL", "TINYLORA_API_KEY"
@@ -19,7 +20,7 @@ IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 
 class TinyLoRA(OpenAI):
-    """A client of one server. Everything of openai.OpenAI works; `adapters`, `chat` and `fine_tuning` do more.
+    """A client of one server. Everything of openai.OpenAI works; `adapters`, `chat` and `fine_tuning` do more; `limits` is new.
 
     base_url: the server, with or without /v1; default TINYLORA_URL, else http://localhost:8000. api_key: default
     TINYLORA_API_KEY; a server without keys takes any. options: those of openai.OpenAI (timeout, max_retries, ...).
@@ -47,6 +48,10 @@ class TinyLoRA(OpenAI):
         """Training jobs, which can be waited for."""
         return FineTuning(self)
 
+    def limits(self) -> Limits:
+        """The quotas of the tenant and of the key, and what is left of them."""
+        return self.get("/limits", cast_to=Limits)
+
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> APIStatusError:
         return typed_error(super()._make_status_error(err_msg, body=body, response=response))
 
@@ -72,6 +77,10 @@ class AsyncTinyLoRA(AsyncOpenAI):
     def fine_tuning(self) -> AsyncFineTuning:
         """Training jobs, which can be waited for."""
         return AsyncFineTuning(self)
+
+    async def limits(self) -> Limits:
+        """The quotas of the tenant and of the key, and what is left of them."""
+        return await self.get("/limits", cast_to=Limits)
 
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> APIStatusError:
         return typed_error(super()._make_status_error(err_msg, body=body, response=response))

@@ -47,6 +47,27 @@ class AdapterDeleted(BaseModel):
     purged: bool
 
 
+class Quota(BaseModel):
+    """What is left of a quota of `owner` ("tenant acme"); all of it again after reset_s seconds without use."""
+
+    owner: str
+    counted: Literal["requests", "tokens"]
+    per: Literal["minute", "month"]
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+class Limits(BaseModel):
+    """What the client's key may use. None is no limit; of priority, none of it."""
+
+    tenant: str
+    key: str | None
+    quotas: list[Quota]
+    max_concurrent_requests: int | None
+    priority_requests_per_minute: int | None
+
+
 class Alias(BaseModel):
     """What `adapter@alias` stands for: version -> weight."""
 
