@@ -20,7 +20,7 @@ IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 
 class TinyLoRA(OpenAI):
-    """A client of one server. Everything of openai.OpenAI works; `adapters`, `chat` and `fine_tuning` do more; `limits` is new.
+    """A client of one server. Everything of openai.OpenAI works; `adapters`, `chat`, `fine_tuning`, `limits` do more.
 
     base_url: the server, with or without /v1; default TINYLORA_URL, else http://localhost:8000. api_key: default
     TINYLORA_API_KEY; a server without keys takes any. options: those of openai.OpenAI (timeout, max_retries, ...).
