@@ -15,6 +15,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 
+from server.api.batches_app import add_batches
 from server.api.deps import Gateway
 from server.api.error_handlers import install_error_handlers
 from server.api.lifespan import run_with
@@ -104,6 +105,7 @@ def create_app(
     if console:
         app.include_router(console_router(console))
 
+    field = AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters)
     # The middleware added last is met first.
     app.add_middleware(NoteRoute)
     app.add_middleware(
@@ -111,7 +113,7 @@ def create_app(
         engine=engine,
         resolver=Resolver(
             engine,
-            AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters),
+            field,
             ServiceTiers(quotas),
             metrics,
             max_bytes=settings.max_request_bytes,
@@ -130,6 +132,8 @@ def create_app(
     run_with(app, forms.running())
     run_with(app, meter.flushing(settings.usage_flush_s))
     run_with(app, sweeping(database, [*rules_of(settings), file_rule(settings, app.state.training.files)]))
+    # The last of all, so that it runs within what its lines need.
+    add_batches(app, settings, engine, database, app.state.training.files, field)
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)

@@ -8,6 +8,8 @@ open: everyone is the default tenant and may do everything but make tenants and 
 `OpenAI-Organization: <tenant>` (the official clients' `organization`) has an admin act for that tenant, with its
 adapters, quotas and audit log. Any other key may only name its own tenant. An open server ignores it.
 
+A line of a batch, which the server asks itself, comes without a key: its scope says whose it is (request_state.py).
+
 Tenants' keys are looked up by their digest (api_keys.py), so the time that it takes says nothing of the key itself. The
 operator's (operator_keys.py) are compared in constant time.
 """
@@ -30,7 +32,7 @@ from server.core.errors import ApiError, Forbidden, NotFound, Unauthorized, quot
 from server.core.months import month_start
 from server.core.paths import METRICS_PATH, OPEN_PATHS, OPERATOR_PATHS, is_below
 from server.core.principal import DEFAULT_TENANT_NAME, OPEN_PRINCIPAL, ORGANIZATION_HEADER, KeyScope, Principal, Tenant
-from server.core.request_state import state_of
+from server.core.request_state import background_principal, state_of
 from server.db.database import Database
 from server.db.point_reads import PointReads
 
@@ -81,13 +83,15 @@ class AuthMiddleware:
         if scope["type"] not in ("http", "websocket") or self._needs_no_key(scope):
             await self._app(scope, receive, send)
             return
+        inside = background_principal(scope)
         try:
-            principal = await self._principal(Headers(scope=scope))
+            principal = inside or await self._principal(Headers(scope=scope))
             self._check(principal, scope.get("method", "GET"), scope["path"])
         except ApiError as error:
             await response_to(error)(scope, receive, send)
             return
         state_of(scope).principal = principal
+        state_of(scope).background = inside is not None
         with structlog.contextvars.bound_contextvars(tenant=principal.tenant.name, key_id=principal.key_id):
             await self._app(scope, receive, send)
 

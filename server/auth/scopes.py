@@ -1,8 +1,8 @@
 """Which scope a key needs for which path.
 
-    infer      the engine's inference routes, the models there are, and what is left of quotas
+    infer      the engine's inference routes, batches of them, the models there are, and what is left of quotas
     adapters   adapters (also deleted as models), usage and audit, of the key's own tenant
-    train      files, fine-tuning jobs and graders
+    train      files, uploads in parts, fine-tuning jobs and graders
     admin      tenants, keys, /metrics, and every path that is not named here
 
 A path that is not listed needs `admin`: a route that a new version of the engine adds is closed to tenants until it is
@@ -29,11 +29,13 @@ _BELOW: dict[str, KeyScope] = {
     "/v1/responses": "infer",
     "/v1/messages": "infer",
     "/v1/audio": "infer",
+    "/v1/batches": "infer",
     "/v1/adapters": "adapters",
     "/v1/usage": "adapters",
     "/v1/organization/usage": "adapters",
     "/v1/audit": "adapters",
     "/v1/files": "train",
+    "/v1/uploads": "train",
     "/v1/fine_tuning": "train",
 }
 

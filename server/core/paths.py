@@ -9,7 +9,9 @@ from __future__ import annotations
 ADAPTERS_PREFIX = "/v1/adapters"
 
 # Routes that the model and its adapters have no part in.
-OWN_PREFIXES = (ADAPTERS_PREFIX, "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker")
+OWN_PREFIXES = (
+    ADAPTERS_PREFIX, "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker", "/v1/batches", "/v1/uploads",
+)  # fmt: skip
 
 OPERATIONS = frozenset({"/health", "/ready", "/metrics"})
 

@@ -16,6 +16,8 @@ from server.core.genai_call import GenAiCall
 from server.core.principal import Principal
 
 _KEY = "tinylora"
+# In the ASGI scope of a request that the server makes itself: whose it is. No web server puts it there for a client.
+_OF_BACKGROUND = "tinylora.background"
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -72,6 +74,7 @@ class RequestState:
     """`id` is the request's in logs and in the answer, `path` the one that the client asked for, `began` a time of
     `time.perf_counter`. What is None is not known yet, or does not apply.
 
+    `background` says that nobody waits for the answer: the request is a batch's, and comes after all others.
     `adapter` is the name of the adapter that an inference request runs with, None for the base model; `usage` is None
     for any other request. `route` is the template of the route ("/v1/adapters/{name:path}"), once the router has run.
     """
@@ -82,6 +85,7 @@ class RequestState:
     began: float = field(default_factory=time.perf_counter)
     status: int | None = None
     principal: Principal | None = None
+    background: bool = False
     held_body: HeldBody | None = None
     adapter: str | None = None
     usage: RequestUsage | None = None
@@ -103,6 +107,17 @@ def state_of(scope: Scope) -> RequestState:
     """The state of the request with this ASGI scope."""
     state: RequestState = scope["state"][_KEY]
     return state
+
+
+def for_background(scope: Scope, principal: Principal) -> Scope:
+    """`scope` as that of a request of the background, which the server makes itself for `principal`."""
+    return {**scope, _OF_BACKGROUND: principal}
+
+
+def background_principal(scope: Scope) -> Principal | None:
+    """Whose request this is if the server makes it itself; None for a client's."""
+    principal: Principal | None = scope.get(_OF_BACKGROUND)
+    return principal
 
 
 def principal_of(scope: Scope) -> Principal:

@@ -79,6 +79,21 @@ class Settings(BaseSettings):
     )
     max_queued_requests: int = Field(default=256, ge=0, description="requests of each tenant waiting for the engine")
 
+    max_batch_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="sequences of batches in the engine at once, while nobody else asks; by default half of it, on a "
+        "CPU 8",
+    )
+    max_tenant_batches: int = Field(default=100, ge=1, description="batches of a tenant that have not ended")
+    max_batch_lines: int = Field(default=50_000, ge=1, description="requests in a batch")
+    max_batch_output_bytes: int = Field(
+        default=1024 * MIB, ge=1, description="bytes of a batch's answers, at which it ends; the other lines are errors"
+    )
+    batch_lease_s: int = Field(
+        default=30, ge=2, le=3600, description="how long a gateway may be silent before its batches are another's"
+    )
+
     files_url: str = Field(
         default="data/files", description="where uploaded files are: a directory, or a URL that fsspec knows (s3://...)"
     )
@@ -156,6 +171,9 @@ class Settings(BaseSettings):
     )
     file_retention_days: int = Field(
         default=0, ge=0, le=MAX_DAYS, description="how long files are kept that no job needs; 0 is for ever"
+    )
+    batch_retention_days: int = Field(
+        default=90, ge=0, le=MAX_DAYS, description="how long after its end a batch is listed, its files apart; 0: ever"
     )
     engine_log: str = Field(
         default="data/engine.log",

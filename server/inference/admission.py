@@ -20,12 +20,15 @@ from server.inference.admission_metrics import AdmissionMetrics
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
 from server.inference.token_estimate import Estimate
+from server.limits.background_pace import BackgroundPace
 from server.limits.fair_queue import FairQueue, Place, QueueFull
 from server.limits.quotas import Quotas, Ticket
 from server.limits.rate_limit_headers import retry_headers
 from server.limits.spending import check_month, month_headers
 
 QUEUE_FULL_RETRY_S = 1.0
+# Of the sequences that batches may have when nobody else asks, so many times fewer beside a request.
+BESIDE_SHARE = 16
 # A tenant of weight 0 still has to be served some time.
 MIN_WEIGHT = 1e-3
 # Of what a tier counts in the turns of tenants.
@@ -60,7 +63,7 @@ class Admission:
         try:
             check_month(principal)
             more = {} if principal.may("admin") else month_headers(principal.tenant)
-            ticket = await self._quotas.admit(principal, estimate.tokens, more)
+            ticket = await self._quotas.admit(principal, estimate.tokens, more, background=request.background)
             return Turn(principal.tenant, ticket, self._enter(ticket, request, estimate))
         except TooManyRequests as error:
             self._metrics.observe_rejected(principal.tenant, error.reason)
@@ -102,6 +105,7 @@ class Admission:
                 weight=max(tenant.weight, MIN_WEIGHT) * WEIGHTS.get(request.standing.tier, 1.0),
                 width=estimate.sequences,
                 priority=request.standing.priority,
+                background=request.background,
             )
         except QueueFull:
             ticket.cancel()
@@ -114,10 +118,17 @@ class Admission:
             ) from None
 
 
+def max_batch_requests(settings: Settings, engine: Engine) -> int:
+    """How many lines of batches are in the engine at once while nobody waits for anything else."""
+    slots = settings.max_running_requests or engine.max_num_seqs
+    return min(settings.max_batch_requests or max(1, slots // 2), slots)
+
+
 def new_admission(settings: Settings, engine: Engine, quotas: Quotas, registry: CollectorRegistry) -> Admission:
     """Admission to `engine`; its metrics go into `registry`."""
-    queue = FairQueue(
-        max_running=settings.max_running_requests or engine.max_num_seqs, max_waiting=settings.max_queued_requests
-    )
+    slots = settings.max_running_requests or engine.max_num_seqs
+    alone = max_batch_requests(settings, engine)
+    pace = BackgroundPace(alone, max(1, alone // BESIDE_SHARE))
+    queue = FairQueue(max_running=slots, max_waiting=settings.max_queued_requests, pace=pace)
     metrics = AdmissionMetrics(registry, waiting=lambda: queue.waiting, running=lambda: queue.running)
     return Admission(quotas, queue, metrics)

@@ -2,7 +2,8 @@
 
     cache_salt   requests with the same salt share cached prefixes: one per tenant, whatever the client sends
     request_id   left out: the engine takes its id from the gateway's header, a client's might be another request's
-    priority     0 (as soon as possible, the default) to 100: a client can only make its requests wait for others
+    priority     0 (as soon as possible, the default) to 100: a client can only make its requests wait for others; a
+                 line of a batch comes after all of these
 
 They concern the routes that run the model (core/paths.py, MODEL_ROUTES).
 """
@@ -14,11 +15,14 @@ from collections.abc import Mapping
 from server.core.errors import BadRequest, quoted
 
 MAX_PRIORITY = 100
+BACKGROUND_PRIORITY = MAX_PRIORITY + 1
 
 
-def set_gateway_fields(payload: dict[str, object], tenant_id: int) -> None:
+def set_gateway_fields(payload: dict[str, object], tenant_id: int, *, background: bool = False) -> None:
     """Set in `payload`, the body of a request that runs the model, the salt of its tenant; leave out its request_id."""
     payload["cache_salt"] = f"tenant-{tenant_id}"
+    if background:
+        payload["priority"] = BACKGROUND_PRIORITY
     payload.pop("request_id", None)
 
 

@@ -30,5 +30,6 @@ class InferenceRequest:
     estimate: Estimate | None = None
     standing: Standing = field(default_factory=Standing)
     call: GenAiCall | None = None  # of a request that runs the model
+    background: bool = False  # a line of a batch, for which nobody waits
     grammars: tuple[Grammar, ...] = ()
     usage: RequestUsage = field(default_factory=RequestUsage)

@@ -19,7 +19,7 @@ from server.core.off_loop import off_loop
 from server.core.paths import MODEL_ROUTES, POOLING_ROUTES
 from server.core.principal import Principal
 from server.core.request_body import read_body, read_json
-from server.core.request_state import RawHeaders, held_body, principal_of
+from server.core.request_state import RawHeaders, held_body, principal_of, state_of
 from server.engine.grammar import grammars_of
 from server.engine.protocol import Engine, ServedAdapter
 from server.inference.adapter_field import AdapterField
@@ -83,7 +83,8 @@ class Resolver:
         served = await self._adapter(payload, principal)
         unchanged = served is None and "adapter" not in payload and not runs_model
         payload.pop("adapter", None)
-        standing = await self._settle(payload, path, principal) if runs_model else Standing()
+        background = state_of(scope).background
+        standing = await self._settle(payload, path, principal, background=background) if runs_model else Standing()
         grammars = grammars_of(payload, all_tools=self._engine.constrains_all_tools) if runs_model else ()
         call = None
         if runs_model:
@@ -102,6 +103,7 @@ class Resolver:
             prompt_only=asks_for_prompt_only(payload),
             estimate=await self._estimate(payload, scope) if runs_model else None,
             standing=standing,
+            background=background,
             call=call,
             grammars=grammars,
         )
@@ -111,13 +113,13 @@ class Resolver:
             served = await self._field.resolve(payload, principal)
         return None if served is None else await self._field.prepare(served, payload, principal)
 
-    async def _settle(self, payload: dict[str, Any], path: str, principal: Principal) -> Standing:
+    async def _settle(self, payload: dict[str, Any], path: str, principal: Principal, *, background: bool) -> Standing:
         """Check and set what only a request that runs the model has; returns how soon it is served."""
         check_stored(payload, path)
         check_tools(payload, self._engine.why_no_tools)
         check_end_user(payload)
         standing = await self._tiers.settle(payload, principal)
-        set_gateway_fields(payload, principal.tenant.id)
+        set_gateway_fields(payload, principal.tenant.id, background=background)
         leave_out_refused(payload)
         lower_limits(payload, self._engine.max_model_len, has_thinking_budgets=self._engine.has_thinking_budgets)
         return standing

@@ -59,6 +59,8 @@ from server.launch.vllm_flags import check_delta, check_ray, enable_adapters, pa
 from server.observability.trace_export import trace_target, tracer_provider
 
 ENGINE_STOP_TIMEOUT_S = 10
+# More at once would hold up whoever asks meanwhile; on a CPU eight sequences are not far from as fast as it gets.
+CPU_BATCH_REQUESTS = 8
 
 
 def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
@@ -76,6 +78,8 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
             keep_local(args)
         check_machine(args, settings)
         settings = with_worker_key(settings, mode)
+        if current_platform.is_cpu() and settings.max_batch_requests is None:
+            settings = settings.model_copy(update={"max_batch_requests": CPU_BATCH_REQUESTS})
         trained = trained_model(args, settings)
         gpus = share_gpus(args, settings, model, trained)
         source = settings.factors_from or model

@@ -12,6 +12,9 @@ fits in.
 A tenant without requests stays in the heap until the virtual time has passed its tag, which then no longer matters. So
 nothing is remembered of anyone while slots are free.
 
+Work of the background (lines of batches) has an order of its own, by the same rule. It starts when no request waits,
+and as many at once as background_pace.py allows.
+
 It does not count quotas (quotas.py) and does not know what a request is.
 """
 
@@ -23,6 +26,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from itertools import count
+
+from server.limits.background_pace import BackgroundPace
 
 
 class QueueFull(Exception):
@@ -45,7 +50,7 @@ class Flow:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """One request in the queue or in the engine. `granted` is done when it may run."""
+    """One request in the queue or in the engine. `granted` is done when it may run, since the time `started_at`."""
 
     flow: Flow
     cost: float
@@ -54,24 +59,78 @@ class Place:
     priority: int
     order: int
     granted: asyncio.Future[None]
+    background: bool = False
+    started_at: float = 0.0
     left: bool = False
 
     def __lt__(self, other: Place) -> bool:
         return (self.priority, self.order) < (other.priority, other.order)
 
 
-class FairQueue:
-    """`max_running` slots, and at most `max_waiting` requests of each tenant waiting. For one event loop."""
+class FairOrder:
+    """The fair order of the requests that wait."""
 
-    def __init__(self, *, max_running: int, max_waiting: int) -> None:
-        self.max_running = max_running
-        self.max_waiting = max_waiting
-        self.waiting = 0
-        self._free = max_running
+    def __init__(self) -> None:
         self._virtual_time = 0.0
         self._heap: list[Flow] = []
         self._flows: dict[Hashable, Flow] = {}
         self._order = count()
+
+    @property
+    def remembered(self) -> int:
+        """Tenants of which anything is remembered."""
+        return len(self._flows)
+
+    def add(
+        self, tenant: Hashable, cost: float, weight: float, width: int, priority: int, *, background: bool
+    ) -> Place:
+        """A new place, behind those of its tenant that are as urgent."""
+        flow = self._flows.get(tenant)
+        if flow is None:
+            flow = self._flows[tenant] = Flow(tenant, self._virtual_time, next(self._order))
+            heappush(self._heap, flow)
+        granted = asyncio.get_running_loop().create_future()
+        place = Place(flow, cost, weight, width, priority, next(self._order), granted, background)
+        insort(flow.waiting, place)
+        return place
+
+    def first(self) -> Place | None:
+        """Who goes next; None when nobody waits."""
+        while self._heap:
+            flow = self._heap[0]
+            self._virtual_time = flow.start
+            if flow.waiting:
+                return flow.waiting[0]
+            heappop(self._heap)
+            del self._flows[flow.tenant]
+        self._virtual_time = 0.0
+        return None
+
+    def take_first(self) -> None:
+        """The one of `first` goes."""
+        flow = self._heap[0]
+        place = flow.waiting.pop(0)
+        cost = place.cost + flow.correction
+        flow.correction = min(cost, 0.0)
+        flow.start += max(cost, 0.0) / place.weight
+        heapreplace(self._heap, flow)
+
+
+class FairQueue:
+    """`max_running` slots, and at most `max_waiting` requests of each tenant waiting. For one event loop.
+
+    Without a `pace`, work of the background may have all slots that no request wants.
+    """
+
+    def __init__(self, *, max_running: int, max_waiting: int, pace: BackgroundPace | None = None) -> None:
+        self.max_running = max_running
+        self.max_waiting = max_waiting
+        self.waiting = 0
+        self.pace = pace or BackgroundPace(max_running, max_running)
+        self._free = max_running
+        self._requests = FairOrder()
+        self._background = FairOrder()
+        self._look_again: asyncio.TimerHandle | None = None
 
     @property
     def running(self) -> int:
@@ -81,23 +140,30 @@ class FairQueue:
     @property
     def remembered(self) -> int:
         """Tenants of which anything is remembered."""
-        return len(self._flows)
+        return self._requests.remembered + self._background.remembered
 
-    def enter(self, tenant: Hashable, *, cost: float, weight: float = 1.0, width: int = 1, priority: int = 0) -> Place:
+    def enter(
+        self,
+        tenant: Hashable,
+        *,
+        cost: float,
+        weight: float = 1.0,
+        width: int = 1,
+        priority: int = 0,
+        background: bool = False,
+    ) -> Place:
         """A place for a request of `tenant` that takes `width` slots; to be given up by `leave`, whatever happens.
 
-        `cost` and `weight` are above 0; among one tenant's requests lower `priority` goes first. Raises QueueFull.
+        `cost` and `weight` are above 0; among one tenant's requests lower `priority` goes first. Raises QueueFull, but
+        not for the background, of which whoever asks bounds how much waits.
         """
-        flow = self._flows.get(tenant)
-        if flow is None:
-            flow = self._flows[tenant] = Flow(tenant, self._virtual_time, next(self._order))
-            heappush(self._heap, flow)
-        granted = asyncio.get_running_loop().create_future()
-        place = Place(flow, cost, weight, min(width, self.max_running), priority, next(self._order), granted)
-        insort(flow.waiting, place)
+        order = self._background if background else self._requests
+        place = order.add(tenant, cost, weight, min(width, self.max_running), priority, background=background)
         self.waiting += 1
+        if not background:
+            self.pace.request_came()
         self._dispatch()
-        if not granted.done() and len(flow.waiting) > self.max_waiting:
+        if not background and not place.granted.done() and len(place.flow.waiting) > self.max_waiting:
             self.leave(place)
             raise QueueFull
         return place
@@ -110,8 +176,12 @@ class FairQueue:
         if place.left:
             return
         place.left = True
+        if not place.background:
+            self.pace.request_ended()
         if place.granted.done():
             self._free += place.width
+            if place.background:
+                self.pace.ended(place.width, place.started_at)
             if true_cost is not None:
                 place.flow.correction += true_cost - place.cost
         else:
@@ -121,23 +191,27 @@ class FairQueue:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        while self._heap and self._free:
-            flow = self._heap[0]
-            self._virtual_time = flow.start
-            if not flow.waiting:
-                heappop(self._heap)
-                del self._flows[flow.tenant]
-                continue
-            place = flow.waiting[0]
+        while self._free and (place := self._requests.first()) is not None:
             if place.width > self._free:
                 return  # nobody overtakes it, or it might wait for ever
-            del flow.waiting[0]
-            self.waiting -= 1
-            self._free -= place.width
-            cost = place.cost + flow.correction
-            flow.correction = min(cost, 0.0)
-            flow.start += max(cost, 0.0) / place.weight
-            heapreplace(self._heap, flow)
-            place.granted.set_result(None)
-        if not self._heap:
-            self._virtual_time = 0.0
+            self._requests.take_first()
+            self._grant(place)
+        while self._free and (place := self._background.first()) is not None:
+            if place.width > self._free or not self.pace.fits(place.width):
+                self._dispatch_later()
+                return
+            self._background.take_first()
+            place.started_at = self.pace.started(place.width)
+            self._grant(place)
+
+    def _grant(self, place: Place) -> None:
+        self.waiting -= 1
+        self._free -= place.width
+        place.granted.set_result(None)
+
+    def _dispatch_later(self) -> None:
+        """Look again when the background may have more, if nothing happens before."""
+        if self._look_again is not None:
+            self._look_again.cancel()
+        wait = self.pace.look_again_s()
+        self._look_again = None if wait is None else asyncio.get_running_loop().call_later(wait, self._dispatch)

@@ -17,15 +17,21 @@ from server.limits.token_bucket import MINUTE_S, NO_WAIT_S, Bucket, TokenBuckets
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """So much of a bucket."""
+    """So much of a bucket, which must have as much as it `leaves` besides."""
 
     bucket: Bucket
     amount: int
+    leaves: int = 0
 
     @property
     def seconds(self) -> float:
         """How long the bucket takes to gain it."""
         return MINUTE_S * self.amount / self.bucket.per_minute if self.amount else 0.0
+
+    @property
+    def needed_s(self) -> float:
+        """How long it takes to gain all that must be there."""
+        return self.seconds + (MINUTE_S * self.leaves / self.bucket.per_minute if self.leaves else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class ProcessQuotas:
         # There is no await between checking and taking, so two requests cannot both take the last of a quota.
         open_now = [self.open[hold.key] for hold in holds]
         granted = all(count < hold.limit for count, hold in zip(open_now, holds, strict=True))
-        granted &= all(self._to_full(draw) + draw.seconds <= MINUTE_S + NO_WAIT_S for draw in draws)
+        granted &= all(self._to_full(draw) + draw.needed_s <= MINUTE_S + NO_WAIT_S for draw in draws)
         if granted:
             self.force(draws, holds)
         return Taken(granted, draws, holds, [self._to_full(draw) for draw in draws], open_now)

@@ -3,6 +3,9 @@
 A request is charged to all quotas that concern it, or to none. Its tokens are estimated, and corrected when it has
 ended; an answer longer than the estimate leaves a debt, which later requests wait for.
 
+Lines of batches (the background) leave half of every quota per minute to requests that somebody waits for. They are not
+among the requests open at once, because how many of them run is bounded elsewhere (background_pace.py).
+
 Keys with the scope admin, and so training jobs, are not limited: their requests only queue. Where it is counted is the
 store's: in this process (quota_store.py), or for all gateways together (redis_quotas.py).
 """
@@ -10,7 +13,7 @@ store's: in this process (quota_store.py), or for all gateways together (redis_q
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
@@ -36,6 +39,11 @@ class Quota:
     @property
     def limit(self) -> int:
         return self.draw.bucket.per_minute
+
+    def leaving_half(self) -> Quota:
+        """The same, taken only where half of the quota is left then; of one that takes more, where it is full."""
+        left = min(self.limit // 2, max(0, self.limit - self.draw.amount))
+        return replace(self, draw=replace(self.draw, leaves=left))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +106,21 @@ class Quotas:
     def __init__(self, store: QuotaStore | None = None) -> None:
         self._store: QuotaStore = store or ProcessQuotas()
 
-    async def admit(self, principal: Principal, tokens: int, headers: Mapping[str, str] | None = None) -> Ticket:
+    async def admit(
+        self,
+        principal: Principal,
+        tokens: int,
+        headers: Mapping[str, str] | None = None,
+        *,
+        background: bool = False,
+    ) -> Ticket:
         """Charge a request of so many tokens, by estimate; `headers` are added to those of its ticket.
 
         TooManyRequests says which quota does not allow it.
         """
         quotas, opens = quotas_of(principal, tokens)
+        if background:
+            quotas, opens = [quota.leaving_half() for quota in quotas], []
         draws, holds = [quota.draw for quota in quotas], [each.hold for each in opens]
         for position, quota in enumerate(quotas):
             if quota.draw.amount > quota.limit:
@@ -162,7 +179,7 @@ def _tenant_key(principal: Principal) -> str:
 
 def _used_up(levels: Levels) -> TooManyRequests:
     waits = [
-        to_full + quota.draw.seconds - MINUTE_S for quota, to_full in zip(levels.quotas, levels.to_full_s, strict=True)
+        to_full + quota.draw.needed_s - MINUTE_S for quota, to_full in zip(levels.quotas, levels.to_full_s, strict=True)
     ]
     wait = max(waits)
     position = waits.index(wait)

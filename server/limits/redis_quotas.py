@@ -120,6 +120,7 @@ class RedisQuotas:
     async def _take_shared(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> Taken:
         name = f"{self._process}-{next(self._numbers)}" if holds else ""
         limits: list[float] = [*(draw.seconds for draw in draws), *(hold.limit for hold in holds)]
+        limits += [draw.needed_s for draw in draws]
         arguments: list[str | float] = [self._now(), len(draws), MINUTE_S, NO_WAIT_S, name, LEASE_S, *limits]
         answer = await self._take(self._keys(draws, holds), arguments)
         granted, *state = map(float, answer)

@@ -33,7 +33,7 @@ end
 
 # KEYS: buckets, then sets of open requests.
 # ARGV: now or '', the number of buckets, a bucket's size and the tolerance in seconds, the request's name, its lease,
-# and for each key the seconds to draw, or how many may be open.
+# for each key the seconds to draw, or how many may be open; and for each bucket the seconds that must be there.
 # Returns {1 if all was taken, the seconds until each bucket is full, how many were open in each set}, as strings.
 TAKE = (
     _NOW
@@ -43,7 +43,7 @@ local granted, state = 1, {}
 for at, key in ipairs(KEYS) do
   if at <= buckets then
     state[at] = to_full(key)
-    if state[at] + ARGV[6 + at] > size then granted = 0 end
+    if state[at] + ARGV[6 + #KEYS + at] > size then granted = 0 end
   else
     redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
     state[at] = redis.call('ZCARD', key)

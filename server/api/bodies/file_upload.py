@@ -28,6 +28,10 @@ SETTING = "max_file_bytes"
 _EXPIRY_FIELDS = {"expires_after[anchor]": "anchor", "expires_after[seconds]": "seconds"}
 
 
+# Of files that clients upload; those that the server makes have others ("batch_output").
+Purpose = Literal["fine-tune", "batch", "evals", "user_data"]
+
+
 class ExpiresAfter(BaseModel):
     """When a file goes by itself: 1 hour to 30 days after it was made."""
 
@@ -42,7 +46,7 @@ class FileFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    purpose: Literal["fine-tune", "evals", "user_data"]
+    purpose: Purpose
     expires_after: ExpiresAfter | None = None
 
 

@@ -7,7 +7,7 @@ moment. Whether it can be trained on is found out by a job.
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, get_args
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from server.api.bodies.file_upload import FileUpload, read_file_upload
+from server.api.bodies.file_upload import FileUpload, Purpose, read_file_upload
 from server.api.deps import AuthorDep, Gateway, GatewayDep, PrincipalDep, Training, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.files import FileDeleted, FileList, FileObject, FilesQuery
@@ -39,7 +39,7 @@ _UPLOAD_DOCS = {
                     "type": "object",
                     "required": ["purpose", "file"],
                     "properties": {
-                        "purpose": {"type": "string", "enum": ["fine-tune", "evals", "user_data"]},
+                        "purpose": {"type": "string", "enum": list(get_args(Purpose))},
                         "file": {"type": "string", "format": "binary"},
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},

@@ -6,7 +6,8 @@ It does not read an alembic.ini: the server migrates its database itself when it
 from alembic import context
 from sqlalchemy import Connection
 
-import server.db.training_tables  # noqa: F401, puts its tables beside the others
+import server.db.batch_tables
+import server.db.training_tables  # noqa: F401, put their tables beside the others
 from server.db.tables import METADATA
 
 connection: Connection = context.config.attributes["connection"]

@@ -1,7 +1,8 @@
 """The rows of uploaded files. A tenant sees its own, as long as they are neither deleted nor expired.
 
 A file that an unfinished job needs cannot be deleted and does not expire, so a job that moves to another worker finds
-its data. Another tenant's file is answered like a missing one.
+its data. That of an unfinished batch does not expire either; it can be deleted, which ends the batch. Another tenant's
+file is answered like a missing one.
 
 Functions of a connection; the bytes are in storage.py.
 """
@@ -18,6 +19,7 @@ from sqlalchemy.engine import Connection, Row
 from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id
+from server.db.batch_tables import BATCHES, UNFINISHED
 from server.db.training_tables import FILES, JOBS
 from server.training.states import ACTIVE
 
@@ -95,20 +97,25 @@ def list_files(
 
 
 def file_for_job(connection: Connection, tenant_id: int, file_id: str, param: str) -> Row[Any]:
-    """The row of a file to train on, locked against deletion until the transaction ends. BadRequest if unusable."""
+    """The row of a file to train on, as `file_to_use`."""
+    return file_to_use(connection, tenant_id, file_id, param, "fine-tune")
+
+
+def file_to_use(connection: Connection, tenant_id: int, file_id: str, param: str, purpose: str) -> Row[Any]:
+    """The row of a file, locked against deletion until the transaction ends. BadRequest if unusable."""
     row = None
     if is_id(file_id, PREFIX):
         rows = _visible(tenant_id).where(FILES.c.id == file_id)
         row = connection.execute(rows.with_for_update(read=True)).one_or_none()
     if row is None:
         raise BadRequest(
-            f"{param}: there is no file {quoted(file_id)}; upload one with the purpose 'fine-tune' to /v1/files.",
+            f"{param}: there is no file {quoted(file_id)}; upload one with the purpose {purpose!r} to /v1/files.",
             param=param,
             code="file_not_found",
         )
-    if row.purpose != "fine-tune":
+    if row.purpose != purpose:
         raise BadRequest(
-            f"{param}: the file {file_id} has the purpose {quoted(row.purpose)}, expected 'fine-tune'.",
+            f"{param}: the file {file_id} has the purpose {quoted(row.purpose)}, expected {purpose!r}.",
             param=param,
             code="invalid_file_purpose",
         )
@@ -154,7 +161,8 @@ def _visible(tenant_id: int) -> sa.Select[Any]:
 
 
 def _in_use() -> sa.ColumnElement[bool]:
-    return sa.exists().where(_used_by(FILES.c.id))
+    batch = sa.and_(BATCHES.c.input_file_id == FILES.c.id, BATCHES.c.status.in_(UNFINISHED))
+    return sa.or_(sa.exists().where(_used_by(FILES.c.id)), sa.exists().where(batch))
 
 
 def _used_by(file_id: Any) -> sa.ColumnElement[bool]:

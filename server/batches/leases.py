@@ -1,0 +1,254 @@
+"""Which gateway has a batch, and what is stored of its lines. Functions of a connection.
+
+A gateway claims a batch and then renews its lease every second or so. Answers are stored, counted, and the lease
+renewed in one transaction, which locks the batch's row first: a gateway that has lost the lease stores nothing more, and
+a line that is counted is durable. A line has one row, whoever stores it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from server.batches.answers import Result
+from server.batches.states import FINISHED, Outcome
+from server.core.clock import now
+from server.core.principal import Limits, Principal, Tenant
+from server.db.batch_tables import BATCH_RESULTS, BATCHES, UNFINISHED
+from server.db.database import Database
+from server.db.tables import API_KEYS, TENANTS
+from server.db.training_tables import FILES
+
+MAX_ATTEMPTS = 5
+ROWS_AT_ONCE = 100
+DELETED_AT_ONCE = 1000
+# After a defect or an outage of the storage.
+REST_S = 5
+_QUOTAS = ("requests_per_minute", "tokens_per_minute", "max_concurrent_requests")
+
+# What the batch's owner, its time or the operator want of the gateway that has it.
+Wanted = Literal["go on", "cancel", "expire", "fail", "less output", "wait", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A batch as its gateway must see it. `wanted`: "wait" where its tenant is disabled, "nothing" where the lease is
+    another's; "fail" where its input file is gone."""
+
+    wanted: Wanted
+    row: Row[Any]
+    principal: Principal | None
+
+
+def claim(connection: Connection, owner: str, lease_s: int) -> Standing | None:
+    """Lease to `owner` the oldest batch that nobody has, of the tenant of which the fewest run; None: there is none."""
+    at = now()
+    unleased = sa.or_(BATCHES.c.lease_expires_at.is_(None), BATCHES.c.lease_expires_at <= at)
+    held = BATCHES.alias()
+    running = (
+        sa.select(sa.func.count())
+        .where(held.c.tenant_id == BATCHES.c.tenant_id, held.c.status.in_(UNFINISHED), held.c.lease_owner.is_not(None))
+        .where(held.c.lease_expires_at > at)
+        .scalar_subquery()
+    )
+    # Those of a disabled tenant wait, but not to be ended.
+    due = sa.or_(
+        TENANTS.c.disabled_at.is_(None), BATCHES.c.expires_at <= at, BATCHES.c.status.in_(("finalizing", "cancelling"))
+    )
+    rows = (
+        sa.select(BATCHES.c.id)
+        .join(TENANTS, TENANTS.c.id == BATCHES.c.tenant_id)
+        .where(BATCHES.c.status.in_(UNFINISHED), unleased, due)
+        .order_by(running, BATCHES.c.id)
+        .limit(1)
+    )
+    batch_id = connection.execute(rows).scalar()
+    if batch_id is None:
+        return None
+    taken = (
+        BATCHES.update()
+        .where(BATCHES.c.id == batch_id, BATCHES.c.status.in_(UNFINISHED), unleased)
+        .values(lease_owner=owner, lease_expires_at=at + lease_s, attempts=BATCHES.c.attempts + 1)
+    )
+    if not connection.execute(taken.returning(BATCHES.c.id)).first():
+        return None  # another gateway was faster
+    return standing(connection, batch_id, owner)
+
+
+def record(
+    connection: Connection,
+    database: Database,
+    batch_id: str,
+    owner: str,
+    results: Sequence[Result],
+    lease_s: int,
+    most_bytes: int,
+) -> Standing:
+    """Store the answers of lines and renew the lease; nothing where that is another's. What is wanted now."""
+    seen = standing(connection, batch_id, owner, most_bytes=most_bytes, lock=True)
+    if seen.wanted == "nothing":
+        return seen
+    values: dict[str, Any] = {"lease_expires_at": now() + lease_s}
+    stored = _store(connection, database, batch_id, results) if seen.row.outcome is None else []
+    if stored:
+        failed = sum(result.is_error for result in stored)
+        values |= {"attempts": 0, **_more(seen.row, stored)}
+        values |= {"completed": seen.row.completed + len(stored) - failed, "failed": seen.row.failed + failed}
+    change(connection, batch_id, **values)
+    return standing(connection, batch_id, owner, most_bytes=most_bytes)
+
+
+def _store(connection: Connection, database: Database, batch_id: str, results: Sequence[Result]) -> list[Result]:
+    """Those of `results` whose lines had none."""
+    if not results:
+        return []
+    rows = [
+        {"batch_id": batch_id, "line": result.line, "is_error": result.is_error, "data": result.data}
+        for result in results
+    ]
+    insert = database.insert(BATCH_RESULTS).values(rows).on_conflict_do_nothing()
+    lines = set(connection.execute(insert.returning(BATCH_RESULTS.c.line)).scalars())
+    return [result for result in results if result.line in lines]
+
+
+def _more(row: Row[Any], stored: Sequence[Result]) -> Mapping[str, int]:
+    counts = {
+        name: getattr(row, name) + sum(getattr(result.usage, name) for result in stored)
+        for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+    }
+    return {**counts, "result_bytes": row.result_bytes + sum(len(result.data) for result in stored)}
+
+
+def standing(
+    connection: Connection, batch_id: str, owner: str, *, most_bytes: int | None = None, lock: bool = False
+) -> Standing:
+    """The batch as `owner` must see it, its row locked until the transaction ends if it is to `lock`."""
+    rows = sa.select(BATCHES).where(BATCHES.c.id == batch_id)
+    row = connection.execute(rows.with_for_update() if lock else rows).one()
+    tenant = connection.execute(sa.select(TENANTS).where(TENANTS.c.id == row.tenant_id)).one()
+    wanted: Wanted = "go on"
+    if row.lease_owner != owner or row.status in FINISHED:
+        wanted = "nothing"
+    elif row.outcome is not None:
+        wanted = "go on"  # it ends as was settled
+    elif row.status == "cancelling":
+        wanted = "cancel"
+    elif row.expires_at <= now():
+        wanted = "expire"
+    elif tenant.disabled_at is not None:
+        wanted = "wait"
+    elif input_file(connection, row.input_file_id) is None:
+        wanted = "fail"
+    elif most_bytes is not None and row.result_bytes > most_bytes:
+        wanted = "less output"
+    return Standing(wanted, row, None if tenant.disabled_at is not None else _principal(connection, row, tenant))
+
+
+def _principal(connection: Connection, row: Row[Any], tenant: Row[Any]) -> Principal:
+    """For whom lines are asked: the tenant, with the quotas of the key that made the batch."""
+    key = connection.execute(sa.select(API_KEYS).where(API_KEYS.c.id == row.key_id)).one_or_none()
+    limits = Limits(*(getattr(tenant, name) for name in _QUOTAS))
+    key_limits = Limits() if key is None else Limits(*(getattr(key, name) for name in _QUOTAS))
+    of = Tenant(tenant.id, tenant.name, tenant.weight, limits, tenant.max_adapters)
+    return Principal(of, row.key_id, frozenset({"infer"}), key_limits)
+
+
+def input_file(connection: Connection, file_id: str) -> Row[Any] | None:
+    """The row of the file; None when it was deleted."""
+    return connection.execute(sa.select(FILES).where(FILES.c.id == file_id, FILES.c.deleted_at.is_(None))).one_or_none()
+
+
+def change(connection: Connection, batch_id: str, **values: Any) -> Row[Any]:
+    """Change columns of a batch; its new row."""
+    return connection.execute(
+        BATCHES.update().where(BATCHES.c.id == batch_id).values(**values).returning(BATCHES)
+    ).one()
+
+
+def begin(connection: Connection, batch_id: str, owner: str, *, total: int, model: str | None) -> bool:
+    """The file is valid: its lines are to be answered. False when the batch is another's, or to be cancelled."""
+    row = standing(connection, batch_id, owner, lock=True).row
+    if row.lease_owner != owner or row.status != "validating":
+        return False
+    change(connection, batch_id, status="in_progress", in_progress_at=now(), total=total, model=model)
+    return True
+
+
+def settle(
+    connection: Connection, batch_id: str, owner: str, outcome: Outcome, errors: Sequence[Mapping[str, Any]] = ()
+) -> Row[Any] | None:
+    """Settle how the batch ends; from now on no answer is added. Its row; None when it is no longer `owner`'s."""
+    row = standing(connection, batch_id, owner, lock=True).row
+    if row.lease_owner != owner or row.status in FINISHED:
+        return None
+    if row.outcome is not None:
+        return row
+    values: dict[str, Any] = {"outcome": outcome}
+    if errors:
+        values["errors"] = json.dumps(list(errors))
+    if row.status != "cancelling":
+        values |= {"status": "finalizing", "finalizing_at": now()}
+    elif outcome == "completed":
+        values["outcome"] = "cancelled"  # it was asked for in time
+    return change(connection, batch_id, **values)
+
+
+def end(connection: Connection, row: Row[Any], owner: str, **files: Any) -> bool:
+    """The files are written: the batch has ended. False when it is no longer `owner`'s."""
+    seen = standing(connection, row.id, owner, lock=True).row
+    if seen.lease_owner != owner or seen.status in FINISHED:
+        return False
+    outcome: Outcome = cast(Outcome, seen.outcome)
+    values = {"status": outcome, f"{outcome}_at": now(), "lease_owner": None, "lease_expires_at": None, **files}
+    change(connection, row.id, **values)
+    return True
+
+
+def release(connection: Connection, batch_id: str, owner: str, *, counted: bool, rest_s: int = 0) -> None:
+    """Give the lease up, so that another gateway may have the batch, after `rest_s` seconds. `counted`: as an attempt
+    that failed."""
+    mine = BATCHES.c.id == batch_id, BATCHES.c.lease_owner == owner
+    values: dict[str, Any] = {"lease_owner": None, "lease_expires_at": now() + rest_s if rest_s else None}
+    if not counted:
+        values["attempts"] = sa.case((BATCHES.c.attempts > 0, BATCHES.c.attempts - 1), else_=0)
+    connection.execute(BATCHES.update().where(*mine).values(values))
+
+
+def answered_lines(connection: Connection, batch_id: str) -> set[int]:
+    """The numbers of the lines that have an answer."""
+    return set(
+        connection.execute(sa.select(BATCH_RESULTS.c.line).where(BATCH_RESULTS.c.batch_id == batch_id)).scalars()
+    )
+
+
+def stored_results(database: Database, batch_id: str, *, errors: bool) -> Iterator[str]:
+    """The answers in the order of their lines, or the errors; some rows in memory at a time."""
+    last = 0
+    while True:
+        rows = (
+            sa.select(BATCH_RESULTS.c.line, BATCH_RESULTS.c.data)
+            .where(BATCH_RESULTS.c.batch_id == batch_id, BATCH_RESULTS.c.line > last)
+            .where(BATCH_RESULTS.c.is_error.is_(errors))
+            .order_by(BATCH_RESULTS.c.line)
+            .limit(ROWS_AT_ONCE)
+        )
+        with database.read() as connection:
+            found = connection.execute(rows).all()
+        if not found:
+            return
+        for line, data in found:
+            yield data
+            last = line
+
+
+def delete_results(connection: Connection, batch_id: str) -> int:
+    """Some answers of a batch whose files are written; returns how many."""
+    table = BATCH_RESULTS
+    lines = sa.select(table.c.line).where(table.c.batch_id == batch_id).limit(DELETED_AT_ONCE)
+    deleted = table.delete().where(table.c.batch_id == batch_id, table.c.line.in_(lines)).returning(table.c.line)
+    return len(connection.execute(deleted).all())

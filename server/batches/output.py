@@ -1,0 +1,112 @@
+"""The output and error files of a batch that has ended, written as streams from what was stored of its lines."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection, Row
+
+from server.batches.answers import unanswered
+from server.batches.leases import answered_lines, stored_results
+from server.batches.lines import LineError, lines_of, parse_line
+from server.core.clock import now
+from server.core.ids import new_id
+from server.db.database import Database
+from server.training.files.rows import PREFIX as FILE_PREFIX
+from server.training.files.rows import insert_file, location_of
+from server.training.files.storage import FileStorage, StoredBytes
+
+PURPOSE = "batch_output"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file whose bytes are durable, and which has no row yet."""
+
+    id: str
+    location: str
+    stored: StoredBytes
+    lines: int
+
+    def insert(self, connection: Connection, batch: Row[Any], kind: str) -> None:
+        """Make it a file of the batch's tenant; `kind` is "output" or "error"."""
+        at = now()
+        insert_file(
+            connection,
+            id=self.id,
+            tenant_id=batch.tenant_id,
+            purpose=PURPOSE,
+            filename=f"{batch.id}_{kind}.jsonl",
+            bytes=self.stored.size,
+            sha256=self.stored.sha256,
+            location=self.location,
+            created_at=at,
+            expires_at=None if batch.output_expires_s is None else at + batch.output_expires_s,
+        )
+
+
+class Lines(io.RawIOBase):
+    """Lines as a file to read from, with a count of those that were read."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self._held = bytearray()
+        self.count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while len(self._held) < len(buffer):
+            line = next(self._lines, None)
+            if line is None:
+                break
+            self.count += 1
+            self._held += line.encode() + b"\n"
+        size = min(len(buffer), len(self._held))
+        buffer[:size] = self._held[:size]
+        del self._held[:size]
+        return size
+
+
+def write_file(files: FileStorage, tenant_id: int, lines: Iterable[str]) -> WrittenFile | None:
+    """Write `lines`; None, and no file, when there are none. Blocks. Unavailable when the storage fails."""
+    first = next(lines := iter(lines), None)
+    if first is None:
+        return None
+    file_id = new_id(FILE_PREFIX)
+    location = location_of(tenant_id, file_id)
+
+    def all_lines() -> Iterator[str]:
+        yield first
+        yield from lines
+
+    source = Lines(all_lines())
+    stored = files.write(source, location)  # type: ignore[arg-type]
+    return WrittenFile(file_id, location, stored, source.count)
+
+
+def outputs(database: Database, batch_id: str) -> Iterator[str]:
+    """The lines of the output file."""
+    return stored_results(database, batch_id, errors=False)
+
+
+def errors(
+    database: Database, batch: Row[Any], chunks: Iterable[bytes], reason: tuple[str, str] | None
+) -> Iterator[str]:
+    """The lines of the error file: answers that are errors, then for a `reason` the lines that were never answered."""
+    yield from stored_results(database, batch.id, errors=True)
+    if reason is None:
+        return
+    with database.read() as connection:
+        answered = answered_lines(connection, batch.id)
+    for number, text in lines_of(chunks):
+        if number in answered:
+            continue
+        # A file whose time was over before it was checked may hold other lines too.
+        with suppress(LineError):
+            yield unanswered(parse_line(number, text, batch.endpoint).custom_id, reason)

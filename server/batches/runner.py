@@ -1,0 +1,106 @@
+"""A gateway's share of the batches: claims those that nobody has, and runs a few of them at once.
+
+When the gateway ends in good order, it stores what was answered and gives its batches back, so that another gateway
+goes on with them at once. After any other end that happens when the leases have run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+import sqlalchemy as sa
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from server.batches import leases
+from server.batches.leases import Standing
+from server.batches.run import MAX_WINDOW, BatchRun, NotMine, Tools
+from server.core.background import to_its_end
+from server.core.errors import ApiError
+
+MAX_AT_ONCE = 4
+POLL_S = 2.0
+
+
+class BatchRunner:
+    """Runs batches while `running` is entered."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = replace(tools, owner=f"gateway-{secrets.token_hex(8)}", window=min(tools.window, MAX_WINDOW))
+        self._runs: dict[str, tuple[BatchRun, asyncio.Task[None]]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+
+    def look(self, batch_id: str) -> None:
+        """There is a new batch, or its owner wants something of it. From any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._look, batch_id)
+
+    def _look(self, batch_id: str) -> None:
+        self._wake.set()
+        if batch_id in self._runs:
+            self._runs[batch_id][0].nudge()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Claim and run batches in the background of the block."""
+        self._loop = asyncio.get_running_loop()
+        claiming = asyncio.create_task(self._claim_on_and_on())
+        try:
+            yield
+        finally:
+            self._loop = None
+            claiming.cancel()
+            await asyncio.gather(claiming, return_exceptions=True)
+            tasks = [task for _, task in self._runs.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _claim_on_and_on(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                while len(self._runs) < MAX_AT_ONCE and (standing := await self._claim()) is not None:
+                    run = BatchRun(self._tools, standing)
+                    self._runs[standing.row.id] = run, asyncio.create_task(self._run(run, standing))
+            except (ApiError, sa.exc.SQLAlchemyError) as error:
+                structlog.get_logger().warning("batches not claimed, tried again later", error=str(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), POLL_S)
+
+    async def _claim(self) -> Standing | None:
+        tools = self._tools
+        return await to_its_end(
+            run_in_threadpool(
+                tools.database.transact, lambda to: leases.claim(to, tools.owner, tools.settings.batch_lease_s)
+            )
+        )
+
+    async def _run(self, run: BatchRun, standing: Standing) -> None:
+        batch_id, counted, rest_s = standing.row.id, False, 0
+        try:
+            await run.go()
+        except NotMine:
+            pass
+        except ApiError as error:
+            rest_s = leases.REST_S
+            structlog.get_logger().warning("batch interrupted, it goes on later", batch=batch_id, error=error.message)
+        except Exception:
+            counted, rest_s = True, leases.REST_S
+            structlog.get_logger().exception("batch interrupted by a defect", batch=batch_id)
+        finally:
+            del self._runs[batch_id]
+            self._wake.set()
+            with suppress(ApiError, sa.exc.SQLAlchemyError):  # then the lease runs out
+                await to_its_end(run_in_threadpool(self._release, batch_id, counted=counted, rest_s=rest_s))
+
+    def _release(self, batch_id: str, *, counted: bool, rest_s: int) -> None:
+        def release(connection: sa.Connection) -> None:
+            leases.release(connection, batch_id, self._tools.owner, counted=counted, rest_s=rest_s)
+
+        self._tools.database.transact(release)

@@ -1,0 +1,234 @@
+"""/v1/batches through the official openai client, on a gateway with the fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import sqlalchemy as sa
+
+from adapters.factors.factors import Factors
+from server.core.principal import DEFAULT_TENANT_ID
+from server.db.batch_tables import BATCH_RESULTS, BATCHES
+from server.db.database import Database
+from server.db.tables import AUDIT_LOG, TENANTS, USAGE
+from tests.server.support.batch_kit import CHAT, ended, line, make_batch, rows
+from tests.server.support.fake_engine import BASE, FakeEngine
+from tests.server.support.training_kit import upload
+
+ONES = [1.0] * 13
+
+
+@pytest.fixture
+def adapter(base_url: str) -> str:
+    httpx.post(f"{base_url}/v1/adapters", json={"name": "acme/math", "vector": ONES}).raise_for_status()
+    return "acme/math"
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def change(database: Database, **values: Any) -> None:
+    with database.write() as connection:
+        connection.execute(BATCHES.update().values(**values))
+
+
+def test_every_line_is_answered_with_its_own_adapter(
+    openai_client: openai.OpenAI, adapter: str, app_database: Database, base_url: str
+) -> None:
+    lines = [
+        line("base"),
+        line("by model", model=adapter),
+        line("by field", adapter=f"{adapter}@1"),
+        "",
+        line("inline", adapter={"vector": [0.5] * 13}),
+        line("too much", priority=1000),
+    ]
+    made = make_batch(openai_client, lines, metadata={"what": "a test"})
+    assert (made.object, made.status, made.endpoint, made.completion_window) == ("batch", "validating", CHAT, "24h")
+    assert made.expires_at == made.created_at + 24 * 3600
+    done = ended(openai_client, made)
+    assert (done.status, done.model, done.metadata, done.errors) == ("completed", BASE, {"what": "a test"}, None)
+    assert done.request_counts is not None and done.request_counts.to_dict() == {
+        "total": 5, "completed": 4, "failed": 1,
+    }  # fmt: skip
+    assert done.usage is not None and (done.usage.input_tokens, done.usage.output_tokens) == (12, 8)
+    assert done.in_progress_at and done.finalizing_at and done.completed_at
+    said = {
+        row["custom_id"]: row["response"]["body"]["choices"][0]["message"]["content"]
+        for row in rows(openai_client, done.output_file_id)
+    }
+    by_name = f"{adapter}@1: {ONES}"
+    assert list(said) == ["base", "by model", "by field", "inline"], "in the order of the lines"
+    assert (said["base"], said["by model"], said["by field"]) == ("base", by_name, by_name)
+    assert said["inline"].endswith(f"{[0.5] * 13}")
+    first = rows(openai_client, done.output_file_id)[0]
+    assert first["id"].startswith("batch_req_") and first["error"] is None
+    assert first["response"]["status_code"] == 200 and first["response"]["request_id"]
+    (error,) = rows(openai_client, done.error_file_id)
+    assert (error["custom_id"], error["response"]["status_code"]) == ("too much", 400)
+    assert error["response"]["body"]["error"]["param"] == "priority"
+    file = openai_client.files.retrieve(done.output_file_id or "")
+    assert (file.purpose, file.filename) == ("batch_output", f"{done.id}_output.jsonl")
+    # Booked on the tenant, as any request's.
+    used = httpx.get(f"{base_url}/v1/usage", params={"start_time": made.created_at - 3600, "group_by": "adapter"})
+    results = [result for bucket in used.json()["data"] for result in bucket["results"]]
+    assert sum(result["num_model_requests"] for result in results) == 4
+    with app_database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(BATCH_RESULTS)).scalar() == 0
+        actions = connection.execute(sa.select(AUDIT_LOG.c.action)).scalars().all()
+        assert actions.count("batch.create") == 1
+        assert connection.execute(sa.select(sa.func.sum(USAGE.c.prompt_tokens))).scalar() == 12
+
+
+BAD_LINES = [
+    ("{", "invalid_json_line", None),
+    ("[1]", "invalid_json_line", None),
+    ("\x00", "invalid_json_line", None),
+    ('{"custom_id": "x"}', "invalid_method", "method"),
+    (line("x").replace('"custom_id": "x", ', "", 1), "missing_required_parameter", "custom_id"),
+    (line("x").replace('"x"', "7", 1), "invalid_custom_id", "custom_id"),
+    (line("x", url="/v1/completions"), "mismatched_url", "url"),
+    (line("x").replace('"POST"', '"GET"'), "invalid_method", "method"),
+    (line("first"), "duplicate_custom_id", "custom_id"),
+    (line("x1", model="gpt-4o"), "model_not_found", "body.model"),
+    (line("x2", adapter="nobody"), "adapter_not_found", "body.adapter"),
+    (line("x3", adapter={"vector": [1.0]}), "invalid_vector", "body.adapter.vector"),
+    (line("x4", stream=True), "invalid_body", "body.stream"),
+    ('{"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": 3}', "invalid_body", "body"),
+    (line("x")[:-1] + ', "priority": 1}', "unknown_parameter", "priority"),
+]
+
+
+def test_a_file_with_a_wrong_line_fails_whole_and_says_which(openai_client: openai.OpenAI, engine: FakeEngine) -> None:
+    lines = [line("first"), *(text for text, _, _ in BAD_LINES)]
+    failed = ended(openai_client, make_batch(openai_client, lines))
+    assert failed.status == "failed" and failed.failed_at and failed.errors is not None and failed.errors.data
+    told = [(error.line, error.code, error.param) for error in failed.errors.data]
+    assert told == [(number, code, param) for number, (_, code, param) in enumerate(BAD_LINES, start=2)]
+    assert all(error.message for error in failed.errors.data)
+    assert (failed.output_file_id, failed.error_file_id, engine.received) == (None, None, [])
+
+
+def test_a_file_without_requests_fails(openai_client: openai.OpenAI) -> None:
+    failed = ended(openai_client, make_batch(openai_client, ["", " "]))
+    assert failed.errors is not None and failed.errors.data
+    assert [(error.line, error.code) for error in failed.errors.data] == [(None, "empty_file")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"completion_window": "1h"}, "completion_window"),
+        ({"input_file_id": "file-none"}, "input_file_id"),
+        ({"input_file_id": ""}, "input_file_id"),
+        ({"metadata": {"a": "x" * 513}}, "metadata"),
+        ({"extra_body": {"priority": 3}}, "priority"),
+    ],
+)
+def test_what_cannot_be_a_batch_is_refused_at_once(
+    openai_client: openai.OpenAI, fields: dict[str, Any], param: str
+) -> None:
+    given = {"endpoint": CHAT, "completion_window": "24h", "input_file_id": "file-none", **fields}
+    with pytest.raises(openai.BadRequestError) as caught:
+        openai_client.batches.create(**given)
+    assert caught.value.param == param
+
+
+def test_a_file_for_something_else_is_no_batch(openai_client: openai.OpenAI) -> None:
+    file = upload(openai_client)
+    with pytest.raises(openai.BadRequestError, match="has the purpose 'fine-tune', expected 'batch'"):
+        openai_client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+
+
+def test_cancelled_batch_keeps_what_it_has_answered(openai_client: openai.OpenAI, engine: FakeEngine) -> None:
+    made = make_batch(openai_client, [line("bad", priority=-1), *(line(str(number)) for number in range(3000))])
+    until(lambda: openai_client.batches.retrieve(made.id).request_counts.completed)  # type: ignore[union-attr]
+    engine.hold = asyncio.Event()  # what comes now is never answered
+    cancelling = openai_client.batches.cancel(made.id)
+    assert cancelling.status == "cancelling" and cancelling.cancelling_at
+    done = ended(openai_client, made)
+    assert done.status == "cancelled" and done.cancelled_at and done.completed_at is None
+    assert done.request_counts is not None and 0 < done.request_counts.completed < 3000
+    answered = [row["custom_id"] for row in rows(openai_client, done.output_file_id)]
+    assert len(set(answered)) == len(answered) == done.request_counts.completed
+    assert [row["custom_id"] for row in rows(openai_client, done.error_file_id)] == ["bad"]
+    with pytest.raises(openai.BadRequestError, match="can no longer be cancelled"):
+        openai_client.batches.cancel(made.id)
+
+
+def test_lines_that_were_not_answered_in_time_are_errors(
+    openai_client: openai.OpenAI, engine: FakeEngine, app_database: Database
+) -> None:
+    engine.hold = asyncio.Event()
+    made = make_batch(openai_client, [line("bad", priority=-1), *(line(str(number)) for number in range(5))])
+    until(lambda: openai_client.batches.retrieve(made.id).request_counts.failed == 1)  # type: ignore[union-attr]
+    change(app_database, expires_at=1)
+    done = ended(openai_client, made)
+    assert done.status == "expired" and done.expired_at
+    assert done.request_counts is not None and (done.request_counts.completed, done.request_counts.failed) == (0, 6)
+    found = rows(openai_client, done.error_file_id)
+    assert found[0]["response"]["status_code"] == 400
+    assert [(row["custom_id"], row["response"], row["error"]["code"]) for row in found[1:]] == [
+        (str(number), None, "batch_expired") for number in range(5)
+    ]
+
+
+def test_a_deleted_input_file_ends_its_batch_with_the_reason(openai_client: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.hold = asyncio.Event()
+    made = make_batch(openai_client, [line("bad", priority=-1), line("held")])
+    until(lambda: openai_client.batches.retrieve(made.id).request_counts.failed == 1)  # type: ignore[union-attr]
+    openai_client.files.delete(made.input_file_id)
+    done = ended(openai_client, made)
+    assert done.status == "failed" and done.errors is not None and done.errors.data
+    assert [error.code for error in done.errors.data] == ["input_file_deleted"]
+    assert [row["custom_id"] for row in rows(openai_client, done.error_file_id)] == ["bad"]
+
+
+def test_batches_of_a_disabled_tenant_wait_until_it_is_enabled(
+    openai_client: openai.OpenAI, engine: FakeEngine, app_database: Database
+) -> None:
+    def disable(at: int | None) -> None:
+        with app_database.write() as connection:
+            connection.execute(TENANTS.update().where(TENANTS.c.id == DEFAULT_TENANT_ID).values(disabled_at=at))
+
+    def lease_owner() -> Any:
+        with app_database.read() as connection:
+            return connection.execute(sa.select(BATCHES.c.lease_owner)).scalar_one()
+
+    engine.hold = asyncio.Event()
+    made = make_batch(openai_client, [line("held")])
+    until(lambda: engine.received)
+    disable(1)
+    until(lambda: lease_owner() is None)
+    engine.hold = None
+    disable(None)
+    done = ended(openai_client, made)
+    assert (done.status, len(rows(openai_client, done.output_file_id))) == ("completed", 1)
+
+
+def test_listing_pages_and_knows_no_other_tenants(openai_client: openai.OpenAI) -> None:
+    ids = [ended(openai_client, make_batch(openai_client, [line("a")])).id for _ in range(3)]
+    assert [batch.id for batch in openai_client.batches.list(limit=2)] == ids[::-1]
+    with pytest.raises(openai.BadRequestError, match="expected the id of a batch"):
+        openai_client.batches.list(after="batch_none")
+    for call in (openai_client.batches.retrieve, openai_client.batches.cancel):
+        with pytest.raises(openai.NotFoundError, match="There is no batch"):
+            call(f"batch_{'0' * 28}")
+
+
+def test_output_files_expire_when_the_batch_says_so(openai_client: openai.OpenAI, factors: Factors) -> None:
+    expiry: Any = {"anchor": "created_at", "seconds": 3600}
+    done = ended(openai_client, make_batch(openai_client, [line("a")], output_expires_after=expiry))
+    file = openai_client.files.retrieve(done.output_file_id or "")
+    assert file.expires_at == file.created_at + 3600
