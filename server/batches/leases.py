@@ -1,8 +1,8 @@
 """Which gateway has a batch, and what is stored of its lines. Functions of a connection.
 
 A gateway claims a batch and then renews its lease every second or so. Answers are stored, counted, and the lease
-renewed in one transaction, which locks the batch's row first: a gateway that has lost the lease stores nothing more, and
-a line that is counted is durable. A line has one row, whoever stores it.
+renewed in one transaction, which locks the batch's row first: a gateway that has lost the lease stores nothing more,
+and a line that is counted is durable. A line has one row, whoever stores it.
 """
 
 from __future__ import annotations

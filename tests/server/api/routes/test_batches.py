@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from adapters.factors.factors import Factors
 from server.core.principal import DEFAULT_TENANT_ID
+from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES
 from server.db.database import Database
 from server.db.tables import AUDIT_LOG, TENANTS, USAGE
@@ -22,6 +23,11 @@ from tests.server.support.fake_engine import BASE, FakeEngine
 from tests.server.support.training_kit import upload
 
 ONES = [1.0] * 13
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"max_file_bytes": 1_000_000})
 
 
 @pytest.fixture
