@@ -20,6 +20,7 @@ from server.core.request_state import for_background
 
 MIN_RETRY_S, USUAL_RETRY_S, MAX_RETRY_S = 0.05, 1.0, 60.0
 MAX_AHEAD_S = 120.0
+SPENT = b'"insufficient_quota"'
 # A request that waits: a quota is used up, or a part of the server does not answer.
 PASSING = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
@@ -65,7 +66,7 @@ async def ask(app: ASGIApp, path: str, body: bytes, principal: Principal, reques
         # The app has answered it with 500, if it could, and logged it.
         structlog.get_logger().warning("a line of a batch met a defect", request_id=request_id, exc_info=True)
     status = answer.status or HTTPStatus.INTERNAL_SERVER_ERROR.value
-    retry_s = _retry_s(answer.headers) if status in PASSING else None
+    retry_s = _retry_s(answer) if status in PASSING else None
     return Answered(status, bytes(answer.body), request_id, retry_s)
 
 
@@ -92,9 +93,11 @@ def _scope(path: str, length: int, request_id: str) -> Scope:
     }
 
 
-def _retry_s(headers: dict[str, str]) -> float | None:
+def _retry_s(answer: _Answer) -> float | None:
+    headers = answer.headers
     if headers.get("x-should-retry") == "false":
-        return None
+        # A client need not wait for the next month, or for the operator; a line can.
+        return MAX_RETRY_S if SPENT in answer.body else None
     milliseconds, seconds = headers.get("retry-after-ms", ""), headers.get("retry-after", "")
     wait = USUAL_RETRY_S
     if milliseconds.isdigit():

@@ -18,10 +18,11 @@ from sqlalchemy.engine import Connection, Row
 from server.batches.answers import Result
 from server.batches.states import FINISHED, Outcome
 from server.core.clock import now
+from server.core.months import month_start
 from server.core.principal import Limits, Principal, Tenant
 from server.db.batch_tables import BATCH_RESULTS, BATCHES, UNFINISHED
 from server.db.database import Database
-from server.db.tables import API_KEYS, TENANTS
+from server.db.tables import API_KEYS, TENANTS, USAGE_MONTHS
 from server.db.training_tables import FILES
 
 MAX_ATTEMPTS = 5
@@ -30,6 +31,8 @@ DELETED_AT_ONCE = 1000
 # After a defect or an outage of the storage.
 REST_S = 5
 _QUOTAS = ("requests_per_minute", "tokens_per_minute", "max_concurrent_requests")
+
+_TENANT_QUOTAS = ("priority_requests_per_minute", "tokens_per_month")
 
 # What the batch's owner, its time or the operator want of the gateway that has it.
 Wanted = Literal["go on", "cancel", "expire", "fail", "less output", "wait", "nothing"]
@@ -152,9 +155,15 @@ def standing(
 def _principal(connection: Connection, row: Row[Any], tenant: Row[Any]) -> Principal:
     """For whom lines are asked: the tenant, with the quotas of the key that made the batch."""
     key = connection.execute(sa.select(API_KEYS).where(API_KEYS.c.id == row.key_id)).one_or_none()
-    limits = Limits(*(getattr(tenant, name) for name in _QUOTAS))
+    limits = Limits(*(getattr(tenant, name) for name in (*_QUOTAS, *_TENANT_QUOTAS)))
     key_limits = Limits() if key is None else Limits(*(getattr(key, name) for name in _QUOTAS))
-    of = Tenant(tenant.id, tenant.name, tenant.weight, limits, tenant.max_adapters)
+    spent = 0
+    if tenant.tokens_per_month is not None:
+        month = sa.select(USAGE_MONTHS.c.tokens).where(
+            USAGE_MONTHS.c.tenant_id == tenant.id, USAGE_MONTHS.c.month == month_start(now())
+        )
+        spent = connection.execute(month).scalar() or 0
+    of = Tenant(tenant.id, tenant.name, tenant.weight, limits, tenant.max_adapters, spent)
     return Principal(of, row.key_id, frozenset({"infer"}), key_limits)
 
 

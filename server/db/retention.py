@@ -1,5 +1,5 @@
-"""What grows with every request and write, and goes when its time is over: audit, usage, what jobs leave behind, used
-keys.
+"""What grows with every request and write, and goes when its time is over: audit, usage, what jobs leave behind, ended
+batches, used keys.
 
 One sweep removes all of them, a thousand rows per transaction, so that no write waits long for it. Audit lines and
 events are numbered as they come, so the oldest are found without an index on time. Any number of gateways may sweep one
@@ -30,6 +30,7 @@ from server.core.clock import Clock, now
 from server.core.errors import ApiError
 from server.core.months import month_start
 from server.core.settings import Settings
+from server.db.batch_tables import BATCH_RESULTS, BATCHES, UNFINISHED
 from server.db.database import Database
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE, USAGE_MONTHS
 from server.db.training_tables import JOB_EVENTS, JOB_SAMPLES, JOBS
@@ -76,6 +77,7 @@ def rules_of(settings: Settings) -> tuple[Rule, ...]:
     in_days = (
         ("audit", settings.audit_retention_days, _delete_audit),
         ("usage", settings.usage_retention_days, _delete_usage),
+        ("batches", settings.batch_retention_days, _delete_batches),
         ("job events", settings.job_event_retention_days, partial(_delete_of_jobs, JOB_EVENTS)),
         ("usage by month", settings.usage_retention_days, _delete_months),
         ("job samples", settings.job_sample_retention_days, partial(_delete_of_jobs, JOB_SAMPLES)),
@@ -155,6 +157,19 @@ def _delete_of_jobs(table: sa.Table, connection: Connection, before: int, most: 
     rows = sa.select(table.c.id).where(table.c.job_id.in_(jobs)).limit(most)
     chosen = rows.with_for_update(skip_locked=True)
     return _deleted(connection, table.delete().where(table.c.id.in_(chosen))) if jobs else 0
+
+
+def _delete_batches(connection: Connection, before: int, most: int) -> int:
+    """Batches that ended before then, and answers that a gateway which was killed left behind its batch."""
+    ended_at = sa.func.coalesce(*(BATCHES.c[f"{name}_at"] for name in ("completed", "failed", "expired", "cancelled")))
+    old = sa.select(BATCHES.c.id).where(BATCHES.c.status.not_in(UNFINISHED), ended_at < before).order_by(BATCHES.c.id)
+    ids = list(connection.execute(old.limit(most).with_for_update(skip_locked=True)).scalars())
+    if not ids:
+        return 0
+    key = sa.tuple_(BATCH_RESULTS.c.batch_id, BATCH_RESULTS.c.line)
+    left = sa.select(*BATCH_RESULTS.primary_key).where(BATCH_RESULTS.c.batch_id.in_(ids)).limit(most)
+    removed = _deleted(connection, BATCH_RESULTS.delete().where(key.in_(left)))
+    return removed or _deleted(connection, BATCHES.delete().where(BATCHES.c.id.in_(ids)))
 
 
 def _delete_keys(connection: Connection, before: int, most: int) -> int:

@@ -125,7 +125,7 @@ class FairQueue:
     def __init__(self, *, max_running: int, max_waiting: int, pace: BackgroundPace | None = None) -> None:
         self.max_running = max_running
         self.max_waiting = max_waiting
-        self.waiting = 0
+        self.waiting = 0  # requests, without the background's
         self.pace = pace or BackgroundPace(max_running, max_running)
         self._free = max_running
         self._requests = FairOrder()
@@ -159,8 +159,8 @@ class FairQueue:
         """
         order = self._background if background else self._requests
         place = order.add(tenant, cost, weight, min(width, self.max_running), priority, background=background)
-        self.waiting += 1
         if not background:
+            self.waiting += 1
             self.pace.request_came()
         self._dispatch()
         if not background and not place.granted.done() and len(place.flow.waiting) > self.max_waiting:
@@ -187,7 +187,7 @@ class FairQueue:
         else:
             place.flow.waiting.remove(place)
             place.granted.cancel()
-            self.waiting -= 1
+            self.waiting -= not place.background
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -205,7 +205,7 @@ class FairQueue:
             self._grant(place)
 
     def _grant(self, place: Place) -> None:
-        self.waiting -= 1
+        self.waiting -= not place.background
         self._free -= place.width
         place.granted.set_result(None)
 

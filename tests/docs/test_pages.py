@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 WRITTEN = (
     "index.md", "concepts.md", "serving.md", "console.md", "training.md", "tenants.md", "configuration.md",
-    "operations.md", "security.md", "migration.md", "scale.md", "recipes.md", "clients.md",
+    "operations.md", "security.md", "migration.md", "scale.md", "recipes.md", "clients.md", "batches.md",
 )  # fmt: skip
 TEXTS = {name: (DOCS / name).read_text() for name in WRITTEN}
 BLOCK = re.compile(r"^```(sh|python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -74,6 +74,11 @@ def test_the_quickstart(open_url: str, tmp_path: Path) -> None:
 
 def test_training(open_url: str, tmp_path: Path) -> None:
     assert run(blocks("training.md", "sh", "python"), open_url, tmp_path) == "1.0\n"
+
+
+def test_batches(open_url: str, tmp_path: Path) -> None:
+    printed = run(blocks("batches.md", "sh", "python"), open_url, tmp_path)
+    assert "completed 20 of 20" in printed and "question-19 base" in printed
 
 
 def test_tenants(keyed_url: str, tmp_path: Path) -> None:

@@ -44,9 +44,6 @@ class BatchCreate(BaseModel):
                     f"keys have 1 to {MAX_KEY_CHARS} characters and values at most {MAX_VALUE_CHARS}, and not so that "
                     f"of {quoted(key[:MAX_KEY_CHARS])}"
                 )
-            for text in (key, value):
-                if not text.isprintable() and not text.isspace() and "\0" in text:
-                    raise ValueError(f"{quoted(key)} holds a NUL character")
         if metadata is not None and len(metadata) > MAX_PAIRS:
             raise ValueError(f"there are {len(metadata)} pairs, expected at most {MAX_PAIRS}")
         return metadata

@@ -87,6 +87,9 @@ class Site:
             tenant.put("/v1/adapters/acme/math/aliases/prod", json={"version": version}).raise_for_status()
             file = tenant.post("/v1/files", files={"file": ("r.jsonl", ROWS)}, data={"purpose": "fine-tune"}).json()
             job = {"model": BASE, "training_file": file["id"], "method": REINFORCEMENT}
+            lines = tenant.post("/v1/files", files={"file": ("b.jsonl", b"{}")}, data={"purpose": "batch"}).json()
+            batch = {"input_file_id": lines["id"], "endpoint": "/v1/completions", "completion_window": "24h"}
+            batches = tenant.post("/v1/batches", json=batch).raise_for_status().json()
             jobs = tenant.post("/v1/fine_tuning/jobs", json=job).raise_for_status().json()
         return {
             "name": ["acme/math", f"acme/math@{version}", "acme/math@prod", "~acme/math"],
@@ -96,6 +99,7 @@ class Site:
             "key": [self._key_id],
             "file_id": [file["id"]],
             "job_id": [jobs["id"]],
+            "batch_id": [batches["id"]],
         }
 
 

@@ -35,6 +35,7 @@ INTENDED = {
     "/v1/usage": "adapters",
     "/v1/organization/usage/completions": "adapters",
     "/v1/audit": "adapters",
+    "/v1/batches": "infer",
     "/v1/files": "train",
     "/v1/fine_tuning": "train",
     "/v1/tenants": "admin",

@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from server.api.writes import Answer, AuditedWrites, Author
+from server.batches.rows import COUNTS
 from server.core.background import repeating
 from server.core.months import month_start
 from server.core.principal import DEFAULT_TENANT_ID, OPEN_PRINCIPAL
 from server.core.settings import Settings
+from server.db.batch_tables import BATCH_RESULTS, BATCHES
 from server.db.database import Database
 from server.db.retention import DAY_S, KEY_GRACE_S, KEY_KEPT_S, Retention, Rule, rules_of
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE, USAGE_MONTHS
@@ -65,6 +67,19 @@ def add_job(database: Database, name: str, *, status: str, finished_at: int | No
         connection.execute(JOB_EVENTS.insert(), [event] * events)
         sample = {"job_id": name, "step": 1, "split": "train", "created_at": 1, "bytes": 2, "data": "{}"}
         connection.execute(JOB_SAMPLES.insert(), [{**sample, "place": place} for place in range(events)])
+
+
+def add_batch(database: Database, name: str, *, status: str, ended_at: int | None, answers: int) -> None:
+    file = {"id": f"file-{name}", "purpose": "batch", "filename": "f", "bytes": 1, "sha256": "", "location": name}
+    of_tenant = {"tenant_id": DEFAULT_TENANT_ID, "created_at": 1}
+    zero = dict.fromkeys(COUNTS, 0)
+    batch = {"id": name, "status": status, "endpoint": "/v1/completions", "input_file_id": file["id"], "expires_at": 1}
+    ended = {} if ended_at is None else {f"{status}_at": ended_at}
+    with database.write() as connection:
+        connection.execute(FILES.insert().values(**file, **of_tenant))
+        connection.execute(BATCHES.insert().values(**batch, **zero, **of_tenant, **ended))
+        for line in range(answers):
+            connection.execute(BATCH_RESULTS.insert().values(batch_id=name, line=line, is_error=False, data="{}"))
 
 
 def values(database: Database, column: sa.Column[Any]) -> list[Any]:
@@ -148,6 +163,7 @@ def test_no_transaction_removes_more_than_a_batch(database: Database, kept_10_da
     add_usage(database, NOW // HOUR_S * HOUR_S - limit - HOUR_S, 7)
     add_job(database, "old", status="succeeded", finished_at=NOW - limit - 1, events=7)
     for number in range(7):
+        add_batch(database, f"b{number}", status="completed", ended_at=NOW - limit - 1, answers=0)
         writes = AuditedWrites(database, clock=lambda: NOW - 2 * KEY_KEPT_S)
         writes.run(Author(OPEN_PRINCIPAL, idempotency_key=f"{number}"), "write", "t", lambda _: Answer({}))
     sweep = retention(database, kept_10_days)
@@ -267,3 +283,14 @@ async def test_a_server_sweeps_as_long_as_it_runs(app: FastAPI) -> None:
     async with app.router.lifespan_context(app):
         assert is_sweeping()
     assert not is_sweeping()
+
+
+async def test_batches_go_some_time_after_their_end_with_answers_left_behind(
+    database: Database, kept_10_days: Settings
+) -> None:
+    old = NOW - DAYS * DAY_S - 1
+    for status, ended_at in (("completed", old), ("cancelled", old), ("failed", old + 1), ("in_progress", None)):
+        add_batch(database, status, status=status, ended_at=ended_at, answers=BATCH + 1)
+    await retention(database, kept_10_days).sweep(asyncio.Event())
+    assert values(database, BATCHES.c.id) == ["failed", "in_progress"]
+    assert set(values(database, BATCH_RESULTS.c.batch_id)) == {"failed", "in_progress"}

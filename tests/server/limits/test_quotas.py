@@ -258,3 +258,28 @@ async def test_tenants_out_of_use_are_forgotten(clock: Clock) -> None:
         (await quotas.admit(principal(Limits(60, 1000, 5), Limits(60, 1000, 5), number=number), 100)).close(50)
     assert len(store.buckets) < 100
     assert not store.open
+
+
+async def test_the_background_leaves_half_of_a_quota_and_counts_for_no_open_requests(
+    quotas: Quotas, store: QuotaStore
+) -> None:
+    who = principal(Limits(requests_per_minute=10, concurrent_requests=1))
+    for _ in range(5):
+        await quotas.admit(who, 10, background=True)
+    with pytest.raises(TooManyRequests, match="Try again in 6s"):
+        await quotas.admit(who, 10, background=True)
+    for _ in range(5):
+        (await quotas.admit(who, 10)).close(None)
+        await settled(store)
+    await refused(quotas, who)
+
+
+async def test_a_request_of_the_background_that_takes_the_whole_quota_is_served_when_it_is_full(
+    quotas: Quotas, clock: Clock
+) -> None:
+    who = principal(Limits(tokens_per_minute=100))
+    await quotas.admit(who, 10)
+    with pytest.raises(TooManyRequests, match="Try again in 6s"):
+        await quotas.admit(who, 100, background=True)
+    clock.now += 6.0
+    await quotas.admit(who, 100, background=True)

@@ -25,7 +25,16 @@ from tests.server.support.training_kit import GRADER, REINFORCEMENT, ROWS, vecto
 Send = Callable[..., httpx.Response]
 TEXTS = ["\0", "a\0b", "a" * 70, "a" * 256, "a" * 100_000, "\u00e9" * 300, "\ud800", "\U0001f600" * 130]
 NUMBERS = [-(2**63) - 1, -1, 2**31, 2**53, 2**63, 10**40, 1e308]
-OWN = ("/v1/adapters", "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker", "/v1/usage", "/v1/audit")
+OWN = (
+    "/v1/adapters",
+    "/v1/tenants",
+    "/v1/files",
+    "/v1/fine_tuning",
+    "/v1/worker",
+    "/v1/usage",
+    "/v1/audit",
+    "/v1/batches",
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +69,13 @@ def known(send: Send) -> dict[str, str]:
     file = send("POST", "/v1/files", **form).raise_for_status().json()
     body = {"model": BASE, "training_file": file["id"], "method": REINFORCEMENT}
     job = send("POST", "/v1/fine_tuning/jobs", json=body).raise_for_status().json()
+    form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}")}}
+    requests = send("POST", "/v1/files", **form).raise_for_status().json()["id"]
+    body = {"input_file_id": requests, "endpoint": "/v1/completions", "completion_window": "24h"}
+    batch = send("POST", "/v1/batches", json=body).raise_for_status().json()
     return {
         "name": "acme/math", "alias": "prod", "tenant": "default", "key": key["id"],
-        "file_id": file["id"], "job_id": job["id"],
+        "file_id": file["id"], "job_id": job["id"], "batch_id": batch["id"], "requests": requests,
     }  # fmt: skip
 
 
@@ -86,6 +99,10 @@ def bodies(send: Send, known: dict[str, str], factors: Factors) -> list[tuple[st
         "integrations": [{"type": "wandb", "wandb": {"project": "p", "name": "n", "entity": "e", "tags": ["t"]}}],
         "tinylora": {"max_steps": 3, "learning_rate": 0.1, "recipe": {"u": 1, "seed": 1}},
     }  # fmt: skip
+    batch = {
+        "input_file_id": known["requests"], "endpoint": "/v1/completions", "completion_window": "24h",
+        "metadata": {"a": "b"}, "output_expires_after": {"anchor": "created_at", "seconds": 3600},
+    }  # fmt: skip
     best = {"vector": vector(), "step": 1, "metrics": {"loss": 1.0}}
     return [
         ("POST", "/v1/adapters", {"name": "b", "vector": [1.0] * 13, "metadata": {"k": "v"}, "recipe": {"seed": 1}}),
@@ -97,6 +114,7 @@ def bodies(send: Send, known: dict[str, str], factors: Factors) -> list[tuple[st
         ("POST", "/v1/tenants/default/keys", {"name": "k", "scopes": ["infer"], "expires_in_s": 60, **quotas}),
         ("POST", "/v1/tenants/default/keys", {"name": "k", "expires_at": 2**33}),
         ("POST", "/v1/fine_tuning/jobs", create),
+        ("POST", "/v1/batches", batch),
         # In the order in which a job lives: behind its spoilt variants a body is taken as it is.
         ("POST", "/v1/worker/claim", {**claim, "validating": 1}),
         ("POST", f"{job}/validated", {**worker, "total_steps": 4, **rows}),

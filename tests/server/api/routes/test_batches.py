@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.factors.factors import Factors
+from server.api.app import create_app
 from server.core.principal import DEFAULT_TENANT_ID
 from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES
@@ -20,6 +21,8 @@ from server.db.database import Database
 from server.db.tables import AUDIT_LOG, TENANTS, USAGE
 from tests.server.support.batch_kit import CHAT, ended, line, make_batch, rows
 from tests.server.support.fake_engine import BASE, FakeEngine
+from tests.server.support.keyed import ADMIN_KEY, Operator, bearer, with_admin_key
+from tests.server.support.served import served
 from tests.server.support.training_kit import upload
 
 ONES = [1.0] * 13
@@ -231,6 +234,36 @@ def test_listing_pages_and_knows_no_other_tenants(openai_client: openai.OpenAI) 
     for call in (openai_client.batches.retrieve, openai_client.batches.cancel):
         with pytest.raises(openai.NotFoundError, match="There is no batch"):
             call(f"batch_{'0' * 28}")
+
+
+async def test_lines_wait_for_their_tenants_quota_and_another_tenant_sees_none_of_it(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(with_admin_key(settings), engine, app_database)
+    with served(app) as url:
+        async with httpx.AsyncClient(base_url=url) as http:
+            operator = Operator(http)
+            await operator.make_tenant("acme", requests_per_minute=600)
+            key = (await operator.make_key("acme", "infer", "train"))["key"]
+            other = await operator.new_key("globex", "infer", "train")
+        with (
+            openai.OpenAI(base_url=f"{url}/v1", api_key=key) as mine,
+            openai.OpenAI(base_url=f"{url}/v1", api_key=other) as theirs,
+        ):
+            made = await asyncio.to_thread(make_batch, mine, [line(str(number)) for number in range(380)])
+            for call in (theirs.batches.retrieve, theirs.batches.cancel):
+                with pytest.raises(openai.NotFoundError):
+                    await asyncio.to_thread(call, made.id)
+            assert list(theirs.batches.list()) == []
+            with pytest.raises(openai.BadRequestError, match="there is no file"):
+                theirs.batches.create(input_file_id=made.input_file_id, endpoint=CHAT, completion_window="24h")
+            done = await asyncio.to_thread(ended, mine, made)
+            assert done.status == "completed" and done.request_counts is not None
+            assert (done.request_counts.completed, done.request_counts.failed) == (380, 0)
+            with pytest.raises(openai.NotFoundError):
+                theirs.files.content(done.output_file_id or "")
+        metrics = httpx.get(f"{url}/metrics", headers=bearer(ADMIN_KEY)).text
+        assert 'tinylora_rejected_requests_total{reason="requests_per_minute"' in metrics, "it had to wait"
 
 
 def test_output_files_expire_when_the_batch_says_so(openai_client: openai.OpenAI, factors: Factors) -> None:

@@ -1,0 +1,78 @@
+"""What may run of the background beside requests, by a clock that the test moves; and its order in the queue."""
+
+import asyncio
+
+import pytest
+
+from server.limits.background_pace import MAX_REST_S, QUIET_S, REST_FACTOR, BackgroundPace
+from server.limits.fair_queue import FairQueue, Place
+from tests.server.limits.test_token_bucket import Clock
+
+
+def granted(places: list[Place]) -> list[bool]:
+    return [place.granted.done() for place in places]
+
+
+async def test_requests_go_first_and_the_background_has_only_what_they_leave() -> None:
+    queue = FairQueue(max_running=3, max_waiting=10, pace=BackgroundPace(2, 1, quiet_s=0))
+    lines = [queue.enter("a", cost=1, background=True) for _ in range(5)]
+    assert granted(lines) == [True, True, False, False, False], "one slot is kept free"
+    requests = [queue.enter("b", cost=1) for _ in range(2)]
+    assert granted(requests) == [True, False] and queue.waiting == 1, "lines that wait are not counted"
+    queue.leave(lines[0])
+    assert granted(requests) == [True, True] and granted(lines) == [True, True, False, False, False]
+    queue.leave(lines[1])
+    assert granted(lines[2:]) == [False] * 3, "it rests beside requests"
+    for request in requests:
+        queue.leave(request)
+    assert granted(lines[2:]) == [True, True, False]
+
+
+async def test_tenants_take_turns_in_the_background_too() -> None:
+    queue = FairQueue(max_running=1, max_waiting=0, pace=BackgroundPace(1, 1))
+    first = queue.enter("a", cost=1, background=True)
+    mine = [queue.enter("a", cost=1, background=True) for _ in range(3)]
+    other = queue.enter("b", cost=1, background=True)
+    queue.leave(first)
+    assert other.granted.done() and not any(granted(mine))
+
+
+async def test_the_background_goes_on_by_itself_when_it_has_become_quiet() -> None:
+    queue = FairQueue(max_running=4, max_waiting=10, pace=BackgroundPace(4, 1, quiet_s=0.01))
+    request = queue.enter("b", cost=1)
+    lines = [queue.enter("a", cost=1, background=True) for _ in range(4)]
+    assert granted(lines) == [True, False, False, False]
+    queue.leave(request)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(line.granted for line in lines))
+
+
+def test_beside_requests_it_takes_a_fifth_of_the_time() -> None:
+    clock = Clock()
+    pace = BackgroundPace(8, 2, clock=clock)
+    clock.now = 100.0
+    pace.request_came()
+    assert pace.fits(2) and not pace.fits(3)
+    began = pace.started(2)
+    clock.now += 0.5
+    pace.ended(2, began)
+    rest = REST_FACTOR * 0.5 / 2
+    assert not pace.fits(1) and pace.look_again_s() == pytest.approx(rest)
+    clock.now += rest
+    assert pace.fits(2)
+    began = pace.started(1)
+    clock.now += 1000
+    pace.ended(1, began)
+    assert pace.look_again_s() == pytest.approx(MAX_REST_S)
+    clock.now += MAX_REST_S
+    pace.request_ended()
+    assert not pace.fits(8) and pace.look_again_s() == pytest.approx(QUIET_S)
+    clock.now += QUIET_S
+    assert pace.fits(8) and pace.look_again_s() is None
+
+
+def test_a_line_that_is_wider_than_what_the_background_may_have_runs_alone() -> None:
+    pace = BackgroundPace(2, 1, clock=Clock())
+    assert pace.fits(5)
+    pace.started(1)
+    assert not pace.fits(5)
