@@ -44,7 +44,7 @@ export function lineChart({ title, xLabel, series, yMin, yMax, note }) {
     title,
     note ?? series.map(summaryOf).join(" "),
     grid(ticks, atY),
-    xTicks.map((tick) => svg("text", { x: atX(tick), y: HEIGHT - MARGIN.bottom + 16, "text-anchor": "middle" }, digits(tick, 6))),
+    svg("g", { class: "x" }, xTicks.map((tick) => svg("text", { x: atX(tick), y: HEIGHT - MARGIN.bottom + 16, "text-anchor": "middle" }, digits(tick, 6)))),
     svg("text", { x: (MARGIN.left + WIDTH - MARGIN.right) / 2, y: HEIGHT - 2, "text-anchor": "middle" }, xLabel),
     lines,
   );
@@ -91,9 +91,9 @@ export function barChart({ title, labels, values, compared, names = ["value", "o
     grid(ticks, atY),
     bars,
     svg("line", { class: "zero", x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: atY(0), y2: atY(0) }),
-    labels.map((label, at) =>
+    svg("g", { class: "x" }, labels.map((label, at) =>
       at % every === 0 ? svg("text", { x: MARGIN.left + slot * (at + 0.5), y: HEIGHT - MARGIN.bottom + 16, "text-anchor": "middle" }, label) : null,
-    ),
+    )),
   );
   /** @type {import("./dom.js").Column<number>[]} */
   const columns = [

@@ -120,7 +120,7 @@ export async function aliasSection(api, signal, name, versions) {
       cell: (alias) =>
         h(
           "div",
-          { class: "row tight" },
+          { class: "buttons" },
           button("Move", () => move(alias), { class: "small", "aria-label": `Move ${alias.alias}` }),
           button("Roll back", () => rollBack(alias), { class: "small", "aria-label": `Roll back ${alias.alias}` }),
           button("History", () => history(alias), { class: "small", "aria-label": `History of ${alias.alias}` }),

@@ -90,7 +90,7 @@ export async function render(root, { api, params, signal }) {
       h(
         "div",
         { class: "actions" },
-        h("a", { href: `#/playground?right=${encodeURIComponent(name)}` }, "Try it in the playground"),
+        h("a", { class: "button", href: `#/playground?right=${encodeURIComponent(name)}` }, "Try it in the playground"),
         isOthers ? null : button(latest.public ? "Keep to this tenant" : "Let all tenants use it", changePublic),
         isOthers ? null : button("Delete", remove, { class: "danger" }),
       ),
@@ -109,7 +109,7 @@ export async function render(root, { api, params, signal }) {
         cell: (one) =>
           h(
             "div",
-            { class: "row tight" },
+            { class: "buttons" },
             button("Download", () => download(one, "raw"), { class: "small", "aria-label": `Download the bytes of version ${one.version}` }),
             button("safetensors", () => download(one, "safetensors"), { class: "small", "aria-label": `Download version ${one.version} as safetensors` }),
             isOthers || count < 2 ? null : button("Delete", () => removeVersion(one), { class: "small danger", "aria-label": `Delete version ${one.version}` }),
@@ -156,7 +156,7 @@ export async function render(root, { api, params, signal }) {
         cell: (one) =>
           h(
             "div",
-            { class: "row tight" },
+            { class: "buttons" },
             button("Restore", () => restore(one), { class: "small", "aria-label": `Restore version ${one.version}` }),
             button("Delete for good", () => purge(one), { class: "small danger", "aria-label": `Delete version ${one.version} for good` }),
           ),
