@@ -3,10 +3,13 @@
 
 import { isAbort } from "../api.js";
 import { button, field, form, h, replace, toastError } from "../dom.js";
+import { draft, keepDraft } from "../drafts.js";
 import { adapterChoice } from "../playground/choice.js";
 import { answerColumn } from "../playground/answer.js";
 
 export const title = "Playground";
+
+const DRAFT = "playground";
 
 /**
  * @param {HTMLElement} root
@@ -24,8 +27,11 @@ export async function render(root, { api, params, signal }) {
   const bases = models.data.filter((/** @type {any} */ model) => model.parent === null).map((/** @type {any} */ model) => model.id);
   const names = adapters.items.map((adapter) => adapter.name);
 
-  const system = h("textarea", { rows: 2 });
-  const prompt = h("textarea", { rows: 4, required: true });
+  const { question = "", instructions = "" } = draft(DRAFT) ?? {};
+  const system = h("textarea", { rows: 2, value: instructions });
+  const prompt = h("textarea", { rows: 4, required: true, value: question });
+  const keep = () => keepDraft(DRAFT, { question: prompt.value, instructions: system.value });
+  for (const written of [system, prompt]) written.addEventListener("input", keep);
   const base = h("select", null, bases.map((/** @type {string} */ one) => h("option", { value: one }, one)));
   const maxTokens = h("input", { type: "number", min: 1, max: 100000, value: 128, required: true });
   const temperature = h("input", { type: "number", min: 0, max: 2, step: "any", value: 0, required: true });
@@ -86,7 +92,7 @@ export async function render(root, { api, params, signal }) {
       "section",
       { class: "card", "aria-label": "What is asked" },
       field("Question", prompt, "Ctrl+Enter asks."),
-      h("details", null, h("summary", null, "System message"), field("System message", system)),
+      h("details", { open: Boolean(instructions) }, h("summary", null, "System message"), field("System message", system)),
       h(
         "div",
         { class: "row" },
