@@ -6,6 +6,8 @@ import json
 
 from clients.cli.calls import DEFAULT_URL, AsJson, Url, call, say, table
 
+UNITS_S = (("days", 86_400), ("hours", 3600), ("min", 60))
+
 
 def limits(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Show the quotas of your tenant and your key, and what is left of them."""
@@ -16,7 +18,7 @@ def limits(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     rows = [
         (
             *(quota["owner"], f"{quota['counted']} per {quota['per']}", f"{quota['limit']:,}"),
-            *(f"{quota['remaining']:,}", f"{quota['reset_s']:,.0f} s"),
+            *(f"{quota['remaining']:,}", _duration(quota["reset_s"])),
         )
         for quota in found["quotas"]
     ]
@@ -25,3 +27,9 @@ def limits(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         say(f"At most {found['max_concurrent_requests']} requests may be open at once.")
     if not rows:
         say(f"The tenant {found['tenant']} has no quotas on requests or tokens.")
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit of which there are at least two."""
+    unit, size = next(((unit, size) for unit, size in UNITS_S if seconds >= 2 * size), ("s", 1))
+    return f"{seconds / size:.0f} {unit}"
