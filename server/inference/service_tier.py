@@ -36,7 +36,6 @@ TIERS: dict[str, Tier] = {
 PRIORITIES: dict[Tier, int] = {"priority": -10, "default": 0, "flex": 50}
 # Objects of OpenAI's API that say which tier they were served with.
 TIERED = frozenset({"chat.completion", "chat.completion.chunk", "text_completion", "response"})
-ANTHROPIC_PATH = "/v1/messages"
 EVENT = b"data: {"
 
 

@@ -45,6 +45,7 @@ from tests.deploy.chart import (
 from tests.server.support.keyed import ADMIN_KEY
 
 NAME = "lab-tinylora"
+SEVERAL: Values = {**POSTGRESQL, "gateway": {"replicas": 2}}
 WITH_POOL: Values = {**EVERYTHING, "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}}}
 
 
@@ -296,6 +297,8 @@ def test_the_chart_test_chats_with_a_server(keyed_url: str) -> None:
     [
         ({}, "NOTE: the registry is SQLite", "WARNING"),
         (POSTGRESQL, "http://lab-tinylora.models once", "NOTE"),
+        (SEVERAL, "NOTE: each gateway counts quotas for itself", "SQLite"),
+        ({**SEVERAL, "secrets": {**SEVERAL["secrets"], "redisUrl": {"name": "others"}}}, "models once", "NOTE"),
         ({"service": {"type": "LoadBalancer"}}, "WARNING: a Service of type LoadBalancer", "with the admin key"),
         (
             {"monitoring": {"metricsWithoutKey": False, "serviceMonitor": {"enabled": True}}},
