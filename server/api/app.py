@@ -1,8 +1,8 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares in the order a request meets them.
 
     Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> ShortPaths
-    -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors -> ResponsesEvents
-    -> the engine's own -> InferenceMiddleware -> NoteRoute
+    -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors -> the engine's own
+    -> InferenceMiddleware -> NoteRoute
 
 All parts are handed in; the app of the tests differs from the real one by its engine.
 """
@@ -30,7 +30,8 @@ from server.api.middleware.short_paths import ShortPaths
 from server.api.middleware.stream_headers import StreamHeaders
 from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.api.openapi import document_errors
-from server.api.routes import adapters, aliases, audit, bulk, keys, limits, models, ops, tenants, usage
+from server.api.routes import adapters, aliases, audit, bulk, keys, limits, models, ops, responses, tenants, usage
+from server.api.routes import webhooks as webhook_routes
 from server.api.routes.console import console_router, open_paths, read_console
 from server.api.training_app import add_training
 from server.api.writes import AuditedWrites
@@ -40,13 +41,19 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.db.point_reads import open_point_reads
 from server.db.retention import rules_of, sweeping
+from server.endpoints.endpoint_client import EndpointClient
+from server.endpoints.guarded_network import AllowedHosts
+from server.endpoints.webhook_delivery import WebhookDelivery
+from server.endpoints.webhook_secrets import WebhookSecrets
 from server.engine.protocol import Engine
 from server.inference.adapter_field import AdapterField
 from server.inference.admission import new_admission
 from server.inference.engine_forms import EngineForms
 from server.inference.middleware import InferenceMiddleware
 from server.inference.resolve import Resolver
-from server.inference.responses import ResponsesEvents
+from server.inference.responses.plan import ResponseLimits
+from server.inference.responses.serving import Responses
+from server.inference.responses.store import ResponseStore
 from server.inference.service_tier import ServiceTiers
 from server.inference.usage_meter import UsageMeter
 from server.limits.body_memory import BodyMemory, BodyRoom
@@ -95,11 +102,28 @@ def create_app(
     quotas = Quotas(shared)
     meter = UsageMeter(database, metrics.usage_flush_failures)
     writes = AuditedWrites(database)
-    app.state.gateway = Gateway(settings, engine, database, reads, writes, registry, metrics, meter, recipes, quotas)
+    stored = Responses(ResponseStore(database, _response_limits(settings)))
+    webhooks = _webhooks(settings, database)
+    app.state.gateway = Gateway(
+        settings, engine, database, reads, writes, registry, metrics, meter, recipes, quotas, stored, webhooks
+    )
     app.state.gateway_metrics = metrics
 
     # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
-    for routes in (ops, aliases, bulk, adapters, models, usage, limits, audit, tenants, keys):
+    for routes in (
+        ops,
+        aliases,
+        bulk,
+        adapters,
+        models,
+        responses,
+        webhook_routes,
+        usage,
+        limits,
+        audit,
+        tenants,
+        keys,
+    ):
         app.include_router(routes.router)
     console = read_console() if settings.console else {}
     if console:
@@ -116,21 +140,24 @@ def create_app(
             field,
             ServiceTiers(quotas),
             metrics,
+            stored.store,
             max_bytes=settings.max_request_bytes,
             max_values=settings.max_request_values,
         ),
         admission=new_admission(settings, engine, quotas, metrics.registry),
         metrics=metrics,
         meter=meter,
+        responses=stored,
     )
     engine.mount(app)
-    app.add_middleware(ResponsesEvents)
     app.add_middleware(EngineErrors)
     add_training(app, settings, database, metrics.registry, own_methods)
     if shared is not None:
         run_with(app, shared.running())
     run_with(app, forms.running())
     run_with(app, meter.flushing(settings.usage_flush_s))
+    run_with(app, stored.tending())
+    run_with(app, webhooks.running())
     run_with(app, sweeping(database, [*rules_of(settings), file_rule(settings, app.state.training.files)]))
     # The last of all, so that it runs within what its lines need.
     add_batches(app, settings, engine, database, app.state.training.files, field)
@@ -162,3 +189,19 @@ def create_app(
     tracer = None if tracing is None else tracing.get_tracer(TRACER)
     app.add_middleware(Observe, seconds=metrics.http_seconds, tracer=tracer)
     return app
+
+
+def _response_limits(settings: Settings) -> ResponseLimits:
+    return ResponseLimits(
+        keeps=settings.store_responses,
+        most_bytes=settings.max_response_bytes,
+        most_tenant_bytes=settings.max_tenant_response_bytes,
+        retention_days=settings.response_retention_days,
+    )
+
+
+def _webhooks(settings: Settings, database: Database) -> WebhookDelivery:
+    hosts = AllowedHosts(settings.endpoint_hosts)
+    key = "" if settings.webhook_key is None else settings.webhook_key.get_secret_value()
+    client = EndpointClient(hosts) if hosts.patterns else None
+    return WebhookDelivery(database, client, WebhookSecrets(key.encode()))

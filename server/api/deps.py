@@ -26,7 +26,9 @@ from server.core.request_state import principal_of, state_of
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.point_reads import PointReads
+from server.endpoints.webhook_delivery import WebhookDelivery
 from server.engine.protocol import Engine
+from server.inference.responses.serving import Responses
 from server.inference.usage_meter import UsageMeter
 from server.limits.grader_runs import GraderRuns
 from server.limits.quotas import Quotas
@@ -54,6 +56,8 @@ class Gateway:
     usage: UsageMeter
     recipes: RecipeBudget
     quotas: Quotas
+    responses: Responses
+    webhooks: WebhookDelivery
     draining: Event = field(default_factory=Event)
 
 

@@ -2,7 +2,7 @@
 
     infer      the engine's inference routes, batches of them, the models there are, and what is left of quotas
     adapters   adapters (also deleted as models), usage and audit, of the key's own tenant
-    train      files, uploads in parts, fine-tuning jobs and graders
+    train      files, uploads in parts, fine-tuning jobs and graders; webhooks
     admin      tenants, keys, /metrics, and every path that is not named here
 
 A path that is not listed needs `admin`: a route that a new version of the engine adds is closed to tenants until it is
@@ -37,6 +37,8 @@ _BELOW: dict[str, KeyScope] = {
     "/v1/files": "train",
     "/v1/uploads": "train",
     "/v1/fine_tuning": "train",
+    "/v1/webhook_endpoints": "train",
+    "/v1/webhook_event_types": "train",
 }
 
 

@@ -24,6 +24,7 @@ from server.db.batch_tables import BATCH_RESULTS, BATCHES, UNFINISHED
 from server.db.database import Database
 from server.db.tables import API_KEYS, TENANTS, USAGE_MONTHS
 from server.db.training_tables import FILES
+from server.endpoints.webhooks import announce
 
 MAX_ATTEMPTS = 5
 ROWS_AT_ONCE = 100
@@ -173,10 +174,13 @@ def input_file(connection: Connection, file_id: str) -> Row[Any] | None:
 
 
 def change(connection: Connection, batch_id: str, **values: Any) -> Row[Any]:
-    """Change columns of a batch; its new row."""
-    return connection.execute(
+    """Change columns of a batch; its new row. An end is announced to the tenant's webhooks."""
+    changed = connection.execute(
         BATCHES.update().where(BATCHES.c.id == batch_id).values(**values).returning(BATCHES)
     ).one()
+    if values.get("status") in FINISHED:
+        announce(connection, changed.tenant_id, f"batch.{changed.status}", changed.id)
+    return changed
 
 
 def begin(connection: Connection, batch_id: str, owner: str, *, total: int, model: str | None) -> bool:

@@ -9,8 +9,11 @@ from __future__ import annotations
 ADAPTERS_PREFIX = "/v1/adapters"
 
 # Routes that the model and its adapters have no part in.
+RESPONSES_PATH = "/v1/responses"
 OWN_PREFIXES = (
     ADAPTERS_PREFIX, "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker", "/v1/batches", "/v1/uploads",
+    "/v1/webhook_endpoints",
+    f"{RESPONSES_PATH}/resp_",  # those that are stored
 )  # fmt: skip
 
 OPERATIONS = frozenset({"/health", "/ready", "/metrics"})
@@ -39,7 +42,7 @@ MODEL_ROUTES = POOLING_ROUTES | {
     "/v1/chat/completions",
     "/v1/chat/completions/batch",
     "/v1/completions",
-    "/v1/responses",
+    RESPONSES_PATH,
     "/v1/messages",
     "/v1/systemone",
     "/generative_scoring",

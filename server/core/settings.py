@@ -18,7 +18,7 @@ from server.core.key_strength import why_not_a_key, why_weak
 
 MIB = 2**20
 MAX_DAYS = 36_500
-SECRETS = ("admin_key", "worker_key", "judge_api_key", "redis_url")
+SECRETS = ("admin_key", "worker_key", "judge_api_key", "redis_url", "webhook_key")
 
 
 class Settings(BaseSettings):
@@ -93,6 +93,18 @@ class Settings(BaseSettings):
     batch_lease_s: int = Field(
         default=30, ge=2, le=3600, description="how long a gateway may be silent before its batches are another's"
     )
+    store_responses: bool = Field(
+        default=True,
+        description="keep what /v1/responses answers, to be gone on from, unless a request says store: false",
+    )
+    max_response_bytes: int = Field(
+        default=MIB, ge=1024, description="longest response that is stored, with its whole input, as JSON"
+    )
+    max_tenant_response_bytes: int = Field(
+        default=1024 * MIB,
+        ge=1024,
+        description="bytes in a tenant's stored responses; the oldest make room for new ones",
+    )
 
     files_url: str = Field(
         default="data/files", description="where uploaded files are: a directory, or a URL that fsspec knows (s3://...)"
@@ -107,8 +119,12 @@ class Settings(BaseSettings):
     max_step_tokens: int = Field(
         default=2**23, ge=1, description="tokens of the completions of a training step, or of an evaluation"
     )
-    max_grader_runs: int = Field(default=4, ge=1, description="graders that a tenant may be trying at once")
-    grader_runs_per_minute: int = Field(default=120, ge=1, description="graders that a tenant may try in a minute")
+    max_grader_runs: int = Field(
+        default=4, ge=1, description="graders and webhooks that a tenant may be trying at once"
+    )
+    grader_runs_per_minute: int = Field(
+        default=120, ge=1, description="graders and webhooks that a tenant may try in a minute"
+    )
     worker_lease_s: int = Field(
         default=30, ge=5, le=3600, description="how long a worker may be silent before its training jobs are another's"
     )
@@ -127,8 +143,12 @@ class Settings(BaseSettings):
     )
     endpoint_hosts: str = Field(
         default="*",
-        description="hosts of endpoint graders and environments, as a.example,*.b.example; * is any, and only a host "
-        "named exactly may have an address that is not public; empty: none of these",
+        description="hosts of endpoint graders, environments, webhooks, as a.example,*.b.example; * is any, and only "
+        "a host named exactly may have an address that is not public; empty: none of these",
+    )
+    webhook_key: SecretStr | None = Field(
+        default=None,
+        description="what secrets of webhooks are made of; with none, a copy of the database is enough to sign them",
     )
     judge_url: str | None = Field(
         default=None,
@@ -175,6 +195,9 @@ class Settings(BaseSettings):
     batch_retention_days: int = Field(
         default=90, ge=0, le=MAX_DAYS, description="how long after its end a batch is listed, its files apart; 0: ever"
     )
+    response_retention_days: int = Field(
+        default=30, ge=0, le=MAX_DAYS, description="how long responses are stored; 0 is for ever"
+    )
     engine_log: str = Field(
         default="data/engine.log",
         min_length=1,
@@ -202,7 +225,7 @@ class Settings(BaseSettings):
             raise ValueError(why)
         return url
 
-    @field_validator("admin_key", "worker_key")
+    @field_validator("admin_key", "worker_key", "webhook_key")
     @classmethod
     def _check_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if key is None:

@@ -1,5 +1,5 @@
 """What grows with every request and write, and goes when its time is over: audit, usage, what jobs leave behind, ended
-batches, used keys.
+batches, responses, used keys.
 
 One sweep removes all of them, a thousand rows per transaction, so that no write waits long for it. Audit lines and
 events are numbered as they come, so the oldest are found without an index on time. Any number of gateways may sweep one
@@ -32,6 +32,7 @@ from server.core.months import month_start
 from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES, UNFINISHED
 from server.db.database import Database
+from server.db.response_tables import RESPONSE_ITEMS, RESPONSE_ROOM, RESPONSES
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE, USAGE_MONTHS
 from server.db.training_tables import JOB_EVENTS, JOB_SAMPLES, JOBS
 
@@ -81,6 +82,7 @@ def rules_of(settings: Settings) -> tuple[Rule, ...]:
         ("job events", settings.job_event_retention_days, partial(_delete_of_jobs, JOB_EVENTS)),
         ("usage by month", settings.usage_retention_days, _delete_months),
         ("job samples", settings.job_sample_retention_days, partial(_delete_of_jobs, JOB_SAMPLES)),
+        ("responses", settings.response_retention_days, _delete_responses),
     )
     rules = [Rule(what, days * DAY_S, delete) for what, days, delete in in_days if days]
     return (*rules, Rule("idempotency keys", KEY_KEPT_S + KEY_GRACE_S, _delete_keys))
@@ -170,6 +172,21 @@ def _delete_batches(connection: Connection, before: int, most: int) -> int:
     left = sa.select(*BATCH_RESULTS.primary_key).where(BATCH_RESULTS.c.batch_id.in_(ids)).limit(most)
     removed = _deleted(connection, BATCH_RESULTS.delete().where(key.in_(left)))
     return removed or _deleted(connection, BATCHES.delete().where(BATCHES.c.id.in_(ids)))
+
+
+def _delete_responses(connection: Connection, before: int, most: int) -> int:
+    """Of one tenant, whose room is locked first, as by everyone else."""
+    oldest = sa.select(RESPONSES.c.tenant_id).where(RESPONSES.c.created_at < before).limit(1)
+    is_room = RESPONSE_ROOM.c.tenant_id == oldest.scalar_subquery()
+    tenant_id = connection.execute(sa.select(RESPONSE_ROOM.c.tenant_id).where(is_room).with_for_update()).scalar()
+    old = sa.and_(RESPONSES.c.tenant_id == tenant_id, RESPONSES.c.created_at < before)
+    ids = list(connection.execute(sa.select(RESPONSES.c.id).where(old).order_by(RESPONSES.c.id).limit(most)).scalars())
+    connection.execute(RESPONSE_ITEMS.delete().where(RESPONSE_ITEMS.c.response_id.in_(ids)))
+    deleted = RESPONSES.delete().where(RESPONSES.c.id.in_(ids)).returning(RESPONSES.c.bytes)
+    freed = list(connection.execute(deleted).scalars())
+    room = RESPONSE_ROOM.update().where(RESPONSE_ROOM.c.tenant_id == tenant_id)
+    connection.execute(room.values(bytes=RESPONSE_ROOM.c.bytes - sum(freed)))
+    return len(freed)
 
 
 def _delete_keys(connection: Connection, before: int, most: int) -> int:

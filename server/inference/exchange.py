@@ -30,6 +30,13 @@ class Exchange:
         self._headers = headers
         self._answered = False
 
+    def charged(self, ticket: Ticket) -> None:
+        """The request is taken, and waits for its turn."""
+        self.ticket = ticket
+
+    async def begins(self) -> None:
+        """Its turn has come."""
+
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect" and not self._answered:

@@ -27,6 +27,7 @@ from server.inference.exchange import Exchange
 from server.inference.grammar_check import GrammarCheck
 from server.inference.request import InferenceRequest
 from server.inference.resolve import Resolver
+from server.inference.responses.serving import Responses
 from server.inference.service_tier import TierEcho
 from server.inference.token_estimate import Estimate
 from server.inference.usage_meter import UsageMeter
@@ -48,6 +49,7 @@ class InferenceMiddleware:
         admission: Admission,
         metrics: GatewayMetrics,
         meter: UsageMeter,
+        responses: Responses,
     ) -> None:
         self._app = app
         self._engine = engine
@@ -56,6 +58,7 @@ class InferenceMiddleware:
         self._grammars = GrammarCheck(engine)
         self._metrics = metrics
         self._meter = meter
+        self._responses = responses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -77,8 +80,12 @@ class InferenceMiddleware:
             return
         if request is None:
             await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send, _answer_headers(request))
+        if request.response is None:
+            await self._serve(request, exchange)
         else:
-            await self._serve(request, Exchange(scope, receive, send, _answer_headers(request)))
+            await self._responses.serve(request, request.response, exchange, self._serve)
 
     async def _serve(self, request: InferenceRequest, exchange: Exchange) -> None:
         """Charge, admit and run a request, and count what it used however it ends."""
@@ -106,7 +113,7 @@ class InferenceMiddleware:
         except (BadRequest, TooManyRequests) as error:
             await exchange.refuse(error)
             return
-        exchange.ticket = turn.ticket
+        exchange.charged(turn.ticket)
         try:
             if await self._admission.admit(turn, exchange):
                 await self._run(request, exchange)
@@ -114,6 +121,7 @@ class InferenceMiddleware:
             self._admission.end(turn, request.usage, left=exchange.left)
 
     async def _run(self, request: InferenceRequest, exchange: Exchange) -> None:
+        await exchange.begins()
         try:
             await self._grammars.check(request)
         except BadRequest as error:

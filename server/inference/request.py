@@ -9,6 +9,7 @@ from server.core.principal import Principal
 from server.core.request_state import RawHeaders, RequestUsage
 from server.engine.grammar import Grammar
 from server.engine.protocol import ServedAdapter
+from server.inference.responses.plan import ResponsePlan
 from server.inference.service_tier import Standing
 from server.inference.token_estimate import Estimate
 
@@ -32,4 +33,5 @@ class InferenceRequest:
     call: GenAiCall | None = None  # of a request that runs the model
     background: bool = False  # a line of a batch, for which nobody waits
     grammars: tuple[Grammar, ...] = ()
+    response: ResponsePlan | None = None  # what a request to /v1/responses is to become
     usage: RequestUsage = field(default_factory=RequestUsage)

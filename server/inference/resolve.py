@@ -13,10 +13,11 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
+from server.core.errors import PayloadTooLarge
 from server.core.genai_call import genai_call
 from server.core.json_values import VALUE_BYTES, check_values
 from server.core.off_loop import off_loop
-from server.core.paths import MODEL_ROUTES, POOLING_ROUTES
+from server.core.paths import MODEL_ROUTES, POOLING_ROUTES, RESPONSES_PATH
 from server.core.principal import Principal
 from server.core.request_body import read_body, read_json
 from server.core.request_state import RawHeaders, held_body, principal_of, state_of
@@ -30,7 +31,8 @@ from server.inference.gateway_fields import asks_for_prompt_only, set_gateway_fi
 from server.inference.misnomers import check_elsewhere, check_names
 from server.inference.refused_values import leave_out_refused
 from server.inference.request import InferenceRequest
-from server.inference.responses import check_stored
+from server.inference.responses.plan import ResponsePlan
+from server.inference.responses.store import ResponseStore
 from server.inference.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
 from server.inference.service_tier import ServiceTiers, Standing
 from server.inference.token_estimate import Estimate, estimate
@@ -47,6 +49,7 @@ class Resolver:
         field: AdapterField,
         tiers: ServiceTiers,
         metrics: GatewayMetrics,
+        responses: ResponseStore,
         *,
         max_bytes: int,
         max_values: int,
@@ -55,6 +58,7 @@ class Resolver:
         self._tiers = tiers
         self._field = field
         self._metrics = metrics
+        self._responses = responses
         self._max_bytes = max_bytes
         self._max_values = max_values
 
@@ -84,7 +88,8 @@ class Resolver:
         unchanged = served is None and "adapter" not in payload and not runs_model
         payload.pop("adapter", None)
         background = state_of(scope).background
-        standing = await self._settle(payload, path, principal, background=background) if runs_model else Standing()
+        standing = await self._settle(payload, principal, background=background) if runs_model else Standing()
+        response = await self._plan(payload, scope, len(body)) if path == RESPONSES_PATH else None
         grammars = grammars_of(payload, all_tools=self._engine.constrains_all_tools) if runs_model else ()
         call = None
         if runs_model:
@@ -106,6 +111,7 @@ class Resolver:
             background=background,
             call=call,
             grammars=grammars,
+            response=response,
         )
 
     async def _adapter(self, payload: dict[str, Any], principal: Principal) -> ServedAdapter | None:
@@ -113,9 +119,19 @@ class Resolver:
             served = await self._field.resolve(payload, principal)
         return None if served is None else await self._field.prepare(served, payload, principal)
 
-    async def _settle(self, payload: dict[str, Any], path: str, principal: Principal, *, background: bool) -> Standing:
+    async def _plan(self, payload: dict[str, Any], scope: Scope, size: int) -> ResponsePlan:
+        """What the request is to become; `payload` then has the whole conversation."""
+        plan, added = await self._responses.plan(payload, principal_of(scope), size)
+        if size + added > self._max_bytes:
+            raise PayloadTooLarge(
+                f"With what it goes on from the request has {size + added} bytes, expected at most {self._max_bytes} "
+                "(the server's setting max_request_bytes)."
+            )
+        held_body(scope).add(added)
+        return plan
+
+    async def _settle(self, payload: dict[str, Any], principal: Principal, *, background: bool) -> Standing:
         """Check and set what only a request that runs the model has; returns how soon it is served."""
-        check_stored(payload, path)
         check_tools(payload, self._engine.why_no_tools)
         check_end_user(payload)
         standing = await self._tiers.settle(payload, principal)

@@ -23,6 +23,7 @@ from clients.cli import jobs as cli_jobs
 from clients.cli import limits as cli_limits
 from clients.cli import models as cli_models
 from clients.cli import train as cli_train
+from clients.cli import webhooks as cli_webhooks
 from clients.cli.calls import AsJson
 from server.launch import doctor_cli as cli_doctor
 from server.launch import export_cli as cli_export
@@ -31,6 +32,7 @@ from server.launch import worker_cli as cli_worker
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
 cli.add_typer(cli_adapters.adapters, name="adapters")
 cli.add_typer(cli_jobs.jobs, name="jobs")
+cli.add_typer(cli_webhooks.webhooks, name="webhooks")
 cli.add_typer(cli_admin.tenants, name="tenants")
 cli.add_typer(cli_admin.keys, name="keys")
 FLAGS_OF_VLLM = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -43,7 +43,8 @@ BASES: tuple[Values, ...] = (
     {
         "model": "some/model",
         "secrets": {
-            name: {"name": "others"} for name in ("objectStore", "redisUrl", "judgeApiKey", "huggingfaceToken")
+            name: {"name": "others"}
+            for name in ("objectStore", "redisUrl", "judgeApiKey", "webhookKey", "huggingfaceToken")
         },
     },
     POSTGRESQL,

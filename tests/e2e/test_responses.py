@@ -1,8 +1,10 @@
-"""The Responses API as the official client uses it: calls of functions, cut-off answers, and what is not stored."""
+"""The Responses API as the official client uses it: calls of functions, cut-off answers, conversations."""
 
 from __future__ import annotations
 
 import json
+import time
+from typing import Any
 
 import openai
 import pytest
@@ -61,10 +63,52 @@ def test_an_answer_that_ended_by_itself_is_complete(talk: Talk) -> None:
     assert last.type == "response.completed"
 
 
-def test_going_on_from_a_stored_response_is_refused_in_a_sentence(talk: Talk) -> None:
-    first = talk.client.responses.create(model=talk.base, input=QUESTION, max_output_tokens=3)
-    with pytest.raises(openai.BadRequestError, match=r"not stored here.* Send the earlier messages") as caught:
-        talk.client.responses.create(model=talk.base, input="And of Spain?", previous_response_id=first.id)
-    assert (caught.value.param, caught.value.code) == ("previous_response_id", "previous_response_not_found")
-    with pytest.raises(openai.NotFoundError):
-        talk.client.responses.retrieve(first.id)
+def test_a_conversation_goes_on_as_if_all_of_it_had_been_sent(talk: Talk) -> None:
+    """Ten turns, with an adapter now and then, against a client that keeps the conversation itself."""
+    talk.upload("responses/turns", 0.3)
+    ask: Any = {"model": talk.base, "temperature": 0, "max_output_tokens": 16, "instructions": "Be brief."}
+    kept: list[Any] = []
+    previous: Any = openai.omit
+    for turn in range(10):
+        adapter = {"extra_body": {"adapter": "responses/turns"}} if turn % 3 == 1 else {}
+        question = {"role": "user", "content": f"Name the country number {turn}."}
+        answer = talk.client.responses.create(input=[question], previous_response_id=previous, **ask, **adapter)
+        whole = talk.client.responses.create(input=[*kept, question], store=False, **ask, **adapter)
+        assert answer.output_text == whole.output_text
+        assert answer.usage is not None and whole.usage is not None
+        assert answer.usage.input_tokens == whole.usage.input_tokens
+        kept += [question, *({"role": "assistant", "content": answer.output_text} for _ in answer.output)]
+        previous = answer.id
+    items = list(talk.client.responses.input_items.list(previous, order="asc"))
+    assert len(items) == len(kept) - 1
+
+
+def test_a_call_and_its_output_are_gone_on_from(talk: Talk) -> None:
+    ask: Any = {"model": talk.base, "tools": [WEATHER], "temperature": 0, "max_output_tokens": 60}
+    first = talk.client.responses.create(input="What is the weather in Paris?", tool_choice="required", **ask)
+    (call,) = [item for item in first.output if item.type == "function_call"]
+    output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    answer = talk.client.responses.create(input=[output], previous_response_id=first.id, tool_choice="none", **ask)
+    asked: Any = [{"role": "user", "content": "What is the weather in Paris?"}, call.model_dump(exclude={"id"}), output]
+    whole = talk.client.responses.create(input=asked, tool_choice="none", **ask)
+    assert answer.output_text == whole.output_text
+    by_reference: Any = [asked[0], {"type": "item_reference", "id": call.id}, output]
+    referred = talk.client.responses.create(input=by_reference, tool_choice="none", **ask)
+    assert referred.output_text == whole.output_text
+
+
+def test_background_responses_run_and_are_cancelled(talk: Talk) -> None:
+    ask: Any = {"model": talk.base, "input": QUESTION, "background": True, "temperature": 0}
+    long = talk.client.responses.create(**ask, max_output_tokens=900)
+    assert talk.client.responses.cancel(long.id).status == "cancelled"
+    short = talk.client.responses.create(**ask, max_output_tokens=3)
+    assert {long.status, short.status} == {"queued"}
+    while (short := talk.client.responses.retrieve(short.id)).status in ("queued", "in_progress"):
+        time.sleep(0.1)
+    assert (short.status, short.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert short.usage.output_tokens == 3
+    assert talk.client.responses.retrieve(long.id).status == "cancelled"
+    wrong = talk.client.responses.create(**ask, extra_body={"top_p": "much"})
+    while (wrong := talk.client.responses.retrieve(wrong.id)).status in ("queued", "in_progress"):
+        time.sleep(0.1)
+    assert wrong.status == "failed" and "top_p" in wrong.error.message

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from typing_extensions import TypedDict
+
 from tinylora_client.objects import Adapter
 from tinylora_client.vectors import Vector
 
@@ -33,6 +35,21 @@ def adapter_field(adapter: AdapterLike) -> Any:
             "(adapter, weight)"
         )
     return [{"adapter": _one(part), "weight": weight} for part, weight in pairs]
+
+
+class AdapterOptions(TypedDict, total=False):
+    """What `create` takes besides the body that OpenAI's API knows."""
+
+    adapter: AdapterLike | None
+    extra_headers: Mapping[str, str] | None
+    extra_query: Mapping[str, object] | None
+    extra_body: Mapping[str, object] | None
+    timeout: float | None
+
+
+def with_adapter(extra_body: Any, adapter: AdapterLike | None) -> Any:
+    """`extra_body` with the field `adapter`; as it is where `adapter` is None."""
+    return extra_body if adapter is None else {**(extra_body or {}), "adapter": adapter_field(adapter)}
 
 
 def _one(adapter: object) -> str | dict[str, Any]:

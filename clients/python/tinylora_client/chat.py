@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, overload
 
@@ -13,26 +12,16 @@ from openai.types.chat.completion_create_params import (
     CompletionCreateParamsNonStreaming,
     CompletionCreateParamsStreaming,
 )
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
-from tinylora_client.adapter_field import AdapterLike, adapter_field
-
-
-class _Options(TypedDict, total=False):
-    """What `create` takes besides the body that OpenAI's API knows."""
-
-    adapter: AdapterLike | None
-    extra_headers: Mapping[str, str] | None
-    extra_query: Mapping[str, object] | None
-    extra_body: Mapping[str, object] | None
-    timeout: float | None
+from tinylora_client.adapter_field import AdapterLike, AdapterOptions, with_adapter
 
 
-class _NonStreaming(_Options, CompletionCreateParamsNonStreaming):
+class _NonStreaming(AdapterOptions, CompletionCreateParamsNonStreaming):
     pass
 
 
-class _Streaming(_Options, CompletionCreateParamsStreaming):
+class _Streaming(AdapterOptions, CompletionCreateParamsStreaming):
     pass
 
 
@@ -45,7 +34,7 @@ class Completions(openai_chat.Completions):
     def create(self, **params: Unpack[_Streaming]) -> Stream[ChatCompletionChunk]: ...
     def create(self, *, adapter: AdapterLike | None = None, extra_body: Any = None, **params: Any) -> Any:
         """As openai's; `adapter` as in tinylora_client.adapter_field, None for the model that `model` names."""
-        return super().create(extra_body=_with_adapter(extra_body, adapter), **params)
+        return super().create(extra_body=with_adapter(extra_body, adapter), **params)
 
 
 class AsyncCompletions(openai_chat.AsyncCompletions):
@@ -57,7 +46,7 @@ class AsyncCompletions(openai_chat.AsyncCompletions):
     async def create(self, **params: Unpack[_Streaming]) -> AsyncStream[ChatCompletionChunk]: ...
     async def create(self, *, adapter: AdapterLike | None = None, extra_body: Any = None, **params: Any) -> Any:
         """As openai's; `adapter` as in tinylora_client.adapter_field, None for the model that `model` names."""
-        return await super().create(extra_body=_with_adapter(extra_body, adapter), **params)
+        return await super().create(extra_body=with_adapter(extra_body, adapter), **params)
 
 
 class Chat(openai_chat.Chat):
@@ -74,7 +63,3 @@ class AsyncChat(openai_chat.AsyncChat):
     @cached_property
     def completions(self) -> AsyncCompletions:
         return AsyncCompletions(self._client)
-
-
-def _with_adapter(extra_body: Any, adapter: AdapterLike | None) -> Any:
-    return extra_body if adapter is None else {**(extra_body or {}), "adapter": adapter_field(adapter)}

@@ -13,6 +13,7 @@ from tinylora_client.chat import AsyncChat, Chat
 from tinylora_client.errors import typed_error
 from tinylora_client.fine_tuning import AsyncFineTuning, FineTuning
 from tinylora_client.objects import Limits
+from tinylora_client.responses import AsyncResponses, Responses
 
 DEFAULT_URL = "http://localhost:8000"
 URL_VARIABLE, KEY_VARIABLE = "TINYLORA_URL", "TINYLORA_API_KEY"
@@ -20,7 +21,7 @@ IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 
 class TinyLoRA(OpenAI):
-    """A client of one server. Everything of openai.OpenAI works; `adapters`, `chat`, `fine_tuning`, `limits` do more.
+    """A client of one server: openai.OpenAI with `adapters` and `limits`; `chat`, `responses`, `fine_tuning` do more.
 
     base_url: the server, with or without /v1; default TINYLORA_URL, else http://localhost:8000. api_key: default
     TINYLORA_API_KEY; a server without keys takes any. options: those of openai.OpenAI (timeout, max_retries, ...).
@@ -47,6 +48,11 @@ class TinyLoRA(OpenAI):
     def fine_tuning(self) -> FineTuning:
         """Training jobs, which can be waited for."""
         return FineTuning(self)
+
+    @cached_property
+    def responses(self) -> Responses:
+        """Responses, with an argument `adapter`."""
+        return Responses(self)
 
     def limits(self) -> Limits:
         """The quotas of the tenant and of the key, and what is left of them."""
@@ -77,6 +83,11 @@ class AsyncTinyLoRA(AsyncOpenAI):
     def fine_tuning(self) -> AsyncFineTuning:
         """Training jobs, which can be waited for."""
         return AsyncFineTuning(self)
+
+    @cached_property
+    def responses(self) -> AsyncResponses:
+        """Responses, with an argument `adapter`."""
+        return AsyncResponses(self)
 
     async def limits(self) -> Limits:
         """The quotas of the tenant and of the key, and what is left of them."""

@@ -7,7 +7,9 @@ from alembic import context
 from sqlalchemy import Connection
 
 import server.db.batch_tables
-import server.db.training_tables  # noqa: F401, put their tables beside the others
+import server.db.response_tables
+import server.db.training_tables
+import server.db.webhook_tables  # noqa: F401, they put their tables beside the others
 from server.db.tables import METADATA
 
 connection: Connection = context.config.attributes["connection"]

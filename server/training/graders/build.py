@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, quoted
+from server.endpoints.endpoint_client import EndpointClient
+from server.endpoints.guarded_network import NotAllowed
 from server.training.graders.endpoint import EndpointGrader, EndpointSpec
-from server.training.graders.endpoint_client import EndpointClient
 from server.training.graders.environment import EnvironmentReward, EnvironmentRewardSpec
 from server.training.graders.grade import Grader
-from server.training.graders.guarded_network import NotAllowed
 from server.training.graders.judge import JudgeSpec
 from server.training.graders.label_model import LabelModel, LabelModelSpec
 from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, math_of_string_check

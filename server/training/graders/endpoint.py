@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from server.training.graders.endpoint_client import EndpointClient, EndpointFailed
+from server.endpoints.endpoint_client import EndpointClient, EndpointFailed
 from server.training.graders.endpoint_fields import EndpointFields
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.spec import GraderSpec, Name

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, field_validator
 
-from server.training.graders.endpoint_client import SECRET_PREFIX, Endpoint
+from server.endpoints.endpoint_client import SECRET_PREFIX, Endpoint, checked_url
 
 # What is shown in the place of a secret.
 HIDDEN = "[hidden]"
@@ -38,18 +37,7 @@ class EndpointFields(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise ValueError(f"it is no URL: {error}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-            raise ValueError("expected http:// or https:// and a host")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("a URL with a password would be shown; put it into headers, as Authorization")
-        if parts.fragment or not url.isascii() or any(character <= " " for character in url):
-            raise ValueError("expected ASCII without blanks and without a #fragment")
-        return url
+        return checked_url(url)
 
     @field_validator("headers")
     @classmethod

@@ -8,9 +8,9 @@ from typing import Any
 import openai
 
 from server.core.settings import Settings
+from server.endpoints.endpoint_client import EndpointClient
+from server.endpoints.guarded_network import AllowedHosts
 from server.training.graders.build import GraderTools
-from server.training.graders.endpoint_client import EndpointClient
-from server.training.graders.guarded_network import AllowedHosts
 from server.training.graders.math_pool import MathPool
 from server.training.graders.sandbox import Sandbox
 

@@ -21,6 +21,7 @@ from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id
 from server.db.tenant_lock import lock_tenant
 from server.db.training_tables import JOB_METADATA, JOBS
+from server.endpoints.webhooks import announce
 from server.training.files.rows import file_for_job
 from server.training.jobs.config import AnyConfig
 from server.training.jobs.events import add_event
@@ -172,8 +173,11 @@ def locked_job(connection: Connection, job_id: str, tenant_id: int | None = None
 
 
 def change_job(connection: Connection, row: Row[Any], **values: Any) -> Row[Any]:
-    """Change columns of a job; its new row."""
-    return connection.execute(JOBS.update().where(JOBS.c.id == row.id).values(**values).returning(JOBS)).one()
+    """Change columns of a job; its new row. An end is announced to the tenant's webhooks."""
+    changed = connection.execute(JOBS.update().where(JOBS.c.id == row.id).values(**values).returning(JOBS)).one()
+    if values.get("status") in FINISHED:
+        announce(connection, changed.tenant_id, f"fine_tuning.job.{changed.status}", changed.id)
+    return changed
 
 
 def job_not_found(job_id: str) -> NotFound:

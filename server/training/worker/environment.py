@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.core.error_responses import field_of
-from server.training.graders.endpoint_client import EndpointClient, EndpointFailed
+from server.endpoints.endpoint_client import EndpointClient, EndpointFailed
 from server.training.graders.environment import EnvironmentSpec
 from server.training.graders.grade import MAX_SCORE, GraderError
 from server.training.worker.chat_format import FormatError, check_message

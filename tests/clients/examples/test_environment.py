@@ -10,10 +10,10 @@ import pytest
 
 from clients.examples.environment import MOST, PROMPT, answer
 from clients.examples.grader import handler
-from server.training.graders.endpoint_client import EndpointClient
+from server.endpoints.endpoint_client import EndpointClient
+from server.endpoints.guarded_network import AllowedHosts
 from server.training.graders.environment import EnvironmentSpec
 from server.training.graders.grade import GraderError
-from server.training.graders.guarded_network import AllowedHosts
 from server.training.worker.environment import Environment
 from tests.server.support.endpoint import endpoint
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from clients.examples.grader import graded, handler
+from server.endpoints.endpoint_client import EndpointClient
+from server.endpoints.guarded_network import AllowedHosts
 from server.training.graders.endpoint import EndpointGrader, EndpointSpec
-from server.training.graders.endpoint_client import EndpointClient
 from server.training.graders.grade import GraderError, Sample
-from server.training.graders.guarded_network import AllowedHosts
 from tests.server.support.endpoint import endpoint
 
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"

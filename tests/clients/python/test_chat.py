@@ -1,4 +1,4 @@
-"""`client.chat` with an argument `adapter`: every form of it reaches the engine, streamed and whole."""
+"""`client.chat` and `client.responses` with an argument `adapter`: all its forms, streamed and whole."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ def test_a_stream_with_an_adapter(client: Any) -> None:
     chunks = client.chat.completions.create(model=BASE, messages=MESSAGES, adapter="acme/math", stream=True)
     text = "".join(chunk.choices[0].delta.content for chunk in chunks)
     assert text.startswith("acme/math@1: [0.5, ")
+
+
+def test_responses_with_an_adapter(client: Any) -> None:
+    client.adapters.upload("acme/math", [0.5] * 13)
+    first = client.responses.create(model=BASE, input="one", adapter="acme/math")
+    assert first.output_text == "acme/math@1 after 1 items"
+    second = client.responses.create(model=BASE, input="two", previous_response_id=first.id)
+    assert second.output_text == "base after 3 items"
+    events = list(
+        client.responses.create(
+            model=BASE, input="three", previous_response_id=second.id, adapter={"acme/math": 0.5}, stream=True
+        )
+    )
+    assert events[-1].response.output_text.startswith("mix:")
+    assert client.responses.retrieve(events[-1].response.id).previous_response_id == second.id
 
 
 def test_the_openai_packages_other_ways_go_on_working(client: Any) -> None:

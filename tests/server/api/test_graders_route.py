@@ -20,13 +20,13 @@ from server.api.routes import graders
 from server.core.principal import Principal
 from server.core.request_state import RequestState, put_state
 from server.db.database import Database
+from server.endpoints.endpoint_client import EndpointClient
+from server.endpoints.guarded_network import AllowedHosts
 from server.limits.grader_runs import GraderRuns
 from server.limits.quota_store import ProcessQuotas
 from server.limits.quotas import Quotas
 from server.training.files.storage import FileStorage
 from server.training.graders.build import GraderTools
-from server.training.graders.endpoint_client import EndpointClient
-from server.training.graders.guarded_network import AllowedHosts
 from server.training.graders.math_pool import MathPool
 from server.training.graders.sandbox import IsolationUnavailable, Sandbox
 from server.training.jobs.metrics import JobMetrics

@@ -48,7 +48,7 @@ CHECKS = [
     response_schema_conformance,
 ]
 # What the fake engine adds says nothing of the real one's.
-ENGINES = r"^/(v1/chat|v1/completions|v1/audio|v1/fail|tokenize)"
+ENGINES = r"^/(v1/chat|v1/completions|v1/responses$|v1/audio|v1/fail|tokenize)"
 FUZZ = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -91,6 +91,12 @@ class Site:
             batch = {"input_file_id": lines["id"], "endpoint": "/v1/completions", "completion_window": "24h"}
             batches = tenant.post("/v1/batches", json=batch).raise_for_status().json()
             jobs = tenant.post("/v1/fine_tuning/jobs", json=job).raise_for_status().json()
+            response = tenant.post("/v1/responses", json={"model": BASE, "input": "one"}).raise_for_status().json()
+            webhook = {"name": "mine", "url": "https://webhooks.invalid/", "event_types": ["batch.failed"]}
+            endpoint = tenant.post("/v1/webhook_endpoints", json=webhook)
+            if endpoint.is_error:  # as many as may be have been made meanwhile
+                endpoint = tenant.get("/v1/webhook_endpoints")
+            made = endpoint.json()
         return {
             "name": ["acme/math", f"acme/math@{version}", "acme/math@prod", "~acme/math"],
             "model": ["acme/math", f"acme/math@{version}", BASE],
@@ -100,6 +106,8 @@ class Site:
             "file_id": [file["id"]],
             "job_id": [jobs["id"]],
             "batch_id": [batches["id"]],
+            "response_id": [response["id"]],
+            "webhook_endpoint_id": [made["id"] if "id" in made else made["data"][0]["id"]],
         }
 
 

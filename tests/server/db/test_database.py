@@ -397,7 +397,7 @@ def test_names_sort_by_their_bytes_on_both(database: Database) -> None:
 def test_what_listings_are_ordered_by_sorts_by_its_bytes_in_any_language(postgres_url: str) -> None:
     ordered_by = {
         ("tenants", "name"), ("adapters", "name"), ("adapter_metadata", "name"), ("aliases", "name"),
-        ("files", "id"), ("jobs", "id"), ("job_checkpoints", "id"),
+        ("files", "id"), ("jobs", "id"), ("job_checkpoints", "id"), ("responses", "id"), ("webhook_endpoints", "id"),
     }  # fmt: skip
     database = Database(postgres_url)
     with database.read() as connection:

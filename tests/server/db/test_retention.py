@@ -19,6 +19,7 @@ from server.core.principal import DEFAULT_TENANT_ID, OPEN_PRINCIPAL
 from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES
 from server.db.database import Database
+from server.db.response_tables import RESPONSE_ITEMS, RESPONSE_ROOM, RESPONSES
 from server.db.retention import DAY_S, KEY_GRACE_S, KEY_KEPT_S, Retention, Rule, rules_of
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE, USAGE_MONTHS
 from server.db.training_tables import FILES, JOB_EVENTS, JOB_SAMPLES, JOBS
@@ -80,6 +81,18 @@ def add_batch(database: Database, name: str, *, status: str, ended_at: int | Non
         connection.execute(BATCHES.insert().values(**batch, **zero, **of_tenant, **ended))
         for line in range(answers):
             connection.execute(BATCH_RESULTS.insert().values(batch_id=name, line=line, is_error=False, data="{}"))
+
+
+def add_responses(database: Database, *ages_s: int) -> None:
+    tenant = {"tenant_id": DEFAULT_TENANT_ID}
+    with database.write() as connection:
+        insert = database.insert(RESPONSE_ROOM).values(**tenant, bytes=10 * len(ages_s))
+        connection.execute(insert.on_conflict_do_nothing())
+        for number, age in enumerate(ages_s):
+            row = {"id": f"resp-{number}", "created_at": NOW - age, "status": "completed", "background": False}
+            connection.execute(RESPONSES.insert().values(**row, **tenant, bytes=10, input="[]", response="{}"))
+            item = {"item_id": f"item-{number}", "response_id": row["id"]}
+            connection.execute(RESPONSE_ITEMS.insert().values(**item, **tenant))
 
 
 def values(database: Database, column: sa.Column[Any]) -> list[Any]:
@@ -149,6 +162,16 @@ async def test_events_and_samples_go_some_time_after_their_job_has_ended(
     assert values(database, JOBS.c.id) == ["old", "older", "running", "young"]
 
 
+async def test_responses_go_with_their_items_and_give_back_their_room(
+    database: Database, kept_10_days: Settings
+) -> None:
+    limit = DAYS * DAY_S
+    add_responses(database, *[limit + 100 + n for n in range(7)], limit + 1, limit, 0)
+    await retention(database, kept_10_days).sweep(asyncio.Event())
+    assert values(database, RESPONSES.c.id) == values(database, RESPONSE_ITEMS.c.response_id) == ["resp-8", "resp-9"]
+    assert values(database, RESPONSE_ROOM.c.bytes) == [20]
+
+
 async def test_idempotency_keys_go_a_little_after_their_time(database: Database, settings: Settings) -> None:
     for number, age in enumerate([KEY_KEPT_S + KEY_GRACE_S + 1] * 7 + [KEY_KEPT_S + KEY_GRACE_S, 0]):
         writes = AuditedWrites(database, clock=lambda age=age: NOW - age)  # type: ignore[misc]
@@ -162,6 +185,7 @@ def test_no_transaction_removes_more_than_a_batch(database: Database, kept_10_da
     add_audit(database, *[limit + 100] * 7)
     add_usage(database, NOW // HOUR_S * HOUR_S - limit - HOUR_S, 7)
     add_job(database, "old", status="succeeded", finished_at=NOW - limit - 1, events=7)
+    add_responses(database, *[limit + 100] * 7)
     for number in range(7):
         add_batch(database, f"b{number}", status="completed", ended_at=NOW - limit - 1, answers=0)
         writes = AuditedWrites(database, clock=lambda: NOW - 2 * KEY_KEPT_S)

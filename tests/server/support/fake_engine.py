@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -77,12 +78,15 @@ class FakeEngine:
         self.hold_grammars: asyncio.Event | None = None  # what is found out about those with "slow" in them waits
         self.base_answer = "base"
         self.received: list[ChatRequest] = []
+        self.asked: list[dict[str, Any]] = []  # bodies of /v1/responses
+        self.breaks_off = False  # whether streams of responses end in the middle
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
         self._observe: ContextVar[TokenObserver | None] = ContextVar("observe", default=None)
 
     def mount(self, app: FastAPI) -> None:
         app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
         app.add_api_route("/v1/messages", self._message, methods=["POST"])
+        app.add_api_route("/v1/responses", self._respond, methods=["POST"])
         app.add_api_route("/v1/completions", self._echo, methods=["POST"])
         app.add_api_route("/tokenize", self._echo, methods=["POST"])
         app.add_api_route("/v1/audio/transcriptions", self._echo, methods=["POST"])
@@ -148,6 +152,59 @@ class FakeEngine:
         }
         usage = {"input_tokens": 3, "output_tokens": 2}
         return JSONResponse({**answer, "stop_reason": "end_turn", "stop_sequence": None, "usage": usage})
+
+    async def _respond(self, body: dict[str, Any], http: Request) -> Response:
+        """As vLLM does, with its events: an answer that says how long `input` is, cut off where it may be short."""
+        self.asked.append(body)
+        if not isinstance(body.get("temperature", 1.0), int | float):
+            error = {"message": "temperature: Input should be a valid number", "type": "Bad Request", "param": None}
+            return JSONResponse({"error": {**error, "code": 400}}, status_code=400)
+        served = self._active.get()
+        sent = body.get("input")
+        items = sent if isinstance(sent, list) else [{"role": "user", "content": sent}]
+        text = f"{served.name if served else self.base_answer} after {len(items)} items"
+        message = {"type": "message", "id": f"msg_{body['request_id']}", "role": "assistant", "status": "completed"}
+        part = {"type": "output_text", "text": text, "annotations": [], "logprobs": None}
+        output: list[dict[str, Any]] = [{**message, "content": [part]}]
+        if body.get("tool_choice") == "required" and body.get("tools"):
+            call = {"name": body["tools"][0]["name"], "arguments": "{}", "call_id": f"call_{body['request_id'][-28:]}"}
+            output = [{"type": "function_call", "id": f"fc_{body['request_id']}", "status": "completed", **call}]
+        most = body.get("max_output_tokens") or 100
+        answer = {
+            "id": body["request_id"], "object": "response", "created_at": int(time.time()), "model": body.get("model"),
+            "instructions": body.get("instructions"), "incomplete_details": None, "metadata": body.get("metadata"),
+            "parallel_tool_calls": True, "temperature": 1.0, "top_p": 1.0, "max_output_tokens": most,
+            "tool_choice": body.get("tool_choice", "auto"), "tools": body.get("tools", []), "background": False,
+            "previous_response_id": None, "service_tier": "auto", "truncation": "disabled", "output": output,
+            "status": "completed", "usage": {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5},
+        }  # fmt: skip
+        if most < 3:
+            answer |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+        if body.get("stream"):
+            return StreamingResponse(self._response_events(answer, text), media_type="text/event-stream")
+        if self.hold is not None and not await self._held(self.hold, http):
+            return JSONResponse(None)
+        self._report(3, 2)
+        return JSONResponse(answer)
+
+    async def _response_events(self, answer: dict[str, Any], text: str) -> AsyncIterator[str]:
+        begun = {**answer, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
+        [item] = answer["output"]
+        place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+        events: list[dict[str, Any]] = [
+            {"type": "response.created", "response": begun},
+            {"type": "response.in_progress", "response": begun},
+            {"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}},
+            {"type": "response.content_part.added", **place, "part": {**item["content"][0], "text": ""}},
+            *({"type": "response.output_text.delta", **place, "delta": f"{word} "} for word in text.split()),
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {"type": "response.completed", "response": answer},
+        ]
+        self._report(3, 2)
+        for number, event in enumerate(events):
+            yield f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
+            if number == 4 and self.breaks_off:
+                raise RuntimeError("the engine's process is gone")
 
     async def _held(self, hold: asyncio.Event, http: Request) -> bool:
         """Waits; as vLLM does, not for a client that has left."""

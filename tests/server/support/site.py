@@ -22,9 +22,9 @@ from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.training_tables import JOB_CHECKPOINTS, JOBS
+from server.endpoints.endpoint_client import EndpointClient
+from server.endpoints.guarded_network import AllowedHosts
 from server.training.graders.build import GraderTools
-from server.training.graders.endpoint_client import EndpointClient
-from server.training.graders.guarded_network import AllowedHosts
 from server.training.graders.math_pool import MathPool
 from server.training.jobs.config import METHODS, Method
 from server.training.worker.context import WorkerTools

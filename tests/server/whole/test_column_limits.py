@@ -26,15 +26,9 @@ Send = Callable[..., httpx.Response]
 TEXTS = ["\0", "a\0b", "a" * 70, "a" * 256, "a" * 100_000, "\u00e9" * 300, "\ud800", "\U0001f600" * 130]
 NUMBERS = [-(2**63) - 1, -1, 2**31, 2**53, 2**63, 10**40, 1e308]
 OWN = (
-    "/v1/adapters",
-    "/v1/tenants",
-    "/v1/files",
-    "/v1/fine_tuning",
-    "/v1/worker",
-    "/v1/usage",
-    "/v1/audit",
-    "/v1/batches",
-)
+    "/v1/adapters", "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker", "/v1/usage", "/v1/audit",
+    "/v1/batches", "/v1/responses/", "/v1/webhook_endpoints",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +53,9 @@ def send(module_database_url: str, tmp_path_factory: pytest.TempPathFactory, fac
     database.close()
 
 
+WEBHOOK = {"name": "mine", "url": "https://webhooks.invalid/", "event_types": ["batch.failed"]}
+
+
 @pytest.fixture(scope="module")
 def known(send: Send) -> dict[str, str]:
     """Something that there is, for every parameter of a path."""
@@ -73,9 +70,12 @@ def known(send: Send) -> dict[str, str]:
     requests = send("POST", "/v1/files", **form).raise_for_status().json()["id"]
     body = {"input_file_id": requests, "endpoint": "/v1/completions", "completion_window": "24h"}
     batch = send("POST", "/v1/batches", json=body).raise_for_status().json()
+    response = send("POST", "/v1/responses", json={"input": "one"}).raise_for_status().json()
+    webhook = send("POST", "/v1/webhook_endpoints", json=WEBHOOK).raise_for_status().json()
     return {
         "name": "acme/math", "alias": "prod", "tenant": "default", "key": key["id"],
         "file_id": file["id"], "job_id": job["id"], "batch_id": batch["id"], "requests": requests,
+        "response_id": response["id"], "webhook_endpoint_id": webhook["id"],
     }  # fmt: skip
 
 
@@ -115,6 +115,7 @@ def bodies(send: Send, known: dict[str, str], factors: Factors) -> list[tuple[st
         ("POST", "/v1/tenants/default/keys", {"name": "k", "expires_at": 2**33}),
         ("POST", "/v1/fine_tuning/jobs", create),
         ("POST", "/v1/batches", batch),
+        ("POST", f"/v1/webhook_endpoints/{known['webhook_endpoint_id']}", WEBHOOK),
         # In the order in which a job lives: behind its spoilt variants a body is taken as it is.
         ("POST", "/v1/worker/claim", {**claim, "validating": 1}),
         ("POST", f"{job}/validated", {**worker, "total_steps": 4, **rows}),

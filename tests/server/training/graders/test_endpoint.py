@@ -13,11 +13,11 @@ import openai
 import pytest
 from pydantic import ValidationError
 
+from server.endpoints.endpoint_client import MAX_ATTEMPTS, Endpoint, EndpointClient, EndpointFailed
+from server.endpoints.guarded_network import AllowedHosts
 from server.training.graders.endpoint import MAX_ITEM_BYTES, EndpointGrader, EndpointSpec
-from server.training.graders.endpoint_client import MAX_ATTEMPTS, Endpoint, EndpointClient, EndpointFailed
 from server.training.graders.endpoint_fields import HIDDEN
 from server.training.graders.grade import Grade, Grader, GraderError, Sample, grade_row
-from server.training.graders.guarded_network import AllowedHosts
 from server.training.graders.spec import without_secrets
 from tests.server.training.graders.endpoint_app import EndpointApp, endpoint_app
 

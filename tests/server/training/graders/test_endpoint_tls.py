@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from server.training.graders.endpoint_client import Endpoint, EndpointClient, EndpointFailed
-from server.training.graders.guarded_network import AllowedHosts
+from server.endpoints.endpoint_client import Endpoint, EndpointClient, EndpointFailed
+from server.endpoints.guarded_network import AllowedHosts
 from tests.server.training.graders.endpoint_app import endpoint_app
 
 

@@ -15,9 +15,9 @@ import torch
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.factors import Factors
-from server.training.graders.endpoint_client import EndpointClient
+from server.endpoints.endpoint_client import EndpointClient
+from server.endpoints.guarded_network import AllowedHosts
 from server.training.graders.environment import EnvironmentSpec
-from server.training.graders.guarded_network import AllowedHosts
 from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.chat_turns import ChatTurns
 from server.training.worker.conversation import Conversation

@@ -16,14 +16,15 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore
 
-from server.training.graders.guarded_network import AllowedHosts, GuardedBackend, NotAllowed
+from server.endpoints.guarded_network import AllowedHosts, GuardedBackend, NotAllowed
 
 MAX_ANSWER_BYTES = 2**20
 MAX_ATTEMPTS = 4
@@ -83,27 +84,26 @@ class EndpointClient:
         raise AssertionError("the last attempt returns or raises")
 
     async def _attempt(self, endpoint: Endpoint, content: bytes, message_id: str) -> Any:
-        headers = {
-            "host": urlsplit(endpoint.url).netloc,
-            "content-type": "application/json",
-            "content-length": str(len(content)),
-            "accept": "application/json",
-            "user-agent": "tinylora-serve",
-            **endpoint.headers,
-            **signature(endpoint.secret, message_id, int(time.time()), content),
-        }
+        headers = {**endpoint.headers, **signature(endpoint.secret, message_id, int(time.time()), content)}
+        async with _answering(endpoint.timeout_s):
+            return await self._exchange(endpoint.url, headers, content)
+
+    async def tell(self, url: str, headers: Mapping[str, str], content: bytes, timeout_s: float) -> int:
+        """POST `content`, which is JSON, once; the status of the answer, of which nothing is read.
+
+        EndpointFailed when there is none, also for an address that is not allowed.
+        """
         try:
-            async with asyncio.timeout(endpoint.timeout_s):
-                return await self._exchange(endpoint.url, headers, content)
-        except TimeoutError:
-            raise _TryAgain(f"the endpoint did not answer within {endpoint.timeout_s:g} s") from None
-        except NotAllowed as error:
-            raise EndpointFailed(str(error)) from None
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-            raise _TryAgain(f"no answer from the endpoint ({type(error).__name__}: {error!s:.200})") from error
+            async with (
+                _answering(timeout_s),
+                self._pool.stream("POST", url, **_request(url, headers, content)) as response,
+            ):
+                return response.status
+        except _TryAgain as error:
+            raise EndpointFailed(str(error)) from error
 
     async def _exchange(self, url: str, headers: Mapping[str, str], content: bytes) -> Any:
-        async with self._pool.stream("POST", url, headers=list(headers.items()), content=content) as response:
+        async with self._pool.stream("POST", url, **_request(url, headers, content)) as response:
             if response.status in _BUSY or response.status >= 500:
                 raise _TryAgain(f"the endpoint answered with status {response.status}", _retry_after(response.headers))
             if 300 <= response.status < 400:
@@ -127,6 +127,47 @@ class EndpointClient:
     async def close(self) -> None:
         """End its connections."""
         await self._pool.aclose()
+
+
+def checked_url(url: str) -> str:
+    """`url` itself. ValueError, a sentence for its owner, for one that is not HTTP, or would show a password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"it is no URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError("expected http:// or https:// and a host")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL with a password would be shown; put it into headers, as Authorization")
+    if parts.fragment or not url.isascii() or any(character <= " " for character in url):
+        raise ValueError("expected ASCII without blanks and without a #fragment")
+    return url
+
+
+@asynccontextmanager
+async def _answering(timeout_s: float) -> AsyncIterator[None]:
+    """Around a request: _TryAgain when there is no answer in time, EndpointFailed where it may not go."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise _TryAgain(f"the endpoint did not answer within {timeout_s:g} s") from None
+    except NotAllowed as error:
+        raise EndpointFailed(str(error)) from None
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+        raise _TryAgain(f"no answer from the endpoint ({type(error).__name__}: {error!s:.200})") from error
+
+
+def _request(url: str, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+    own = {
+        "host": urlsplit(url).netloc,
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        "accept": "application/json",
+        "user-agent": "tinylora-serve",
+    }
+    return {"headers": list({**own, **headers}.items()), "content": content}
 
 
 def signature(secret: str | None, message_id: str, timestamp: int, content: bytes) -> dict[str, str]:

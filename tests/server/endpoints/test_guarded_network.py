@@ -10,7 +10,7 @@ from typing import Any
 import httpcore
 import pytest
 
-from server.training.graders.guarded_network import AllowedHosts, GuardedBackend, NotAllowed, is_public
+from server.endpoints.guarded_network import AllowedHosts, GuardedBackend, NotAllowed, is_public
 
 PRIVATE = [
     "127.0.0.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",

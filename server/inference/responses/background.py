@@ -1,0 +1,186 @@
+"""Responses that run in the background: their requests go on after they have been answered.
+
+Such a request takes the way of all others, quotas and queue included, with an exchange of its own: what would be its
+client reads the answer into the store, and leaves when the response is cancelled. So cancelling is what a client that
+leaves is anyway.
+
+Each has a lease, renewed here. Another gateway cancels a response by ending its row, which is seen with the next
+renewal; and what a gateway left behind that is gone, the others end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Scope
+
+from server.core.background import repeating
+from server.core.errors import ApiError, Unavailable
+from server.core.request_state import RequestState, put_state, state_of
+from server.inference.exchange import Exchange
+from server.inference.request import InferenceRequest
+from server.inference.responses.answer import BROKE_OFF, ResponseAnswer
+from server.inference.responses.plan import ResponsePlan
+from server.inference.responses.store import LOST, ResponseStore
+from server.limits.quotas import Ticket
+
+RENEW_S = 3.0
+END_S = 10.0
+MAX_ERROR_CHARS = 1000
+_CODES = {HTTPStatus.BAD_REQUEST: "invalid_prompt", HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded"}
+
+# Takes a request its whole way, by an exchange.
+Serve = Callable[[InferenceRequest, Exchange], Awaitable[None]]
+
+
+class _Client(Exchange):
+    """The client that a background request has. `accepted` is None once it is charged, or why it is not."""
+
+    def __init__(self, scope: Scope, plan: ResponsePlan, store: ResponseStore, tenant_id: int) -> None:
+        self.accepted: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
+        self.error: dict[str, Any] = BROKE_OFF
+        self._gone = asyncio.Event()
+        self._refusal = b""
+        self._id, self._store, self._tenant_id = plan.id, store, tenant_id
+        self._answer = ResponseAnswer(plan, self._keep, self._read)
+        super().__init__(scope, self._wait_until_gone, self._answer.send, {})
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether its request was answered with an error instead of being taken."""
+        return self.accepted.done() and self.accepted.result() is not None
+
+    def leave(self, error: dict[str, Any]) -> None:
+        """As a client that closes its connection."""
+        self.error = error
+        self._gone.set()
+
+    def charged(self, ticket: Ticket) -> None:
+        super().charged(ticket)
+        self.accepted.set_result(None)
+
+    async def begins(self) -> None:
+        await self._store.begin(self._id)
+
+    async def refuse(self, error: ApiError) -> None:
+        if self.accepted.done():
+            await super().refuse(error)
+        else:
+            self.accepted.set_result(error)
+
+    async def _wait_until_gone(self) -> Message:
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _keep(self, response: dict[str, Any]) -> bool:
+        await self._store.end(self._tenant_id, self._id, response)
+        return True
+
+    async def _read(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and self.status != HTTPStatus.OK:
+            self._refusal += message.get("body", b"")
+            if not message.get("more_body", False):
+                self.error = {"code": _CODES.get(HTTPStatus(self.status), "server_error"), "message": self._why()}
+
+    def _why(self) -> str:
+        """What an answer with an error says, in OpenAI's shape or in the engine's."""
+        try:
+            answer: Any = json.loads(self._refusal)
+            return str(answer["error"]["message"])[:MAX_ERROR_CHARS]
+        except (ValueError, LookupError, TypeError):
+            return f"The engine refused the request with status {self.status} and does not say why."
+
+
+class BackgroundResponses:
+    """Those of one gateway. For one event loop."""
+
+    def __init__(self, store: ResponseStore) -> None:
+        self._store = store
+        self._clients: dict[str, _Client] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+    async def start(self, request: InferenceRequest, plan: ResponsePlan, scope: Scope, serve: Serve) -> Ticket | None:
+        """Store `plan` as queued, and have its request served; what it was charged, once it is.
+
+        Raises Unavailable when it cannot be stored, and the ApiError by which it is not accepted.
+        """
+        tenant_id = request.principal.tenant.id
+        client = _Client(_scope_of_its_own(scope), plan, self._store, tenant_id)
+        if not await self._store.keep(request.principal, plan, plan.queued):
+            raise Unavailable("The response could not be stored, and was not begun. Try again in a moment.")
+        self._clients[plan.id] = client
+        task = asyncio.create_task(self._run(request, plan, client, serve), name=plan.id)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        error = await client.accepted
+        if error is not None:
+            await asyncio.wait({task})  # until nothing of it is left
+            raise error
+        return client.ticket
+
+    def leave(self, response_id: str) -> None:
+        """End a response's request, if it is one of this gateway: its row has ended, or is gone."""
+        client = self._clients.get(response_id)
+        if client is not None:
+            client.leave(BROKE_OFF)
+
+    @asynccontextmanager
+    async def tending(self, renew_s: float = RENEW_S) -> AsyncIterator[None]:
+        """Renews leases and ends what others left behind while the block runs; then ends what still runs."""
+        renewing: AbstractAsyncContextManager[None] = repeating(self._tend, first_s=renew_s, every_s=renew_s)
+        async with renewing:
+            try:
+                yield
+            finally:
+                for client in self._clients.values():
+                    client.leave(LOST)
+                if self._tasks:
+                    await asyncio.wait(self._tasks, timeout=END_S)
+
+    async def _tend(self, _ended: asyncio.Event) -> None:
+        try:
+            mine = set(self._clients)
+            for response_id in mine - await self._store.still_running(mine) if mine else ():
+                self.leave(response_id)
+            await self._store.end_lost()
+        except (ApiError, sa.exc.SQLAlchemyError) as error:
+            self._log.error("leases of background responses not renewed, tried again soon", error=str(error))
+
+    async def _run(self, request: InferenceRequest, plan: ResponsePlan, client: _Client, serve: Serve) -> None:
+        tenant_id = request.principal.tenant.id
+        try:
+            await serve(request, client)
+        except ClientDisconnect:
+            pass
+        except Exception:
+            self._log.exception("background response failed", response=plan.id)
+        finally:
+            try:
+                if client.was_refused:
+                    await self._store.forget(tenant_id, plan.id)
+                else:  # it has ended if it was kept; this is for any other end
+                    await self._store.end(tenant_id, plan.id, {"status": "failed", "error": client.error})
+            except (ApiError, sa.exc.SQLAlchemyError) as error:
+                self._log.error("end of a background response not stored", response=plan.id, error=str(error))
+            del self._clients[plan.id]
+            if not client.accepted.done():
+                client.accepted.set_result(None)
+
+
+def _scope_of_its_own(scope: Scope) -> Scope:
+    """The scope of a request that outlives the one it came with, whose state and body memory end with its answer."""
+    state = state_of(scope)
+    own: Scope = {**scope, "state": {**scope["state"]}}
+    put_state(
+        own, RequestState(state.id, state.method, state.path, principal=state.principal, background=state.background)
+    )
+    return own

@@ -1,0 +1,133 @@
+"""Stored responses for whoever awaits them: the functions of rows.py in transactions, in worker threads.
+
+What the database refuses costs no answer: a response that cannot be kept leaves with store: false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection, Row
+from starlette.concurrency import run_in_threadpool
+
+from server.core.errors import ApiError, BadRequest
+from server.core.principal import Principal
+from server.db.database import Database
+from server.inference.responses.input_items import with_ids
+from server.inference.responses.plan import ResponseLimits, ResponsePlan, needs_store, plan_response
+from server.inference.responses.rows import (
+    RUNNING,
+    begin_response,
+    delete_response,
+    end_response,
+    get_response,
+    insert_response,
+    lost_responses,
+    renew_leases,
+    response_of,
+)
+
+LOST = {"code": "server_error", "message": "The server that ran this response was stopped. Send it again."}
+
+
+class ResponseStore:
+    """The responses of one database."""
+
+    def __init__(self, database: Database, limits: ResponseLimits) -> None:
+        self.limits = limits
+        self._database = database
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+    async def plan(self, payload: dict[str, Any], principal: Principal, size: int) -> tuple[ResponsePlan, int]:
+        """As `plan_response`, for a body of `size` bytes."""
+        if not (self.limits.keeps and needs_store(payload)):
+            return plan_response(payload, size, self.limits, None, principal.tenant.id)
+
+        def read() -> tuple[ResponsePlan, int]:
+            with self._database.read() as connection:
+                return plan_response(payload, size, self.limits, connection, principal.tenant.id)
+
+        return await run_in_threadpool(read)
+
+    async def keep(self, principal: Principal, plan: ResponsePlan, response: Mapping[str, Any]) -> bool:
+        """Store `response`, which runs or has ended; whether that could be done."""
+
+        def insert(connection: Connection) -> bool:
+            return insert_response(
+                self._database,
+                connection,
+                tenant_id=principal.tenant.id,
+                items=with_ids(plan.items),
+                response=response,
+                most_bytes=self.limits.most_bytes,
+                most_tenant_bytes=self.limits.most_tenant_bytes,
+            )
+
+        try:
+            return await run_in_threadpool(self._database.transact, insert)
+        except (ApiError, sa.exc.SQLAlchemyError) as error:
+            self._log.error("response not stored", response=plan.id, error=str(error))
+            return False
+
+    async def begin(self, response_id: str) -> None:
+        """A queued response runs now."""
+        await run_in_threadpool(self._database.transact, lambda connection: begin_response(connection, response_id))
+
+    async def end(self, tenant_id: int, response_id: str, ended: Mapping[str, Any]) -> None:
+        """End a response that runs, as `end_response`; nothing if it does not run any more."""
+        await run_in_threadpool(
+            self._database.transact, lambda connection: self._end(connection, tenant_id, response_id, ended)
+        )
+
+    async def forget(self, tenant_id: int, response_id: str) -> None:
+        """Delete a response of which nobody knows."""
+        await run_in_threadpool(self.delete, tenant_id, response_id)
+
+    async def still_running(self, response_ids: Iterable[str]) -> set[str]:
+        """Renew the leases of responses; the ids of those that nobody has ended."""
+        ids = list(response_ids)
+        return await run_in_threadpool(self._database.transact, lambda connection: renew_leases(connection, ids))
+
+    async def end_lost(self) -> None:
+        """End responses whose gateway is gone, as failed."""
+
+        def end_some(connection: Connection) -> None:
+            for row in lost_responses(connection):
+                self._end(connection, row.tenant_id, row.id, {"status": "failed", "error": LOST})
+
+        await run_in_threadpool(self._database.transact, end_some)
+
+    def cancel(self, tenant_id: int, response_id: str) -> dict[str, Any]:
+        """End a background response as cancelled; OpenAI's object of it, also of one that had ended. Blocks.
+
+        Raises NotFound, and BadRequest for one that did not run in the background.
+        """
+
+        def cancel(connection: Connection) -> dict[str, Any]:
+            row = get_response(connection, tenant_id, response_id)
+            if not row.background:
+                raise BadRequest(
+                    "Cannot cancel a synchronous response: only those with background are cancelled. To end a stream, "
+                    "close its connection.",
+                    param="response_id",
+                    code="not_in_background",
+                )
+            if row.status in RUNNING:
+                self._end(connection, tenant_id, response_id, {"status": "cancelled"})
+            return response_of(get_response(connection, tenant_id, response_id))
+
+        return self._database.transact(cancel)
+
+    def delete(self, tenant_id: int, response_id: str) -> None:
+        """Delete a response, whether it runs or not. NotFound when there is none. Blocks."""
+        self._database.transact(lambda connection: delete_response(self._database, connection, tenant_id, response_id))
+
+    def _end(
+        self, connection: Connection, tenant_id: int, response_id: str, ended: Mapping[str, Any]
+    ) -> Row[Any] | None:
+        return end_response(
+            self._database, connection, tenant_id, response_id, ended, most_bytes=self.limits.most_bytes
+        )
