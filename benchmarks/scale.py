@@ -232,7 +232,7 @@ async def measure(url: str, postmaster: int, rows: int = ROWS, adapters: int = A
     keys = itertools.cycle(digests)
     registry = Registry(database, reads, cache_size=1)
     found = {
-        "key": await _cost(postmaster, SIZES, rows, lambda: reads.key(next(keys))),
+        "key": await _cost(postmaster, SIZES, rows, lambda: reads.key(next(keys), month=0)),
         "adapter": await _cost(postmaster, SIZES, rows, lambda: reads.adapter(DEFAULT_TENANT_ID, next(names))),
         "load": await _cost(
             postmaster, (1,), rows // 10, lambda: registry.resolve(DEFAULT_TENANT_ID, Reference(next(names)))
