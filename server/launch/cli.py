@@ -16,6 +16,7 @@ from rich.console import Console
 
 from clients.cli import adapters as cli_adapters
 from clients.cli import admin as cli_admin
+from clients.cli import batch as cli_batch
 from clients.cli import chat as cli_chat
 from clients.cli import data as cli_data
 from clients.cli import evaluate as cli_eval
@@ -33,6 +34,7 @@ cli = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
 cli.add_typer(cli_adapters.adapters, name="adapters")
 cli.add_typer(cli_jobs.jobs, name="jobs")
 cli.add_typer(cli_webhooks.webhooks, name="webhooks")
+cli.add_typer(cli_batch.batches, name="batch")
 cli.add_typer(cli_admin.tenants, name="tenants")
 cli.add_typer(cli_admin.keys, name="keys")
 FLAGS_OF_VLLM = {"allow_extra_args": True, "ignore_unknown_options": True}

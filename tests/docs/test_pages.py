@@ -79,6 +79,7 @@ def test_training(open_url: str, tmp_path: Path) -> None:
 def test_batches(open_url: str, tmp_path: Path) -> None:
     printed = run(blocks("batches.md", "sh", "python"), open_url, tmp_path)
     assert "completed 20 of 20" in printed and "question-19 base" in printed
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 20
 
 
 def test_tenants(keyed_url: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from openai import APIStatusError, AsyncOpenAI, OpenAI
 
 from tinylora_client.adapters import Adapters, AsyncAdapters
+from tinylora_client.batches import AsyncBatches, Batches
 from tinylora_client.chat import AsyncChat, Chat
 from tinylora_client.errors import typed_error
 from tinylora_client.fine_tuning import AsyncFineTuning, FineTuning
@@ -21,7 +22,8 @@ IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 
 class TinyLoRA(OpenAI):
-    """A client of one server: openai.OpenAI with `adapters` and `limits`; `chat`, `responses`, `fine_tuning` do more.
+    """A client of one server: openai.OpenAI with `adapters` and `limits`; `batches`, `chat`, `responses` and
+    `fine_tuning` do more.
 
     base_url: the server, with or without /v1; default TINYLORA_URL, else http://localhost:8000. api_key: default
     TINYLORA_API_KEY; a server without keys takes any. options: those of openai.OpenAI (timeout, max_retries, ...).
@@ -43,6 +45,11 @@ class TinyLoRA(OpenAI):
     def chat(self) -> Chat:
         """Chat completions, with an argument `adapter`."""
         return Chat(self)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Batches of requests, which can be waited for and read."""
+        return Batches(self)
 
     @cached_property
     def fine_tuning(self) -> FineTuning:
@@ -78,6 +85,11 @@ class AsyncTinyLoRA(AsyncOpenAI):
     def chat(self) -> AsyncChat:
         """Chat completions, with an argument `adapter`."""
         return AsyncChat(self)
+
+    @cached_property
+    def batches(self) -> AsyncBatches:
+        """Batches of requests, which can be waited for and read."""
+        return AsyncBatches(self)
 
     @cached_property
     def fine_tuning(self) -> AsyncFineTuning:

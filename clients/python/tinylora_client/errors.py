@@ -1,7 +1,7 @@
 """The server's errors as exceptions, each also the one of the openai package that its status stands for.
 
     openai.NotFoundError          AdapterNotFoundError, VersionNotFoundError, AliasNotFoundError, JobNotFoundError,
-                                  ModelNotFoundError, StoredFileNotFoundError
+                                  ModelNotFoundError, StoredFileNotFoundError, BatchNotFoundError
     openai.BadRequestError        InvalidVectorError, InvalidRecipeError, FactorsMismatchError, InvalidCheckpointError,
                                   AdapterLimitError, JobLimitError, JobFinishedError
     openai.RateLimitError         InsufficientQuotaError: the month is spent; no other attempt is made
@@ -9,7 +9,8 @@
     openai.UnprocessableEntityError   IdempotencyKeyReusedError
 
 `code`, `param`, `request_id` and `body` are as on every error of the openai package. A job that ends without success is
-a JobFailedError, which has the job; one that has not ended in time a JobWaitTimeoutError.
+a JobFailedError, which has the job; one that has not ended in time a JobWaitTimeoutError. So are batches
+BatchFailedError and BatchWaitTimeoutError.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import openai
 from openai import APIStatusError, OpenAIError
 
 if TYPE_CHECKING:
+    from openai.types import Batch
+
     from tinylora_client.objects import Job
 
 
@@ -41,6 +44,10 @@ class ModelNotFoundError(openai.NotFoundError):
 
 class JobNotFoundError(openai.NotFoundError):
     """There is no such job."""
+
+
+class BatchNotFoundError(openai.NotFoundError):
+    """There is no such batch."""
 
 
 class StoredFileNotFoundError(openai.NotFoundError):
@@ -104,12 +111,33 @@ class JobWaitTimeoutError(OpenAIError, TimeoutError):
         self.job = job
 
 
+class BatchFailedError(OpenAIError):
+    """A batch failed, expired or was cancelled. `batch` is as the server shows it; its files have what was answered."""
+
+    def __init__(self, batch: Batch) -> None:
+        errors = batch.errors.data if batch.errors is not None and batch.errors.data else []
+        told = [f"line {error.line}: {error.message}" if error.line else f"{error.message}" for error in errors[:3]]
+        more = [f"and {len(errors) - 3} more"] if len(errors) > 3 else []
+        said = {"failed": "failed", "expired": "expired"}.get(batch.status, f"was {batch.status}")
+        super().__init__(": ".join([f"the batch {batch.id} {said}", *filter(None, ["; ".join([*told, *more])])]))
+        self.batch = batch
+
+
+class BatchWaitTimeoutError(OpenAIError, TimeoutError):
+    """A batch has not ended within the `timeout` of `wait`. It goes on; `batch` is how it was last seen."""
+
+    def __init__(self, batch: Batch, seconds: float) -> None:
+        super().__init__(f"the batch {batch.id} is {batch.status} after {seconds:g} s of waiting; it goes on")
+        self.batch = batch
+
+
 BY_CODE: dict[str, type[APIStatusError]] = {
     "adapter_not_found": AdapterNotFoundError,
     "version_not_found": VersionNotFoundError,
     "alias_not_found": AliasNotFoundError,
     "model_not_found": ModelNotFoundError,
     "job_not_found": JobNotFoundError,
+    "batch_not_found": BatchNotFoundError,
     "file_not_found": StoredFileNotFoundError,
     "invalid_vector": InvalidVectorError,
     "invalid_recipe": InvalidRecipeError,

@@ -1,4 +1,4 @@
-"""A bar of a job's steps on standard error, or in a notebook, with its state and its last rewards."""
+"""A bar of a job's steps, or of a batch's lines, on standard error or in a notebook, with state and last rewards."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ class ProgressBar:
         self._bar.total = job.total_steps
         self._bar.n = job.step or 0
         self._bar.set_postfix_str(", ".join(words))
+
+    def show_count(self, done: int, total: int, words: str) -> None:
+        """Move the bar to so many of so many; 0 of them is not known yet."""
+        self._bar.total = total or None
+        self._bar.n = done
+        self._bar.set_postfix_str(words)
 
     def show_silence(self, error: APIError) -> None:
         """Say that the server does not answer, until it does again."""

@@ -17,8 +17,9 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 
 
 def line(custom_id: str, *, url: str = CHAT, **body: Any) -> str:
-    """A line of an input file that asks the base model, unless `body` says otherwise."""
-    fields = {"model": BASE, "messages": [{"role": "user", "content": custom_id}], "max_tokens": 1, **body}
+    """A line of an input file: a chat with the base model, unless `url` and `body` say otherwise."""
+    chat = {"model": BASE, "messages": [{"role": "user", "content": custom_id}], "max_tokens": 1}
+    fields = {**chat, **body} if url == CHAT else body
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": fields})
 
 
