@@ -36,7 +36,7 @@ from server.inference.responses.store import ResponseStore
 from server.inference.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
 from server.inference.service_tier import ServiceTiers, Standing
 from server.inference.token_estimate import Estimate, estimate
-from server.inference.tools_check import check_tools
+from server.inference.tools_check import check_hosted_tools, check_tools
 from server.observability.metrics import GatewayMetrics
 
 
@@ -133,6 +133,7 @@ class Resolver:
     async def _settle(self, payload: dict[str, Any], principal: Principal, *, background: bool) -> Standing:
         """Check and set what only a request that runs the model has; returns how soon it is served."""
         check_tools(payload, self._engine.why_no_tools)
+        check_hosted_tools(payload, path)
         check_end_user(payload)
         standing = await self._tiers.settle(payload, principal)
         set_gateway_fields(payload, principal.tenant.id, background=background)

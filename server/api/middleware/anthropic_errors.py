@@ -3,7 +3,8 @@
     {"type": "error", "error": {"type": "not_found_error", "message": ...}, "request_id": ...}
 
 Design decision: translated at one place on the way out, and not where a request is refused, so that nothing else needs
-to know which API the client uses. `type` follows from the status alone, as Anthropic documents it.
+to know which API the client uses. `type` follows from the status alone, as Anthropic documents it. A prompt that does
+not fit is told with Anthropic's words before the engine's: programs look for them, and then shorten their conversation.
 
 Errors in the middle of a stream are left as the engine writes them.
 """
@@ -22,6 +23,8 @@ from server.core.paths import is_below
 from server.core.request_state import state_of
 
 MESSAGES = ("/v1/messages",)
+OVER_CONTEXT = "This model's maximum context length is"  # how the engine begins to say it
+TOO_LONG = "prompt is too long"
 REQUEST_ID = "request-id"  # the header in which Anthropic's clients look for it
 TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -97,5 +100,7 @@ def _translated(body: bytes, status: int, request_id: str) -> bytes:
         message = error["message"]
     except (ValueError, TypeError, KeyError):
         return body
+    if isinstance(message, str) and message.startswith(OVER_CONTEXT):
+        message = f"{TOO_LONG}: {message}"
     shown: MutableMapping[str, Any] = {"type": type_of(status), "message": message}
     return json.dumps({"type": "error", "error": shown, "request_id": request_id}).encode()

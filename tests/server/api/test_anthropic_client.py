@@ -90,6 +90,8 @@ async def test_errors_have_anthropics_shape_whoever_they_are_from(
     with pytest.raises(anthropic.BadRequestError) as engines:
         await client.messages.create(**MESSAGE, extra_body={"fail": "own"})
     checked(engines.value, 400, "invalid_request_error")
+    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: This model's maximum .* 128 tokens"):
+        await client.messages.create(**MESSAGE, extra_body={"fail": "long"})
 
 
 async def test_a_full_quota_has_anthropics_shape_and_its_headers(connect: Connect, operator: Operator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -34,3 +35,14 @@ async def test_tools_that_are_not_to_be_used_are_let_through(
 
 async def test_tools_with_a_known_format_are_let_through(client: httpx.AsyncClient) -> None:
     assert (await client.post("/v1/chat/completions", json={"messages": [], "tools": TOOLS})).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["web_search_20250305", "bash_20250124", "code_execution_20250522"])
+def test_a_tool_that_only_anthropics_service_has_is_refused_by_its_name(base_url: str, kind: str) -> None:
+    client = anthropic.Anthropic(base_url=base_url, api_key="unused", max_retries=0)
+    own = {"name": "f", "input_schema": {"type": "object"}}
+    message = {"model": "base-alias", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+    with pytest.raises(anthropic.BadRequestError, match=rf"tools\[1\] is '{kind}'.*input_schema"):
+        client.messages.create(**message, extra_body={"tools": [own, {"type": kind, "name": "x"}]})
+    for tools in ([own], [{"type": "custom", **own}], [own | {"type": "later_kind"}]):
+        assert client.messages.create(**message, extra_body={"tools": tools}).content

@@ -139,6 +139,9 @@ class FakeEngine:
         if body.get("fail") == "own":  # as vLLM says it, whose types are not Anthropic's
             error = {"type": "BadRequestError", "message": "prompt is too long"}
             return JSONResponse({"type": "error", "error": error}, status_code=400)
+        if body.get("fail") == "long":
+            error = {"type": "BadRequestError", "message": "This model's maximum context length is 128 tokens."}
+            return JSONResponse({"type": "error", "error": error}, status_code=400)
         if body.get("fail") == "unexpected":
             await self._fail("unexpected")
         self._report(3, 2)

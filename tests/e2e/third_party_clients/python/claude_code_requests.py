@@ -170,7 +170,7 @@ def errors(world: World) -> None:
         (body_of("no-such-model"), None, 404, "not_found_error", "'no-such-model'"),
         (body_of(world.model, top_p=-1), None, 400, "invalid_request_error", "top_p"),
         (body_of(world.model), "wrong", 401, "authentication_error", "API key"),
-        (body_of(world.model, "word " * 3000), None, 400, "invalid_request_error", "context length"),
+        (body_of(world.model, "word " * 3000), None, 400, "invalid_request_error", "prompt is too long"),
     ):
         with connection(world, key) as http:
             response = http.post("/v1/messages?beta=true", content=json.dumps(body))
