@@ -84,6 +84,7 @@ class Resolver:
         if runs_model:
             check_names(payload)
             check_elsewhere(scope)
+            check_hosted_tools(payload, path)
         served = await self._adapter(payload, principal)
         unchanged = served is None and "adapter" not in payload and not runs_model
         payload.pop("adapter", None)
@@ -133,7 +134,6 @@ class Resolver:
     async def _settle(self, payload: dict[str, Any], principal: Principal, *, background: bool) -> Standing:
         """Check and set what only a request that runs the model has; returns how soon it is served."""
         check_tools(payload, self._engine.why_no_tools)
-        check_hosted_tools(payload, path)
         check_end_user(payload)
         standing = await self._tiers.settle(payload, principal)
         set_gateway_fields(payload, principal.tenant.id, background=background)

@@ -24,7 +24,7 @@ def check_tools(payload: Mapping[str, object], why_no_tools: str | None) -> None
 
 
 def check_hosted_tools(payload: Mapping[str, object], path: str) -> None:
-    """BadRequest for a tool of /v1/messages without a schema of the client's: web_search_20250305, bash_20250124, ..."""
+    """BadRequest for a tool of /v1/messages without a schema of the client: web_search_20250305, bash_20250124, ..."""
     tools = payload.get("tools") if path == MESSAGES_PATH else None
     for index, tool in enumerate(tools if isinstance(tools, list) else ()):
         if isinstance(tool, Mapping) and "input_schema" not in tool and tool.get("type") not in _OF_CLIENTS:
