@@ -66,7 +66,7 @@ export function checkedFile(api, id, signal, method) {
 
 /** @param {{lines: number, bad: BadLine[], whole: boolean}} found @param {string} method @param {string} id */
 function verdict({ lines, bad, whole }, method, id) {
-  if (bad.length === 0) return h("p", null, h("span", { class: "badge good" }, "Right"), ` All ${number(lines)} lines can be trained on (${method}).`);
+  if (bad.length === 0) return h("p", null, h("span", { class: "badge good" }, "Right"), ` ${lines === 1 ? "Its line" : `All ${number(lines)} lines`} can be trained on (${method}).`);
   const rest = whole && bad.length <= MOST_SHOWN ? "" : " and more";
   return [
     h("p", null, h("span", { class: "badge bad" }, "Wrong"), ` ${number(Math.min(bad.length, MOST_SHOWN))}${rest} of ${number(lines)} lines cannot be trained on (${method}). A job ends at the first of them.`),

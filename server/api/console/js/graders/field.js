@@ -29,7 +29,7 @@ export function graderField(text, model, oninput) {
     replace(about, template.about);
     oninput?.();
   });
-  const element = h("div", null, field("Begin from a template", choice), about, json.element);
+  const element = h("div", { class: "template" }, field("Begin from a template", choice), about, json.element);
   return { ...json, element };
 }
 

@@ -45,7 +45,7 @@ export function graderRows(api, signal, about) {
     ofModel.hidden = source.value !== "model";
     ofField.hidden = source.value !== "field";
   });
-  const result = h("div", { "aria-live": "polite" });
+  const result = h("div", { class: "result", "aria-live": "polite" });
   file.refresh(about.file).catch(toastError);
 
   async function start() {

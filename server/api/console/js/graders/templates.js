@@ -78,7 +78,7 @@ export const TEMPLATES = [
     about: "A formula over several graders, each of which is shown by itself too.",
     grader: {
       type: "multi",
-      name: "right and short",
+      name: "right and alike",
       graders: {
         right: { type: "math", name: "right", input: OUTPUT, reference: ANSWER },
         like: { type: "text_similarity", name: "like", input: OUTPUT, reference: ANSWER, evaluation_metric: "fuzzy_match" },

@@ -23,7 +23,7 @@ export async function render(root, { api, params, signal }) {
   const events = new JobEvents(api, job.id, signal);
   const curves = new JobCurves(events);
   const samples = new JobSamples(api, job.id, signal);
-  const head = h("div");
+  const head = h("div", { class: "head" });
   const silence = h("p", { class: "hint", role: "status" });
   const warnings = h("div");
   const log = h("div");
