@@ -21,6 +21,7 @@ PAGES = [
     ("jobs/new", "Create the job"),
     ("graders", "On one sample"),
     ("files", "There is no file yet"),
+    ("batches", "There is no batch yet"),
     ("usage", "Nothing was used"),
     ("tenants", "New tenant"),
     ("tenants/acme", "Keys"),

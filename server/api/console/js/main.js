@@ -22,6 +22,7 @@ const PAGES = [
   { pattern: "graders", nav: "Graders", load: () => import("./pages/graders.js") },
   { pattern: "files", nav: "Files", load: () => import("./pages/files.js") },
   { pattern: "files/:id", load: () => import("./pages/file.js") },
+  { pattern: "batches", nav: "Batches", load: () => import("./pages/batches.js") },
   { pattern: "usage", nav: "Usage", load: () => import("./pages/usage.js") },
   { pattern: "tenants", nav: "Tenants & keys", load: () => import("./pages/tenants.js") },
   { pattern: "tenants/:name", load: () => import("./pages/tenant.js") },

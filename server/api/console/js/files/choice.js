@@ -1,21 +1,22 @@
 // @ts-check
-// Choosing one of the tenant's files for training.
+// Choosing one of the tenant's files.
 
 import { h, replace } from "../dom.js";
 import { byteCount } from "../format.js";
 
 /**
- * A <select> of the newest files of purpose fine-tune; `refresh` reads them again.
+ * A <select> of the newest files of a purpose; `refresh` reads them again.
  * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {string} none the words of the first choice, which is no file
+ * @param {string} [purpose]
  * @returns {{control: HTMLSelectElement, refresh: (choose?: string) => Promise<void>}}
  */
-export function fileChoice(api, signal, none) {
+export function fileChoice(api, signal, none, purpose = "fine-tune") {
   const control = h("select", null, h("option", { value: "" }, none));
   /** @param {string} [choose] the id of a file, listed or not */
   async function refresh(choose = control.value) {
-    const { items } = await api.page("/v1/files", { query: { purpose: "fine-tune", limit: 200 }, signal });
+    const { items } = await api.page("/v1/files", { query: { purpose, limit: 200 }, signal });
     const options = items.map((file) => h("option", { value: file.id }, `${file.filename} (${byteCount(file.bytes)}, ${file.id.slice(0, 12)}…)`));
     if (choose && !items.some((file) => file.id === choose)) options.push(h("option", { value: choose }, choose));
     replace(control, h("option", { value: "" }, none), options);

@@ -21,9 +21,10 @@ window.addEventListener("beforeunload", (event) => {
  * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {(file: any) => void} stored called with each file that the server has stored
+ * @param {string} [first] the purpose that is chosen at first
  */
-export function fileUpload(api, signal, stored) {
-  const purpose = h("select", null, ["fine-tune", "evals", "user_data"].map((one) => h("option", { value: one }, one)));
+export function fileUpload(api, signal, stored, first = "fine-tune") {
+  const purpose = h("select", { value: first }, ["fine-tune", "batch", "evals", "user_data"].map((one) => h("option", { value: one }, one)));
   const expiry = h("select", null, EXPIRIES.map(([seconds, words]) => h("option", { value: seconds }, words)));
   const list = h("ul", { class: "uploads", "aria-label": "Uploads" });
   /** @type {(() => Promise<void>)[]} */
@@ -76,9 +77,9 @@ export function fileUpload(api, signal, stored) {
 
   const zone = dropZone("Drop files here, or choose them", (files) => files.forEach(add), {
     accept: ".jsonl,.json,.txt,application/jsonl",
-    hint: "JSONL: one JSON object on each line, with messages. Each line is checked when the file is there.",
+    hint: "JSONL: one JSON object on each line. Those to train on have messages, and each is checked when the file is there.",
   });
-  return h("div", null, h("div", { class: "row" }, field("Purpose", purpose, "Jobs train on fine-tune."), field("Deleted by itself", expiry, "Counted from the upload.")), zone, list);
+  return h("div", null, h("div", { class: "row" }, field("Purpose", purpose, "Jobs train on fine-tune, batches ask what batch has."), field("Deleted by itself", expiry, "Counted from the upload.")), zone, list);
 }
 
 /**
