@@ -98,6 +98,11 @@ def test_what_the_server_refuses_is_said_in_its_words(server: Server, visit: Cal
     expect(page.get_by_role("alert")).to_contain_text(refused.json()["error"]["message"])
 
 
+def test_a_name_in_an_address_leads_to_no_other_route(server: Server, visit: Callable[..., Visitor]) -> None:
+    page = visit(server.url).open("adapters/..%2F..%2Fhealth")
+    expect(page.get_by_text("no name has a part of dots alone")).to_be_visible()
+
+
 def test_text_of_tenants_is_text(server: Server, visit: Callable[..., Visitor]) -> None:
     markup = "<img src=x onerror=alert(1)><b>bold</b>"
     body = {"name": "a", "vector": [0.1] * 13, "metadata": {"<i>key</i>": markup}}

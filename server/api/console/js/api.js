@@ -59,7 +59,7 @@ export const session = {
  */
 export function address(path, query = {}) {
   // A browser would leave the path for another one.
-  if (path.split("/").some((part) => /^(\.|%2e){1,2}$/i.test(part))) throw new ApiError(`Nothing is called ${path}.`);
+  if (path.split("/").some((part) => /^(\.|%2e){1,2}$/i.test(part))) throw new ApiError(`There is nothing at ${path}: no name has a part of dots alone.`);
   const url = new URL(path.replace(/^\//, ""), SERVER);
   for (const [name, value] of Object.entries(query)) {
     for (const one of Array.isArray(value) ? value : [value]) {
@@ -89,9 +89,10 @@ async function send(method, path, body, { query, headers = {}, signal } = {}) {
   const sent = signedHeaders(headers);
   const asItIs = body instanceof FormData || body instanceof Blob || body instanceof ArrayBuffer || ArrayBuffer.isView(body);
   if (body !== undefined && !asItIs) sent.set("content-type", "application/json");
+  const url = address(path, query);
   let answer;
   try {
-    answer = await fetch(address(path, query), {
+    answer = await fetch(url, {
       method,
       headers: sent,
       body: body === undefined || asItIs ? /** @type {BodyInit | undefined} */ (body) : JSON.stringify(body),
