@@ -115,3 +115,16 @@ class Visitor:
         # Answers of 4xx are errors to a browser, and part of the tests.
         if kind == "error" and not text.startswith("Failed to load resource"):
             self.complaints.append(text)
+
+
+def drop(page: Page, name: str, content: bytes) -> None:
+    """Drop a file where files are dropped."""
+    transfer = page.evaluate_handle(
+        """([name, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], name));
+            return transfer;
+        }""",
+        [name, list(content)],
+    )
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": transfer})

@@ -6,26 +6,13 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from tests.chromium import Visitor
+from tests.chromium import Visitor, drop
 from tests.console.conftest import Server
 
 OLD = struct.pack("<13H", *[0x3E4D] * 13)  # bfloat16 numbers near 0.2
 NEW = struct.pack("<13H", *[0x3E4D] * 12, 0xBF00)  # the last one is -0.5
-
-
-def drop(page: Page, name: str, content: bytes) -> None:
-    """Drop a file where files are dropped."""
-    transfer = page.evaluate_handle(
-        """([name, bytes]) => {
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], name));
-            return transfer;
-        }""",
-        [name, list(content)],
-    )
-    page.locator(".drop").dispatch_event("drop", {"dataTransfer": transfer})
 
 
 def test_from_the_first_upload_to_a_rollback(server: Server, visit: Callable[..., Visitor], tmp_path: Path) -> None:

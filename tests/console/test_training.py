@@ -10,10 +10,9 @@ from typing import Any
 import openai
 from playwright.sync_api import expect
 
-from tests.chromium import Visitor
+from tests.chromium import Visitor, drop
 from tests.clients.training import worker
 from tests.console.test_accessibility import assert_accessible
-from tests.console.test_adapters import drop
 from tests.server.conftest import (
     app,
     app_database,

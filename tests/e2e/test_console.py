@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from tests.chromium import Visitor
-from tests.console.test_adapters import drop
+from tests.chromium import Visitor, drop
 from tests.e2e.running import ADMIN_KEY, ServerProcess
 from tests.e2e.talking import QUESTION, Talk, random_vector, vector_bytes
 

@@ -15,8 +15,7 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from playwright.sync_api import Page, expect
 
-from tests.chromium import Visitor
-from tests.console.test_adapters import drop
+from tests.chromium import Visitor, drop
 from tests.e2e.running import ADMIN_KEY, ServerProcess
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
