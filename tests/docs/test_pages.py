@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 from trl import GRPOConfig
 
@@ -70,6 +71,11 @@ def test_the_quickstart(open_url: str, tmp_path: Path) -> None:
     assert "None base" in printed
     assert re.search(r"^ftjob-\w+$", printed, re.MULTILINE)
     assert (tmp_path / "demo.bin").stat().st_size == 26
+
+
+def test_serving(open_url: str, tmp_path: Path) -> None:
+    httpx.post(f"{open_url}/v1/adapters", json={"name": "demo", "vector": [0.2] * 13}).raise_for_status()
+    assert run(blocks("serving.md", "sh", "python"), open_url, tmp_path) == "completed base after 1 items\n"
 
 
 def test_training(open_url: str, tmp_path: Path) -> None:

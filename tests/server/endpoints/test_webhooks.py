@@ -25,6 +25,7 @@ from server.endpoints.webhooks import EVENT_TYPES, MAX_ENDPOINTS
 from tests.server.conftest import client_of
 from tests.server.support.acting import HEADER, act_as, new_tenant, principal
 from tests.server.support.fake_engine import BASE, FakeEngine
+from tests.server.support.served import served
 from tests.server.support.training_kit import REINFORCEMENT, ROWS
 from tests.server.training.graders.endpoint_app import EndpointApp, endpoint_app
 
@@ -103,6 +104,24 @@ async def test_the_end_of_a_background_response_is_told_and_of_no_other(
         ("response.completed", ids[0]),
         ("response.incomplete", ids[1]),
     ]
+
+
+def test_the_end_of_a_batch_is_told_by_a_server_that_runs(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"endpoint_hosts": "localhost"}), engine, app_database)
+    with endpoint_app((200, {})) as endpoint, served(app) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
+        webhook = client.webhooks.create(name="mine", url=endpoint.url, event_types=["batch.failed"])
+        lines = client.files.create(file=("lines.jsonl", b"{}\n"), purpose="batch")
+        batch = client.batches.create(input_file_id=lines.id, endpoint="/v1/chat/completions", completion_window="24h")
+        while not endpoint.requests:
+            assert client.batches.retrieve(batch.id).status in ("validating", "finalizing", "failed")
+            time.sleep(0.1)
+        client.close()
+    [(headers, body)] = endpoint.requests
+    event = client.webhooks.unwrap(body, headers, secret=webhook.signing_secret)
+    assert event.type == "batch.failed" and event.data.id == batch.id
 
 
 async def test_an_event_that_was_not_taken_is_told_again(
