@@ -35,7 +35,10 @@ from server.limits.quotas import Ticket
 RENEW_S = 3.0
 END_S = 10.0
 MAX_ERROR_CHARS = 1000
-_CODES = {HTTPStatus.BAD_REQUEST: "invalid_prompt", HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded"}
+_CODES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_prompt",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded",
+}
 
 # Takes a request its whole way, by an exchange.
 Serve = Callable[[InferenceRequest, Exchange], Awaitable[None]]
@@ -88,7 +91,7 @@ class _Client(Exchange):
         if message["type"] == "http.response.body" and self.status != HTTPStatus.OK:
             self._refusal += message.get("body", b"")
             if not message.get("more_body", False):
-                self.error = {"code": _CODES.get(HTTPStatus(self.status), "server_error"), "message": self._why()}
+                self.error = {"code": _CODES.get(self.status, "server_error"), "message": self._why()}
 
     def _why(self) -> str:
         """What an answer with an error says, in OpenAI's shape or in the engine's."""
@@ -121,7 +124,7 @@ class BackgroundResponses:
         task = asyncio.create_task(self._run(request, plan, client, serve), name=plan.id)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        error = await client.accepted
+        error = await asyncio.shield(client.accepted)
         if error is not None:
             await asyncio.wait({task})  # until nothing of it is left
             raise error
