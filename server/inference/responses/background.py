@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
 from server.core.background import repeating
-from server.core.errors import ApiError, Unavailable
+from server.core.errors import ApiError
 from server.core.request_state import RequestState, put_state, state_of
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
@@ -114,12 +114,11 @@ class BackgroundResponses:
     async def start(self, request: InferenceRequest, plan: ResponsePlan, scope: Scope, serve: Serve) -> Ticket | None:
         """Store `plan` as queued, and have its request served; what it was charged, once it is.
 
-        Raises Unavailable when it cannot be stored, and the ApiError by which it is not accepted.
+        Raises the ApiError that says why it cannot be stored, or is not accepted.
         """
         tenant_id = request.principal.tenant.id
         client = _Client(_scope_of_its_own(scope), plan, self._store, tenant_id)
-        if not await self._store.keep(request.principal, plan, plan.queued):
-            raise Unavailable("The response could not be stored, and was not begun. Try again in a moment.")
+        await self._store.queue(request.principal, plan)
         self._clients[plan.id] = client
         task = asyncio.create_task(self._run(request, plan, client, serve), name=plan.id)
         self._tasks.add(task)

@@ -53,6 +53,16 @@ class ResponseLimits:
     retention_days: int
 
 
+def too_large(limits: ResponseLimits) -> BadRequest:
+    """The error for a response that is to be stored and has too many bytes."""
+    return BadRequest(
+        f"The response cannot be stored: with its whole input it has more than {limits.most_bytes} bytes as JSON (the "
+        "server's setting max_response_bytes). Send less, or store: false without background.",
+        param="input",
+        code="response_too_large",
+    )
+
+
 def needs_store(payload: dict[str, Any]) -> bool:
     """Whether the request has to look at stored responses before it can run."""
     return payload.get("previous_response_id") is not None or bool(_references(payload))
@@ -76,12 +86,7 @@ def plan_response(
     items = history + [item for item in items_of(payload.get("input")) if isinstance(item, dict)]
     if store and size + added > limits.most_bytes:
         if payload.get("store") or background:
-            raise BadRequest(
-                f"The response cannot be stored: its input has {size + added} bytes, expected at most "
-                f"{limits.most_bytes} (the server's setting max_response_bytes). Send store: false, or less.",
-                param="input",
-                code="response_too_large",
-            )
+            raise too_large(limits)
         store = False
     response_id = new_id(PREFIX)
     fields = {"id": response_id, "previous_response_id": previous_id, "store": store, "background": background}

@@ -17,7 +17,7 @@ from server.core.errors import ApiError, BadRequest
 from server.core.principal import Principal
 from server.db.database import Database
 from server.inference.responses.input_items import with_ids
-from server.inference.responses.plan import ResponseLimits, ResponsePlan, needs_store, plan_response
+from server.inference.responses.plan import ResponseLimits, ResponsePlan, needs_store, plan_response, too_large
 from server.inference.responses.rows import (
     RUNNING,
     begin_response,
@@ -53,8 +53,19 @@ class ResponseStore:
         return await run_in_threadpool(read)
 
     async def keep(self, principal: Principal, plan: ResponsePlan, response: Mapping[str, Any]) -> bool:
-        """Store `response`, which runs or has ended; whether that could be done."""
+        """Store `response`, which has ended; whether that could be done."""
+        try:
+            return await self._insert(principal, plan, response)
+        except (ApiError, sa.exc.SQLAlchemyError) as error:
+            self._log.error("response not stored", response=plan.id, error=str(error))
+            return False
 
+    async def queue(self, principal: Principal, plan: ResponsePlan) -> None:
+        """Store `plan` as a response that is to run. BadRequest when it is too long."""
+        if not await self._insert(principal, plan, plan.queued):
+            raise too_large(self.limits)
+
+    async def _insert(self, principal: Principal, plan: ResponsePlan, response: Mapping[str, Any]) -> bool:
         def insert(connection: Connection) -> bool:
             return insert_response(
                 self._database,
@@ -66,11 +77,7 @@ class ResponseStore:
                 most_tenant_bytes=self.limits.most_tenant_bytes,
             )
 
-        try:
-            return await run_in_threadpool(self._database.transact, insert)
-        except (ApiError, sa.exc.SQLAlchemyError) as error:
-            self._log.error("response not stored", response=plan.id, error=str(error))
-            return False
+        return await run_in_threadpool(self._database.transact, insert)
 
     async def begin(self, response_id: str) -> None:
         """A queued response runs now."""

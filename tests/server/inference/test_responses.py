@@ -336,9 +336,10 @@ async def test_the_oldest_make_room(settings: Settings, engine: FakeEngine, data
         # One that is too long is answered, and says that it is not stored, unless that was asked for.
         long = await client.responses.create(model=BASE, input="x" * 9_990)
         assert long.model_dump()["store"] is False
-        for fields in ({"store": True}, {"background": True}):
+        many: Any = [{"role": "user", "content": "x"}] * 250  # whose ids make them too many bytes
+        for name, sent in (("store", "x" * 10_000), ("background", "x" * 10_000), ("background", many)):
             with pytest.raises(openai.BadRequestError, match="max_response_bytes"):
-                await client.responses.create(model=BASE, input="x" * 10_000, extra_body=fields)
+                await client.responses.create(model=BASE, input=sent, extra_body={name: True})
 
 
 async def test_a_server_may_store_nothing(settings: Settings, engine: FakeEngine, app_database: Database) -> None:
