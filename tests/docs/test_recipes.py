@@ -1,6 +1,6 @@
 """The snippets of docs/recipes.md: run as they stand there, with other addresses, against gateways without a model.
 
-nginx is run where it is installed; its file is also read by crossplane, NGINX's own parser, which knows its directives.
+nginx is run; its file is also read by crossplane, NGINX's own parser, which knows its directives.
 """
 
 from __future__ import annotations
@@ -8,13 +8,10 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import anthropic
@@ -28,6 +25,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from tests.docs.conftest import Embedded
 from tests.e2e.third_party_clients.clients import HERE, NODE_MODULES, PACKAGES
+from tests.server.support.nginx import running_nginx
 from tests.server.support.served import served
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text()
@@ -132,36 +130,6 @@ def test_nginx_knows_all_that_its_file_says(tmp_path: Path) -> None:
     assert parsed["status"] == "ok", parsed["errors"]
 
 
-@contextmanager
-def nginx(upstreams: list[str], directory: Path) -> Iterator[str]:
-    """The page's nginx before those addresses, and where it listens."""
-    program = shutil.which("nginx") or "/usr/sbin/nginx"
-    if not Path(program).exists():
-        pytest.skip("nginx is not installed: apt-get install nginx-light")
-    text, port = snippet("nginx in front", "nginx"), free_port()
-    for shown, real in zip(("10.0.0.1:8000", "10.0.0.2:8000"), upstreams, strict=True):
-        assert shown in text
-        text = text.replace(shown, real.removeprefix("http://"))
-    text = text.replace("listen 443;", f"listen 127.0.0.1:{port};").replace("llm.example.org", "localhost")
-    paths = " ".join(
-        f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    file = directory / "nginx.conf"
-    file.write_text(
-        f"pid {directory}/pid; error_log {directory}/error.log; daemon off; events {{}}\n"
-        f"http {{ access_log off; {paths}\n{text}\n}}\n"
-    )
-    checked = subprocess.run([program, "-t", "-p", directory, "-c", file], capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stderr
-    running = subprocess.Popen([program, "-p", directory, "-c", file])
-    try:
-        wait_for(lambda: answers(f"http://localhost:{port}/ready"))
-        yield f"http://localhost:{port}"
-    finally:
-        running.terminate()
-        running.wait()
-
-
 def test_nginx_lets_streams_through_hides_metrics_and_leaves_out_a_gateway_that_is_gone(
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
@@ -169,7 +137,7 @@ def test_nginx_lets_streams_through_hides_metrics_and_leaves_out_a_gateway_that_
     engines = [Embedded(tmp_path / str(number)) for number in range(2)]
     with ExitStack() as stack:
         first, second = (stack.enter_context(served(create_app(settings, engine, database))) for engine in engines)
-        with nginx([first, second], tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
+        with running_nginx([first, second], tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
             assert http.post("/v1/adapters", json={"name": "acme/demo", "vector": [0.2] * 13}).status_code == 201
             assert http.get("/v1/adapters/acme%2Fdemo").json()["name"] == "acme/demo"
             for path in ("/metrics", "/v1/worker/claim"):
@@ -190,7 +158,7 @@ def test_nginx_lets_streams_through_hides_metrics_and_leaves_out_a_gateway_that_
             assert len(list(chunks)) > 5
         with (
             served(create_app(settings, engines[0], database)) as alive,
-            nginx([alive, "127.0.0.1:9"], tmp_path) as url,
+            running_nginx([alive, "127.0.0.1:9"], tmp_path) as url,
         ):
             answered = [httpx.get(f"{url}/v1/models", timeout=30).status_code for _ in range(6)]
             asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
@@ -207,23 +175,3 @@ class HeldOutside(asyncio.Event):
 
     async def wait(self) -> bool:  # type: ignore[override]
         return await asyncio.to_thread(self._event.wait, 30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def wait_for(holds: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)

