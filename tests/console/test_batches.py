@@ -38,7 +38,7 @@ def test_a_batch_is_made_watched_and_its_answers_read(
 ) -> None:
     engine.base_answer = "seven"
     page = visit(base_url).open("batches")
-    page.get_by_text("Upload a file").click()
+    page.get_by_text("Upload a file", exact=True).click()
     drop(page, "requests.jsonl", line("a") + line("b"))
     expect(page.get_by_label("File with the requests")).not_to_have_value("")
     page.get_by_role("button", name="Make the batch").click()

@@ -14,9 +14,16 @@ import { byteCount } from "../format.js";
  */
 export function fileChoice(api, signal, none, purpose = "fine-tune") {
   const control = h("select", null, h("option", { value: "" }, none));
-  /** @param {string} [choose] the id of a file, listed or not */
+  let newest = 0;
+  /** @param {string} [choose] the id of a file, listed or not: chosen at once, and still so whichever answer comes last */
   async function refresh(choose = control.value) {
+    newest += 1;
+    const mine = newest;
+    control.value = choose;
+    if (control.value !== choose) control.append(h("option", { value: choose, selected: true }, choose));
     const { items } = await api.page("/v1/files", { query: { purpose, limit: 200 }, signal });
+    if (mine !== newest) return;
+    choose = control.value;
     const options = items.map((file) => h("option", { value: file.id }, `${file.filename} (${byteCount(file.bytes)}, ${file.id.slice(0, 12)}…)`));
     if (choose && !items.some((file) => file.id === choose)) options.push(h("option", { value: choose }, choose));
     replace(control, h("option", { value: "" }, none), options);
