@@ -63,7 +63,7 @@ async function adapterByField(world) {
 
 async function models(world) {
   const listed = {};
-  for await (const model of clientOf(world).models.list({ limit: 1 })) listed[model.id] = model.display_name;
+  for await (const model of clientOf(world).models.list({ limit: 5 })) listed[model.id] = model.display_name;
   assert(listed[world.model] === world.model && listed[world.adapter] === world.adapter, listed);
   assert((await clientOf(world).models.retrieve(world.adapter)).type === "model");
 }

@@ -90,7 +90,7 @@ def adapter_by_field(world: World) -> None:
 
 def models(world: World) -> None:
     client = client_of(world)
-    known = {model.id: model for model in client.models.list(limit=1)}  # page by page
+    known = {model.id: model for model in client.models.list(limit=5)}  # page by page
     assert {world.model, world.adapter} <= known.keys()
     found = client.models.retrieve(world.adapter)
     assert (found.id, found.type, found.display_name) == (world.adapter, "model", world.adapter)
