@@ -68,6 +68,7 @@ from server.observability.trace_export import exporting
 from server.observability.tracing import TRACER
 from server.registry.store import Registry
 from server.training.files.sweep import file_rule
+from server.training.files.uploads import UploadRule
 from server.training.jobs.config import METHODS, Method
 
 
@@ -158,9 +159,10 @@ def create_app(
     run_with(app, meter.flushing(settings.usage_flush_s))
     run_with(app, stored.tending())
     run_with(app, webhooks.running())
-    run_with(app, sweeping(database, [*rules_of(settings), file_rule(settings, app.state.training.files)]))
+    files = app.state.training.files
+    run_with(app, sweeping(database, [*rules_of(settings), file_rule(settings, files), UploadRule(files)]))
     # The last of all, so that it runs within what its lines need.
-    add_batches(app, settings, engine, database, app.state.training.files, field)
+    add_batches(app, settings, engine, database, files, field)
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)

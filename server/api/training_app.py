@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from server.api.deps import Training
 from server.api.lifespan import run_with
-from server.api.routes import file_lines, files, fine_tuning, graders, job_samples, worker
+from server.api.routes import file_lines, files, fine_tuning, graders, job_samples, uploads, worker
 from server.core.settings import Settings
 from server.db.database import Database
 from server.limits.grader_runs import GraderRuns
@@ -25,7 +25,15 @@ from server.training.graders.tools import client_of_this_server, grader_tools
 from server.training.jobs.config import Method
 from server.training.jobs.metrics import JobMetrics
 
-ROUTERS = (files.router, file_lines.router, graders.router, fine_tuning.router, job_samples.router, worker.router)
+ROUTERS = (
+    files.router,
+    uploads.router,
+    file_lines.router,
+    graders.router,
+    fine_tuning.router,
+    job_samples.router,
+    worker.router,
+)
 
 
 def add_training(

@@ -62,6 +62,26 @@ class FileUpload:
 @asynccontextmanager
 async def read_file_upload(request: Request, max_bytes: int) -> AsyncIterator[FileUpload]:
     """The upload in the body of `request`, for as long as the block runs. Raises ApiError (400, 413, 415)."""
+    async with _form(request, max_bytes) as items:
+        yield _upload(items, max_bytes)
+
+
+@asynccontextmanager
+async def read_part(request: Request, max_bytes: int) -> AsyncIterator[BinaryIO]:
+    """The part `data` in the form of `request`, for as long as the block runs. Raises ApiError (400, 413, 415)."""
+    async with _form(request, max_bytes) as items:
+        if len(items) != 1 or items[0][0] != "data" or not isinstance(part := items[0][1], UploadFile):
+            raise BadRequest(
+                "expected a form with the part 'data' and nothing else, as a part with a filename",
+                param="data",
+                code="invalid_form",
+            )
+        _check_size(part, max_bytes, "data")
+        yield part.file
+
+
+@asynccontextmanager
+async def _form(request: Request, max_bytes: int) -> AsyncIterator[list[tuple[str, UploadFile | str]]]:
     kind = media_type(request.headers)
     if kind != "multipart/form-data":
         raise UnsupportedMediaType(
@@ -75,7 +95,7 @@ async def read_file_upload(request: Request, max_bytes: int) -> AsyncIterator[Fi
     except (MultiPartException, UnicodeError, LookupError) as error:
         raise BadRequest(f"The form cannot be read: {error}", code="invalid_form") from error
     try:
-        yield _upload(list(form.multi_items()), max_bytes)
+        yield list(form.multi_items())
     finally:
         await form.close()
 
@@ -103,17 +123,21 @@ def _upload(items: list[tuple[str, UploadFile | str]], max_bytes: int) -> FileUp
         raise validation_error(error.errors(include_url=False)) from None
     if file is None:
         raise BadRequest("the form has no file 'file'", param="file", code="missing_required_parameter")
+    _check_size(file, max_bytes, "file")
+    return FileUpload(parsed, printable_filename(file.filename), file.file)
+
+
+def _check_size(file: UploadFile, max_bytes: int, param: str) -> None:
     size = file.size or 0
     if size > max_bytes:
         raise PayloadTooLarge(
-            f"The file has {size} bytes, expected at most {max_bytes} (the server's setting {SETTING}).", param="file"
+            f"The file has {size} bytes, expected at most {max_bytes} (the server's setting {SETTING}).", param=param
         )
     if size == 0:
-        raise BadRequest("The file is empty, expected at least one byte.", param="file", code="invalid_value")
-    return FileUpload(parsed, _filename(file.filename), file.file)
+        raise BadRequest("The file is empty, expected at least one byte.", param=param, code="invalid_value")
 
 
-def _filename(name: str | None) -> str:
+def printable_filename(name: str | None) -> str:
     """Printable, and short enough for its column; it is shown and never opened."""
     kept = "".join(c for c in name or "" if not unicodedata.category(c).startswith("C"))
     return kept[-MAX_FILENAME_CHARS:] or "file"

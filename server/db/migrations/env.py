@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 import server.db.batch_tables
 import server.db.response_tables
 import server.db.training_tables
+import server.db.upload_tables
 import server.db.webhook_tables  # noqa: F401, they put their tables beside the others
 from server.db.tables import METADATA
 

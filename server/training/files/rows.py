@@ -21,6 +21,7 @@ from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id
 from server.db.batch_tables import BATCHES, UNFINISHED
 from server.db.training_tables import FILES, JOBS
+from server.db.upload_tables import UPLOADS
 from server.training.states import ACTIVE
 
 PREFIX = "file-"
@@ -46,10 +47,16 @@ def insert_file(connection: Connection, **values: Any) -> Row[Any]:
 
 
 def check_room(connection: Connection, tenant_id: int, size: int, *, most_files: int, most_bytes: int) -> None:
-    """BadRequest when a tenant may not have another file of `size` bytes. Result files of its jobs count too."""
+    """BadRequest when a tenant may not have another file of `size` bytes. Result files of its jobs, and
+    uploads in parts that are not completed, count too."""
     visible = _visible(tenant_id).subquery()
     count = sa.func.count(visible.c.id)
     files, used = connection.execute(sa.select(count, sa.func.coalesce(sa.func.sum(visible.c.bytes), 0))).one()
+    coming = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(UPLOADS.c.bytes), 0)).where(
+        UPLOADS.c.tenant_id == tenant_id, UPLOADS.c.status == "pending", UPLOADS.c.expires_at > now()
+    )
+    coming_files, coming_bytes = connection.execute(coming).one()
+    files, used = files + coming_files, used + coming_bytes
     if files >= most_files:
         raise BadRequest(
             f"There are {files} files, expected at most {most_files} (the server's setting max_tenant_files); delete "

@@ -39,6 +39,7 @@ INTENDED = {
     "/v1/audit": "adapters",
     "/v1/batches": "infer",
     "/v1/files": "train",
+    "/v1/uploads": "train",
     "/v1/fine_tuning": "train",
     "/v1/webhook_endpoints": "train",
     "/v1/webhook_event_types": "train",

@@ -1,0 +1,183 @@
+"""/v1/uploads, in OpenAI's shape: a large file in parts, which may be sent at once, and again when one was lost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.engine import Connection, Row
+from starlette.concurrency import run_in_threadpool
+
+from server.api.bodies.file_upload import printable_filename, read_part
+from server.api.deps import AuthorDep, Gateway, GatewayDep, Training, TrainingDep
+from server.api.own_route import OwnRoute
+from server.api.schemas.pages import NoQuery
+from server.api.schemas.uploads import UploadComplete, UploadCreate, UploadObject, UploadPart
+from server.api.writes import Answer, Author, fingerprint_of
+from server.core.errors import ApiError, PayloadTooLarge, Unavailable
+from server.core.ids import new_id
+from server.training.files.rows import PREFIX as FILE_PREFIX
+from server.training.files.rows import get_file, location_of
+from server.training.files.uploads import (
+    MAX_PART_BYTES,
+    PART_PREFIX,
+    NewUpload,
+    add_part,
+    cancel_upload,
+    complete_upload,
+    create_upload,
+    get_upload,
+    join_parts,
+    ordered_parts,
+    pending_upload,
+)
+
+router = APIRouter(prefix="/v1/uploads", tags=["files"], route_class=OwnRoute)
+
+_PART_DOCS = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {"data": {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+
+def _limits(gateway: Gateway) -> dict[str, int]:
+    return {
+        "most_files": gateway.settings.max_tenant_files,
+        "most_bytes": gateway.settings.max_tenant_file_bytes,
+    }
+
+
+@router.post("", response_model=UploadObject)
+def create(
+    body: UploadCreate, request: Request, gateway: GatewayDep, author: AuthorDep, _query: Annotated[NoQuery, Query()]
+) -> Response:
+    """Announce a file that comes in parts. There is an hour for them."""
+    if body.bytes > (most := gateway.settings.max_file_bytes):
+        raise PayloadTooLarge(
+            f"bytes is {body.bytes}, expected at most {most} (the server's setting max_file_bytes).", param="bytes"
+        )
+    expiry = body.expires_after
+    new = NewUpload(
+        body.purpose, printable_filename(body.filename), body.bytes, None if expiry is None else expiry.seconds
+    )
+
+    def do(connection: Connection) -> Answer:
+        row = create_upload(connection, author.principal.tenant.id, new, **_limits(gateway))
+        return Answer(UploadObject.of(row).model_dump(), detail={"upload": row.id, "bytes": row.bytes})
+
+    fingerprint = fingerprint_of(request, body.model_dump_json().encode())
+    return gateway.writes.run(author, "upload.create", new.filename, do, fingerprint=fingerprint).response()
+
+
+@router.post("/{upload_id}/parts", response_model=UploadPart, openapi_extra=_PART_DOCS)
+async def add(
+    upload_id: str,
+    request: Request,
+    gateway: GatewayDep,
+    training: TrainingDep,
+    author: AuthorDep,
+    _query: Annotated[NoQuery, Query()],
+) -> UploadPart:
+    """Send a part of at most 64 MiB. Parts may come in any order, and several at once."""
+    tenant_id = author.principal.tenant.id
+
+    def check() -> None:
+        with gateway.database.read() as connection:
+            pending_upload(connection, tenant_id, upload_id)
+
+    await run_in_threadpool(check)  # before it is read
+    async with read_part(request, min(MAX_PART_BYTES, gateway.settings.max_file_bytes)) as source:
+
+        def store() -> Row[Any]:
+            part_id = new_id(PART_PREFIX)
+            location = location_of(tenant_id, part_id)
+            size = training.files.write(source, location).size
+            try:
+                return gateway.database.transact(
+                    lambda connection: add_part(connection, tenant_id, upload_id, part_id, location, size)
+                )
+            except Unavailable:
+                raise  # the transaction may have been committed
+            except ApiError:
+                training.files.delete(location)
+                raise
+
+        row = await run_in_threadpool(store)
+    return UploadPart(id=row.id, created_at=row.created_at, upload_id=row.upload_id)
+
+
+@router.post("/{upload_id}/complete", response_model=UploadObject)
+def complete(
+    upload_id: str,
+    body: UploadComplete,
+    gateway: GatewayDep,
+    training: TrainingDep,
+    author: AuthorDep,
+    _query: Annotated[NoQuery, Query()],
+) -> Any:
+    """Put the parts together: the upload's `file` can then be used as any other. Once more gives the same answer."""
+    tenant_id = author.principal.tenant.id
+    with gateway.database.read() as connection:
+        row = get_upload(connection, tenant_id, upload_id)
+        if row.status == "completed":
+            return UploadObject.of(row, get_file(connection, tenant_id, row.file_id))
+        pending_upload(connection, tenant_id, upload_id)
+        parts = ordered_parts(connection, row, body.part_ids)
+    return _complete(upload_id, parts, body.md5, gateway, training, author).response()
+
+
+def _complete(
+    upload_id: str, parts: list[Row[Any]], md5: str | None, gateway: Gateway, training: Training, author: Author
+) -> Answer:
+    tenant_id = author.principal.tenant.id
+    file_id = new_id(FILE_PREFIX)
+    location = location_of(tenant_id, file_id)
+    stored = join_parts(training.files, parts, location, md5)
+    file = {"id": file_id, "location": location, "bytes": stored.size, "sha256": stored.sha256}
+    no_longer_used: list[str] = []
+
+    def do(connection: Connection) -> Answer:
+        row, made, no_longer_used[:] = complete_upload(connection, tenant_id, upload_id, file, **_limits(gateway))
+        return Answer(UploadObject.of(row, made).model_dump(), detail={"file": file_id, "bytes": stored.size})
+
+    try:
+        answer = gateway.writes.run(author, "upload.complete", upload_id, do)
+    except Unavailable:
+        raise  # the transaction may have been committed
+    except ApiError:
+        training.files.delete(location)
+        raise
+    for part in no_longer_used:
+        training.files.delete(part)
+    return answer
+
+
+@router.post("/{upload_id}/cancel", response_model=UploadObject)
+def cancel(
+    upload_id: str,
+    gateway: GatewayDep,
+    training: TrainingDep,
+    author: AuthorDep,
+    _query: Annotated[NoQuery, Query()],
+) -> Response:
+    """Take no more parts, and forget those there are."""
+    no_longer_used: list[str] = []
+
+    def do(connection: Connection) -> Answer:
+        row, no_longer_used[:] = cancel_upload(connection, author.principal.tenant.id, upload_id)
+        return Answer(UploadObject.of(row).model_dump())
+
+    answer = gateway.writes.run(author, "upload.cancel", upload_id, do)
+    for part in no_longer_used:
+        training.files.delete(part)
+    return answer.response()

@@ -1,0 +1,228 @@
+"""Files that are uploaded in parts: announced, then sent part by part, in any order and at once, then put together.
+
+An upload has an hour. Its bytes count as a file's from when it is announced, so that parts never have to be refused for
+the tenant's other files. Functions of a connection; the bytes of parts are in storage.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from server.core.clock import now
+from server.core.errors import BadRequest, NotFound, quoted
+from server.core.ids import is_id, new_id
+from server.db.database import Database
+from server.db.retention import DAY_S
+from server.db.tenant_lock import lock_tenant
+from server.db.upload_tables import UPLOAD_PARTS, UPLOADS
+from server.training.files.rows import check_room, insert_file
+from server.training.files.storage import FileStorage, StoredBytes
+
+PREFIX, PART_PREFIX = "upload_", "part_"
+OPEN_S = 3600
+MAX_PART_BYTES = 64 * 2**20
+MAX_PARTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewUpload:
+    """A file that is about to come in parts. file_expires_s: how long the file is kept; None: until it is deleted."""
+
+    purpose: str
+    filename: str
+    bytes: int
+    file_expires_s: int | None
+
+
+def create_upload(
+    connection: Connection, tenant_id: int, upload: NewUpload, *, most_files: int, most_bytes: int
+) -> Row[Any]:
+    """Announce a file; its row. BadRequest when the tenant has no room for it."""
+    lock_tenant(connection, tenant_id)
+    check_room(connection, tenant_id, upload.bytes, most_files=most_files, most_bytes=most_bytes)
+    at = now()
+    values = {
+        "id": new_id(PREFIX), "tenant_id": tenant_id, "purpose": upload.purpose, "filename": upload.filename,
+        "bytes": upload.bytes, "file_expires_s": upload.file_expires_s, "status": "pending",
+        "created_at": at, "expires_at": at + OPEN_S,
+    }  # fmt: skip
+    return connection.execute(UPLOADS.insert().values(values).returning(UPLOADS)).one()
+
+
+def pending_upload(connection: Connection, tenant_id: int, upload_id: str, *, lock: bool = False) -> Row[Any]:
+    """An upload that takes parts. NotFound; BadRequest when it has ended."""
+    row = get_upload(connection, tenant_id, upload_id, lock=lock)
+    status = "expired" if row.status == "pending" and row.expires_at <= now() else row.status
+    if status != "pending":
+        raise BadRequest(
+            f"The upload {upload_id} is {status}; make another one.", param="upload_id", code="upload_finished"
+        )
+    return row
+
+
+def get_upload(connection: Connection, tenant_id: int, upload_id: str, *, lock: bool = False) -> Row[Any]:
+    """An upload, locked until the transaction ends if it is to `lock`. NotFound."""
+    row = None
+    if is_id(upload_id, PREFIX):
+        rows = sa.select(UPLOADS).where(UPLOADS.c.id == upload_id, UPLOADS.c.tenant_id == tenant_id)
+        row = connection.execute(rows.with_for_update() if lock else rows).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no upload {quoted(upload_id)}.", param="upload_id", code="upload_not_found")
+    return row
+
+
+def add_part(
+    connection: Connection, tenant_id: int, upload_id: str, part_id: str, location: str, size: int
+) -> Row[Any]:
+    """A part whose bytes are durable; its row. BadRequest when they are more than was announced."""
+    upload = pending_upload(connection, tenant_id, upload_id, lock=True)
+    parts = UPLOAD_PARTS.c.upload_id == upload_id
+    count, used = connection.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(UPLOAD_PARTS.c.bytes), 0)).where(parts)
+    ).one()
+    if count >= MAX_PARTS or used + size > upload.bytes:
+        said = f"{count} parts" if count >= MAX_PARTS else f"{used + size} bytes in its parts"
+        most = f"{MAX_PARTS}" if count >= MAX_PARTS else f"{upload.bytes}, as were announced"
+        raise BadRequest(
+            f"With this part the upload has {said}, expected at most {most}.", param="data", code="upload_too_large"
+        )
+    values = {"id": part_id, "upload_id": upload_id, "bytes": size, "location": location, "created_at": now()}
+    return connection.execute(UPLOAD_PARTS.insert().values(values).returning(UPLOAD_PARTS)).one()
+
+
+def ordered_parts(connection: Connection, upload: Row[Any], part_ids: Sequence[str]) -> list[Row[Any]]:
+    """The parts in the order in which they make the file. BadRequest when they do not make all of it."""
+    rows = connection.execute(sa.select(UPLOAD_PARTS).where(UPLOAD_PARTS.c.upload_id == upload.id)).all()
+    known = {row.id: row for row in rows}
+    for part_id in part_ids:
+        if part_id not in known:
+            raise BadRequest(
+                f"The upload {upload.id} has no part {quoted(part_id)}.", param="part_ids", code="part_not_found"
+            )
+    if len(set(part_ids)) < len(part_ids):
+        raise BadRequest("part_ids names a part twice.", param="part_ids", code="invalid_value")
+    parts = [known[part_id] for part_id in part_ids]
+    size = sum(part.bytes for part in parts)
+    if size != upload.bytes:
+        raise BadRequest(
+            f"The parts have {size} bytes together, expected {upload.bytes}, as were announced.",
+            param="part_ids",
+            code="upload_incomplete",
+        )
+    return parts
+
+
+def complete_upload(
+    connection: Connection, tenant_id: int, upload_id: str, file: dict[str, Any], *, most_files: int, most_bytes: int
+) -> tuple[Row[Any], Row[Any], list[str]]:
+    """The parts were put together: (the upload, its file, where parts can be deleted). As `pending_upload` raises."""
+    upload = pending_upload(connection, tenant_id, upload_id, lock=True)
+    lock_tenant(connection, tenant_id)
+    end_upload(connection, upload_id, "completed")  # first, so that it does not count as pending too
+    check_room(connection, tenant_id, upload.bytes, most_files=most_files, most_bytes=most_bytes)
+    at = now()
+    expires_at = None if upload.file_expires_s is None else at + upload.file_expires_s
+    row = insert_file(
+        connection, tenant_id=tenant_id, purpose=upload.purpose, filename=upload.filename, created_at=at,
+        expires_at=expires_at, **file,
+    )  # fmt: skip
+    change = UPLOADS.update().where(UPLOADS.c.id == upload_id).values(file_id=row.id)
+    return connection.execute(change.returning(UPLOADS)).one(), row, delete_parts(connection, [upload_id])
+
+
+def cancel_upload(connection: Connection, tenant_id: int, upload_id: str) -> tuple[Row[Any], list[str]]:
+    """(the upload, which takes no more parts, and where parts can be deleted). Once more does nothing."""
+    row = get_upload(connection, tenant_id, upload_id, lock=True)
+    if row.status == "cancelled":
+        return row, []
+    pending_upload(connection, tenant_id, upload_id)
+    return end_upload(connection, upload_id, "cancelled"), delete_parts(connection, [upload_id])
+
+
+def end_upload(connection: Connection, upload_id: str, status: str) -> Row[Any]:
+    """The upload with its last status."""
+    change = UPLOADS.update().where(UPLOADS.c.id == upload_id).values(status=status)
+    return connection.execute(change.returning(UPLOADS)).one()
+
+
+def delete_parts(connection: Connection, upload_ids: Sequence[str]) -> list[str]:
+    """Forget the parts of uploads; where their bytes are."""
+    deleted = UPLOAD_PARTS.delete().where(UPLOAD_PARTS.c.upload_id.in_(upload_ids))
+    return list(connection.execute(deleted.returning(UPLOAD_PARTS.c.location)).scalars())
+
+
+class Joined(io.RawIOBase):
+    """Parts as one file to read from, with the MD5 of what was read."""
+
+    def __init__(self, files: FileStorage, locations: Iterable[str]) -> None:
+        self._chunks: Iterator[bytes] = (chunk for location in locations for chunk in files.read(location))
+        self._held = b""
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    @property
+    def md5(self) -> str:
+        return self._md5.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._held:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._held = chunk
+        size = min(len(buffer), len(self._held))
+        buffer[:size], self._held = self._held[:size], self._held[size:]
+        self._md5.update(buffer[:size])
+        return size
+
+
+def join_parts(files: FileStorage, parts: Sequence[Row[Any]], location: str, md5: str | None) -> StoredBytes:
+    """Store the parts as one file at `location`. BadRequest, and no file, when it has another MD5. Blocks."""
+    source = Joined(files, [part.location for part in parts])
+    stored = files.write(source, location)  # type: ignore[arg-type]
+    if md5 is not None and md5.lower() != source.md5:
+        files.delete(location)
+        raise BadRequest(
+            f"The parts have the MD5 {source.md5}, and md5 is {quoted(md5)}; a part was damaged, or they are in "
+            "another order.",
+            param="md5",
+            code="checksum_mismatch",
+        )
+    return stored
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRule:
+    """A rule of the sweep (db/retention.py): uploads that nobody completed in time, with their parts."""
+
+    files: FileStorage
+    what: str = "uploads"
+    kept_s: int = 0
+
+    def remove(self, database: Database, before: int, most: int) -> int:
+        expired, locations = database.transact(lambda connection: _expire(connection, before, most))
+        for location in locations:
+            self.files.delete(location)
+        return expired
+
+
+def _expire(connection: Connection, before: int, most: int) -> tuple[int, list[str]]:
+    late = sa.select(UPLOADS.c.id).where(UPLOADS.c.status == "pending", UPLOADS.c.expires_at <= before).limit(most)
+    ids = list(connection.execute(late.with_for_update(skip_locked=True)).scalars())
+    locations = delete_parts(connection, ids) if ids else []
+    if ids:
+        connection.execute(UPLOADS.update().where(UPLOADS.c.id.in_(ids)).values(status="expired"))
+    old = (
+        sa.select(UPLOADS.c.id).where(UPLOADS.c.status != "pending", UPLOADS.c.expires_at < before - DAY_S).limit(most)
+    )
+    gone = UPLOADS.delete().where(UPLOADS.c.id.in_(old.with_for_update(skip_locked=True)))
+    return len(ids) + len(connection.execute(gone.returning(UPLOADS.c.id)).all()), locations

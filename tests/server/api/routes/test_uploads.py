@@ -1,0 +1,104 @@
+"""/v1/uploads through the official openai client."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from server.core.clock import now
+from server.core.settings import Settings
+from server.db.database import Database
+from server.db.upload_tables import UPLOADS
+from server.training.files.storage import FileStorage
+from server.training.files.uploads import UploadRule
+
+WHOLE = bytes(range(256)) * 8
+
+
+def stored(settings: Settings) -> int:
+    """How many files there are below the storage's root."""
+    return sum(path.is_file() for path in Path(settings.files_url).rglob("*"))
+
+
+def announce(client: openai.OpenAI, size: int = len(WHOLE), **fields: Any) -> Any:
+    return client.uploads.create(
+        **{"bytes": size, "filename": "big.jsonl", "mime_type": "text/jsonl", "purpose": "batch", **fields}
+    )
+
+
+def test_parts_in_any_order_become_the_file(openai_client: openai.OpenAI, settings: Settings) -> None:
+    upload = announce(openai_client, expires_after={"anchor": "created_at", "seconds": 3600})
+    assert (upload.status, upload.object, upload.expires_at - upload.created_at) == ("pending", "upload", 3600)
+    pieces = [WHOLE[at : at + 500] for at in range(0, len(WHOLE), 500)]
+    parts = [openai_client.uploads.parts.create(upload.id, data=piece) for piece in reversed(pieces)]
+    assert {part.upload_id for part in parts} == {upload.id}
+    lost = [part.id for part in parts][::-1]
+    for wrong, param in ((lost[:-1], "part_ids"), ([*lost[:-1], "part_none"], "part_ids"), ([lost[0]] * 5, "part_ids")):
+        with pytest.raises(openai.BadRequestError) as caught:
+            openai_client.uploads.complete(upload.id, part_ids=wrong)
+        assert caught.value.param == param
+    md5 = hashlib.md5(WHOLE).hexdigest()
+    with pytest.raises(openai.BadRequestError, match="another order"):
+        openai_client.uploads.complete(upload.id, part_ids=lost[::-1], md5=md5)
+    done = openai_client.uploads.complete(upload.id, part_ids=lost, md5=md5)
+    assert done.status == "completed" and done.file is not None
+    assert (done.file.filename, done.file.purpose, done.file.bytes) == ("big.jsonl", "batch", len(WHOLE))
+    assert done.file.expires_at == done.file.created_at + 3600
+    assert openai_client.files.content(done.file.id).read() == WHOLE
+    again = openai_client.uploads.complete(upload.id, part_ids=lost)
+    assert again.file is not None and again.file.id == done.file.id, "the answer may have been lost"
+    for call in (
+        lambda: openai_client.uploads.cancel(upload.id),
+        lambda: openai_client.uploads.parts.create(upload.id, data=b"x"),
+    ):
+        with pytest.raises(openai.BadRequestError, match="is completed"):
+            call()
+    assert stored(settings) == 1, "the parts are gone"
+
+
+def test_the_clients_own_way_to_send_chunks(openai_client: openai.OpenAI, tmp_path: Path) -> None:
+    path = tmp_path / "big.jsonl"
+    path.write_bytes(WHOLE)
+    done = openai_client.uploads.upload_file_chunked(file=path, mime_type="text/jsonl", purpose="batch", part_size=700)
+    assert done.file is not None and openai_client.files.content(done.file.id).read() == WHOLE
+
+
+def test_cancelled_and_late_uploads_leave_nothing(
+    openai_client: openai.OpenAI, app_database: Database, settings: Settings
+) -> None:
+    cancelled, late = announce(openai_client), announce(openai_client)
+    for upload in (cancelled, late):
+        openai_client.uploads.parts.create(upload.id, data=b"x" * 100)
+    assert openai_client.uploads.cancel(cancelled.id).status == "cancelled"
+    assert openai_client.uploads.cancel(cancelled.id).status == "cancelled"
+    assert stored(settings) == 1
+    with app_database.write() as connection:
+        connection.execute(UPLOADS.update().where(UPLOADS.c.id == late.id).values(expires_at=now() - 1))
+    with pytest.raises(openai.BadRequestError, match="is expired"):
+        openai_client.uploads.parts.create(late.id, data=b"x")
+    rule = UploadRule(FileStorage(settings.files_url))
+    assert [rule.remove(app_database, now(), 10) for _ in range(2)] == [1, 0]
+    assert stored(settings) == 0
+    assert rule.remove(app_database, now() + 2 * 24 * 3600, 10) == 2, "the rows go a day later"
+
+
+def test_more_than_was_announced_or_is_allowed_is_refused(
+    openai_client: openai.OpenAI, base_url: str, settings: Settings
+) -> None:
+    upload = announce(openai_client, 10)
+    with pytest.raises(openai.BadRequestError, match="11 bytes in its parts, expected at most 10"):
+        openai_client.uploads.parts.create(upload.id, data=b"x" * 11)
+    with pytest.raises(openai.APIStatusError) as caught:
+        announce(openai_client, settings.max_file_bytes + 1)
+    assert (caught.value.status_code, caught.value.param) == (413, "bytes")  # type: ignore[attr-defined]
+    for form in ({"files": {"other": ("a", b"x")}}, {"data": {"data": "x"}}, {"files": {"data": ("a", b"")}}):
+        answer = httpx.post(f"{base_url}/v1/uploads/{upload.id}/parts", **form)  # type: ignore[arg-type]
+        assert answer.status_code in (400, 415), answer.text
+    with pytest.raises(openai.NotFoundError, match="There is no upload"):
+        openai_client.uploads.parts.create("upload_none", data=b"x")
+    assert stored(settings) == 0
