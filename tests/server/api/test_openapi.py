@@ -90,6 +90,8 @@ class Site:
             lines = tenant.post("/v1/files", files={"file": ("b.jsonl", b"{}")}, data={"purpose": "batch"}).json()
             batch = {"input_file_id": lines["id"], "endpoint": "/v1/completions", "completion_window": "24h"}
             batches = tenant.post("/v1/batches", json=batch).raise_for_status().json()
+            announced = {"bytes": 5, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}
+            uploads = tenant.post("/v1/uploads", json=announced).raise_for_status().json()
             jobs = tenant.post("/v1/fine_tuning/jobs", json=job).raise_for_status().json()
             response = tenant.post("/v1/responses", json={"model": BASE, "input": "one"}).raise_for_status().json()
             webhook = {"name": "mine", "url": "https://webhooks.invalid/", "event_types": ["batch.failed"]}
@@ -106,6 +108,7 @@ class Site:
             "file_id": [file["id"]],
             "job_id": [jobs["id"]],
             "batch_id": [batches["id"]],
+            "upload_id": [uploads["id"]],
             "response_id": [response["id"]],
             "webhook_endpoint_id": [made["id"] if "id" in made else made["data"][0]["id"]],
         }

@@ -27,7 +27,7 @@ TEXTS = ["\0", "a\0b", "a" * 70, "a" * 256, "a" * 100_000, "\u00e9" * 300, "\ud8
 NUMBERS = [-(2**63) - 1, -1, 2**31, 2**53, 2**63, 10**40, 1e308]
 OWN = (
     "/v1/adapters", "/v1/tenants", "/v1/files", "/v1/fine_tuning", "/v1/worker", "/v1/usage", "/v1/audit",
-    "/v1/batches", "/v1/responses/", "/v1/webhook_endpoints",
+    "/v1/batches", "/v1/responses/", "/v1/webhook_endpoints", "/v1/uploads",
 )  # fmt: skip
 
 
@@ -68,6 +68,8 @@ def known(send: Send) -> dict[str, str]:
     job = send("POST", "/v1/fine_tuning/jobs", json=body).raise_for_status().json()
     form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}")}}
     requests = send("POST", "/v1/files", **form).raise_for_status().json()["id"]
+    announced = {"bytes": 5, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}
+    upload = send("POST", "/v1/uploads", json=announced).raise_for_status().json()
     body = {"input_file_id": requests, "endpoint": "/v1/completions", "completion_window": "24h"}
     batch = send("POST", "/v1/batches", json=body).raise_for_status().json()
     response = send("POST", "/v1/responses", json={"input": "one"}).raise_for_status().json()
@@ -75,6 +77,7 @@ def known(send: Send) -> dict[str, str]:
     return {
         "name": "acme/math", "alias": "prod", "tenant": "default", "key": key["id"],
         "file_id": file["id"], "job_id": job["id"], "batch_id": batch["id"], "requests": requests,
+        "upload_id": upload["id"],
         "response_id": response["id"], "webhook_endpoint_id": webhook["id"],
     }  # fmt: skip
 
@@ -103,6 +106,10 @@ def bodies(send: Send, known: dict[str, str], factors: Factors) -> list[tuple[st
         "input_file_id": known["requests"], "endpoint": "/v1/completions", "completion_window": "24h",
         "metadata": {"a": "b"}, "output_expires_after": {"anchor": "created_at", "seconds": 3600},
     }  # fmt: skip
+    upload = {
+        "bytes": 5, "filename": "a", "mime_type": "text/plain", "purpose": "batch",
+        "expires_after": {"anchor": "created_at", "seconds": 3600},
+    }  # fmt: skip
     best = {"vector": vector(), "step": 1, "metrics": {"loss": 1.0}}
     return [
         ("POST", "/v1/adapters", {"name": "b", "vector": [1.0] * 13, "metadata": {"k": "v"}, "recipe": {"seed": 1}}),
@@ -115,6 +122,7 @@ def bodies(send: Send, known: dict[str, str], factors: Factors) -> list[tuple[st
         ("POST", "/v1/tenants/default/keys", {"name": "k", "expires_at": 2**33}),
         ("POST", "/v1/fine_tuning/jobs", create),
         ("POST", "/v1/batches", batch),
+        ("POST", "/v1/uploads", upload),
         ("POST", f"/v1/webhook_endpoints/{known['webhook_endpoint_id']}", WEBHOOK),
         # In the order in which a job lives: behind its spoilt variants a body is taken as it is.
         ("POST", "/v1/worker/claim", {**claim, "validating": 1}),

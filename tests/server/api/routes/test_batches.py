@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES
 from server.db.database import Database
 from server.db.tables import AUDIT_LOG, TENANTS, USAGE
+from server.db.webhook_tables import WEBHOOK_DELIVERIES
+from server.endpoints.webhooks import create_endpoint
 from tests.server.support.batch_kit import CHAT, ended, line, make_batch, rows
 from tests.server.support.fake_engine import BASE, FakeEngine
 from tests.server.support.keyed import ADMIN_KEY, Operator, bearer, with_admin_key
@@ -224,6 +227,19 @@ def test_batches_of_a_disabled_tenant_wait_until_it_is_enabled(
     disable(None)
     done = ended(openai_client, made)
     assert (done.status, len(rows(openai_client, done.output_file_id))) == ("completed", 1)
+
+
+def test_the_end_of_a_batch_is_told_to_its_tenants_endpoints(
+    openai_client: openai.OpenAI, app_database: Database
+) -> None:
+    with app_database.write() as connection:
+        url, types = "https://nowhere.invalid/", ["batch.completed", "batch.failed"]
+        create_endpoint(connection, DEFAULT_TENANT_ID, name="n", url=url, event_types=types)
+    done = [ended(openai_client, make_batch(openai_client, lines)) for lines in ([line("a")], ["{"])]
+    with app_database.read() as connection:
+        bodies = connection.execute(sa.select(WEBHOOK_DELIVERIES.c.body)).scalars().all()
+    told = {(event["type"], event["data"]["id"]) for event in map(json.loads, bodies)}
+    assert told == {("batch.completed", done[0].id), ("batch.failed", done[1].id)}
 
 
 def test_listing_pages_and_knows_no_other_tenants(openai_client: openai.OpenAI) -> None:
