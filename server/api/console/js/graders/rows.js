@@ -83,21 +83,21 @@ export function graderRows(api, signal, about) {
   async function gradeRow({ line, row }, grader, gone) {
     const { messages, tools, ...item } = row;
     const prompt = String(messages.at(-1)?.content ?? "");
-    const said = await sampleOf(messages, tools, item, gone);
+    const said = await sampleOf(line, messages, tools, item, gone);
     const graded = await run(api, { grader, item, model_sample: said }, gone);
     const why = whyNotGraded(graded);
     return { line, prompt, said, reward: why ? null : graded.reward, why };
   }
 
-  /** @param {any[]} messages @param {any} tools @param {any} item @param {AbortSignal} gone @returns {Promise<string>} */
-  async function sampleOf(messages, tools, item, gone) {
+  /** @param {number} line @param {any[]} messages @param {any} tools @param {any} item @param {AbortSignal} gone @returns {Promise<string>} */
+  async function sampleOf(line, messages, tools, item, gone) {
     if (source.value === "output") return about.output();
     if (source.value === "field") {
       const value = Object.hasOwn(item, name.value) ? item[name.value] : undefined;
       if (value === undefined) throw new ApiError(`A row has no field ${name.value}; it has ${Object.keys(item).join(", ") || "messages alone"}.`);
       return typeof value === "string" ? value : JSON.stringify(value);
     }
-    const body = { model: model.value.trim() || about.model, messages, tools, temperature: Number(temperature.value), max_tokens: Number(tokens.value) };
+    const body = { model: model.value.trim() || about.model, messages, tools, temperature: Number(temperature.value), max_tokens: Number(tokens.value), seed: line };
     const answer = await api.post("/v1/chat/completions", body, { signal: gone });
     return answer.choices[0].message.content ?? "";
   }
