@@ -215,8 +215,8 @@ def tables(measured: Measured) -> str:
 
 def with_tables(page: str, new: str) -> str:
     """`page` with `new` between its markers."""
-    marked = re.compile(r"(<!-- benchmarks/scale.py -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    return marked.sub(lambda found: found[1] + new + found[2], page)
+    marked = re.compile(r"(<!-- benchmarks/scale.py -->\n).*?(<!-- end -->)", re.DOTALL)
+    return marked.sub(lambda found: f"{found[1]}\n{new}\n\n{found[2]}", page)
 
 
 async def measure(url: str, postmaster: int, rows: int = ROWS, adapters: int = ADAPTERS) -> Measured:
