@@ -45,8 +45,8 @@ def test_lines_answer_as_requests_do(talk: Talk) -> None:
 
 def test_completions_and_responses_are_answered_too(talk: Talk) -> None:
     request = {"model": talk.base, "temperature": 0}
-    told = line("a", url="/v1/completions", **request, prompt=QUESTION, max_tokens=4)
+    told = line("a", url="/v1/completions", **request, prompt=QUESTION, max_tokens=4, ignore_eos=True)
     assert bodies(talk, [told], "/v1/completions")["a"]["usage"]["completion_tokens"] == 4
-    told = line("b", url="/v1/responses", **request, input=QUESTION, max_output_tokens=4)
+    told = line("b", url="/v1/responses", **request, input=QUESTION, max_output_tokens=3)
     response = bodies(talk, [told], "/v1/responses")["b"]
     assert (response["object"], response["status"]) == ("response", "incomplete")
