@@ -25,6 +25,8 @@ def limits(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     table("of", "quota", "limit", "left", "whole again in", rows=rows, right=("limit", "left", "whole again in"))
     if found["max_concurrent_requests"] is not None:
         say(f"At most {found['max_concurrent_requests']} requests may be open at once.")
+    if found["priority_requests_per_minute"] is not None:
+        say(f"{found['priority_requests_per_minute']:,} requests a minute may have the service_tier priority.")
     if not rows:
         say(f"The tenant {found['tenant']} has no quotas on requests or tokens.")
 

@@ -36,13 +36,13 @@ _QUOTAS = ("requests_per_minute", "tokens_per_minute", "max_concurrent_requests"
 _TENANT_QUOTAS = ("priority_requests_per_minute", "tokens_per_month")
 
 # What the batch's owner, its time or the operator want of the gateway that has it.
-Wanted = Literal["go on", "cancel", "expire", "fail", "less output", "wait", "nothing"]
+Wanted = Literal["go on", "cancel", "expire", "fail", "no key", "less output", "wait", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A batch as its gateway must see it. `wanted`: "wait" where its tenant is disabled, "nothing" where the lease is
-    another's; "fail" where its input file is gone."""
+    another's; "fail" where its input file is gone, "no key" where the key that made it was revoked or has expired."""
 
     wanted: Wanted
     row: Row[Any]
@@ -135,6 +135,7 @@ def standing(
     rows = sa.select(BATCHES).where(BATCHES.c.id == batch_id)
     row = connection.execute(rows.with_for_update() if lock else rows).one()
     tenant = connection.execute(sa.select(TENANTS).where(TENANTS.c.id == row.tenant_id)).one()
+    key = connection.execute(sa.select(API_KEYS).where(API_KEYS.c.id == row.key_id)).one_or_none()
     wanted: Wanted = "go on"
     if row.lease_owner != owner or row.status in FINISHED:
         wanted = "nothing"
@@ -146,16 +147,17 @@ def standing(
         wanted = "expire"
     elif tenant.disabled_at is not None:
         wanted = "wait"
+    elif key is not None and (key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now())):
+        wanted = "no key"
     elif input_file(connection, row.input_file_id) is None:
         wanted = "fail"
     elif most_bytes is not None and row.result_bytes > most_bytes:
         wanted = "less output"
-    return Standing(wanted, row, None if tenant.disabled_at is not None else _principal(connection, row, tenant))
+    return Standing(wanted, row, None if tenant.disabled_at is not None else _principal(connection, row, tenant, key))
 
 
-def _principal(connection: Connection, row: Row[Any], tenant: Row[Any]) -> Principal:
+def _principal(connection: Connection, row: Row[Any], tenant: Row[Any], key: Row[Any] | None) -> Principal:
     """For whom lines are asked: the tenant, with the quotas of the key that made the batch."""
-    key = connection.execute(sa.select(API_KEYS).where(API_KEYS.c.id == row.key_id)).one_or_none()
     limits = Limits(*(getattr(tenant, name) for name in (*_QUOTAS, *_TENANT_QUOTAS)))
     key_limits = Limits() if key is None else Limits(*(getattr(key, name) for name in _QUOTAS))
     spent = 0

@@ -50,6 +50,13 @@ FILE_GONE = {
     "message": "The input file was deleted while the batch was not finished; what had been answered is in its files.",
     "param": "input_file_id",
 }
+NO_KEY = {
+    "code": "api_key_revoked",
+    "line": None,
+    "message": "The API key that made the batch was revoked or has expired; what had been answered is in its files. "
+    "Make a batch of the other lines with another key.",
+    "param": None,
+}
 GIVEN_UP = {
     "code": "server_error",
     "line": None,
@@ -62,6 +69,7 @@ ENDS: Mapping[Wanted, tuple[Outcome, tuple[Mapping[str, Any], ...]]] = {
     "cancel": ("cancelled", ()),
     "expire": ("expired", ()),
     "fail": ("failed", (FILE_GONE,)),
+    "no key": ("failed", (NO_KEY,)),
     "less output": ("completed", ()),
 }
 

@@ -23,6 +23,8 @@ def set_gateway_fields(payload: dict[str, object], tenant_id: int, *, background
     payload["cache_salt"] = f"tenant-{tenant_id}"
     if background:
         payload["priority"] = BACKGROUND_PRIORITY
+    elif payload.get("priority") is None:
+        payload.pop("priority", None)  # the engine takes no null
     payload.pop("request_id", None)
 
 

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Query, Response
 from server.api.deps import GatewayDep, PrincipalDep, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.file_lines import FileLine, FileLines, LinesQuery
+from server.core.errors import BadRequest
 from server.training.files.lines import MAX_LINE_BYTES, Line, read_portion
 from server.training.files.rows import get_file
 from server.training.jobs.config import Method
@@ -35,8 +36,17 @@ def lines(
     """Some lines of a file, each with why it cannot be trained on."""
     with gateway.database.read() as connection:
         row = get_file(connection, principal.tenant.id, file_id)
-    with training.files.opened_at(row.location, min(query.start, row.bytes)) as file:
-        read = list(read_portion(file, query.line, query.start, query.limit))
+    start = min(query.start, row.bytes)
+    with training.files.opened_at(row.location, max(start - 1, 0)) as file:
+        is_place = start == 0 if query.line == 1 else start > 0 and file.read(1) == b"\n"
+        read = list(read_portion(file, query.line, query.start, query.limit)) if is_place else []
+    if not is_place:
+        raise BadRequest(
+            f"line is {query.line} and start is {query.start}, which do not belong together: expected next_line and "
+            "next_start of the portion before, or neither",
+            param="start",
+            code="invalid_value",
+        )
     shown = [_shown(line, query.method) for line in read]
     end = read[-1].start + len(read[-1].data) if read else row.bytes
     more = end < row.bytes and not read[-1].is_too_long

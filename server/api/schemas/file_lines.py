@@ -47,7 +47,7 @@ class LinesQuery(StrictQuery):
     """
 
     method: Method = "reinforcement"
-    line: int = Field(1, ge=1, lt=2**53)
-    start: int = Field(0, ge=0, lt=2**53)
+    line: int = Field(1, ge=1, lt=2**53, description="next_line of the portion before")
+    start: int = Field(0, ge=0, lt=2**53, description="next_start of the portion before: the line's first byte")
     limit: int = Field(20, ge=1, le=MAX_LINES)
     only: Literal["all", "errors"] = "all"

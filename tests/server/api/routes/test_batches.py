@@ -24,7 +24,7 @@ from server.db.webhook_tables import WEBHOOK_DELIVERIES
 from server.endpoints.webhooks import create_endpoint
 from tests.server.support.batch_kit import CHAT, ended, line, make_batch, rows
 from tests.server.support.fake_engine import BASE, FakeEngine
-from tests.server.support.keyed import ADMIN_KEY, Operator, bearer, with_admin_key
+from tests.server.support.keyed import ADMIN_KEY, Operator, bearer, expire, with_admin_key
 from tests.server.support.served import served
 from tests.server.support.training_kit import upload
 
@@ -280,6 +280,32 @@ async def test_lines_wait_for_their_tenants_quota_and_another_tenant_sees_none_o
                 theirs.files.content(done.output_file_id or "")
         metrics = httpx.get(f"{url}/metrics", headers=bearer(ADMIN_KEY)).text
         assert 'tinylora_rejected_requests_total{reason="requests_per_minute"' in metrics, "it had to wait"
+
+
+@pytest.mark.parametrize("way", ["revoked", "expired"])
+async def test_a_key_that_is_ended_ends_its_batches(
+    settings: Settings, engine: FakeEngine, app_database: Database, way: str
+) -> None:
+    engine.hold = asyncio.Event()
+    app = create_app(with_admin_key(settings), engine, app_database)
+    with served(app) as url:
+        async with httpx.AsyncClient(base_url=url) as http:
+            operator = Operator(http)
+            await operator.make_tenant("acme")
+            old, new = [await operator.make_key("acme", "infer", "train") for _ in range(2)]
+            with (
+                openai.OpenAI(base_url=f"{url}/v1", api_key=old["key"]) as of_old,
+                openai.OpenAI(base_url=f"{url}/v1", api_key=new["key"]) as of_new,
+            ):
+                made = await asyncio.to_thread(make_batch, of_old, [line("held")])
+                await asyncio.to_thread(until, lambda: engine.received)
+                if way == "revoked":
+                    await operator.send("POST", f"/v1/tenants/acme/keys/{old['id']}/revoke")
+                else:
+                    expire(app_database, old["id"])
+                done = await asyncio.to_thread(ended, of_new, made)
+    assert done.status == "failed" and done.errors is not None and done.errors.data
+    assert [error.code for error in done.errors.data] == ["api_key_revoked"]
 
 
 def test_output_files_expire_when_the_batch_says_so(openai_client: openai.OpenAI, factors: Factors) -> None:

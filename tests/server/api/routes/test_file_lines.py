@@ -92,9 +92,10 @@ def test_nothing_is_read_behind_a_line_that_is_too_long(openai_client: openai.Op
 
 def test_places_that_are_none_are_empty_or_refused(openai_client: openai.OpenAI) -> None:
     file = upload(openai_client)
-    assert lines(openai_client, file.id, start=10**9) == {
+    assert lines(openai_client, file.id, line=10**6, start=10**9) == {
         "object": "list", "data": [], "lines_read": 0, "next_line": None, "next_start": None,
     }  # fmt: skip
-    for query in ({"start": -1}, {"start": 2**53}, {"line": 0}, {"limit": 1001}, {"method": "dpo"}, {"after": "x"}):
+    for query in ({"start": -1}, {"start": 2**53}, {"line": 0}, {"limit": 1001}, {"method": "dpo"}, {"after": "x"},
+                  {"line": 3}, {"start": len(ROW)}, {"line": 2, "start": 5}):  # fmt: skip
         with pytest.raises(openai.BadRequestError):
             lines(openai_client, file.id, **query)
