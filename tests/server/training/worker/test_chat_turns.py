@@ -49,7 +49,7 @@ KEEPING = {
     "gptoss": (),
 }
 KEPT = [(name, role) for name, roles in KEEPING.items() for role in roles]
-NOT_KEPT = [(name, role) for name, roles in KEEPING.items() for role in {"user", "tool"} - set(roles)]
+NOT_KEPT = [(name, role) for name, roles in KEEPING.items() for role in ("user", "tool") if role not in roles]
 
 
 def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
