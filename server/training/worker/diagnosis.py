@@ -37,6 +37,9 @@ FINDINGS: Mapping[str, Callable[[History, Circumstances], str | None]] = {
     )
 }
 
+# What the evaluation before training can show.
+BEFORE_TRAINING = (task.grader_errors.__name__,)
+
 
 def circumstances(job: ClaimedJob, event_data: Mapping[str, Any]) -> Circumstances:
     """What is known of a step of `job`, whose result had this `event_data`.
@@ -56,6 +59,7 @@ def circumstances(job: ClaimedJob, event_data: Mapping[str, Any]) -> Circumstanc
         samples_ahead=getattr(config, "max_off_policy_steps", 0) > 0,
         errors=event_data.get("errors", {}),
         first_error=event_data.get("first_error"),
+        grader_error_share=event_data.get("grader_error_share"),
     )
 
 
@@ -69,10 +73,9 @@ class Diagnosis:
     def observe(self, step: int, metrics: Mapping[str, float], about: Circumstances) -> list[WorkerEvent]:
         """Add a step, 0 being the evaluation before training; returns what is to be told of behind it."""
         self.history.add(step, metrics)
-        if step == 0:
-            return []
         events = []
-        for name, find in FINDINGS.items():
+        for name in FINDINGS if step > 0 else BEFORE_TRAINING:
+            find = FINDINGS[name]
             text = find(self.history, about)
             if text is None:
                 self._forget(name)

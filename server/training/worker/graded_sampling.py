@@ -60,7 +60,12 @@ class GradedSampling:
         parts = {f"valid_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
         error = graded.standard_error
         metrics = {"valid_reward_mean": mean, "valid_reward_error": error, **parts}
-        return Evaluation(metrics, mean, error, held_out_samples(graded.groups))
+        found = {
+            "errors": graded.errors,
+            "first_error": graded.first_error,
+            "grader_error_share": graded.numbers["grader_error_share"],
+        }
+        return Evaluation(metrics, mean, error, found, held_out_samples(graded.groups))
 
     async def distance_per_nat(self, start: Adapter) -> float | None:
         """How far the numbers of the vector move for a change of one nat (probe.py), around `start` (float32)."""

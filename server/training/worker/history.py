@@ -43,7 +43,8 @@ class Circumstances:
 
     job: its id, and its `method`. lowest, highest: reward that the grader gives.
     prompts: in a step. max_flat_steps: so many steps without different rewards end the job; None: they do not.
-    errors: of grading and sampling, counts by kind; `first_error` is the message of the first.
+    errors: of grading and sampling, counts by kind; `first_error` is the message of the first. grader_error_share: of
+    the completions of the evaluation before training, None behind a step, whose metrics have it.
     """
 
     job: str = ""
@@ -56,6 +57,7 @@ class Circumstances:
     samples_ahead: bool = False
     errors: Mapping[str, int] = field(default_factory=dict)
     first_error: str | None = None
+    grader_error_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import torch
 
@@ -115,9 +116,13 @@ class _Job:
         if isinstance(self._config, RewardedConfig):
             self._state.watch.begin(evaluation)
         self._keep_if_best(0, evaluation)
-        self._state.diagnosis.observe(0, evaluation.metrics, circumstances(self._job, {}))
+        about = circumstances(self._job, evaluation.event_data)
+        events = self._state.diagnosis.observe(0, evaluation.metrics, about)
         seconds: dict[Phase, float] = {"eval": time.monotonic() - began}
-        await self._report(0, evaluation.metrics, seconds, publish=False, samples=evaluation.samples)
+        await self._report(
+            0, evaluation.metrics, seconds, evaluation.event_data,
+            publish=False, events=events, samples=evaluation.samples,
+        )  # fmt: skip
 
     async def _train_step(self, step: int) -> None:
         """A step of the method, evaluation, report. TrainingFailed ends the job."""
@@ -133,7 +138,10 @@ class _Job:
         flat = {"flat_share": 1.0} if result.is_flat else {}
         events = self._state.diagnosis.observe(step, metrics | flat, circumstances(self._job, result.event_data))
         samples = [*result.samples, *(evaluation.samples if evaluation is not None else ())]
-        await self._report(step, metrics, timer.seconds, publish=is_due, result=result, events=events, samples=samples)
+        await self._report(
+            step, metrics, timer.seconds, result.event_data,
+            publish=is_due, trained_tokens=result.trained_tokens, events=events, samples=samples,
+        )  # fmt: skip
         if problem is not None:
             raise problem
 
@@ -179,14 +187,15 @@ class _Job:
         step: int,
         metrics: Mapping[str, float],
         seconds: Mapping[Phase, float],
+        event_data: Mapping[str, Any],
         *,
         publish: bool,
-        result: StepResult | None = None,
+        trained_tokens: int | None = None,
         events: Sequence[WorkerEvent] = (),
         samples: Sequence[SampledGroup] = (),
     ) -> None:
         metrics = finite(metrics)
-        event = step_event(step, self._total, metrics, seconds, result)
+        event = step_event(step, self._total, metrics, seconds, event_data)
         await self._context.tools.gateway.report(
             self._job.id,
             ReportRequest(
@@ -199,7 +208,7 @@ class _Job:
                     publish=publish,
                 ),
                 metrics=metrics,
-                trained_tokens=0 if result is None else result.trained_tokens,
+                trained_tokens=trained_tokens or 0,
                 seconds=dict(seconds),
                 events=[*self._prepared, event, *events],
                 samples=list(samples),
@@ -207,7 +216,7 @@ class _Job:
         )
         self._prepared = []
         self._last_step = step
-        trained = {} if result is None else {"trained_tokens": float(result.trained_tokens)}
+        trained = {} if trained_tokens is None else {"trained_tokens": float(trained_tokens)}
         self._trackers.write(step, {**metrics, **trained, **{f"seconds/{phase}": s for phase, s in seconds.items()}})
         self._context.log(f"{self._job.id} ({self._job.tenant}) {event.message}, {math.fsum(seconds.values()):.1f} s")
 

@@ -45,11 +45,13 @@ class StepResult:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """metrics: by name, for the report. value: higher is better. error: its standard error, 0 when there is none.
-    samples: some of what was sampled."""
+    event_data: more for the `data` of the event, where it is the evaluation before training. samples: some of what was
+    sampled."""
 
     metrics: Mapping[str, float]
     value: float
     error: float = 0.0
+    event_data: Mapping[str, Any] = field(default_factory=dict)
     samples: Sequence[SampledGroup] = ()
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from server.training.jobs.protocol import Phase, StepData, StepScores, StepTiming, WorkerEvent
-from server.training.worker.method import StepResult
 
 _IN_WORDS = ("train_reward_mean", "train_loss", "valid_reward_mean", "valid_loss")
 
@@ -21,10 +21,13 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def step_event(
-    step: int, total_steps: int, metrics: Mapping[str, float], seconds: Mapping[Phase, float], result: StepResult | None
+    step: int,
+    total_steps: int,
+    metrics: Mapping[str, float],
+    seconds: Mapping[Phase, float],
+    event_data: Mapping[str, Any],
 ) -> WorkerEvent:
-    """The event of a step. `seconds`: seconds by part. `result`: None for the evaluation before the first step."""
-    event_data = {} if result is None else result.event_data
+    """The event of a step, or of the evaluation before the first. `event_data`: of its result. `seconds`: by part."""
     data = StepData(
         step=step,
         total_steps=total_steps,

@@ -18,7 +18,8 @@ _TRY_GRADER = "POST /v1/fine_tuning/alpha/graders/run"
 
 def grader_errors(history: History, about: Circumstances) -> str | None:
     """Completions that could not be graded."""
-    share = mean_of(history.latest, "grader_error_share")
+    before_training = about.grader_error_share
+    share = mean_of(history.latest, "grader_error_share") if before_training is None else before_training
     kinds = {kind: count for kind, count in about.errors.items() if kind not in {SAMPLING_ERROR, *ENVIRONMENT_ERRORS}}
     if share is None or share < MOST_GRADER_ERRORS or not kinds:
         return None

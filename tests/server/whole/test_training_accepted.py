@@ -190,7 +190,7 @@ async def first_step(job: ClaimedJob, tools: GraderTools) -> ReportRequest:
             batch = await loss.batch(await loss.collect(1, None), 0, None)
     metrics = finite({**batch.metrics, **evaluation.metrics})
     checkpoint = ReportedCheckpoint(vector=vector(), state={}, publish=True)
-    event = step_event(1, 5, metrics, {"sampling": 1.0}, batch)
+    event = step_event(1, 5, metrics, {"sampling": 1.0}, batch.event_data)
     return ReportRequest(worker="w", step=1, checkpoint=checkpoint, metrics=metrics, events=[event])
 
 
