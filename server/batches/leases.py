@@ -221,7 +221,6 @@ def end(connection: Connection, row: Row[Any], owner: str, **files: Any) -> bool
     outcome: Outcome = cast(Outcome, seen.outcome)
     values = {"status": outcome, f"{outcome}_at": now(), "lease_owner": None, "lease_expires_at": None, **files}
     change(connection, row.id, **values)
-    announce(connection, seen.tenant_id, f"batch.{outcome}", row.id)
     return True
 
 

@@ -200,7 +200,7 @@ class Chaos(Asker):
             (
                 {"adapter": "nobody"}, {"adapter": {"vector": "AAAA"}}, {"adapter": {"vector": [1e39] * 13}},
                 {"adapter": []}, {"adapter": "demo@999999"}, {"model": "nobody"}, {"temperature": -1}, {"n": 0},
-                {"messages": []}, {"max_tokens": 10**12}, {"stop": ["\ud800"]},
+                {"messages": []}, {"max_tokens": -1}, {"stop": ["\ud800"]},
                 {"adapter": "demo", "model": "math"}, {"adaptor": "demo"}, {"priority": 1000},
                 {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}},
                 {"structured_outputs": {"regex": "("}}, {"logit_bias": {"999999999": 1}}, {"seed": 2**70},

@@ -191,7 +191,10 @@ async def test_replacing_one_gateway_after_the_other_drops_no_stream(fleet: Flee
             old = fleet.running[place]
             old.terminate()
             async with httpx.AsyncClient(base_url=fleet.own_url(place)) as http:
-                ready = await http.get("/ready")
+                # The signal has to arrive first.
+                async with asyncio.timeout(30):
+                    while (ready := await http.get("/ready")).status_code == httpx.codes.OK:
+                        await asyncio.sleep(0.01)
                 assert (ready.status_code, ready.json()["error"]["code"]) == (503, "draining")
                 assert ready.headers["connection"] == "close"
                 assert (await http.get("/health")).status_code == 200
