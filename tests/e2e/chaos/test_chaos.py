@@ -100,6 +100,7 @@ async def test_chaos(
     assert memory_after < memory + GROWTH_MIB
     assert adapters_in(metrics_after) <= {
         *NAMES_IN_METRICS,
+        server.model,
         *(f"~{one.name}/{name}" for one in tenants for name in NAMES),
     }
 
