@@ -60,16 +60,24 @@ def digest_of(secret: bytes) -> str:
 
 def principal_of_row(row: KeyRow, at: float) -> Principal | None:
     """Who comes with this key `at` some time; None when it is revoked, has expired, or its tenant is disabled."""
-    expired = row.expires_at is not None and row.expires_at <= at
-    if expired or row.revoked_at is not None or row.tenant.disabled_at is not None:
+    if has_ended(row, at) or row.tenant.disabled_at is not None:
         return None
     scopes = cast(frozenset[KeyScope], frozenset(row.scopes.split()))
-    limits = Limits(row.requests_per_minute, row.tokens_per_minute, row.max_concurrent_requests)
-    return Principal(tenant_of_row(row.tenant), row.id, scopes, limits)
+    return Principal(tenant_of_row(row.tenant), row.id, scopes, key_limits(row))
 
 
-def tenant_of_row(row: TenantRow) -> Tenant:
-    """The tenant as the rest of the server knows it."""
+def has_ended(key: KeyRow | Row[Any], at: float) -> bool:
+    """Whether the key is revoked, or has expired `at` some time."""
+    return key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= at)
+
+
+def key_limits(key: KeyRow | Row[Any]) -> Limits:
+    """The quotas of the key itself."""
+    return Limits(key.requests_per_minute, key.tokens_per_minute, key.max_concurrent_requests)
+
+
+def tenant_of_row(row: TenantRow | Row[Any]) -> Tenant:
+    """The tenant as the rest of the server knows it, of a row of TENANTS with `month_tokens` (point_reads.py)."""
     limits = Limits(
         row.requests_per_minute,
         row.tokens_per_minute,

@@ -15,11 +15,12 @@ from typing import Any, Literal, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from server.auth.api_keys import has_ended, key_limits, tenant_of_row
 from server.batches.answers import Result
 from server.batches.states import FINISHED, Outcome
 from server.core.clock import now
 from server.core.months import month_start
-from server.core.principal import Limits, Principal, Tenant
+from server.core.principal import Limits, Principal
 from server.db.batch_tables import BATCH_RESULTS, BATCHES, UNFINISHED
 from server.db.database import Database
 from server.db.tables import API_KEYS, TENANTS, USAGE_MONTHS
@@ -31,9 +32,6 @@ ROWS_AT_ONCE = 100
 DELETED_AT_ONCE = 1000
 # After a defect or an outage of the storage.
 REST_S = 5
-_QUOTAS = ("requests_per_minute", "tokens_per_minute", "max_concurrent_requests")
-
-_TENANT_QUOTAS = ("priority_requests_per_minute", "tokens_per_month")
 
 # What the batch's owner, its time or the operator want of the gateway that has it.
 Wanted = Literal["go on", "cancel", "expire", "fail", "no key", "less output", "wait", "nothing"]
@@ -134,7 +132,7 @@ def standing(
     """The batch as `owner` must see it, its row locked until the transaction ends if it is to `lock`."""
     rows = sa.select(BATCHES).where(BATCHES.c.id == batch_id)
     row = connection.execute(rows.with_for_update() if lock else rows).one()
-    tenant = connection.execute(sa.select(TENANTS).where(TENANTS.c.id == row.tenant_id)).one()
+    tenant = _tenant(connection, row.tenant_id)
     key = connection.execute(sa.select(API_KEYS).where(API_KEYS.c.id == row.key_id)).one_or_none()
     wanted: Wanted = "go on"
     if row.lease_owner != owner or row.status in FINISHED:
@@ -147,27 +145,28 @@ def standing(
         wanted = "expire"
     elif tenant.disabled_at is not None:
         wanted = "wait"
-    elif key is not None and (key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now())):
+    elif key is not None and has_ended(key, now()):
         wanted = "no key"
     elif input_file(connection, row.input_file_id) is None:
         wanted = "fail"
     elif most_bytes is not None and row.result_bytes > most_bytes:
         wanted = "less output"
-    return Standing(wanted, row, None if tenant.disabled_at is not None else _principal(connection, row, tenant, key))
+    return Standing(wanted, row, None if tenant.disabled_at is not None else _principal(row, tenant, key))
 
 
-def _principal(connection: Connection, row: Row[Any], tenant: Row[Any], key: Row[Any] | None) -> Principal:
+def _tenant(connection: Connection, tenant_id: int) -> Row[Any]:
+    """The tenant's row, with the tokens that it has used in this month."""
+    month = sa.select(USAGE_MONTHS.c.tokens).where(
+        USAGE_MONTHS.c.tenant_id == tenant_id, USAGE_MONTHS.c.month == month_start(now())
+    )
+    rows = sa.select(TENANTS, month.scalar_subquery().label("month_tokens")).where(TENANTS.c.id == tenant_id)
+    return connection.execute(rows).one()
+
+
+def _principal(row: Row[Any], tenant: Row[Any], key: Row[Any] | None) -> Principal:
     """For whom lines are asked: the tenant, with the quotas of the key that made the batch."""
-    limits = Limits(*(getattr(tenant, name) for name in (*_QUOTAS, *_TENANT_QUOTAS)))
-    key_limits = Limits() if key is None else Limits(*(getattr(key, name) for name in _QUOTAS))
-    spent = 0
-    if tenant.tokens_per_month is not None:
-        month = sa.select(USAGE_MONTHS.c.tokens).where(
-            USAGE_MONTHS.c.tenant_id == tenant.id, USAGE_MONTHS.c.month == month_start(now())
-        )
-        spent = connection.execute(month).scalar() or 0
-    of = Tenant(tenant.id, tenant.name, tenant.weight, limits, tenant.max_adapters, spent)
-    return Principal(of, row.key_id, frozenset({"infer"}), key_limits)
+    limits = Limits() if key is None else key_limits(key)
+    return Principal(tenant_of_row(tenant), row.key_id, frozenset({"infer"}), limits)
 
 
 def input_file(connection: Connection, file_id: str) -> Row[Any] | None:

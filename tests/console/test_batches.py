@@ -8,9 +8,8 @@ from collections.abc import Callable
 import openai
 from playwright.sync_api import expect
 
-from tests.chromium import Visitor
+from tests.chromium import Visitor, drop
 from tests.console.test_accessibility import assert_accessible
-from tests.console.test_adapters import drop
 from tests.server.conftest import (
     app,
     app_database,

@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from openai import APIConnectionError, InternalServerError, RateLimitError
 from openai.types import Batch
 
 from tinylora_client.errors import BatchFailedError, BatchWaitTimeoutError
 from tinylora_client.operation import Call, Pause, Steps
+from tinylora_client.patience import PATIENCE_S, patiently
 from tinylora_client.progress_bar import ProgressBar
 
 ENDS = ("completed", "failed", "expired", "cancelled")
-# A server that restarts is away for a minute or two.
-PATIENCE_S = 600.0
 
 
 def wait(
@@ -38,19 +36,12 @@ def wait(
     Raises BatchFailedError when it failed, expired or was cancelled; what had been answered is in its files even so.
     BatchWaitTimeoutError.
     """
-    began, silent_since = time.monotonic(), None
+    began = time.monotonic()
     with ProgressBar(batch_id, progress) as bar:
         while True:
-            try:
-                batch = yield from Call("get", f"/batches/{quote(batch_id, safe='')}", Batch)
-                silent_since = None
-            except (APIConnectionError, InternalServerError, RateLimitError) as error:
-                silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since >= patience_s:
-                    raise
-                bar.show_silence(error)
-                yield Pause(poll_s)
-                continue
+            batch = yield from patiently(
+                lambda: _batch(batch_id), poll_s=poll_s, patience_s=patience_s, silent=bar.show_silence
+            )
             counts = batch.request_counts
             if counts is not None:
                 failed = f", {counts.failed} with errors" if counts.failed else ""
@@ -69,13 +60,17 @@ def wait(
 
 def results(batch_id: str) -> Steps[list[dict[str, Any]]]:
     """What the lines of a batch that has ended were answered: its output file, then its error file, as JSON objects."""
-    batch = yield from Call("get", f"/batches/{quote(batch_id, safe='')}", Batch)
+    batch = yield from _batch(batch_id)
     found: list[dict[str, Any]] = []
     for file_id in (batch.output_file_id, batch.error_file_id):
         if file_id is not None:
             content: Any = yield from Call("get", f"/files/{file_id}/content", bytes)
             found += _rows(content)
     return found
+
+
+def _batch(batch_id: str) -> Steps[Batch]:
+    return (yield from Call("get", f"/batches/{quote(batch_id, safe='')}", Batch))
 
 
 def _rows(content: Any) -> Iterator[dict[str, Any]]:

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from openai import APIConnectionError, APIError, InternalServerError, Omit, RateLimitError
+from openai import APIError, Omit
 from openai.types.fine_tuning import FineTuningJobEvent
 
 from tinylora_client.errors import JobFailedError, JobWaitTimeoutError
 from tinylora_client.objects import Job, JobSample
 from tinylora_client.operation import Call, Emit, Listing, Pause, Series, Steps
+from tinylora_client.patience import PATIENCE_S, patiently
 from tinylora_client.progress_bar import ProgressBar
 
 ENDS = ("succeeded", "failed", "cancelled")
-# A server that restarts is away for a minute or two.
-PATIENCE_S = 600.0
 EVENTS_PAGE = 100
 
 
@@ -162,18 +161,13 @@ def _update(
     job_id: str, last: str | None, poll_s: float, patience_s: float, silent: Callable[[APIError], object]
 ) -> Steps[JobUpdate]:
     """The job and the events behind the one with the id `last`. Passing errors are told, and waited out."""
-    silent_since: float | None = None
-    while True:
-        try:
-            # The job before its events: of one that has ended, all of them are there.
-            job = yield from Call("get", _path(job_id), Job)
-            return JobUpdate(job, (yield from _events_behind(job_id, last)))
-        except (APIConnectionError, InternalServerError, RateLimitError) as error:
-            silent_since = silent_since or time.monotonic()
-            if time.monotonic() - silent_since >= patience_s:
-                raise
-            silent(error)
-        yield Pause(poll_s)
+
+    def ask() -> Steps[JobUpdate]:
+        # The job before its events: of one that has ended, all of them are there.
+        job = yield from Call("get", _path(job_id), Job)
+        return JobUpdate(job, (yield from _events_behind(job_id, last)))
+
+    return patiently(ask, poll_s=poll_s, patience_s=patience_s, silent=silent)
 
 
 def _events_behind(job_id: str, last: str | None) -> Steps[tuple[FineTuningJobEvent, ...]]:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from server.api.bodies.file_upload import FileUpload, Purpose, read_file_upload
+from server.api.bodies.file_upload import FileUpload, Purpose, form_docs, read_file_upload
 from server.api.deps import AuthorDep, Gateway, GatewayDep, PrincipalDep, Training, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.files import FileDeleted, FileList, FileObject, FilesQuery
@@ -30,25 +30,15 @@ from server.training.files.rows import check_room, delete_file, get_file, insert
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=OwnRoute)
 
-_UPLOAD_DOCS = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["purpose", "file"],
-                    "properties": {
-                        "purpose": {"type": "string", "enum": list(get_args(Purpose))},
-                        "file": {"type": "string", "format": "binary"},
-                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-                        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
-                    },
-                }
-            }
-        },
-    }
-}
+_UPLOAD_DOCS = form_docs(
+    required=["purpose", "file"],
+    properties={
+        "purpose": {"type": "string", "enum": list(get_args(Purpose))},
+        "file": {"type": "string", "format": "binary"},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+    },
+)
 
 
 @router.post("", response_model=FileObject, openapi_extra=_UPLOAD_DOCS)

@@ -1,0 +1,32 @@
+"""Waiting for a server that is away for a while: one that restarts, or a network that fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from openai import APIConnectionError, APIError, InternalServerError, RateLimitError
+
+from tinylora_client.operation import Pause, Steps
+
+T = TypeVar("T")
+# A server that restarts is away for a minute or two.
+PATIENCE_S = 600.0
+
+
+def patiently(
+    ask: Callable[[], Steps[T]], *, poll_s: float, patience_s: float, silent: Callable[[APIError], object]
+) -> Steps[T]:
+    """What `ask` gives. Passing errors are told to `silent` and waited out: it is asked again every `poll_s` seconds,
+    for `patience_s` seconds; then the error is raised."""
+    silent_since: float | None = None
+    while True:
+        try:
+            return (yield from ask())
+        except (APIConnectionError, InternalServerError, RateLimitError) as error:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since >= patience_s:
+                raise
+            silent(error)
+        yield Pause(poll_s)
