@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.engine import Connection, Row
 from starlette.concurrency import run_in_threadpool
 
-from server.api.bodies.file_upload import printable_filename, read_part
+from server.api.bodies.file_upload import form_docs, printable_filename, read_part
 from server.api.deps import AuthorDep, Gateway, GatewayDep, Training, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.pages import NoQuery
@@ -34,20 +34,7 @@ from server.training.files.uploads import (
 
 router = APIRouter(prefix="/v1/uploads", tags=["files"], route_class=OwnRoute)
 
-_PART_DOCS = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["data"],
-                    "properties": {"data": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
+_PART_DOCS = form_docs(required=["data"], properties={"data": {"type": "string", "format": "binary"}})
 
 
 def _limits(gateway: Gateway) -> dict[str, int]:
@@ -128,12 +115,26 @@ def complete(
     """Put the parts together: the upload's `file` can then be used as any other. Once more gives the same answer."""
     tenant_id = author.principal.tenant.id
     with gateway.database.read() as connection:
-        row = get_upload(connection, tenant_id, upload_id)
-        if row.status == "completed":
-            return UploadObject.of(row, get_file(connection, tenant_id, row.file_id))
-        pending_upload(connection, tenant_id, upload_id)
+        done = _completed(connection, tenant_id, upload_id)
+        if done is not None:
+            return done
+        row = pending_upload(connection, tenant_id, upload_id)
         parts = ordered_parts(connection, row, body.part_ids)
-    return _complete(upload_id, parts, body.md5, gateway, training, author).response()
+    try:
+        return _complete(upload_id, parts, body.md5, gateway, training, author).response()
+    except ApiError:
+        # The same request, sent at the same moment, may have been the first.
+        with gateway.database.read() as connection:
+            done = _completed(connection, tenant_id, upload_id)
+        if done is None:
+            raise
+        return done
+
+
+def _completed(connection: Connection, tenant_id: int, upload_id: str) -> UploadObject | None:
+    """The upload with its file, None while it has none."""
+    row = get_upload(connection, tenant_id, upload_id)
+    return UploadObject.of(row, get_file(connection, tenant_id, row.file_id)) if row.status == "completed" else None
 
 
 def _complete(

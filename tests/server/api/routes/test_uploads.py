@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ def test_parts_in_any_order_become_the_file(openai_client: openai.OpenAI, settin
         with pytest.raises(openai.BadRequestError, match="is completed"):
             call()
     assert stored(settings) == 1, "the parts are gone"
+
+
+def test_completing_twice_at_one_moment_makes_one_file_and_gives_it_twice(
+    openai_client: openai.OpenAI, settings: Settings
+) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        for count in range(1, 6):
+            upload = announce(openai_client)
+            part = openai_client.uploads.parts.create(upload.id, data=WHOLE)
+            sent = [threads.submit(openai_client.uploads.complete, upload.id, part_ids=[part.id]) for _ in range(4)]
+            done = [one.result() for one in sent]
+            assert len({one.file.id for one in done if one.file is not None}) == 1
+            assert stored(settings) == count
 
 
 def test_the_clients_own_way_to_send_chunks(openai_client: openai.OpenAI, tmp_path: Path) -> None:
