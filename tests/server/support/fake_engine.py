@@ -56,7 +56,8 @@ class ChatRequest(BaseModel):
 
 class FakeEngine:
     """`why_no_tools`, `alive`, `hold` (an event an answer waits for, a stream after its first chunk), `chunk_s`
-    (seconds behind each chunk) and `base_answer` (what it says without an adapter) are for the tests to set.
+    (seconds behind each chunk of a stream, and before a whole answer) and `base_answer` (what it says without an
+    adapter) are for the tests to set.
 
     `received` are the chat requests, and `grammars` all grammars, in the order in which they came; `bad_grammars` says
     of specs why they are refused.
@@ -130,6 +131,7 @@ class FakeEngine:
             return StreamingResponse(self._chunks(head, content), media_type="text/event-stream")
         if self.hold is not None and not await self._held(self.hold, http):
             return Response()
+        await asyncio.sleep(self.chunk_s)
         self._report(3, 2)
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}

@@ -27,7 +27,7 @@ from server.launch.draining import DrainingServer
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
 
 NOTHING: Mapping[str, str] = {}
-# Seconds between the chunks of a stream.
+# Seconds between the chunks of a stream, and before a whole answer.
 CHUNK_VARIABLE = "TINYLORA_TEST_CHUNK_S"
 
 

@@ -9,9 +9,10 @@ import openai
 import pytest
 
 from tests.server.support.batch_kit import ended, line, make_batch, rows
-from tests.server.support.serve_fake import gateway_processes
+from tests.server.support.serve_fake import CHUNK_VARIABLE, gateway_processes
 
 LINES = 1200
+SLOWLY = {CHUNK_VARIABLE: "0.05"}  # four lines at once, so that all of them would take 15 seconds
 
 
 def client_of(url: str) -> openai.OpenAI:
@@ -37,7 +38,11 @@ def test_two_gateways_killed_and_one_ended_lose_no_line_and_answer_none_twice(
 ) -> None:
     environment = {"TINYLORA_FILES_URL": f"{tmp_path}/files", "TINYLORA_BATCH_LEASE_S": "2"}
     handed_over = {**environment, "TINYLORA_BATCH_LEASE_S": "600"}  # nobody waits for that one
-    with gateway_processes(2, environment) as (first, second), gateway_processes(2, handed_over) as (third, fourth):
+    with (
+        gateway_processes(2, environment | SLOWLY) as (first, second),
+        gateway_processes(1, handed_over | SLOWLY) as (third,),
+        gateway_processes(1, handed_over) as (fourth,),
+    ):
         clients = [client_of(first.serve(database_url)), client_of(second.serve(database_url))]
         batch = make_batch(clients[0], [line(str(number)) for number in range(LINES)])
         counted = wait_for(clients[1], batch.id, 0)
