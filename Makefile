@@ -91,7 +91,7 @@ ray: $(PROJECT) ## Install Ray (240 MB) for `tinylora worker --ray` and its test
 	@$(PIP) --requirement deploy/requirements-ray.txt
 
 # What each has beyond this project's own packages; only the programs that try them see them.
-third-party-clients: $(THIRD_PARTY) ## Install the clients of other projects that tests/e2e/third_party_clients runs (300 MB)
+third-party-clients: $(THIRD_PARTY) ## Install the clients of other projects that tests run, and TypeScript for the console (300 MB)
 
 $(THIRD_PARTY): | $(PROJECT)
 	@command -v npm > /dev/null || { echo "npm was not found: apt-get install nodejs npm" >&2; exit 1; }

@@ -9,7 +9,7 @@ const SIZES = { bfloat16: 2, float16: 2, float32: 4 };
  * @returns {number[]}
  */
 export function numbersOf(bytes, dtype) {
-  const size = SIZES[/** @type {keyof SIZES} */ (dtype)];
+  const size = SIZES[/** @type {keyof typeof SIZES} */ (dtype)];
   if (size === undefined) throw new Error(`This page knows no numbers of the type ${dtype}.`);
   const view = new DataView(bytes);
   return Array.from({ length: bytes.byteLength / size }, (_, at) => {
