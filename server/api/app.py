@@ -162,7 +162,7 @@ def create_app(
     files = app.state.training.files
     run_with(app, sweeping(database, [*rules_of(settings), file_rule(settings, files), UploadRule(files)]))
     # The last of all, so that it runs within what its lines need.
-    add_batches(app, settings, engine, database, files, field)
+    add_batches(app, settings, engine, database, files, field, meter)
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)

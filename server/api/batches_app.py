@@ -16,15 +16,22 @@ from server.db.database import Database
 from server.engine.protocol import Engine
 from server.inference.adapter_field import AdapterField
 from server.inference.admission import max_batch_requests
+from server.inference.usage_meter import UsageMeter
 from server.training.files.storage import FileStorage
 
 
 def add_batches(
-    app: FastAPI, settings: Settings, engine: Engine, database: Database, files: FileStorage, adapters: AdapterField
+    app: FastAPI,
+    settings: Settings,
+    engine: Engine,
+    database: Database,
+    files: FileStorage,
+    adapters: AdapterField,
+    meter: UsageMeter,
 ) -> None:
     """Add the routes and the runner; after the engine was mounted, within whose lifespan this runs."""
     window = max_batch_requests(settings, engine)
-    runner = BatchRunner(Tools(app, database, files, adapters, settings, owner="", window=window))
+    runner = BatchRunner(Tools(app, database, files, adapters, meter, settings, owner="", window=window))
     app.state.batches = runner
     app.include_router(batches.router)
     run_within(app, runner.running())

@@ -36,6 +36,7 @@ from server.core.ids import new_id
 from server.core.settings import Settings
 from server.db.database import Database
 from server.inference.adapter_field import AdapterField
+from server.inference.usage_meter import UsageMeter
 from server.training.files.storage import FileStorage
 
 BEAT_S = 1.0
@@ -84,6 +85,7 @@ class Tools:
     database: Database
     files: FileStorage
     adapters: AdapterField
+    meter: UsageMeter
     settings: Settings
     owner: str
     window: int
@@ -171,8 +173,15 @@ class BatchRun:
                 settings.batch_lease_s, settings.max_batch_output_bytes,
             )  # fmt: skip
 
+        def store() -> Standing:
+            if results:
+                # Before the answers: a gateway that is killed in between has booked what is asked again. The other way
+                # round, lines would be in the output that nobody has paid.
+                tools.meter.flush()
+            return tools.database.transact(transaction)
+
         try:
-            self._standing = await to_its_end(run_in_threadpool(tools.database.transact, transaction))
+            self._standing = await to_its_end(run_in_threadpool(store))
         except ApiError:
             self._results = results + self._results
             raise

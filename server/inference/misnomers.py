@@ -72,7 +72,13 @@ def is_misnomer(field: str) -> bool:
     name = field.lower().replace("-", "_")[:MAX_NAME_CHARS]
     if _NAMES.fullmatch(name):
         return field != ADAPTER
-    return field != ADAPTER and difflib.SequenceMatcher(None, name, ADAPTER).ratio() >= LIKENESS
+    return field != ADAPTER and _is_like(name)
+
+
+def _is_like(name: str) -> bool:
+    # Upper bounds first, which tell nearly every field apart and take a tenth of the time.
+    matcher = difflib.SequenceMatcher(None, name, ADAPTER)
+    return all(ratio() >= LIKENESS for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio))
 
 
 def _names_adapter(key: object) -> bool:

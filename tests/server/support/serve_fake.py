@@ -86,11 +86,12 @@ def gateway_processes(count: int, environment: Mapping[str, str] = NOTHING) -> I
 
 
 def main() -> None:
-    """Wait for the URL of a database and a port on standard input, then serve as `tinylora serve` does."""
+    """Serve as `tinylora serve` does, once the URL of a database and a port are said: as the argument, or on standard
+    input."""
     with tempfile.TemporaryDirectory() as directory:
         engine = FakeEngine(tiny_factors(Path(directory)))
     engine.chunk_s = float(os.environ.get(CHUNK_VARIABLE, "0"))
-    line = sys.stdin.readline()
+    line = sys.argv[1] if len(sys.argv) > 1 else sys.stdin.readline()
     if line:
         url, port = json.loads(line)
         asyncio.run(_serve(Settings(database_url=url, log_level="error"), engine, port))

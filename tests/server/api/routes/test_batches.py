@@ -308,6 +308,20 @@ async def test_a_key_that_is_ended_ends_its_batches(
     assert [error.code for error in done.errors.data] == ["api_key_revoked"]
 
 
+async def test_usage_of_a_line_is_booked_when_its_answer_is_stored(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    """Or a gateway that is killed a moment later would have answered it for nothing."""
+    app = create_app(settings.model_copy(update={"usage_flush_s": 3600}), engine, app_database)
+    with served(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        done = await asyncio.to_thread(lambda: ended(client, make_batch(client, [line("a"), line("b")])))
+        with app_database.read() as connection:
+            columns = (USAGE.c.requests, USAGE.c.prompt_tokens, USAGE.c.completion_tokens)
+            booked = connection.execute(sa.select(*map(sa.func.sum, columns))).one()
+    assert done.usage is not None
+    assert tuple(booked) == (2, done.usage.input_tokens, done.usage.output_tokens) == (2, 6, 4)
+
+
 def test_output_files_expire_when_the_batch_says_so(openai_client: openai.OpenAI, factors: Factors) -> None:
     expiry: Any = {"anchor": "created_at", "seconds": 3600}
     done = ended(openai_client, make_batch(openai_client, [line("a")], output_expires_after=expiry))
