@@ -43,39 +43,47 @@ def main() -> None:
         question = json.loads(line)
         # Its signal ends the process also in the middle of the compiler, which Python could not interrupt.
         signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
-        try:
-            if question["kind"] in ("json", "structural_tag"):
-                check_depth(question["spec"])
-            began = time.process_time()
-            grammar = parse(question["kind"], question["spec"])
-            took = time.process_time() - began
-            if took > MAX_PARSE_S:
-                raise ValueError(f"reading it takes {took:.1f} s, expected at most {MAX_PARSE_S} s; make it smaller")
-            if question["kind"] == "json":
-                check_references(json.loads(question["spec"]))
-            check_some_answer(compiler.compile_grammar(grammar))
-            answer = {}
-        except MemoryError:
-            answer = {"error": "it takes too much memory; make it smaller"}
-        except Exception as error:
-            answer = {"error": _SOURCE.sub("", str(error)).strip()[:500] or type(error).__name__}
+        why = why_not(compiler, question["kind"], question["spec"])
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps({} if why is None else {"error": why}), flush=True)
 
 
-def check_depth(spec: str) -> None:
-    """ValueError when the JSON text `spec` is nested more than MAX_DEPTH levels deep; other text passes."""
+def why_not(compiler: xgrammar.GrammarCompiler, kind: str, spec: str) -> str | None:
+    """Why the engine may not compile `spec`; None when it may."""
     try:
-        level = [json.loads(spec)]
+        # Read by Python once, for all that looks at it here; the compiler takes text.
+        value = read_json(spec) if kind in ("json", "structural_tag") else None
+        began = time.process_time()
+        grammar = parse(kind, spec, value)
+        took = time.process_time() - began
+        if took > MAX_PARSE_S:
+            raise ValueError(f"reading it takes {took:.1f} s, expected at most {MAX_PARSE_S} s; make it smaller")
+        if kind == "json":
+            check_references(value)
+        check_some_answer(compiler.compile_grammar(grammar))
+    except MemoryError:
+        return "it takes too much memory; make it smaller"
+    except Exception as error:
+        return _SOURCE.sub("", str(error)).strip()[:500] or type(error).__name__
+    return None
+
+
+def read_json(spec: str) -> Any:
+    """The value of a JSON text. ValueError when it is none, or is nested more than MAX_DEPTH levels deep."""
+    try:
+        value = json.loads(spec)
+        level = [value]
         for _ in range(MAX_DEPTH):
             level = [part for part in level if isinstance(part, dict | list)]
             level = [inner for part in level for inner in (part.values() if isinstance(part, dict) else part)]
+        too_deep = any(isinstance(part, dict | list) for part in level)
     except RecursionError:
-        level = [[spec]]
-    except ValueError:
-        return
-    if any(isinstance(part, dict | list) for part in level):
+        too_deep = True
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
+    if too_deep:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep; make it flatter")
+    return value
 
 
 def check_references(schema: Any) -> None:
@@ -119,8 +127,8 @@ def check_some_answer(compiled: xgrammar.CompiledGrammar) -> None:
         raise ValueError("no answer fits it, not even an empty one")
 
 
-def parse(kind: str, spec: str) -> xgrammar.Grammar:
-    """The grammar that `spec` is. Raises whatever xgrammar raises."""
+def parse(kind: str, spec: str, value: Any) -> xgrammar.Grammar:
+    """The grammar that `spec` is; `value` is that of its JSON. Raises whatever xgrammar raises."""
     if kind == "json":
         return xgrammar.Grammar.from_json_schema(spec)
     if kind == "regex":
@@ -129,14 +137,13 @@ def parse(kind: str, spec: str) -> xgrammar.Grammar:
         return xgrammar.Grammar.from_lark(spec)
     if kind == "grammar":
         return xgrammar.Grammar.from_ebnf(spec)
-    tag = json.loads(spec)
-    if "structures" not in tag:
+    if "structures" not in value:
         return xgrammar.Grammar.from_structural_tag(spec)
     items = [
         xgrammar.StructuralTagItem(begin=part["begin"], schema=json.dumps(part["schema"]), end=part["end"])
-        for part in tag["structures"]
+        for part in value["structures"]
     ]
-    return xgrammar.Grammar.from_structural_tag(items, tag["triggers"])
+    return xgrammar.Grammar.from_structural_tag(items, value["triggers"])
 
 
 def _memory_now() -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import xgrammar
 from transformers import AutoTokenizer
 
 from server.core.child_pool import ChildError, ChildPool, ChildUnavailable
+from server.engine.grammar_worker import why_not
 from server.launch.embedded_model import ensure_embedded_model
 
 TIMEOUT_S = 60
@@ -62,10 +65,30 @@ async def test_what_does_not_compile_is_told_in_the_compilers_words_alone(pool: 
         ("regex", "(", "Regex parsing error"),
         ("grammar", "nonsense", "root"),
         ("structural_tag", "{}", "format"),
+        ("structural_tag", "not JSON", "it is not JSON"),
     ]:
         answer = await pool.ask({"kind": kind, "spec": spec}, TIMEOUT_S)
         assert why in str(answer["error"]) and str(answer["error"]), (kind, spec)
         assert "/project/" not in str(answer["error"]).split("Failed to parse")[0]
+
+
+def test_json_is_read_once() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(ensure_embedded_model(), local_files_only=True)
+    compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(tokenizer), max_threads=1)
+    legacy = {"structures": [{"begin": "<a>", "schema": CITY, "end": "</a>"}], "triggers": ["<a"]}
+    for kind, spec in [("json", json.dumps(CITY)), ("structural_tag", json.dumps(legacy))]:
+        read = []
+
+        def note(frame: Any, event: str, _: object, spec: str = spec, read: list[str] = read) -> None:
+            if event == "call" and frame.f_code is json.loads.__code__ and frame.f_locals["s"] == spec:
+                read.append(spec)
+
+        sys.setprofile(note)
+        try:
+            assert why_not(compiler, kind, spec) is None
+        finally:
+            sys.setprofile(None)
+        assert read == [spec], kind
 
 
 async def test_what_takes_too_long_costs_a_process_and_the_next_is_answered(pool: ChildPool) -> None:
