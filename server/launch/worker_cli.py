@@ -19,8 +19,8 @@ MOST_GIB = 2**20
 NOT_THE_WORKERS = ("ray", "ray_address", "ray_workers", "ray_cpus", "ray_gpus", "key", "parent")
 
 
-class Way(StrEnum):
-    """The methods of jobs (training.jobs.config.Method), as typer takes several of them."""
+class Method(StrEnum):
+    """The methods of jobs (training.jobs.config.Method), as typer takes several of them: only of an enumeration."""
 
     reinforcement = "reinforcement"
     supervised = "supervised"
@@ -42,7 +42,7 @@ def worker(
         str | None, typer.Option(help="The server's --chat-template, if it was started with one", show_default=False)
     ] = None,
     method: Annotated[
-        list[Way] | None, typer.Option(help="Of the jobs it does; may be repeated. Evolution needs no weights")
+        list[Method] | None, typer.Option(help="Of the jobs it does; may be repeated. Evolution needs no weights")
     ] = None,
     max_jobs: Annotated[int, typer.Option(min=1, max=64, help="Jobs trained together")] = 4,
     log_dir: Annotated[Path, typer.Option(help="Where TensorBoard finds the curves of jobs")] = LOG_DIR,
@@ -155,7 +155,7 @@ def _worker_flags(context: typer.Context) -> list[str]:
         if option.name in NOT_THE_WORKERS or given is None:
             continue
         for value in given if isinstance(given, list | tuple) else [given]:
-            flags += [option.opts[0], str(value.value if isinstance(value, Way) else value)]
+            flags += [option.opts[0], str(value.value if isinstance(value, Method) else value)]
     return flags
 
 
