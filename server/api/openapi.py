@@ -54,9 +54,11 @@ DESCRIPTIONS = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is longer than the server reads.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is in a format that is not read here.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "The Idempotency-Key was used for another request.",
-    HTTPStatus.TOO_MANY_REQUESTS: "A quota is used up, or too many requests wait; Retry-After says for how long.",
+    HTTPStatus.TOO_MANY_REQUESTS: "A quota is used up, or too much waits or is under way; see Retry-After.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The engine or the database does not answer; try again later.",
 }
+# What makes another of something of which a tenant has only so many under way.
+UNFINISHED_LIMITED = {("post", "/v1/batches"), ("post", "/v1/fine_tuning/jobs")}
 _METHODS = ("get", "put", "post", "delete", "patch")
 # FastAPI's, for a status that its errors do not have here.
 _UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
@@ -125,7 +127,7 @@ def _possible(path: str, method: str, operation: Mapping[str, Any]) -> Iterator[
         yield HTTPStatus.CONFLICT
     if "idempotency-key" in headers:
         yield HTTPStatus.UNPROCESSABLE_ENTITY
-    if path in MODEL_ROUTES:
+    if path in MODEL_ROUTES or (method, path) in UNFINISHED_LIMITED:
         yield HTTPStatus.TOO_MANY_REQUESTS
 
 

@@ -19,6 +19,7 @@ from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id, new_id
 from server.db.batch_tables import BATCHES, UNFINISHED
 from server.db.tenant_lock import lock_tenant
+from server.limits.unfinished_work import too_much_unfinished
 from server.training.files.rows import file_to_use
 
 PREFIX = "batch_"
@@ -41,14 +42,12 @@ class NewBatch:
 
 
 def create_batch(connection: Connection, tenant_id: int, key_id: str | None, batch: NewBatch, most: int) -> Row[Any]:
-    """Create a batch; its row. BadRequest when the file cannot be used, or `most` batches have not ended."""
+    """Create a batch; its row. BadRequest when the file cannot be used, TooManyRequests when `most` have not ended."""
     lock_tenant(connection, tenant_id)
     unfinished = sa.select(sa.func.count()).where(BATCHES.c.tenant_id == tenant_id, BATCHES.c.status.in_(UNFINISHED))
     if (count := connection.execute(unfinished).scalar_one()) >= most:
-        raise BadRequest(
-            f"There are {count} batches that have not ended, expected less than {most} (the server's setting "
-            "max_tenant_batches); wait for one of them, or cancel it.",
-            code="batch_limit_reached",
+        raise too_much_unfinished(
+            "batches", "/v1/batches", count, most, "max_tenant_batches", code="batch_limit_reached"
         )
     file_to_use(connection, tenant_id, batch.input_file_id, "input_file_id", PURPOSE)
     at = now()

@@ -3,8 +3,9 @@
     openai.NotFoundError          AdapterNotFoundError, VersionNotFoundError, AliasNotFoundError, JobNotFoundError,
                                   ModelNotFoundError, StoredFileNotFoundError, BatchNotFoundError
     openai.BadRequestError        InvalidVectorError, InvalidRecipeError, FactorsMismatchError, InvalidCheckpointError,
-                                  AdapterLimitError, JobLimitError, JobFinishedError
-    openai.RateLimitError         InsufficientQuotaError: the month is spent; no other attempt is made
+                                  AdapterLimitError, JobFinishedError
+    openai.RateLimitError         InsufficientQuotaError: the month is spent; JobLimitError, BatchLimitError: wait for
+                                  one to end; no other attempt is made at any of them
     openai.APIStatusError         PreconditionFailedError: someone else changed it
     openai.UnprocessableEntityError   IdempotencyKeyReusedError
 
@@ -74,8 +75,12 @@ class AdapterLimitError(openai.BadRequestError):
     """The tenant has as many adapters as it may."""
 
 
-class JobLimitError(openai.BadRequestError):
+class JobLimitError(openai.RateLimitError):
     """The tenant has as many jobs under way as it may."""
+
+
+class BatchLimitError(openai.RateLimitError):
+    """The tenant has as many batches under way as it may."""
 
 
 class JobFinishedError(openai.BadRequestError):
@@ -146,6 +151,7 @@ BY_CODE: dict[str, type[APIStatusError]] = {
     "invalid_checkpoint": InvalidCheckpointError,
     "adapter_limit_reached": AdapterLimitError,
     "job_limit_reached": JobLimitError,
+    "batch_limit_reached": BatchLimitError,
     "job_finished": JobFinishedError,
     "insufficient_quota": InsufficientQuotaError,
     "precondition_failed": PreconditionFailedError,

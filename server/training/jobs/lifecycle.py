@@ -22,6 +22,7 @@ from server.core.ids import is_id
 from server.db.tenant_lock import lock_tenant
 from server.db.training_tables import JOB_METADATA, JOBS
 from server.endpoints.webhooks import announce
+from server.limits.unfinished_work import too_much_unfinished
 from server.training.files.rows import file_for_job
 from server.training.jobs.config import AnyConfig
 from server.training.jobs.events import add_event
@@ -49,15 +50,12 @@ class NewJob:
 
 
 def create_job(connection: Connection, tenant_id: int, key_id: str | None, job: NewJob, most: int) -> Row[Any]:
-    """Create a job; its row. BadRequest when a file cannot be used, or `most` jobs of the tenant are unfinished."""
+    """Create a job; its row. BadRequest when a file cannot be used, TooManyRequests when `most` have not ended."""
     lock_tenant(connection, tenant_id)
     unfinished = sa.select(sa.func.count()).where(JOBS.c.tenant_id == tenant_id, JOBS.c.status.in_(sorted(ACTIVE)))
     if (count := connection.execute(unfinished).scalar_one()) >= most:
-        raise BadRequest(
-            f"There are {count} jobs that have not ended, expected less than {most} (the server's setting "
-            "max_tenant_jobs); wait for one of them, or cancel it.",
-            param=None,
-            code="job_limit_reached",
+        raise too_much_unfinished(
+            "jobs", "/v1/fine_tuning/jobs", count, most, "max_tenant_jobs", code="job_limit_reached"
         )
     file_for_job(connection, tenant_id, job.training_file, "training_file")
     if job.validation_file is not None:

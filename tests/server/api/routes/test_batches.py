@@ -25,7 +25,7 @@ from server.endpoints.webhooks import create_endpoint
 from tests.server.support.batch_kit import CHAT, ended, line, make_batch, rows
 from tests.server.support.fake_engine import BASE, FakeEngine
 from tests.server.support.keyed import ADMIN_KEY, Operator, bearer, expire, with_admin_key
-from tests.server.support.served import served
+from tests.server.support.served import listening, served
 from tests.server.support.training_kit import upload
 
 ONES = [1.0] * 13
@@ -327,3 +327,20 @@ def test_output_files_expire_when_the_batch_says_so(openai_client: openai.OpenAI
     done = ended(openai_client, make_batch(openai_client, [line("a")], output_expires_after=expiry))
     file = openai_client.files.retrieve(done.output_file_id or "")
     assert file.expires_at == file.created_at + 3600
+
+
+async def test_of_too_many_batches_the_official_client_is_told_at_once_and_does_not_try_again(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"max_tenant_batches": 1}), engine, app_database)
+    # Nothing runs batches here, so none of them ends.
+    async with listening(app) as url, openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        file = await client.files.create(file=("in.jsonl", line("a").encode()), purpose="batch")
+        new: Any = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h"}
+        batch = await client.batches.create(**new)
+        with pytest.raises(openai.RateLimitError, match=r"There are 1 batches .* cancel one") as refused:
+            await client.batches.create(**new)
+        assert refused.value.code == "batch_limit_reached"
+        assert refused.value.response.headers["retry-after"] == "60"
+        assert refused.value.request.headers["x-stainless-retry-count"] == "0"
+        await client.batches.cancel(batch.id)

@@ -435,11 +435,11 @@ async def test_a_tenant_has_so_many_jobs_that_have_not_ended(
         file = (await client.post("/v1/files", **form)).json()["id"]
         body = {"model": BASE, "training_file": file, "method": REINFORCEMENT}
         made = [await client.post("/v1/fine_tuning/jobs", json=body) for _ in range(3)]
-        assert [answer.status_code for answer in made] == [200, 200, 400]
+        assert [answer.status_code for answer in made] == [200, 200, 429]
         assert made[2].json()["error"]["code"] == "job_limit_reached"
         assert "There are 2 jobs that have not ended" in made[2].json()["error"]["message"]
         first = f"/v1/fine_tuning/jobs/{made[0].json()['id']}"
         await client.post(f"{first}/pause")
-        assert (await client.post("/v1/fine_tuning/jobs", json=body)).status_code == 400
+        assert (await client.post("/v1/fine_tuning/jobs", json=body)).status_code == 429
         await client.post(f"{first}/cancel")
         assert (await client.post("/v1/fine_tuning/jobs", json=body)).status_code == 200
