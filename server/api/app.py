@@ -32,8 +32,10 @@ from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.api.openapi import document_errors
 from server.api.routes import adapters, aliases, audit, bulk, keys, limits, models, ops, responses, tenants, usage
 from server.api.routes import webhooks as webhook_routes
+from server.api.routes.console import PREFIX as CONSOLE
 from server.api.routes.console import console_router, open_paths, read_console
 from server.api.training_app import add_training
+from server.api.unknown_paths import UnknownPaths
 from server.api.writes import AuditedWrites
 from server.auth.middleware import AuthMiddleware, auth_mode
 from server.auth.operator_keys import OperatorKeys
@@ -92,6 +94,7 @@ def create_app(
         title="TinyLoRA serving",
         description="Adapters of a few bytes, a different one in every request.",
         version=version("tinylora-serve"),
+        redirect_slashes=False,  # see unknown_paths.py
     )
     reads = open_point_reads(database)
     registry = Registry(database, reads, cache_size=settings.resolve_cache_size)
@@ -177,6 +180,7 @@ def create_app(
         reads=reads,
         metrics_without_key=settings.metrics_without_key,
         also_open=open_paths(console) if console else frozenset(),
+        unknown_path=UnknownPaths(app, CONSOLE, console).refusal,
     )
     app.add_middleware(ShortPaths)
     app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
 from adapters.vector.errors import AdapterError
+from server.api.unknown_paths import no_route
 from server.core.error_responses import error_response, internal_error, response_to, validation_error
 from server.core.errors import STATUS_CODES, ApiError
 
@@ -58,7 +59,7 @@ async def _handle_http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     status, message = error.status_code, str(error.detail)
     if status == HTTPStatus.NOT_FOUND and message == HTTPStatus.NOT_FOUND.phrase:
-        message = f"There is no route {_request.method} {_request.url.path:.200}."
+        return response_to(no_route(_request.app.routes, _request.scope))
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         message = f"{_request.url.path:.200} does not take {_request.method}."
     code = STATUS_CODES.get(HTTPStatus(status), "invalid_request" if status < 500 else "internal_error")

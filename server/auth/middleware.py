@@ -1,7 +1,8 @@
 """Who a request is from, and whether it may do what it asks: API keys, as `Authorization: Bearer <key>`, or in the
 header in which Anthropic's clients send them (x-api-key) or Azure's (api-key).
 
-Everything is denied by default. A request without a valid key learns nothing, not even which routes exist; unknown,
+Everything is denied by default. A request without a valid key learns nothing, not even which routes exist; with one,
+whatever it allows, a path that no route has is told as such. Unknown,
 revoked and expired keys, and those of disabled tenants, are refused in the same words. A server without any key is
 open: everyone is the default tenant and may do everything but make tenants and keys.
 
@@ -16,7 +17,7 @@ operator's (operator_keys.py) are compared in constant time.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Literal
 
 import structlog
@@ -58,9 +59,10 @@ def key_of(headers: Headers) -> str | None:
 
 
 class AuthMiddleware:
-    """Pure ASGI middleware: sets the principal of requests, or refuses them (401, 403).
+    """Pure ASGI middleware: sets the principal of requests, or refuses them (401, 403, 404).
 
-    `metrics_without_key` lets anyone read /metrics; `also_open` are more paths that anyone may read.
+    `metrics_without_key` lets anyone read /metrics; `also_open` are more paths that anyone may read. `unknown_path` is
+    the answer to a request whose path no route has, None where one has it.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class AuthMiddleware:
         reads: PointReads,
         metrics_without_key: bool,
         also_open: Set[str] = frozenset(),
+        unknown_path: Callable[[Scope], NotFound | None],
     ) -> None:
         self._app = app
         self._mode = mode
         self._keys = keys
         self._reads = reads
+        self._unknown_path = unknown_path
         self._open_paths = OPEN_PATHS | also_open | ({METRICS_PATH} if metrics_without_key else frozenset())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +90,7 @@ class AuthMiddleware:
         inside = background_principal(scope)
         try:
             principal = inside or await self._principal(Headers(scope=scope))
-            self._check(principal, scope.get("method", "GET"), scope["path"])
+            self._check(principal, scope)
         except ApiError as error:
             await response_to(error)(scope, receive, send)
             return
@@ -147,8 +151,9 @@ class AuthMiddleware:
             )
         return tenant_of_row(row)
 
-    def _check(self, principal: Principal, method: str, path: str) -> None:
-        """Forbidden when the principal's key does not allow `method` on `path`."""
+    def _check(self, principal: Principal, scope: Scope) -> None:
+        """Forbidden when the principal's key does not allow the request; NotFound when no key could."""
+        path = scope["path"]
         if self._mode == "open":
             if is_below(path, OPERATOR_PATHS):
                 raise Forbidden(
@@ -156,8 +161,10 @@ class AuthMiddleware:
                     "send that key."
                 )
             return
-        needed: KeyScope = scope_of(method, path)
+        needed: KeyScope = scope_of(scope.get("method", "GET"), path)
         if not principal.may(needed):
+            if (unknown := self._unknown_path(scope)) is not None:
+                raise unknown
             raise Forbidden(
                 f"This takes an API key with the scope '{needed}'; the scopes of this one are "
                 f"{', '.join(sorted(principal.scopes))}.",
