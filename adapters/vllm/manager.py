@@ -10,9 +10,11 @@ weights or the database.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from vllm.lora.request import LoRARequest
 
 from adapters.factors.factors import Factors, open_factors
 from adapters.factors.kept_scales import through_scales
+from adapters.vector.errors import FactorsError
 from adapters.vllm.delta import DELTAS
 from adapters.vllm.layer import install
 from adapters.vllm.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS, MatrixTable, to_device
@@ -37,6 +40,18 @@ logger = init_logger("vllm.tinylora")
 CACHED_ROWS = 1024
 
 
+def _factors_of(options: dict[str, Any]) -> Factors:
+    """Of the engine's options, read on the machine of this process. FactorsError says which machine that is."""
+    try:
+        factors = open_factors(options["factors"])
+        return through_scales(factors, Path(options["scales"])) if "scales" in options else factors
+    except (FactorsError, OSError) as error:
+        raise FactorsError(
+            f"{error} (on the machine {socket.gethostname()}; an engine over several machines needs it on each, at the "
+            "same path)"
+        ) from error
+
+
 class TinyLoRAManager:
     """Takes the place of vLLM's LRUCacheWorkerLoRAManager in every worker process."""
 
@@ -48,9 +63,7 @@ class TinyLoRAManager:
         assert vllm_config.lora_config is not None
         self.device = device
         options = vllm_config.additional_config["tinylora"]
-        self.factors: Factors = open_factors(options["factors"])
-        if "scales" in options:
-            self.factors = through_scales(self.factors, Path(options["scales"]))
+        self.factors = _factors_of(options)
         self.table = MatrixTable(self.factors, RESERVED_ROWS + vllm_config.lora_config.max_loras + CACHED_ROWS, device)
         self.delta = DELTAS[options["delta"]]
         max_tokens = vllm_config.scheduler_config.max_num_batched_tokens

@@ -69,9 +69,11 @@ def register() -> None:
 
     from adapters.vllm.expert_kernels import keep_expert_kernels
     from adapters.vllm.orphans import end_with_parent
+    from adapters.vllm.ray_environment import keep_secrets_here
     from adapters.vllm.request_check import refuse_unusable_adapters
     from adapters.vllm.token_runs import hand_over_runs
 
+    keep_secrets_here()
     if getattr(mixin.LRUCacheWorkerLoRAManager, "is_tinylora_seam", False):
         return
     mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)

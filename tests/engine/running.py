@@ -5,6 +5,7 @@ read from top to bottom.
 """
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -20,6 +21,8 @@ from adapters.vllm.plugin import engine_options
 
 T = TypeVar("T")
 
+# More options of every engine, as JSON: for tests that run these again in an engine of another kind.
+OPTIONS = json.loads(os.environ.get("TINYLORA_TEST_ENGINE", "{}"))
 # Of a GPU's memory, what an engine may ask for: several may be alive, and something else beside them.
 GPU_SHARE = float(os.environ.get("TINYLORA_TEST_GPU_SHARE", "0.2"))
 # Float32 on a CPU: the two implementations differ by 5e-6 on the base model; an adapter moves log-probabilities by up
@@ -75,13 +78,13 @@ class RunningEngine:
             "model": model, "dtype": "float32", "skip_tokenizer_init": True, "enforce_eager": True,
             "max_model_len": 128, "kv_cache_memory_bytes": 64 << 20, "disable_log_stats": True, "block_size": 32,
             "gpu_memory_utilization": GPU_SHARE,
-            **engine_options(factors, max_num_seqs, delta), **options,
+            **engine_options(factors, max_num_seqs, delta), **OPTIONS, **options,
         }  # fmt: skip
 
         async def start() -> AsyncLLM:
             return kind.from_engine_args(AsyncEngineArgs(**settings))
 
-        self.llm = self._submit(start()).result(timeout=280)
+        self.llm = self._submit(start()).result()
 
     def close(self) -> None:
         self.llm.shutdown()
@@ -93,8 +96,8 @@ class RunningEngine:
 
         return asyncio.run_coroutine_threadsafe(awaited(), self._loop)
 
-    def run(self, work: Awaitable[T], timeout: float = 250) -> T:
-        return self._submit(work).result(timeout=timeout)
+    def run(self, work: Awaitable[T]) -> T:
+        return self._submit(work).result()
 
     def stream(self, job: Job) -> AsyncIterator[Any]:
         from vllm.lora.request import LoRARequest

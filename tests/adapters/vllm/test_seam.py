@@ -19,7 +19,9 @@ from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager  # noqa: E402
 from vllm.model_executor.layers import linear  # noqa: E402
 from vllm.model_executor.layers.fused_moe import config as fused_moe_config  # noqa: E402
 from vllm.model_executor.layers.fused_moe import layer as fused_moe_layer  # noqa: E402
+from vllm.ray.ray_env import get_env_vars_to_copy  # noqa: E402
 from vllm.v1.core import kv_cache_utils  # noqa: E402
+from vllm.v1.executor.ray_env_utils import get_driver_env_vars  # noqa: E402
 from vllm.v1.worker import gpu_model_runner, lora_model_runner_mixin  # noqa: E402
 from vllm.v1.worker.gpu import lora_utils  # noqa: E402
 from vllm.v1.worker.gpu import model_runner as v2_model_runner  # noqa: E402
@@ -54,6 +56,19 @@ def test_registering_twice_leaves_one_seam() -> None:
     once = lora_model_runner_mixin.LRUCacheWorkerLoRAManager
     register()
     assert lora_model_runner_mixin.LRUCacheWorkerLoRAManager is once
+
+
+def test_ray_workers_get_no_secrets_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {"TINYLORA_ADMIN_KEY", "TINYLORA_DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "VLLM_API_KEY"}
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("HF_HOME", "/models")
+    register()
+    for executor, names in (("second", set(get_driver_env_vars(set()))), ("first", get_env_vars_to_copy())):
+        assert not names & secrets, (
+            f"vLLM's {executor} executor on Ray hands on what is in RAY_NON_CARRY_OVER_ENV_VARS: see ray_environment.py"
+        )
+        assert "HF_HOME" in names, f"vLLM's {executor} executor on Ray no longer hands HF_HOME on"
 
 
 def test_our_manager_has_every_method_vllm_calls_with_the_same_parameters() -> None:
