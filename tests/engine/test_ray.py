@@ -46,7 +46,7 @@ def two_nodes(environment: dict[str, str]) -> Iterator[Any]:
         cluster.shutdown()
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_ranks_on_two_nodes_give_every_request_its_adapter() -> None:
     """The tests of answers again, in a process of its own: this one may have imported vLLM, on its own platform."""
     environment = {
@@ -57,7 +57,7 @@ def test_ranks_on_two_nodes_give_every_request_its_adapter() -> None:
     with two_nodes(environment | RAY) as cluster:
         nodes = [node.node_id for node in cluster.list_all_nodes()]
         own = {"RAY_ADDRESS": cluster.address, "TINYLORA_TEST_ENGINE": json.dumps(ENGINE)}
-        command = [sys.executable, "-m", "pytest", "-q", "-s", "--timeout=1400", "tests/engine/test_answers.py"]
+        command = [sys.executable, "-m", "pytest", "-q", "-s", "--timeout=3500", "tests/engine/test_answers.py"]
         done = subprocess.run(
             [*command, "-k", "weight_0 or batch_of_32 or prefilled or prefix_cache"],
             cwd=ROOT,
