@@ -1,6 +1,7 @@
-"""Which gateway has a batch, and what is stored of its lines. Functions of a connection.
+"""A batch on the gateway that has it: what is stored of its lines, what is wanted of it, how it ends. Functions of a
+connection. Which gateway has it is in turns.py.
 
-A gateway claims a batch and then renews its lease every second or so. Answers are stored, counted, and the lease
+A gateway renews its lease every second or so. Answers are stored, counted, and the lease
 renewed in one transaction, which locks the batch's row first: a gateway that has lost the lease stores nothing more,
 and a line that is counted is durable. A line has one row, whoever stores it.
 """
@@ -8,7 +9,7 @@ and a line that is counted is durable. A line has one row, whoever stores it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -21,15 +22,13 @@ from server.batches.states import FINISHED, Outcome
 from server.core.clock import now
 from server.core.months import month_start
 from server.core.principal import Limits, Principal
-from server.db.batch_tables import BATCH_RESULTS, BATCHES, UNFINISHED
+from server.db.batch_tables import BATCH_RESULTS, BATCHES
 from server.db.database import Database
 from server.db.tables import API_KEYS, TENANTS, USAGE_MONTHS
 from server.db.training_tables import FILES
 from server.endpoints.webhooks import announce
 
 MAX_ATTEMPTS = 5
-ROWS_AT_ONCE = 100
-DELETED_AT_ONCE = 1000
 # After a defect or an outage of the storage.
 REST_S = 5
 
@@ -45,41 +44,6 @@ class Standing:
     wanted: Wanted
     row: Row[Any]
     principal: Principal | None
-
-
-def claim(connection: Connection, owner: str, lease_s: int) -> Standing | None:
-    """Lease to `owner` the oldest batch that nobody has, of the tenant of which the fewest run; None: there is none."""
-    at = now()
-    unleased = sa.or_(BATCHES.c.lease_expires_at.is_(None), BATCHES.c.lease_expires_at <= at)
-    held = BATCHES.alias()
-    running = (
-        sa.select(sa.func.count())
-        .where(held.c.tenant_id == BATCHES.c.tenant_id, held.c.status.in_(UNFINISHED), held.c.lease_owner.is_not(None))
-        .where(held.c.lease_expires_at > at)
-        .scalar_subquery()
-    )
-    # Those of a disabled tenant wait, but not to be ended.
-    due = sa.or_(
-        TENANTS.c.disabled_at.is_(None), BATCHES.c.expires_at <= at, BATCHES.c.status.in_(("finalizing", "cancelling"))
-    )
-    rows = (
-        sa.select(BATCHES.c.id)
-        .join(TENANTS, TENANTS.c.id == BATCHES.c.tenant_id)
-        .where(BATCHES.c.status.in_(UNFINISHED), unleased, due)
-        .order_by(running, BATCHES.c.id)
-        .limit(1)
-    )
-    batch_id = connection.execute(rows).scalar()
-    if batch_id is None:
-        return None
-    taken = (
-        BATCHES.update()
-        .where(BATCHES.c.id == batch_id, BATCHES.c.status.in_(UNFINISHED), unleased)
-        .values(lease_owner=owner, lease_expires_at=at + lease_s, attempts=BATCHES.c.attempts + 1)
-    )
-    if not connection.execute(taken.returning(BATCHES.c.id)).first():
-        return None  # another gateway was faster
-    return standing(connection, batch_id, owner)
 
 
 def record(
@@ -227,42 +191,7 @@ def release(connection: Connection, batch_id: str, owner: str, *, counted: bool,
     """Give the lease up, so that another gateway may have the batch, after `rest_s` seconds. `counted`: as an attempt
     that failed."""
     mine = BATCHES.c.id == batch_id, BATCHES.c.lease_owner == owner
-    values: dict[str, Any] = {"lease_owner": None, "lease_expires_at": now() + rest_s if rest_s else None}
+    values: dict[str, Any] = {"lease_owner": None, "lease_expires_at": now() + rest_s}
     if not counted:
         values["attempts"] = sa.case((BATCHES.c.attempts > 0, BATCHES.c.attempts - 1), else_=0)
     connection.execute(BATCHES.update().where(*mine).values(values))
-
-
-def answered_lines(connection: Connection, batch_id: str) -> set[int]:
-    """The numbers of the lines that have an answer."""
-    return set(
-        connection.execute(sa.select(BATCH_RESULTS.c.line).where(BATCH_RESULTS.c.batch_id == batch_id)).scalars()
-    )
-
-
-def stored_results(database: Database, batch_id: str, *, errors: bool) -> Iterator[str]:
-    """The answers in the order of their lines, or the errors; some rows in memory at a time."""
-    last = 0
-    while True:
-        rows = (
-            sa.select(BATCH_RESULTS.c.line, BATCH_RESULTS.c.data)
-            .where(BATCH_RESULTS.c.batch_id == batch_id, BATCH_RESULTS.c.line > last)
-            .where(BATCH_RESULTS.c.is_error.is_(errors))
-            .order_by(BATCH_RESULTS.c.line)
-            .limit(ROWS_AT_ONCE)
-        )
-        with database.read() as connection:
-            found = connection.execute(rows).all()
-        if not found:
-            return
-        for line, data in found:
-            yield data
-            last = line
-
-
-def delete_results(connection: Connection, batch_id: str) -> int:
-    """Some answers of a batch whose files are written; returns how many."""
-    table = BATCH_RESULTS
-    lines = sa.select(table.c.line).where(table.c.batch_id == batch_id).limit(DELETED_AT_ONCE)
-    deleted = table.delete().where(table.c.batch_id == batch_id, table.c.line.in_(lines)).returning(table.c.line)
-    return len(connection.execute(deleted).all())

@@ -8,9 +8,9 @@ Memory is bounded by the longest line. Empty lines are no requests; they count a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from server.core.errors import quoted
 from server.core.json_values import most_values
@@ -18,7 +18,10 @@ from server.core.json_values import most_values
 MAX_LINE_BYTES = 16 * 2**20
 MAX_LINE_VALUES = 200_000
 MAX_ID_CHARS = 512
+LINES_AT_ONCE, BYTES_AT_ONCE = 64, 2**20
 _FIELDS = frozenset({"custom_id", "method", "url", "body"})
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class RequestLine:
 
 class LineError(Exception):
     """Why a line is no request, as OpenAI tells it: a code, a sentence, and the field at fault."""
+
+    size = 0  # nothing of the line is kept
 
     def __init__(self, number: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -63,6 +68,29 @@ def lines_of(chunks: Iterable[bytes], longest: int = MAX_LINE_BYTES) -> Iterator
         yield number, None
     elif held.strip():
         yield number, bytes(held)
+
+
+def without(lines: Iterable[tuple[int, bytes | None]], answered: Iterator[int]) -> Iterator[tuple[int, bytes | None]]:
+    """Those `lines` whose numbers are not among the `answered`; both come in their order."""
+    next_answered = next(answered, None)
+    for number, text in lines:
+        while next_answered is not None and next_answered < number:
+            next_answered = next(answered, None)
+        if number != next_answered:
+            yield number, text
+
+
+def some(items: Iterator[T], size_of: Callable[[T], int]) -> list[T]:
+    """The next of `items`: LINES_AT_ONCE, or fewer when they have BYTES_AT_ONCE together. Empty at the end."""
+    taken: list[T] = []
+    total = 0
+    while len(taken) < LINES_AT_ONCE and total < BYTES_AT_ONCE:
+        item = next(items, None)
+        if item is None:
+            break
+        taken.append(item)
+        total += size_of(item)
+    return taken
 
 
 def parse_line(number: int, text: bytes | None, endpoint: str) -> RequestLine:

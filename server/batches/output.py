@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy.engine import Connection, Row
 
 from server.batches.answers import unanswered
-from server.batches.leases import answered_lines, stored_results
-from server.batches.lines import LineError, lines_of, parse_line
+from server.batches.lines import LineError, lines_of, parse_line, without
+from server.batches.results import answered_lines, stored_results
 from server.core.clock import now
 from server.core.ids import new_id
 from server.db.database import Database
@@ -102,11 +102,7 @@ def errors(
     yield from stored_results(database, batch.id, errors=True)
     if reason is None:
         return
-    with database.read() as connection:
-        answered = answered_lines(connection, batch.id)
-    for number, text in lines_of(chunks):
-        if number in answered:
-            continue
+    for number, text in without(lines_of(chunks), answered_lines(database, batch.id)):
         # A file whose time was over before it was checked may hold other lines too.
         with suppress(LineError):
             yield unanswered(parse_line(number, text, batch.endpoint).custom_id, reason)

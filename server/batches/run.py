@@ -16,7 +16,6 @@ import time
 from collections.abc import Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, TypeVar
 
 import structlog
@@ -27,7 +26,8 @@ from server.batches import leases, output
 from server.batches.answers import EXPIRED, TOO_MUCH_OUTPUT, Result, result_of
 from server.batches.asking import Answered, Backoff, ask
 from server.batches.leases import Standing, Wanted
-from server.batches.lines import RequestLine, lines_of, parse_line
+from server.batches.lines import RequestLine, lines_of, parse_line, some, without
+from server.batches.results import answered_lines, delete_results
 from server.batches.states import Outcome
 from server.batches.validation import check_file
 from server.core.background import to_its_end
@@ -42,7 +42,6 @@ from server.training.files.storage import FileStorage
 BEAT_S = 1.0
 ENOUGH_RESULTS, ENOUGH_BYTES = 64, 2**20
 MAX_WINDOW, MAX_WINDOW_BYTES = 64, 32 * 2**20
-LINES_AT_ONCE = 16
 SERVER_ERRORS_TRIED = 3
 SERVER_ERROR_RETRY_S = 1.0
 FILE_GONE = {
@@ -191,19 +190,13 @@ class BatchRun:
         """Answer all lines; what is wanted then."""
         if self._standing.row.status == "validating" and not await self._validate():
             return self._standing.wanted
-        with_answer = await run_in_threadpool(self._answered_lines)
-        lines = lines_of(await self._input())
-        while some := await run_in_threadpool(lambda: list(islice(lines, LINES_AT_ONCE))):
-            for number, text in some:
-                if number not in with_answer:
-                    # It was checked before, so it can be parsed.
-                    await self._ask_beside(parse_line(number, text, self._standing.row.endpoint))
+        lines = without(lines_of(await self._input()), answered_lines(self._tools.database, self._id))
+        while read := await run_in_threadpool(some, lines, lambda line: len(line[1] or b"")):
+            for number, text in read:
+                # It was checked before, so it can be parsed.
+                await self._ask_beside(parse_line(number, text, self._standing.row.endpoint))
         await self._room(0, 0)
         return "go on"
-
-    def _answered_lines(self) -> set[int]:
-        with self._tools.database.read() as connection:
-            return leases.answered_lines(connection, self._id)
 
     async def _input(self) -> Iterable[bytes]:
         """The bytes of the input file. Unavailable when they cannot be read."""
@@ -326,7 +319,7 @@ class BatchRun:
                     if file is not None:
                         tools.files.delete(file.location)
                 raise NotMine
-            while tools.database.transact(lambda to: leases.delete_results(to, row.id)):
+            while tools.database.transact(lambda to: delete_results(to, row.id)):
                 pass
 
         await to_its_end(run_in_threadpool(write))

@@ -1,5 +1,7 @@
 """A gateway's share of the batches: claims those that nobody has, and runs a few of them at once.
 
+A batch is given up for one of another tenant that would wait for it for hours (turns.py), and goes on later.
+
 When the gateway ends in good order, it stores what was answered and gives its batches back, so that another gateway
 goes on with them at once. After any other end that happens when the leases have run out.
 """
@@ -10,13 +12,13 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from server.batches import leases
+from server.batches import leases, turns
 from server.batches.leases import Standing
 from server.batches.run import MAX_WINDOW, BatchRun, NotMine, Tools
 from server.core.background import to_its_end
@@ -26,12 +28,19 @@ MAX_AT_ONCE = 4
 POLL_S = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    run: BatchRun
+    task: asyncio.Task[None]
+    began: float  # by the loop's clock
+
+
 class BatchRunner:
     """Runs batches while `running` is entered."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = replace(tools, owner=f"gateway-{secrets.token_hex(8)}", window=min(tools.window, MAX_WINDOW))
-        self._runs: dict[str, tuple[BatchRun, asyncio.Task[None]]] = {}
+        self._runs: dict[str, _Running] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
@@ -43,7 +52,7 @@ class BatchRunner:
     def _look(self, batch_id: str) -> None:
         self._wake.set()
         if batch_id in self._runs:
-            self._runs[batch_id][0].nudge()
+            self._runs[batch_id].run.nudge()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -56,7 +65,7 @@ class BatchRunner:
             self._loop = None
             claiming.cancel()
             await asyncio.gather(claiming, return_exceptions=True)
-            tasks = [task for _, task in self._runs.values()]
+            tasks = [running.task for running in self._runs.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -65,19 +74,37 @@ class BatchRunner:
         while True:
             self._wake.clear()
             try:
+                if len(self._runs) >= MAX_AT_ONCE:
+                    await self._give_way()
                 while len(self._runs) < MAX_AT_ONCE and (standing := await self._claim()) is not None:
                     run = BatchRun(self._tools, standing)
-                    self._runs[standing.row.id] = run, asyncio.create_task(self._run(run, standing))
+                    task = asyncio.create_task(self._run(run, standing))
+                    self._runs[standing.row.id] = _Running(run, task, asyncio.get_running_loop().time())
             except (ApiError, sa.exc.SQLAlchemyError) as error:
                 structlog.get_logger().warning("batches not claimed, tried again later", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
 
+    async def _give_way(self) -> None:
+        """Give a batch up where another tenant's waits that is more in need of its place. What was answered is kept."""
+        tools, at = self._tools, asyncio.get_running_loop().time()
+        had_s = {batch_id: at - running.began for batch_id, running in self._runs.items()}
+
+        def gives_way() -> str | None:
+            with tools.database.read() as connection:
+                return turns.gives_way(connection, tools.owner, had_s)
+
+        given_up = await run_in_threadpool(gives_way)
+        if given_up is not None and given_up in self._runs:
+            task = self._runs[given_up].task
+            task.cancel()
+            await asyncio.wait({task})
+
     async def _claim(self) -> Standing | None:
         tools = self._tools
         return await to_its_end(
             run_in_threadpool(
-                tools.database.transact, lambda to: leases.claim(to, tools.owner, tools.settings.batch_lease_s)
+                tools.database.transact, lambda to: turns.claim(to, tools.owner, tools.settings.batch_lease_s)
             )
         )
 

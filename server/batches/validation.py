@@ -10,20 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from adapters.vector.errors import AdapterError
-from server.batches.lines import LineError, RequestLine, lines_of, parse_line
+from server.batches.lines import LineError, RequestLine, lines_of, parse_line, some
 from server.core.errors import ApiError
 from server.core.principal import Principal
 from server.inference.adapter_field import AdapterField
 
 MAX_ERRORS = 100
 MAX_REMEMBERED = 10_000
-LINES_AT_ONCE = 64
 ID_DIGEST_BYTES = 16
 
 
@@ -48,10 +46,10 @@ async def check_file(
     parsed = _parsed(chunks, endpoint)
     known: set[tuple[Any, Any]] = set()
     while len(checked.errors) < MAX_ERRORS:
-        some = await run_in_threadpool(lambda: list(islice(parsed, LINES_AT_ONCE)))
-        if not some:
+        lines = await run_in_threadpool(some, parsed, lambda line: line.size)
+        if not lines:
             break
-        for line in some:
+        for line in lines:
             if isinstance(line, LineError):
                 checked.refuse(line)
                 continue

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from adapters.factors.factors import Factors
 from server.api.app import create_app
+from server.batches.runner import MAX_AT_ONCE
 from server.core.principal import DEFAULT_TENANT_ID
 from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES
@@ -306,6 +307,46 @@ async def test_a_key_that_is_ended_ends_its_batches(
                 done = await asyncio.to_thread(ended, of_new, made)
     assert done.status == "failed" and done.errors is not None and done.errors.data
     assert [error.code for error in done.errors.data] == ["api_key_revoked"]
+
+
+async def test_one_tenants_long_batches_do_not_keep_another_tenants_short_one_waiting(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    engine.chunk_s = 0.05  # two lines at once, so that the long ones would take minutes
+    app = create_app(with_admin_key(settings), engine, app_database)
+    with served(app) as url:
+        async with httpx.AsyncClient(base_url=url) as http:
+            operator = Operator(http)
+            keys = [await operator.new_key(name, "infer", "train") for name in ("acme", "globex")]
+        with (
+            openai.OpenAI(base_url=f"{url}/v1", api_key=keys[0]) as acme,
+            openai.OpenAI(base_url=f"{url}/v1", api_key=keys[1]) as globex,
+        ):
+            lines = [line(str(number)) for number in range(2000)]
+            long = [await asyncio.to_thread(make_batch, acme, lines) for _ in range(MAX_AT_ONCE + 1)]
+
+            def running() -> int:
+                with app_database.read() as connection:
+                    owned = sa.select(BATCHES.c.id).where(BATCHES.c.lease_owner.is_not(None))
+                    return len(connection.execute(owned.where(BATCHES.c.status == "in_progress")).all())
+
+            await asyncio.to_thread(until, lambda: running() == MAX_AT_ONCE)
+            short = await asyncio.to_thread(lambda: ended(globex, make_batch(globex, [line("a"), line("b")])))
+            assert short.status == "completed"
+            assert {acme.batches.retrieve(batch.id).status for batch in long} <= {"validating", "in_progress"}
+
+
+def test_a_new_version_answers_the_lines_that_were_not_asked_before_it(
+    openai_client: openai.OpenAI, engine: FakeEngine, adapter: str, base_url: str
+) -> None:
+    engine.hold = asyncio.Event()
+    made = make_batch(openai_client, [line(str(number), model=adapter) for number in range(6)])
+    until(lambda: len(engine.received) == 2)
+    httpx.post(f"{base_url}/v1/adapters", json={"name": adapter, "vector": [0.5] * 13}).raise_for_status()
+    engine.hold.set()
+    done = ended(openai_client, made)
+    models = [row["response"]["body"]["model"] for row in rows(openai_client, done.output_file_id)]
+    assert models == [f"{adapter}@1"] * 2 + [f"{adapter}@2"] * 4
 
 
 async def test_usage_of_a_line_is_booked_when_its_answer_is_stored(
