@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from server.engine.grammar import Grammar
+from server.engine.template_cost import TemplateCost
 
 # Called with the tokens of the prompt, once, those newly generated, as they come, and those of the prompt that were in
 # the prefix cache.
@@ -55,6 +56,10 @@ class Engine(Protocol):
     @property
     def max_num_seqs(self) -> int:
         """How many sequences it generates at once; those beyond wait inside it, in the order of their arrival."""
+
+    @property
+    def template_cost(self) -> TemplateCost:
+        """What its chat template adds to conversations; known when requests are served."""
 
     @property
     def why_no_tools(self) -> str | None:

@@ -37,7 +37,9 @@ from server.engine.error_handlers import add_engine_error_handlers
 from server.engine.grammar_pool import EngineGrammars
 from server.engine.identity import EngineIdentities
 from server.engine.messages import message_of
+from server.engine.prompt_count import prompt_count
 from server.engine.protocol import ServedAdapter, TokenObserver
+from server.engine.template_cost import TemplateCost, measure_template
 from server.engine.tools import why_no_tools
 
 
@@ -190,6 +192,7 @@ class VllmEngine:
         reasoning = client.vllm_config.reasoning_config
         self.has_thinking_budgets = reasoning is not None and reasoning.enabled
         self.why_no_grammar = client.grammars.why_no_grammar
+        self.template_cost = TemplateCost()
         self._derenderer: OnlineDerenderer | None = None
 
     def mount(self, app: FastAPI) -> None:
@@ -206,6 +209,7 @@ class VllmEngine:
         await init_app_state(self.client, app.state, self.args, self.supported_tasks)
         app.state.openai_serving_models.lora_requests = ActiveAdapters()
         self._derenderer = app.state.online_derenderer
+        self.template_cost = await measure_template(prompt_count(app.state.serving_tokenization))
 
     async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         assert self._derenderer is not None, "start comes before the first request"

@@ -114,6 +114,12 @@ class InferenceMiddleware:
             await exchange.refuse(error)
             return
         exchange.charged(turn.ticket)
+
+        def observe(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
+            request.usage.add(prompt_tokens, completion_tokens, cached_tokens)
+            turn.ticket.used(request.usage.total_tokens)
+
+        self._engine.activate(request.served, observe, prompt_only=request.prompt_only)
         try:
             if await self._admission.admit(turn, exchange):
                 await self._run(request, exchange)

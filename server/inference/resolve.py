@@ -142,8 +142,8 @@ class Resolver:
         return standing
 
     async def _estimate(self, payload: dict[str, Any], scope: Scope) -> Estimate:
-        size, longest = held_body(scope).bytes, self._engine.max_model_len
-        return await off_loop(size, estimate, payload, longest, generates=scope["path"] not in POOLING_ROUTES)
+        size, longest, template = held_body(scope).bytes, self._engine.max_model_len, self._engine.template_cost
+        return await off_loop(size, estimate, payload, longest, template, generates=scope["path"] not in POOLING_ROUTES)
 
 
 def _parsed(body: bytes) -> dict[str, Any] | None:

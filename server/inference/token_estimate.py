@@ -1,16 +1,20 @@
 """The estimated cost of a request before it runs: its tokens, and how many sequences it generates.
 
-Text counts a token per four bytes, an answer as many tokens as the request allows. Design decision: no tokenizer. The
-engine tokenizes every prompt anyway, and its count replaces the estimate when the request has ended.
+Text counts a token per four bytes, an answer as many tokens as the request allows, and a conversation what the chat
+template adds to it (engine/template_cost.py). Design decision: no tokenizer. The engine tokenizes every prompt anyway,
+and its count replaces the estimate when the request has ended.
 
 Fields of a wrong type are passed over: they are the engine's to refuse.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
+
+from server.engine.template_cost import TemplateCost
 
 BYTES_PER_TOKEN = 4
 # For an answer without a limit: the rest of the context is rarely used, and would take a whole minute's quota.
@@ -18,7 +22,7 @@ USUAL_ANSWER_TOKENS = 256
 MAX_SEQUENCES = 1_000_000
 
 _PROMPT_FIELDS = (
-    "messages", "prompt", "input", "instructions", "instruction", "system", "tools", "token_ids", "state", "questions",
+    "messages", "prompt", "input", "instructions", "instruction", "system", "token_ids", "state", "questions",
     "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2", "texts", "inputs",
 )  # fmt: skip
 # A list in one of these fields is several prompts. A request has one of them; only embeddings come beside `prompt`.
@@ -27,6 +31,7 @@ _EMBEDDED_PROMPTS = "prompt_embeds"
 # Pairs to be compared come in two of these fields, each a single value or a list. Every item of a list is a prompt,
 # with its counterpart in the other list, or with the other field's single value.
 _PAIRED_FIELDS = ("inputs", "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2")
+_SYSTEM_ROLES = ("system", "developer")
 _ANSWER_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -38,14 +43,22 @@ class Estimate:
     sequences: int
 
 
-def estimate(payload: Mapping[str, object], max_model_len: int, *, generates: bool = True) -> Estimate:
+def estimate(
+    payload: Mapping[str, object],
+    max_model_len: int,
+    template: TemplateCost = TemplateCost(),  # noqa: B008, it is frozen
+    *,
+    generates: bool = True,
+) -> Estimate:
     """The estimate for a request body; no sequence is longer than `max_model_len` tokens.
 
+    `template`: what the model's chat template adds to conversations.
     A request that does not `generate` is a sequence per prompt without an answer: embeddings, scores and the like.
     """
     prompts = _prompts(payload)
     sequences = min(prompts * (_answers(payload) if generates else 1), MAX_SEQUENCES)
     tokens = ceil(sum(_tokens(payload.get(field)) for field in (*_PROMPT_FIELDS, _EMBEDDED_PROMPTS)))
+    tokens += _written(payload, template, generates=generates)
     shared = ceil(sum(_tokens(side) for side in map(payload.get, _PAIRED_FIELDS) if not isinstance(side, list)))
     prompt = min(max(1, ceil((tokens + shared * (prompts - 1)) / prompts)), max_model_len)
     answer = min(_answer_limit(payload), max_model_len - prompt) if generates else 0
@@ -61,6 +74,27 @@ def _prompts(payload: Mapping[str, object]) -> int:
     questions = payload.get("questions")
     asked = len(questions) if isinstance(questions, Mapping) else 1
     return max(1, several, paired, asked)
+
+
+def _written(payload: Mapping[str, object], template: TemplateCost, *, generates: bool) -> int:
+    """What comes to the text of messages and prompts: tools, in JSON, and what the template adds."""
+    tools = payload.get("tools")
+    tokens = 0
+    if tools:
+        tokens += template.tools + len(json.dumps(tools, ensure_ascii=False)) // BYTES_PER_TOKEN
+    # Only /v1/responses generates from an `input`.
+    said = payload.get("messages", payload.get("input") if generates else None)
+    if said is None:
+        return tokens
+    several = isinstance(said, list) and said and isinstance(said[0], list)
+    instructions = any(isinstance(payload.get(field), str | list) for field in ("instructions", "system"))
+    for conversation in said if isinstance(said, list) and several else [said]:
+        messages = conversation if isinstance(conversation, list) else [conversation]
+        first = messages[0] if messages else None
+        has_system = instructions or (isinstance(first, Mapping) and first.get("role") in _SYSTEM_ROLES)
+        tokens += template.with_system if has_system else template.conversation
+        tokens += template.message * (len(messages) + instructions)
+    return tokens
 
 
 def _answers(payload: Mapping[str, object]) -> int:

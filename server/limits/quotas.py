@@ -1,7 +1,7 @@
 """What a tenant and a key may use: requests per minute, tokens per minute, and requests open at once.
 
 A request is charged to all quotas that concern it, or to none. Its tokens are estimated, and corrected when it has
-ended; an answer longer than the estimate leaves a debt, which later requests wait for.
+ended; an answer longer than the estimate is charged while it grows and leaves a debt, which later requests wait for.
 
 Lines of batches (the background) leave half of every quota per minute to requests that somebody waits for. They are not
 among the requests open at once, because how many of them run is bounded elsewhere (background_pace.py).
@@ -26,6 +26,8 @@ from server.limits.token_bucket import MINUTE_S, Bucket
 Counted = Literal["requests", "tokens"]
 # When a running request ends is not known.
 OPEN_REQUESTS_RETRY_S = 1.0
+# Tokens by which the charge of an answer grows that is longer than estimated; a count is not settled for each token.
+GROWTH = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +86,30 @@ class Ticket:
         self._taken = taken
         self._levels = levels
         self._more = more
+        self._grown = 0  # charged beyond the estimate
 
     def headers(self) -> dict[str, str]:
         """The state of its quotas when it was admitted, as response headers; none for a request without quotas."""
         return {**self._levels.headers(), **self._more}
 
+    def used(self, tokens: int) -> None:
+        """It runs, and has used so many tokens until now: what goes beyond its charge is charged too."""
+        draws = self._token_draws()
+        if draws and tokens > draws[0].amount + self._grown:
+            grows = max(GROWTH, tokens - draws[0].amount - self._grown)
+            self._grown += grows
+            # Of what it holds nothing is let go.
+            self._store.give_back(replace(self._taken, holds=(), name=""), [Draw(d.bucket, grows) for d in draws])
+
     def close(self, tokens: int | None) -> None:
-        """It has ended and used so many tokens; None: as many as were estimated."""
-        draws = [quota.draw for quota in self._levels.quotas if quota.counted == "tokens"]
-        more = [] if tokens is None else [Draw(draw.bucket, tokens - draw.amount) for draw in draws]
+        """It has ended and used so many tokens; None: as many as were charged."""
+        draws = self._token_draws()
+        more = [] if tokens is None else [Draw(draw.bucket, tokens - draw.amount - self._grown) for draw in draws]
         self._store.give_back(self._taken, [draw for draw in more if draw.amount])
+
+    def _token_draws(self) -> list[Draw]:
+        """Each of as many tokens as the request was estimated to take."""
+        return [quota.draw for quota in self._levels.quotas if quota.counted == "tokens"]
 
     def cancel(self) -> None:
         """It was not served at all: nothing is charged."""

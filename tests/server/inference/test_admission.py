@@ -14,6 +14,7 @@ from server.api.app import create_app
 from server.core.principal import Limits, Principal, Tenant
 from server.core.settings import Settings
 from server.db.database import Database
+from server.engine.template_cost import TemplateCost
 from tests.server.conftest import client_of
 from tests.server.support.acting import HEADER, act_as
 from tests.server.support.fake_engine import FakeEngine
@@ -267,6 +268,39 @@ async def test_concurrent_requests_cannot_both_have_the_last_of_a_quota(app: Fas
     async with client_of(app) as client:
         answers = await asyncio.gather(*(chat(client, "few") for _ in range(6)))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]
+
+
+async def test_a_burst_of_short_chats_does_not_pass_the_quota_by_what_the_template_adds(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"max_queued_requests": 64}), engine, app_database)
+    act_as(app, PRINCIPALS)
+    engine.template_cost = TemplateCost(conversation=22, message=4)
+    engine.prompt_tokens = 28  # "hi" and its role, and what the template adds
+    async with client_of(app) as client:
+        answers = await asyncio.gather(*(chat(client, "short", "hi", max_tokens=2) for _ in range(33)))
+    used = sum(answer.json()["usage"]["total_tokens"] for answer in answers if answer.status_code == 200)
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert 60 <= used <= 200  # of the 100, and what comes back meanwhile
+
+
+async def test_an_answer_longer_than_estimated_is_charged_while_it_grows(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.hold, engine.prompt_tokens = asyncio.Event(), 95
+    running = asyncio.create_task(chat(client, "short", stream=True))
+    await until(lambda: len(engine.received) == 1)
+    async with asyncio.timeout(5):
+        while (await client.get("/v1/limits", headers={HEADER: "short"})).json()["quotas"][0]["remaining"] > 0:
+            await asyncio.sleep(0)
+    refused = await chat(client, "short", max_tokens=1)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "tokens")
+    engine.hold.set()
+    await running
+    engine.prompt_tokens = 3
+    # It has ended, and is settled by the count of the engine: 97 of the 100.
+    left = int((await chat(client, "short", max_tokens=1)).headers["x-ratelimit-remaining-tokens"])
+    assert left < 50
 
 
 async def test_more_answers_than_run_at_once_are_refused_but_for_the_operator(

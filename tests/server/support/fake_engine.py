@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from adapters.factors.factors import Factors, save_factors
 from server.engine.grammar import Grammar
 from server.engine.protocol import ServedAdapter, TokenObserver
+from server.engine.template_cost import TemplateCost
 
 BASE = "acme/base-135m"
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -68,12 +69,14 @@ class FakeEngine:
         self.factors = factors
         self.max_model_len = 128
         self.max_num_seqs = 4
+        self.template_cost = TemplateCost()
         self.why_no_tools: str | None = None
         self.constrains_all_tools = False
         self.has_thinking_budgets = False
         self.grammars: list[Grammar] = []
         self.bad_grammars: dict[str, str] = {}
         self.alive = True
+        self.prompt_tokens = 3  # of a chat
         self.hold: asyncio.Event | None = None
         self.chunk_s = 0.0
         self.hold_grammars: asyncio.Event | None = None  # what is found out about those with "slow" in them waits
@@ -132,9 +135,10 @@ class FakeEngine:
         if self.hold is not None and not await self._held(self.hold, http):
             return Response()
         await asyncio.sleep(self.chunk_s)
-        self._report(3, 2)
+        self._report(self.prompt_tokens, 2)
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        used = self.prompt_tokens
+        usage = {"prompt_tokens": used, "completion_tokens": 2, "total_tokens": used + 2}
         return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
     async def _message(self, body: dict[str, Any]) -> Response:
@@ -221,7 +225,7 @@ class FakeEngine:
         return finished
 
     async def _chunks(self, head: dict[str, Any], content: str) -> AsyncIterator[str]:
-        self._report(3, 1)
+        self._report(self.prompt_tokens, 1)
         for number, text in enumerate(content.split(" ")):
             choice = {"index": 0, "delta": {"content": text + " "}, "finish_reason": None}
             yield f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"

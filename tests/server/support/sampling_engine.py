@@ -23,6 +23,7 @@ from adapters.apply.trainable import BASE, TrainableAdapters
 from adapters.factors.factors import Factors
 from server.engine.grammar import Grammar
 from server.engine.protocol import ServedAdapter, TokenObserver
+from server.engine.template_cost import TemplateCost
 from tests.adapters.tiny_models import SHAPE, load_model
 
 NAME = "acme/tiny"
@@ -54,6 +55,7 @@ class SamplingEngine:
 
     def __init__(self, path: Path, factors: Factors) -> None:
         self.base_models = (NAME,)
+        self.template_cost = TemplateCost()
         self.why_no_tools: str | None = None
         self.constrains_all_tools = False
         self.has_thinking_budgets = False
