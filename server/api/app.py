@@ -34,11 +34,13 @@ from server.api.routes import adapters, aliases, audit, bulk, keys, limits, mode
 from server.api.routes import webhooks as webhook_routes
 from server.api.routes.console import PREFIX as CONSOLE
 from server.api.routes.console import console_router, open_paths, read_console
+from server.api.stored_secrets import secrets_sealed_anew
 from server.api.training_app import add_training
 from server.api.unknown_paths import UnknownPaths
 from server.api.writes import AuditedWrites
 from server.auth.middleware import AuthMiddleware, auth_mode
 from server.auth.operator_keys import OperatorKeys
+from server.core.seals import Seals
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.point_reads import open_point_reads
@@ -107,9 +109,10 @@ def create_app(
     meter = UsageMeter(database, metrics.usage_flush_failures)
     writes = AuditedWrites(database)
     stored = Responses(ResponseStore(database, _response_limits(settings)))
-    webhooks = _webhooks(settings, database)
+    seals = Seals(settings.sealing_keys)
+    webhooks = _webhooks(settings, database, seals)
     app.state.gateway = Gateway(
-        settings, engine, database, reads, writes, registry, metrics, meter, recipes, quotas, stored, webhooks
+        settings, engine, database, reads, writes, registry, metrics, meter, recipes, quotas, stored, webhooks, seals
     )
     app.state.gateway_metrics = metrics
 
@@ -161,6 +164,7 @@ def create_app(
     run_with(app, forms.running())
     run_with(app, meter.flushing(settings.usage_flush_s))
     run_with(app, stored.tending())
+    run_with(app, secrets_sealed_anew(database, webhooks.secrets))
     run_with(app, webhooks.running())
     files = app.state.training.files
     run_with(app, sweeping(database, [*rules_of(settings), file_rule(settings, files), UploadRule(files)]))
@@ -206,8 +210,10 @@ def _response_limits(settings: Settings) -> ResponseLimits:
     )
 
 
-def _webhooks(settings: Settings, database: Database) -> WebhookDelivery:
+def _webhooks(settings: Settings, database: Database, seals: Seals) -> WebhookDelivery:
     hosts = AllowedHosts(settings.endpoint_hosts)
     key = "" if settings.webhook_key is None else settings.webhook_key.get_secret_value()
     client = EndpointClient(hosts) if hosts.patterns else None
-    return WebhookDelivery(database, client, WebhookSecrets(key.encode()))
+    # With the new setting alone there may have been a key of the older one before, or none.
+    is_known = settings.webhook_key is not None or settings.secrets_key is None
+    return WebhookDelivery(database, client, WebhookSecrets(seals, key.encode(), is_known))

@@ -23,6 +23,7 @@ from server.core.errors import BadRequest, PayloadTooLarge, quoted
 from server.core.principal import Principal
 from server.core.request_body import MAX_JSON_BYTES
 from server.core.request_state import principal_of, state_of
+from server.core.seals import Seals
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.point_reads import PointReads
@@ -58,6 +59,7 @@ class Gateway:
     quotas: Quotas
     responses: Responses
     webhooks: WebhookDelivery
+    seals: Seals
     draining: Event = field(default_factory=Event)
 
 

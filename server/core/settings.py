@@ -18,7 +18,7 @@ from server.core.key_strength import why_not_a_key, why_weak
 
 MIB = 2**20
 MAX_DAYS = 36_500
-SECRETS = ("admin_key", "worker_key", "judge_api_key", "redis_url", "webhook_key")
+SECRETS = ("admin_key", "worker_key", "judge_api_key", "redis_url", "secrets_key", "webhook_key")
 
 
 class Settings(BaseSettings):
@@ -146,9 +146,12 @@ class Settings(BaseSettings):
         description="hosts of endpoint graders, environments, webhooks, as a.example,*.b.example; * is any, and only "
         "a host named exactly may have an address that is not public; empty: none of these",
     )
-    webhook_key: SecretStr | None = Field(
+    secrets_key: SecretStr | None = Field(
         default=None,
-        description="what secrets of webhooks are made of; with none, a copy of the database is enough to sign them",
+        description="seals the secrets of webhooks and endpoint graders in the database; new,old replaces it",
+    )
+    webhook_key: SecretStr | None = Field(
+        default=None, description="older name of secrets_key; leave it where it was set"
     )
     judge_url: str | None = Field(
         default=None,
@@ -211,6 +214,12 @@ class Settings(BaseSettings):
         """`allowed_hosts`, one by one, without ports."""
         return tuple(name.strip().lower() for name in (self.allowed_hosts or "").split(",") if name.strip())
 
+    @property
+    def sealing_keys(self) -> tuple[str, ...]:
+        """Those of tenants' secrets in the database, of which the first seals and all open; none: they are in clear."""
+        keys = () if self.secrets_key is None else tuple(self.secrets_key.get_secret_value().split(","))
+        return keys if self.webhook_key is None else (*keys, self.webhook_key.get_secret_value())
+
     @field_validator("files_url")
     @classmethod
     def _check_files_url(cls, url: str) -> str:
@@ -225,17 +234,18 @@ class Settings(BaseSettings):
             raise ValueError(why)
         return url
 
-    @field_validator("admin_key", "worker_key", "webhook_key")
+    @field_validator("admin_key", "worker_key", "secrets_key", "webhook_key")
     @classmethod
     def _check_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if key is None:
             return None
-        secret = key.get_secret_value()
-        wrong = why_not_a_key(secret)
-        if wrong is None and info.data.get("environment") != "development":
-            wrong = why_weak(secret)
-        if wrong is not None:
-            raise ValueError(f"{wrong}; `openssl rand -hex 32` makes a good one")
+        whole = key.get_secret_value()
+        for secret in whole.split(",") if info.field_name == "secrets_key" else (whole,):
+            wrong = why_not_a_key(secret)
+            if wrong is None and info.data.get("environment") != "development":
+                wrong = why_weak(secret)
+            if wrong is not None:
+                raise ValueError(f"{wrong}; `openssl rand -hex 32` makes a good one")
         return key
 
 

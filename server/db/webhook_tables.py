@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from server.db.tables import METADATA, ROW_ID
 
-# The secrets themselves are not stored; see server.endpoints.webhook_secrets.
+# How secrets are stored is in server.endpoints.webhook_secrets.
 WEBHOOK_ENDPOINTS = sa.Table(
     "webhook_endpoints",
     METADATA,
@@ -15,8 +15,10 @@ WEBHOOK_ENDPOINTS = sa.Table(
     sa.Column("name", sa.String(128), nullable=False),
     sa.Column("url", sa.String(2048), nullable=False),
     sa.Column("event_types", sa.Text, nullable=False),  # JSON array
-    sa.Column("seed", sa.String(64), nullable=False),  # what its secret is made of
-    sa.Column("old_seed", sa.String(64)),  # the one before it, valid until old_seed_until
+    sa.Column("secret", sa.Text),  # sealed
+    sa.Column("old_secret", sa.Text),  # the one before it, valid until old_seed_until
+    sa.Column("seed", sa.String(64), nullable=False),  # of earlier versions' secrets, else empty
+    sa.Column("old_seed", sa.String(64)),
     sa.Column("old_seed_until", sa.BigInteger),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),

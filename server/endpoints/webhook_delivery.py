@@ -27,6 +27,7 @@ from starlette.concurrency import run_in_threadpool
 from server.core.background import repeating
 from server.core.clock import now
 from server.core.errors import ApiError
+from server.core.seals import CannotOpen
 from server.db.database import Database
 from server.db.webhook_tables import WEBHOOK_DELIVERIES, WEBHOOK_ENDPOINTS
 from server.endpoints.endpoint_client import EndpointClient, EndpointFailed, signature
@@ -79,7 +80,11 @@ class WebhookDelivery:
         if self._client is None:
             raise EndpointFailed("this server's operator allows no endpoints (TINYLORA_ENDPOINT_HOSTS)")
         content = body.encode()
-        return await self._client.tell(endpoint.url, self._signed(endpoint, event_id, content), content, TIMEOUT_S)
+        try:
+            headers = self._signed(endpoint, event_id, content)
+        except CannotOpen as error:
+            raise EndpointFailed(error.message) from error
+        return await self._client.tell(endpoint.url, headers, content, TIMEOUT_S)
 
     async def deliver_due(self, _ended: asyncio.Event) -> None:
         """Begin to tell the endpoints whose time has come. What the database refuses stays until later."""
@@ -128,10 +133,10 @@ class WebhookDelivery:
 
     def _signed(self, endpoint: Row[Any], event_id: str, content: bytes) -> dict[str, str]:
         at = now()
-        headers = signature(self.secrets.secret(endpoint.id, endpoint.seed), event_id, at, content)
-        if endpoint.old_seed is not None and endpoint.old_seed_until > at:
-            old = signature(self.secrets.secret(endpoint.id, endpoint.old_seed), event_id, at, content)
-            headers["webhook-signature"] += f" {old['webhook-signature']}"
+        headers = signature(self.secrets.secret(endpoint), event_id, at, content)
+        if endpoint.old_seed_until is not None and endpoint.old_seed_until > at:
+            old = signature(self.secrets.old_secret(endpoint), event_id, at, content)
+            headers["webhook-signature"] += f" {old['webhook-signature']}" if "webhook-signature" in old else ""
         return headers
 
 

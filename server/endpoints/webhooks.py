@@ -19,9 +19,10 @@ from sqlalchemy.engine import Connection, Row
 from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id, new_id
+from server.core.seals import CannotOpen
 from server.db.tenant_lock import lock_tenant
 from server.db.webhook_tables import WEBHOOK_DELIVERIES, WEBHOOK_ENDPOINTS
-from server.endpoints.webhook_secrets import new_seed
+from server.endpoints.webhook_secrets import NO_SEED, WebhookSecrets
 
 PREFIX = "we_"
 EVENT_PREFIX = "evt_"
@@ -65,9 +66,9 @@ def new_event(event_type: str, object_id: str) -> tuple[str, str]:
 
 
 def create_endpoint(
-    connection: Connection, tenant_id: int, *, name: str, url: str, event_types: Sequence[str]
+    connection: Connection, tenant_id: int, *, name: str, url: str, event_types: Sequence[str], secret: str
 ) -> Row[Any]:
-    """A new endpoint. BadRequest when the tenant has as many as it may."""
+    """A new endpoint; `secret` as WebhookSecrets.new gives it. BadRequest when the tenant has as many as it may."""
     lock_tenant(connection, tenant_id)
     there = connection.execute(sa.select(sa.func.count()).select_from(_of_tenant(tenant_id).subquery())).scalar_one()
     if there >= MAX_ENDPOINTS:
@@ -82,7 +83,8 @@ def create_endpoint(
         "name": name,
         "url": url,
         "event_types": json.dumps(list(event_types)),
-        "seed": new_seed(),
+        "secret": secret,
+        "seed": NO_SEED,
         "created_at": now(),
         "updated_at": now(),
         "failures": 0,
@@ -125,11 +127,28 @@ def update_endpoint(connection: Connection, tenant_id: int, endpoint_id: str, **
     return connection.execute(change.returning(WEBHOOK_ENDPOINTS)).one()
 
 
-def rotate_secret(connection: Connection, tenant_id: int, endpoint_id: str, *, keep_old: bool) -> Row[Any]:
-    """Give an endpoint another secret; with `keep_old` the one before it signs too, for a day. NotFound."""
+def rotate_secret(connection: Connection, tenant_id: int, endpoint_id: str, secret: str, *, keep_old: bool) -> Row[Any]:
+    """Give an endpoint another `secret`, as WebhookSecrets.new gives it; with `keep_old` the one before it signs too,
+    for a day. NotFound."""
     row = get_endpoint(connection, tenant_id, endpoint_id)
-    old = {"old_seed": row.seed, "old_seed_until": now() + OLD_SECRET_S} if keep_old else {"old_seed": None}
-    return update_endpoint(connection, tenant_id, endpoint_id, seed=new_seed(), **old)
+    old: dict[str, Any] = {"old_secret": None, "old_seed": None}
+    if keep_old:
+        old = {"old_secret": row.secret, "old_seed": row.seed or None, "old_seed_until": now() + OLD_SECRET_S}
+    return update_endpoint(connection, tenant_id, endpoint_id, secret=secret, seed=NO_SEED, **old)
+
+
+def renew_webhook_secrets(connection: Connection, secrets: WebhookSecrets) -> int:
+    """Store all secrets as new ones are; of how many endpoints they cannot be opened, and stay as they are."""
+    unreadable = 0
+    for row in connection.execute(sa.select(WEBHOOK_ENDPOINTS).with_for_update()).all():
+        try:
+            columns = secrets.renewed(row)
+        except CannotOpen:
+            unreadable += 1
+            continue
+        if columns:
+            connection.execute(WEBHOOK_ENDPOINTS.update().where(WEBHOOK_ENDPOINTS.c.id == row.id).values(columns))
+    return unreadable
 
 
 def delete_endpoint(connection: Connection, tenant_id: int, endpoint_id: str) -> None:

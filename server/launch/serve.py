@@ -54,7 +54,14 @@ from server.launch.own_workers import (
 )
 from server.launch.self_check import check_adapters_work
 from server.launch.start_checks import cannot_listen
-from server.launch.start_messages import check_machine, say_original, say_what_is_adapted, say_who_trains, share_gpus
+from server.launch.start_messages import (
+    check_machine,
+    say_how_secrets_are_stored,
+    say_original,
+    say_what_is_adapted,
+    say_who_trains,
+    share_gpus,
+)
 from server.launch.vllm_flags import check_delta, check_ray, enable_adapters, parse_vllm_args, take_api_keys
 from server.observability.trace_export import trace_target, tracer_provider
 
@@ -89,6 +96,7 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
         factors = served_factors(model, settings.factors_from, rank=settings.factors_rank, kind=settings.factors_kind)
         say_original(args, settings, factors, trained)
         say_who_trains(args, settings, trained)
+        say_how_secrets_are_stored(settings)
         say_what_is_adapted(settings.factors_from or model)
         enable_adapters(args, factors, settings.delta)
         uvloop.run(_serve(settings, args, factors, database, api_keys, mode, cors, trained, gpus))

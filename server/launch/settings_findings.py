@@ -39,6 +39,7 @@ def settings_findings(environment: Mapping[str, str] | None = None) -> Iterator[
     names = sorted(f"{PREFIX}{name.upper()}" for name in settings.model_fields_set)
     yield Finding("settings", "ok", f"set: {', '.join(names)}" if names else "all have their defaults")
     yield _keys(settings)
+    yield _secrets(settings)
     yield _database(settings.database_url)
     yield _files(settings.files_url)
     yield _redis(settings.redis_url)
@@ -57,6 +58,15 @@ def _keys(settings: Settings) -> Finding:
     if settings.admin_key is not None:
         return Finding("keys", "ok", "there is an admin key; every request needs a key")
     return Finding("keys", "ok", "there is no admin key, so the server is for this machine only")
+
+
+def _secrets(settings: Settings) -> Finding:
+    if settings.sealing_keys:
+        return Finding("secrets", "ok", "those of webhooks and endpoint graders are sealed in the database")
+    found = "those of webhooks and endpoint graders are in clear in the database"
+    if settings.admin_key is None:
+        return Finding("secrets", "ok", f"{found}, as TINYLORA_SECRETS_KEY is not set")
+    return Finding("secrets", "warning", found, "set TINYLORA_SECRETS_KEY; `openssl rand -hex 32` makes a good one")
 
 
 def _database(url: str) -> Finding:

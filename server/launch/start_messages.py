@@ -113,6 +113,15 @@ def say_who_trains(args: Namespace, settings: Settings, trained: str | None) -> 
     Console(stderr=True, highlight=False, soft_wrap=True).print(sentence)
 
 
+def say_how_secrets_are_stored(settings: Settings) -> None:
+    """Say so where tenants' secrets are not sealed in the database."""
+    if not settings.sealing_keys:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            "==> Secrets of webhooks and endpoint graders are stored in clear in the database: TINYLORA_SECRETS_KEY is "
+            "not set (`openssl rand -hex 32` makes a good one)"
+        )
+
+
 def say_what_is_adapted(original: str) -> None:
     """Name the parts of a model that adapters leave as they are, if there are any.
 

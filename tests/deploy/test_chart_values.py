@@ -44,7 +44,7 @@ BASES: tuple[Values, ...] = (
         "model": "some/model",
         "secrets": {
             name: {"name": "others"}
-            for name in ("objectStore", "redisUrl", "judgeApiKey", "webhookKey", "huggingfaceToken")
+            for name in ("objectStore", "redisUrl", "judgeApiKey", "secretsKey", "webhookKey", "huggingfaceToken")
         },
     },
     POSTGRESQL,

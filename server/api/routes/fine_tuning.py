@@ -43,6 +43,7 @@ from server.training.jobs.checkpoints import list_checkpoints
 from server.training.jobs.events import add_event, list_events
 from server.training.jobs.lifecycle import PREFIX as ID_PREFIX
 from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, get_job, list_jobs, pause_job, resume_job
+from server.training.jobs.method_secrets import method_with_secrets
 from server.training.jobs.names import result_name
 from server.training.jobs.options import (
     PARAM,
@@ -119,7 +120,7 @@ async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: Gra
         factors=gateway.engine.factors.digest,
         training_file=body.training_file,
         validation_file=body.validation_file,
-        method={"type": method.type, method.type: shown},
+        method=method_with_secrets({"type": method.type, method.type: shown}, gateway.seals.seal),
         config=config,
         init_vector=None if init is None else init.adapter.vector().numpy().tobytes(),
         seed=secrets.randbits(31) if body.seed is None else body.seed,

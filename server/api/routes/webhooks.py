@@ -63,7 +63,14 @@ def create_webhook(
     _check(gateway, body.url)
 
     def do(connection: Connection) -> Answer:
-        row = create_endpoint(connection, write.tenant_id, name=body.name, url=body.url, event_types=body.event_types)
+        row = create_endpoint(
+            connection,
+            write.tenant_id,
+            name=body.name,
+            url=body.url,
+            event_types=body.event_types,
+            secret=gateway.webhooks.secrets.new(),
+        )
         return Answer(WebhookObject.of(row, gateway.webhooks.secrets).model_dump(), detail={"endpoint": row.id})
 
     return _with_secret(gateway, write.tenant_id, write.run("webhook.create", body.name, do))
@@ -134,7 +141,8 @@ def rotate_webhook_secret(
     keep_old = body is not None and body.keep_old_secret_active_for_24_hours
 
     def do(connection: Connection) -> Answer:
-        row = rotate_secret(connection, write.tenant_id, webhook_endpoint_id, keep_old=keep_old)
+        secret = gateway.webhooks.secrets.new()
+        row = rotate_secret(connection, write.tenant_id, webhook_endpoint_id, secret, keep_old=keep_old)
         return Answer(WebhookObject.of(row, gateway.webhooks.secrets).model_dump())
 
     return _with_secret(gateway, write.tenant_id, write.run("webhook.rotate_secret", webhook_endpoint_id, do))
@@ -180,5 +188,5 @@ def _with_secret(gateway: Gateway, tenant_id: int, answer: JSONResponse) -> JSON
     made = json.loads(bytes(answer.body))
     with gateway.database.read() as connection:
         row = get_endpoint(connection, tenant_id, made["id"])
-    made["signing_secret"] = gateway.webhooks.secrets.secret(row.id, row.seed)
+    made["signing_secret"] = gateway.webhooks.secrets.secret(row)
     return JSONResponse(made, headers={"cache-control": "no-store"})

@@ -83,7 +83,9 @@ async def claim_jobs(request: Request, gateway: GatewayDep) -> ClaimAnswer:
             code="factors_mismatch",
         )
     lease_s = gateway.settings.worker_lease_s
-    return await _transact(gateway, lambda connection: claim(gateway.database, connection, body, lease_s))
+    return await _transact(
+        gateway, lambda connection: claim(gateway.database, connection, body, lease_s, gateway.seals)
+    )
 
 
 @router.post("/jobs/{job_id}/validated", openapi_extra=json_of(ValidatedRequest))

@@ -16,9 +16,10 @@ from sqlalchemy.engine import Row
 from server.api.schemas.pages import IdPage, PageQuery, check_filter_count, metadata_filters
 from server.core.clock import now
 from server.core.errors import quoted
-from server.training.graders.spec import without_secrets
+from server.training.graders.endpoint_fields import HIDDEN
 from server.training.jobs.config import JOB_CONFIG
 from server.training.jobs.events import event_id
+from server.training.jobs.method_secrets import method_with_secrets
 from server.training.jobs.options import MethodParam, SupervisedHyperparameters, shown_hyperparameters
 
 MAX_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
@@ -118,7 +119,7 @@ class JobObject(BaseModel):
             result_files=json.loads(row.result_files),
             trained_tokens=None if row.started_at is None else row.trained_tokens,
             hyperparameters=shown_hyperparameters(config) if config.method == "supervised" else {},
-            method=_shown_method(json.loads(row.method)),
+            method=method_with_secrets(json.loads(row.method), lambda _: HIDDEN),
             metadata=json.loads(row.metadata),
             integrations=json.loads(row.integrations),
             error=None if row.error is None else json.loads(row.error),
@@ -223,12 +224,6 @@ class JobsQuery(PageQuery):
         before = list(takewhile(lambda parameter: parameter not in WITHOUT_METADATA, parameters))
         wanted = metadata_filters(before, "after, limit")
         return None if len(before) < len(parameters) else check_filter_count(wanted)
-
-
-def _shown_method(method: dict[str, Any]) -> dict[str, Any]:
-    part = method.get(method["type"], {})
-    shown = {name: without_secrets(part[name]) for name in ("grader", "environment") if name in part}
-    return method | {method["type"]: part | shown} if shown else method
 
 
 def _estimated_finish(row: Row[Any]) -> int | None:

@@ -79,7 +79,7 @@ class WebhookObject(BaseModel):
         return cls(
             **{name: getattr(row, name) for name in names},
             event_types=json.loads(row.event_types),
-            signing_secret_hint=secrets.hint(row.id, row.seed),
+            signing_secret_hint=secrets.hint(row),
         )
 
 

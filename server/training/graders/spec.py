@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.training.graders.endpoint_fields import HIDDEN
 from server.training.graders.template import Template, Variable
+from server.training.jobs.method_secrets import with_secrets
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -45,10 +46,4 @@ class GraderSpec(BaseModel):
 def without_secrets(grader: Mapping[str, Any]) -> dict[str, Any]:
     """The definition of a grader or an environment in JSON as it is shown: what only a tenant's endpoint may know is
     HIDDEN."""
-    shown = dict(grader)
-    if grader.get("type") == "endpoint":
-        shown |= {"headers": dict.fromkeys(grader.get("headers", ()), HIDDEN)}
-        shown |= {"secret": HIDDEN} if "secret" in grader else {}
-    if isinstance(parts := grader.get("graders"), Mapping):
-        shown["graders"] = {name: without_secrets(part) for name, part in parts.items()}
-    return shown
+    return with_secrets(grader, lambda _: HIDDEN)

@@ -18,12 +18,14 @@ from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
 from server.core.errors import BadRequest
+from server.core.seals import CannotOpen, Seals
 from server.db.database import Database
 from server.db.tables import TENANTS
 from server.db.training_tables import JOB_CHECKPOINTS, JOBS
 from server.training.jobs.config import JOB_CONFIG
 from server.training.jobs.events import add_event
 from server.training.jobs.lifecycle import change_job, locked_job
+from server.training.jobs.method_secrets import method_with_secrets
 from server.training.jobs.protocol import Checkpoint, ClaimAnswer, ClaimedJob, ClaimRequest, LeaseAnswer
 from server.training.states import wanted_of
 
@@ -33,15 +35,18 @@ VALIDATING = 4
 CLAIM_LOCK = 0x71_4E_10_2B
 
 
-def claim(database: Database, connection: Connection, request: ClaimRequest, lease_s: int) -> ClaimAnswer:
-    """Renew the leases of `running`, and lease as many new jobs to the worker as it has capacity for."""
+def claim(database: Database, connection: Connection, request: ClaimRequest, lease_s: int, seals: Seals) -> ClaimAnswer:
+    """Renew the leases of `running`, and lease as many new jobs to the worker as it has capacity for.
+
+    A job whose graders' secrets `seals` cannot open is failed.
+    """
     running = {job_id: _renew(connection, job_id, request.worker, lease_s) for job_id in sorted(set(request.running))}
     if not database.is_sqlite:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
     validating = (VALIDATING if request.capacity else 0) if request.validating is None else request.validating
     jobs = [
-        *_claim_some(connection, request, lease_s, ("validating_files",), validating),
-        *_claim_some(connection, request, lease_s, ("queued", "running"), request.capacity),
+        *_claim_some(connection, request, lease_s, seals, ("validating_files",), validating),
+        *_claim_some(connection, request, lease_s, seals, ("queued", "running"), request.capacity),
     ]
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)
 
@@ -81,7 +86,12 @@ def _renew(connection: Connection, job_id: str, worker: str, lease_s: int) -> Le
 
 
 def _claim_some(
-    connection: Connection, request: ClaimRequest, lease_s: int, statuses: tuple[str, ...], capacity: int
+    connection: Connection,
+    request: ClaimRequest,
+    lease_s: int,
+    seals: Seals,
+    statuses: tuple[str, ...],
+    capacity: int,
 ) -> list[ClaimedJob]:
     claimed: list[ClaimedJob] = []
     while len(claimed) < capacity:
@@ -91,7 +101,12 @@ def _claim_some(
         row = _lease(connection, job_id, request.worker, statuses, lease_s)
         # None: its owner paused or cancelled it meanwhile, so the next query does not find it.
         if row is not None:
-            claimed.append(_claimed(connection, row))
+            try:
+                method = method_with_secrets(json.loads(row.method), seals.open)
+            except CannotOpen as error:
+                _fail(connection, row, error.code, error.message)
+                continue
+            claimed.append(_claimed(connection, row, method))
     return claimed
 
 
@@ -140,13 +155,9 @@ def _lease(
     if row is None:
         return None
     if row.attempts > MAX_ATTEMPTS:
-        message = f"{MAX_ATTEMPTS} workers in a row ended without getting on with the job."
-        error = {"code": "worker_failed", "message": message, "param": None}
-        add_event(connection, job_id, f"The job failed: {message}", level="error")
-        change_job(
-            connection, row, status="failed", finished_at=at, error=json.dumps(error), lease_owner=None,
-            lease_expires_at=None,
-        )  # fmt: skip
+        _fail(
+            connection, row, "worker_failed", f"{MAX_ATTEMPTS} workers in a row ended without getting on with the job."
+        )
         return None
     if row.attempts > 1:
         add_event(connection, job_id, f"Another worker goes on with the job (attempt {row.attempts})", level="warn")
@@ -157,7 +168,16 @@ def _lease(
     return change_job(connection, row, status="running", started_at=row.started_at or at)
 
 
-def _claimed(connection: Connection, row: Row[Any]) -> ClaimedJob:
+def _fail(connection: Connection, row: Row[Any], code: str, message: str) -> None:
+    error = {"code": code, "message": message, "param": None}
+    add_event(connection, row.id, f"The job failed: {message}", level="error")
+    change_job(
+        connection, row, status="failed", finished_at=now(), error=json.dumps(error), lease_owner=None,
+        lease_expires_at=None,
+    )  # fmt: skip
+
+
+def _claimed(connection: Connection, row: Row[Any], method: dict[str, Any]) -> ClaimedJob:
     rows = sa.select(JOB_CHECKPOINTS).where(JOB_CHECKPOINTS.c.job_id == row.id)
     last = connection.execute(rows.order_by(JOB_CHECKPOINTS.c.step.desc()).limit(1)).one_or_none()
     tenant = connection.execute(sa.select(TENANTS.c.name).where(TENANTS.c.id == row.tenant_id)).scalar_one()
@@ -174,7 +194,7 @@ def _claimed(connection: Connection, row: Row[Any]) -> ClaimedJob:
         training_file=row.training_file,
         validation_file=row.validation_file,
         seed=row.seed,
-        method=json.loads(row.method),
+        method=method,
         config=JOB_CONFIG.validate_json(row.config),
         integrations=json.loads(row.integrations),
         metadata=json.loads(row.metadata),

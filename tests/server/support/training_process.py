@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from server.core.ids import new_id
 from server.core.principal import DEFAULT_TENANT_ID
+from server.core.seals import Seals
 from server.db.database import Database
 from server.db.training_tables import JOBS
 from server.training.files.rows import insert_file
@@ -90,7 +91,7 @@ class TrainingProcess:
         request = ClaimRequest(
             worker=worker, base_model="base", factors=FACTORS, capacity=capacity, running=list(running), **fields
         )
-        return self.do(lambda to: claim(self.database, to, request, 30))
+        return self.do(lambda to: claim(self.database, to, request, 30, Seals(())))
 
     def claimed(self, worker: str, capacity: int = 1, **fields: Any) -> list[str]:
         return [job.id for job in self.claim(worker, capacity, **fields).jobs]

@@ -235,7 +235,7 @@ def test_the_end_of_a_batch_is_told_to_its_tenants_endpoints(
 ) -> None:
     with app_database.write() as connection:
         url, types = "https://nowhere.invalid/", ["batch.completed", "batch.failed"]
-        create_endpoint(connection, DEFAULT_TENANT_ID, name="n", url=url, event_types=types)
+        create_endpoint(connection, DEFAULT_TENANT_ID, name="n", url=url, event_types=types, secret="whsec_x")
     done = [ended(openai_client, make_batch(openai_client, lines)) for lines in ([line("a")], ["{"])]
     with app_database.read() as connection:
         bodies = connection.execute(sa.select(WEBHOOK_DELIVERIES.c.body)).scalars().all()
