@@ -88,7 +88,20 @@ def _grader(file: Path) -> Mapping[str, Any]:
         fail(f"the grader {file} is not JSON: {error}")
     if not isinstance(value, dict):
         fail(f'the grader {file} is not an object, expected such as {{"type": "math", "reference": "..."}}')
+    if "environment" in value or _is_of_environment(value):
+        fail(
+            f"the grader {file} takes the reward of an environment, and tinylora eval plays none: each model gives one "
+            "answer to each row. A job plays it on its held-out rows before its first step, and tells the reward: "
+            "tinylora train --config JOB.yaml --max-steps 1, with --model ADAPTER for an adapter's"
+        )
     return value
+
+
+def _is_of_environment(grader: Mapping[str, Any]) -> bool:
+    """Whether a grader's score, or a part of it, is what an environment says."""
+    parts = grader.get("graders")
+    several = parts.values() if isinstance(parts, Mapping) else ()
+    return any(isinstance(one, Mapping) and one.get("type") == "environment" for one in (grader, *several))
 
 
 def _run(

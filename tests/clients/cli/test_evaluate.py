@@ -129,3 +129,8 @@ def test_mistakes_are_sentences(data: Path, tmp_path: Path) -> None:
     grader = tmp_path / "grader.json"
     grader.write_text('{"type": "guess"}')
     assert "grader.type is 'guess'" in run(data, "--grader", grader, code=1).stderr
+    played = {"type": "environment", "name": "game"}
+    multi = {"type": "multi", "graders": {"game": played}, "calculate_output": "game"}
+    for asked in (played, multi, {"grader": played, "environment": {"url": "https://example.com"}}):
+        grader.write_text(json.dumps(asked))
+        assert "tinylora eval plays none" in run(data, "--grader", grader, code=1).stderr
