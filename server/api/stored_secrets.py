@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 
 from server.core.errors import ApiError
@@ -25,12 +24,14 @@ from server.training.jobs.method_secrets import renew_job_secrets
 async def secrets_sealed_anew(database: Database, secrets: WebhookSecrets) -> AsyncIterator[None]:
     """Does so before the block. A server whose database does not answer starts all the same."""
 
-    def renew(connection: Connection) -> int:
-        return renew_webhook_secrets(connection, secrets) + renew_job_secrets(connection, secrets.seals)
+    def renew() -> int:
+        # One after the other, for whoever ends a job locks it, and then the webhooks that are told of it.
+        jobs = database.transact(lambda connection: renew_job_secrets(connection, secrets.seals))
+        return jobs + database.transact(lambda connection: renew_webhook_secrets(connection, secrets))
 
     log: structlog.stdlib.BoundLogger = structlog.get_logger()
     try:
-        if unreadable := await run_in_threadpool(database.transact, renew):
+        if unreadable := await run_in_threadpool(renew):
             log.error("secrets cannot be read: TINYLORA_SECRETS_KEY lacks the key that sealed them", secrets=unreadable)
     except (ApiError, sa.exc.SQLAlchemyError) as error:
         log.error("secrets not sealed anew, tried again at the next start", error=str(error))

@@ -18,6 +18,7 @@ from server.db.training_tables import JOBS
 HOLDERS = ("grader", "environment")
 # In the JSON of every method that has a secret.
 ENDPOINT = '"endpoint"'
+JOBS_AT_ONCE = 100
 
 
 def method_with_secrets(method: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
@@ -41,15 +42,17 @@ def with_secrets(definition: Mapping[str, Any], change: Callable[[str], str]) ->
 
 def renew_job_secrets(connection: Connection, seals: Seals) -> int:
     """Seal the secrets of all jobs as those of new ones; of how many they cannot be opened, and stay as they are."""
-    unreadable = 0
+    unreadable, after = 0, ""
     rows = sa.select(JOBS.c.id, JOBS.c.method).where(JOBS.c.method.contains(ENDPOINT, autoescape=True))
-    for job_id, stored in connection.execute(rows).all():
-        method = json.loads(stored)
-        try:
-            renewed = method_with_secrets(method, seals.renewed)
-        except CannotOpen:
-            unreadable += 1
-            continue
-        if renewed != method:
-            connection.execute(JOBS.update().where(JOBS.c.id == job_id).values(method=json.dumps(renewed)))
+    page = rows.order_by(JOBS.c.id).limit(JOBS_AT_ONCE)
+    while found := connection.execute(page.where(JOBS.c.id > after)).all():
+        for after, stored in found:
+            method = json.loads(stored)
+            try:
+                renewed = method_with_secrets(method, seals.renewed)
+            except CannotOpen:
+                unreadable += 1
+                continue
+            if renewed != method:
+                connection.execute(JOBS.update().where(JOBS.c.id == after).values(method=json.dumps(renewed)))
     return unreadable
