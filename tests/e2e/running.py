@@ -46,8 +46,10 @@ class ServerProcess:
 
     def __init__(self, directory: Path, model: Path, traces_url: str) -> None:
         self.model = model.name
+        self._directory = directory
         self.model_path = model
-        self._database = directory / "tinylora.db"
+        self.database_url = f"sqlite:///{directory}/tinylora.db"
+        self.files_url = str(directory / "files")
         self._traces_url = traces_url
         self._output = directory / "output.txt"
         self._engine_log = directory / "engine.log"
@@ -116,10 +118,10 @@ class ServerProcess:
         return {
             **os.environ,
             "TINYLORA_ADMIN_KEY": ADMIN_KEY,
-            "TINYLORA_DATABASE_URL": f"sqlite:///{self._database}",
-            "TINYLORA_FILES_URL": str(self._database.parent / "files"),
+            "TINYLORA_DATABASE_URL": self.database_url,
+            "TINYLORA_FILES_URL": self.files_url,
             "TINYLORA_ENGINE_LOG": str(self._engine_log),
-            "TINYLORA_TRAINING_LOG_DIR": str(self._database.parent / "tensorboard"),
+            "TINYLORA_TRAINING_LOG_DIR": str(self._directory / "tensorboard"),
             # A test waits for as long as this when it has killed a worker.
             "TINYLORA_WORKER_LEASE_S": "10",
             # Graders and environments of tests are on this machine.

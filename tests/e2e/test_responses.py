@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import openai
 import pytest
 
+from tests.e2e.running import ADMIN_KEY, ServerProcess
+from tests.e2e.second_gateway import second_gateway
 from tests.e2e.talking import QUESTION, Talk
 
 pytestmark = pytest.mark.engine
@@ -20,6 +24,16 @@ PARAMETERS = {
     "additionalProperties": False,
 }
 WEATHER = {"type": "function", "name": "get_weather", "parameters": PARAMETERS, "strict": True}
+
+
+@pytest.fixture(scope="module")
+def other(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    """The client of another gateway on the same database."""
+    with (
+        second_gateway(server) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=ADMIN_KEY, max_retries=0, timeout=120) as client,
+    ):
+        yield client
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "get_weather"}])
@@ -63,16 +77,17 @@ def test_an_answer_that_ended_by_itself_is_complete(talk: Talk) -> None:
     assert last.type == "response.completed"
 
 
-def test_a_conversation_goes_on_as_if_all_of_it_had_been_sent(talk: Talk) -> None:
-    """Ten turns, with an adapter now and then, against a client that keeps the conversation itself."""
+def test_a_conversation_goes_on_as_if_all_of_it_had_been_sent(talk: Talk, other: openai.OpenAI) -> None:
+    """Ten turns on two gateways in turn, most with an adapter, against a client that keeps the conversation itself."""
     talk.upload("responses/turns", 0.3)
     ask: Any = {"model": talk.base, "temperature": 0, "max_output_tokens": 16, "instructions": "Be brief."}
     kept: list[Any] = []
     previous: Any = openai.omit
     for turn in range(10):
-        adapter = {"extra_body": {"adapter": "responses/turns"}} if turn % 3 == 1 else {}
+        adapter = {"extra_body": {"adapter": "responses/turns"}} if turn % 3 else {}
         question = {"role": "user", "content": f"Name the country number {turn}."}
-        answer = talk.client.responses.create(input=[question], previous_response_id=previous, **ask, **adapter)
+        gateway = (talk.client, other)[turn % 2]
+        answer = gateway.responses.create(input=[question], previous_response_id=previous, **ask, **adapter)
         whole = talk.client.responses.create(input=[*kept, question], store=False, **ask, **adapter)
         assert answer.output_text == whole.output_text
         assert answer.usage is not None and whole.usage is not None
@@ -96,6 +111,25 @@ def test_a_call_and_its_output_are_gone_on_from(talk: Talk) -> None:
     by_reference: Any = [asked[0], {"type": "item_reference", "id": call.id}, output]
     referred = talk.client.responses.create(input=by_reference, tool_choice="none", **ask)
     assert referred.output_text == whole.output_text
+
+
+def test_a_stream_in_the_background_is_taken_up_on_another_gateway(talk: Talk, other: openai.OpenAI) -> None:
+    ask: Any = {"model": talk.base, "input": QUESTION, "temperature": 0, "max_output_tokens": 12, "stream": True}
+    plain: list[Any] = list(talk.client.responses.create(**ask))
+    events: list[Any] = []
+    with talk.client.responses.create(**ask, background=True) as stream:
+        for event in stream:
+            events.append(event)
+            if event.type == "response.output_text.delta":
+                break
+    response_id = events[0].response.id
+    events += other.responses.retrieve(response_id, stream=True, starting_after=events[-1].sequence_number)
+    assert [event.sequence_number for event in events] == [*range(len(events))]
+    # How many tokens are in a delta is the engine's to say.
+    kinds, plain_kinds = ([kind for kind, _ in groupby(event.type for event in each)] for each in (events, plain))
+    assert kinds == ["response.created", "response.queued", *plain_kinds[1:]]
+    assert events[-1].response.output_text == plain[-1].response.output_text
+    assert list(talk.client.responses.retrieve(response_id, stream=True)) == events
 
 
 def test_background_responses_run_and_are_cancelled(talk: Talk) -> None:
