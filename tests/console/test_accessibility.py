@@ -22,6 +22,7 @@ PAGES = [
     ("graders", "On one sample"),
     ("files", "There is no file yet"),
     ("batches", "There is no batch yet"),
+    ("responses", "There is no stored response yet"),
     ("usage", "Nothing was used"),
     ("tenants", "New tenant"),
     ("tenants/acme", "Keys"),
