@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from server.api.middleware import anthropic_errors
 from server.api.middleware.anthropic_errors import MESSAGES
+from server.api.middleware.stream_headers import EVENT_STREAM
 from server.auth.middleware import KEY_HEADERS
 from server.auth.scopes import scope_of
 from server.core.paths import MODEL_ROUTES, OPEN_PATHS, is_below
@@ -127,7 +128,8 @@ def _possible(path: str, method: str, operation: Mapping[str, Any]) -> Iterator[
         yield HTTPStatus.CONFLICT
     if "idempotency-key" in headers:
         yield HTTPStatus.UNPROCESSABLE_ENTITY
-    if path in MODEL_ROUTES or (method, path) in UNFINISHED_LIMITED:
+    is_limited = (method, path) in UNFINISHED_LIMITED or (method == "post" and path in MODEL_ROUTES)
+    if is_limited or EVENT_STREAM in operation["responses"].get("200", {}).get("content", {}):
         yield HTTPStatus.TOO_MANY_REQUESTS
 
 

@@ -98,7 +98,9 @@ class Settings(BaseSettings):
         description="keep what /v1/responses answers, to be gone on from, unless a request says store: false",
     )
     max_response_bytes: int = Field(
-        default=MIB, ge=1024, description="longest response that is stored, with its whole input, as JSON"
+        default=MIB,
+        ge=1024,
+        description="longest response that is stored, with its whole input as JSON and the events of its stream",
     )
     max_tenant_response_bytes: int = Field(
         default=1024 * MIB,

@@ -32,7 +32,7 @@ from server.core.months import month_start
 from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES, UNFINISHED
 from server.db.database import Database
-from server.db.response_tables import RESPONSE_ITEMS, RESPONSE_ROOM, RESPONSES
+from server.db.response_tables import RESPONSE_EVENTS, RESPONSE_ITEMS, RESPONSE_ROOM, RESPONSES
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE, USAGE_MONTHS
 from server.db.training_tables import JOB_EVENTS, JOB_SAMPLES, JOBS
 
@@ -181,6 +181,10 @@ def _delete_responses(connection: Connection, before: int, most: int) -> int:
     tenant_id = connection.execute(sa.select(RESPONSE_ROOM.c.tenant_id).where(is_room).with_for_update()).scalar()
     old = sa.and_(RESPONSES.c.tenant_id == tenant_id, RESPONSES.c.created_at < before)
     ids = list(connection.execute(sa.select(RESPONSES.c.id).where(old).order_by(RESPONSES.c.id).limit(most)).scalars())
+    key = sa.tuple_(*RESPONSE_EVENTS.primary_key)
+    events = sa.select(*RESPONSE_EVENTS.primary_key).where(RESPONSE_EVENTS.c.response_id.in_(ids)).limit(most)
+    if removed := _deleted(connection, RESPONSE_EVENTS.delete().where(key.in_(events))):
+        return removed  # a stream may have more of them than a transaction removes
     connection.execute(RESPONSE_ITEMS.delete().where(RESPONSE_ITEMS.c.response_id.in_(ids)))
     deleted = RESPONSES.delete().where(RESPONSES.c.id.in_(ids)).returning(RESPONSES.c.bytes)
     freed = list(connection.execute(deleted).scalars())

@@ -90,7 +90,6 @@ class Resolver:
         payload.pop("adapter", None)
         background = state_of(scope).background
         standing = await self._settle(payload, principal, background=background) if runs_model else Standing()
-        response = await self._plan(payload, scope, len(body)) if path == RESPONSES_PATH else None
         grammars = grammars_of(payload, all_tools=self._engine.constrains_all_tools) if runs_model else ()
         call = None
         if runs_model:
@@ -98,6 +97,7 @@ class Resolver:
             call = genai_call(path, payload, base if served is None else served.name, base, standing.tier)
         if served is not None:
             payload["model"] = served.name
+        response = await self._plan(payload, scope, len(body)) if path == RESPONSES_PATH else None
         rewritten = await off_loop(len(body), engine_json, payload)
         body = body if unchanged else rewritten
         return InferenceRequest(

@@ -75,7 +75,10 @@ def test_the_quickstart(open_url: str, tmp_path: Path) -> None:
 
 def test_serving(open_url: str, tmp_path: Path) -> None:
     httpx.post(f"{open_url}/v1/adapters", json={"name": "demo", "vector": [0.2] * 13}).raise_for_status()
-    assert run(blocks("serving.md", "sh", "python"), open_url, tmp_path) == "completed base after 1 items\n"
+    printed = run(blocks("serving.md", "sh", "python"), open_url, tmp_path)
+    said, listing = printed.split("{", 1)
+    assert said == "completed base after 1 items\nafter 1 items "
+    assert {one["status"] for one in json.loads("{" + listing)["data"]} == {"completed"}
 
 
 def test_training(open_url: str, tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
-"""/v1/responses/{response_id}, in OpenAI's shape: fetch, delete and cancel a stored response, and list its input.
+"""/v1/responses/{response_id}, in OpenAI's shape: fetch, stream, delete and cancel a stored response, list its input.
 
 Responses are made by POST /v1/responses, which is the engine's (`server.inference.responses`); here is what is done
-with those that are stored. One of another tenant is answered like one that never was.
+with those that are stored. GET /v1/responses lists them, which OpenAI's API does not. One of another tenant is answered
+like one that never was.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
 from server.api.deps import GatewayDep, PrincipalDep
+from server.api.middleware.stream_headers import EVENT_STREAM
 from server.api.own_route import OwnRoute
 from server.api.schemas.pages import NoQuery
 from server.api.schemas.responses import (
@@ -20,30 +22,50 @@ from server.api.schemas.responses import (
     ItemObject,
     ItemsQuery,
     ResponseDeleted,
+    ResponseList,
     ResponseObject,
     ResponseQuery,
+    ResponsesQuery,
+    ResponseSummary,
 )
 from server.core.errors import BadRequest, quoted
 from server.core.paths import RESPONSES_PATH
 from server.inference.responses.input_items import listed
+from server.inference.responses.listing import list_responses
 from server.inference.responses.rows import get_response, response_of
 
 router = APIRouter(prefix=RESPONSES_PATH, tags=["responses"], route_class=OwnRoute)
 
 
-@router.get("/{response_id}")
-def retrieve_response(
-    response_id: str, gateway: GatewayDep, principal: PrincipalDep, query: Annotated[ResponseQuery, Query()]
-) -> ResponseObject:
-    """A response as it is now."""
-    if query.stream:
-        raise BadRequest(
-            "stream: a stored response is not streamed. Leave stream out, and ask again until it has ended.",
-            param="stream",
-            code="not_supported",
-        )
+@router.get("")
+def list_all(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[ResponsesQuery, Query()]) -> ResponseList:
+    """The tenant's stored responses, newest first unless asked for otherwise."""
     with gateway.database.read() as connection:
-        return ResponseObject(**response_of(get_response(connection, principal.tenant.id, response_id)))
+        rows, has_more = list_responses(connection, principal.tenant.id, **query.model_dump())
+    return ResponseList.page([ResponseSummary.of(row) for row in rows], has_more)
+
+
+@router.get("/{response_id}", response_model=ResponseObject, responses={200: {"content": {EVENT_STREAM: {}}}})
+async def retrieve_response(
+    response_id: str, gateway: GatewayDep, principal: PrincipalDep, query: Annotated[ResponseQuery, Query()]
+) -> Any:
+    """A response as it is now, or its stream from any event on."""
+    tenant_id = principal.tenant.id
+    if query.stream:
+        after = query.starting_after
+        return await gateway.responses.stream(tenant_id, response_id, 0 if after is None else after + 1)
+    if query.starting_after is not None:
+        raise BadRequest(
+            "starting_after says where a stream goes on; send stream=true with it.",
+            param="starting_after",
+            code="invalid_value",
+        )
+
+    def read() -> ResponseObject:
+        with gateway.database.read() as connection:
+            return ResponseObject(**response_of(get_response(connection, tenant_id, response_id)))
+
+    return await run_in_threadpool(read)
 
 
 @router.delete("/{response_id}")

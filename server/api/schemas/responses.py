@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.engine import Row
 
-from server.api.schemas.pages import StrictQuery
+from server.api.schemas.pages import IdPage, PageQuery, StrictQuery
+
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 class ResponseObject(BaseModel):
@@ -17,12 +20,49 @@ class ResponseObject(BaseModel):
     id: str
     object: Literal["response"] = "response"
     created_at: int
-    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+    status: Status
     model: Any = None
     output: list[Any]
     previous_response_id: str | None = None
     background: bool = False
     store: bool = True
+
+
+class ResponseSummary(BaseModel):
+    """A response in a listing, without its input and output, which may be long: fetch it for those.
+
+    `model` is the adapter that answered, "acme/math@3", or the base model; `streams` says whether it can be streamed.
+    """
+
+    id: str
+    object: Literal["response.summary"] = "response.summary"
+    created_at: int
+    status: Status
+    model: str | None
+    background: bool
+    streams: bool
+    previous_response_id: str | None
+    bytes: int
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> ResponseSummary:
+        same = cls.model_fields.keys() & row._mapping.keys()
+        return cls(**{name: getattr(row, name) for name in same}, streams=row.events is not None)
+
+
+class ResponseList(IdPage):
+    """A page of the tenant's responses; ask for the next one with `after` = `last_id`."""
+
+    data: list[ResponseSummary]
+
+
+class ResponsesQuery(PageQuery):
+    """Which responses, in the order of the time they were made. `model` is one of a response, or an adapter's name,
+    which stands for all of its versions; "inline" and "mix" are vectors and mixtures within requests."""
+
+    order: Literal["asc", "desc"] = "desc"
+    status: Status | None = None
+    model: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]*$")] | None = None
 
 
 class ResponseDeleted(BaseModel):
@@ -53,11 +93,17 @@ class ItemList(BaseModel):
 
 
 class ResponseQuery(StrictQuery):
-    """How a response is to be given. `include` names what is there anyway, where the model gives it."""
+    """How a response is to be given. `include` names what is there anyway, where the model gives it.
+
+    With `stream`, the events of a response that was made with background and stream: all of them, or those behind the
+    event with the sequence_number `starting_after`. `include_obfuscation` changes nothing: there is none.
+    """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     stream: bool = False
+    starting_after: int | None = Field(None, ge=0, lt=2**31 - 1)
+    include_obfuscation: bool = False
     include: list[str] = Field([], max_length=20)
     include_brackets: list[str] = Field([], max_length=20, alias="include[]")
 

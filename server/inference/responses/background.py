@@ -1,5 +1,7 @@
 """Responses that run in the background: their requests go on after they have been answered.
 
+A stream of one is read from what is stored of its events (event_log.py), by whoever asked for it too.
+
 Such a request takes the way of all others, quotas and queue included, with an exchange of its own: what would be its
 client reads the answer into the store, and leaves when the response is cancelled. So cancelling is what a client that
 leaves is anyway.
@@ -28,8 +30,9 @@ from server.core.request_state import RequestState, put_state, state_of
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
 from server.inference.responses.answer import BROKE_OFF, ResponseAnswer
+from server.inference.responses.event_log import EventLogs
 from server.inference.responses.plan import ResponsePlan
-from server.inference.responses.store import LOST, ResponseStore
+from server.inference.responses.store import FIRST_EVENTS, LOST, ResponseStore
 from server.limits.quotas import Ticket
 
 RENEW_S = 3.0
@@ -47,12 +50,12 @@ Serve = Callable[[InferenceRequest, Exchange], Awaitable[None]]
 class _Client(Exchange):
     """The client that a background request has. `accepted` is None once it is charged, or why it is not."""
 
-    def __init__(self, scope: Scope, plan: ResponsePlan, store: ResponseStore, tenant_id: int) -> None:
+    def __init__(self, scope: Scope, plan: ResponsePlan, store: ResponseStore, logs: EventLogs, tenant_id: int) -> None:
         self.accepted: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
         self.error: dict[str, Any] = BROKE_OFF
         self._gone = asyncio.Event()
         self._refusal = b""
-        self._id, self._store, self._tenant_id = plan.id, store, tenant_id
+        self._id, self._store, self._logs, self._tenant_id = plan.id, store, logs, tenant_id
         self._answer = ResponseAnswer(plan, self._keep, self._read)
         super().__init__(scope, self._wait_until_gone, self._answer.send, {})
 
@@ -84,11 +87,15 @@ class _Client(Exchange):
         return {"type": "http.disconnect"}
 
     async def _keep(self, response: dict[str, Any]) -> bool:
-        await self._store.end(self._tenant_id, self._id, response)
+        await self._logs.end(self._tenant_id, self._id, response)
         return True
 
     async def _read(self, message: Message) -> None:
-        if message["type"] == "http.response.body" and self.status != HTTPStatus.OK:
+        if message["type"] != "http.response.body":
+            return
+        if self._answer.streams:
+            self._logs.add(self._id, message.get("body", b""))
+        elif self.status != HTTPStatus.OK:
             self._refusal += message.get("body", b"")
             if not message.get("more_body", False):
                 self.error = {"code": _CODES.get(self.status, "server_error"), "message": self._why()}
@@ -106,6 +113,7 @@ class BackgroundResponses:
     """Those of one gateway. For one event loop."""
 
     def __init__(self, store: ResponseStore) -> None:
+        self.logs = EventLogs(store, self.leave)
         self._store = store
         self._clients: dict[str, _Client] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,9 +125,11 @@ class BackgroundResponses:
         Raises the ApiError that says why it cannot be stored, or is not accepted.
         """
         tenant_id = request.principal.tenant.id
-        client = _Client(_scope_of_its_own(scope), plan, self._store, tenant_id)
+        client = _Client(_scope_of_its_own(scope), plan, self._store, self.logs, tenant_id)
         await self._store.queue(request.principal, plan)
         self._clients[plan.id] = client
+        if plan.streams:
+            self.logs.open(tenant_id, plan.id, len(FIRST_EVENTS))
         task = asyncio.create_task(self._run(request, plan, client, serve), name=plan.id)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -168,9 +178,10 @@ class BackgroundResponses:
         finally:
             try:
                 if client.was_refused:
+                    self.logs.close(plan.id)
                     await self._store.forget(tenant_id, plan.id)
                 else:  # it has ended if it was kept; this is for any other end
-                    await self._store.end(tenant_id, plan.id, {"status": "failed", "error": client.error})
+                    await self.logs.end(tenant_id, plan.id, {"status": "failed", "error": client.error})
             except (ApiError, sa.exc.SQLAlchemyError) as error:
                 self._log.error("end of a background response not stored", response=plan.id, error=str(error))
             del self._clients[plan.id]

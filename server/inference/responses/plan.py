@@ -6,7 +6,7 @@ responses: its `input` becomes the whole conversation, and the fields about stor
     previous_response_id   the input and output of that response come before `input`; its instructions do not
     item_reference         in `input`, an item of an earlier output by its id, becomes that item
     store                  true unless the request says otherwise, as OpenAI's
-    background             the response is stored before it runs, and fetched later
+    background             the response is stored before it runs, and fetched later; with stream, its events are too
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class ResponsePlan:
     id: str
     store: bool
     background: bool
+    streams: bool  # in the background, its events stored to be streamed by whoever asks
     items: tuple[Item, ...]
     fields: dict[str, Any]
     queued: dict[str, Any]  # OpenAI's object before it runs
@@ -89,11 +90,15 @@ def plan_response(
             raise too_large(limits)
         store = False
     response_id = new_id(PREFIX)
-    fields = {"id": response_id, "previous_response_id": previous_id, "store": store, "background": background}
+    fields: dict[str, Any] = {"id": response_id, "previous_response_id": previous_id, "store": store}
+    fields["background"] = background
+    if background:
+        fields["created_at"] = now()
     plan = ResponsePlan(
         id=response_id,
         store=store,
         background=background,
+        streams=background and bool(payload.get("stream")),
         items=tuple(items),
         fields=fields,
         queued=_queued(payload, fields) if background else {},
@@ -108,7 +113,7 @@ def plan_response(
 
 def _checked(payload: dict[str, Any], limits: ResponseLimits) -> tuple[bool, bool, str | None]:
     """store, background and previous_response_id. BadRequest for what cannot be."""
-    for name in ("store", "background"):
+    for name in ("store", "background", *(("stream",) if payload.get("background") else ())):
         if not isinstance(payload.get(name), bool | None):
             raise BadRequest(
                 f"{name} is {quoted(payload[name])}, expected true or false", param=name, code="invalid_value"
@@ -140,13 +145,6 @@ def _checked(payload: dict[str, Any], limits: ResponseLimits) -> tuple[bool, boo
             "background needs store: the answer is fetched from there. Leave store out.",
             param="background",
             code="invalid_value",
-        )
-    if background and payload.get("stream"):
-        raise BadRequest(
-            "background with stream is not served: leave one of them out, and fetch a background response with "
-            "GET /v1/responses/{response_id} until it has ended.",
-            param="stream",
-            code="not_supported",
         )
     return store, background, previous_id
 
@@ -218,7 +216,6 @@ def _queued(payload: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: payload.get(name) for name in _ECHOED},
         "object": "response",
-        "created_at": now(),
         "status": "queued",
         "completed_at": None,
         "error": None,

@@ -20,10 +20,12 @@ from sqlalchemy.engine import Connection, Row
 from server.core.clock import now
 from server.core.errors import NotFound, quoted
 from server.core.ids import is_id
+from server.core.names import INLINE_LABEL, MIX_LABEL
 from server.db.database import Database
-from server.db.response_tables import RESPONSE_ITEMS, RESPONSE_ROOM, RESPONSES
+from server.db.response_tables import RESPONSE_ITEMS, RESPONSES
 from server.endpoints.webhooks import announce
 from server.inference.responses.input_items import MAX_ID_CHARS
+from server.inference.responses.room import add_bytes, delete_rows, evict
 
 PREFIX = "resp_"
 # What a row takes beside its texts, roughly; it bounds how many rows there are.
@@ -33,9 +35,10 @@ RUNNING = ("queued", "in_progress")
 TOO_LARGE = {
     "code": "server_error",
     "message": "The answer is longer than responses may be here (the server's setting max_response_bytes). "
-    "Ask without background, or with a lower max_output_tokens.",
+    "Ask without background or without stream, or with a lower max_output_tokens.",
 }
-_EVICTED_AT_ONCE = 100
+MAX_MODEL_CHARS = 255
+_LOST_AT_ONCE = 100
 
 
 def insert_response(
@@ -45,20 +48,22 @@ def insert_response(
     tenant_id: int,
     items: Sequence[Mapping[str, Any]],
     response: Mapping[str, Any],
+    streams: bool,
     most_bytes: int,
     most_tenant_bytes: int,
 ) -> bool:
     """Store `response`, OpenAI's object, and its input `items`. The tenant's oldest make room for it.
 
-    False when it has more than `most_bytes`. One that runs (by its status) has a lease from now on.
+    False when it has more than `most_bytes`. One that runs (by its status) has a lease from now on; one that `streams`
+    has no events yet (event_rows.py).
     """
     texts = {"input": _json(items), "response": _json(response)}
     size = ROW_BYTES + sum(len(text.encode()) for text in texts.values())
     if size > min(most_bytes, most_tenant_bytes):
         return False
-    used = _add_bytes(database, connection, tenant_id, size)
+    used = add_bytes(database, connection, tenant_id, size)
     if used > most_tenant_bytes:
-        _evict(connection, tenant_id, used - most_tenant_bytes)
+        evict(connection, tenant_id, used - most_tenant_bytes)
     row = {
         "id": response["id"],
         "tenant_id": tenant_id,
@@ -67,6 +72,9 @@ def insert_response(
         "background": response["background"],
         "bytes": size,
         "lease_expires_at": now() + LEASE_S if response["status"] in RUNNING else None,
+        "events": 0 if streams else None,
+        "previous_response_id": response["previous_response_id"],
+        **_models(response),
         **texts,
     }
     connection.execute(RESPONSES.insert().values(row))
@@ -131,7 +139,7 @@ def end_response(
 
     One that has more than `most_bytes` then has failed instead. The row, or None when it did not run any more.
     """
-    _add_bytes(database, connection, tenant_id, 0)
+    add_bytes(database, connection, tenant_id, 0)
     wanted = sa.select(RESPONSES).where(RESPONSES.c.id == response_id, RESPONSES.c.tenant_id == tenant_id)
     row = connection.execute(wanted.with_for_update()).one_or_none()
     if row is None or row.status not in RUNNING:
@@ -145,11 +153,10 @@ def end_response(
         text = _json(response)
         added = len(text.encode()) - len(row.response.encode())
     values = {"status": response["status"], "response": text, "bytes": row.bytes + added, "lease_expires_at": None}
-    changed = connection.execute(
-        RESPONSES.update().where(RESPONSES.c.id == response_id).values(values).returning(RESPONSES)
-    )
+    update = RESPONSES.update().where(RESPONSES.c.id == response_id).values({**values, **_models(response)})
+    changed = connection.execute(update.returning(RESPONSES))
     row = changed.one()
-    _add_bytes(database, connection, tenant_id, added)
+    add_bytes(database, connection, tenant_id, added)
     _insert_items(database, connection, tenant_id, response)
     announce(connection, tenant_id, f"response.{row.status}", response_id)
     return row
@@ -165,50 +172,14 @@ def renew_leases(connection: Connection, response_ids: Iterable[str]) -> set[str
 def lost_responses(connection: Connection) -> Sequence[Any]:
     """Some responses (id, tenant_id) whose gateway has been silent for too long."""
     lost = sa.select(RESPONSES.c.id, RESPONSES.c.tenant_id).where(RESPONSES.c.lease_expires_at < now())
-    return connection.execute(lost.order_by(RESPONSES.c.id).limit(_EVICTED_AT_ONCE)).all()
+    return connection.execute(lost.order_by(RESPONSES.c.id).limit(_LOST_AT_ONCE)).all()
 
 
 def delete_response(database: Database, connection: Connection, tenant_id: int, response_id: str) -> None:
     """Delete a response for good, whether it runs or not. NotFound when there is none."""
-    _add_bytes(database, connection, tenant_id, 0)
+    add_bytes(database, connection, tenant_id, 0)
     row = get_response(connection, tenant_id, response_id)
-    _add_bytes(database, connection, tenant_id, -_deleted_bytes(connection, [row]))
-
-
-def _evict(connection: Connection, tenant_id: int, size: int) -> None:
-    """Delete the oldest ended responses until `size` bytes are free. The caller has locked the room."""
-    freed = 0
-    while freed < size:
-        oldest = sa.select(RESPONSES.c.id, RESPONSES.c.bytes).order_by(RESPONSES.c.id).limit(_EVICTED_AT_ONCE)
-        ended = oldest.where(RESPONSES.c.tenant_id == tenant_id, RESPONSES.c.lease_expires_at.is_(None))
-        rows = connection.execute(ended).all()
-        if not rows:
-            break
-        chosen = []
-        for row in rows:
-            chosen.append(row)
-            freed += row.bytes
-            if freed >= size:
-                break
-        _deleted_bytes(connection, chosen)
-    room = RESPONSE_ROOM.c
-    connection.execute(RESPONSE_ROOM.update().where(room.tenant_id == tenant_id).values(bytes=room.bytes - freed))
-
-
-def _deleted_bytes(connection: Connection, rows: Iterable[Any]) -> int:
-    """Delete `rows`; what they counted for."""
-    ids = [row.id for row in rows]
-    connection.execute(RESPONSE_ITEMS.delete().where(RESPONSE_ITEMS.c.response_id.in_(ids)))
-    deleted = RESPONSES.delete().where(RESPONSES.c.id.in_(ids)).returning(RESPONSES.c.bytes)
-    return sum(connection.execute(deleted).scalars())
-
-
-def _add_bytes(database: Database, connection: Connection, tenant_id: int, size: int) -> int:
-    """What the tenant's responses count for with `size` more; its row stays locked until the transaction ends."""
-    insert = database.insert(RESPONSE_ROOM).values(tenant_id=tenant_id, bytes=size)
-    added = {"bytes": RESPONSE_ROOM.c.bytes + insert.excluded.bytes}
-    upsert = insert.on_conflict_do_update(index_elements=["tenant_id"], set_=added)
-    return int(connection.execute(upsert.returning(RESPONSE_ROOM.c.bytes)).scalar_one())
+    add_bytes(database, connection, tenant_id, -delete_rows(connection, [row]))
 
 
 def _insert_items(database: Database, connection: Connection, tenant_id: int, response: Mapping[str, Any]) -> None:
@@ -217,6 +188,20 @@ def _insert_items(database: Database, connection: Connection, tenant_id: int, re
     rows = [{"tenant_id": tenant_id, "item_id": one, "response_id": response["id"]} for one in short]
     if rows:
         connection.execute(database.insert(RESPONSE_ITEMS).values(rows).on_conflict_do_nothing())
+
+
+def _models(response: Mapping[str, Any]) -> dict[str, str | None]:
+    """What listings say of the model. A response that has not run yet has whatever its client sent."""
+    model = response.get("model")
+    if not isinstance(model, str) or not model.isprintable():
+        return {"model": None, "model_name": None}
+    return {"model": model[:MAX_MODEL_CHARS], "model_name": name_of(model)[:MAX_MODEL_CHARS]}
+
+
+def name_of(model: str) -> str:
+    """The name under which all versions of an adapter are found, all vectors of requests, or all mixtures."""
+    label, digest, _ = model.partition(":")
+    return label if digest and label in (INLINE_LABEL, MIX_LABEL) else model.partition("@")[0]
 
 
 def _json(value: object) -> str:

@@ -1,4 +1,4 @@
-"""How a request to /v1/responses is answered: by the engine, or at once with a response that is queued."""
+"""How a request to /v1/responses is answered: by the engine, or in the background with what is stored of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import structlog
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 
 from server.core.errors import ApiError
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
 from server.inference.responses.answer import ResponseAnswer
 from server.inference.responses.background import RENEW_S, BackgroundResponses, Serve
+from server.inference.responses.event_stream import EventStreams
 from server.inference.responses.plan import ResponsePlan
 from server.inference.responses.store import ResponseStore
 
@@ -24,6 +25,7 @@ class Responses:
     def __init__(self, store: ResponseStore) -> None:
         self.store = store
         self._background = BackgroundResponses(store)
+        self._streams = EventStreams(store, self._background.logs)
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
     def tending(self, renew_s: float = RENEW_S) -> AbstractAsyncContextManager[None]:
@@ -54,12 +56,24 @@ class Responses:
         """A response has been cancelled or deleted: its request ends, if it is one of this gateway."""
         self._background.leave(response_id)
 
+    async def stream(self, tenant_id: int, response_id: str, number: int) -> StreamingResponse:
+        """The stream of a background response from event `number` on. Raises NotFound, BadRequest, TooManyRequests."""
+        await self._streams.check(tenant_id, response_id)
+        return self._answer(tenant_id, response_id, number)
+
+    def _answer(self, tenant_id: int, response_id: str, number: int = 0) -> StreamingResponse:
+        return StreamingResponse(self._streams.events(tenant_id, response_id, number), media_type="text/event-stream")
+
     async def _start(self, request: InferenceRequest, plan: ResponsePlan, exchange: Exchange, serve: Serve) -> None:
+        tenant_id = request.principal.tenant.id
         try:
+            if plan.streams:
+                self._streams.check_room(tenant_id)
             ticket = await self._background.start(request, plan, exchange.scope, serve)
         except ApiError as error:
             await exchange.refuse(error)
             return
         if ticket is not None:
             exchange.charged(ticket)
-        await JSONResponse(plan.queued)(exchange.scope, exchange.receive, exchange.send)
+        answer = self._answer(tenant_id, plan.id) if plan.streams else JSONResponse(plan.queued)
+        await answer(exchange.scope, exchange.receive, exchange.send)

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from server.core.errors import ApiError, BadRequest
 from server.core.principal import Principal
 from server.db.database import Database
+from server.inference.responses.event_rows import EventBatch, StreamPart, append_events, read_events, sent_event
 from server.inference.responses.input_items import with_ids
 from server.inference.responses.plan import ResponseLimits, ResponsePlan, needs_store, plan_response, too_large
 from server.inference.responses.rows import (
@@ -30,6 +31,7 @@ from server.inference.responses.rows import (
     response_of,
 )
 
+FIRST_EVENTS = ("created", "queued")
 LOST = {"code": "server_error", "message": "The server that ran this response was stopped. Send it again."}
 
 
@@ -67,15 +69,19 @@ class ResponseStore:
 
     async def _insert(self, principal: Principal, plan: ResponsePlan, response: Mapping[str, Any]) -> bool:
         def insert(connection: Connection) -> bool:
-            return insert_response(
+            fits = insert_response(
                 self._database,
                 connection,
                 tenant_id=principal.tenant.id,
                 items=with_ids(plan.items),
                 response=response,
+                streams=plan.streams,
                 most_bytes=self.limits.most_bytes,
                 most_tenant_bytes=self.limits.most_tenant_bytes,
             )
+            if fits and plan.streams and not self._append(connection, _first_events(principal.tenant.id, plan)):
+                raise too_large(self.limits)
+            return fits
 
         return await run_in_threadpool(self._database.transact, insert)
 
@@ -83,11 +89,43 @@ class ResponseStore:
         """A queued response runs now."""
         await run_in_threadpool(self._database.transact, lambda connection: begin_response(connection, response_id))
 
-    async def end(self, tenant_id: int, response_id: str, ended: Mapping[str, Any]) -> None:
-        """End a response that runs, as `end_response`; nothing if it does not run any more."""
-        await run_in_threadpool(
-            self._database.transact, lambda connection: self._end(connection, tenant_id, response_id, ended)
-        )
+    async def end(
+        self, tenant_id: int, response_id: str, ended: Mapping[str, Any], events: EventBatch | None = None
+    ) -> None:
+        """End a response that runs, as `end_response`, with the last `events`; nothing if it does not run any more."""
+
+        def end(connection: Connection) -> None:
+            if events is None or self._append(connection, events):
+                self._end(connection, tenant_id, response_id, ended)
+
+        await run_in_threadpool(self._database.transact, end)
+
+    async def append(self, batches: Iterable[EventBatch]) -> set[str]:
+        """Store events of several responses; the ids of those that still run."""
+        ordered = sorted(batches, key=lambda batch: batch.tenant_id)  # the order in which their rooms are locked
+
+        def append(connection: Connection) -> set[str]:
+            return {batch.response_id for batch in ordered if self._append(connection, batch)}
+
+        return await run_in_threadpool(self._database.transact, append)
+
+    async def has_stream(self, tenant_id: int, response_id: str) -> bool:
+        """Whether a response was made to be streamed in the background. NotFound when there is none."""
+
+        def read() -> bool:
+            with self._database.read() as connection:
+                return get_response(connection, tenant_id, response_id).events is not None
+
+        return await run_in_threadpool(read)
+
+    async def events(self, tenant_id: int, response_id: str, number: int) -> StreamPart | None:
+        """As `read_events`."""
+
+        def read() -> StreamPart | None:
+            with self._database.read() as connection:
+                return read_events(connection, tenant_id, response_id, number)
+
+        return await run_in_threadpool(read)
 
     async def forget(self, tenant_id: int, response_id: str) -> None:
         """Delete a response of which nobody knows."""
@@ -132,9 +170,26 @@ class ResponseStore:
         """Delete a response, whether it runs or not. NotFound when there is none. Blocks."""
         self._database.transact(lambda connection: delete_response(self._database, connection, tenant_id, response_id))
 
+    def _append(self, connection: Connection, batch: EventBatch) -> bool:
+        limits = self.limits
+        return append_events(
+            self._database,
+            connection,
+            batch,
+            most_bytes=limits.most_bytes,
+            most_tenant_bytes=limits.most_tenant_bytes,
+        )
+
     def _end(
         self, connection: Connection, tenant_id: int, response_id: str, ended: Mapping[str, Any]
     ) -> Row[Any] | None:
         return end_response(
             self._database, connection, tenant_id, response_id, ended, most_bytes=self.limits.most_bytes
         )
+
+
+def _first_events(tenant_id: int, plan: ResponsePlan) -> EventBatch:
+    """With which a stream in the background begins before the engine has anything to say."""
+    events = [{"type": f"response.{kind}", "response": plan.queued} for kind in FIRST_EVENTS]
+    numbered = [{**event, "sequence_number": number} for number, event in enumerate(events)]
+    return EventBatch(tenant_id, plan.id, 0, tuple(map(sent_event, numbered)))

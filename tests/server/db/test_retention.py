@@ -19,7 +19,7 @@ from server.core.principal import DEFAULT_TENANT_ID, OPEN_PRINCIPAL
 from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES
 from server.db.database import Database
-from server.db.response_tables import RESPONSE_ITEMS, RESPONSE_ROOM, RESPONSES
+from server.db.response_tables import RESPONSE_EVENTS, RESPONSE_ITEMS, RESPONSE_ROOM, RESPONSES
 from server.db.retention import DAY_S, KEY_GRACE_S, KEY_KEPT_S, Retention, Rule, rules_of
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE, USAGE_MONTHS
 from server.db.training_tables import FILES, JOB_EVENTS, JOB_SAMPLES, JOBS
@@ -83,7 +83,7 @@ def add_batch(database: Database, name: str, *, status: str, ended_at: int | Non
             connection.execute(BATCH_RESULTS.insert().values(batch_id=name, line=line, is_error=False, data="{}"))
 
 
-def add_responses(database: Database, *ages_s: int) -> None:
+def add_responses(database: Database, *ages_s: int, events: int = 0) -> None:
     tenant = {"tenant_id": DEFAULT_TENANT_ID}
     with database.write() as connection:
         insert = database.insert(RESPONSE_ROOM).values(**tenant, bytes=10 * len(ages_s))
@@ -93,6 +93,9 @@ def add_responses(database: Database, *ages_s: int) -> None:
             connection.execute(RESPONSES.insert().values(**row, **tenant, bytes=10, input="[]", response="{}"))
             item = {"item_id": f"item-{number}", "response_id": row["id"]}
             connection.execute(RESPONSE_ITEMS.insert().values(**item, **tenant))
+            for first in range(events):
+                event = {"response_id": row["id"], "first": first, "events": b""}
+                connection.execute(RESPONSE_EVENTS.insert().values(event))
 
 
 def values(database: Database, column: sa.Column[Any]) -> list[Any]:
@@ -162,13 +165,14 @@ async def test_events_and_samples_go_some_time_after_their_job_has_ended(
     assert values(database, JOBS.c.id) == ["old", "older", "running", "young"]
 
 
-async def test_responses_go_with_their_items_and_give_back_their_room(
+async def test_responses_go_with_their_items_and_events_and_give_back_their_room(
     database: Database, kept_10_days: Settings
 ) -> None:
     limit = DAYS * DAY_S
-    add_responses(database, *[limit + 100 + n for n in range(7)], limit + 1, limit, 0)
+    add_responses(database, *[limit + 100 + n for n in range(7)], limit + 1, limit, 0, events=3)
     await retention(database, kept_10_days).sweep(asyncio.Event())
     assert values(database, RESPONSES.c.id) == values(database, RESPONSE_ITEMS.c.response_id) == ["resp-8", "resp-9"]
+    assert values(database, RESPONSE_EVENTS.c.response_id) == ["resp-8"] * 3 + ["resp-9"] * 3
     assert values(database, RESPONSE_ROOM.c.bytes) == [20]
 
 

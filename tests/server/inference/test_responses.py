@@ -252,10 +252,10 @@ async def test_what_the_engine_refuses_in_the_background_has_failed(asking: open
     done = await ended(asking, response.id)
     assert (done.status, done.error.code) == ("failed", "invalid_prompt")
     assert done.error.message == "temperature: Input should be a valid number"
-    for fields, param in (({"store": False}, "background"), ({"stream": True}, "stream")):
+    for wrong in ({"store": False, "background": True}, {"stream": "yes", "background": True}):
         with pytest.raises(openai.BadRequestError) as caught:
-            await asking.responses.create(model=BASE, input="one", background=True, extra_body=fields)
-        assert caught.value.param == param
+            await asking.responses.create(model=BASE, input="one", extra_body=wrong)
+        assert caught.value.param in wrong
 
 
 async def test_a_quota_refuses_a_background_response_at_once(app: FastAPI, app_database: Database) -> None:
@@ -291,6 +291,7 @@ async def test_cancelling_reaches_the_gateway_that_runs_it(
         if way == "cancel":
             assert (await official(one).responses.retrieve(response.id)).status == "cancelled"
             assert (await official(two).responses.cancel(response.id)).status == "cancelled"
+        engine.hold.set()
         whole = await official(one).responses.create(model=BASE, input="one", stream=True)
         [*_, last] = [event async for event in whole]
         with pytest.raises(openai.BadRequestError, match="Cannot cancel a synchronous response"):
