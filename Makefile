@@ -87,7 +87,7 @@ reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning (150 MB)
 		drawsvg==2.4.2 matplotlib==3.11.2 contourpy==1.3.3 cycler==0.12.1 fonttools==4.68.0 kiwisolver==1.5.1 \
 		pillow==13.0.0 pyparsing==3.3.3 python-dateutil==4.0.0 six==1.17.0
 
-ray: $(PROJECT) ## Install Ray (240 MB) for `tinylora worker --ray` and its test, which is skipped without
+ray: $(PROJECT) ## Install Ray (240 MB) for workers and engines on a cluster, and their tests, which are skipped without
 	@$(PIP) --requirement deploy/requirements-ray.txt
 
 # What each has beyond this project's own packages; only the programs that try them see them.
