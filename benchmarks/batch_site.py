@@ -1,13 +1,17 @@
-"""What benchmarks/batches.py asks of its server as the operator."""
+"""What benchmarks/batches.py asks of its server, as the operator and as somebody who chats."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import openai
+
+from benchmarks.batch_table import CHAT_TOKENS
 
 DAY_S = 86_400
 
@@ -55,6 +59,19 @@ class Site:
         if answer.status_code != but:
             answer.raise_for_status()
         return answer
+
+
+def chat_s(client: openai.OpenAI, model: str) -> float:
+    """Seconds that a chat takes."""
+    began = time.monotonic()
+    client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": f"Write about the sea, {began}."}],
+        max_tokens=CHAT_TOKENS,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    return time.monotonic() - began
 
 
 def _bearer(key: str) -> dict[str, str]:

@@ -47,6 +47,9 @@ def report(found: Mapping[str, Any], lines: int, kills: int) -> bool:
             f"gateway {number}: processor seconds, its engine's", f"{life['gateway_s']:.0f}, {life['engine_s']:.0f}"
         )
     _add_chats(checks, found)
+    seconds, answered = found.get("quiet", (0.0, 0))
+    if seconds:
+        checks.add("lines a second, nothing else being asked", f"{answered / seconds:.1f} over {seconds:.0f} s")
     took = found["ended_at"] - found["began_at"]
     checks.add("lines a second, with starts and chats", f"{lines / took:.1f} in {took:.0f} s")
     Console(width=120).print(checks.table)

@@ -29,8 +29,8 @@ import openai
 from openai.types import Batch
 
 from benchmarks.batch_lines import counted, lines_of
-from benchmarks.batch_site import Site
-from benchmarks.batch_table import CHAT_TOKENS, report
+from benchmarks.batch_site import Site, chat_s
+from benchmarks.batch_table import report
 from benchmarks.own_server import Command, Life, OwnServer, ServerEnded, tinylora_serve
 from benchmarks.results import Results
 
@@ -60,6 +60,8 @@ class Proof:
         self._server = OwnServer(command, environment, directory / "server.log")
         self._until = time.monotonic() + args.timeout
         self._shown_at = 0.0
+        self._seen: tuple[float, int] | None = None  # when so many lines were answered, and nothing else asked since
+        self._left_at = -1  # lines answered when something else was
 
     def run(self) -> bool:
         """Whether all that is checked is so. Prints progress, and the table in the end."""
@@ -86,19 +88,31 @@ class Proof:
         if batch.status == "in_progress":
             kills = len(self.found.get("kills", []))
             if rounds < args.rounds and answered >= args.lines * rounds // (args.rounds + 1):
+                self._seen, self._left_at = None, answered
                 self._round(batch, rounds)
             elif kills < args.kills and answered >= args.lines * (kills + 1) // (args.kills + 2):
+                self._seen, self._left_at = None, answered
                 self._keep("kills", [*self.found.get("kills", []), answered])
                 self._say(f"SIGKILL after {answered} lines")
                 self._keep_life(self._server.kill())
                 self._start()
             else:
+                self._time_lines(answered)
                 time.sleep(POLL_S)
         else:
             time.sleep(POLL_S)
         self._server.check()
         self._show(answered, batch.status)
         return self._client(BATCHING).batches.retrieve(batch.id)
+
+    def _time_lines(self, answered: int) -> None:
+        """Add what was answered since the last look, when nothing else was asked, and how long that took."""
+        at = time.monotonic()
+        if self._seen is not None:
+            took, lines = self.found.get("quiet", (0.0, 0))
+            self._keep("quiet", [took + at - self._seen[0], lines + answered - self._seen[1]])
+        if answered != self._left_at:  # after a start the dead gateway's lease has to run out
+            self._seen = (at, answered)
 
     def _start(self) -> None:
         self._say("the server starts")
@@ -196,19 +210,6 @@ class Proof:
     @staticmethod
     def _say(sentence: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
-
-
-def chat_s(client: openai.OpenAI, model: str) -> float:
-    """Seconds that a chat takes."""
-    began = time.monotonic()
-    client.chat.completions.create(
-        model=model,
-        messages=[{"role": "user", "content": f"Write about the sea, {began}."}],
-        max_tokens=CHAT_TOKENS,
-        temperature=0,
-        extra_body={"ignore_eos": True},
-    )
-    return time.monotonic() - began
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:

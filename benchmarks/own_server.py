@@ -19,7 +19,7 @@ import psutil
 
 START_S = 900.0
 SAMPLE_S = 0.5
-END_S = 30.0
+END_S = 10.0
 LOG_SHOWN = 3000
 
 Command = Callable[[int], Sequence[str]]  # by port
