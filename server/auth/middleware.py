@@ -2,9 +2,9 @@
 header in which Anthropic's clients send them (x-api-key) or Azure's (api-key).
 
 Everything is denied by default. A request without a valid key learns nothing, not even which routes exist; with one,
-whatever it allows, a path that no route has is told as such. Unknown,
-revoked and expired keys, and those of disabled tenants, are refused in the same words. A server without any key is
-open: everyone is the default tenant and may do everything but make tenants and keys.
+whatever it allows, it is told of a path that no route has. Unknown, revoked and expired keys, and those of disabled
+tenants, are refused in the same words. A server without any key is open: everyone is the default tenant and may do
+everything but make tenants and keys.
 
 `OpenAI-Organization: <tenant>` (the official clients' `organization`) has an admin act for that tenant, with its
 adapters, quotas and audit log. Any other key may only name its own tenant. An open server ignores it.

@@ -161,7 +161,8 @@ async def test_a_key_that_is_lost_fails_what_needs_it_in_a_sentence_and_nothing_
             assert refused.status_code == 400 and "TINYLORA_SECRETS_KEY" in refused.json()["error"]["message"]
             [listed] = (await server.http.get("/v1/webhook_endpoints")).json()["data"]
             assert "unreadable" in listed["signing_secret_hint"]
-            rotated = await server.http.post(f"/v1/webhook_endpoints/{webhook['id']}/rotate_secret")
+            keeping = {"keep_old_secret_active_for_24_hours": True}  # which it cannot
+            rotated = await server.http.post(f"/v1/webhook_endpoints/{webhook['id']}/rotate_secret", json=keeping)
             assert (await server.test_webhook(webhook["id"])).json()["success"]
             verify(endpoint, rotated.json()["signing_secret"])
 

@@ -157,6 +157,21 @@ def test_redis_counts_as_one_process_does(redis_server: RedisServer, steps: list
     asyncio.run(run())
 
 
+async def test_an_answer_that_grows_beyond_its_estimate_is_charged_at_once(quotas: Quotas, store: QuotaStore) -> None:
+    who = principal(Limits(tokens_per_minute=1000, concurrent_requests=1))
+    ticket = await quotas.admit(who, 100)
+    lefts = []
+    for used in (50, 100, 101, 700):
+        ticket.used(used)
+        await settled(store)
+        lefts.append(round((await quotas.levels(who)).left(0)))
+    assert lefts[:2] == [900, 900] and 700 <= lefts[2] < 900 and 200 <= lefts[3] <= 300
+    assert (await refused(quotas, who)).reason == "concurrent_requests", "it is still open"
+    ticket.close(710)
+    await settled(store)
+    assert round((await quotas.levels(who)).left(0)) == 290
+
+
 async def test_tokens_are_settled_when_the_request_has_ended(quotas: Quotas, store: QuotaStore) -> None:
     who = principal(Limits(tokens_per_minute=1000))
     ticket = await quotas.admit(who, 900)
