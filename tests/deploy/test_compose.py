@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 GPU: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 SECRETS = {"TINYLORA_ADMIN_KEY", "TINYLORA_WORKER_KEY", "POSTGRES_PASSWORD", "GRAFANA_PASSWORD"}
+OPTIONAL = {"TINYLORA_SECRETS_KEY"}
 
 
 def mounts(service: str) -> dict[str, str]:
@@ -39,13 +41,18 @@ def test_every_file_and_volume_that_it_mounts_exists() -> None:
         assert (DEPLOY / source).is_file(), source
 
 
-def test_secrets_come_from_the_environment_and_a_missing_one_ends_the_start_with_what_to_do() -> None:
+def test_secrets_come_from_the_environment_and_a_missing_one_ends_the_start_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "deploy").mkdir()
     required = dict(re.findall(r"\$\{(\w+):\?([^}]*)\}", TEXT))
     assert required.keys() == SECRETS
     assert all("deploy/.env" in sentence for sentence in required.values())
     # The command at the head makes all of them, and they are kept out of the repository.
-    head = TEXT.split("\nname:")[0]
-    assert all(name in head for name in SECRETS)
+    command = re.findall(r"^#   (\(umask.*\n)#  (.*\.env\))", TEXT, re.MULTILINE)[0]
+    made = subprocess.run(["bash", "-ec", "".join(command)], cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    written = dict(line.split("=") for line in (tmp_path / "deploy" / ".env").read_text().splitlines())
+    assert written.keys() == SECRETS | OPTIONAL and len(set(written.values())) == len(written)
+    assert (tmp_path / "deploy" / ".env").stat().st_mode & 0o077 == 0
     assert ".env" in (DEPLOY.parent / ".gitignore").read_text().splitlines()
     literal = re.findall(r"(?:KEY|PASSWORD|URL): (\S+)", TEXT)
     assert literal and all("${" in value for value in literal)
@@ -69,6 +76,15 @@ def test_the_worker_shares_the_models_and_has_its_own_key() -> None:
     # On a GPU it is the other way around.
     assert GPU["services"]["worker"]["deploy"] == {"replicas": 0}
     assert GPU["services"]["gateway"]["environment"]["TINYLORA_TRAINING_WORKERS"] == "${TINYLORA_TRAINING_WORKERS:-1}"
+
+
+def test_what_is_optional_is_left_out_where_nobody_sets_it_and_settings_are_read_by_gateway_and_worker() -> None:
+    # Compose leaves out a variable that has no value; an empty key would be refused.
+    assert {name for name, value in SERVICES["gateway"]["environment"].items() if value is None} == OPTIONAL
+    for service in ("gateway", "worker"):
+        assert SERVICES[service]["env_file"] == [{"path": "settings.env", "required": False}]
+        assert "env_file" not in GPU["services"][service]
+    assert "settings.env" in (DEPLOY.parent / ".gitignore").read_text().splitlines()
 
 
 def test_its_settings_exist() -> None:

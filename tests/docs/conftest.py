@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.factors.factors import Factors
 from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
@@ -30,6 +31,12 @@ class Embedded(FakeEngine):
 def settings(tmp_path: Path) -> Settings:
     # Where the pages say that the server has them.
     return Settings(database_url=f"sqlite:///{tmp_path}/data/tinylora.db", files_url=f"{tmp_path}/files")
+
+
+@pytest.fixture
+def factors(tmp_path: Path) -> Factors:
+    """Those of the engine."""
+    return tiny_factors(tmp_path / "factors")
 
 
 @pytest.fixture

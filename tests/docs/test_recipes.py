@@ -58,12 +58,15 @@ def printed(command: list[str], text: str, cwd: Path, **environment: str) -> str
     return done.stdout
 
 
-@pytest.mark.parametrize("heading", ["LangChain", "LlamaIndex"])
-def test_python(heading: str, url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "shown", [snippet("LangChain", "python"), snippet("LlamaIndex", "python")], ids=["LangChain", "LlamaIndex"]
+)
+def test_python(shown: str, url: str, tmp_path: Path) -> None:
     if not PACKAGES.is_dir():
         pytest.skip("Python's clients are not installed: make third-party-clients")
-    text = snippet(heading, "python").replace(ADDRESS, url)
-    assert printed([sys.executable, "-"], text, tmp_path, PYTHONPATH=str(PACKAGES)).startswith(ADAPTED)
+    assert printed([sys.executable, "-"], shown.replace(ADDRESS, url), tmp_path, PYTHONPATH=str(PACKAGES)).startswith(
+        ADAPTED
+    )
 
 
 def test_vercel_ai(url: str) -> None:
@@ -124,8 +127,8 @@ def test_claude_code(url: str, tmp_path: Path) -> None:
 
 
 def test_nginx_knows_all_that_its_file_says(tmp_path: Path) -> None:
-    file = tmp_path / "nginx.conf"
-    file.write_text(f"events {{}}\nhttp {{\n{snippet('nginx in front', 'nginx')}\n}}\n")
+    file, shown = tmp_path / "nginx.conf", snippet("nginx in front", "nginx")
+    file.write_text(f"events {{}}\nhttp {{\n{shown}\n}}\n")
     parsed = crossplane.parse(str(file), strict=True, single=True)
     assert parsed["status"] == "ok", parsed["errors"]
 
