@@ -2,6 +2,7 @@
 
 | program | what is done instead |
 |---|---|
+| git clone | makes the directory: what would be in it is this repository |
 | make | says what it would do (`--dry-run`) |
 | helm install | renders and checks all manifests (`--dry-run=client`) |
 | helm test | looks whether the chart has a test |
@@ -43,6 +44,7 @@ def put_dry_programs(directory: Path) -> Path:
     if kubectl is None:
         pytest.skip("kubectl is not installed: make env")
     programs = {
+        "git": '[ "$1" = clone ] && mkdir "$(basename "$2" .git)"',
         "make": f'unset MAKEFLAGS MAKELEVEL\nexec {shutil.which("make")} --dry-run --directory {ROOT} "$@"',
         "helm": f"""
 case "$1" in
