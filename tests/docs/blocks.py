@@ -18,6 +18,7 @@ NOT_RUN = {
     ("docs/architecture.md", "clients/"): "a picture",
     ("docs/concepts.md", "of the base model, once"): "a picture",
     ("docs/concepts.md", "clients ──┐"): "a picture",
+    ("docs/scale.md", "(EngineCore pid="): "what one run printed",
     ("clients/python/README.md", "pip install tinylora-client"): (
         "the package index has it once it is released; tests/clients/python/test_wheel.py installs the wheel"
     ),

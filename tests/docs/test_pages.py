@@ -75,7 +75,11 @@ RUN = (
         prints=(r"None base", r"demo demo@1: \[0.2", r"\nftjob-\w+\nft:[^\n]+\n", r"\nft:[^\n]+\nft:[^\n]+: \["),
         leaves={"demo.bin": 26},
     ),
-    Page("docs/serving.md", prints=(r"\ncompleted base after 1 items\nafter 1 items ", r'"status": ?"completed"'), adapters=("demo", "polite", "brief")),
+    Page(
+        "docs/serving.md",
+        prints=(r"\ncompleted base after 1 items\nafter 1 items ", r'"status": ?"completed"'),
+        adapters=("demo", "polite", "brief"),
+    ),
     Page("docs/training.md", prints=(r"1\.0\n",)),
     Page(
         "docs/batches.md",
