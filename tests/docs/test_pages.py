@@ -77,7 +77,7 @@ RUN = (
     ),
     Page(
         "docs/serving.md",
-        prints=(r"\ncompleted base after 1 items\nafter 1 items ", r'"status": ?"completed"'),
+        prints=(r"\ncompleted base after 1 items\n+after 1 items ", r'"status": ?"completed"'),
         adapters=("demo", "polite", "brief"),
     ),
     Page("docs/training.md", prints=(r"1\.0\n",)),
