@@ -54,6 +54,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "grpo-rank-4": Arm("GRPO, rank 4", Recipe(rank=4)),
         "grpo-float32": Arm("GRPO, float32", Recipe(groups=7), settings={"dtype": "float32"}),
         "grpo-840": Arm("GRPO, LoRA-XS", _UNTIED),
+        "grpo-learnable": Arm("GRPO, learnable prompts", settings={"prompt_selection": "learnable"}),
         "off-policy": Arm("GRPO, one step off policy", settings={"max_off_policy_steps": 1}),
     }
 )

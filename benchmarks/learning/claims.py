@@ -38,6 +38,7 @@ CLAIMS = (
     Claim("evolution gains more than GRPO at as many completions", HERE, "cma-es", "grpo"),
     Claim("CMA-ES gains more than OpenAI-ES", HERE, "cma-es", "openai-es"),
     Claim("sampling one step ahead costs reward", HERE, "grpo", "off-policy"),
+    Claim("choosing prompts by what their groups did gains more", HERE, "grpo-learnable", "grpo"),
     Claim("with 13 numbers reinforcement gains more than imitation", PAPER, "grpo", "sft"),
     Claim("with 196 too", PAPER, "grpo-196", "sft-196"),
     Claim("more numbers gain more: 13 than 1", PAPER, "grpo", "grpo-1"),

@@ -80,12 +80,15 @@ class RewardedConfig(TrainingConfig):
     eval_samples: completions of every validation prompt. temperature, max_completion_tokens: of the completions; with
         an environment the latter is of all turns and what it says between them.
     max_flat_steps: so many steps in a row in which all completions of each prompt got the same reward end the job.
+    prompt_selection: which rows a step takes. "uniform": every row once per epoch. "learnable": more often those whose
+        completions differed in reward when they were sampled last (server.training.worker.learnable_prompts).
     """
 
     eval_samples: int = Field(1, ge=1, le=64)
     temperature: float = Field(1.0, gt=0, le=2)
     max_completion_tokens: int = Field(256, ge=1, le=1_000_000)
     max_flat_steps: int = Field(10, ge=1, le=1_000_000)
+    prompt_selection: Literal["uniform", "learnable"] = "uniform"
 
 
 class ReinforcementConfig(RewardedConfig, GradientConfig):

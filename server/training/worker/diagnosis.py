@@ -57,6 +57,7 @@ def circumstances(job: ClaimedJob, event_data: Mapping[str, Any]) -> Circumstanc
         max_flat_steps=getattr(config, "max_flat_steps", None),
         max_completion_tokens=getattr(config, "max_completion_tokens", None),
         samples_ahead=getattr(config, "max_off_policy_steps", 0) > 0,
+        selects_prompts=getattr(config, "prompt_selection", "uniform") != "uniform",
         errors=event_data.get("errors", {}),
         first_error=event_data.get("first_error"),
         grader_error_share=event_data.get("grader_error_share"),

@@ -94,11 +94,13 @@ class Evolution:
         timer.lap("sampling")
         timer.split("sampling", "grading", graded.waited_s)
         rewards_PB = _rewards(graded, len(candidates_PN))
+        by_prompt = graded.by_prompt(rewards_PB.shape[1])
+        self._sampling.observe(step, by_prompt)
         fitness_P = fitness_of(rewards_PB)
         if fitness_P.min() < fitness_P.max():
             self.search.tell(candidates_PN, fitness_P)
         timer.lap("training")
-        return _result(graded, rewards_PB, {"sigma": self.search.sigma, **_numbers(rewards_PB, fitness_P)})
+        return _result(graded, by_prompt, {"sigma": self.search.sigma, **_numbers(rewards_PB, fitness_P)})
 
     async def evaluate(self, adapter: Adapter | None) -> Evaluation:
         return await self._sampling.evaluate(adapter)
@@ -138,8 +140,7 @@ def _numbers(rewards_PB: Array, fitness_P: Array) -> dict[str, float]:
     return numbers
 
 
-def _result(graded: Graded, rewards_PB: Array, numbers: dict[str, float]) -> StepResult:
-    by_prompt = graded.by_prompt(rewards_PB.shape[1])
+def _result(graded: Graded, by_prompt: Graded, numbers: dict[str, float]) -> StepResult:
     completions = [(group.group.prompt, one) for group in graded.groups for one in group.group.completions]
     metrics = {
         "train_reward_mean": mean_reward(graded, "the step"),

@@ -23,6 +23,7 @@ from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData
+from server.training.worker.learnable_prompts import LearnablePrompts
 from server.training.worker.method import Evaluation, TrainingFailed
 from server.training.worker.rollout import RolloutClient, RolloutRequest, Sampling, ScoreRequest, seed_of
 from server.training.worker.step_samples import held_out_samples
@@ -31,7 +32,7 @@ from server.training.worker.step_samples import held_out_samples
 @dataclass(frozen=True, slots=True)
 class GradedSampling:
     """For one job. `grading_semaphore` bounds how many completions are graded at once, or have their environment asked,
-    over all jobs."""
+    over all jobs. `prompts` chooses the rows of a step; None: every row comes once per epoch."""
 
     job: ClaimedJob
     config: ReinforcementConfig | EvolutionConfig
@@ -39,6 +40,7 @@ class GradedSampling:
     grader: Grader
     rollouts: RolloutClient
     grading_semaphore: FairSemaphore
+    prompts: LearnablePrompts | None = None
 
     async def of_step(self, step: int, adapters: Sequence[Adapter | None], count: int) -> Graded:
         """`count` completions of every prompt of step `step` by each of `adapters`, for which prompts and seeds are the
@@ -46,10 +48,16 @@ class GradedSampling:
 
         When there is no reward: GatewayRefused if the engine failed, else TrainingFailed.
         """
-        examples = await self.data.batch(step)
+        prompts = self.prompts
+        examples = await (self.data.batch(step) if prompts is None else self.data.of_rows(prompts.batch()))
         graded = await self._graded(examples, adapters, "train", step, count, self.config.temperature)
         mean_reward(graded, f"step {step}")
         return graded
+
+    def observe(self, step: int, graded: Graded) -> None:
+        """Have the rows of the next steps chosen by what the groups of this one did, one for each of its prompts."""
+        if self.prompts is not None:
+            self.prompts.observe(step, [group.differs for group in graded.groups])
 
     async def evaluate(self, adapter: Adapter | None) -> Evaluation:
         """The adapter (None: the base model) on the held-out rows; errors as of `of_step`."""

@@ -56,6 +56,9 @@ class Loss(Protocol[CollectedT]):
     async def collect(self, step: int, adapter: Adapter | None) -> CollectedT:
         """The data of step `step` (from 1), sampled by `adapter` (None: the base model) if it is sampled at all."""
 
+    def observe(self, step: int, collected: CollectedT) -> None:
+        """What is learned from the data of a step about which to collect next; called before any of a later step."""
+
     async def batch(self, collected: CollectedT, handle: int, behavior_policy: Adapter | None) -> Batch:
         """The loss on that data. `behavior_policy`: the adapter that sampled it, None when it is the one in training.
 
@@ -176,6 +179,7 @@ class GradientTraining:
         behavior_policy = self._behavior_policy() if self._prefetches and step > 1 else None
         prefetched, self._prefetched = self._prefetched, None
         collected = await (self._loss.collect(step, behavior_policy or now) if prefetched is None else prefetched)
+        self._loss.observe(step, collected)
         if self._prefetches and step < self._total:
             self._prefetched = asyncio.create_task(self._loss.collect(step + 1, now))
             self._state.sampled_with = encode(self._vector, "float32")

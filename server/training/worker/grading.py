@@ -51,9 +51,15 @@ class GradedGroup:
         return [_reward(grade) for grade in self.grades]
 
     @property
+    def differs(self) -> bool | None:
+        """Whether it has two different rewards; None with fewer than two rewards, which say nothing."""
+        known = [reward for reward in self.rewards if not math.isnan(reward)]
+        return len(set(known)) > 1 if len(known) > 1 else None
+
+    @property
     def is_flat(self) -> bool:
         """Whether it has no two different rewards."""
-        return len({reward for reward in self.rewards if not math.isnan(reward)}) < 2
+        return not self.differs
 
 
 @dataclass(frozen=True, slots=True)

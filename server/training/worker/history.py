@@ -42,7 +42,8 @@ class Circumstances:
     """What is known of a step besides its numbers.
 
     job: its id, and its `method`. lowest, highest: reward that the grader gives.
-    prompts: in a step. max_flat_steps: so many steps without different rewards end the job; None: they do not.
+    prompts: in a step. selects_prompts: which of them depends on their rewards, so the reward of training says nothing
+    by itself of how good the model is. max_flat_steps: so many steps without different rewards end the job; None: they do not.
     errors: of grading and sampling, counts by kind; `first_error` is the message of the first. grader_error_share: of
     the completions of the evaluation before training, None behind a step, whose metrics have it.
     """
@@ -55,6 +56,7 @@ class Circumstances:
     max_flat_steps: int | None = None
     max_completion_tokens: int | None = None
     samples_ahead: bool = False
+    selects_prompts: bool = False
     errors: Mapping[str, int] = field(default_factory=dict)
     first_error: str | None = None
     grader_error_share: float | None = None

@@ -67,8 +67,12 @@ class JobData:
     turns: ChatTurns | None = None
 
     async def batch(self, step: int) -> Examples:
-        """The examples of step `step`, from 1."""
-        return _flatten(await self.training.read(self.sampler.batch(step - 1)))
+        """The examples of step `step`, from 1, where every row comes once per epoch."""
+        return await self.of_rows(self.sampler.batch(step - 1))
+
+    async def of_rows(self, indices: Sequence[int]) -> Examples:
+        """The examples of these training rows."""
+        return _flatten(await self.training.read(indices))
 
     async def held_out(self) -> Examples:
         """The examples of the validation rows."""

@@ -21,6 +21,7 @@ class JobState(BaseModel):
     published the highest, and before the first evaluation.
     learning_rate: of the whole job, once it is known; None in checkpoints of servers that had no automatic one.
     sigma: where a search began, once it is known.
+    row_history: of every training row, what learnable_prompts.py knows of it; None with uniform selection.
     sampled_with: the vector (float32, little-endian) that the next step is sampled with, when it is an older one than
     that of the checkpoint.
     """
@@ -33,6 +34,7 @@ class JobState(BaseModel):
     sigma: float | None = None
     watch: EarlyStopping = Field(default_factory=EarlyStopping)
     diagnosis: Diagnosis = Field(default_factory=Diagnosis)
+    row_history: Annotated[bytes, Base64("state.row_history")] | None = None
     sampled_with: Annotated[bytes, Base64("state.sampled_with")] | None = None
 
     def keep_if_best(self, evaluation: Evaluation, vector: bytes, step: int) -> None:

@@ -36,6 +36,7 @@ from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job import train
 from server.training.worker.job_data import JobData, open_job_data
 from server.training.worker.job_state import JobState
+from server.training.worker.learnable_prompts import LearnablePrompts
 from server.training.worker.method import Method
 from server.training.worker.outcome import failed
 from server.training.worker.reinforcement import Reinforcement
@@ -241,7 +242,10 @@ class Worker:
         loss: Loss[Any] = Supervised(data, tools.trainer)
         if isinstance(config, RewardedConfig):
             assert data.grader is not None
-            sampling = GradedSampling(job, config, data, data.grader, tools.rollouts, self._grading_semaphore)
+            prompts = None
+            if config.prompt_selection == "learnable":
+                prompts = LearnablePrompts(len(data.training), config.batch_size, job.seed, state)
+            sampling = GradedSampling(job, config, data, data.grader, tools.rollouts, self._grading_semaphore, prompts)
             if isinstance(config, EvolutionConfig):
                 return evolution(job, config, sampling, tools.factors, state)
             assert isinstance(config, ReinforcementConfig)

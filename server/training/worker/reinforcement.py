@@ -37,6 +37,9 @@ class Reinforcement:
     async def collect(self, step: int, adapter: Adapter | None) -> Graded:
         return await self.sampling.of_step(step, [adapter], self.config.group_size)
 
+    def observe(self, step: int, collected: Graded) -> None:
+        self.sampling.observe(step, collected)
+
     async def batch(self, collected: Graded, handle: int, behavior_policy: Adapter | None) -> Batch:
         groups, temperature = collected.groups, self.config.temperature
         completions = [completion for graded in groups for completion in graded.group.completions]

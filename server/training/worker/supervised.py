@@ -29,6 +29,9 @@ class Supervised:
     async def collect(self, step: int, adapter: Adapter | None) -> list[Example]:
         return await self.data.batch(step)
 
+    def observe(self, step: int, collected: list[Example]) -> None:
+        pass
+
     async def batch(self, collected: list[Example], handle: int, behavior_policy: Adapter | None) -> Batch:
         sequences = _sequences(collected, handle)
         return Batch(Task(sequences, sft_objective(sequences)), sum(map(len, sequences)), metrics={})

@@ -80,10 +80,11 @@ def sparse_rewards(history: History, about: Circumstances) -> str | None:
     if reward is not None and about.lowest < about.highest:
         place = (reward - about.lowest) / (about.highest - about.lowest)
         which = "too hard" if place < 0.2 else "too easy" if place > 0.8 else which
+    selected = "" if about.selects_prompts else 'prompt_selection "learnable", '
     return (
         f"in the last {steps} steps only {1 - share:.0%} of the prompts had completions with different rewards; the "
         f"others, {which}, taught nothing. Use rows that the model solves now and then, a grader that gives parts of a "
-        f"reward, {ADVICE[about.method].more_variety}."
+        f"reward, {selected}{ADVICE[about.method].more_variety}."
     )
 
 

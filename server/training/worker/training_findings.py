@@ -1,7 +1,7 @@
 """What a job's numbers say about its training. Functions of its history that give a sentence of advice, or None.
 
 Rewards have no scale, so a fall counts from half of what there was, and beyond some standard errors of the
-difference. The limits are where practice begins to worry, not where a job is lost: PPO is usually stopped at 0.01 to
+difference. Where the rows of a step are selected by their rewards, only held-out rewards are compared. The limits are where practice begins to worry, not where a job is lost: PPO is usually stopped at 0.01 to
 0.05 nats per update, and engines with the trainer's weights are 0.001 to 0.02 nats away from it.
 """
 
@@ -40,11 +40,14 @@ def learning_rate_too_large(history: History, about: Circumstances) -> str | Non
 
 def reward_collapse(history: History, about: Circumstances) -> str | None:
     """A reward that has fallen far, in training or on the held-out rows."""
-    latest = history.reward(history.since_start, about.prompts)
+    latest, start, best = (
+        None if about.selects_prompts else history.reward(steps, about.prompts)
+        for steps in (history.since_start, history.start, history.best)
+    )
     evaluated = held_out_reward(history.evaluations[-1]) if history.evaluations else None
     compared = (
-        ("of training", latest, history.reward(history.start, about.prompts), "at the start", FALL_ERRORS),
-        ("of training", latest, history.reward(history.best, about.prompts), "at its best", BEST_ERRORS),
+        ("of training", latest, start, "at the start", FALL_ERRORS),
+        ("of training", latest, best, "at its best", BEST_ERRORS),
         ("on the held-out rows", evaluated, held_out_reward(history.start_evaluation), "before training", FALL_ERRORS),
         ("on the held-out rows", evaluated, held_out_reward(history.best_evaluation), "at its best", FALL_ERRORS),
     )
@@ -91,7 +94,7 @@ def overfitting(history: History, about: Circumstances) -> str | None:
     before, rewards = held_out_reward(best), [held_out_reward(evaluation) for evaluation in later]
     if before is not None:
         is_worse = all(reward is not None and before.is_above(reward, CLEAR_ERRORS) for reward in rewards)
-        if not is_worse or not _has_clearly_risen(history, about):
+        if not is_worse or about.selects_prompts or not _has_clearly_risen(history, about):
             return None
         what, name = "reward of training rises and that on the held-out rows falls", "valid_reward_mean"
     else:
@@ -127,5 +130,10 @@ def _has_fallen(now: Level, before: Level, errors: float) -> bool:
 
 
 def _has_clearly_risen(history: History, about: Circumstances) -> bool:
+    """Whether the reward has risen since the start; where only evaluations could tell and there is none, it has."""
+    if about.selects_prompts:
+        evaluations = [one for one in history.evaluations if one["step"] > 0]
+        now, start = (held_out_reward(one) for one in ((evaluations or [None])[-1], history.start_evaluation))
+        return now is None or start is None or now.is_above(start, CLEAR_ERRORS)
     now, start = (history.reward(steps, about.prompts) for steps in (history.since_start, history.start))
     return now is not None and start is not None and now.is_above(start, CLEAR_ERRORS)

@@ -21,7 +21,7 @@ from server.training.worker.http_retry import RetryPolicy
 from tests.server.support.site import CONTAINS, rows, site
 
 # Of the JSON schemas of all messages, without their descriptions.
-DIGESTS = {1: "810c471c9fa50a5835ee0a2e3c17c2b6e6d57dac4c3411a76f059f3e098d6e8f"}
+DIGESTS = {2: "fad74079e77e976d7722a92a8dc61a0a5f448648ced4a29d7cdacdd41fd7a51f"}
 # As many as would fail a job if each had cost it an attempt.
 REFUSALS = MAX_ATTEMPTS + 1
 

@@ -165,6 +165,27 @@ def test_a_reward_that_collapses_is_told_of_and_one_that_wavers_is_not() -> None
     assert told([{"train_reward_error": 0.0}] * 3 + [fallen] * 3, prompts=1) == []
 
 
+def test_rewards_of_selected_prompts_are_not_compared() -> None:
+    """Harder prompts are chosen as the model learns, or easier ones: only held-out rows tell whether it is better."""
+    fallen = [{}] * 6 + [{"train_reward_mean": 0.02, "train_reward_error": 0.02}] * 6
+    assert told(fallen, selects_prompts=True) == []
+    start = {"valid_reward_mean": 0.6, "valid_reward_error": 0.04}
+    low = {"valid_reward_mean": 0.1, "valid_reward_error": 0.03}
+    assert names(told([{}] * 9 + [low], start, selects_prompts=True)) == [(10, "reward_collapse")]
+    growing = [{"completion_tokens_mean": 20.0 + 4 * step} for step in range(12)]
+    growing[9] = growing[9] | start
+    assert told(growing, selects_prompts=True) == []
+    assert names(told(growing, start, selects_prompts=True)) == [(10, "length_growth")]
+    assert told(growing, {**start, "valid_reward_mean": 0.3}, selects_prompts=True) == []
+
+
+def test_few_prompts_that_teach_are_a_reason_to_select_them() -> None:
+    sparse = [{"flat_share": 0.94, "train_reward_mean": 0.01, "train_reward_error": 0.01}] * 3
+    for selects_prompts in (False, True):
+        [(_, name, text)] = told(sparse, selects_prompts=selects_prompts)
+        assert name == "sparse_rewards" and ('prompt_selection "learnable"' in text) is not selects_prompts
+
+
 def test_a_fall_on_the_held_out_rows_is_told_of() -> None:
     start = {"valid_reward_mean": 0.6, "valid_reward_error": 0.04}
     low = {"valid_reward_mean": 0.1, "valid_reward_error": 0.03}

@@ -79,13 +79,16 @@ async def test_sigma_is_measured_by_default_and_remembered(tmp_path: Path, path:
         assert "a candidate does by 0.6 " in said
 
 
-@pytest.mark.parametrize("algorithm", ["cma_es", "openai_es"])
+@pytest.mark.parametrize(
+    ("algorithm", "prompt_selection"), [("cma_es", "uniform"), ("openai_es", "uniform"), ("cma_es", "learnable")]
+)
 async def test_a_job_whose_worker_was_killed_ends_with_the_same_bits(
-    tmp_path: Path, path: Path, factors: Factors, algorithm: str
+    tmp_path: Path, path: Path, factors: Factors, algorithm: str, prompt_selection: str
 ) -> None:
     async with site(tmp_path, path, factors) as here:
-        undisturbed = here.vectors(await evolved(here, SIMILAR, algorithm=algorithm))
-        job_id = await here.job(rows(12, WORD), SIMILAR, method="evolution", **SMALL, algorithm=algorithm)
+        settings = {"algorithm": algorithm, "prompt_selection": prompt_selection}
+        undisturbed = here.vectors(await evolved(here, SIMILAR, **settings))
+        job_id = await here.job(rows(12, WORD), SIMILAR, method="evolution", **SMALL, **settings)
         await here.train_with_kills(job_id)
         assert here.vectors(job_id)[4] == undisturbed[4]
         assert any(undisturbed[4])

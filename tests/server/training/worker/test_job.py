@@ -80,7 +80,16 @@ async def test_answers_in_the_data_are_learned(tmp_path: Path, path: Path, facto
         assert not here.engine.received
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_off_policy_steps": 1}, {"max_off_policy_steps": 1, "temperature": 0.7}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_off_policy_steps": 1},
+        {"max_off_policy_steps": 1, "temperature": 0.7},
+        {"prompt_selection": "learnable"},
+        {"prompt_selection": "learnable", "max_off_policy_steps": 1},
+    ],
+)
 async def test_a_job_whose_worker_was_killed_ends_with_the_same_bits(
     tmp_path: Path, path: Path, factors: Factors, settings: dict[str, Any]
 ) -> None:
@@ -96,6 +105,29 @@ async def test_a_job_whose_worker_was_killed_ends_with_the_same_bits(
         # Of every step, once: four prompts, and at 0, 2 and 4 the two held-out rows.
         assert await here.samples(job_id) == samples
         assert [one["step"] for one in samples] == [0] * 2 + [1] * 4 + [2] * 6 + [3] * 4 + [4] * 6
+
+
+async def test_prompts_whose_groups_differ_are_sampled_more_often(tmp_path: Path, path: Path, factors: Factors) -> None:
+    """Twelve rows of sixteen are impossible; a job that is killed on its way sees the same ones."""
+    data = [*rows(12, "a word that there is not"), *rows(4, WORD)]
+    settings = SMALL | {"validation_fraction": 0, "learning_rate": 0.001, "max_steps": 12}
+    async with site(tmp_path, path, factors) as here:
+        possible = {}
+        for selection in ("uniform", "learnable"):
+            job_id = await here.job(data, CONTAINS, **settings | {"prompt_selection": selection})
+            async with here.worker():
+                await here.wait(job_id, "succeeded")
+            lines = [one["line"] for one in await here.samples(job_id)]
+            assert len(lines) == 12 * 4 and set(lines) == set(range(1, 17))
+            possible[selection] = sum(line > 12 for line in lines)
+            events = [event.data for event in await here.events(job_id) if event.type == "metrics"]
+            flat = sum(data["flat_share"] for data in events) / len(events)
+            assert flat >= 1 - possible[selection] / len(lines)
+        assert possible["uniform"] == 12
+        assert possible["learnable"] > 1.5 * possible["uniform"]
+        killed = await here.job(data, CONTAINS, **settings | {"prompt_selection": "learnable"})
+        await here.train_with_kills(killed)
+        assert [one["line"] for one in await here.samples(killed)] == lines
 
 
 async def test_samples_say_what_every_completion_was_worth(tmp_path: Path, path: Path, factors: Factors) -> None:

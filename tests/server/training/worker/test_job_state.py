@@ -26,10 +26,11 @@ STORED: dict[str, Any] = {
         },
         "told": {"constant_rewards": 2},
     },
+    "row_history": "AACAPwAAAEAAAAA/",
     "sampled_with": "AAAAAAAAgD8=",
 }
 # Of servers that had neither an automatic rate, nor evolution, nor a diagnosis, and that published the highest value.
-LATER = ("learning_rate", "sigma", "diagnosis", "highest", "highest_error")
+LATER = ("learning_rate", "sigma", "diagnosis", "row_history", "highest", "highest_error")
 
 
 def test_the_stored_form_is_read_and_written_again() -> None:
