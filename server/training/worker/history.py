@@ -43,7 +43,8 @@ class Circumstances:
 
     job: its id, and its `method`. lowest, highest: reward that the grader gives.
     prompts: in a step. selects_prompts: which of them depends on their rewards, so the reward of training says nothing
-    by itself of how good the model is. max_flat_steps: so many steps without different rewards end the job; None: they do not.
+    by itself of how good the model is.
+    max_flat_steps: so many steps without different rewards end the job; None: they do not.
     errors: of grading and sampling, counts by kind; `first_error` is the message of the first. grader_error_share: of
     the completions of the evaluation before training, None behind a step, whose metrics have it.
     """

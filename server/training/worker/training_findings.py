@@ -1,8 +1,10 @@
 """What a job's numbers say about its training. Functions of its history that give a sentence of advice, or None.
 
 Rewards have no scale, so a fall counts from half of what there was, and beyond some standard errors of the
-difference. Where the rows of a step are selected by their rewards, only held-out rewards are compared. The limits are where practice begins to worry, not where a job is lost: PPO is usually stopped at 0.01 to
-0.05 nats per update, and engines with the trainer's weights are 0.001 to 0.02 nats away from it.
+difference. Where the rows of a step are selected by their rewards, only held-out rewards are compared.
+
+The limits are where practice begins to worry, not where a job is lost: PPO is usually stopped at 0.01 to 0.05 nats per
+update, and engines with the trainer's weights are 0.001 to 0.02 nats away from it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_the_first_step_is_that_of_uniform_selection() -> None:
 def gaps(steps: list[Step], row: int) -> Iterator[int]:
     """Steps between two visits of a row."""
     visits = [number for number, (batch, _) in enumerate(steps) if row in batch]
-    return (later - earlier for earlier, later in zip(visits, visits[1:], strict=False))
+    return (later - earlier for earlier, later in pairwise(visits))
 
 
 def test_a_row_that_never_differs_comes_back_again_and_again() -> None:
