@@ -134,8 +134,9 @@ def _has_fallen(now: Level, before: Level, errors: float) -> bool:
 def _has_clearly_risen(history: History, about: Circumstances) -> bool:
     """Whether the reward has risen since the start; where only evaluations could tell and there is none, it has."""
     if about.selects_prompts:
-        evaluations = [one for one in history.evaluations if one["step"] > 0]
-        now, start = (held_out_reward(one) for one in ((evaluations or [None])[-1], history.start_evaluation))
-        return now is None or start is None or now.is_above(start, CLEAR_ERRORS)
+        latest = history.evaluations[-1] if history.evaluations else None
+        now, start = (held_out_reward(evaluation) for evaluation in (latest, history.start_evaluation))
+        is_unknown = latest is None or latest["step"] == 0
+        return is_unknown or now is None or start is None or now.is_above(start, CLEAR_ERRORS)
     now, start = (history.reward(steps, about.prompts) for steps in (history.since_start, history.start))
     return now is not None and start is not None and now.is_above(start, CLEAR_ERRORS)
