@@ -55,7 +55,7 @@ fmt: $(PROJECT) ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind docs/figures.md (three quarters of an hour)
+bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind docs/figures.md (an hour)
 	@$(BIN)/python -m benchmarks.throughput $(ARGS)
 	@$(BIN)/python -m benchmarks.gateway
 	@$(BIN)/python -m benchmarks.factors $(EMBEDDED_MODEL)

@@ -1,20 +1,22 @@
 """Seconds of a training step, for 1, 2, 4 and 16 jobs at once, and for TRL with PEFT on the same batch.
 
-    python -m benchmarks.train [--jobs 1 4] [--steps 5] [--no-peer]
+    python -m benchmarks.train [--jobs 1 4] [--steps 5] [--rounds 3] [--no-peer]
 
 A server with data of its own is started, and for every number of jobs a worker that takes them all: the weights are
 read once, then all jobs begin together. The client is openai's, the task clients.examples.make_task's; nothing is
-evaluated. The first step of every job is warm-up and not counted.
+evaluated. The first step of every job is warm-up and not counted. A round measures every row once, one right after the
+other (benchmarks.paired), so that what else the machine does is the same for all of them.
 
 sampling, grading, update, step: seconds per step and job, means of what the events of steps say (`update` is their
-`training`: both passes, the optimiser, waiting for a pass of other jobs). Graders work while the engine samples, so
-`grading` is only what was left when it had ended. Completions and trained tokens per second are of all jobs together,
-from when all had done a step to the end of the last one. Trained are the tokens of prompts and completions that go
-through both passes: here those of groups whose rewards differ, with TRL all. So `ratio`, to the first row, is of
-completions per second.
+`training`: both passes, the optimiser, waiting for a pass of other jobs); of rounds the median. Graders work while the
+engine samples, so `grading` is only what was left when it had ended. Completions and trained tokens per second are of
+all jobs together, from when all had done a step to the end of the last one. Trained are the tokens of prompts and
+completions that go through both passes: here those of groups whose rewards differ, with TRL all. So `ratio`, to the
+first row, is of completions per second; it is taken within each round, and is the median, with the lowest and the
+highest.
 
-TRL (benchmarks.learning.trl_peer: tinylora) has the machine for itself, at the priority of our worker; our server and
-worker share it. Only on a machine that does nothing else are the rows comparable.
+TRL (benchmarks.learning.trl_peer: tinylora) trains at the priority of our worker, while our server has nothing to do;
+our server and worker share the machine. An update alone, against the model's own passes, is benchmarks.train_step's.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gateway import started
+from benchmarks.paired import in_turn, speed
 from clients.examples.make_task import GRADER, make_task
 from clients.examples.train import MAX_TOKENS, TEMPERATURE
 from server.launch.own_workers import NICE
@@ -58,7 +62,6 @@ PATIENCE_S = 1800
 class Row:
     """seconds: per step and job, by part."""
 
-    label: str
     seconds: dict[str, float]
     completions_per_s: float
     tokens_per_s: float
@@ -71,23 +74,29 @@ def main() -> None:
         "--jobs", nargs="+", type=int, default=[1, 2, 4, 16], help="at once, one number after the other"
     )
     parser.add_argument("--steps", type=int, default=3, help="of each job, the first one not counted")
+    parser.add_argument("--rounds", type=int, default=3, help="in each of which every row is measured")
     parser.add_argument("--batch-size", type=int, default=2, help="prompts in a step")
     parser.add_argument("--group-size", type=int, default=8, help="completions of every prompt")
     parser.add_argument("--eager", action="store_true", help="without compilation, which makes the server start sooner")
     parser.add_argument("--no-peer", action="store_true", help="without TRL")
     args = parser.parse_args()
-    if args.steps < 2 or not all(1 <= jobs <= MAX_JOBS for jobs in args.jobs):
-        parser.error(f"expected at least 2 steps, and 1 to {MAX_JOBS} jobs at once")
+    if args.steps < 2 or args.rounds < 1 or not all(1 <= jobs <= MAX_JOBS for jobs in args.jobs):
+        parser.error(f"expected at least 2 steps and a round, and 1 to {MAX_JOBS} jobs at once")
 
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         training_file, _ = make_task(directory / "task")
         with server(args, directory) as url, OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
             uploaded = client.files.create(file=training_file, purpose="fine-tune").id
-            rows = [measure(client, url, args, uploaded, jobs, directory) for jobs in args.jobs]
-        if not args.no_peer:
-            rows.append(peer(args, training_file, directory / "peer.json"))
-    print_table(args, rows)
+            runs: dict[str, Callable[[], Row]] = {
+                f"tinylora, {jobs} {'job' if jobs == 1 else 'jobs'}": partial(
+                    measure, client, url, args, uploaded, jobs, directory
+                )
+                for jobs in args.jobs
+            }
+            if not args.no_peer:
+                runs["TRL + PEFT"] = partial(peer, args, training_file, directory / "peer.json")
+            print_table(args, in_turn(runs, args.rounds))
 
 
 def measure(client: OpenAI, url: str, args: argparse.Namespace, file: str, count: int, directory: Path) -> Row:
@@ -115,7 +124,6 @@ def measure(client: OpenAI, url: str, args: argparse.Namespace, file: str, count
     tokens = sum(job.trained_tokens for job in jobs) - sum(job.trained_tokens for job in before)
     timings = [timing for job_id in ids for timing in timings_of(client, job_id)]
     return Row(
-        f"tinylora, {count} {'job' if count == 1 else 'jobs'}",
         {part: statistics.fmean(timing[name] for timing in timings) for part, name in OURS.items()},
         steps * args.batch_size * args.group_size / wall_s,
         tokens / wall_s,
@@ -152,6 +160,7 @@ def timings_of(client: OpenAI, job_id: str) -> list[dict[str, float]]:
 
 def peer(args: argparse.Namespace, training_file: Path, out: Path) -> Row:
     print("... TRL and PEFT", file=sys.stderr, flush=True)
+    out.unlink(missing_ok=True)
     options = {
         "--method": "tinylora", "--model": args.model, "--train": training_file, "--out": out, "--steps": args.steps,
         "--batch-size": args.batch_size, "--group-size": args.group_size, "--learning-rate": LEARNING_RATE,
@@ -165,7 +174,7 @@ def peer(args: argparse.Namespace, training_file: Path, out: Path) -> Row:
     result = json.loads(out.read_text())
     seconds = {part: result["mean_seconds"][name] for part, name in PEERS.items()}
     tokens = statistics.fmean(result["trained_tokens"][1:])
-    return Row("TRL + PEFT", seconds, result["completions_per_step"] / seconds["step"], tokens / seconds["step"])
+    return Row(seconds, result["completions_per_step"] / seconds["step"], tokens / seconds["step"])
 
 
 @contextlib.contextmanager
@@ -211,18 +220,22 @@ def environment(directory: Path) -> dict[str, str]:
     }
 
 
-def print_table(args: argparse.Namespace, rows: Sequence[Row]) -> None:
+def print_table(args: argparse.Namespace, rows: Mapping[str, Sequence[Row]]) -> None:
+    """rows: of every round, by label; the first label is what the others are compared with."""
     table = Table(title=f"{args.batch_size} prompts x {args.group_size} completions a step (seconds per step and job)")
     table.add_column("")
     for column in (*PARTS, "completions/s", "ratio", "trained tokens/s"):
         table.add_column(column, justify="right")
-    for row in rows:
+    # Of a completion.
+    seconds = {label: [1 / row.completions_per_s for row in those] for label, those in rows.items()}
+    base_s = next(iter(seconds.values()))
+    for label, those in rows.items():
         table.add_row(
-            row.label,
-            *(f"{row.seconds[part]:.2f}" for part in PARTS),
-            f"{row.completions_per_s:.2f}",
-            f"{row.completions_per_s / rows[0].completions_per_s:.2f}",
-            f"{row.tokens_per_s:.0f}",
+            label,
+            *(f"{statistics.median(row.seconds[part] for row in those):.2f}" for part in PARTS),
+            f"{statistics.median(row.completions_per_s for row in those):.2f}",
+            str(speed(base_s, seconds[label])),
+            f"{statistics.median(row.tokens_per_s for row in those):.0f}",
         )
     Console(width=140).print(table)
 
