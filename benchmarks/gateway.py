@@ -35,7 +35,7 @@ from rich.table import Table
 from adapters.vector.codec import encode
 from adapters.vector.recipe import Recipe
 from benchmarks.paired import in_turn, speed
-from server.launch.cpu_defaults import auto_dtype
+from server.core.cpu_features import computes_bfloat16
 
 TOKENS = 64
 BATCHES = (1, 8, 32)
@@ -122,7 +122,7 @@ def main() -> None:
 
 def best_dtype() -> str:
     """What `tinylora serve` would choose, so that vLLM's own server can be given the same."""
-    return "auto" if torch.cuda.is_available() else auto_dtype()
+    return "auto" if torch.cuda.is_available() or computes_bfloat16() else "float32"
 
 
 def vllm_server(args: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
