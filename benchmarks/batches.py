@@ -59,6 +59,7 @@ class Proof:
         }
         self._server = OwnServer(command, environment, directory / "server.log")
         self._until = time.monotonic() + args.timeout
+        self._clients: dict[tuple[str, str], openai.OpenAI] = {}
         self._shown_at = 0.0
         self._seen: tuple[float, int] | None = None  # when so many lines were answered, and nothing else asked since
         self._left_at = -1  # lines answered when something else was
@@ -172,7 +173,7 @@ class Proof:
                 sys.exit(f"after {PATIENCE_S:.0f} s lines are {'not yet' if running else 'still'} running")
             if running and self._client(BATCHING).batches.retrieve(batch.id).status != "in_progress":
                 return
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def _check_output(self, batch: Batch) -> None:
         """Read the output, some lines in memory, and what is booked for it."""
@@ -196,7 +197,11 @@ class Proof:
         return self.found[name]
 
     def _client(self, tenant: str) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self._site.url}/v1", api_key=self.found[tenant], timeout=600)
+        """The client of a tenant: one for each start, as making one takes time of the processors that are measured."""
+        of = self._site.url, tenant
+        if of not in self._clients:
+            self._clients[of] = openai.OpenAI(base_url=f"{self._site.url}/v1", api_key=self.found[tenant], timeout=600)
+        return self._clients[of]
 
     def _show(self, answered: int, status: str) -> None:
         if time.monotonic() - self._shown_at < SHOWN_EVERY_S:
