@@ -50,7 +50,10 @@ class Flow:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """One request in the queue or in the engine. `granted` is done when it may run, since the time `started_at`."""
+    """One request in the queue or in the engine. `granted` is done when it may run, since the time `started_at`.
+
+    Whoever awaits `granted` and is cancelled cancels it too, so `running` says whether it has slots.
+    """
 
     flow: Flow
     cost: float
@@ -61,6 +64,7 @@ class Place:
     granted: asyncio.Future[None]
     background: bool = False
     started_at: float = 0.0
+    running: bool = False
     left: bool = False
 
     def __lt__(self, other: Place) -> bool:
@@ -163,7 +167,7 @@ class FairQueue:
             self.waiting += 1
             self.pace.request_came()
         self._dispatch()
-        if not background and not place.granted.done() and len(place.flow.waiting) > self.max_waiting:
+        if not background and not place.running and len(place.flow.waiting) > self.max_waiting:
             self.leave(place)
             raise QueueFull
         return place
@@ -178,7 +182,7 @@ class FairQueue:
         place.left = True
         if not place.background:
             self.pace.request_ended()
-        if place.granted.done():
+        if place.running:
             self._free += place.width
             if place.background:
                 self.pace.ended(place.width, place.started_at)
@@ -207,7 +211,9 @@ class FairQueue:
     def _grant(self, place: Place) -> None:
         self.waiting -= not place.background
         self._free -= place.width
-        place.granted.set_result(None)
+        place.running = True
+        if not place.granted.cancelled():
+            place.granted.set_result(None)
 
     def _dispatch_later(self) -> None:
         """Look again when the background may have more, if nothing happens before."""

@@ -45,3 +45,25 @@ async def test_a_place_given_up_while_waiting_is_nobodys() -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
     async with asyncio.timeout(1), semaphore.slot("globex"):
         pass
+
+
+async def test_waiting_that_is_cancelled_makes_no_slot() -> None:
+    semaphore, inside, most = FairSemaphore(1), 0, 0
+
+    async def hold() -> None:
+        nonlocal inside, most
+        async with semaphore.slot("acme"):
+            inside, most = inside + 1, max(most, inside + 1)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    async with semaphore.slot("acme"):
+        waiting = [asyncio.create_task(hold()) for _ in range(4)]
+        await asyncio.sleep(0)
+        for task in waiting[:3]:
+            task.cancel()
+    # The slot was free while the cancelled ones had not left yet.
+    async with asyncio.timeout(1):
+        await asyncio.gather(*waiting, *(hold() for _ in range(5)), return_exceptions=True)
+    assert not any(task.exception() for task in waiting[3:])
+    assert most == 1
