@@ -13,6 +13,7 @@ import pytest
 
 from clients.examples.environment import PROMPT, answer
 from clients.examples.grader import handler
+from server.training.jobs.protocol import PROTOCOL_HEADERS
 from tests.e2e.running import ServerProcess
 from tests.e2e.talking import Talk
 from tests.e2e.test_tools import WEATHER
@@ -77,11 +78,11 @@ def test_a_job_is_trained_on_conversations(
 def test_a_worker_is_told_which_calls_tokens_are(talk: Talk, http: httpx.Client) -> None:
     tokens = http.post("/tokenize", json={"prompt": CALL, "add_special_tokens": False}).json()["tokens"]
     asked = {"tokens": tokens, "tools": [WEATHER]}
-    message = http.post("/v1/worker/message", json=asked).json()["message"]
+    message = http.post("/v1/worker/message", json=asked, headers=PROTOCOL_HEADERS).json()["message"]
     [call] = message["tool_calls"]
     assert call["function"]["name"] == "get_weather"
     assert json.loads(call["function"]["arguments"]) == {"city": "Paris", "unit": "celsius"}
-    plain = http.post("/v1/worker/message", json={**asked, "tools": []}).json()["message"]
+    plain = http.post("/v1/worker/message", json={**asked, "tools": []}, headers=PROTOCOL_HEADERS).json()["message"]
     assert plain == {"role": "assistant", "content": CALL}
     for wrong in ({**asked, "tokens": []}, {**asked, "tokens": [-1]}, {**asked, "tools": [{"type": "function"}]}):
-        assert http.post("/v1/worker/message", json=wrong).status_code == 400
+        assert http.post("/v1/worker/message", json=wrong, headers=PROTOCOL_HEADERS).status_code == 400

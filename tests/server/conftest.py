@@ -21,6 +21,7 @@ from server.db.database import Database
 from server.registry.creation import NewVersion, create_versions
 from server.registry.store import Registry
 from server.registry.versions import StoredVersion
+from server.training.jobs.protocol import PROTOCOL_HEADERS
 from tests.postgres import PostgresServer
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
 from tests.server.support.keyed import Operator, with_admin_key
@@ -169,7 +170,8 @@ async def operator(keyed_app: FastAPI) -> AsyncIterator[Operator]:
 
 
 def client_of(app: FastAPI) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+    """A client that may also speak as a worker of this version does."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", headers=PROTOCOL_HEADERS)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import openai
 from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob
 
+from server.training.jobs.protocol import PROTOCOL_HEADERS
 from tests.server.support.fake_engine import BASE
 
 ROWS = b"".join(
@@ -57,7 +58,7 @@ class Worker:
     name: str = "worker-1"
 
     def post(self, path: str, **body: Any) -> httpx.Response:
-        return self.http.post(f"/v1/worker/{path}", json={"worker": self.name, **body})
+        return self.http.post(f"/v1/worker/{path}", json={"worker": self.name, **body}, headers=PROTOCOL_HEADERS)
 
     def claim(self, capacity: int = 1, running: list[str] | None = None) -> dict[str, Any]:
         response = self.post("claim", base_model=BASE, factors=self.factors, capacity=capacity, running=running or [])

@@ -10,10 +10,11 @@ import httpx
 import openai
 import pytest
 
+from server.training.jobs.protocol import PROTOCOL_HEADERS
 from tests.server.support.fake_engine import FakeEngine
 from tests.server.support.training_kit import Worker, create_job
 
-JSON = {"content-type": "application/json"}
+JSON = {"content-type": "application/json", **PROTOCOL_HEADERS}
 COMPLETION: dict[str, Any] = {
     "text": "7 \u00e9",
     "tokens": 2,
