@@ -63,7 +63,7 @@ class Running:
         while True:
             try:
                 _, writer = await self.connect()
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):  # reset: it was about to be taken
                 return
             writer.close()
             await asyncio.sleep(0.02)
