@@ -25,6 +25,7 @@ _CONSEQUENCES = (
     "Engine core initialization failed",
     "EngineCore encountered an issue",
     "Executor failed",
+    "ActorHandle objects are not valid",  # Ray's, of an executor that has ended because something else failed
     "cancelled",
 )
 _PREFIX = re.compile(r"^(?:\([^)]*\) )?(?:(?:ERROR|CRITICAL) [^\]]*\] )?")
