@@ -23,6 +23,7 @@ from clients.cli import evaluate as cli_eval
 from clients.cli import jobs as cli_jobs
 from clients.cli import limits as cli_limits
 from clients.cli import models as cli_models
+from clients.cli import responses as cli_responses
 from clients.cli import train as cli_train
 from clients.cli import webhooks as cli_webhooks
 from clients.cli.calls import AsJson
@@ -35,6 +36,7 @@ cli.add_typer(cli_adapters.adapters, name="adapters")
 cli.add_typer(cli_jobs.jobs, name="jobs")
 cli.add_typer(cli_webhooks.webhooks, name="webhooks")
 cli.add_typer(cli_batch.batches, name="batch")
+cli.add_typer(cli_responses.responses, name="responses")
 cli.add_typer(cli_admin.tenants, name="tenants")
 cli.add_typer(cli_admin.keys, name="keys")
 FLAGS_OF_VLLM = {"allow_extra_args": True, "ignore_unknown_options": True}

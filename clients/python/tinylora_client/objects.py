@@ -68,6 +68,27 @@ class Limits(BaseModel):
     priority_requests_per_minute: int | None
 
 
+ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+
+
+class ResponseSummary(BaseModel):
+    """A stored response in a listing; `retrieve` has what was said in it.
+
+    model: the adapter that answered ("acme/math@3") or the base model; None of one stored before this was kept.
+    streams: whether `retrieve(id, stream=True)` has its events. bytes: of what is stored.
+    """
+
+    id: str
+    object: Literal["response.summary"]
+    created_at: int
+    status: ResponseStatus
+    model: str | None = None
+    background: bool
+    streams: bool
+    previous_response_id: str | None = None
+    bytes: int
+
+
 class Alias(BaseModel):
     """What `adapter@alias` stands for: version -> weight."""
 
