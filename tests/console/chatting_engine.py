@@ -48,7 +48,7 @@ class ChattingEngine(SamplingEngine):
         [choice] = self._sample({**body, "prompt": prompt, "max_tokens": min(body["max_tokens"], 12)}, 1)
         observe = self._observe.get()
         if observe is not None:
-            observe(len(prompt), len(choice["token_ids"]))
+            observe(len(prompt), len(choice["token_ids"]), 0)
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(choice["token_ids"])}
         head = {"id": "chatcmpl-1", "created": 1, "model": body.get("model", NAME)}
         if body.get("stream"):
