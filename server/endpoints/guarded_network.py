@@ -22,6 +22,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # IPv6 addresses that stand for the IPv4 address in their last 32 bits (RFC 6052).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All that IANA has given out of IPv6. Outside are site-local addresses and those that hold an IPv4 address in a form
+# that only some networks translate.
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+# Public by their range, but of protocols (RFC 6890, RFC 7526), or of the cloud that the machine is in (Azure's WireServer).
+_SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
 
 
 class NotAllowed(Exception):
@@ -61,7 +66,9 @@ def is_public(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-    return address.is_global and not address.is_multicast
+        if address not in _UNICAST:
+            return False
+    return address.is_global and not address.is_multicast and not any(address in net for net in _SPECIAL)
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):

@@ -162,7 +162,7 @@ def _previous(connection: Connection, tenant_id: int, response_id: str, limits: 
     if row.status not in _ENDED_WELL:
         raise BadRequest(
             f"The response {quoted(response_id)} is {row.status}, so it has no answer to go on from. "
-            "Wait for it, or go on from the one before it.",
+            f"{'Wait for it, or go' if row.status in ('queued', 'in_progress') else 'Go'} on from the one before it.",
             param="previous_response_id",
             code="previous_response_not_ended",
         )
