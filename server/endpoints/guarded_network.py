@@ -25,7 +25,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # All that IANA has given out of IPv6. Outside are site-local addresses and those that hold an IPv4 address in a form
 # that only some networks translate.
 _UNICAST = ipaddress.IPv6Network("2000::/3")
-# Public by their range, but of protocols (RFC 6890, RFC 7526), or of the cloud that the machine is in (Azure's WireServer).
+# Public by their range, but of protocols (RFC 6890, RFC 7526), or of the machine's own cloud (Azure's WireServer).
 _SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
 
 
