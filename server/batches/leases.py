@@ -1,9 +1,9 @@
 """A batch on the gateway that has it: what is stored of its lines, what is wanted of it, how it ends. Functions of a
 connection. Which gateway has it is in turns.py.
 
-A gateway renews its lease every second or so. Answers are stored, counted, and the lease
-renewed in one transaction, which locks the batch's row first: a gateway that has lost the lease stores nothing more,
-and a line that is counted is durable. A line has one row, whoever stores it.
+A gateway renews its lease every second or so. Answers are stored, counted, and the lease renewed in one transaction,
+which locks the batch's row first: a gateway that has lost the lease stores nothing more, and a line that is counted is
+durable. A line has one row, whoever stores it.
 """
 
 from __future__ import annotations

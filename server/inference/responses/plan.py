@@ -21,7 +21,7 @@ from server.core.clock import now
 from server.core.errors import BadRequest, quoted
 from server.core.ids import new_id
 from server.inference.responses.input_items import Item, for_engine, items_of
-from server.inference.responses.rows import PREFIX, find_items, find_response
+from server.inference.responses.rows import PREFIX, RUNNING, find_items, find_response
 
 MAX_REFERENCES = 1000
 _ENDED_WELL = ("completed", "incomplete")
@@ -162,7 +162,7 @@ def _previous(connection: Connection, tenant_id: int, response_id: str, limits: 
     if row.status not in _ENDED_WELL:
         raise BadRequest(
             f"The response {quoted(response_id)} is {row.status}, so it has no answer to go on from. "
-            f"{'Wait for it, or go' if row.status in ('queued', 'in_progress') else 'Go'} on from the one before it.",
+            f"{'Wait for it, or go' if row.status in RUNNING else 'Go'} on from the one before it.",
             param="previous_response_id",
             code="previous_response_not_ended",
         )
