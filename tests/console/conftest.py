@@ -1,4 +1,8 @@
-"""Gateways on real sockets whose engine really samples, from a tiny model: one without keys, and one with."""
+"""Gateways on real sockets whose engine really samples, from a tiny model: one without keys, and one with.
+
+Pages that show what the gateway has, whatever the engine says, use the gateway of the server's tests, which answers at
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,22 @@ from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
 from tests.adapters.tiny_models import save_model
+from tests.clients.training import worker
 from tests.console.chatting_engine import ChattingEngine
+from tests.server.conftest import (
+    app,
+    app_database,
+    base_url,
+    engine,
+    factors,
+    migrated_sqlite,
+    openai_client,
+    settings,
+)
 from tests.server.support.keyed import with_admin_key
 from tests.server.support.served import served
+
+SHARED = (app, app_database, base_url, engine, factors, migrated_sqlite, openai_client, settings, worker)
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ def model_factors(model_path: Path) -> Factors:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def chatting_settings(tmp_path: Path) -> Settings:
     return Settings(
         database_url=f"sqlite:///{tmp_path}/tinylora.db", files_url=f"{tmp_path}/files", log_level="error",
         training_workers=0, evolution_workers=0,
@@ -56,12 +73,12 @@ def running(settings: Settings, engine: ChattingEngine) -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(settings: Settings, model_path: Path, model_factors: Factors) -> Iterator[Server]:
+def server(chatting_settings: Settings, model_path: Path, model_factors: Factors) -> Iterator[Server]:
     """Without keys."""
-    yield from running(settings, ChattingEngine(model_path, model_factors))
+    yield from running(chatting_settings, ChattingEngine(model_path, model_factors))
 
 
 @pytest.fixture
-def keyed_server(settings: Settings, model_path: Path, model_factors: Factors) -> Iterator[Server]:
+def keyed_server(chatting_settings: Settings, model_path: Path, model_factors: Factors) -> Iterator[Server]:
     """With the admin key of tests."""
-    yield from running(with_admin_key(settings), ChattingEngine(model_path, model_factors))
+    yield from running(with_admin_key(chatting_settings), ChattingEngine(model_path, model_factors))

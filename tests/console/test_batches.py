@@ -10,20 +10,9 @@ from playwright.sync_api import expect
 
 from tests.chromium import Visitor, drop
 from tests.console.test_accessibility import assert_accessible
-from tests.server.conftest import (
-    app,
-    app_database,
-    base_url,
-    engine,
-    factors,
-    migrated_sqlite,
-    openai_client,
-    settings,
-)
 from tests.server.support.fake_engine import BASE, FakeEngine
 from tests.server.support.training_kit import upload
 
-SHARED = (app, app_database, base_url, engine, factors, migrated_sqlite, openai_client, settings)
 Visit = Callable[..., Visitor]
 
 

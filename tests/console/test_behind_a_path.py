@@ -33,10 +33,12 @@ class TakesThePathAway:
 
 
 def test_pages_and_requests_stay_below_the_path(
-    settings: Settings, model_path: Path, model_factors: Factors, visit: Callable[..., Visitor]
+    chatting_settings: Settings, model_path: Path, model_factors: Factors, visit: Callable[..., Visitor]
 ) -> None:
-    database = Database(settings.database_url)
-    with served(TakesThePathAway(create_app(settings, ChattingEngine(model_path, model_factors), database))) as url:
+    database = Database(chatting_settings.database_url)
+    with served(
+        TakesThePathAway(create_app(chatting_settings, ChattingEngine(model_path, model_factors), database))
+    ) as url:
         page = visit(url).context.new_page()
         page.goto(f"{url}{PREFIX}/console")
         expect(page.get_by_text("There is no adapter yet")).to_be_visible()

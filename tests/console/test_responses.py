@@ -12,19 +12,8 @@ from playwright.sync_api import expect
 
 from tests.chromium import Visitor
 from tests.console.test_accessibility import assert_accessible
-from tests.server.conftest import (
-    app,
-    app_database,
-    base_url,
-    engine,
-    factors,
-    migrated_sqlite,
-    openai_client,
-    settings,
-)
 from tests.server.support.fake_engine import BASE, FakeEngine
 
-SHARED = (app, app_database, base_url, engine, factors, migrated_sqlite, openai_client, settings)
 Visit = Callable[..., Visitor]
 TOOL: Any = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}
 

@@ -11,23 +11,10 @@ import openai
 from playwright.sync_api import expect
 
 from tests.chromium import Visitor, drop
-from tests.clients.training import worker
 from tests.console.test_accessibility import assert_accessible
-from tests.server.conftest import (
-    app,
-    app_database,
-    base_url,
-    engine,
-    factors,
-    migrated_sqlite,
-    openai_client,
-    settings,
-)
 from tests.server.support.fake_engine import BASE, FakeEngine
 from tests.server.support.training_kit import GRADER, ROWS, Worker, create_job, upload
 
-# The gateway with the engine that answers at once: what is tested is what the pages make of a job.
-SHARED = (app, app_database, base_url, engine, factors, migrated_sqlite, openai_client, settings, worker)
 Visit = Callable[..., Visitor]
 BAD_ROWS = ROWS + b'{"messages": []}\n'
 WRONG_GRADER = {**GRADER, "reference": "{{ item.answer }"}
