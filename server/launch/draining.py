@@ -73,7 +73,7 @@ class DrainingServer(uvicorn.Server):
         """The three steps."""
         log.info("draining", running=len(self.server_state.tasks), notice_s=self._notice_s)
         self._on_draining()
-        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        self._close_after_answers()
         await self._serve_on(self._notice_s)
         for server in self.servers:
             server.close()
@@ -82,6 +82,14 @@ class DrainingServer(uvicorn.Server):
         if self._notice_s:
             await self._serve_on(self._linger_s)
         await super().shutdown(sockets)
+
+    def _close_after_answers(self) -> None:
+        headers = [*self.server_state.default_headers, _CLOSE]
+        self.server_state.default_headers = headers
+        # A request keeps the headers of the moment it came; its answer may still be ahead.
+        for connection in self.server_state.connections:
+            if (cycle := getattr(connection, "cycle", None)) is not None:
+                cycle.default_headers = headers
 
     async def _serve_on(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -15,16 +15,18 @@ from server.launch.draining import DrainingServer
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 STREAM = b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n"
+WAIT = b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
 @dataclass
 class Running:
-    """A server, with a route that streams until `release`."""
+    """A server, with a route that streams until `release`, and one that answers then."""
 
     notice_s: float
     linger_s: float
     app: FastAPI = field(default_factory=FastAPI)
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -39,6 +41,12 @@ class Running:
                 yield "last"
 
             return StreamingResponse(chunks())
+
+        @self.app.get("/wait")
+        async def wait() -> str:
+            self.asked.set()
+            await self.release.wait()
+            return "waited"
 
         listens = asyncio.Event()
         server = DrainingServer(
@@ -83,6 +91,20 @@ async def test_during_the_notice_everything_is_answered_and_connections_are_clos
             writer.write(GET)
             answer = await reader.read()  # to the end of the connection
             assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer and b'"here"' in answer
+        server.stop()
+
+
+async def test_an_answer_that_was_asked_for_before_the_notice_closes_its_connection() -> None:
+    running = Running(notice_s=60, linger_s=0)
+    async with running.listening() as server:
+        reader, writer = await running.connect()
+        writer.write(WAIT)
+        await running.asked.wait()
+        server.stop()
+        await running.draining.wait()
+        running.release.set()
+        answer = await reader.read()
+        assert b"connection: close" in answer and answer.endswith(b'"waited"')
         server.stop()
 
 
