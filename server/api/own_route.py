@@ -3,7 +3,7 @@
 An exception that is not one of ours is our defect, hence a 500. Without this the engine's handlers, which take any
 ValueError for the client's mistake, would answer for our routes too.
 
-Bodies that FastAPI reads are bounded here; routes that read them by themselves (uploads) bound them there.
+Bodies that FastAPI reads are bounded and parsed here; routes that read them by themselves (uploads) bound them there.
 """
 
 from __future__ import annotations
@@ -17,14 +17,28 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
 from adapters.vector.errors import AdapterError
 from server.core.errors import ApiError
+from server.core.json_text import parse_json
+from server.core.off_loop import off_loop
 from server.core.request_body import MAX_JSON_BYTES, read_json, replay
 
 
 class Defect(Exception):
     """An unexpected exception in one of our routes; its cause is what happened."""
+
+
+class _Parsed(Request):
+    """A request whose body was parsed already."""
+
+    def __init__(self, scope: Scope, receive: Receive, value: Any) -> None:
+        super().__init__(scope, receive)
+        self._value = value
+
+    async def json(self) -> Any:
+        return self._value
 
 
 class OwnRoute(APIRoute):
@@ -37,7 +51,8 @@ class OwnRoute(APIRoute):
             try:
                 if self.body_field is not None:
                     body = await read_json(request.headers, request.receive, MAX_JSON_BYTES)
-                    request = Request(request.scope, replay(body, request.receive))
+                    value = await off_loop(len(body), parse_json, body) if body else None
+                    request = _Parsed(request.scope, replay(body, request.receive), value)
                 return await handle(request)
             except (ApiError, AdapterError, HTTPException, RequestValidationError, ClientDisconnect):
                 raise

@@ -7,13 +7,13 @@ Memory is bounded by the longest line. Empty lines are no requests; they count a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from server.core.errors import quoted
-from server.core.json_values import most_values
+from server.core.json_text import InvalidJson, check_depth, parse_json
+from server.core.json_values import most_values, too_many
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_LINE_VALUES = 200_000
@@ -99,12 +99,14 @@ def parse_line(number: int, text: bytes | None, endpoint: str) -> RequestLine:
         raise LineError(
             number, "line_too_long", f"This line has more than {MAX_LINE_BYTES} bytes, as many as a line may have."
         )
-    if most_values(text) > MAX_LINE_VALUES:
-        raise LineError(number, "line_too_long", f"This line has more than {MAX_LINE_VALUES} JSON values.")
     try:
-        line = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise LineError(number, "invalid_json_line", f"This line is not valid JSON: {error}.") from None
+        if (values := most_values(text)) > MAX_LINE_VALUES:
+            check_depth(text)
+            raise LineError(number, "line_too_long", f"This line {too_many(values, MAX_LINE_VALUES)}.")
+        line = parse_json(text)
+    except InvalidJson as error:
+        said = error.said_of("This line", is_line=True)
+        raise LineError(number, "invalid_json_line", said, error.param) from None
     if not isinstance(line, dict):
         raise LineError(number, "invalid_json_line", "This line is no JSON object.")
     custom_id = line.get("custom_id")

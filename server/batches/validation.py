@@ -86,8 +86,7 @@ def _parsed(chunks: Iterable[bytes], endpoint: str) -> Iterator[RequestLine | Li
         except LineError as error:
             yield error
             continue
-        encoded = line.custom_id.encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(encoded, digest_size=ID_DIGEST_BYTES).digest()
+        digest = hashlib.blake2b(line.custom_id.encode(), digest_size=ID_DIGEST_BYTES).digest()
         if digest in digests:
             yield LineError(
                 number,

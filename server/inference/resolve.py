@@ -1,13 +1,13 @@
 """From the body of an HTTP request to an InferenceRequest: read and parsed once, its adapter found, and rewritten.
 
 `adapter` is taken out of the body, `model` becomes the adapter's name, and the gateway's own fields are set
-(gateway_fields.py). A body that needs no change goes on byte for byte. One that is not a JSON object is the engine's to
-refuse, but is bounded too: the framework reads bodies of any type before it looks at them.
+(gateway_fields.py). A body that needs no change goes on byte for byte. JSON that is no object is the engine's to
+refuse, and so is a body that is not said to be JSON. All are bounded: the framework reads bodies of any type before it
+looks at them.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope
 
 from server.core.errors import PayloadTooLarge
 from server.core.genai_call import genai_call
+from server.core.json_text import parse_json
 from server.core.json_values import VALUE_BYTES, check_values
 from server.core.off_loop import off_loop
 from server.core.paths import MODEL_ROUTES, POOLING_ROUTES, RESPONSES_PATH
@@ -63,7 +64,7 @@ class Resolver:
         self._max_values = max_values
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body. Raises PayloadTooLarge, UnsupportedMediaType, Unavailable and ClientDisconnect."""
+        """The whole body, not parsed. Raises ApiError (400, 413, 415, 503) and ClientDisconnect."""
         # The engine reads the bodies of some routes as JSON whatever they are said to be.
         read = read_json if scope["path"] in MODEL_ROUTES else read_body
         body = await read(Headers(scope=scope), receive, self._max_bytes, "max_request_bytes")
@@ -147,11 +148,8 @@ class Resolver:
 
 
 def _parsed(body: bytes) -> dict[str, Any] | None:
-    """None when it is not a JSON object."""
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+    """None when it is no object, or nothing at all. Raises InvalidJson."""
+    payload = parse_json(body) if body else None
     return payload if isinstance(payload, dict) else None
 
 

@@ -30,6 +30,7 @@ from adapters.vector.adapter import Adapter, safetensors_metadata
 from adapters.vector.codec import parse_dtype
 from adapters.vector.errors import CheckpointError
 from server.core.errors import ApiError, BadRequest, PayloadTooLarge, quoted
+from server.core.json_text import InvalidJson, parse_json
 from server.core.names import check_new_name
 from server.registry.creation import NewVersion
 from server.registry.spec import (
@@ -110,9 +111,10 @@ def parse_line(line: bytes, factors: Factors, base_models: Collection[str]) -> I
     name: str | None = None
     try:
         try:
-            fields: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadRequest(f"the line is not valid JSON: {error}", code="invalid_json") from error
+            fields: Any = parse_json(line)
+        except InvalidJson as error:
+            said = error.said_of("the line", is_line=True)
+            raise BadRequest(said, param=error.param, code=error.code) from None
         if not isinstance(fields, dict):
             raise BadRequest(f"the line is {quoted(fields)}, expected a JSON object", code="invalid_json")
         name = name_of(fields)
@@ -155,11 +157,10 @@ def _description(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     if key not in metadata:
         return {}
     try:
-        value = json.loads(metadata[key])
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(
-            f"metadata[{quoted(key)}] is not valid JSON: {error}", param=key, code="invalid_json"
-        ) from error
+        value = parse_json(metadata[key].encode())
+    except InvalidJson as error:
+        said = error.said_of(f"metadata[{quoted(key)}]")
+        raise BadRequest(said, param=key, code="invalid_json") from None
     if not isinstance(value, dict) or not value.keys() <= {"recipe", "factors", "metadata"}:
         raise BadRequest(
             f"metadata[{quoted(key)}] is {quoted(value)}, expected an object with recipe, factors or metadata",

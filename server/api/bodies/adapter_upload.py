@@ -6,7 +6,6 @@ the result is an adapter that the engine can run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.codec import parse_dtype
 from server.core.errors import BadRequest, UnsupportedMediaType, quoted
+from server.core.json_text import InvalidJson, parse_json
 from server.core.json_values import check_values
 from server.core.off_loop import off_loop
 from server.core.request_body import body_chunks, media_type, read_body
@@ -201,9 +201,9 @@ def _config(content: bytes) -> Mapping[str, object]:
 
 def _json_object(content: bytes, what: str, param: str | None) -> dict[str, Any]:
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"{what} is not valid JSON: {error}", param=param, code="invalid_json") from error
+        value = parse_json(content)
+    except InvalidJson as error:
+        raise BadRequest(error.said_of(what), param=error.param or param, code=error.code) from None
     if not isinstance(value, dict):
         raise BadRequest(f"{what} is {quoted(value)}, expected a JSON object", param=param, code="invalid_json")
     return value

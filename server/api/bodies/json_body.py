@@ -1,7 +1,7 @@
 """JSON bodies that may be long (jobs, graders, reports of workers): parsed off the event loop, described for OpenAPI.
 
-Design decision: they are not FastAPI's body parameters, which it would parse and check within the event loop, where
-every other request waits.
+Design decision: they are not FastAPI's body parameters, which it would check within the event loop, where every other
+request waits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from server.core.error_responses import validation_error
+from server.core.json_text import parse_json
 from server.core.off_loop import off_loop
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -18,8 +19,12 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 async def parsed(body: bytes, model: type[ModelT]) -> ModelT:
     """`body` as a `model`. BadRequest names the first field at fault; nothing at all is taken for null."""
+
+    def read() -> ModelT:
+        return model.model_validate(parse_json(body) if body else None)
+
     try:
-        return await off_loop(len(body), model.model_validate_json, body or b"null")
+        return await off_loop(len(body), read)
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False)) from None
 

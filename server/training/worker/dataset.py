@@ -13,13 +13,13 @@ chat_format.py has the fields of messages and tools.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, BinaryIO
 
 from server.core.errors import BadRequest, quoted
+from server.core.json_text import InvalidJson, parse_json
 from server.training.files.lines import MAX_LINE_BYTES
 from server.training.graders.template import Variable
 from server.training.jobs.config import Method
@@ -147,33 +147,17 @@ def _order(count: int, seed: int, purpose: str) -> tuple[int, ...]:
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"byte {error.start + 1} is not UTF-8", "a UTF-8 file") from None
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-        if "\\u" in text:
-            # JSON can encode half of a surrogate pair, which no tokenizer takes.
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise FormatError("it has half of a surrogate pair", "text that UTF-8 can carry") from None
-    except json.JSONDecodeError as error:
-        raise FormatError(f"it is not JSON ({error.msg} at character {error.pos + 1})", "one JSON object") from None
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise FormatError(f"it is not JSON that can be read ({reason:.100})", "one JSON object") from None
+        value = parse_json(line)
+    except InvalidJson as error:
+        raise FormatError(error.said_of("it", is_line=True).rstrip("."), "one JSON object") from None
     if not isinstance(value, dict):
         raise FormatError(f"it is {quoted(value)}", "a JSON object")
     return value
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def read_row(number: int, line: bytes, purpose: Method, limits: DataLimits) -> Row:
     """The row on line `number`, checked except for the grader's variables. Raises FormatError."""
-    value = _parse(line.removeprefix(_BOM) if number == 1 else line)
+    value = _parse(line)
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
         found = f"messages is {quoted(messages)}" if "messages" in value else "it has no messages"

@@ -268,7 +268,7 @@ async def test_a_body_that_cannot_be_used_is_refused_in_openais_shape(
 
 
 async def test_hostile_samples_and_items_are_graded_and_not_500(http: httpx.AsyncClient) -> None:
-    for sample, item in ((b'"NaN"', b'{"answer": NaN}'), (b'"[[[["', b'{"answer": 1e999}'), (b'""', b"null")):
+    for sample, item in ((b'"NaN"', b'{"answer": "NaN"}'), (b'"[[[["', b'{"answer": 1e999}'), (b'""', b"null")):
         body = b'{"grader": %s, "model_sample": %s, "item": %s}' % (str(EXACT).replace("'", '"').encode(), sample, item)
         response = await http.post("/run", content=body, headers={"content-type": "application/json"})
         assert response.status_code == 200, response.text

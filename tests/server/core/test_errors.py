@@ -51,7 +51,7 @@ async def test_error_has_openais_shape(
     assert response.headers["x-request-id"]
 
 
-async def test_invalid_json_is_reported_by_the_engines_own_route(client: httpx.AsyncClient) -> None:
+async def test_invalid_json_is_reported_on_the_engines_routes_too(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/chat/completions", content=b"{", headers={"content-type": "application/json"})
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, None)

@@ -14,7 +14,7 @@ JSON = {"content-type": "application/json"}
 ONES = [1.0] * 13
 
 
-NO_OBJECTS = [b"[1,2]", b"not json", b"", b"\xff\xfe", b"9" * 5000, b'{"a":' * 8000]
+NO_OBJECTS = [b"[1,2]", b"", b"9" * 400, b"[" * 150 + b"]" * 150]
 OBJECT = b'{"model": "acme/base-135m",   "prompt": "\\u00e9", "temperature": 1e-3, "a": 1.0}'
 
 
@@ -26,6 +26,28 @@ async def test_body_without_an_adapter_passes_byte_for_byte(client: httpx.AsyncC
     response = await client.post(path, content=body, headers=JSON)
     assert (response.status_code, response.content) == (200, body)
     assert (response.headers["x-active"], response.headers["x-length"]) == ("base", str(len(body)))
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/completions", "/tokenize", "/v1/responses", "/v1/adapters/a", "/v1/webhook_endpoints"]
+)
+@pytest.mark.parametrize(
+    ("body", "said", "param"),
+    [
+        (b"not json", "The body is not valid JSON: expected value (line 1, column 2).", None),
+        (b"\xff\xfe", "The body is not text in UTF-8 (line 1, column 1).", None),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a: is 999", "a"),
+        (b'{"a":' * 8000, "The body is nested too deeply: more than 200", None),
+    ],
+)
+async def test_json_that_cannot_be_read_is_refused_in_the_same_words_everywhere(
+    client: httpx.AsyncClient, path: str, body: bytes, said: str, param: str | None
+) -> None:
+    method = "PATCH" if path.startswith("/v1/adapters") else "POST"
+    response = await client.request(method, path, content=body, headers=JSON)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param), error
+    assert error["message"].startswith(said)
 
 
 async def test_adapter_is_taken_out_and_the_model_replaced(client: httpx.AsyncClient) -> None:

@@ -182,8 +182,8 @@ async def test_raw_upload_that_cannot_be_served_is_refused_by_field(
         ({"vector": [*NUMBERS[:-1], "1"]}, "vector", "invalid_vector"),
         ({"vector": [*NUMBERS[:-1], True]}, "vector", "invalid_vector"),
         ({"vector": [*NUMBERS[:-1], None]}, "vector", "invalid_vector"),
-        ({"vector": [*NUMBERS[:-1], float("nan")]}, "vector", "invalid_vector"),
-        ({"vector": [*NUMBERS[:-1], float("inf")]}, "vector", "invalid_vector"),
+        ({"vector": [*NUMBERS[:-1], float("nan")]}, "vector[12]", "invalid_value"),
+        ({"vector": [*NUMBERS[:-1], float("inf")]}, "vector[12]", "invalid_value"),
         ({"vector": [*NUMBERS[:-1], 10**400]}, "vector", "invalid_vector"),
         ({"vector": [*NUMBERS[:-1], 1e300]}, "vector", "invalid_vector"),
         ({"vector": [NUMBERS]}, "vector", "invalid_vector"),
@@ -203,10 +203,10 @@ async def test_raw_upload_that_cannot_be_served_is_refused_by_field(
         ({"metadata": []}, "metadata", "invalid_metadata"),
         ({"metadata": {"k": 1}}, "metadata.k", "invalid_metadata"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k", "invalid_metadata"),
-        ({"metadata": {"k": "\ud800"}}, "metadata.k", "invalid_metadata"),
+        ({"metadata": {"k": "\ud800"}}, "metadata.k", "invalid_value"),
         ({"metadata": {f"{n}": "" for n in range(17)}}, "metadata", "invalid_metadata"),
         ({"vektor": NUMBERS}, "vektor", "unknown_parameter"),
-        ({"\udfff": NUMBERS}, "\\udfff", "unknown_parameter"),
+        ({"\udfff": NUMBERS}, "\\udfff", "invalid_value"),
     ],
 )
 async def test_json_upload_that_cannot_be_served_is_refused_by_field(

@@ -107,6 +107,11 @@ BAD_LINES = [
     ("{", "invalid_json_line", None),
     ("[1]", "invalid_json_line", None),
     ("\x00", "invalid_json_line", None),
+    ("[" * 300_000, "invalid_json_line", None),
+    ("[" + "0," * 200_000 + "0]", "line_too_long", None),
+    (line("n").replace('"messages"', '"seed": ' + "1" * 5000 + ', "messages"'), "invalid_json_line", "body.seed"),
+    (line("n").replace('"messages"', '"temperature": NaN, "messages"'), "invalid_json_line", "body.temperature"),
+    (line("n").replace('"messages"', '"user": "\\ud800", "messages"'), "invalid_json_line", "body.user"),
     ('{"custom_id": "x"}', "invalid_method", "method"),
     (line("x").replace('"custom_id": "x", ', "", 1), "missing_required_parameter", "custom_id"),
     (line("x").replace('"x"', "7", 1), "invalid_custom_id", "custom_id"),
@@ -128,7 +133,11 @@ def test_a_file_with_a_wrong_line_fails_whole_and_says_which(openai_client: open
     assert failed.status == "failed" and failed.failed_at and failed.errors is not None and failed.errors.data
     told = [(error.line, error.code, error.param) for error in failed.errors.data]
     assert told == [(number, code, param) for number, (_, code, param) in enumerate(BAD_LINES, start=2)]
-    assert all(error.message for error in failed.errors.data)
+    said = [error.message or "" for error in failed.errors.data]
+    assert all(said) and not [message for message in said if "sys." in message or "The body" in message]
+    assert said[3].startswith("This line is nested too deeply: more than 200 arrays and objects")
+    assert said[3].endswith("(column 202).")
+    assert said[4].startswith("This line has 200002 commas and opening brackets")
     assert (failed.output_file_id, failed.error_file_id, engine.received) == (None, None, [])
 
 

@@ -91,8 +91,8 @@ def test_conversations_that_end_with_the_assistant_are_for_supervised_training()
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        (b"{broken", "not JSON (Expecting property name"),
-        (b'{"messages": [1', "not JSON"),
+        (b"{broken", "it is not valid JSON: key must be a string (column 2)"),
+        (b'{"messages": [1', "not valid JSON"),
         (b"[1, 2]", "a list of 2"),
         (b'"text"', "'text'"),
         (b"{}", "it has no messages"),
@@ -108,13 +108,13 @@ def test_conversations_that_end_with_the_assistant_are_for_supervised_training()
         (b'{"messages": [{"role": "user", "content": []}]}', "messages[0].content is a list of 0"),
         (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "content is a list of 1"),
         (b'{"messages": [{"role": "user", "content": "x"}], "tools": "add"}', "tools is 'add'"),
-        (b'{"messages": [{"role": "user", "content": "x"}], "n": NaN}', "NaN is not JSON"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "n": NaN}', "n: is NaN"),
         (b'{"messages": [{"role": "user", "content": "\\ud83d"}]}', "half of a surrogate pair"),
-        (b'{"messages": [{"role": "user", "content": "x"}], "n": ' + b"9" * 5000 + b"}", "digits"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "n": ' + b"9" * 5000 + b"}", "n: is 999"),
         (b'{"messages": ' + b"[" * 100_000, "nested too deeply"),
-        (b"\xff\xfe{\x00", "byte 1 is not UTF-8"),
-        (jsonl({"messages": [USER]}).decode().encode("utf-16").splitlines()[0], "not UTF-8"),
-        ('{"messages": [{"role": "user", "content": "é"}]}'.encode("latin-1"), "byte 44 is not UTF-8"),
+        (b"\xff\xfe{\x00", "it is not text in UTF-8 (column 1)"),
+        (jsonl({"messages": [USER]}).decode().encode("utf-16").splitlines()[0], "not text in UTF-8"),
+        ('{"messages": [{"role": "user", "content": "é"}]}'.encode("latin-1"), "not text in UTF-8 (column 44)"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named_with_what_is_there(line: bytes, what: str) -> None:

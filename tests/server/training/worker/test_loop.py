@@ -102,7 +102,10 @@ async def test_a_job_of_a_tenant_is_sampled_and_published_for_that_tenant_alone(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"messages": [{"role": "user", "content": "w10"}], "answer": "w9"}\n{"messages"\n', "line 2: it is not JSON"),
+        (
+            '{"messages": [{"role": "user", "content": "w10"}], "answer": "w9"}\n{"messages"\n',
+            "line 2: it is not valid JSON",
+        ),
         ('{"messages": [{"role": "user", "content": "w10"}]}\n', "line 1: it has no item.answer"),
         (
             '{"messages": [{"role": "user", "content": "%s"}], "answer": ""}\n' % ("w10 " * 70),
