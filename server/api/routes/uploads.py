@@ -21,6 +21,7 @@ from server.training.files.rows import get_file, location_of
 from server.training.files.uploads import (
     MAX_PART_BYTES,
     PART_PREFIX,
+    Completion,
     NewUpload,
     add_part,
     cancel_upload,
@@ -112,52 +113,61 @@ def complete(
     author: AuthorDep,
     _query: Annotated[NoQuery, Query()],
 ) -> Any:
-    """Put the parts together: the upload's `file` can then be used as any other. Once more gives the same answer."""
+    """Put the parts together: the upload's `file` can then be used as any other. The same request again gives the same
+    answer."""
     tenant_id = author.principal.tenant.id
+    completion = Completion(body.part_ids, body.md5)
     with gateway.database.read() as connection:
-        done = _completed(connection, tenant_id, upload_id)
+        done = _completed(connection, tenant_id, upload_id, completion)
         if done is not None:
             return done
         row = pending_upload(connection, tenant_id, upload_id)
-        parts = ordered_parts(connection, row, body.part_ids)
+        parts = ordered_parts(connection, row, completion)
     try:
-        return _complete(upload_id, parts, body.md5, gateway, training, author).response()
+        return _complete(upload_id, parts, completion, gateway, training, author).response()
     except ApiError:
         # The same request, sent at the same moment, may have been the first.
         with gateway.database.read() as connection:
-            done = _completed(connection, tenant_id, upload_id)
+            done = _completed(connection, tenant_id, upload_id, completion)
         if done is None:
             raise
         return done
 
 
-def _completed(connection: Connection, tenant_id: int, upload_id: str) -> UploadObject | None:
-    """The upload with its file, None while it has none."""
+def _completed(connection: Connection, tenant_id: int, upload_id: str, completion: Completion) -> UploadObject | None:
+    """The upload with its file, None while it has none. BadRequest when it was completed otherwise."""
     row = get_upload(connection, tenant_id, upload_id)
-    return UploadObject.of(row, get_file(connection, tenant_id, row.file_id)) if row.status == "completed" else None
+    if row.status != "completed":
+        return None
+    completion.check_was_done(row)
+    return UploadObject.of(row, get_file(connection, tenant_id, row.file_id))
 
 
 def _complete(
-    upload_id: str, parts: list[Row[Any]], md5: str | None, gateway: Gateway, training: Training, author: Author
+    upload_id: str, parts: list[Row[Any]], completion: Completion, gateway: Gateway, training: Training, author: Author
 ) -> Answer:
     tenant_id = author.principal.tenant.id
     file_id = new_id(FILE_PREFIX)
     location = location_of(tenant_id, file_id)
-    stored = join_parts(training.files, parts, location, md5)
+    stored, md5 = join_parts(training.files, parts, location, completion.md5)
+    done = {"parts_sha256": completion.parts_sha256, "md5": md5}
     file = {"id": file_id, "location": location, "bytes": stored.size, "sha256": stored.sha256}
     no_longer_used: list[str] = []
 
     def do(connection: Connection) -> Answer:
-        row, made, no_longer_used[:] = complete_upload(connection, tenant_id, upload_id, file, **_limits(gateway))
+        row, made, no_longer_used[:] = complete_upload(connection, tenant_id, upload_id, file, done, **_limits(gateway))
         return Answer(UploadObject.of(row, made).model_dump(), detail={"file": file_id, "bytes": stored.size})
 
+    fingerprint = f"{completion.parts_sha256} {md5}"
     try:
-        answer = gateway.writes.run(author, "upload.complete", upload_id, do)
+        answer = gateway.writes.run(author, "upload.complete", upload_id, do, fingerprint=fingerprint)
     except Unavailable:
         raise  # the transaction may have been committed
     except ApiError:
         training.files.delete(location)
         raise
+    if answer.body["file"]["id"] != file_id:
+        training.files.delete(location)
     for part in no_longer_used:
         training.files.delete(part)
     return answer

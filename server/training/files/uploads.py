@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,36 @@ class NewUpload:
     filename: str
     bytes: int
     file_expires_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a client asks for: the parts in their order, and the MD5 that the file has to have (None: any)."""
+
+    part_ids: Sequence[str]
+    md5: str | None
+
+    @property
+    def parts_sha256(self) -> str:
+        """Stands for the parts, which are forgotten when they are put together."""
+        return hashlib.sha256(json.dumps(list(self.part_ids)).encode()).hexdigest()
+
+    def check_was_done(self, upload: Row[Any]) -> None:
+        """BadRequest when `upload`, which is completed, was so with other parts, or has another MD5."""
+        if upload.parts_sha256 not in (None, self.parts_sha256):
+            raise BadRequest(
+                f"The upload {upload.id} was completed with other parts, or in another order. Complete it with the "
+                "same part_ids to get its file again, or make another upload.",
+                param="part_ids",
+                code="upload_finished",
+            )
+        if self.md5 is not None and upload.md5 not in (None, self.md5.lower()):
+            raise BadRequest(
+                f"The upload {upload.id} was completed with other parts: its file has the MD5 {upload.md5}, and md5 is "
+                f"{quoted(self.md5)}.",
+                param="md5",
+                code="checksum_mismatch",
+            )
 
 
 def create_upload(
@@ -97,8 +128,9 @@ def add_part(
     return connection.execute(UPLOAD_PARTS.insert().values(values).returning(UPLOAD_PARTS)).one()
 
 
-def ordered_parts(connection: Connection, upload: Row[Any], part_ids: Sequence[str]) -> list[Row[Any]]:
+def ordered_parts(connection: Connection, upload: Row[Any], completion: Completion) -> list[Row[Any]]:
     """The parts in the order in which they make the file. BadRequest when they do not make all of it."""
+    part_ids = completion.part_ids
     rows = connection.execute(sa.select(UPLOAD_PARTS).where(UPLOAD_PARTS.c.upload_id == upload.id)).all()
     known = {row.id: row for row in rows}
     for part_id in part_ids:
@@ -120,9 +152,19 @@ def ordered_parts(connection: Connection, upload: Row[Any], part_ids: Sequence[s
 
 
 def complete_upload(
-    connection: Connection, tenant_id: int, upload_id: str, file: dict[str, Any], *, most_files: int, most_bytes: int
+    connection: Connection,
+    tenant_id: int,
+    upload_id: str,
+    file: dict[str, Any],
+    done: Mapping[str, str],
+    *,
+    most_files: int,
+    most_bytes: int,
 ) -> tuple[Row[Any], Row[Any], list[str]]:
-    """The parts were put together: (the upload, its file, where parts can be deleted). As `pending_upload` raises."""
+    """The parts were put together: (the upload, its file, where parts can be deleted). As `pending_upload` raises.
+
+    done: `parts_sha256` and `md5` of what was put together.
+    """
     upload = pending_upload(connection, tenant_id, upload_id, lock=True)
     lock_tenant(connection, tenant_id)
     end_upload(connection, upload_id, "completed")  # first, so that it does not count as pending too
@@ -133,7 +175,7 @@ def complete_upload(
         connection, tenant_id=tenant_id, purpose=upload.purpose, filename=upload.filename, created_at=at,
         expires_at=expires_at, **file,
     )  # fmt: skip
-    change = UPLOADS.update().where(UPLOADS.c.id == upload_id).values(file_id=row.id)
+    change = UPLOADS.update().where(UPLOADS.c.id == upload_id).values(file_id=row.id, **done)
     return connection.execute(change.returning(UPLOADS)).one(), row, delete_parts(connection, [upload_id])
 
 
@@ -185,8 +227,11 @@ class Joined(io.RawIOBase):
         return size
 
 
-def join_parts(files: FileStorage, parts: Sequence[Row[Any]], location: str, md5: str | None) -> StoredBytes:
-    """Store the parts as one file at `location`. BadRequest, and no file, when it has another MD5. Blocks."""
+def join_parts(
+    files: FileStorage, parts: Sequence[Row[Any]], location: str, md5: str | None
+) -> tuple[StoredBytes, str]:
+    """Store the parts as one file at `location`; (what was stored, its MD5). BadRequest, and no file, when it has
+    another MD5 than `md5`. Blocks."""
     source = Joined(files, [part.location for part in parts])
     stored = files.write(source, location)  # type: ignore[arg-type]
     if md5 is not None and md5.lower() != source.md5:
@@ -197,7 +242,7 @@ def join_parts(files: FileStorage, parts: Sequence[Row[Any]], location: str, md5
             param="md5",
             code="checksum_mismatch",
         )
-    return stored
+    return stored, source.md5
 
 
 @dataclass(frozen=True, slots=True)

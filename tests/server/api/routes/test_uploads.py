@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,14 @@ def test_parts_in_any_order_become_the_file(openai_client: openai.OpenAI, settin
     assert (done.file.filename, done.file.purpose, done.file.bytes) == ("big.jsonl", "batch", len(WHOLE))
     assert done.file.expires_at == done.file.created_at + 3600
     assert openai_client.files.content(done.file.id).read() == WHOLE
-    again = openai_client.uploads.complete(upload.id, part_ids=lost)
-    assert again.file is not None and again.file.id == done.file.id, "the answer may have been lost"
+    for same in ({"md5": md5}, {"md5": md5.upper()}, {}):
+        again = openai_client.uploads.complete(upload.id, part_ids=lost, **same)
+        assert again.file is not None and again.file.id == done.file.id, "the answer may have been lost"
+    others = (lost[:-1], lost[::-1], [*lost, "part_none"], ["part_none"])
+    for other, param in (*(({"part_ids": ids}, "part_ids") for ids in others), ({"md5": "0" * 32}, "md5")):
+        with pytest.raises(openai.BadRequestError, match="was completed with other parts") as caught:
+            openai_client.uploads.complete(upload.id, **{"part_ids": lost, **other})
+        assert caught.value.param == param
     for call in (
         lambda: openai_client.uploads.cancel(upload.id),
         lambda: openai_client.uploads.parts.create(upload.id, data=b"x"),
@@ -69,9 +76,30 @@ def test_completing_twice_at_one_moment_makes_one_file_and_gives_it_twice(
         for count in range(1, 6):
             upload = announce(openai_client)
             part = openai_client.uploads.parts.create(upload.id, data=WHOLE)
-            sent = [threads.submit(openai_client.uploads.complete, upload.id, part_ids=[part.id]) for _ in range(4)]
+            headers = {"Idempotency-Key": f"key {count}"} if count % 2 else {}
+            complete = partial(openai_client.uploads.complete, upload.id, extra_headers=headers)
+            sent = [threads.submit(complete, part_ids=[part.id]) for _ in range(4)]
             done = [one.result() for one in sent]
             assert len({one.file.id for one in done if one.file is not None}) == 1
+            assert stored(settings) == count
+
+
+def test_completing_otherwise_at_one_moment_makes_one_file_and_refuses_the_others(
+    openai_client: openai.OpenAI, settings: Settings
+) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        for count in range(1, 4):
+            upload = announce(openai_client, 2)
+            a, b = (openai_client.uploads.parts.create(upload.id, data=data).id for data in (b"a", b"b"))
+            sent = {
+                ids: threads.submit(openai_client.uploads.complete, upload.id, part_ids=ids) for ids in ((a, b), (b, a))
+            }
+            errors = {ids: one.exception() for ids, one in sent.items()}
+            [refused] = [error for error in errors.values() if error is not None]
+            assert isinstance(refused, openai.BadRequestError) and "completed with other parts" in str(refused)
+            [(ids, won)] = [(ids, one.result()) for ids, one in sent.items() if errors[ids] is None]
+            assert won.file is not None
+            assert openai_client.files.content(won.file.id).read() == (b"ab" if ids == (a, b) else b"ba")
             assert stored(settings) == count
 
 
