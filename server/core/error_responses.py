@@ -141,6 +141,11 @@ def field_of(error: Mapping[str, Any]) -> str | None:
     return path or None
 
 
+def plain_message(error: Mapping[str, Any]) -> str:
+    """pydantic's message, without what it puts before the words of a validator of ours."""
+    return str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+
+
 def _printable(text: str) -> str:
     # What a message quotes may hold half of a surrogate pair, which JSON can carry and UTF-8 cannot.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -148,7 +153,7 @@ def _printable(text: str) -> str:
 
 def _explain(error: Mapping[str, Any]) -> str:
     if error["type"] in _VALIDATION_CODES:
-        return str(error["msg"])
+        return plain_message(error)
     if error["type"] == "json_invalid":
         return f"not valid JSON: {error.get('ctx', {}).get('error', error['msg'])}"
-    return f"{error['msg']}, got {quoted(error.get('input'))}"
+    return f"{plain_message(error)}, got {quoted(error.get('input'))}"

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio import connection as redis_url
 
+from server.core.error_responses import plain_message
 from server.core.key_strength import why_not_a_key, why_weak
 
 MIB = 2**20
@@ -255,7 +256,7 @@ def explain(error: ValidationError) -> str:
     """What is wrong with the environment, for the operator; it does not show keys."""
     sentences: dict[str, str] = {}
     for wrong in error.errors():
-        name, message = str(wrong["loc"][0]), wrong["msg"].removeprefix("Value error, ")
+        name, message = str(wrong["loc"][0]), plain_message(wrong)
         value = "" if name in SECRETS else f"is {wrong['input']!r}: "
         # A setting that may be one thing or another has a message for each.
         said = sentences.get(name)

@@ -136,8 +136,10 @@ def checked_url(url: str) -> str:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"it is no URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected http:// or https:// and a host")
+    if port == 0:
+        raise ValueError("port 0 cannot be used; leave it out, or name the port at which the endpoint listens")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a URL with a password would be shown; put it into headers, as Authorization")
     if parts.fragment or not url.isascii() or any(character <= " " for character in url):

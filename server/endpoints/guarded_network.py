@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import httpcore
+import structlog
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -27,6 +28,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 # Public by their range, but of protocols (RFC 6890, RFC 7526), or of the machine's own cloud (Azure's WireServer).
 _SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+# This machine in every network (RFC 6761), and so are the names below it.
+_LOCALHOST = "localhost"
 
 
 class NotAllowed(Exception):
@@ -40,22 +43,33 @@ class AllowedHosts:
         self.patterns = tuple(one.strip().lower().strip("[]") for one in patterns.split(",") if one.strip())
 
     def check_host(self, host: str) -> None:
-        """NotAllowed for a host that no pattern allows, and for an address that is one and may not be reached."""
+        """NotAllowed for a `host` that no pattern allows, or that is known not to be public before it is resolved: an
+        address, however it is written, or a name of this machine."""
         name = _plain(host)
         if not any(fnmatchcase(name, pattern) for pattern in self.patterns):
             raise NotAllowed(
                 f"the host {host!r:.100} is not among those that the server's operator allows (TINYLORA_ENDPOINT_HOSTS)"
             )
-        if (address := _address(name)) is not None:
-            self.check_address(host, address)
+        if name in self.patterns:
+            return
+        if name.rpartition(".")[2] == _LOCALHOST:
+            raise _not_public(host, "is this machine itself")
+        if (address := _address(name)) is not None and not is_public(address):
+            raise _not_public(host, "is an address that is not public")
 
     def check_address(self, host: str, address: Address) -> None:
-        """NotAllowed for an `address` of an allowed `host` that is not public, unless the host is named exactly."""
+        """NotAllowed where an allowed `host` resolves to an `address` that is not public, unless the host is named
+        exactly. The address is for the operator alone: which there are inside is not the tenant's to know."""
         if _plain(host) not in self.patterns and not is_public(address):
-            raise NotAllowed(
-                f"the host {host!r:.100} has the address {address}, which is not a public one; this server's operator "
-                "can allow it by naming the host itself in TINYLORA_ENDPOINT_HOSTS"
-            )
+            structlog.get_logger().warning("endpoint not asked: not public", host=host[:100], address=str(address))
+            raise _not_public(host, "resolves to an address that is not public")
+
+
+def _not_public(host: str, why: str) -> NotAllowed:
+    return NotAllowed(
+        f"the host {host!r:.100} {why}; this server's operator can allow it by naming the host itself in "
+        "TINYLORA_ENDPOINT_HOSTS"
+    )
 
 
 def is_public(address: Address) -> bool:
@@ -115,11 +129,16 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 def _plain(host: str) -> str:
     """The name as patterns are written: a dot at its end, or brackets around an address, make no other host."""
-    return host.lower().strip("[]").rstrip(".")
+    return host.lower().rstrip(".").strip("[]")
 
 
 def _address(host: str) -> Address | None:
+    """What a resolver takes for an address without looking it up: "127.1", "0x7f.1" and "2130706433" too."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except OSError:
         return None

@@ -172,7 +172,7 @@ async def test_webhook(
             row = await run_in_threadpool(read)
             status = await gateway.webhooks.send(row, event_id, event)
     except EndpointFailed as error:
-        raise BadRequest(f"The endpoint was not told: {error}.", code="webhook_not_delivered") from error
+        raise BadRequest(f"The event was not delivered: {error}.", code="webhook_not_delivered") from error
     return WebhookTestResult(webhook_endpoint_id=row.id, event_type=body.event_type, status_code=status)
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from server.core.error_responses import field_of
+from server.core.error_responses import field_of, plain_message
 from server.core.errors import quoted
 
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal")
@@ -199,5 +199,5 @@ def _check(validate: Any, where: str, kind: type[BaseModel]) -> None:
             raise FormatError(f"{field} is not known there", known) from None
         if error["type"] == "missing":
             raise FormatError(f"it has no {field}", "it, as in OpenAI's format") from None
-        expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        expected = plain_message(error).removeprefix("Input should be ")
         raise FormatError(f"{field} is {quoted(error['input'])}", expected) from None

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.core.error_responses import field_of
+from server.core.error_responses import field_of, plain_message
 from server.endpoints.endpoint_client import EndpointClient, EndpointFailed
 from server.training.graders.environment import EnvironmentSpec
 from server.training.graders.grade import MAX_SCORE, GraderError
@@ -60,7 +60,7 @@ class Environment:
             read = EnvironmentAnswer.model_validate(answer)
         except ValidationError as invalid:
             [first, *_] = invalid.errors(include_url=False)
-            raise self._no_answer(f"{field_of(first) or 'the answer'}: {first['msg']}", answer) from invalid
+            raise self._no_answer(f"{field_of(first) or 'the answer'}: {plain_message(first)}", answer) from invalid
         if read.done == bool(read.messages):
             raise self._no_answer("it has both" if read.done else "it has neither", answer)
         if read.reward is not None and not read.done:

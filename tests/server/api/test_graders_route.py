@@ -160,7 +160,12 @@ async def test_run_asks_an_endpoint_as_part_of_a_formula_too(client: openai.Asyn
 
 
 async def test_an_endpoint_that_may_not_be_asked_is_refused_before_it_is(http: httpx.AsyncClient) -> None:
-    for url in ("http://127.0.0.1:9/", "http://169.254.169.254/latest/meta-data", "http://[::1]/"):
+    for url in (
+        "http://127.0.0.1:9/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://0x7f.1/",
+        "http://a.localhost",
+    ):
         for path, more in (("validate", {}), ("run", {"model_sample": "x"})):
             answer = await http.post(path, json={"grader": {"type": "endpoint", "url": url}, **more})
             error = answer.json()["error"]

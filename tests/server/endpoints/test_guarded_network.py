@@ -9,6 +9,7 @@ from typing import Any
 
 import httpcore
 import pytest
+from structlog.testing import capture_logs
 
 from server.endpoints.guarded_network import AllowedHosts, GuardedBackend, NotAllowed, is_public
 
@@ -23,7 +24,7 @@ PRIVATE = [
 @pytest.mark.parametrize("address", PRIVATE)
 def test_addresses_that_only_this_server_can_reach_are_not_public(address: str) -> None:
     assert not is_public(ip_address(address))
-    with pytest.raises(NotAllowed, match="not a public one"):
+    with pytest.raises(NotAllowed, match="is an address that is not public"):
         AllowedHosts("*").check_host(address)
     AllowedHosts(f"a.example,{address}").check_host(address)
 
@@ -93,13 +94,37 @@ def test_the_connection_is_to_the_address_that_was_checked() -> None:
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["169.254.169.254"], ["::1"]])
 def test_a_name_is_no_way_to_an_address_that_is_not_public(addresses: list[str]) -> None:
     for patterns in ("*", "*.example"):
-        with pytest.raises(NotAllowed, match="can allow it by naming the host itself in TINYLORA_ENDPOINT_HOSTS"):
+        with (
+            capture_logs() as logged,
+            pytest.raises(
+                NotAllowed, match="can allow it by naming the host itself in TINYLORA_ENDPOINT_HOSTS"
+            ) as caught,
+        ):
             connected(patterns, "a.example", [addresses])
+        assert str(caught.value).startswith("the host 'a.example' resolves to an address that is not public")
+        assert not any(address in str(caught.value) for address in addresses), "which there are is for the operator"
+        assert [entry["address"] for entry in logged] == addresses[-1:]
     assert connected("*,a.example", "a.example", [addresses]) == addresses[:1]
 
 
-def test_numbers_that_resolvers_take_for_addresses_are_checked_as_addresses() -> None:
-    # As the system resolves them.
-    for host in ("2130706433", "0x7f000001", "127.1"):
-        with pytest.raises(NotAllowed, match=r"has the address 127\.0\.0\.1"):
-            asyncio.run(GuardedBackend(AllowedHosts("*"), Connections()).connect_tcp(host, 80))
+@pytest.mark.parametrize(
+    "host",
+    ["2130706433", "0x7f000001", "0x7f.1", "127.1", "0177.0.0.1", "127.0.0.01", "127.0.0.1.", "0", "10.1", "[::1]."],
+)
+def test_numbers_that_the_system_takes_for_addresses_are_known_before_it_is_asked(host: str) -> None:
+    [(*_, (address, *_)), *_] = socket.getaddrinfo(host.strip("[]."), 80, type=socket.SOCK_STREAM)
+    assert not is_public(ip_address(address))
+    with pytest.raises(NotAllowed, match="is an address that is not public"):
+        AllowedHosts("*").check_host(host)
+
+
+@pytest.mark.parametrize("host", ["134744072", "0x8.0x8.8.8", "8.8.2056", "8.8.8.8.", "localhost.example", "1.example"])
+def test_other_numbers_and_names_are_not_refused(host: str) -> None:
+    AllowedHosts("*").check_host(host)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "a.localhost", "a.b.localhost."])
+def test_names_of_this_machine_have_to_be_named_exactly(host: str) -> None:
+    with pytest.raises(NotAllowed, match="is this machine itself"):
+        AllowedHosts("*,*.localhost").check_host(host)
+    AllowedHosts(f"*,{host.lower().rstrip('.')}").check_host(host)

@@ -238,32 +238,47 @@ async def test_endpoints_are_changed_and_deleted(app: FastAPI, asking: openai.As
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("http://127.0.0.1:5432/", "not a public one"),
-        ("http://169.254.169.254/latest/meta-data", "not a public one"),
-        ("http://[::1]/", "not a public one"),
-        ("ftp://example.com/", "expected http"),
+        ("http://127.0.0.1:5432/", "is an address that is not public"),
+        ("http://169.254.169.254/latest/meta-data", "is an address that is not public"),
+        ("http://[::1]/", "is an address that is not public"),
+        ("http://[::ffff:127.0.0.1]/", "is an address that is not public"),
+        ("http://2130706433/", "is an address that is not public"),
+        ("http://0x7f.1/", "is an address that is not public"),
+        ("http://0177.0.0.1./", "is an address that is not public"),
+        ("http://a.LOCALHOST./", "is this machine itself"),
+        ("https://example.com:0/", "url: port 0 cannot be used; leave it out"),
+        ("ftp://example.com/", "url: expected http"),
         ("https://user:password@example.com/", "would be shown"),
     ],
 )
 async def test_the_operators_own_network_is_not_reached(asking: openai.AsyncOpenAI, url: str, why: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=why) as caught:
-        await asking.webhooks.create(name="mine", url=url, event_types=["batch.completed"])
-    assert caught.value.param == "url"
+    there = await asking.webhooks.create(name="mine", url="https://example.com/", event_types=["batch.completed"])
+    for asked in (
+        asking.webhooks.create(name="mine", url=url, event_types=["batch.completed"]),
+        asking.webhooks.update(there.id, url=url),
+    ):
+        with pytest.raises(openai.BadRequestError, match=why) as caught:
+            await asked
+        assert caught.value.param == "url"
 
 
 async def test_a_name_of_the_operators_network_is_not_reached_either(
     settings: Settings, engine: FakeEngine, app_database: Database
 ) -> None:
+    allowing = create_app(settings.model_copy(update={"endpoint_hosts": "localhost"}), engine, app_database)
     app = create_app(settings, engine, app_database)
-    async with client_of(app) as http:
-        with endpoint_app((200, {})) as endpoint:
+    with endpoint_app((200, {})) as endpoint:
+        async with client_of(allowing) as http:
             webhook = await register(official(http), endpoint)
-            with pytest.raises(openai.BadRequestError, match="not a public one"):
+        async with client_of(app) as http:
+            with pytest.raises(openai.BadRequestError, match="this machine itself"):
+                await register(official(http), endpoint)
+            with pytest.raises(openai.BadRequestError, match="not delivered: the host 'localhost' is this machine"):
                 await official(http).webhooks.test(webhook.id, event_type="batch.completed")
             await a_cancelled_job(official(http))
             await deliver(app)
-        assert endpoint.requests == []
-        assert "not a public one" in (await official(http).webhooks.retrieve(webhook.id)).model_dump()["error"]
+            assert "this machine itself" in (await official(http).webhooks.retrieve(webhook.id)).model_dump()["error"]
+    assert endpoint.requests == []
 
 
 async def test_another_tenants_endpoint_never_was(app: FastAPI, database: Database) -> None:

@@ -197,6 +197,7 @@ async def test_a_long_row_is_not_sent(build: Build) -> None:
         ({"url": "ftp://a.example"}, "expected http:// or https:// and a host"),
         ({"url": "https://"}, "and a host"),
         ({"url": "https://a:99999/"}, "it is no URL"),
+        ({"url": "https://a:0/"}, "port 0 cannot be used"),
         ({"url": "https://user:pw@a.example/"}, "put it into headers"),
         ({"url": "https://a.example/#x"}, "without a #fragment"),
         ({"url": "https://a.example/\r\nX: y"}, "without blanks"),
