@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -41,16 +41,18 @@ def start_tinylora(*arguments: str, **options: object) -> subprocess.Popen[bytes
 class ServerProcess:
     """One server at a time in `directory`, which keeps its database and what its processes printed.
 
-    Traces go to the collector at `traces_url`, by OTLP over HTTP, at once.
+    Traces go to the collector at `traces_url`, by OTLP over HTTP, at once. `more_flags` come after
+    FLAGS, and so overrule them.
     """
 
-    def __init__(self, directory: Path, model: Path, traces_url: str) -> None:
+    def __init__(self, directory: Path, model: Path, traces_url: str = "", more_flags: Sequence[str] = ()) -> None:
         self.model = model.name
         self._directory = directory
         self.model_path = model
         self.database_url = f"sqlite:///{directory}/tinylora.db"
         self.files_url = str(directory / "files")
         self._traces_url = traces_url
+        self._flags = (*FLAGS, *more_flags)
         self._output = directory / "output.txt"
         self._engine_log = directory / "engine.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +68,7 @@ class ServerProcess:
         """Returns when /ready says yes; AssertionError with everything the process printed when it does not."""
         with self._output.open("ab") as output:
             self._process = start_tinylora(
-                "serve", str(self.model_path), "--host", "127.0.0.1", "--port", str(self._port), *FLAGS,
+                "serve", str(self.model_path), "--host", "127.0.0.1", "--port", str(self._port), *self._flags,
                 env=self._environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + START_TIMEOUT_S
