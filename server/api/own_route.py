@@ -3,24 +3,28 @@
 An exception that is not one of ours is our defect, hence a 500. Without this the engine's handlers, which take any
 ValueError for the client's mistake, would answer for our routes too.
 
-Bodies that FastAPI reads are bounded and parsed here; routes that read them by themselves (uploads) bound them there.
+Bodies that FastAPI reads are bounded and parsed here; routes that read them by themselves (uploads) bound them there. A
+query parameter that is no list may be given once: of two values FastAPI takes the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from adapters.vector.errors import AdapterError
-from server.core.errors import ApiError
+from server.api.schemas.pages import StrictQuery
+from server.core.errors import ApiError, BadRequest, quoted
 from server.core.json_text import parse_json
 from server.core.off_loop import off_loop
 from server.core.request_body import MAX_JSON_BYTES, read_json, replay
@@ -46,9 +50,12 @@ class OwnRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        queries = [parameter.field_info.annotation for parameter in self.dependant.query_params]
+        lists = {name for query in queries if _is_query(query) for name in query.lists()}
 
         async def handle_or_defect(request: Request) -> Response:
             try:
+                _check_once(request.query_params, lists)
                 if self.body_field is not None:
                     body = await read_json(request.headers, request.receive, MAX_JSON_BYTES)
                     value = await off_loop(len(body), parse_json, body) if body else None
@@ -60,3 +67,16 @@ class OwnRoute(APIRoute):
                 raise Defect(f"{type(error).__name__} in {request.method} {request.url.path}") from error
 
         return handle_or_defect
+
+
+def _is_query(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, StrictQuery)
+
+
+def _check_once(parameters: QueryParams, lists: Collection[str]) -> None:
+    """BadRequest for a parameter that is given more than once and is none of `lists`."""
+    for name, times in Counter(name for name, _ in parameters.multi_items()).items():
+        if times > 1 and name not in lists:
+            raise BadRequest(
+                f"the query has {quoted(name)} {times} times, expected it once", param=name, code="invalid_value"
+            )

@@ -111,7 +111,8 @@ def _of_branches_meant(errors: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[
 
 def _is_field(part: str, error: Mapping[str, Any]) -> bool:
     is_unknown = error["type"] == "extra_forbidden" and part == error["loc"][-1]  # whatever it is called
-    return is_unknown or (part.isidentifier() and part not in _TYPE_NAMES)
+    name = part.removesuffix("[]")  # as lists are called in queries
+    return is_unknown or (name.isidentifier() and name not in _TYPE_NAMES)
 
 
 def _is_branch(before: object, part: object) -> bool:

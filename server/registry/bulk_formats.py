@@ -31,13 +31,13 @@ from adapters.vector.codec import parse_dtype
 from adapters.vector.errors import CheckpointError
 from server.core.errors import ApiError, BadRequest, PayloadTooLarge, quoted
 from server.core.json_text import InvalidJson, parse_json
+from server.core.metadata import metadata_of
 from server.core.names import check_new_name
 from server.registry.creation import NewVersion
 from server.registry.spec import (
     SPEC_FIELDS,
     check_servable,
     errors_under,
-    metadata_of,
     name_of,
     parse_recipe,
     parse_spec,
@@ -126,7 +126,7 @@ def parse_line(line: bytes, factors: Factors, base_models: Collection[str]) -> I
                     code="unknown_parameter",
                 )
         check_new_name(name, base_models)
-        return NewVersion(name, parse_spec(fields, factors), metadata_of(fields.get("metadata")))
+        return NewVersion(name, parse_spec(fields, factors), metadata_of(fields.get("metadata"), printable=True))
     except ApiError as error:
         return Rejected(name, error)
 
@@ -148,7 +148,9 @@ def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str
         try:
             check_new_name(name, base_models)
             fields = common | _description(metadata, ONE_KEY + name)
-            yield NewVersion(name, _adapter_of(tensor, fields, factors), metadata_of(fields.get("metadata")))
+            yield NewVersion(
+                name, _adapter_of(tensor, fields, factors), metadata_of(fields.get("metadata"), printable=True)
+            )
         except ApiError as error:
             yield Rejected(name, error)
 

@@ -23,8 +23,6 @@ from adapters.vector.errors import AdapterError, FactorsError
 from adapters.vector.recipe import DType, Recipe, group_of
 from server.core.errors import BadRequest, adapter_error_code, quoted
 
-MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
-
 DEFAULT_DTYPE: DType = "bfloat16"
 SPEC_FIELDS = ("vector", "recipe", "dtype", "factors")
 
@@ -176,25 +174,3 @@ def name_of(fields: Mapping[str, object]) -> str:
     if not isinstance(name, str):
         raise BadRequest(f"name is {quoted(name)}, expected a string", param="name", code="invalid_name")
     return name
-
-
-def metadata_of(value: object) -> Mapping[str, str]:
-    """At most 16 pairs of strings, of at most 64 and 512 characters: the rules of OpenAI's metadata."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or len(value) > MAX_METADATA_PAIRS:
-        raise BadRequest(
-            f"metadata is {quoted(value)}, expected an object with at most {MAX_METADATA_PAIRS} pairs",
-            param="metadata",
-            code="invalid_metadata",
-        )
-    for key, text in value.items():
-        fits = isinstance(text, str) and len(key) <= MAX_METADATA_KEY and len(text) <= MAX_METADATA_VALUE
-        if not fits or not (key + text).isprintable():
-            raise BadRequest(
-                f"metadata[{quoted(key)}] is {quoted(text)}, expected printable text of at most {MAX_METADATA_VALUE} "
-                f"characters under a key of at most {MAX_METADATA_KEY}",
-                param=f"metadata.{key}",
-                code="invalid_metadata",
-            )
-    return value

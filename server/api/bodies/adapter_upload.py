@@ -23,6 +23,7 @@ from adapters.vector.codec import parse_dtype
 from server.core.errors import BadRequest, UnsupportedMediaType, quoted
 from server.core.json_text import InvalidJson, parse_json
 from server.core.json_values import check_values
+from server.core.metadata import metadata_of
 from server.core.off_loop import off_loop
 from server.core.request_body import body_chunks, media_type, read_body
 from server.registry.spec import (
@@ -30,7 +31,6 @@ from server.registry.spec import (
     SPEC_FIELDS,
     check_recipe,
     check_servable,
-    metadata_of,
     name_of,
     parse_recipe,
     parse_spec,
@@ -123,7 +123,7 @@ def _of_json(body: bytes, factors: Factors) -> Upload:
                 param=field,
                 code="unknown_parameter",
             )
-    return Upload(name_of(fields), parse_spec(fields, factors), metadata_of(fields.get("metadata")))
+    return Upload(name_of(fields), parse_spec(fields, factors), metadata_of(fields.get("metadata"), printable=True))
 
 
 async def _read_safetensors(request: Request, factors: Factors, max_bytes: int) -> Upload:
@@ -176,7 +176,7 @@ async def _read_form(request: Request, factors: Factors, max_bytes: int) -> Uplo
         metadata = _json_object(metadata.encode("utf-8", "surrogatepass"), "metadata", "metadata")
     name = name_of(fields)
     imported = await run_in_threadpool(import_checkpoint, checkpoint, factors, config)
-    return _imported(name, imported, metadata_of(metadata))
+    return _imported(name, imported, metadata_of(metadata, printable=True))
 
 
 def _check_once(earlier: object, what: str, param: str) -> None:
@@ -187,7 +187,7 @@ def _check_once(earlier: object, what: str, param: str) -> None:
 def _imported(name: str, imported: Imported, metadata: Mapping[str, str]) -> Upload:
     """The upload, whose metadata says what could not be carried over."""
     if imported.loss >= LEAST_LOSS:
-        metadata = metadata_of({**metadata, LOSS_KEY: f"{imported.loss:.4f}"})
+        metadata = metadata_of({**metadata, LOSS_KEY: f"{imported.loss:.4f}"}, printable=True)
     return Upload(name, imported.adapter, metadata)
 
 
@@ -210,9 +210,9 @@ def _json_object(content: bytes, what: str, param: str | None) -> dict[str, Any]
 
 
 def _query(request: Request, allowed: tuple[str, ...]) -> dict[str, str]:
-    """The query's parameters, each of which must be known and given once."""
-    parameters: dict[str, str] = {}
-    for key, value in request.query_params.multi_items():
+    """The query's parameters, each of which must be known."""
+    parameters = dict(request.query_params)
+    for key in parameters:
         if key not in allowed:
             expected = ", ".join(allowed) or "none"
             raise BadRequest(
@@ -220,9 +220,6 @@ def _query(request: Request, allowed: tuple[str, ...]) -> dict[str, str]:
                 param=key,
                 code="unknown_parameter",
             )
-        if key in parameters:
-            raise BadRequest(f"the query has {key} twice, expected it once", param=key, code="invalid_value")
-        parameters[key] = value
     return parameters
 
 

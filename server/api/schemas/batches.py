@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy.engine import Row
 
 from server.api.bodies.file_upload import ExpiresAfter
+from server.api.schemas.metadata import Metadata
 from server.api.schemas.pages import IdPage
 from server.batches.states import Status
 from server.core.errors import quoted
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
-MAX_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
 
 
 class BatchCreate(BaseModel):
@@ -25,7 +25,7 @@ class BatchCreate(BaseModel):
     input_file_id: str = Field(max_length=255)
     endpoint: Endpoint
     completion_window: Literal["24h"]
-    metadata: dict[str, str] | None = None
+    metadata: Metadata = None
     output_expires_after: ExpiresAfter | None = None
 
     @field_validator("endpoint", mode="before")
@@ -34,19 +34,6 @@ class BatchCreate(BaseModel):
         if endpoint not in get_args(Endpoint):
             raise ValueError(f"batches are for {', '.join(get_args(Endpoint))}, not for {quoted(endpoint)}")
         return endpoint
-
-    @field_validator("metadata")
-    @classmethod
-    def _short(cls, metadata: dict[str, str] | None) -> dict[str, str] | None:
-        for key, value in (metadata or {}).items():
-            if not 1 <= len(key) <= MAX_KEY_CHARS or len(value) > MAX_VALUE_CHARS:
-                raise ValueError(
-                    f"keys have 1 to {MAX_KEY_CHARS} characters and values at most {MAX_VALUE_CHARS}, and not so that "
-                    f"of {quoted(key[:MAX_KEY_CHARS])}"
-                )
-        if metadata is not None and len(metadata) > MAX_PAIRS:
-            raise ValueError(f"there are {len(metadata)} pairs, expected at most {MAX_PAIRS}")
-        return metadata
 
 
 class BatchError(BaseModel):

@@ -10,19 +10,18 @@ import json
 from itertools import takewhile
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Row
 
+from server.api.schemas.metadata import PrintableMetadata
 from server.api.schemas.pages import IdPage, PageQuery, check_filter_count, metadata_filters
 from server.core.clock import now
-from server.core.errors import quoted
 from server.training.graders.endpoint_fields import HIDDEN
 from server.training.jobs.config import JOB_CONFIG
 from server.training.jobs.events import event_id
 from server.training.jobs.method_secrets import method_with_secrets
 from server.training.jobs.options import MethodParam, SupervisedHyperparameters, shown_hyperparameters
 
-MAX_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
 WITHOUT_METADATA = (("metadata", "null"), ("metadata", ""))
 
 
@@ -60,23 +59,9 @@ class JobCreate(_Request):
     hyperparameters: SupervisedHyperparameters | None = None
     suffix: str | None = Field(None, max_length=64)
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
-    metadata: dict[str, str] | None = None
+    metadata: PrintableMetadata = None
     integrations: list[Integration] | None = Field(None, max_length=1)
     tinylora: dict[str, Any] | None = None
-
-    @field_validator("metadata")
-    @classmethod
-    def _is_small(cls, metadata: dict[str, str] | None) -> dict[str, str] | None:
-        pairs = metadata or {}
-        if len(pairs) > MAX_PAIRS:
-            raise ValueError(f"it has {len(pairs)} pairs, expected at most {MAX_PAIRS}")
-        for key, value in pairs.items():
-            if not 1 <= len(key) <= MAX_KEY_CHARS or len(value) > MAX_VALUE_CHARS or not (key + value).isprintable():
-                raise ValueError(
-                    f"the pair {quoted(key)} is too long or not printable; expected keys of 1 to {MAX_KEY_CHARS} "
-                    f"characters and values of at most {MAX_VALUE_CHARS}"
-                )
-        return metadata
 
 
 class JobObject(BaseModel):

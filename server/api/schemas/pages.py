@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.core.errors import BadRequest, quoted
+from server.core.metadata import MAX_PAIRS
 
-MAX_METADATA_FILTERS = 16
 _METADATA = re.compile(r"metadata(?:\[(?P<bracketed>.*)\]|\.(?P<dotted>.*))", re.DOTALL)
 # How names of adapters may begin, see names.py.
 NamePrefix = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._:/-]*$")]
@@ -45,6 +45,12 @@ class StrictQuery(BaseModel):
     """Query parameters of which none may be unknown."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def lists(cls) -> set[str]:
+        """The names of those that may be given more than once."""
+        fields = cls.model_fields.items()
+        return {field.alias or name for name, field in fields if get_origin(field.annotation) is list}
 
 
 class PageQuery(StrictQuery):
@@ -79,9 +85,9 @@ def metadata_filters(parameters: Iterable[tuple[str, object]], known: str) -> di
 
 def check_filter_count(wanted: dict[str, str]) -> dict[str, str]:
     """`wanted` itself. BadRequest when that is more metadata than anything has."""
-    if len(wanted) > MAX_METADATA_FILTERS:
+    if len(wanted) > MAX_PAIRS:
         raise BadRequest(
-            f"the query has {len(wanted)} metadata keys, expected at most {MAX_METADATA_FILTERS}",
+            f"the query has {len(wanted)} metadata keys, expected at most {MAX_PAIRS}",
             param="metadata",
             code="invalid_value",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from openai.types.responses import ResponseIncludable
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Row
 
@@ -92,29 +93,28 @@ class ItemList(BaseModel):
     has_more: bool
 
 
-class ResponseQuery(StrictQuery):
-    """How a response is to be given. `include` names what is there anyway, where the model gives it.
+class _IncludeQuery(StrictQuery):
+    """`include` names what is there anyway, where the model gives it. Clients write it with brackets or without."""
+
+    include: list[ResponseIncludable] = Field([], max_length=20)
+    include_brackets: list[ResponseIncludable] = Field([], max_length=20, alias="include[]")
+
+
+class ResponseQuery(_IncludeQuery):
+    """How a response is to be given.
 
     With `stream`, the events of a response that was made with background and stream: all of them, or those behind the
     event with the sequence_number `starting_after`. `include_obfuscation` changes nothing: there is none.
     """
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
     stream: bool = False
     starting_after: int | None = Field(None, ge=0, lt=2**31 - 1)
     include_obfuscation: bool = False
-    include: list[str] = Field([], max_length=20)
-    include_brackets: list[str] = Field([], max_length=20, alias="include[]")
 
 
-class ItemsQuery(StrictQuery):
+class ItemsQuery(_IncludeQuery):
     """Which items: those behind the item `after`, in the order of the conversation or from its end."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     after: str | None = Field(None, max_length=64)
     limit: int = Field(20, ge=1, le=100)
     order: Literal["asc", "desc"] = "desc"
-    include: list[str] = Field([], max_length=20)
-    include_brackets: list[str] = Field([], max_length=20, alias="include[]")

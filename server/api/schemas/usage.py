@@ -39,6 +39,10 @@ class UsageParameters(StrictQuery):
     )
     page: str | None = Field(None, max_length=2048, description="next_page of the page before")
 
+    @classmethod
+    def lists(cls) -> set[str]:
+        return {name + ending for name in (*_LISTS, *_SYNONYMS) for ending in ("", "[]")}
+
     @model_validator(mode="before")
     @classmethod
     def _with_our_names(cls, sent: Mapping[str, Any]) -> dict[str, Any]:

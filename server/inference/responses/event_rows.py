@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from server.db.database import Database
 from server.db.response_tables import RESPONSE_EVENTS, RESPONSES
@@ -45,6 +45,11 @@ class StreamPart:
     events: bytes
     next: int
     ended: bool
+
+
+def last_number(row: Row[Any]) -> int | None:
+    """The number of the last event of a response that is streamed; None while it runs."""
+    return None if row.status in RUNNING else int(row.events)
 
 
 def sent_event(event: dict[str, Any]) -> bytes:
@@ -85,7 +90,10 @@ def append_events(
 
 
 def read_events(connection: Connection, tenant_id: int, response_id: str, number: int) -> StreamPart | None:
-    """What the stream of a response has from event `number` on, some at a time; None when there is no such response."""
+    """What the stream of a response has from event `number` on, some at a time; None when there is no such response.
+
+    Of one that has ended that is its last event at least, whatever `number` is: who waits for more must learn the end.
+    """
     wanted = sa.select(RESPONSES.c.status, RESPONSES.c.events)
     wanted = wanted.where(RESPONSES.c.id == response_id, RESPONSES.c.tenant_id == tenant_id)
     row = connection.execute(wanted).one_or_none()
@@ -95,8 +103,7 @@ def read_events(connection: Connection, tenant_id: int, response_id: str, number
         return _stored_events(connection, response_id, number)
     if row.status in RUNNING:
         return StreamPart(b"", number, ended=False)
-    last = _last_event(connection, tenant_id, response_id) if number == row.events else b""
-    return StreamPart(last, row.events + 1, ended=True)
+    return StreamPart(_last_event(connection, tenant_id, response_id), row.events + 1, ended=True)
 
 
 def _stored_events(connection: Connection, response_id: str, number: int) -> StreamPart:

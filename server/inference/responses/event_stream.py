@@ -35,16 +35,20 @@ class EventStreams:
         self._logs = logs
         self._open: Counter[int] = Counter()  # by tenant
 
-    async def check(self, tenant_id: int, response_id: str) -> None:
-        """Raises NotFound, BadRequest for a response without a stream, and what `check_room` raises."""
-        if not await self._store.has_stream(tenant_id, response_id):
+    async def check(self, tenant_id: int, response_id: str, number: int) -> bool:
+        """Whether there is, or will be, anything to send from event `number` on.
+
+        Raises what `ResponseStore.last_event` and `check_room` raise, and BadRequest for a number beyond the end.
+        """
+        last = await self._store.last_event(tenant_id, response_id)
+        if last is not None and number > last + 1:
             raise BadRequest(
-                f"The response {response_id} has no stream: only those made with both background and stream have one "
-                "that can be taken up again. Leave stream out, and ask again until it has ended.",
-                param="stream",
-                code="not_streamed",
+                f"starting_after is {number - 1}, and the last event of {response_id} has the number {last}.",
+                param="starting_after",
+                code="invalid_value",
             )
         self.check_room(tenant_id)
+        return last is None or number <= last
 
     def check_room(self, tenant_id: int) -> None:
         """Raises TooManyRequests when the tenant has as many streams open here as it may have."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server.core.errors import ApiError
 from server.inference.exchange import Exchange
@@ -17,6 +17,8 @@ from server.inference.responses.background import RENEW_S, BackgroundResponses, 
 from server.inference.responses.event_stream import EventStreams
 from server.inference.responses.plan import ResponsePlan
 from server.inference.responses.store import ResponseStore
+
+_EVENTS = "text/event-stream"
 
 
 class Responses:
@@ -56,13 +58,14 @@ class Responses:
         """A response has been cancelled or deleted: its request ends, if it is one of this gateway."""
         self._background.leave(response_id)
 
-    async def stream(self, tenant_id: int, response_id: str, number: int) -> StreamingResponse:
+    async def stream(self, tenant_id: int, response_id: str, number: int) -> Response:
         """The stream of a background response from event `number` on. Raises NotFound, BadRequest, TooManyRequests."""
-        await self._streams.check(tenant_id, response_id)
-        return self._answer(tenant_id, response_id, number)
+        if await self._streams.check(tenant_id, response_id, number):
+            return self._answer(tenant_id, response_id, number)
+        return Response(media_type=_EVENTS)
 
-    def _answer(self, tenant_id: int, response_id: str, number: int = 0) -> StreamingResponse:
-        return StreamingResponse(self._streams.events(tenant_id, response_id, number), media_type="text/event-stream")
+    def _answer(self, tenant_id: int, response_id: str, number: int = 0) -> Response:
+        return StreamingResponse(self._streams.events(tenant_id, response_id, number), media_type=_EVENTS)
 
     async def _start(self, request: InferenceRequest, plan: ResponsePlan, exchange: Exchange, serve: Serve) -> None:
         tenant_id = request.principal.tenant.id

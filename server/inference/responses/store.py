@@ -16,7 +16,14 @@ from starlette.concurrency import run_in_threadpool
 from server.core.errors import ApiError, BadRequest
 from server.core.principal import Principal
 from server.db.database import Database
-from server.inference.responses.event_rows import EventBatch, StreamPart, append_events, read_events, sent_event
+from server.inference.responses.event_rows import (
+    EventBatch,
+    StreamPart,
+    append_events,
+    last_number,
+    read_events,
+    sent_event,
+)
 from server.inference.responses.input_items import with_ids
 from server.inference.responses.plan import ResponseLimits, ResponsePlan, needs_store, plan_response, too_large
 from server.inference.responses.rows import (
@@ -109,12 +116,23 @@ class ResponseStore:
 
         return await run_in_threadpool(self._database.transact, append)
 
-    async def has_stream(self, tenant_id: int, response_id: str) -> bool:
-        """Whether a response was made to be streamed in the background. NotFound when there is none."""
+    async def last_event(self, tenant_id: int, response_id: str) -> int | None:
+        """The number of the last event of a stream in the background; None while the response runs.
 
-        def read() -> bool:
+        NotFound when there is no such response, BadRequest when it was not made to be streamed in the background.
+        """
+
+        def read() -> int | None:
             with self._database.read() as connection:
-                return get_response(connection, tenant_id, response_id).events is not None
+                row = get_response(connection, tenant_id, response_id)
+            if row.events is None:
+                raise BadRequest(
+                    f"The response {response_id} has no stream: only those made with both background and stream have "
+                    "one that can be taken up again. Leave stream out, and ask again until it has ended.",
+                    param="stream",
+                    code="not_streamed",
+                )
+            return last_number(row)
 
         return await run_in_threadpool(read)
 

@@ -23,6 +23,7 @@ from adapters.vector.errors import AdapterError
 from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id, new_id
+from server.core.metadata import MAX_PAIRS
 from server.core.names import Reference
 from server.db.database import Database
 from server.db.training_tables import JOB_CHECKPOINTS
@@ -37,7 +38,6 @@ from server.training.jobs.protocol import ReportedCheckpoint
 PREFIX = "ftckpt_"
 KEPT_BEST = 3
 ADAPTER_LIMIT = "adapter_limit_reached"
-MAX_METADATA_PAIRS = 16
 # Metrics by which checkpoints are compared, the first that there is; and whether more of it is better.
 _SCORES = (("valid_reward_mean", 1), ("valid_loss", -1), ("train_reward_mean", 1), ("train_loss", -1))
 
@@ -107,7 +107,7 @@ def publish(
     about = {"fine_tuning_job": job.id, "base_model": job.model, "method": config.method, "step": str(step)}
     scores = [name for name, _ in _SCORES if name in metrics]
     about |= {key: f"{metrics[key]:.6g}" for key in [*scores, *sorted(metrics)] if key not in about}
-    metadata = dict(list(about.items())[:MAX_METADATA_PAIRS])
+    metadata = dict(list(about.items())[:MAX_PAIRS])
     try:
         with connection.begin_nested():
             (entry,) = create_versions(database, connection, job.tenant_id, [NewVersion(name, adapter, metadata)])

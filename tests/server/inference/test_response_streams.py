@@ -86,9 +86,15 @@ async def test_a_stream_that_breaks_off_is_taken_up_on_any_gateway(
         assert done.type == "response.completed" and done.response == await other.responses.retrieve(response.id)
         assert await again == whole
         # After its end too, from any event on, and as often as anyone likes.
-        for after in (openai.omit, 0, 4, len(whole) - 2, len(whole) - 1, len(whole) + 5):
+        for after in (openai.omit, 0, 4, len(whole) - 2, len(whole) - 1):
             last = -1 if isinstance(after, openai.Omit) else after
             assert await followed(other, response.id, after) == whole[last + 1 :]
+        for after in (len(whole), len(whole) + 5):
+            with pytest.raises(
+                openai.BadRequestError, match=f"last event .* has the number {len(whole) - 1}"
+            ) as beyond:
+                await other.responses.retrieve(response.id, stream=True, starting_after=after)
+            assert (beyond.value.param, beyond.value.code) == ("starting_after", "invalid_value")
         async with other.responses.stream(response_id=response.id, starting_after=5) as stream:
             assert (await anext(aiter(stream))).sequence_number == 6
             assert (await stream.get_final_response()).output_text == "base after 1 items"
@@ -122,6 +128,28 @@ async def test_cancelling_anywhere_ends_a_stream(
             while runs.state.gateway.responses._background._clients:
                 await asyncio.sleep(0.01)
         assert await followed(two, response_id) == whole
+
+
+@pytest.mark.parametrize("way", ["cancelled", "completed"])
+async def test_a_stream_taken_up_beyond_what_there_is_waits_and_ends(
+    settings: Settings, engine: FakeEngine, app_database: Database, way: str
+) -> None:
+    engine.hold = asyncio.Event()
+    runs, other = (create_app(settings, engine, app_database) for _ in range(2))
+    async with clients_of(runs, other) as (one, two):
+        first = await begun(one)
+        response_id = first[0].response.id
+        waiting = [asyncio.create_task(followed(client, response_id, after=1000)) for client in (one, two)]
+        await asyncio.sleep(0.1)
+        assert not any(task.done() for task in waiting)
+        if way == "cancelled":
+            await one.responses.cancel(response_id)
+        else:
+            engine.hold.set()
+        whole = await followed(one, response_id)
+        assert whole[-1].response.status == way
+        for task in waiting:
+            assert await task == whole[-1:]
 
 
 @pytest.mark.parametrize("way", ["gateway", "engine", "refused", "deleted"])

@@ -154,7 +154,7 @@ def test_a_file_without_requests_fails(openai_client: openai.OpenAI) -> None:
         ({"completion_window": "1h"}, "completion_window"),
         ({"input_file_id": "file-none"}, "input_file_id"),
         ({"input_file_id": ""}, "input_file_id"),
-        ({"metadata": {"a": "x" * 513}}, "metadata"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a"),
         ({"extra_body": {"priority": 3}}, "priority"),
     ],
 )
