@@ -50,8 +50,7 @@ class OwnRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        queries = [parameter.field_info.annotation for parameter in self.dependant.query_params]
-        lists = {name for query in queries if _is_query(query) for name in query.lists()}
+        lists = {name for parameter in self.dependant.query_params for name in _lists(parameter.field_info.annotation)}
 
         async def handle_or_defect(request: Request) -> Response:
             try:
@@ -69,8 +68,8 @@ class OwnRoute(APIRoute):
         return handle_or_defect
 
 
-def _is_query(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, StrictQuery)
+def _lists(query: Any) -> set[str]:
+    return query.lists() if isinstance(query, type) and issubclass(query, StrictQuery) else set()
 
 
 def _check_once(parameters: QueryParams, lists: Collection[str]) -> None:

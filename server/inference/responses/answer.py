@@ -1,7 +1,8 @@
 """The answer of the engine to a request to /v1/responses, made whole on its way out.
 
 The engine's object gets what the engine does not know of: previous_response_id, store, background, error, completed_at.
-When it has ended it is kept, and only then do its last bytes leave: whoever has them can go on from it.
+When it has ended it is kept, and only then do its last bytes leave: whoever has them can go on from it. Of a stream the
+response is there when its first event leaves: that has its id.
 
 A stream that its token limit cut off has to end with `response.incomplete`; the engine ends every stream with
 `response.completed`, whatever the response's status is. A stream that breaks ends with `response.failed`. Only events
@@ -21,7 +22,7 @@ from starlette.types import Message, Send
 from server.core.clock import now
 from server.inference.responses.plan import ResponsePlan
 
-# Keeps an ended response, OpenAI's object; whether it is kept.
+# Keeps a response, OpenAI's object; whether it is kept.
 Keep = Callable[[dict[str, Any]], Awaitable[bool]]
 
 BROKE_OFF = {"code": "server_error", "message": "The server stopped before the answer was complete. Ask again."}
@@ -30,12 +31,17 @@ _WITH_RESPONSE = tuple(f"event: response.{kind}\ndata: ".encode() for kind in ("
 
 
 class ResponseAnswer:
-    """`send` is the ASGI function through which the engine answers; `send_on` is the client's."""
+    """`send` is the ASGI function through which the engine answers; `send_on` is the client's.
 
-    def __init__(self, plan: ResponsePlan, keep: Keep, send_on: Send) -> None:
+    `keep` keeps a response that has ended, `begin` one whose stream begins; None when it is in the store already.
+    """
+
+    def __init__(self, plan: ResponsePlan, keep: Keep, send_on: Send, begin: Keep | None = None) -> None:
         self.streams = False
         self._plan = plan
+        self._stored = plan.store
         self._keep = keep
+        self._begin = begin
         self._send_on = send_on
         self._start: Message | None = None
         self._body = b""
@@ -95,6 +101,8 @@ class ResponseAnswer:
                 parsed["type"] = f"response.{parsed['response']['status']}"
             self._ended = True
         else:
+            if parsed["type"] == "response.created" and self._stored and self._begin is not None:
+                self._stored = await self._begin(self._completed(parsed["response"]))
             parsed["response"] = self._last = self._completed(parsed["response"])
         return _event(parsed)
 
@@ -110,12 +118,12 @@ class ResponseAnswer:
         response = self._completed(response)
         if response["status"] == "completed":
             response["completed_at"] = now()
-        if self._plan.store:
+        if self._stored:
             response["store"] = await self._keep(response)
         return response
 
     def _completed(self, response: dict[str, Any]) -> dict[str, Any]:
-        return {"error": None, "completed_at": None, **response, **self._plan.fields}
+        return {"error": None, "completed_at": None, **response, **self._plan.fields, "store": self._stored}
 
 
 def _event(parsed: dict[str, Any]) -> bytes:

@@ -6,8 +6,7 @@ Such a request takes the way of all others, quotas and queue included, with an e
 client reads the answer into the store, and leaves when the response is cancelled. So cancelling is what a client that
 leaves is anyway.
 
-Each has a lease, renewed here. Another gateway cancels a response by ending its row, which is seen with the next
-renewal; and what a gateway left behind that is gone, the others end.
+Another gateway cancels a response by ending its row, which is seen when its lease is renewed (leases.py).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -24,18 +23,17 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
-from server.core.background import repeating
 from server.core.errors import ApiError
 from server.core.request_state import RequestState, put_state, state_of
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
 from server.inference.responses.answer import BROKE_OFF, ResponseAnswer
 from server.inference.responses.event_log import EventLogs
+from server.inference.responses.leases import RENEW_S, Leases
 from server.inference.responses.plan import ResponsePlan
 from server.inference.responses.store import FIRST_EVENTS, LOST, ResponseStore
 from server.limits.quotas import Ticket
 
-RENEW_S = 3.0
 END_S = 10.0
 MAX_ERROR_CHARS = 1000
 _CODES: dict[int, str] = {
@@ -114,6 +112,7 @@ class BackgroundResponses:
 
     def __init__(self, store: ResponseStore) -> None:
         self.logs = EventLogs(store, self.leave)
+        self.leases = Leases(store, self.leave)
         self._store = store
         self._clients: dict[str, _Client] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,6 +127,7 @@ class BackgroundResponses:
         client = _Client(_scope_of_its_own(scope), plan, self._store, self.logs, tenant_id)
         await self._store.queue(request.principal, plan)
         self._clients[plan.id] = client
+        self.leases.take(plan.id)
         if plan.streams:
             self.logs.open(tenant_id, plan.id, len(FIRST_EVENTS))
         task = asyncio.create_task(self._run(request, plan, client, serve), name=plan.id)
@@ -148,8 +148,7 @@ class BackgroundResponses:
     @asynccontextmanager
     async def tending(self, renew_s: float = RENEW_S) -> AsyncIterator[None]:
         """Renews leases and ends what others left behind while the block runs; then ends what still runs."""
-        renewing: AbstractAsyncContextManager[None] = repeating(self._tend, first_s=renew_s, every_s=renew_s)
-        async with renewing:
+        async with self.leases.renewing(renew_s):
             try:
                 yield
             finally:
@@ -157,15 +156,6 @@ class BackgroundResponses:
                     client.leave(LOST)
                 if self._tasks:
                     await asyncio.wait(self._tasks, timeout=END_S)
-
-    async def _tend(self, _ended: asyncio.Event) -> None:
-        try:
-            mine = set(self._clients)
-            for response_id in mine - await self._store.still_running(mine) if mine else ():
-                self.leave(response_id)
-            await self._store.end_lost()
-        except (ApiError, sa.exc.SQLAlchemyError) as error:
-            self._log.error("leases of background responses not renewed, tried again soon", error=str(error))
 
     async def _run(self, request: InferenceRequest, plan: ResponsePlan, client: _Client, serve: Serve) -> None:
         tenant_id = request.principal.tenant.id
@@ -184,6 +174,7 @@ class BackgroundResponses:
                     await self.logs.end(tenant_id, plan.id, {"status": "failed", "error": client.error})
             except (ApiError, sa.exc.SQLAlchemyError) as error:
                 self._log.error("end of a background response not stored", response=plan.id, error=str(error))
+            self.leases.give_up(plan.id)
             del self._clients[plan.id]
             if not client.accepted.done():
                 client.accepted.set_result(None)

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Row
 from server.core.clock import now
 from server.core.errors import BadRequest, quoted
 from server.core.ids import new_id
-from server.inference.responses.input_items import Item, for_engine, items_of
+from server.inference.responses.input_items import Item, for_engine, items_of, with_ids
 from server.inference.responses.rows import PREFIX, RUNNING, find_items, find_response
 
 MAX_REFERENCES = 1000
@@ -33,7 +33,8 @@ _ECHOED = (
 
 @dataclass(frozen=True, slots=True)
 class ResponsePlan:
-    """`items` are the whole input of the response, `fields` those of OpenAI's object that the engine does not set."""
+    """`items` are the whole input of the response, each with an id; none when it is not stored. `fields` are those of
+    OpenAI's object that the engine does not set."""
 
     id: str
     store: bool
@@ -99,7 +100,7 @@ def plan_response(
         store=store,
         background=background,
         streams=background and bool(payload.get("stream")),
-        items=tuple(items),
+        items=tuple(with_ids(items)) if store else (),
         fields=fields,
         queued=_queued(payload, fields) if background else {},
     )

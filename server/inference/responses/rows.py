@@ -1,8 +1,8 @@
 """The rows of stored responses. A tenant sees its own; another tenant's is answered like one that never was.
 
-A tenant's responses take so many bytes at most: the oldest make room for a new one. One that runs (in the background)
-has a lease, which the gateway that runs it renews; when that gateway is gone the lease ends, and with it the response,
-as failed. Whoever ends a response is the first to do so: later ends change nothing.
+A tenant's responses take so many bytes at most: the oldest make room for a new one. One that runs has a lease, which
+the gateway that runs it renews; when that gateway is gone the lease ends, and with it the response, as failed. Whoever
+ends a response in the background is the first to do so: later ends change nothing.
 
 Functions of a connection. Those that change rows lock the tenant's room first, so that no two of them wait for each
 other.
@@ -158,7 +158,8 @@ def end_response(
     row = changed.one()
     add_bytes(database, connection, tenant_id, added)
     _insert_items(database, connection, tenant_id, response)
-    announce(connection, tenant_id, f"response.{row.status}", response_id)
+    if row.background:  # of any other its client has the answer, or knows that it broke off
+        announce(connection, tenant_id, f"response.{row.status}", response_id)
     return row
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -13,8 +12,10 @@ from server.core.errors import ApiError
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
 from server.inference.responses.answer import ResponseAnswer
-from server.inference.responses.background import RENEW_S, BackgroundResponses, Serve
+from server.inference.responses.attended import AttendedResponse
+from server.inference.responses.background import BackgroundResponses, Serve
 from server.inference.responses.event_stream import EventStreams
+from server.inference.responses.leases import RENEW_S
 from server.inference.responses.plan import ResponsePlan
 from server.inference.responses.store import ResponseStore
 
@@ -31,7 +32,7 @@ class Responses:
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
     def tending(self, renew_s: float = RENEW_S) -> AbstractAsyncContextManager[None]:
-        """Looks after the responses in the background while the block runs."""
+        """Looks after the responses that run while the block runs."""
         return self._background.tending(renew_s)
 
     async def serve(self, request: InferenceRequest, plan: ResponsePlan, exchange: Exchange, serve: Serve) -> None:
@@ -39,11 +40,8 @@ class Responses:
         if plan.background:
             await self._start(request, plan, exchange, serve)
             return
-
-        async def keep(response: dict[str, Any]) -> bool:
-            return await self.store.keep(request.principal, plan, response)
-
-        answer = ResponseAnswer(plan, keep, exchange.send)
+        attended = AttendedResponse(self.store, self._background.leases, request.principal, plan)
+        answer = ResponseAnswer(plan, attended.end, exchange.send, attended.begin)
         try:
             await serve(request, Exchange(exchange.scope, exchange.receive, answer.send, {}))
         except ClientDisconnect:
@@ -53,6 +51,8 @@ class Responses:
                 raise
             self._log.exception("stream of a response broke off", response=plan.id)
             await answer.fail()
+        finally:
+            await attended.close()
 
     def left(self, response_id: str) -> None:
         """A response has been cancelled or deleted: its request ends, if it is one of this gateway."""

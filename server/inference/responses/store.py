@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.engine import Connection, Row
 from starlette.concurrency import run_in_threadpool
 
-from server.core.errors import ApiError, BadRequest
+from server.core.errors import ApiError, BadRequest, NotFound
 from server.core.principal import Principal
 from server.db.database import Database
 from server.inference.responses.event_rows import (
@@ -24,7 +24,6 @@ from server.inference.responses.event_rows import (
     read_events,
     sent_event,
 )
-from server.inference.responses.input_items import with_ids
 from server.inference.responses.plan import ResponseLimits, ResponsePlan, needs_store, plan_response, too_large
 from server.inference.responses.rows import (
     RUNNING,
@@ -61,10 +60,15 @@ class ResponseStore:
 
         return await run_in_threadpool(read)
 
-    async def keep(self, principal: Principal, plan: ResponsePlan, response: Mapping[str, Any]) -> bool:
-        """Store `response`, which has ended; whether that could be done."""
+    async def keep(
+        self, principal: Principal, plan: ResponsePlan, response: Mapping[str, Any], *, begun: bool = False
+    ) -> bool:
+        """Store `response`; whether that could be done.
+
+        begun: it takes the place of what was stored of it when it began, and is not stored if that has been deleted.
+        """
         try:
-            return await self._insert(principal, plan, response)
+            return await self._insert(principal, plan, response, replaces=begun)
         except (ApiError, sa.exc.SQLAlchemyError) as error:
             self._log.error("response not stored", response=plan.id, error=str(error))
             return False
@@ -74,13 +78,20 @@ class ResponseStore:
         if not await self._insert(principal, plan, plan.queued):
             raise too_large(self.limits)
 
-    async def _insert(self, principal: Principal, plan: ResponsePlan, response: Mapping[str, Any]) -> bool:
+    async def _insert(
+        self, principal: Principal, plan: ResponsePlan, response: Mapping[str, Any], *, replaces: bool = False
+    ) -> bool:
         def insert(connection: Connection) -> bool:
+            if replaces:
+                try:
+                    delete_response(self._database, connection, principal.tenant.id, plan.id)
+                except NotFound:
+                    return False
             fits = insert_response(
                 self._database,
                 connection,
                 tenant_id=principal.tenant.id,
-                items=with_ids(plan.items),
+                items=plan.items,
                 response=response,
                 streams=plan.streams,
                 most_bytes=self.limits.most_bytes,
