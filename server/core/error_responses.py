@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.responses import JSONResponse
 
@@ -24,6 +24,16 @@ _VALIDATION_CODES = {"missing": "missing_required_parameter", "extra_forbidden":
 _TYPE_NAMES = {"str", "int", "float", "bool", "list", "dict", "none", "nullable"}
 # The parts of the request in which FastAPI looks; the rest of an error's location is the caller's own spelling.
 _REQUEST_PARTS = {"body", "query", "path", "header"}
+
+
+class _Part(NamedTuple):
+    """A part of an error's location: a field, an item's number, or no part of the input but a branch of its type."""
+
+    name: str | int
+    is_branch: bool
+
+
+_Placed = tuple[list[_Part], Mapping[str, Any]]
 
 
 def error_response(
@@ -98,26 +108,49 @@ def validation_error(errors: Sequence[Any]) -> ApiError:
     return BadRequest("; ".join(shown), param=field_of(errors[0]), code=code)
 
 
-def _of_branches_meant(errors: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """`errors` without those of union branches that the input's own word (a message's `role`, say) rules out.
+def _of_branches_meant(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """`errors` without those of union branches that were hardly meant: pydantic tells those of every branch."""
+    return [error for _, error in _meant([(_path(error), error) for error in errors], 0)]
 
-    pydantic tells the errors of every branch in turn; without this, the first branch is told, whatever was meant.
+
+def _meant(errors: list[_Placed], depth: int) -> list[_Placed]:
+    """Of errors whose paths are the same up to `depth`."""
+    groups: dict[_Part | None, list[_Placed]] = {}
+    for path, error in errors:
+        groups.setdefault(path[depth] if depth < len(path) else None, []).append((path, error))
+    meant = {part: group if part is None else _meant(group, depth + 1) for part, group in groups.items()}
+    unlike = {part: _unlikeness(group, depth) for part, group in meant.items() if part is not None and part.is_branch}
+    nearest = min(unlike, key=lambda part: unlike[part], default=None)
+    if nearest is not None and not unlike[nearest][0]:
+        meant = {part: group for part, group in meant.items() if part == nearest or part not in unlike}
+    return [placed for group in meant.values() for placed in group]
+
+
+def _unlikeness(errors: list[_Placed], depth: int) -> tuple[bool, bool, int]:
+    """How far the input is from the branch with these errors: of another kind altogether, of another `type`, or in
+    how many fields."""
+    fields = [(next((part.name for part in path[depth:] if not part.is_branch), None), error) for path, error in errors]
+    is_other_type = any(name == "type" and error["type"] in ("literal_error", "missing") for name, error in fields)
+    return any(name is None for name, _ in fields), is_other_type, len({name for name, _ in fields})
+
+
+def _path(error: Mapping[str, Any]) -> list[_Part]:
+    """Where an error is, within the part of the request in which FastAPI looked.
+
+    pydantic also names validators ("function-wrap[f()]"), branches of unions ("list[str]"), and the class that an
+    object in a list was tried as.
     """
-    literals = [error["loc"] for error in errors if error["type"] == "literal_error"]
-    ruled_out = {tuple(loc[:-1]) for loc in literals if len(loc) > 2 and _is_branch(loc[-3], loc[-2])}
-    meant = [error for error in errors if not any(tuple(error["loc"][: len(branch)]) == branch for branch in ruled_out)]
-    return meant or errors
-
-
-def _is_field(part: str, error: Mapping[str, Any]) -> bool:
-    is_unknown = error["type"] == "extra_forbidden" and part == error["loc"][-1]  # whatever it is called
-    name = part.removesuffix("[]")  # as lists are called in queries
-    return is_unknown or (name.isidentifier() and name not in _TYPE_NAMES)
-
-
-def _is_branch(before: object, part: object) -> bool:
-    """Whether `part` of a location names the class that an object in a list was tried as, not a field."""
-    return isinstance(before, int) and isinstance(part, str) and part[0].isupper()
+    location = list(error["loc"])
+    if location and location[0] in _REQUEST_PARTS:
+        location = location[1:]
+    path: list[_Part] = []
+    for place, part in enumerate(location):
+        is_unknown = error["type"] == "extra_forbidden" and place == len(location) - 1  # whatever it is called
+        is_class = bool(path) and (path[-1].is_branch or isinstance(path[-1].name, int)) and str(part)[:1].isupper()
+        name = str(part).removesuffix("[]")  # as lists are called in queries
+        is_branch = is_class or not name.isidentifier() or name in _TYPE_NAMES
+        path.append(_Part(part, is_branch and not is_unknown and not isinstance(part, int)))
+    return path
 
 
 def field_of(error: Mapping[str, Any]) -> str | None:
@@ -128,17 +161,12 @@ def field_of(error: Mapping[str, Any]) -> str | None:
     named = getattr(error.get("ctx", {}).get("error"), "parameter", None)
     if isinstance(named, str):
         return named
-    location = list(error["loc"])
-    if location and location[0] in _REQUEST_PARTS:
-        location = location[1:]
-    path, before = "", None
-    for part in location if error["type"] != "json_invalid" else ():
-        if isinstance(part, int):
-            path += f"[{part}]"
-        # pydantic also names validators ("function-wrap[f()]") and branches of unions ("list[str]").
-        elif _is_field(part, error) and not _is_branch(before, part):
-            path += f".{part}" if path else part
-        before = part
+    path = ""
+    for part in _path(error) if error["type"] != "json_invalid" else ():
+        if isinstance(part.name, int):
+            path += f"[{part.name}]"
+        elif not part.is_branch:
+            path += f".{part.name}" if path else part.name
     return path or None
 
 

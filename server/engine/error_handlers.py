@@ -9,8 +9,7 @@ vLLM's own handlers answer the errors that it knows; api/middleware/engine_error
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from http import HTTPStatus
+from collections.abc import Iterable, Iterator, Mapping
 from traceback import walk_tb
 from typing import Annotated, Any
 
@@ -20,10 +19,11 @@ from starlette.responses import Response
 from vllm.exceptions import VLLMError
 from vllm.v1.engine.exceptions import EngineGenerateError
 
-from server.core.error_responses import error_response, response_to, validation_error
+from server.core.error_responses import response_to, validation_error
+from server.core.errors import ApiError, BadRequest
 
-# Functions of a request and nothing else.
-READERS = ("vllm.renderers.chat_utils", "vllm.entrypoints.openai.responses.utils")
+# Functions of a request and nothing else, by the field that they read.
+READERS = {"vllm.renderers.chat_utils": "messages", "vllm.entrypoints.openai.responses.utils": "input"}
 CHECKS = ("vllm.sampling_params", "vllm.v1.engine.input_processor")
 VALIDATOR = "pydantic.type_adapter"
 KINDS = (LookupError, AttributeError, TypeError, RecursionError, ArithmeticError, VLLMError)
@@ -43,18 +43,35 @@ class _Refusal:
         self._otherwise = otherwise
 
     async def __call__(self, request: Request, error: Exception) -> Response:
-        modules = _modules(error)
-        if VALIDATOR in modules and getattr(error, "parameter", None) is None:
-            return await _refuse_unread(request, error)
-        if modules and modules[-1] in READERS:
-            message = f"The request cannot be read: a part of a message is missing or empty ({error})."
-            return error_response(HTTPStatus.BAD_REQUEST, message, param="messages", code="invalid_request")
-        if isinstance(error, EngineGenerateError) and _is_refusal(error.__cause__):
-            return error_response(HTTPStatus.BAD_REQUEST, str(error.__cause__), param=None, code="invalid_value")
+        if VALIDATOR in _modules(error) and getattr(error, "parameter", None) is None:
+            models = [field.field_info.annotation for field in request.scope["route"].dependant.body_params]
+            return response_to(unread(models, await request.json(), error))
+        refusal = refusal_of(error)
+        if refusal is not None:
+            return response_to(refusal)
         if self._otherwise is None:
             raise error
         answer: Response = await self._otherwise(request, error)
         return answer
+
+
+def refusal_of(error: Exception) -> BadRequest | None:
+    """The answer to an error about a request that had been read; None when it is no client's, or vLLM knows better."""
+    field = READERS.get(_modules(error)[-1])
+    if field is not None:
+        message = f"The request cannot be read: a part of a message is missing or empty ({error})."
+        return BadRequest(message, param=field)
+    if isinstance(error, EngineGenerateError) and _is_refusal(error.__cause__):
+        return BadRequest(str(error.__cause__), code="invalid_value")
+    return None
+
+
+def unread(models: Iterable[Any], body: Any, error: Exception) -> ApiError:
+    """The answer to an `error` that pydantic ran into while it read `body` as these `models`: the fields at fault."""
+    faults = [fault for model in models if isinstance(body, Mapping) for fault in _faults(model, body)]
+    if faults:
+        return validation_error(faults)
+    return BadRequest(f"The request cannot be read: a field has a value of the wrong kind ({error}).")
 
 
 async def _refuse_values(_request: Request, error: Exception) -> Response:
@@ -71,16 +88,6 @@ def _is_refusal(cause: BaseException | None) -> bool:
 def _modules(error: Exception) -> list[str]:
     """Those whose code was running, the innermost last."""
     return [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
-
-
-async def _refuse_unread(request: Request, error: Exception) -> Response:
-    body = await request.json()
-    models = [field.field_info.annotation for field in request.scope["route"].dependant.body_params]
-    faults = [fault for model in models if isinstance(body, Mapping) for fault in _faults(model, body)]
-    if faults:
-        return response_to(validation_error(faults))
-    message = f"The request cannot be read: a field has a value of the wrong kind ({error})."
-    return error_response(HTTPStatus.BAD_REQUEST, message, param=None, code="invalid_request")
 
 
 def _faults(model: Any, body: Mapping[str, Any]) -> Iterator[Any]:

@@ -82,6 +82,12 @@ class Engine(Protocol):
         tokens: at least one, without the one that ends the message. ValueError when they are no message.
         """
 
+    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
+        """BadRequest for what /v1/responses would refuse of the body `payload`, as its route says it; changes nothing.
+
+        For one that runs later than it is answered. It may take as long as reading the body does.
+        """
+
     def mount(self, app: FastAPI) -> None:
         """Add the inference routes (/v1/...), and the engine's own middleware and error handlers."""
 

@@ -39,6 +39,7 @@ from server.engine.identity import EngineIdentities
 from server.engine.messages import message_of
 from server.engine.prompt_count import prompt_count
 from server.engine.protocol import ServedAdapter, TokenObserver
+from server.engine.responses_check import check_responses_request
 from server.engine.template_cost import TemplateCost, measure_template
 from server.engine.tools import why_no_tools
 
@@ -214,6 +215,10 @@ class VllmEngine:
     async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         assert self._derenderer is not None, "start comes before the first request"
         return await message_of(self._derenderer, tokens, tools)
+
+    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
+        as_chat = self.client.model_config.hf_config.model_type != "gpt_oss"
+        check_responses_request(payload, self.max_model_len, as_chat=as_chat)
 
     async def check_health(self) -> None:
         await self.client.check_health()

@@ -92,14 +92,16 @@ class Resolver:
         background = state_of(scope).background
         standing = await self._settle(payload, principal, background=background) if runs_model else Standing()
         grammars = grammars_of(payload, all_tools=self._engine.constrains_all_tools) if runs_model else ()
+        model = self._engine.base_models[0] if served is None else served.name  # which the answer will name
         call = None
         if runs_model:
-            base = self._engine.base_models[0]
-            call = genai_call(path, payload, base if served is None else served.name, base, standing.tier)
+            call = genai_call(path, payload, model, self._engine.base_models[0], standing.tier)
         if served is not None:
             payload["model"] = served.name
-        response = await self._plan(payload, scope, len(body)) if path == RESPONSES_PATH else None
+        response = await self._plan(payload, scope, len(body), model) if path == RESPONSES_PATH else None
         rewritten = await off_loop(len(body), engine_json, payload)
+        if response is not None and response.background:
+            await off_loop(len(rewritten), self._engine.check_responses_request, payload)
         body = body if unchanged else rewritten
         return InferenceRequest(
             principal,
@@ -121,9 +123,9 @@ class Resolver:
             served = await self._field.resolve(payload, principal)
         return None if served is None else await self._field.prepare(served, payload, principal)
 
-    async def _plan(self, payload: dict[str, Any], scope: Scope, size: int) -> ResponsePlan:
-        """What the request is to become; `payload` then has the whole conversation."""
-        plan, added = await self._responses.plan(payload, principal_of(scope), size)
+    async def _plan(self, payload: dict[str, Any], scope: Scope, size: int, model: str) -> ResponsePlan:
+        """What the request is to become, answered by `model`; `payload` then has the whole conversation."""
+        plan, added = await self._responses.plan(payload, principal_of(scope), size, model)
         if size + added > self._max_bytes:
             raise PayloadTooLarge(
                 f"With what it goes on from the request has {size + added} bytes, expected at most {self._max_bytes} "

@@ -20,13 +20,14 @@ from sqlalchemy.engine import Connection, Row
 from server.core.clock import now
 from server.core.errors import BadRequest, quoted
 from server.core.ids import new_id
+from server.core.metadata import metadata_of
 from server.inference.responses.input_items import Item, for_engine, items_of, with_ids
 from server.inference.responses.rows import PREFIX, RUNNING, find_items, find_response
 
 MAX_REFERENCES = 1000
 _ENDED_WELL = ("completed", "incomplete")
 _ECHOED = (
-    "instructions", "max_output_tokens", "max_tool_calls", "metadata", "model", "reasoning", "safety_identifier",
+    "instructions", "max_output_tokens", "max_tool_calls", "metadata", "reasoning", "safety_identifier",
     "prompt_cache_key", "temperature", "text", "top_logprobs", "top_p", "truncation", "user",
 )  # fmt: skip
 
@@ -71,11 +72,17 @@ def needs_store(payload: dict[str, Any]) -> bool:
 
 
 def plan_response(
-    payload: dict[str, Any], size: int, limits: ResponseLimits, connection: Connection | None, tenant_id: int
+    payload: dict[str, Any],
+    size: int,
+    model: str,
+    limits: ResponseLimits,
+    connection: Connection | None,
+    tenant_id: int,
 ) -> tuple[ResponsePlan, int]:
     """The plan, and how many bytes of stored items the body now has besides its `size`. Rewrites `payload`.
 
-    Raises BadRequest. `connection` is that of `needs_store`; the caller gives none where that is False.
+    Raises BadRequest. `model` is the one that will answer, as its answer names it. `connection` is that of
+    `needs_store`; the caller gives none where that is False.
     """
     store, background, previous_id = _checked(payload, limits)
     history: list[Item] = []
@@ -102,7 +109,7 @@ def plan_response(
         streams=background and bool(payload.get("stream")),
         items=tuple(with_ids(items)) if store else (),
         fields=fields,
-        queued=_queued(payload, fields) if background else {},
+        queued=_queued(payload, model, fields) if background else {},
     )
     if history and isinstance(payload.get("input"), str | list | None):
         payload["input"] = for_engine(history) + items_of(payload.get("input"))
@@ -119,6 +126,7 @@ def _checked(payload: dict[str, Any], limits: ResponseLimits) -> tuple[bool, boo
             raise BadRequest(
                 f"{name} is {quoted(payload[name])}, expected true or false", param=name, code="invalid_value"
             )
+    metadata_of(payload.get("metadata"))
     previous_id, background = payload.get("previous_response_id"), bool(payload.get("background"))
     if not isinstance(previous_id, str | None):
         raise BadRequest(
@@ -212,10 +220,11 @@ def _resolve_references(payload: dict[str, Any], limits: ResponseLimits, connect
     return sum(sizes[one] for one in wanted)
 
 
-def _queued(payload: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def _queued(payload: dict[str, Any], model: str, fields: dict[str, Any]) -> dict[str, Any]:
     """The object of a response that waits to run. The engine's answer takes its place, with the defaults filled in."""
     return {
         **{name: payload.get(name) for name in _ECHOED},
+        "model": model,
         "object": "response",
         "status": "queued",
         "completed_at": None,

@@ -192,7 +192,7 @@ def _insert_items(database: Database, connection: Connection, tenant_id: int, re
 
 
 def _models(response: Mapping[str, Any]) -> dict[str, str | None]:
-    """What listings say of the model. A response that has not run yet has whatever its client sent."""
+    """What listings say of the model. Rows of older servers have what their clients sent until they have run."""
     model = response.get("model")
     if not isinstance(model, str) or not model.isprintable():
         return {"model": None, "model_name": None}

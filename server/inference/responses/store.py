@@ -49,14 +49,16 @@ class ResponseStore:
         self._database = database
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-    async def plan(self, payload: dict[str, Any], principal: Principal, size: int) -> tuple[ResponsePlan, int]:
+    async def plan(
+        self, payload: dict[str, Any], principal: Principal, size: int, model: str
+    ) -> tuple[ResponsePlan, int]:
         """As `plan_response`, for a body of `size` bytes."""
         if not (self.limits.keeps and needs_store(payload)):
-            return plan_response(payload, size, self.limits, None, principal.tenant.id)
+            return plan_response(payload, size, model, self.limits, None, principal.tenant.id)
 
         def read() -> tuple[ResponsePlan, int]:
             with self._database.read() as connection:
-                return plan_response(payload, size, self.limits, connection, principal.tenant.id)
+                return plan_response(payload, size, model, self.limits, connection, principal.tenant.id)
 
         return await run_in_threadpool(read)
 

@@ -160,11 +160,11 @@ async def test_what_fails_ends_its_stream(
     runs, other = (create_app(settings, engine, app_database) for _ in range(2))
     async with clients_of(runs, other) as (one, two):
         if way == "refused":
-            body: Any = {"temperature": "hot"}
-            stream = await one.responses.create(model=BASE, input="one", background=True, stream=True, extra_body=body)
+            engine.too_long = "one"
+            stream = await one.responses.create(model=BASE, input="one", background=True, stream=True)
             whole: list[Any] = [event async for event in stream]
             assert [event.type for event in whole] == [*BEGIN[:2], "response.failed"]
-            assert whole[-1].response.error.message == "temperature: Input should be a valid number"
+            assert whole[-1].response.error.message == "The prompt is too long"
             return
         first = await begun(one)
         response_id = first[0].response.id

@@ -246,12 +246,14 @@ async def test_in_the_background(asking: openai.AsyncOpenAI, engine: FakeEngine,
         assert connection.execute(sa.select(sa.func.sum(USAGE.c.requests))).scalar() == 2
 
 
-async def test_what_the_engine_refuses_in_the_background_has_failed(asking: openai.AsyncOpenAI) -> None:
-    body: Any = {"temperature": "hot"}
-    response = await asking.responses.create(model=BASE, input="one", background=True, extra_body=body)
+async def test_what_the_engine_refuses_in_the_background_has_failed(
+    asking: openai.AsyncOpenAI, engine: FakeEngine
+) -> None:
+    engine.too_long = "one"
+    response = await asking.responses.create(model=BASE, input="one", background=True)
     done = await ended(asking, response.id)
     assert (done.status, done.error.code) == ("failed", "invalid_prompt")
-    assert done.error.message == "temperature: Input should be a valid number"
+    assert done.error.message == "The prompt is too long"
     for wrong in ({"store": False, "background": True}, {"stream": "yes", "background": True}):
         with pytest.raises(openai.BadRequestError) as caught:
             await asking.responses.create(model=BASE, input="one", extra_body=wrong)

@@ -83,6 +83,7 @@ class FakeEngine:
         self.base_answer = "base"
         self.received: list[ChatRequest] = []
         self.asked: list[dict[str, Any]] = []  # bodies of /v1/responses
+        self.too_long: str | None = None  # an input that is refused when its turn has come
         self.breaks_off = False  # whether streams of responses end in the middle
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
         self._observe: ContextVar[TokenObserver | None] = ContextVar("observe", default=None)
@@ -101,6 +102,9 @@ class FakeEngine:
         if self.hold_grammars is not None and "slow" in grammar.spec:
             await self.hold_grammars.wait()
         return self.bad_grammars.get(grammar.spec)
+
+    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
+        pass
 
     async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if max(tokens) >= 1_000_000:
@@ -165,8 +169,8 @@ class FakeEngine:
     async def _respond(self, body: dict[str, Any], http: Request) -> Response:
         """As vLLM does, with its events: an answer that says how long `input` is, cut off where it may be short."""
         self.asked.append(body)
-        if not isinstance(body.get("temperature", 1.0), int | float):
-            error = {"message": "temperature: Input should be a valid number", "type": "Bad Request", "param": None}
+        if body.get("input") == self.too_long:
+            error = {"message": "The prompt is too long", "type": "Bad Request", "param": "input"}
             return JSONResponse({"error": {**error, "code": 400}}, status_code=400)
         served = self._active.get()
         sent = body.get("input")
@@ -180,7 +184,8 @@ class FakeEngine:
             output = [{"type": "function_call", "id": f"fc_{body['request_id']}", "status": "completed", **call}]
         most = body.get("max_output_tokens") or 100
         answer = {
-            "id": body["request_id"], "object": "response", "created_at": int(time.time()), "model": body.get("model"),
+            "id": body["request_id"], "object": "response", "created_at": int(time.time()),
+            "model": served.name if served else BASE,
             "instructions": body.get("instructions"), "incomplete_details": None, "metadata": body.get("metadata"),
             "parallel_tool_calls": True, "temperature": 1.0, "top_p": 1.0, "max_output_tokens": most,
             "tool_choice": body.get("tool_choice", "auto"), "tools": body.get("tools", []), "background": False,

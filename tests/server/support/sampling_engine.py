@@ -75,6 +75,9 @@ class SamplingEngine:
     def mount(self, app: FastAPI) -> None:
         app.add_api_route("/v1/completions", self._complete, methods=["POST"])
 
+    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
+        pass
+
     async def why_no_grammar(self, grammar: Grammar) -> str | None:
         return None
 

@@ -1,0 +1,138 @@
+"""What is wrong with a background response is told at once, as the same request is told in the foreground.
+
+The route has vLLM's own request and error handlers, and does what vLLM's does before it asks the engine for tokens.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import sqlalchemy as sa
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.openai.responses.utils import construct_input_messages
+from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+
+from adapters.factors.factors import Factors
+from server.api.app import create_app
+from server.core.settings import Settings
+from server.db.database import Database
+from server.db.response_tables import RESPONSES
+from server.engine.error_handlers import add_engine_error_handlers
+from server.engine.responses_check import check_responses_request
+from tests.server.conftest import client_of
+from tests.server.inference.test_responses import ended, official
+from tests.server.support.fake_engine import BASE, FakeEngine
+
+VECTOR = {"vector": [1.0] * 13}
+
+
+class ReadingEngine(FakeEngine):
+    """Reads requests as vLLM does, and then answers as ever."""
+
+    def mount(self, app: FastAPI) -> None:
+        app.state.args = Namespace(log_error_stack=False)
+        app.add_api_route("/v1/responses", self._read, methods=["POST"])
+        init_exception_handler(app)
+        add_engine_error_handlers(app)
+
+    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
+        check_responses_request(payload, self.max_model_len, as_chat=True)
+
+    async def _read(self, request: ResponsesRequest, http: Request) -> Response:
+        construct_input_messages(request_instructions=request.instructions, request_input=request.input)
+        request.to_sampling_params(self.max_model_len)
+        return await self._respond(await http.json(), http)
+
+
+@pytest.fixture
+async def http(settings: Settings, factors: Factors, app_database: Database) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(create_app(settings, ReadingEngine(factors), app_database)) as client:
+        yield client
+
+
+USER = {"role": "user", "content": "one"}
+SCHEMA = {"type": "json_schema", "name": "x", "schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": 5}, "input"),
+        ({"input": None}, "input"),
+        ({"input": [{"role": "judge", "content": "one"}]}, "input[0].role"),
+        ({"input": [USER, {"role": "user", "content": 5}]}, "input[1].content"),
+        ({"input": [USER, "two"]}, "input[1]"),
+        ({"input": [{"type": "message", "role": "assistant", "content": []}]}, "input"),
+        ({"instructions": ["a", "b"]}, "instructions"),
+        ({"metadata": "x"}, "metadata"),
+        ({"metadata": {"k": 1}}, "metadata.k"),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k"),
+        ({"metadata": {f"{n}": "v" for n in range(17)}}, "metadata"),
+        ({"model": 5}, "model"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 2}, "top_p"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"include": ["everything"]}, "include[0]"),
+        ({"truncation": "some"}, "truncation"),
+        ({"tools": 5}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"text": {"format": SCHEMA}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ],
+)
+@pytest.mark.parametrize("adapter", [{}, {"adapter": VECTOR}], ids=["base", "adapter"])
+async def test_what_is_wrong_is_told_as_in_the_foreground(
+    http: httpx.AsyncClient, app_database: Database, fields: dict[str, Any], param: str, adapter: dict[str, Any]
+) -> None:
+    answers = []
+    for background in (False, True):
+        body = {"model": BASE, "input": "one", **adapter, **fields, "background": background}
+        answer = await http.post("/v1/responses", json=body)
+        answers.append((answer.status_code, answer.json()))
+    assert answers[0] == answers[1]
+    status, told = answers[1]
+    assert (status, told["error"]["param"]) == (400, param) and told["error"]["message"]
+    with app_database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(RESPONSES)).scalar() == 0
+
+
+async def test_the_official_client_learns_what_it_may_include(http: httpx.AsyncClient) -> None:
+    for background in (False, True):
+        include: Any = ["everything"]
+        with pytest.raises(openai.BadRequestError, match=r"'message\.output_text\.logprobs'.* got 'everything'"):
+            await official(http).responses.create(model=BASE, input="one", include=include, background=background)
+
+
+async def test_what_is_right_runs(http: httpx.AsyncClient) -> None:
+    client = official(http)
+    tool: Any = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}
+    first = await client.responses.create(
+        model=BASE, input="Rain?", tools=[tool], tool_choice="required", background=True, include=[]
+    )
+    [call] = (await ended(client, first.id)).output
+    output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "wet"}
+    for stream in (False, True):
+        fields: Any = {"background": True, "stream": stream, "metadata": {"k": "a\nb"}, "instructions": "Go."}
+        fields |= {"previous_response_id": first.id, "tools": [tool]}
+        answer = await client.responses.create(model=BASE, input=[output], **fields)
+        response_id = [event async for event in answer][-1].response.id if stream else answer.id
+        done = await ended(client, response_id)
+        assert (done.status, done.output_text) == ("completed", "base after 3 items")
+        assert done.metadata == {"k": "a\nb"} and done.tool_choice == "auto"
+
+
+@pytest.mark.parametrize("model", [None, "", "base-alias", ...])
+async def test_the_model_is_named_as_in_the_foreground(http: httpx.AsyncClient, model: object) -> None:
+    asked = {"input": "one"} if model is ... else {"input": "one", "model": model}
+    named = [(await http.post("/v1/responses", json=asked)).json()["model"]]
+    queued = (await http.post("/v1/responses", json={**asked, "background": True})).json()
+    named += [queued["model"], (await ended(official(http), queued["id"])).model]
+    assert named == [BASE] * 3
