@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.response_tables import RESPONSE_ITEMS, RESPONSE_ROOM, RESPONSES
+from server.db.webhook_tables import WEBHOOK_DELIVERIES
 from tests.server.inference.test_response_streams import clients_of
 from tests.server.inference.test_responses import ended
 from tests.server.support.fake_engine import BASE, FakeEngine
@@ -141,6 +143,27 @@ async def test_one_whose_gateway_is_gone_has_failed(
         engine.hold.set()
         [*_, last] = [event async for event in rest]
         assert await two.responses.retrieve(response.id) == last.response and last.response.status == "completed"
+
+
+async def test_no_webhook_is_told_of_one_that_was_lost(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    engine.hold = asyncio.Event()
+    app = create_app(settings.model_copy(update={"endpoint_hosts": "localhost"}), engine, app_database)
+    async with clients_of(app) as (client,):
+        await client.webhooks.create(name="mine", url="http://localhost:9/", event_types=["response.failed"])
+        background = await client.responses.create(model=BASE, input="one", background=True)
+        response, rest, _ = await begun(client)
+        with app_database.write() as connection:
+            connection.execute(RESPONSES.update().values(lease_expires_at=1))
+        await app.state.gateway.responses.store.end_lost()
+        for lost in (background.id, response.id):
+            assert (await client.responses.retrieve(lost)).status == "failed"
+        with app_database.read() as connection:
+            [told] = connection.execute(sa.select(WEBHOOK_DELIVERIES.c.body)).scalars()
+        assert json.loads(told)["data"] == {"id": background.id}
+        engine.hold.set()
+        assert [event async for event in rest][-1].type == "response.completed"
 
 
 async def test_one_that_becomes_too_long_is_answered_and_not_stored(
