@@ -85,8 +85,10 @@ def register() -> None:
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
         from adapters.vllm.cpu_seeds import keep_seeds_of_partly_read_prompts
+        from adapters.vllm.cpu_stages import make_buffers_of_stages
 
         keep_seeds_of_partly_read_prompts(CPUModelRunner)
+        make_buffers_of_stages(CPUModelRunner)
         _keep_compilation_on_cpu(type(current_platform))
         _read_saved_graphs_on_cpu()
 

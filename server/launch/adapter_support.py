@@ -32,13 +32,17 @@ def check_adapters_supported(vllm_config: VllmConfig) -> None:
             f"--speculative-config with the method {speculation.method} is not known to keep an adapter's answers: use "
             f"{' or '.join(SPECULATION)}, or leave it out."
         )
+    if speculation is not None and parallel.pipeline_parallel_size > 1:
+        raise CannotStart(
+            f"--speculative-config with --pipeline-parallel-size {parallel.pipeline_parallel_size} has never been "
+            "checked to keep an adapter's answers, and vLLM's first model runner ends with both: leave one of them out."
+        )
     if parallel.use_ubatching:
         raise CannotStart(
             "--enable-dbo (or --ubatch-size) cuts a batch in two behind the adapters' back, so a request would get "
             "another one's adapter: leave it out."
         )
     for flag, size in (
-        ("--pipeline-parallel-size", parallel.pipeline_parallel_size),
         ("--prefill-context-parallel-size", parallel.prefill_context_parallel_size),
         ("--decode-context-parallel-size", parallel.decode_context_parallel_size),
     ):

@@ -9,9 +9,17 @@ from tests.engine.test_answers import assert_is_adapters_answer, job, prompt_of
 pytestmark = pytest.mark.engine
 
 
-def assert_answers_are_right(tiny: Tiny, running: RunningEngine) -> None:
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for two ranks on any machine: vLLM would want a NUMA node for each, and each would take every core."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def assert_answers_are_right(tiny: Tiny, running: RunningEngine, longer_by: int = 1) -> None:
+    """Of 36 requests at once, whose prompts have 3 tokens, and each `longer_by` more than the one before."""
     adapters = [None if i % 9 == 8 else i % ADAPTERS for i in range(36)]
-    jobs = [job(tiny.reference, prompt_of(3 + i, i), adapter) for i, adapter in enumerate(adapters)]
+    jobs = [job(tiny.reference, prompt_of(3 + longer_by * i, i), adapter) for i, adapter in enumerate(adapters)]
     for answer, adapter in zip(running.all(jobs), adapters, strict=True):
         assert_is_adapters_answer(tiny.reference, answer, adapter)
 
@@ -56,13 +64,24 @@ def test_every_way_to_compute_the_delta(llama: Tiny, delta: str) -> None:
         running.close()
 
 
+@pytest.mark.usefixtures("two_ranks")
 @pytest.mark.parametrize("delta", ["auto", "rows"])
-def test_two_tensor_parallel_ranks(delta: str, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # vLLM would want a NUMA node for each rank
+def test_two_tensor_parallel_ranks(delta: str, tiny_models: TinyModels) -> None:
     qwen2 = tiny_models.get("qwen2")
     running = qwen2.engine(delta=delta, tensor_parallel_size=2)
     try:
         assert_answers_are_right(qwen2, running)
+    finally:
+        running.close()
+
+
+@pytest.mark.usefixtures("two_ranks")
+def test_two_pipeline_parallel_ranks(llama: Tiny) -> None:
+    """A layer on each. Two batches are in flight at a time, often with two chunks of one prompt."""
+    running = llama.engine(pipeline_parallel_size=2, max_num_batched_tokens=64)
+    try:
+        assert running.llm.vllm_config.parallel_config.world_size == 2
+        assert_answers_are_right(llama, running, longer_by=3)
     finally:
         running.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,16 +17,22 @@ INTERPRETER = Path(__file__).with_name("triton_interpreter")
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.parametrize("delta", ["auto", "kernel"])
+@pytest.mark.parametrize(
+    ("delta", "engine"),
+    [("auto", {}), ("kernel", {}), pytest.param("auto", {"pipeline_parallel_size": 2}, id="pipeline")],
+)
 @pytest.mark.skipif(not TRITON.is_dir(), reason="Triton is not installed: make triton")
 @pytest.mark.timeout(600)
-def test_v2_runner_gives_every_request_its_adapter(delta: str) -> None:
+def test_v2_runner_gives_every_request_its_adapter(delta: str, engine: dict[str, int]) -> None:
     """The tests of answers again, in a process of its own: this one may have imported vLLM, without Triton."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(INTERPRETER), str(TRITON), os.environ.get("PYTHONPATH", "")]),
         "TRITON_INTERPRET": "1",
         "VLLM_USE_V2_MODEL_RUNNER": "1",
         "TINYLORA_TEST_DELTA": delta,
+        "TINYLORA_TEST_ENGINE": json.dumps(engine),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
         "VLLM_LOGGING_LEVEL": "INFO",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-s", "tests/engine/test_answers.py"]

@@ -45,13 +45,20 @@ def test_speculation_by_ngrams_or_a_draft_model_may_start_and_others_not(llama: 
         check_adapters_supported(allowed)
 
 
+def test_pipeline_stages_may_start_and_with_speculation_not(llama: Path) -> None:
+    stages: dict[str, Any] = {"pipeline_parallel_size": 2}
+    check_adapters_supported(configured(llama, **stages))
+    speculation = {"method": "draft_model", "model": str(llama), "num_speculative_tokens": 2}
+    with pytest.raises(CannotStart, match=r"--speculative-config with --pipeline-parallel-size 2"):
+        check_adapters_supported(configured(llama, **stages, speculative_config=speculation))
+
+
 @pytest.mark.parametrize(
     ("changes", "flag"),
     [
         ({"enable_dbo": True}, "--enable-dbo"),
         ({"ubatch_size": 2}, "--ubatch-size"),
-        ({"pipeline_parallel_size": 2}, "--pipeline-parallel-size 2 .*--tensor-parallel-size"),
-        ({"prefill_context_parallel_size": 2}, "--prefill-context-parallel-size 2"),
+        ({"prefill_context_parallel_size": 2}, "--prefill-context-parallel-size 2 .*--tensor-parallel-size"),
         ({"decode_context_parallel_size": 4}, "--decode-context-parallel-size 4"),
     ],
 )
