@@ -84,6 +84,8 @@ def test_by_keyboard_alone(filled: Server, visit: Callable[..., Visitor]) -> Non
     # A screen reader goes on at the new page's heading.
     expect(page.get_by_role("heading", name="Playground")).to_be_focused()
     expect(page.get_by_role("link", name="Playground")).to_have_attribute("aria-current", "page")
+    header = page.get_by_role("banner").bounding_box()
+    assert header is not None and header["height"] < 70  # one line of them
     change = page.get_by_role("button", name="Change key")
     change.focus()
     page.keyboard.press("Enter")
@@ -95,3 +97,8 @@ def test_by_keyboard_alone(filled: Server, visit: Callable[..., Visitor]) -> Non
 def test_an_address_without_a_page_says_so(filled: Server, visit: Callable[..., Visitor]) -> None:
     page = visit(filled.url, key=ADMIN_KEY).open("nothing/here")
     expect(page.get_by_role("alert").filter(has_text="There is no such page")).to_be_visible()
+    expect(page.get_by_role("heading", name="No such page")).to_be_focused()
+    page.goto("/console/#/responses/resp_none")
+    expect(page.get_by_role("alert").filter(has_text="There is no response")).to_be_visible()
+    expect(page).to_have_title("Response – TinyLoRA console")
+    assert_accessible(page)

@@ -36,16 +36,28 @@ def test_the_operator_makes_a_tenant_a_key_and_revokes_it(keyed_server: Server, 
     http = keyed_server.http
     page = visit(keyed_server.url, key=ADMIN_KEY).open("tenants")
     page.get_by_text("New tenant").click()
-    page.get_by_label("Name", exact=True).fill("acme")
+    name = page.get_by_label("Name", exact=True)
+    name.fill("default")
     page.get_by_label("Requests per minute").fill("600")
+    page.get_by_role("button", name="Make the tenant").click()
+    # Errors stand at the control that they are about, until it is changed.
+    expect(name).to_have_accessible_description(re.compile("There is a tenant 'default' already"))
+    expect(name).to_be_focused()
+    name.fill("acme")
+    expect(page.get_by_text("There is a tenant")).to_have_count(0)
     page.get_by_role("button", name="Make the tenant").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("acme")
     assert http.get("/v1/tenants/acme", headers=bearer(ADMIN_KEY)).json()["requests_per_minute"] == 600
 
     page.get_by_text("New key").click()
     page.get_by_label("Name", exact=True).fill("ci")
+    page.get_by_label("infer:").uncheck()
+    page.get_by_role("button", name="Make the key").click()
+    expect(page.get_by_role("group", name="It may")).to_contain_text("A key needs at least one scope.")
+    page.get_by_label("infer:").check()
     page.get_by_label("adapters:").check()
     page.get_by_role("button", name="Make the key").click()
+    page.keyboard.press("Escape")  # does not lose what is never shown again
     key = page.get_by_label("Copy it now").input_value()
     made = http.get("/v1/adapters", headers=bearer(key))
     assert made.status_code == 200
@@ -53,6 +65,10 @@ def test_the_operator_makes_a_tenant_a_key_and_revokes_it(keyed_server: Server, 
     expect(page.get_by_role("row", name="ci")).to_contain_text("infer, adapters")
     assert key not in page.content()
 
+    # Names of any length leave the rest of the table in sight.
+    http.post("/v1/tenants/acme/keys", json={"name": "x" * 128}, headers=bearer(ADMIN_KEY))
+    page.reload()
+    expect(page.get_by_role("button", name="Revoke xxx")).to_be_in_viewport(ratio=1)
     page.get_by_role("button", name="Revoke ci").click()
     page.get_by_role("button", name="Revoke it").click()
     expect(page.get_by_role("row", name="ci")).to_contain_text("revoked")
@@ -83,6 +99,15 @@ def test_a_tenant_sees_its_own_and_why_not_the_rest(keyed_server: Server, visit:
     page.get_by_label("Of all tenants").check()
     page.get_by_role("button", name="Show").click()
     expect(page.get_by_role("alert").filter(has_text="scope admin")).to_be_visible()
+    # A key that may not list files may still look at batches, and is told why there is none to choose.
+    page.get_by_role("link", name="Batches").click()
+    expect(page.get_by_role("alert").filter(has_text="scope 'train'")).to_be_visible()
+    expect(page.get_by_text("There is no batch yet")).to_be_visible()
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+    # What was said on one page is not left standing on the next.
+    page.get_by_role("link", name="Adapters").click()
+    expect(page.get_by_role("heading", name="Adapters")).to_be_focused()
+    expect(page.get_by_text("scope 'train'")).to_have_count(0)
 
     operator = visit(keyed_server.url).open("adapters")
     operator.get_by_label("Key", exact=True).fill(ADMIN_KEY)

@@ -21,7 +21,7 @@ TOOL: Any = {"type": "function", "name": "weather", "parameters": {"type": "obje
 def test_a_conversation_is_read_and_deleted(visit: Visit, base_url: str, openai_client: openai.OpenAI) -> None:
     create = openai_client.responses.create
     first = create(
-        model=BASE, input="Rain in <b>Bern</b>?", tools=[TOOL], tool_choice="required", instructions="Be brief."
+        model=BASE, input="Rain in <b>Bern</b>?", tools=[TOOL], tool_choice="required", instructions="Be brief. " * 600
     )
     [call] = first.output
     output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "wet"}  # type: ignore[union-attr]
@@ -35,6 +35,12 @@ def test_a_conversation_is_read_and_deleted(visit: Visit, base_url: str, openai_
     page.get_by_role("button", name="Show", exact=True).click()
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text(cut.id[-8:])
+    # What is shown is in the address: the list is as it was when somebody comes back to it.
+    rows.get_by_role("link", name=cut.id[-8:]).click()
+    expect(page).to_have_title(f"Response …{cut.id[-8:]} – TinyLoRA console")
+    page.go_back()
+    expect(page.get_by_label("State")).to_have_value("incomplete")
+    expect(rows).to_have_count(1)
     page.get_by_label("State").select_option("all")
     page.get_by_label("Model").fill(BASE)
     page.get_by_role("button", name="Show", exact=True).click()
@@ -54,15 +60,28 @@ def test_a_conversation_is_read_and_deleted(visit: Visit, base_url: str, openai_
     expect(page.get_by_role("button", name="Show the turns before")).to_be_hidden()
     assert_accessible(page)
     turns.nth(1).get_by_role("link").click()
-    expect(page.get_by_text("Be brief.")).to_be_visible()
-    page.get_by_role("button", name=f"Delete …{first.id[-8:]}").click()
+    page.get_by_role("button", name="Show all 6,000 characters").click()
+    expect(page.get_by_text("Be brief. " * 600)).to_be_focused()
+    assert_accessible(page)
+    delete = page.get_by_role("button", name=f"Delete …{first.id[-8:]}")
+    delete.click()
     page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(delete).to_be_focused()
     assert openai_client.responses.retrieve(first.id).id == first.id
     page.get_by_role("button", name=f"Delete …{first.id[-8:]}").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(rows).to_have_count(3)
     with pytest.raises(openai.NotFoundError):
         openai_client.responses.retrieve(first.id)
+    # A question is not left standing on the next page; the focus stays in the list when a row of it goes.
+    page.get_by_role("button", name=f"Delete …{cut.id[-8:]}").click()
+    page.go_back()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.go_forward()
+    page.get_by_role("button", name=f"Delete …{cut.id[-8:]}").press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Delete").press("Enter")
+    expect(rows).to_have_count(2)
+    expect(page.get_by_role("region", name="Responses")).to_be_focused()
     page.goto(f"/console/#/responses/{second.id}")
     page.get_by_role("button", name="Show the turns before").click()
     expect(turns).to_contain_text(["is deleted, or too old"])

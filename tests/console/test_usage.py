@@ -31,6 +31,21 @@ def test_usage_by_adapter(server: Server, visit: Callable[..., Visitor]) -> None
     query = {"start_time": int(time.time()) - 86_400, "bucket_width": "1h", "group_by": "adapter", "limit": 48}
     told = server.http.get("/v1/usage", params=query).json()
     results = [result for bucket in told["data"] for result in bucket["results"]]
+    # Each bar says when it was, over midnight and over a week.
+    page.get_by_label("Period").select_option("7 days, by hour")
+    page.get_by_label("By", exact=True).select_option("Tenant")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("row", name="default")).to_be_visible()
+    page.get_by_text("As a table").first.click()
+    times = page.get_by_role("region", name="Tokens, as a table").locator("tbody th")
+    expect(times).to_have_count(168)
+    assert len(set(times.all_text_contents())) == 168
+    page.reload()
+    expect(page.get_by_label("Period")).to_have_value("7d")
+    expect(page.get_by_role("row", name="default")).to_be_visible()
+    page.get_by_label("By", exact=True).select_option("Adapter")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("row", name="acme/math@1")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as CSV").click()
     with open(download.value.path(), newline="") as file:

@@ -62,11 +62,12 @@ export function lineChart({ title, xLabel, series, yMin, yMax, note }) {
 }
 
 /**
- * @param {{title: string, labels: string[], values: number[], compared?: number[], names?: [string, string], note?: string}} chart
- *   `compared` are second bars beside the first ones; `names` are the names of both
+ * @param {{title: string, labels: string[], values: number[], compared?: number[], names?: [string, string], note?: string, axis?: string, ticks?: string[]}} chart
+ *   `compared` are second bars beside the first ones; `names` are the names of both; `axis` is what the labels are; `ticks`
+ *   stand below the bars instead of labels, "" for none
  * @returns {HTMLElement}
  */
-export function barChart({ title, labels, values, compared, names = ["value", "other value"], note }) {
+export function barChart({ title, labels, values, compared, names = ["value", "other value"], note, axis = "bar", ticks: below }) {
   const all = [...values, ...(compared ?? [])].filter(Number.isFinite);
   if (all.length === 0) return h("figure", { class: "chart" }, h("figcaption", null, title), h("p", { class: "empty" }, "No numbers."));
   const ticks = niceTicks(Math.min(0, ...all), Math.max(0, ...all));
@@ -85,19 +86,20 @@ export function barChart({ title, labels, values, compared, names = ["value", "o
     }),
   );
   const every = Math.ceil(labels.length / 16);
+  const shown = below ?? labels.map((label, at) => (at % every === 0 ? label : ""));
   const drawing = picture(
     title,
     note ?? `${labels.length} bars from ${digits(Math.min(...all))} to ${digits(Math.max(...all))}.`,
     grid(ticks, atY),
     bars,
     svg("line", { class: "zero", x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: atY(0), y2: atY(0) }),
-    svg("g", { class: "x" }, labels.map((label, at) =>
-      at % every === 0 ? svg("text", { x: MARGIN.left + slot * (at + 0.5), y: HEIGHT - MARGIN.bottom + 16, "text-anchor": "middle" }, label) : null,
+    svg("g", { class: "x" }, shown.map((label, at) =>
+      label ? svg("text", { x: MARGIN.left + slot * (at + 0.5), y: HEIGHT - MARGIN.bottom + 16, "text-anchor": "middle" }, label) : null,
     )),
   );
   /** @type {import("./dom.js").Column<number>[]} */
   const columns = [
-    { header: "bar", cell: (at) => labels[at] },
+    { header: axis, cell: (at) => labels[at] },
     { header: names[0], numeric: true, cell: (at) => digits(values[at], 5) },
   ];
   if (compared) columns.push({ header: names[1], numeric: true, cell: (at) => digits(compared[at], 5) });

@@ -82,8 +82,13 @@ export function toastError(error) {
   toast(error instanceof Error ? error.message : String(error), "error");
 }
 
+/** Take away the errors that are shown, as when something is tried again. */
+export function clearErrors() {
+  document.getElementById("alerts")?.replaceChildren();
+}
+
 /**
- * A button. While what it does has not ended it is disabled; what that throws is shown.
+ * A button. While what it does has not ended it does nothing more, and keeps the focus; what that throws is shown.
  * @param {string} text
  * @param {(event: Event) => unknown} act
  * @param {Record<string, any>} [attributes]
@@ -92,42 +97,18 @@ export function button(text, act, attributes = {}) {
   /** @param {Event} event */
   const onclick = async (event) => {
     const element = /** @type {HTMLButtonElement} */ (event.currentTarget);
-    element.disabled = true;
+    if (element.ariaDisabled) return;
+    element.ariaDisabled = "true";
+    clearErrors();
     try {
       await act(event);
     } catch (error) {
       toastError(error);
     } finally {
-      element.disabled = false;
+      element.ariaDisabled = null;
     }
   };
   return h("button", { type: "button", onclick, ...attributes }, text);
-}
-
-/**
- * A form that cannot be sent twice at once. `act` gets the submit event; what it throws is shown.
- * @param {Record<string, any>} attributes
- * @param {(event: SubmitEvent) => unknown} act
- * @param {...Child} children
- */
-export function form(attributes, act, ...children) {
-  /** @param {SubmitEvent} event */
-  const onsubmit = async (event) => {
-    event.preventDefault();
-    const element = /** @type {HTMLFormElement} */ (event.currentTarget);
-    if (element.dataset.busy) return;
-    element.dataset.busy = "yes";
-    element.setAttribute("aria-busy", "true");
-    try {
-      await act(event);
-    } catch (error) {
-      toastError(error);
-    } finally {
-      delete element.dataset.busy;
-      element.removeAttribute("aria-busy");
-    }
-  };
-  return h("form", { onsubmit, ...attributes }, ...children);
 }
 
 /**
@@ -196,30 +177,46 @@ export function pagedTable(caption, columns, first, whenEmpty) {
 }
 
 /**
- * A modal dialog; Escape closes it, and the focus goes back to where it was.
+ * A modal dialog; Escape or leaving the page closes it, and the focus goes back to where it was.
  * @param {string} title
  * @param {(close: (result?: any) => void) => Child[]} content
+ * @param {{stays?: boolean}} [more] `stays`: it is closed by what is in it, and by nothing else
  * @returns {Promise<any>} what it was closed with; undefined when it was cancelled
  */
-export function dialog(title, content) {
+export function dialog(title, content, { stays = false } = {}) {
   return new Promise((resolve) => {
     /** @type {any} */
     let result;
     const heading = freshId("dialog");
-    const box = h("dialog", { "aria-labelledby": heading });
+    const box = h("dialog", { "aria-labelledby": heading, closedby: stays ? "none" : null });
     /** @param {any} [closedWith] */
     const close = (closedWith) => {
       result = closedWith;
       box.close();
     };
     replace(box, h("h2", { id: heading }, title), content(close));
+    if (stays) box.addEventListener("cancel", (/** @type {Event} */ event) => event.preventDefault());
     box.addEventListener("close", () => {
       box.remove();
+      if (document.activeElement === document.body) focusHeading(); // What had it is gone.
       resolve(result);
     });
     document.body.append(box);
     box.showModal();
   });
+}
+
+/** Close the dialogs of a page that is left. */
+export function closeDialogs() {
+  for (const box of document.querySelectorAll("dialog:not([closedby])")) /** @type {HTMLDialogElement} */ (box).close();
+}
+
+/** Where a screen reader begins to read a page. */
+export function focusHeading() {
+  const page = /** @type {HTMLElement} */ (document.getElementById("page"));
+  const heading = page.querySelector("h1") ?? page;
+  heading.tabIndex = -1;
+  heading.focus();
 }
 
 /**

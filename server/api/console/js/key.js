@@ -2,7 +2,8 @@
 // The dialog in which a key is entered. The key stays in this tab: session storage, gone when the tab is closed.
 
 import { session } from "./api.js";
-import { dialog, field, form, h } from "./dom.js";
+import { dialog, field, h } from "./dom.js";
+import { form } from "./form.js";
 
 /**
  * @param {string} why the key before was refused, or ""

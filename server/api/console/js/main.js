@@ -2,7 +2,7 @@
 // The console's frame: which page the address behind "#" means, the navigation, and the key of this session.
 
 import { ApiError, api, isAbort, session } from "./api.js";
-import { h, replace } from "./dom.js";
+import { clearErrors, closeDialogs, focusHeading, h, replace } from "./dom.js";
 import { askForKey } from "./key.js";
 
 /**
@@ -68,34 +68,46 @@ async function show(moveFocus) {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
+  closeDialogs();
+  clearErrors();
   const found = current();
   drawNav(found?.page ?? null);
   const content = h("div", { class: "content" });
   replace(root, h("p", { class: "quiet", role: "status" }, "Loading …"));
+  let name = "No such page";
   try {
     if (found === null) throw new ApiError("There is no such page in the console.");
     const module = await found.page.load();
     if (signal.aborted) return;
-    document.title = [found.params.name, module.title, "TinyLoRA console"].filter(Boolean).join(" – ");
+    name = module.title;
     replace(root, content);
     await module.render(content, { api, params: found.params, signal });
   } catch (error) {
     if (signal.aborted || isAbort(error)) return;
     if (error instanceof ApiError && error.status === 401) {
       replace(root, h("h1", null, "A key is needed"), h("p", null, error.message), h("p", null, keyButton("Enter a key")));
+      entitle();
       await signIn(session.key ? error.message : "");
       return;
     }
     const message = error instanceof Error ? error.message : String(error);
-    replace(root, content, h("div", { class: "notice error", role: "alert" }, h("p", null, message)), h("p", null, h("button", { type: "button", onclick: () => show(false) }, "Try again")));
+    const again = h("button", { type: "button", onclick: () => show(true) }, "Try again");
+    replace(
+      root,
+      content.querySelector("h1") ? null : h("h1", null, name),
+      content,
+      h("div", { class: "notice error", role: "alert" }, h("p", null, message)),
+      found && h("p", null, again),
+    );
   }
-  if (moveFocus && !signal.aborted) focusHeading();
+  if (signal.aborted) return;
+  entitle();
+  if (moveFocus) focusHeading();
 }
 
-function focusHeading() {
-  const heading = /** @type {HTMLElement} */ (root.querySelector("h1") ?? root);
-  heading.tabIndex = -1;
-  heading.focus();
+/** Name the tab, and its entry in the browser's history, by the page's heading. */
+function entitle() {
+  document.title = [root.querySelector("h1")?.textContent, "TinyLoRA console"].filter(Boolean).join(" – ");
 }
 
 /** @param {Page | null} page the one shown; a page without an entry belongs to the one it begins with */

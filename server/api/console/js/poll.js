@@ -1,19 +1,20 @@
 // @ts-check
 // Looking at the server again and again while a page is shown: not while its tab is hidden, and slower while it fails.
 
-import { isAbort } from "./api.js";
+import { ApiError, isAbort } from "./api.js";
+import { replace } from "./dom.js";
 
 const SLOWEST_MS = 30_000;
 
 /**
- * Call `look` every `everyMs` until it returns false or `signal` is aborted. An error does not end it: it is told to
- * `failed`, which is called with null when the server answers again.
+ * Call `look` every `everyMs` until it returns false or `signal` is aborted. An error is said in `silence` until the server
+ * answers again; it ends nothing, but for that of a key which is not taken any more.
  * @param {() => Promise<boolean>} look whether to go on
  * @param {AbortSignal} signal
  * @param {number} everyMs
- * @param {(error: Error | null) => void} failed
+ * @param {HTMLElement} silence
  */
-export async function poll(look, signal, everyMs, failed) {
+export async function poll(look, signal, everyMs, silence) {
   let wait = everyMs;
   while (!signal.aborted) {
     await pause(wait, signal);
@@ -21,13 +22,15 @@ export async function poll(look, signal, everyMs, failed) {
     if (signal.aborted) return;
     try {
       const goOn = await look();
-      if (wait !== everyMs) failed(null);
+      if (wait !== everyMs) replace(silence);
       wait = everyMs;
       if (!goOn) return;
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
       wait = Math.min(wait * 2, SLOWEST_MS);
-      failed(/** @type {Error} */ (error));
+      const isRefused = error instanceof ApiError && error.status === 401;
+      replace(silence, `This may be old: ${/** @type {Error} */ (error).message} ${isRefused ? "Enter another key to go on." : "It is asked for again."}`);
+      if (isRefused) return;
     }
   }
 }

@@ -2,7 +2,8 @@
 // The aliases of an adapter: moved to one version or to several with shares, rolled back, removed, with their history.
 
 import { inPath } from "../api.js";
-import { button, confirmed, dialog, field, form, h, pagedTable, replace, table, toast } from "../dom.js";
+import { button, confirmed, dialog, field, h, pagedTable, replace, table, toast } from "../dom.js";
+import { form } from "../form.js";
 import { digits, time } from "../format.js";
 
 /**

@@ -2,7 +2,8 @@
 // The form that uploads an adapter: a file dropped or chosen (with its configuration, of other libraries), or numbers.
 
 import { ApiError } from "../api.js";
-import { field, form, h, replace } from "../dom.js";
+import { field, h, replace } from "../dom.js";
+import { form } from "../form.js";
 import { dropZone } from "../drop_zone.js";
 import { byteCount } from "../format.js";
 
@@ -17,7 +18,7 @@ const SAFETENSORS = "application/x-safetensors";
 export function uploadForm(api, signal, stored, fixedName) {
   /** @type {File[]} */
   let files = [];
-  const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false" });
+  const name = h("input", { type: "text", name: "name", required: true, autocomplete: "off", spellcheck: "false" });
   const chosen = h("p", { class: "hint", role: "status" });
   const typed = h("textarea", { rows: 3, spellcheck: "false", class: "mono" });
   const dtype = h("select", null, ["bfloat16", "float16", "float32"].map((one) => h("option", { value: one }, one)));

@@ -2,7 +2,8 @@
 // The second half of the bench: a grader on the first rows of a file, on what a model answers to them.
 
 import { ApiError, isAbort } from "../api.js";
-import { button, field, form, h, replace, table, toastError } from "../dom.js";
+import { button, field, h, replace, table, toastError } from "../dom.js";
+import { form } from "../form.js";
 import { fileChoice } from "../files/choice.js";
 import { digits, number } from "../format.js";
 import { run, whyNotGraded } from "./grade.js";

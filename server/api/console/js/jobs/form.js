@@ -2,7 +2,8 @@
 // The form of a new job: from its controls to the body of POST /v1/fine_tuning/jobs, and errors to the controls they name.
 
 import { ApiError } from "../api.js";
-import { field, form, h, replace, toastError } from "../dom.js";
+import { field, h, replace, toastError } from "../dom.js";
+import { complainAt, form } from "../form.js";
 import { GRADER_DRAFT, draft, keepDraft } from "../drafts.js";
 import { fileChoice } from "../files/choice.js";
 import { checkedFile } from "../files/check.js";
@@ -10,7 +11,6 @@ import { fileUpload } from "../files/upload.js";
 import { graderField, pathInGrader } from "../graders/field.js";
 import { jsonField } from "../json_field.js";
 import { Settings } from "./settings.js";
-import { complainAt } from "../wrong.js";
 
 const JOB_DRAFT = "job";
 const METHODS = [

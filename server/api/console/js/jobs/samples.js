@@ -3,6 +3,7 @@
 
 import { button, field, h, replace } from "../dom.js";
 import { digits, number } from "../format.js";
+import { longText } from "../long_text.js";
 
 const PAGE = 3;
 const MOST_COMPLETIONS = 8;
@@ -143,7 +144,7 @@ function completionItem(one) {
       parts.map(([name, score]) => h("span", { class: "badge" }, `${name} ${digits(Number(score), 3)}`)),
     ),
     one.error ? h("p", { class: "wrong" }, one.error) : null,
-    one.messages?.length ? one.messages.map(messageLine) : longText(one.text),
+    one.messages?.length ? one.messages.map(messageLine) : sampleText(one.text),
   );
 }
 
@@ -151,17 +152,8 @@ function completionItem(one) {
 function messageLine(message) {
   const content = typeof message.content === "string" ? message.content : message.content ? JSON.stringify(message.content) : "";
   const calls = (message.tool_calls ?? []).map((/** @type {any} */ call) => `${call.function?.name}(${call.function?.arguments})`);
-  return h("div", { class: "message" }, h("span", { class: "role" }, message.role), longText([content, ...calls].filter(Boolean).join("\n")));
+  return h("div", { class: "message" }, h("span", { class: "role" }, message.role), sampleText([content, ...calls].filter(Boolean).join("\n")));
 }
 
 /** @param {string} text */
-function longText(text) {
-  if (!text) return h("p", { class: "quiet" }, "(nothing)");
-  if (text.length <= MOST_CHARS) return h("pre", { class: "wrap" }, text);
-  const shown = h("pre", { class: "wrap" }, `${text.slice(0, MOST_CHARS)} …`);
-  const all = button(`Show all ${number(text.length)} characters`, () => {
-    replace(shown, text);
-    all.remove();
-  });
-  return [shown, all];
-}
+const sampleText = (text) => (text ? longText(text, MOST_CHARS) : h("p", { class: "quiet" }, "(nothing)"));

@@ -1,7 +1,9 @@
 // @ts-check
 // All adapters of the tenant, and the upload of new ones.
 
-import { field, form, h, pagedTable, replace, toast } from "../dom.js";
+import { keepInAddress } from "../address.js";
+import { field, h, pagedTable, replace, toast } from "../dom.js";
+import { form } from "../form.js";
 import { byteCount, time } from "../format.js";
 import { uploadForm } from "../adapters/upload.js";
 
@@ -12,7 +14,7 @@ export const title = "Adapters";
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context
  */
 export async function render(root, { api, params, signal }) {
-  const prefix = h("input", { type: "search", value: params.prefix ?? "", autocomplete: "off", spellcheck: "false" });
+  const prefix = h("input", { type: "search", name: "prefix", value: params.prefix ?? "", autocomplete: "off", spellcheck: "false" });
   const publicOnes = h("input", { type: "checkbox", checked: params.public === "true" });
   const listing = h("div");
 
@@ -39,7 +41,10 @@ export async function render(root, { api, params, signal }) {
     ),
     form(
       { class: "row", role: "search", "aria-label": "Adapters" },
-      list,
+      () => {
+        keepInAddress({ prefix: prefix.value.trim(), public: publicOnes.checked ? "true" : "" });
+        return list();
+      },
       field("Name begins with", prefix),
       h("label", { class: "check" }, publicOnes, "Public ones of all tenants"),
       h("button", { type: "submit" }, "Search"),

@@ -1,10 +1,12 @@
 // @ts-check
 // Batches of requests: made from an uploaded file, watched while they are answered, and what came of them.
 
-import { button, confirmed, field, form, h, pagedTable, replace, toast } from "../dom.js";
+import { button, confirmed, field, h, replace, toast, toastError } from "../dom.js";
+import { form } from "../form.js";
 import { fileChoice } from "../files/choice.js";
 import { fileUpload } from "../files/upload.js";
 import { number, time } from "../format.js";
+import { listing } from "../listing.js";
 import { poll } from "../poll.js";
 
 export const title = "Batches";
@@ -22,21 +24,11 @@ const LOOK_MS = 4000;
 export async function render(root, { api, signal }) {
   const file = fileChoice(api, signal, "Choose a file …", PURPOSE);
   file.control.required = true;
-  const endpoint = h("select", null, ENDPOINTS.map((one) => h("option", { value: one }, one)));
-  const listing = h("div");
+  file.control.name = "input_file_id";
+  const endpoint = h("select", { name: "endpoint" }, ENDPOINTS.map((one) => h("option", { value: one }, one)));
   const silence = h("p", { class: "hint", role: "status" });
   // The same request again, after an answer that was lost, makes no second batch.
   let sent = { body: "", key: "" };
-  let drawn = "";
-
-  /** @param {boolean} [always] also where nothing has changed */
-  async function list(always = true) {
-    const first = await api.page(BATCHES, { query: { limit: 20 }, signal });
-    const text = JSON.stringify(first.items);
-    if (!always && text === drawn) return;
-    drawn = text;
-    replace(listing, pagedTable("Batches", columns, first, "There is no batch yet. Upload a file with a request on each line, and make one above."));
-  }
 
   async function create() {
     const body = { input_file_id: file.control.value, endpoint: endpoint.value, completion_window: "24h" };
@@ -45,14 +37,14 @@ export async function render(root, { api, signal }) {
     await api.post(BATCHES, body, { headers: { "idempotency-key": sent.key }, signal });
     sent = { body: "", key: "" };
     toast("The batch is made. It is answered when nobody else asks.");
-    await list();
+    await list.look();
   }
 
   /** @param {any} batch */
   async function cancel(batch) {
     if (!(await confirmed("Cancel this batch?", "What it has answered until now is kept, in its output file.", "Cancel the batch"))) return;
     await api.post(`${BATCHES}/${encodeURIComponent(batch.id)}/cancel`, undefined, { signal });
-    await list();
+    await list.look();
   }
 
   /** @type {import("../dom.js").Column<any>[]} */
@@ -60,12 +52,14 @@ export async function render(root, { api, signal }) {
     { header: "Batch", cell: (batch) => h("code", null, batch.id) },
     { header: "State", cell: stateOf },
     { header: "Lines", cell: linesOf },
-    { header: "Endpoint", cell: (batch) => batch.endpoint },
+    { header: "Endpoint", cell: (batch) => h("span", { class: "id" }, batch.endpoint) },
     { header: "Files", cell: filesOf },
     { header: "Made", cell: (batch) => time(batch.created_at) },
     { header: "Actions", cell: (batch) => (["validating", "in_progress"].includes(batch.status) ? button("Cancel", () => cancel(batch), { class: "small danger", "aria-label": `Cancel ${batch.id}` }) : null) },
   ];
 
+  const none = () => "There is no batch yet. Upload a file with a request on each line, and make one above.";
+  const list = listing("Batches", columns, () => api.page(BATCHES, { query: { limit: 20 }, signal }), none);
   replace(
     root,
     h("h1", null, "Batches"),
@@ -79,17 +73,14 @@ export async function render(root, { api, signal }) {
         h("div", { class: "row top" }, field("File with the requests", file.control), field("Endpoint", endpoint, "That of all of its lines.")),
         h("div", { class: "actions" }, h("button", { type: "submit", class: "primary" }, "Make the batch")),
       ),
-      h("details", { class: "spaced" }, h("summary", null, "Upload a file"), fileUpload(api, signal, (made) => file.refresh(made.id).catch(() => {}), PURPOSE)),
+      h("details", { class: "spaced" }, h("summary", null, "Upload a file"), fileUpload(api, signal, (made) => made.purpose === PURPOSE && file.refresh(made.id).catch(toastError), PURPOSE)),
     ),
-    listing,
+    list.element,
     silence,
   );
-  await Promise.all([list(), file.refresh()]);
-  const look = async () => {
-    await list(false);
-    return true;
-  };
-  poll(look, signal, LOOK_MS, (error) => replace(silence, error ? `The list may be old: ${error.message} It is asked for again.` : ""));
+  await list.show();
+  file.refresh().catch(toastError);
+  poll(list.look, signal, LOOK_MS, silence);
 }
 
 /** @param {any} batch */
@@ -98,7 +89,7 @@ function stateOf(batch) {
   const errors = batch.errors?.data ?? [];
   return [
     h("span", { class: `badge ${kind}` }, batch.status.replaceAll("_", " ")),
-    errors.slice(0, 3).map((/** @type {any} */ error) => h("p", { class: "wrong" }, error.line ? `Line ${number(error.line)}: ` : "", error.message)),
+    errors.slice(0, 3).map((/** @type {any} */ error) => h("p", { class: "wrong words" }, error.line ? `Line ${number(error.line)}: ` : "", error.message)),
   ];
 }
 

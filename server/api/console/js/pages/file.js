@@ -5,12 +5,12 @@ import { button, h, replace } from "../dom.js";
 import { download } from "../files/download.js";
 import { checkedFile } from "../files/check.js";
 import { byteCount, number, time } from "../format.js";
+import { longText } from "../long_text.js";
 import { deleteButton } from "./files.js";
 
 export const title = "File";
 
 const SHOWN = 10;
-const SHOWN_CHARS = 5000;
 const METHODS = ["reinforcement", "supervised", "evolution"];
 
 /**
@@ -89,12 +89,10 @@ export async function render(root, { api, params, signal }) {
 
 /** @param {{line: number, text: string, error: string | null}} line */
 function lineItem({ line, text, error }) {
-  const cut = text.length > SHOWN_CHARS;
   return h(
     "li",
     { value: line, class: error ? "bad" : null },
     error ? h("p", { class: "wrong" }, error) : null,
-    text.trim() ? h("pre", { class: "wrap" }, cut ? `${text.slice(0, SHOWN_CHARS)} …` : text) : h("p", { class: "quiet" }, "Empty; it is skipped."),
-    cut ? h("p", { class: "hint" }, `${number(text.length - SHOWN_CHARS)} more characters`) : null,
+    text.trim() ? longText(text) : h("p", { class: "quiet" }, "Empty; it is skipped."),
   );
 }

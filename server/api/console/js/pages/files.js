@@ -1,9 +1,10 @@
 // @ts-check
 // The tenant's files: uploads, and what there is.
 
-import { button, confirmed, h, pagedTable, replace, toast } from "../dom.js";
+import { button, confirmed, h, replace, toast, toastError } from "../dom.js";
 import { fileUpload } from "../files/upload.js";
 import { byteCount, time } from "../format.js";
+import { listing } from "../listing.js";
 import { download } from "../files/download.js";
 
 export const title = "Files";
@@ -13,13 +14,6 @@ export const title = "Files";
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context
  */
 export async function render(root, { api, signal }) {
-  const listing = h("div");
-
-  async function list() {
-    const first = await api.page("/v1/files", { query: { limit: 50 }, signal });
-    replace(listing, pagedTable("Files", columns, first, "There is no file yet. Upload one above."));
-  }
-
   /** @type {import("../dom.js").Column<any>[]} */
   const columns = [
     { header: "Name", cell: (file) => h("a", { href: `#/files/${encodeURIComponent(file.id)}` }, file.filename) },
@@ -30,17 +24,18 @@ export async function render(root, { api, signal }) {
     {
       header: "Actions",
       cell: (file) =>
-        h("div", { class: "tight" }, download(api, file, signal), deleteButton(api, file, signal, list)),
+        h("div", { class: "tight" }, download(api, file, signal), deleteButton(api, file, signal, list.look)),
     },
   ];
 
+  const list = listing("Files", columns, () => api.page("/v1/files", { query: { limit: 50 }, signal }), () => "There is no file yet. Upload one above.");
   replace(
     root,
     h("h1", null, "Files"),
-    h("section", { class: "card", "aria-label": "Upload" }, h("h2", null, "Upload"), fileUpload(api, signal, () => list().catch(() => {}))),
-    listing,
+    h("section", { class: "card", "aria-label": "Upload" }, h("h2", null, "Upload"), fileUpload(api, signal, () => list.look().catch(toastError))),
+    list.element,
   );
-  await list();
+  await list.show();
 }
 
 /**

@@ -3,7 +3,8 @@
 
 import { ApiError } from "../api.js";
 import { GRADER_DRAFT, draft, keepDraft } from "../drafts.js";
-import { button, copyButton, field, form, h, replace } from "../dom.js";
+import { button, copyButton, field, h, replace } from "../dom.js";
+import { form } from "../form.js";
 import { resultCard, run, validate } from "../graders/grade.js";
 import { graderField, pathInGrader } from "../graders/field.js";
 import { graderRows } from "../graders/rows.js";

@@ -82,7 +82,7 @@ export async function render(root, { api, params, signal }) {
       await refresh();
       return !hasEnded(job);
     };
-    poll(again, signal, LOOK_MS, (error) => replace(silence, error ? `This may be old: ${error.message} It is asked for again.` : "")).finally(() => {
+    poll(again, signal, LOOK_MS, silence).finally(() => {
       looking = false;
     });
   }

@@ -1,9 +1,10 @@
 // @ts-check
 // The tenant's training jobs, newest first; those that are under way are looked at again and again.
 
-import { button, h, replace, table } from "../dom.js";
+import { h, replace } from "../dom.js";
 import { time } from "../format.js";
 import { hasEnded, progress, shortId, statusBadge } from "../jobs/words.js";
+import { listing } from "../listing.js";
 import { poll } from "../poll.js";
 
 export const title = "Jobs";
@@ -16,44 +17,17 @@ const LOOK_MS = 4000;
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context
  */
 export async function render(root, { api, signal }) {
-  const listing = h("div");
   const silence = h("p", { class: "hint", role: "status" });
-  let page = await api.page(JOBS, { query: { limit: 50 }, signal });
-  let jobs = page.items;
-  let drawn = "";
-
-  function draw() {
-    if (drawn === (drawn = JSON.stringify(jobs))) return;
-    const focused = /** @type {HTMLElement | null} */ (document.activeElement)?.getAttribute("href");
-    replace(listing, jobs.length ? table("Jobs", COLUMNS, jobs) : h("p", { class: "empty" }, "There is no job yet."));
-    if (focused) /** @type {HTMLElement | null} */ (listing.querySelector(`a[href="${CSS.escape(focused)}"]`))?.focus();
-  }
-
-  const more = button("Show more", async () => {
-    if (page.next === null) return;
-    page = await page.next();
-    jobs = [...jobs, ...page.items];
-    more.hidden = page.next === null;
-    draw();
-  });
-  more.hidden = page.next === null;
+  const none = () => "There is no job yet. Upload a file to train on, and begin one with New job.";
+  const list = listing("Jobs", COLUMNS, () => api.page(JOBS, { query: { limit: 50 }, signal }), none);
   replace(
     root,
     h("div", { class: "actions spread" }, h("h1", null, "Jobs"), h("a", { class: "button primary", href: "#/jobs/new" }, "New job")),
-    listing,
+    list.element,
     silence,
-    h("p", null, more),
   );
-  draw();
-  const look = async () => {
-    const { items } = await api.page(JOBS, { query: { limit: 50 }, signal });
-    const newest = new Map(items.map((job) => [job.id, job]));
-    const known = new Set(jobs.map((job) => job.id));
-    jobs = [...items.filter((job) => !known.has(job.id)), ...jobs.map((job) => newest.get(job.id) ?? job)];
-    draw();
-    return true;
-  };
-  poll(look, signal, LOOK_MS, (error) => replace(silence, error ? `The list may be old: ${error.message} It is asked for again.` : ""));
+  await list.show();
+  poll(list.look, signal, LOOK_MS, silence);
 }
 
 /** @type {import("../dom.js").Column<any>[]} */

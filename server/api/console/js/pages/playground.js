@@ -2,7 +2,8 @@
 // Two answers to one question side by side: each by the base model, an adapter at some strength, or a mixture.
 
 import { isAbort } from "../api.js";
-import { button, field, form, h, replace, toastError } from "../dom.js";
+import { button, field, h, replace, toastError } from "../dom.js";
+import { form } from "../form.js";
 import { draft, keepDraft } from "../drafts.js";
 import { adapterChoice } from "../playground/choice.js";
 import { answerColumn } from "../playground/answer.js";

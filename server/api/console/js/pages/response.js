@@ -4,6 +4,7 @@
 import { ApiError } from "../api.js";
 import { button, h, replace } from "../dom.js";
 import { number, time } from "../format.js";
+import { longText } from "../long_text.js";
 import { poll } from "../poll.js";
 import { itemView } from "../responses/items.js";
 import { actionsOf, isRunning, pathOf, responseLink, stateBadge } from "../responses/words.js";
@@ -56,7 +57,7 @@ export async function render(root, { api, params, signal }) {
     draw(now);
     return isRunning(now);
   };
-  if (isRunning(response)) poll(look, signal, LOOK_MS, (error) => replace(silence, error ? `This may be old: ${error.message} It is asked for again.` : ""));
+  if (isRunning(response)) poll(look, signal, LOOK_MS, silence);
 }
 
 /** @param {any} response */
@@ -70,7 +71,7 @@ function factsOf(response) {
     ["Made", [time(response.created_at), response.background ? ", in the background" : ""]],
     ["Ended", time(response.completed_at)],
     ["Tokens", usage ? `${number(usage.input_tokens)} in, ${number(usage.output_tokens)} out` : "–"],
-    ["Instructions", response.instructions ? h("div", { class: "said" }, String(response.instructions)) : "–"],
+    ["Instructions", response.instructions ? longText(String(response.instructions)) : "–"],
   ];
   return h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", null, name), h("dd", null, value)]));
 }

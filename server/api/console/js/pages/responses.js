@@ -1,8 +1,11 @@
 // @ts-check
-// The tenant's stored responses, newest first; the listing is looked at again and again, for those that run.
+// The tenant's stored responses, newest first; they are looked at again and again, for those that run.
 
-import { button, field, form, h, replace, table } from "../dom.js";
+import { keepInAddress } from "../address.js";
+import { field, h, replace } from "../dom.js";
+import { form } from "../form.js";
 import { byteCount, time } from "../format.js";
+import { listing } from "../listing.js";
 import { poll } from "../poll.js";
 import { RESPONSES, STATES, actionsOf, responseLink, stateBadge } from "../responses/words.js";
 
@@ -15,45 +18,17 @@ const LOOK_MS = 4000;
  * @param {HTMLElement} root
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context
  */
-export async function render(root, { api, signal }) {
-  const state = h("select", null, h("option", { value: "" }, "all"), STATES.map((one) => h("option", { value: one }, one.replaceAll("_", " "))));
-  const model = h("input", { type: "text", autocomplete: "off", spellcheck: "false", maxlength: 255 });
-  const listing = h("div");
+export async function render(root, { api, params, signal }) {
+  const state = h("select", { name: "status", value: STATES.includes(params.status) ? params.status : "" }, h("option", { value: "" }, "all"), STATES.map((one) => h("option", { value: one }, one.replaceAll("_", " "))));
+  const model = h("input", { type: "text", name: "model", value: params.model ?? "", autocomplete: "off", spellcheck: "false", maxlength: 255 });
   const silence = h("p", { class: "hint", role: "status" });
-  let query = {};
-  /** @type {any[]} */
-  let responses = [];
-  /** @type {(() => Promise<any>) | null} */
-  let next = null;
-  let drawn = "";
+  let query = { status: "", model: "" };
 
-  const first = () => api.page(RESPONSES, { query: { ...query, limit: PAGE }, signal });
-
-  async function show() {
+  const show = async () => {
     query = { status: state.value, model: model.value.trim() };
-    const page = await first();
-    ({ items: responses, next } = page);
-    more.hidden = next === null;
-    draw();
-  }
-
-  function draw() {
-    if (drawn === (drawn = JSON.stringify(responses))) return;
-    const focused = /** @type {HTMLElement | null} */ (document.activeElement);
-    const again = focused && listing.contains(focused) ? (focused.getAttribute("href") ?? focused.getAttribute("aria-label")) : null;
-    const none = state.value || model.value ? "No response is like that." : "There is no stored response yet. /v1/responses stores what it answers.";
-    replace(listing, responses.length ? table("Responses", columns, responses) : h("p", { class: "empty" }, none));
-    if (again) /** @type {HTMLElement | null} */ (listing.querySelector(`[href="${CSS.escape(again)}"], [aria-label="${CSS.escape(again)}"]`))?.focus();
-  }
-
-  async function look() {
-    const page = await first();
-    // What is not among the newest any more has been deleted, or has made room.
-    const oldest = page.next === null ? "" : page.items.at(-1).id;
-    responses = [...page.items, ...responses.filter((one) => one.id < oldest)];
-    draw();
-    return true;
-  }
+    keepInAddress(query);
+    await list.show();
+  };
 
   /** @type {import("../dom.js").Column<any>[]} */
   const columns = [
@@ -63,18 +38,11 @@ export async function render(root, { api, signal }) {
     { header: "Goes on from", cell: (one) => (one.previous_response_id ? responseLink(one.previous_response_id) : h("span", { class: "quiet" }, "–")) },
     { header: "Made", cell: (one) => [time(one.created_at), one.background ? h("p", { class: "hint" }, "in the background") : null] },
     { header: "Size", numeric: true, cell: (one) => byteCount(one.bytes) },
-    { header: "Actions", cell: (one) => actionsOf(api, one, signal, { changed: look, deleted: look }) },
+    { header: "Actions", cell: (one) => actionsOf(api, one, signal, { changed: list.look, deleted: list.look }) },
   ];
 
-  const more = button("Show more", async () => {
-    if (next === null) return;
-    const page = await next();
-    next = page.next;
-    responses = [...responses, ...page.items];
-    more.hidden = next === null;
-    draw();
-  });
-  more.hidden = true;
+  const none = () => (query.status || query.model ? "No stored response has this state and this model." : "There is no stored response yet. /v1/responses stores what it answers.");
+  const list = listing("Responses", columns, () => api.page(RESPONSES, { query: { ...query, limit: PAGE }, signal }), none);
   replace(
     root,
     h("h1", null, "Responses"),
@@ -85,10 +53,9 @@ export async function render(root, { api, signal }) {
       field("Model", model, "An adapter, with or without a version, or the base model."),
       h("button", { type: "submit" }, "Show"),
     ),
-    listing,
+    list.element,
     silence,
-    h("p", null, more),
   );
   await show();
-  poll(look, signal, LOOK_MS, (error) => replace(silence, error ? `The list may be old: ${error.message} It is asked for again.` : ""));
+  poll(list.look, signal, LOOK_MS, silence);
 }

@@ -2,7 +2,8 @@
 // One tenant, for the operator: its quotas, whether it is enabled, and its keys.
 
 import { ApiError, inPath } from "../api.js";
-import { button, confirmed, copyButton, dialog, field, form, h, pagedTable, replace, toast } from "../dom.js";
+import { button, confirmed, copyButton, dialog, field, h, pagedTable, replace, toast } from "../dom.js";
+import { form } from "../form.js";
 import { time } from "../format.js";
 import { quotaFields } from "../tenants/quotas.js";
 import { notForYou, orWhyNot } from "./tenants.js";
@@ -78,21 +79,21 @@ export async function render(root, { api, params, signal }) {
       "section",
       { class: "card" },
       h("h2", null, "Keys"),
-      pagedTable("Keys", COLUMNS, keys, "It has no key."),
+      pagedTable("Keys", COLUMNS, keys, "It has no key yet. Make one below."),
       h("details", null, h("summary", null, h("strong", null, "New key")), newKeyForm()),
     );
   }
 
   function newKeyForm() {
-    const called = h("input", { type: "text", required: true, maxlength: 128, autocomplete: "off" });
-    const scopes = SCOPES.map((scope) => ({ ...scope, box: h("input", { type: "checkbox", checked: scope.name === "infer" }) }));
+    const called = h("input", { type: "text", name: "name", required: true, maxlength: 128, autocomplete: "off" });
+    const scopes = SCOPES.map((scope) => ({ ...scope, box: h("input", { type: "checkbox", name: "scopes", checked: scope.name === "infer" }) }));
     const expiry = h("select", null, EXPIRIES.map((one, at) => h("option", { value: at }, one.label)));
     const quotas = quotaFields({}, false);
     return form(
       {},
       async () => {
         const chosen = scopes.filter((scope) => scope.box.checked).map((scope) => scope.name);
-        if (chosen.length === 0) throw new ApiError("A key needs at least one scope.");
+        if (chosen.length === 0) throw new ApiError("A key needs at least one scope.", { param: "scopes" });
         const body = { name: called.value.trim(), scopes: chosen, expires_in_s: EXPIRIES[Number(expiry.value)].seconds, ...quotas.values() };
         await showOnce(await api.post(`${path}/keys`, body, { signal }));
         await redraw();
@@ -112,10 +113,11 @@ export async function render(root, { api, params, signal }) {
   /** @param {any} made with the key itself, which nobody is shown again */
   function showOnce(made) {
     const shown = h("input", { type: "text", readonly: true, class: "mono", value: made.key, onfocus: (/** @type {FocusEvent} */ event) => /** @type {HTMLInputElement} */ (event.currentTarget).select() });
-    return dialog(`The key ${made.name}`, (close) => [
+    const content = (/** @type {() => void} */ close) => [
       field("Copy it now: it is shown this once, and stored nowhere", shown),
       h("div", { class: "actions" }, copyButton("Copy", () => made.key), h("button", { type: "button", onclick: () => close() }, "I have it")),
-    ]);
+    ];
+    return dialog(`The key ${made.name}`, content, { stays: true });
   }
 
   /** @param {any} key */
@@ -135,7 +137,7 @@ export async function render(root, { api, params, signal }) {
 
   /** @type {import("../dom.js").Column<any>[]} */
   const COLUMNS = [
-    { header: "Name", cell: (key) => key.name },
+    { header: "Name", cell: (key) => [key.name, h("p", { class: "hint" }, h("code", null, key.id))] },
     { header: "Ends with", cell: (key) => h("code", null, key.hint) },
     { header: "May", cell: (key) => key.scopes.join(", ") },
     { header: "State", cell: stateOf },

@@ -2,7 +2,8 @@
 // All tenants, for the operator; and the form that makes one.
 
 import { ApiError } from "../api.js";
-import { field, form, h, pagedTable, replace, toast } from "../dom.js";
+import { field, h, pagedTable, replace, toast } from "../dom.js";
+import { form } from "../form.js";
 import { number, time } from "../format.js";
 import { quotaFields } from "../tenants/quotas.js";
 
@@ -20,8 +21,8 @@ export async function render(root, { api, signal }) {
     root.append(notForYou(first));
     return;
   }
-  const draw = (/** @type {any} */ page) => replace(listing, pagedTable("Tenants", COLUMNS, page, "There is no tenant."));
-  const name = h("input", { type: "text", required: true, pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*", maxlength: 64, autocomplete: "off", spellcheck: "false" });
+  const draw = (/** @type {any} */ page) => replace(listing, pagedTable("Tenants", COLUMNS, page, "There is no tenant yet. Make one below."));
+  const name = h("input", { type: "text", name: "name", required: true, title: "Letters, digits, . _ and -; a letter or digit first.", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*", maxlength: 64, autocomplete: "off", spellcheck: "false" });
   const quotas = quotaFields({}, true);
   const whole = form(
     {},

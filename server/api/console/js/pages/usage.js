@@ -1,19 +1,21 @@
 // @ts-check
 // Tokens and requests over time, and their sums by adapter, key or tenant.
 
+import { keepInAddress } from "../address.js";
 import { ApiError } from "../api.js";
 import { barChart } from "../chart.js";
-import { button, field, form, h, replace, save, table } from "../dom.js";
+import { button, field, h, replace, save, table } from "../dom.js";
+import { form } from "../form.js";
 import { number } from "../format.js";
 
 export const title = "Usage";
 
 const DAY = 86_400;
-/** Name, seconds back, width of a bucket: as many buckets as the server gives in a page. */
+/** Seconds back, width of a bucket: as many buckets as the server gives in a page. */
 const PERIODS = [
-  { name: "24 hours, by hour", back: DAY, width: "1h", seconds: 3600, limit: 25 },
-  { name: "7 days, by hour", back: 6 * DAY, width: "1h", seconds: 3600, limit: 168 },
-  { name: "30 days, by day", back: 30 * DAY, width: "1d", seconds: DAY, limit: 31 },
+  { name: "24h", label: "24 hours, by hour", back: DAY, width: "1h", seconds: 3600, limit: 25 },
+  { name: "7d", label: "7 days, by hour", back: 7 * DAY - 3600, width: "1h", seconds: 3600, limit: 168 },
+  { name: "30d", label: "30 days, by day", back: 30 * DAY, width: "1d", seconds: DAY, limit: 31 },
 ];
 const GROUPS = [
   { name: "adapter", label: "Adapter", of: (/** @type {any} */ one) => one.model },
@@ -27,15 +29,15 @@ const MAX_PAGES = 50;
  * @param {HTMLElement} root
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context
  */
-export async function render(root, { api, signal }) {
-  const period = h("select", null, PERIODS.map((one, at) => h("option", { value: at }, one.name)));
-  const group = h("select", null, GROUPS.map((one, at) => h("option", { value: at }, one.label)));
-  const all = h("input", { type: "checkbox" });
+export async function render(root, { api, params, signal }) {
+  const period = h("select", { value: named(PERIODS, params.period).name }, PERIODS.map((one) => h("option", { value: one.name }, one.label)));
+  const group = h("select", { value: named(GROUPS, params.by).name }, GROUPS.map((one) => h("option", { value: one.name }, one.label)));
+  const all = h("input", { type: "checkbox", checked: params.all === "true" });
   const place = h("div");
 
   async function draw() {
-    const { back, width, limit, seconds } = PERIODS[Number(period.value)];
-    const by = GROUPS[Number(group.value)];
+    const { back, width, limit, seconds } = named(PERIODS, period.value);
+    const by = named(GROUPS, group.value);
     const now = Math.floor(Date.now() / 1000);
     const query = { start_time: now - back, bucket_width: width, group_by: by.name, all_tenants: all.checked ? "true" : null, limit };
     replace(place, h("p", { class: "quiet", role: "status" }, "Loading …"));
@@ -54,7 +56,10 @@ export async function render(root, { api, signal }) {
     h("h1", null, "Usage"),
     form(
       { class: "row", "aria-label": "What to show" },
-      draw,
+      () => {
+        keepInAddress({ period: period.value, by: group.value, all: all.checked ? "true" : "" });
+        return draw();
+      },
       field("Period", period),
       field("By", group),
       h("label", { class: "check" }, all, "Of all tenants (for operators)"),
@@ -64,6 +69,9 @@ export async function render(root, { api, signal }) {
   );
   await draw();
 }
+
+/** The one of a name, or else the first. @template {{name: string}} T @param {T[]} all @param {string} name @returns {T} */
+const named = (all, name) => all.find((one) => one.name === name) ?? all[0];
 
 /** @param {import("../api.js").Api} api @param {Record<string, any>} query @param {AbortSignal} signal */
 async function readUsage(api, query, signal) {
@@ -101,7 +109,7 @@ function report(buckets, by, seconds, isWhole) {
   });
   if (total.requests === 0) return h("p", { class: "empty" }, "Nothing was used in this time.");
   const rows = [...sums.values()].sort((one, other) => other.input + other.output - one.input - one.output);
-  const labels = times.map((time) => label(time, seconds));
+  const over = { axis: "time", labels: times.map((time) => label(time, seconds)), ticks: times.map((time, at) => tick(time, at, seconds, times.length)) };
   /** @type {import("../dom.js").Column<any>[]} */
   const columns = [
     { header: by.label, cell: (one) => one.name },
@@ -118,8 +126,8 @@ function report(buckets, by, seconds, isWhole) {
       h(
         "div",
         { class: "columns" },
-        barChart({ title: "Tokens", labels, values: perTime.map((one) => one.input), compared: perTime.map((one) => one.output), names: ["in", "out"] }),
-        barChart({ title: "Requests", labels, values: perTime.map((one) => one.requests), names: ["requests", ""] }),
+        barChart({ title: "Tokens", ...over, values: perTime.map((one) => one.input), compared: perTime.map((one) => one.output), names: ["in", "out"] }),
+        barChart({ title: "Requests", ...over, values: perTime.map((one) => one.requests), names: ["requests", ""] }),
       ),
     ),
     table(`Usage by ${by.label.toLowerCase()}`, columns, rows.length > 1 ? [total, ...rows] : rows),
@@ -133,9 +141,20 @@ function cell(text) {
   return `"${safe.replaceAll('"', '""')}"`;
 }
 
+const HOUR_OF = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const DAY_OF = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const UTC_DAY_OF = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", timeZone: "UTC" });
+
 /** @param {number} time @param {number} seconds of a bucket; days are UTC's */
 function label(time, seconds) {
   const date = new Date(time * 1000);
-  if (seconds === DAY) return `${date.getUTCMonth() + 1}/${date.getUTCDate()}`;
-  return `${String(date.getHours()).padStart(2, "0")}:00`;
+  return seconds === DAY ? UTC_DAY_OF.format(date) : `${DAY_OF.format(date)}, ${HOUR_OF.format(date)}`;
+}
+
+/** What stands below a bucket, "" for most: the day where one begins, and some hours where there are few. @param {number} time @param {number} at @param {number} seconds @param {number} count */
+function tick(time, at, seconds, count) {
+  const date = new Date(time * 1000);
+  if (seconds === DAY) return at % 3 ? "" : UTC_DAY_OF.format(date);
+  if (date.getHours() === 0) return DAY_OF.format(date);
+  return count <= 25 && date.getHours() % 4 === 0 ? HOUR_OF.format(date) : "";
 }

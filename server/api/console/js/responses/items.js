@@ -2,20 +2,16 @@
 // Items of a response's input and output: messages, calls of functions and what they gave, reasoning.
 
 import { h } from "../dom.js";
-import { number } from "../format.js";
-
-const MOST_CHARS = 5000;
+import { longText } from "../long_text.js";
 
 /** @param {any} item */
 export function itemView(item) {
   const [who, text] = read(item);
-  const cut = text.length > MOST_CHARS;
   return h(
     "li",
     { class: "message" },
     h("span", { class: "role" }, who),
-    text ? h("pre", { class: "wrap" }, cut ? `${text.slice(0, MOST_CHARS)} …` : text) : h("p", { class: "quiet" }, "Nothing."),
-    cut ? h("p", { class: "hint" }, `${number(text.length - MOST_CHARS)} more characters`) : null,
+    text ? longText(text) : h("p", { class: "quiet" }, "Nothing."),
   );
 }
 

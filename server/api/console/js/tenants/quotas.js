@@ -24,9 +24,9 @@ export function quotaFields(current, ofTenant) {
   const inputs = known.map(({ name, label, min }) => ({
     name,
     label,
-    input: h("input", { type: "number", min, max: 1e12, step: 1, value: current[name] ?? "" }),
+    input: h("input", { type: "number", name, min, max: 1e12, step: 1, value: current[name] ?? "" }),
   }));
-  const weight = h("input", { type: "number", min: 0.001, max: 1000, step: "any", value: current.weight ?? 1, required: true });
+  const weight = h("input", { type: "number", name: "weight", min: 0.001, max: 1000, step: "any", value: current.weight ?? 1, required: true });
   const values = () => {
     /** @type {Record<string, number | null>} */
     const found = {};
