@@ -102,11 +102,14 @@ async function send(method, path, body, { query, headers = {}, signal } = {}) {
     });
   } catch (error) {
     if (isAbort(error)) throw error;
-    throw new ApiError("The server cannot be reached. Is it running, and this computer online?");
+    throw unreachable();
   }
   if (!answer.ok) throw await errorOf(answer);
   return answer;
 }
+
+/** The error of an answer that never came. */
+export const unreachable = () => new ApiError("The server cannot be reached. Is it running, and this computer online?");
 
 /** The error that an answer is. @param {Response} answer @returns {Promise<ApiError>} */
 export async function errorOf(answer) {

@@ -1,7 +1,7 @@
 // @ts-check
 // The console's frame: which page the address behind "#" means, the navigation, and the key of this session.
 
-import { ApiError, api, isAbort, session } from "./api.js";
+import { ApiError, api, isAbort, session, unreachable } from "./api.js";
 import { clearErrors, closeDialogs, focusHeading, h, replace } from "./dom.js";
 import { askForKey } from "./key.js";
 
@@ -74,12 +74,14 @@ async function show(moveFocus) {
   drawNav(found?.page ?? null);
   const content = h("div", { class: "content" });
   replace(root, h("p", { class: "quiet", role: "status" }, "Loading …"));
-  let name = "No such page";
+  const name = found ? entryOf(found.page)?.nav : "No such page";
+  // A browser does not fetch a module a second time, unless the whole page is loaded again.
+  let again = () => location.reload();
   try {
     if (found === null) throw new ApiError("There is no such page in the console.");
-    const module = await found.page.load();
+    const module = await found.page.load().catch(() => Promise.reject(unreachable()));
     if (signal.aborted) return;
-    name = module.title;
+    again = () => void show(true);
     replace(root, content);
     await module.render(content, { api, params: found.params, signal });
   } catch (error) {
@@ -91,13 +93,12 @@ async function show(moveFocus) {
       return;
     }
     const message = error instanceof Error ? error.message : String(error);
-    const again = h("button", { type: "button", onclick: () => show(true) }, "Try again");
     replace(
       root,
       content.querySelector("h1") ? null : h("h1", null, name),
       content,
       h("div", { class: "notice error", role: "alert" }, h("p", null, message)),
-      found && h("p", null, again),
+      found && h("p", null, h("button", { type: "button", onclick: () => again() }, "Try again")),
     );
   }
   if (signal.aborted) return;
@@ -110,11 +111,14 @@ function entitle() {
   document.title = [root.querySelector("h1")?.textContent, "TinyLoRA console"].filter(Boolean).join(" – ");
 }
 
-/** @param {Page | null} page the one shown; a page without an entry belongs to the one it begins with */
+/** The page with the entry to which `page` belongs: the one that its pattern begins with. @param {Page} page */
+const entryOf = (page) => PAGES.find((each) => each.pattern === page.pattern.split("/")[0]);
+
+/** @param {Page | null} page the one shown */
 function drawNav(page) {
-  const at = page?.pattern.split("/")[0];
+  const at = page && entryOf(page);
   const links = PAGES.filter((each) => each.nav).map((each) =>
-    h("a", { href: `#/${each.pattern}`, "aria-current": each.pattern === at ? "page" : null }, each.nav),
+    h("a", { href: `#/${each.pattern}`, "aria-current": each === at ? "page" : null }, each.nav),
   );
   replace(nav, h("ul", null, links.map((link) => h("li", null, link))));
 }

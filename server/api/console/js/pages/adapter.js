@@ -8,8 +8,6 @@ import { aliasSection } from "../adapters/aliases.js";
 import { uploadForm } from "../adapters/upload.js";
 import { numbersSection } from "../adapters/numbers.js";
 
-export const title = "Adapter";
-
 /**
  * @param {HTMLElement} root
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context

@@ -7,8 +7,6 @@ import { form } from "../form.js";
 import { byteCount, time } from "../format.js";
 import { uploadForm } from "../adapters/upload.js";
 
-export const title = "Adapters";
-
 /**
  * @param {HTMLElement} root
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context

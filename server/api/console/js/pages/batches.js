@@ -9,8 +9,6 @@ import { number, time } from "../format.js";
 import { listing } from "../listing.js";
 import { poll } from "../poll.js";
 
-export const title = "Batches";
-
 const BATCHES = "/v1/batches";
 const PURPOSE = "batch";
 const ENDPOINTS = ["/v1/chat/completions", "/v1/completions", "/v1/responses"];

@@ -8,8 +8,6 @@ import { byteCount, number, time } from "../format.js";
 import { longText } from "../long_text.js";
 import { deleteButton } from "./files.js";
 
-export const title = "File";
-
 const SHOWN = 10;
 const METHODS = ["reinforcement", "supervised", "evolution"];
 

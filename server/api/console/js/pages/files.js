@@ -7,8 +7,6 @@ import { byteCount, time } from "../format.js";
 import { listing } from "../listing.js";
 import { download } from "../files/download.js";
 
-export const title = "Files";
-
 /**
  * @param {HTMLElement} root
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context

@@ -12,8 +12,6 @@ import { SAMPLE_ITEM, SAMPLE_OUTPUT } from "../graders/templates.js";
 import { jsonField } from "../json_field.js";
 import { baseModel } from "../models.js";
 
-export const title = "Graders";
-
 /**
  * @param {HTMLElement} root
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context

@@ -9,8 +9,6 @@ import { JobSamples } from "../jobs/samples.js";
 import { hasEnded, progress, shortId, span, statusBadge } from "../jobs/words.js";
 import { poll } from "../poll.js";
 
-export const title = "Job";
-
 const LOOK_MS = 2500;
 
 /**

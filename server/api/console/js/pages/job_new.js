@@ -6,8 +6,6 @@ import { copyButton, h, replace, toast } from "../dom.js";
 import { JobForm } from "../jobs/form.js";
 import { baseModel } from "../models.js";
 
-export const title = "New job";
-
 /**
  * @param {HTMLElement} root
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context `params.file`: to train

@@ -7,8 +7,6 @@ import { hasEnded, progress, shortId, statusBadge } from "../jobs/words.js";
 import { listing } from "../listing.js";
 import { poll } from "../poll.js";
 
-export const title = "Jobs";
-
 const JOBS = "/v1/fine_tuning/jobs";
 const LOOK_MS = 4000;
 

@@ -8,8 +8,6 @@ import { draft, keepDraft } from "../drafts.js";
 import { adapterChoice } from "../playground/choice.js";
 import { answerColumn } from "../playground/answer.js";
 
-export const title = "Playground";
-
 const DRAFT = "playground";
 
 /**

@@ -9,8 +9,6 @@ import { poll } from "../poll.js";
 import { itemView } from "../responses/items.js";
 import { actionsOf, isRunning, pathOf, responseLink, stateBadge } from "../responses/words.js";
 
-export const title = "Response";
-
 const LOOK_MS = 2000;
 const ITEMS = 20;
 const TURNS = 10;

@@ -9,8 +9,6 @@ import { listing } from "../listing.js";
 import { poll } from "../poll.js";
 import { RESPONSES, STATES, actionsOf, responseLink, stateBadge } from "../responses/words.js";
 
-export const title = "Responses";
-
 const PAGE = 50;
 const LOOK_MS = 4000;
 

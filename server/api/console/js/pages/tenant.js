@@ -8,8 +8,6 @@ import { time } from "../format.js";
 import { quotaFields } from "../tenants/quotas.js";
 import { notForYou, orWhyNot } from "./tenants.js";
 
-export const title = "Tenant";
-
 const SCOPES = [
   { name: "infer", means: "run the model, with adapters" },
   { name: "adapters", means: "upload and change adapters, see usage" },

@@ -7,8 +7,6 @@ import { form } from "../form.js";
 import { number, time } from "../format.js";
 import { quotaFields } from "../tenants/quotas.js";
 
-export const title = "Tenants & keys";
-
 /**
  * @param {HTMLElement} root
  * @param {{api: import("../api.js").Api, params: Record<string, string>, signal: AbortSignal}} context

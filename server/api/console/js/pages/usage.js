@@ -8,8 +8,6 @@ import { button, field, h, replace, save, table } from "../dom.js";
 import { form } from "../form.js";
 import { number } from "../format.js";
 
-export const title = "Usage";
-
 const DAY = 86_400;
 /** Seconds back, width of a bucket: as many buckets as the server gives in a page. */
 const PERIODS = [
