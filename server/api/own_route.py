@@ -20,6 +20,7 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Receive, Scope
 
 from adapters.vector.errors import AdapterError
@@ -46,7 +47,13 @@ class _Parsed(Request):
 
 
 class OwnRoute(APIRoute):
-    """Lets our errors pass, and turns everything else into a Defect."""
+    """Lets our errors pass, and turns everything else into a Defect. A path without a name where one belongs
+    ("/v1/adapters/") is none of its paths."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As the router asks."""
+        match, found = super().matches(scope)
+        return (Match.NONE, {}) if "" in found.get("path_params", {}).values() else (match, found)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -38,7 +38,7 @@ class ExpiresAfter(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=3600, le=2_592_000)
+    seconds: StrictInt = Field(ge=3600, le=2_592_000)
 
 
 class FileFields(BaseModel):
@@ -120,7 +120,7 @@ def _upload(items: list[tuple[str, UploadFile | str]], max_bytes: int) -> FileUp
                 code="invalid_form",
             )
         if key in _EXPIRY_FIELDS:
-            fields.setdefault("expires_after", {})[_EXPIRY_FIELDS[key]] = value
+            fields.setdefault("expires_after", {})[_EXPIRY_FIELDS[key]] = _as_number(value)
         else:
             fields[key] = value
     try:
@@ -131,6 +131,11 @@ def _upload(items: list[tuple[str, UploadFile | str]], max_bytes: int) -> FileUp
         raise BadRequest("the form has no file 'file'", param="file", code="missing_required_parameter")
     _check_size(file, max_bytes, "file")
     return FileUpload(parsed, printable_filename(file.filename), file.file)
+
+
+def _as_number(text: str) -> int | str:
+    """What a form, which has no numbers, has written out."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
 
 
 def _check_size(file: UploadFile, max_bytes: int, param: str) -> None:

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from server.api.deps import PreconditionDep
 from server.api.own_route import OwnRoute
+from server.registry.etags import Precondition
 
 PREFIX = "/console"
 INDEX = "index.html"
@@ -73,8 +74,15 @@ def console_router(console: dict[str, StaticFile]) -> APIRouter:
         # Relative, for a proxy may have the server below a path that it does not know.
         return Response(status_code=308, headers={"location": "console/", **HEADERS})
 
+    @router.get("/")
+    async def page(precondition: PreconditionDep) -> Response:
+        return answer("", precondition)
+
     @router.get("/{path:path}")
     async def static_file(path: str, precondition: PreconditionDep) -> Response:
+        return answer(path, precondition)
+
+    def answer(path: str, precondition: Precondition) -> Response:
         file = console.get(f"{PREFIX}/{path}")
         if file is None:
             raise HTTPException(404)

@@ -10,7 +10,7 @@ import json
 from itertools import takewhile
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy.engine import Row
 
 from server.api.schemas.metadata import PrintableMetadata
@@ -58,7 +58,7 @@ class JobCreate(_Request):
     method: MethodParam | None = None
     hyperparameters: SupervisedHyperparameters | None = None
     suffix: str | None = Field(None, max_length=64)
-    seed: int | None = Field(None, ge=0, le=2**31 - 1)
+    seed: StrictInt | None = Field(None, ge=0, le=2**31 - 1)
     metadata: PrintableMetadata = None
     integrations: list[Integration] | None = Field(None, max_length=1)
     tinylora: dict[str, Any] | None = None

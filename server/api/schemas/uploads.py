@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy.engine import Row
 
 from server.api.bodies.file_upload import ExpiresAfter, Purpose
 from server.api.schemas.files import FileObject
 from server.training.files.uploads import MAX_PARTS
+
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+_MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(?: *; *{_TOKEN}=(?:{_TOKEN}|\"[ !#-~]*\"))*")
+
+
+def _is_media_type(text: str) -> str:
+    if not _MEDIA_TYPE.fullmatch(text):
+        raise ValueError("expected a media type, such as application/jsonl or text/plain; charset=utf-8")
+    return text
+
+
+MediaType = Annotated[str, Field(max_length=255), AfterValidator(_is_media_type)]
 
 
 class UploadCreate(BaseModel):
@@ -17,9 +30,9 @@ class UploadCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bytes: int = Field(ge=1, le=2**53)
+    bytes: StrictInt = Field(ge=1, le=2**53)
     filename: str = Field(min_length=1, max_length=4096)
-    mime_type: str = Field(max_length=255)
+    mime_type: MediaType
     purpose: Purpose
     expires_after: ExpiresAfter | None = None
 

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictFloat, StrictInt
 
 from server.endpoints.endpoint_client import EndpointClient, EndpointFailed
 from server.training.graders.endpoint_fields import EndpointFields
@@ -35,9 +35,9 @@ class EndpointSpec(EndpointFields, GraderSpec):
 
     type: Literal["endpoint"]
     name: Name = "endpoint"
-    rate_limit: float | None = Field(None, gt=0, le=10_000, allow_inf_nan=False)
-    pass_threshold: float | None = Field(None, allow_inf_nan=False)
-    batch_size: int = Field(1, ge=1, le=MAX_BATCH)
+    rate_limit: StrictFloat | None = Field(None, gt=0, le=10_000, allow_inf_nan=False)
+    pass_threshold: StrictFloat | None = Field(None, allow_inf_nan=False)
+    batch_size: StrictInt = Field(1, ge=1, le=MAX_BATCH)
 
     def reads_sample(self) -> bool:
         """Always true: the endpoint is sent the sample."""

@@ -6,7 +6,7 @@ import base64
 import binascii
 from typing import Annotated
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, StrictFloat, field_validator
 
 from server.endpoints.endpoint_client import SECRET_PREFIX, Endpoint, checked_url
 
@@ -26,7 +26,7 @@ class EndpointFields(BaseModel):
     url: str = Field(max_length=2048)
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict, max_length=32)
     secret: str | None = Field(None, max_length=256)
-    timeout_s: float = Field(60.0, ge=1, le=600)
+    timeout_s: StrictFloat = Field(60.0, ge=1, le=600)
 
     @property
     def endpoint(self) -> Endpoint:

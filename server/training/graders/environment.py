@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, StrictInt, ValidationError
 
 from server.core.error_responses import validation_error
 from server.core.errors import BadRequest
@@ -29,7 +29,7 @@ class EnvironmentSpec(EndpointFields):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     type: Literal["endpoint"] = "endpoint"
-    max_turns: int = Field(8, ge=1, le=MAX_TURNS)
+    max_turns: StrictInt = Field(8, ge=1, le=MAX_TURNS)
 
     def to_wire(self) -> dict[str, Any]:
         """The definition as JSON, with defaults filled in."""

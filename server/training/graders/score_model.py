@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator
 
 from server.training.graders.grade import MAX_SCORE, Grade, Sample
 from server.training.graders.judge import Answer, Judge, JudgeSpec, answer_rule
@@ -21,10 +21,10 @@ class SamplingParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    max_completions_tokens: int | None = Field(None, ge=1, le=2**20)
+    temperature: StrictFloat | None = Field(None, ge=0, le=2)
+    top_p: StrictFloat | None = Field(None, gt=0, le=1)
+    seed: StrictInt | None = Field(None, ge=-(2**63), lt=2**63)
+    max_completions_tokens: StrictInt | None = Field(None, ge=1, le=2**20)
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
     def of_request(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class ScoreModelSpec(JudgeSpec):
 
     type: Literal["score_model"]
     name: Name = "score_model"
-    range: tuple[float, float] = (0.0, 1.0)
+    range: tuple[StrictFloat, StrictFloat] = (0.0, 1.0)
     sampling_params: SamplingParams | None = None
 
     @field_validator("range")

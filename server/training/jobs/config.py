@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter
 
 from adapters.vector.recipe import DType, Recipe
 
@@ -39,13 +39,13 @@ class TrainingConfig(BaseModel):
     recipe: dict[str, Any] = Field(default_factory=lambda: Recipe().to_dict())
     dtype: DType = "bfloat16"
     init: str | None = Field(None, max_length=256)
-    batch_size: int = Field(16, ge=1, le=4096)
-    epochs: int = Field(1, ge=1, le=1000)
-    max_steps: int | None = Field(None, ge=1, le=1_000_000)
-    validation_fraction: float = Field(0.1, ge=0, le=0.5)
-    eval_interval: int = Field(10, ge=1, le=1_000_000)
-    eval_rows: int = Field(128, ge=1, le=1000)
-    max_abs_v: float | None = Field(None, gt=0)
+    batch_size: StrictInt = Field(16, ge=1, le=4096)
+    epochs: StrictInt = Field(1, ge=1, le=1000)
+    max_steps: StrictInt | None = Field(None, ge=1, le=1_000_000)
+    validation_fraction: StrictFloat = Field(0.1, ge=0, le=0.5)
+    eval_interval: StrictInt = Field(10, ge=1, le=1_000_000)
+    eval_rows: StrictInt = Field(128, ge=1, le=1000)
+    max_abs_v: StrictFloat | None = Field(None, gt=0)
 
     @property
     def parsed_recipe(self) -> Recipe:
@@ -62,16 +62,16 @@ class GradientConfig(TrainingConfig):
     grad_clip: longest gradient (L2), null for any.
     """
 
-    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=10)] = "auto"
-    learning_rate_multiplier: float = Field(1.0, gt=0, le=1000)
-    grad_clip: float | None = Field(1.0, gt=0)
+    learning_rate: Literal["auto"] | Annotated[StrictFloat, Field(gt=0, le=10)] = "auto"
+    learning_rate_multiplier: StrictFloat = Field(1.0, gt=0, le=1000)
+    grad_clip: StrictFloat | None = Field(1.0, gt=0)
 
 
 class SupervisedConfig(GradientConfig):
     """Imitation of the last message of every row."""
 
     method: Literal["supervised"] = "supervised"
-    epochs: int = Field(3, ge=1, le=1000)
+    epochs: StrictInt = Field(3, ge=1, le=1000)
 
 
 class RewardedConfig(TrainingConfig):
@@ -84,10 +84,10 @@ class RewardedConfig(TrainingConfig):
         completions differed in reward when they were sampled last (server.training.worker.learnable_prompts).
     """
 
-    eval_samples: int = Field(1, ge=1, le=64)
-    temperature: float = Field(1.0, gt=0, le=2)
-    max_completion_tokens: int = Field(256, ge=1, le=1_000_000)
-    max_flat_steps: int = Field(10, ge=1, le=1_000_000)
+    eval_samples: StrictInt = Field(1, ge=1, le=64)
+    temperature: StrictFloat = Field(1.0, gt=0, le=2)
+    max_completion_tokens: StrictInt = Field(256, ge=1, le=1_000_000)
+    max_flat_steps: StrictInt = Field(10, ge=1, le=1_000_000)
     prompt_selection: Literal["uniform", "learnable"] = "uniform"
 
 
@@ -99,18 +99,18 @@ class ReinforcementConfig(RewardedConfig, GradientConfig):
     """
 
     method: Literal["reinforcement"] = "reinforcement"
-    group_size: int = Field(8, ge=2, le=256)
-    kl_coef: float = Field(0.0, ge=0, le=100)
+    group_size: StrictInt = Field(8, ge=2, le=256)
+    kl_coef: StrictFloat = Field(0.0, ge=0, le=100)
     loss_type: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    clip_low: float = Field(0.2, gt=0, le=1)
-    clip_high: float = Field(0.2, gt=0, le=10)
+    clip_low: StrictFloat = Field(0.2, gt=0, le=1)
+    clip_high: StrictFloat = Field(0.2, gt=0, le=10)
     importance_sampling: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"] = (
         "token_truncate"
     )
-    importance_min: float = Field(0.0, ge=0, le=1)
-    importance_max: float = Field(3.0, ge=1, le=1000)
-    max_off_policy_steps: int = Field(0, ge=0, le=1)
+    importance_min: StrictFloat = Field(0.0, ge=0, le=1)
+    importance_max: StrictFloat = Field(3.0, ge=1, le=1000)
+    max_off_policy_steps: StrictInt = Field(0, ge=0, le=1)
 
 
 class EvolutionConfig(RewardedConfig):
@@ -125,14 +125,14 @@ class EvolutionConfig(RewardedConfig):
     """
 
     method: Literal["evolution"] = "evolution"
-    batch_size: int = Field(8, ge=1, le=4096)
-    epochs: int = Field(3, ge=1, le=1000)
-    temperature: float = Field(1.0, ge=0, le=2)
+    batch_size: StrictInt = Field(8, ge=1, le=4096)
+    epochs: StrictInt = Field(3, ge=1, le=1000)
+    temperature: StrictFloat = Field(1.0, ge=0, le=2)
     algorithm: Literal["cma_es", "openai_es"] = "cma_es"
-    population_size: int = Field(16, ge=4, le=1024, multiple_of=2)
-    sigma: Literal["auto"] | Annotated[float, Field(gt=0, le=10)] = "auto"
-    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=10)] = "auto"
-    learning_rate_multiplier: float = Field(1.0, gt=0, le=1000)
+    population_size: StrictInt = Field(16, ge=4, le=1024, multiple_of=2)
+    sigma: Literal["auto"] | Annotated[StrictFloat, Field(gt=0, le=10)] = "auto"
+    learning_rate: Literal["auto"] | Annotated[StrictFloat, Field(gt=0, le=10)] = "auto"
+    learning_rate_multiplier: StrictFloat = Field(1.0, gt=0, le=1000)
 
 
 AnyConfig = ReinforcementConfig | SupervisedConfig | EvolutionConfig

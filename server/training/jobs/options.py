@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError
 
 from adapters.vector.recipe import Recipe
 from server.core.error_responses import validation_error
@@ -23,8 +23,8 @@ from server.training.jobs.config import CONFIGS, AnyConfig, EvolutionConfig, Met
 PARAM = "tinylora"
 Auto = Literal["auto"]
 Effort = Literal["default", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
-Multiplier = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Multiplier = Annotated[StrictFloat, Field(gt=0, le=1000, allow_inf_nan=False)]
+Count = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
 # A shorter completion counts as this many.
 LEAST_COMPLETION_TOKENS = 64
 # The state of the search is in every checkpoint, 16 bytes for each pair of numbers: 4 MB.
@@ -42,18 +42,18 @@ class _Strict(BaseModel):
 class SupervisedHyperparameters(_Strict):
     """OpenAI's; "auto" is our default."""
 
-    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] | None = None
+    batch_size: Auto | Annotated[StrictInt, Field(ge=1, le=4096)] | None = None
     learning_rate_multiplier: Auto | Multiplier | None = None
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=1000)] | None = None
+    n_epochs: Auto | Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
 
 
 class RewardedHyperparameters(SupervisedHyperparameters):
     """OpenAI's. `compute_multiplier` multiplies the completions of every prompt; `reasoning_effort` is shown again and
     has no effect, for no model that can be served here reasons with several efforts."""
 
-    compute_multiplier: Auto | Annotated[float, Field(ge=0.25, le=32, allow_inf_nan=False)] | None = None
+    compute_multiplier: Auto | Annotated[StrictFloat, Field(ge=0.25, le=32, allow_inf_nan=False)] | None = None
     eval_interval: Auto | Count | None = None
-    eval_samples: Auto | Annotated[int, Field(ge=1, le=64)] | None = None
+    eval_samples: Auto | Annotated[StrictInt, Field(ge=1, le=64)] | None = None
     reasoning_effort: Effort | None = None
 
 

@@ -69,6 +69,23 @@ def test_parts_in_any_order_become_the_file(openai_client: openai.OpenAI, settin
     assert stored(settings) == 1, "the parts are gone"
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"bytes": True}, "bytes"),
+        ({"bytes": "10"}, "bytes"),
+        ({"bytes": 10.5}, "bytes"),
+        ({"expires_after": {"anchor": "created_at", "seconds": True}}, "expires_after.seconds"),
+        *(({"mime_type": kind}, "mime_type") for kind in ("", "jsonl", "text/", "text/a\r\nX: y", "text/a; b", "é/a")),
+    ],
+)
+def test_what_is_announced_is_what_it_says(openai_client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        announce(openai_client, **fields)
+    assert caught.value.param == param
+    assert announce(openai_client, mime_type='text/plain; charset="utf-8"').status == "pending"
+
+
 def test_completing_twice_at_one_moment_makes_one_file_and_gives_it_twice(
     openai_client: openai.OpenAI, settings: Settings
 ) -> None:

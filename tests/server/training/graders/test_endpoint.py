@@ -210,6 +210,9 @@ async def test_a_long_row_is_not_sent(build: Build) -> None:
         ({"secret": HIDDEN}, 'expected "whsec_"'),
         ({"batch_size": 17}, "less than or equal to 16"),
         ({"rate_limit": 0}, "greater than 0"),
+        ({"rate_limit": True}, "valid number"),
+        ({"timeout_s": True}, "valid number"),
+        ({"batch_size": True}, "valid integer"),
     ],
 )
 def test_a_definition_that_cannot_be_meant_is_refused(fields: dict[str, Any], message: str) -> None:
