@@ -55,6 +55,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"extra_body": {"tinylora": {"max_completion_tokens": 128}}}, "tinylora.max_completion_tokens"),
     ({"extra_body": {"tinylora": {"learning_rate": 0}}}, "tinylora.learning_rate"),
     ({"extra_body": {"tinylora": {"batch_size": 4096, "group_size": 256}}}, "tinylora.batch_size"),
+    ({"extra_body": {"tinylora": {"max_steps": True}}}, "tinylora.max_steps"),
+    ({"seed": True}, "seed"),
     ({"extra_body": {"speed": 1}}, "speed"),
 ]
 
