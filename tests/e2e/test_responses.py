@@ -143,7 +143,11 @@ def test_background_responses_run_and_are_cancelled(talk: Talk) -> None:
     assert (short.status, short.incomplete_details.reason) == ("incomplete", "max_output_tokens")
     assert short.usage.output_tokens == 3
     assert talk.client.responses.retrieve(long.id).status == "cancelled"
-    wrong = talk.client.responses.create(**ask, input=QUESTION, extra_body={"top_p": "much"})
+    for body in ({"top_p": "much"}, {"input": [{"role": "judge", "content": QUESTION}]}):
+        with pytest.raises(openai.BadRequestError) as caught:
+            talk.client.responses.create(**ask, input=QUESTION, extra_body=body)
+        assert (caught.value.param or "").startswith(next(iter(body)))
+    wrong = talk.client.responses.create(**ask, input="word " * 20_000)  # found out when it is made tokens
     while (wrong := talk.client.responses.retrieve(wrong.id)).status in ("queued", "in_progress"):
         time.sleep(0.1)
     assert (wrong.status, wrong.error.code) == ("failed", "invalid_prompt") and wrong.error.message
