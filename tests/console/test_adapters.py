@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,19 @@ def test_from_the_first_upload_to_a_rollback(server: Server, visit: Callable[...
     page.get_by_role("dialog").get_by_label("Version").select_option("1")
     page.get_by_role("button", name="Make it").click()
     expect(page.get_by_text("acme/math@prod is now version 1.")).to_be_visible()
+    # What is wrong is said in the dialog: behind it nothing can be read.
+    page.get_by_role("button", name="New alias").click()
+    page.get_by_label("Name", exact=True).fill("prod")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_have_text(re.compile("There is an alias prod already"))
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Move prod", exact=True).click()
+    alias = "/v1/adapters/acme/math/aliases/prod"
+    server.http.put(alias, json={"versions": {"1": 1, "2": 1}})
+    page.get_by_role("button", name="Move it").click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("moved by somebody else meanwhile")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    server.http.put(alias, json={"version": 1})
     page.get_by_role("button", name="Move prod", exact=True).click()
     page.get_by_role("dialog").get_by_label("Version").select_option("2")
     page.get_by_role("button", name="Move it").click()

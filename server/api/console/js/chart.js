@@ -82,7 +82,7 @@ export function barChart({ title, labels, values, compared, names = ["value", "o
       const x = MARGIN.left + slot * (at + 0.5) + (index - sets.length / 2) * width;
       const [upper, lower] = [atY(Math.max(value, 0)), atY(Math.min(value, 0))];
       const name = `${labels[at]}${compared ? `, ${names[index]}` : ""}: ${digits(value, 5)}`;
-      return svg("rect", { class: `bar-${index + 1}`, x, y: upper, width: Math.max(width - 1, 0.5), height: Math.max(lower - upper, 0.5) }, svg("title", null, name));
+      return svg("rect", { class: `bar-${index + 1}`, x, y: upper, width: width - Math.min(1, width / 6), height: Math.max(lower - upper, 0.5) }, svg("title", null, name));
     }),
   );
   const every = Math.ceil(labels.length / 16);

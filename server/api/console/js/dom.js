@@ -60,11 +60,18 @@ export function replace(element, ...children) {
 }
 
 /**
- * A message that goes away by itself, read out by screen readers; an error stays until it is closed.
+ * A message that goes away by itself, read out by screen readers; an error stays until it is closed. While there is a
+ * dialog it stands in that: nothing behind it can be read or reached.
  * @param {string} message
  * @param {"done" | "error"} [kind]
  */
 export function toast(message, kind = "done") {
+  const asking = document.querySelector("dialog[open]");
+  if (asking) {
+    asking.querySelector(".told")?.remove();
+    asking.append(h("p", { class: `notice told ${kind}`, role: kind === "error" ? "alert" : "status" }, message));
+    return;
+  }
   const place = /** @type {HTMLElement} */ (document.getElementById(kind === "error" ? "alerts" : "status"));
   const close = h("button", { type: "button", class: "close", "aria-label": "Close the message", onclick: () => box.remove() }, "×");
   const box = h("div", { class: `toast ${kind}` }, h("p", null, message), close);
@@ -85,6 +92,7 @@ export function toastError(error) {
 /** Take away the errors that are shown, as when something is tried again. */
 export function clearErrors() {
   document.getElementById("alerts")?.replaceChildren();
+  document.querySelector("dialog[open] .told")?.remove();
 }
 
 /**

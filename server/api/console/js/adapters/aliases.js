@@ -1,7 +1,7 @@
 // @ts-check
 // The aliases of an adapter: moved to one version or to several with shares, rolled back, removed, with their history.
 
-import { inPath } from "../api.js";
+import { ApiError, inPath } from "../api.js";
 import { button, confirmed, dialog, field, h, pagedTable, replace, table, toast } from "../dom.js";
 import { form } from "../form.js";
 import { digits, time } from "../format.js";
@@ -41,7 +41,7 @@ export async function aliasSection(api, signal, name, versions) {
 
   /** @param {any | null} alias @param {Record<string, number>} current @param {Record<string, string>} condition @param {(result?: any) => void} close */
   function moveForm(alias, current, condition, close) {
-    const called = h("input", { type: "text", required: true, pattern: "[A-Za-z][A-Za-z0-9._\\-]*", maxlength: 64, autocomplete: "off", spellcheck: "false" });
+    const called = h("input", { type: "text", name: "alias", required: true, pattern: "[A-Za-z][A-Za-z0-9._\\-]*", maxlength: 64, autocomplete: "off", spellcheck: "false" });
     const rows = h("div");
     const add = (/** @type {string} */ version, /** @type {number} */ weight) => {
       const known = versions.map((one) => String(one.version));
@@ -65,7 +65,13 @@ export async function aliasSection(api, signal, name, versions) {
             targets[/** @type {HTMLSelectElement} */ (select).value] = Number(/** @type {HTMLInputElement} */ (share).value);
           }
           const to = alias?.alias ?? called.value.trim();
-          close(await api.put(`${base}/${inPath(to)}`, { versions: targets }, { headers: condition, signal }));
+          try {
+            close(await api.put(`${base}/${inPath(to)}`, { versions: targets }, { headers: condition, signal }));
+          } catch (error) {
+            if (!(error instanceof ApiError && error.status === 412)) throw error;
+            if (alias) throw new ApiError(`${to} was moved by somebody else meanwhile. Close this, and look at where it is now.`);
+            throw new ApiError(`There is an alias ${to} already. Choose another name, or move that one.`, { param: "alias" });
+          }
         },
         alias ? null : field("Name", called, "A letter, then letters, digits, . _ and -"),
         rows,
