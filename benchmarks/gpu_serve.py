@@ -38,7 +38,7 @@ def run(options: Options) -> None:
         reinforcement: Any = {"grader": GRADER, "hyperparameters": {"batch_size": prompts}}
         settings = {
             "group_size": completions, "learning_rate": 0.01, "temperature": TEMPERATURE, "validation_fraction": 0,
-            "max_completion_tokens": MAX_TOKENS, "max_steps": steps, "epochs": 1000,
+            "max_completion_tokens": MAX_TOKENS, "max_steps": steps,
         }  # fmt: skip
         job = client.fine_tuning.jobs.create(
             model=name, training_file=uploaded, seed=0, extra_body={"tinylora": settings},

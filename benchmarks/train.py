@@ -134,7 +134,7 @@ def create_job(client: OpenAI, args: argparse.Namespace, file: str, seed: int) -
     reinforcement: Any = {"grader": GRADER, "hyperparameters": {"batch_size": args.batch_size}}
     settings = {
         "group_size": args.group_size, "learning_rate": LEARNING_RATE, "temperature": TEMPERATURE,
-        "max_completion_tokens": MAX_TOKENS, "max_steps": args.steps, "epochs": 1000, "validation_fraction": 0,
+        "max_completion_tokens": MAX_TOKENS, "max_steps": args.steps, "validation_fraction": 0,
     }  # fmt: skip
     job = client.fine_tuning.jobs.create(
         model=client.models.list().data[0].id,

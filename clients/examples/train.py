@@ -118,7 +118,6 @@ def _create_job(client: TinyLoRA, files: tuple[Path, Path], sizes: Sizes) -> Job
             "temperature": TEMPERATURE,
             "max_completion_tokens": MAX_TOKENS,
             "max_steps": sizes.steps,
-            "epochs": 1000,
         },
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter
 
@@ -20,6 +20,8 @@ Method = Literal["reinforcement", "supervised", "evolution"]
 AUTO_NATS = 0.05
 # The same, of a candidate with the automatic sigma.
 AUTO_SIGMA_NATS = 0.3
+# Of automatic epochs at least: what 20 steps gain was measured (docs/evidence.md); an epoch of a short file has fewer.
+AUTO_STEPS = 20
 
 
 class TrainingConfig(BaseModel):
@@ -27,7 +29,8 @@ class TrainingConfig(BaseModel):
 
     recipe: of the vector (see adapters.vector.recipe). dtype: in which it is published; it is trained in float32.
     init: the adapter that training starts from, `name@version`; null is the base model.
-    batch_size: rows per step. epochs: times that every row is seen, unless max_steps comes first.
+    batch_size: rows per step. epochs: times that every row is seen, unless max_steps comes first. "auto": as often as
+        max_steps ask for; without them AUTO_EPOCHS times, or as often as makes AUTO_STEPS steps if those are more.
     validation_fraction: of the training file, set aside when there is no validation file.
     eval_interval: steps between evaluations, each of which gives a checkpoint that can be served.
     eval_rows: most validation rows per evaluation.
@@ -35,12 +38,13 @@ class TrainingConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+    AUTO_EPOCHS: ClassVar[int]
 
     recipe: dict[str, Any] = Field(default_factory=lambda: Recipe().to_dict())
     dtype: DType = "bfloat16"
     init: str | None = Field(None, max_length=256)
     batch_size: StrictInt = Field(16, ge=1, le=4096)
-    epochs: StrictInt = Field(1, ge=1, le=1000)
+    epochs: Literal["auto"] | Annotated[StrictInt, Field(ge=1, le=1000)] = "auto"
     max_steps: StrictInt | None = Field(None, ge=1, le=1_000_000)
     validation_fraction: StrictFloat = Field(0.1, ge=0, le=0.5)
     eval_interval: StrictInt = Field(10, ge=1, le=1_000_000)
@@ -70,8 +74,9 @@ class GradientConfig(TrainingConfig):
 class SupervisedConfig(GradientConfig):
     """Imitation of the last message of every row."""
 
+    AUTO_EPOCHS = 3
+
     method: Literal["supervised"] = "supervised"
-    epochs: StrictInt = Field(3, ge=1, le=1000)
 
 
 class RewardedConfig(TrainingConfig):
@@ -97,6 +102,8 @@ class ReinforcementConfig(RewardedConfig, GradientConfig):
     group_size: completions of every prompt. kl_coef: weight of the divergence from the base model.
     max_off_policy_steps: by how many steps the vector that samples may be older than the one that is trained.
     """
+
+    AUTO_EPOCHS = 1
 
     method: Literal["reinforcement"] = "reinforcement"
     group_size: StrictInt = Field(8, ge=2, le=256)
@@ -124,9 +131,10 @@ class EvolutionConfig(RewardedConfig):
     learning_rate_multiplier: sigma is multiplied by it, and with it an automatic rate.
     """
 
+    AUTO_EPOCHS = 3
+
     method: Literal["evolution"] = "evolution"
     batch_size: StrictInt = Field(8, ge=1, le=4096)
-    epochs: StrictInt = Field(3, ge=1, le=1000)
     temperature: StrictFloat = Field(1.0, ge=0, le=2)
     algorithm: Literal["cma_es", "openai_es"] = "cma_es"
     population_size: StrictInt = Field(16, ge=4, le=1024, multiple_of=2)

@@ -19,7 +19,7 @@ from server.core.principal import ORGANIZATION_HEADER
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.environment import parse_environment
 from server.training.graders.grade import Grader
-from server.training.jobs.config import AnyConfig, RewardedConfig
+from server.training.jobs.config import AUTO_STEPS, AnyConfig, RewardedConfig
 from server.training.jobs.protocol import ClaimedJob
 from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.chat_turns import ChatTurns
@@ -124,17 +124,24 @@ async def open_job_data(
             kept, held_out = split(len(training), config.validation_fraction, job.seed)
             training, validation = training.only(kept), training.only(held_out)
         sampler = Sampler(len(training), config.batch_size, job.seed)
-        steps = sampler.steps(config.epochs)
         yield JobData(
             training=training,
             validation=_subsample(validation, config.eval_rows, job.seed),
             validation_rows=len(validation),
             sampler=sampler,
-            total_steps=steps if config.max_steps is None else min(steps, config.max_steps),
+            total_steps=total_steps(config, sampler),
             grader=grader,
             environment=environment,
             turns=turns,
         )
+
+
+def total_steps(config: AnyConfig, sampler: Sampler) -> int:
+    """The steps of a job whose training rows `sampler` draws from."""
+    if config.epochs == "auto":
+        return config.max_steps or max(sampler.steps(config.AUTO_EPOCHS), AUTO_STEPS)
+    steps = sampler.steps(config.epochs)
+    return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
 def wandb_settings(job: ClaimedJob) -> Mapping[str, Any] | None:

@@ -21,7 +21,7 @@ from server.training.worker.http_retry import RetryPolicy
 from tests.server.support.site import CONTAINS, rows, site
 
 # Of the JSON schemas of all messages, without their descriptions.
-DIGESTS = {2: "fad74079e77e976d7722a92a8dc61a0a5f448648ced4a29d7cdacdd41fd7a51f"}
+DIGESTS = {3: "f155ba4ff1e80566883c2257fe449a8bd3e1bcda3c0efb4a88ea72dfde0d3e59"}
 # As many as would fail a job if each had cost it an attempt.
 REFUSALS = MAX_ATTEMPTS + 1
 

@@ -14,7 +14,7 @@ const REWARDED = ["reinforcement", "evolution"];
 /** @type {Setting[]} */
 const SETTINGS = [
   { path: ["max_steps"], label: "Steps", min: 1, whole: true, hint: "At most. Empty: until the epochs are over." },
-  { path: ["epochs"], label: "Epochs", min: 1, whole: true, hint: "Times that every row is seen." },
+  { path: ["epochs"], label: "Epochs", min: 1, whole: true, hint: "Times that every row is seen. Empty: as often as the steps ask for, or as makes 20 steps at least." },
   { path: ["batch_size"], label: "Rows in a step", min: 1, whole: true },
   { path: ["group_size"], label: "Completions of a prompt", methods: ["reinforcement"], min: 2, whole: true, hint: "They teach where their rewards differ." },
   { path: ["population_size"], label: "Vectors tried in a step", methods: ["evolution"], min: 4, whole: true, hint: "An even number." },
