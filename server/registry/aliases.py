@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
-from server.core.errors import BadRequest, NotFound
+from server.core.errors import BadRequest, Forbidden, NotFound
 from server.core.names import Reference
 from server.db.tables import ADAPTER_VERSIONS, ALIAS_MOVES, ALIASES
 from server.registry.alias_targets import Targets, targets_from_json, targets_to_json
@@ -78,7 +78,7 @@ def remove_alias(
     precondition: Precondition = NO_PRECONDITION,
 ) -> None:
     """Remove `alias`; its history stays. NotFound when there is none; PreconditionFailed."""
-    row, known = _locked(connection, tenant_id, reference, alias, precondition)
+    row, known = _locked(connection, tenant_id, reference, alias, precondition, is_there=True)
     if known is None:
         raise _alias_not_found(reference, alias)
     remove_alias_row(connection, row.id, alias)
@@ -97,7 +97,7 @@ def rollback_alias(
     NotFound when there never was one; BadRequest when it stood for nothing, or for a version deleted since;
     PreconditionFailed.
     """
-    row, known = _locked(connection, tenant_id, reference, alias, precondition)
+    row, known = _locked(connection, tenant_id, reference, alias, precondition, is_there=True)
     moves = connection.execute(_moves(row.id, alias).limit(2)).all()
     if not moves:
         raise _alias_not_found(reference, alias)
@@ -156,10 +156,24 @@ def alias_moves(
 
 
 def _locked(
-    connection: Connection, tenant_id: int, reference: Reference, alias: str, precondition: Precondition
+    connection: Connection,
+    tenant_id: int,
+    reference: Reference,
+    alias: str,
+    precondition: Precondition,
+    *,
+    is_there: bool = False,
 ) -> tuple[Row[Any], Alias | None]:
-    """The adapter's row, locked until the transaction ends, and the alias as it is. NotFound; PreconditionFailed."""
-    row = locked_row(connection, tenant_id, reference)
+    """The adapter's row, locked until the transaction ends, and the alias as it is. NotFound; PreconditionFailed.
+
+    Raises Forbidden for another tenant's public adapter; with `is_there`, NotFound where that has no such alias.
+    """
+    try:
+        row = locked_row(connection, tenant_id, reference)
+    except Forbidden:
+        if is_there:
+            get_alias(connection, tenant_id, reference, alias)
+        raise
     if row.latest_version is None:
         raise adapter_not_found(reference)
     known = _find(connection, row.id, alias)

@@ -3,6 +3,10 @@
 Deleting marks versions with a time that no other deletion of the same adapter has, so that restoring an adapter brings
 back exactly what its last deletion took. The number of a purged version is not given out again.
 
+Design decision: an adapter whose last version is deleted is no longer public, and restoring it does not make it public
+again. If the name stayed public, the next upload under it would be open to all tenants at once, and nobody could take
+that back before; if a restoration brought it back, it would depend on what was uploaded in between.
+
 Functions of a connection, to be run by `server.api.writes`. An adapter counts as existing when it has a version that is
 not deleted.
 """

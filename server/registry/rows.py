@@ -35,17 +35,22 @@ def visible_row(connection: Connection, tenant_id: int, reference: Reference) ->
 
 
 def locked_row(connection: Connection, tenant_id: int, reference: Reference) -> Row[Any]:
-    """The tenant's own row, locked until the transaction ends. Raises as `visible_row`, and Forbidden for a public one
-    of another tenant."""
+    """The tenant's own row, locked until the transaction ends. Raises as `visible_row`, and Forbidden for what is
+    another tenant's and public; a version of it that is deleted or never was is not found, as for a reader."""
     rows = sa.select(ADAPTERS).where(*_meant(tenant_id, reference))
     row = connection.execute(rows.with_for_update(of=ADAPTERS)).one_or_none()
     if row is None:
         raise adapter_not_found(reference)
-    if row.tenant_id != tenant_id:
-        raise Forbidden(
-            f"{reference} is another tenant's: you may use it and not change it.", param="name", code="not_the_owner"
-        )
-    return row
+    if row.tenant_id == tenant_id:
+        return row
+    if reference.version is not None:
+        named = VERSION_ROWS.where(ADAPTERS.c.id == row.id, ADAPTER_VERSIONS.c.version == reference.version)
+        live = sa.select(named.where(ADAPTER_VERSIONS.c.deleted_at.is_(None)).exists())
+        if not connection.execute(live).scalar_one():
+            raise adapter_not_found(reference)
+    raise Forbidden(
+        f"{reference} is another tenant's: you may use it and not change it.", param="name", code="not_the_owner"
+    )
 
 
 def _meant(tenant_id: int, reference: Reference) -> tuple[sa.ColumnElement[bool], ...]:
@@ -60,7 +65,8 @@ def _meant(tenant_id: int, reference: Reference) -> tuple[sa.ColumnElement[bool]
 
 
 def versions_changed(connection: Connection, before: Row[Any]) -> int | None:
-    """Bring the adapter whose row was `before` in line with its versions; returns its latest one."""
+    """Bring the adapter whose row was `before` in line with its versions; returns its latest one. Without any left it
+    is no longer public."""
     is_adapter = ADAPTER_VERSIONS.c.adapter_id == before.id
     latest = connection.execute(
         sa.select(ADAPTER_VERSIONS.c.version, ADAPTER_VERSIONS.c.metadata)
@@ -69,7 +75,10 @@ def versions_changed(connection: Connection, before: Row[Any]) -> int | None:
         .limit(1)
     ).one_or_none()
     version = None if latest is None else latest.version
-    raise_revision(connection, before.id, latest_version=version)
+    values: dict[str, Any] = {"latest_version": version}
+    if version is None:
+        values["public"] = False  # whatever comes under the name later was never shown to anyone
+    raise_revision(connection, before.id, **values)
     if version != before.latest_version:
         connection.execute(ADAPTER_METADATA.delete().where(ADAPTER_METADATA.c.adapter_id == before.id))
         pairs = {} if latest is None else json.loads(latest.metadata)

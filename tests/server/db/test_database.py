@@ -385,6 +385,25 @@ def test_adapters_from_before_tenants_belong_to_the_default_tenant(new_database_
     database.close()
 
 
+@both_new
+def test_names_of_adapters_that_were_public_when_they_were_deleted_become_private(new_database_url: str) -> None:
+    engine = sa.create_engine(parse_url(new_database_url))
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0014")
+        for name, latest, public in [("gone", None, True), ("live", 1, True), ("own", None, False)]:
+            row = {"tenant_id": 1, "name": name, "created_at": 1, "last_version": 1, "latest_version": latest}
+            connection.execute(ADAPTERS.insert().values(**row, revision=5, public=public))
+    engine.dispose()
+    database = Database(new_database_url)
+    with database.read() as connection:
+        found = connection.execute(sa.select(ADAPTERS.c.name, ADAPTERS.c.revision, ADAPTERS.c.public)).all()
+    assert sorted(found) == [("gone", 6, False), ("live", 5, True), ("own", 5, False)]
+    database.close()
+
+
 def test_names_sort_by_their_bytes_on_both(database: Database) -> None:
     given = ["a/b", "a-b", "a", "B", "a.b", "ab", "Z", "_", "10", "9"]
     for name in given:

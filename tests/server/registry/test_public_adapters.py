@@ -22,13 +22,15 @@ from server.core.principal import DEFAULT_TENANT_ID
 from server.db.database import Database
 from server.db.point_reads import AdapterRow, SqlitePointReads
 from server.db.tables import TENANTS
-from server.registry.aliases import set_alias
+from server.registry.aliases import remove_alias, set_alias
+from server.registry.deletion import delete, purge
 from server.registry.etags import NO_PRECONDITION
 from server.registry.rows import set_public
 from server.registry.store import Registry
 from tests.server.conftest import Store
 
 CHAT = "/v1/chat/completions"
+Remove = Callable[[Connection, int, Reference], list[int]]
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,48 @@ async def test_public_adapter_is_changed_by_its_owner_only(
     response = await client.request(method, path.replace("{}", "~globex/open"), **({"json": body} if body else {}))  # type: ignore[arg-type]
     assert (response.status_code, response.json()["error"]["code"]) == (403, "not_the_owner")
     assert (await client.get("/adapters/~globex/open")).headers["etag"] == before
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE /adapters/{}", "DELETE /adapters/{}?purge=true", "POST /adapters/{}/restore"]
+)
+async def test_version_that_nobody_else_can_read_is_not_found_by_others_either(
+    client: httpx.AsyncClient, app_database: Database, globex: Globex, change: str
+) -> None:
+    app_database.transact(lambda to: delete(to, globex.tenant_id, Reference("open", version=2)))
+    method, path = change.split()
+    for number in (2, 9):
+        never = await answer(client, method, path, None, f"~globex/never@{number}")
+        assert never[0] == 404
+        assert await answer(client, method, path, None, f"~globex/open@{number}") == never
+    assert (await client.request(method, path.replace("{}", "~globex/open@1"))).status_code == 403
+
+
+@pytest.mark.parametrize("change", ["DELETE /adapters/{}/aliases/none", "POST /adapters/{}/aliases/none/rollback"])
+async def test_alias_that_a_public_adapter_lacks_is_not_found(client: httpx.AsyncClient, change: str) -> None:
+    await client.post("/adapters", json={"name": "own", "vector": [1.0] * 13})
+    method, path = change.split()
+    status, headers, text = await answer(client, method, path, None, "own")
+    assert (status, "alias_not_found" in str(text)) == (404, True)
+    assert await answer(client, method, path, None, "~globex/open") == (status, headers, text)
+
+
+@pytest.mark.parametrize("remove", [delete, purge])
+async def test_public_adapter_is_found_by_nobody_else_once_its_last_version_is_deleted(
+    client: httpx.AsyncClient, app_database: Database, globex: Globex, store: Store, factors: Factors, remove: Remove
+) -> None:
+    app_database.transact(lambda to: remove_alias(to, globex.tenant_id, Reference("open"), "prod"))
+    for version in (2, 1):
+        assert (await client.get("/adapters/~globex/open")).json()["id"] == f"~globex/open@{version}"
+        app_database.transact(lambda to, at=version: remove(to, globex.tenant_id, Reference("open", version=at)))
+    new = Adapter.from_vector(torch.ones(13, 1), Recipe(), factors.digest, "bfloat16")
+    for _ in range(2):
+        for method, path, body in (*READS, *CHANGES, ("DELETE", "/v1/models/{}", None)):
+            never = await answer(client, method, path, body, "~globex/never")
+            assert never[0] == 404
+            assert await answer(client, method, path, body, "~globex/open") == never
+        store("open", new, {}, globex.tenant_id)
+    assert (await client.get("/adapters?public=true")).json()["data"] == []
 
 
 async def test_upload_to_another_tenant_is_refused(client: httpx.AsyncClient) -> None:

@@ -125,3 +125,33 @@ async def test_one_version_is_purged_and_the_others_stay(client: httpx.AsyncClie
     assert (await client.delete("/adapters/acme/math@1?purge=true")).status_code == 200
     assert await ids(client, "/adapters/acme/math/versions") == ["acme/math@2"]
     assert_error(await client.post("/adapters/acme/math@1/restore"), 404, "adapter_not_found")
+
+
+@pytest.mark.parametrize("query", ["", "?purge=true"])
+@pytest.mark.parametrize("targets", [["acme/math"], ["acme/math@1", "acme/math@2"]])
+async def test_what_is_uploaded_under_the_name_of_a_deleted_public_adapter_is_private(
+    client: httpx.AsyncClient, query: str, targets: list[str]
+) -> None:
+    await upload(client), await upload(client)
+    await client.patch("/adapters/acme/math", json={"public": True})
+    for target in targets:
+        assert (await client.delete(f"/adapters/{target}{query}")).status_code == 200
+    assert (await upload(client))["public"] is False
+    assert await ids(client, "/adapters?public=true") == []
+
+
+async def test_public_adapter_stays_public_while_it_has_a_version(client: httpx.AsyncClient) -> None:
+    await upload(client), await upload(client)
+    await client.patch("/adapters/acme/math", json={"public": True})
+    await client.delete("/adapters/acme/math@2")
+    assert await ids(client, "/adapters?public=true") == ["~default/acme/math@1"]
+    assert (await upload(client))["public"] is True
+
+
+async def test_restored_adapter_is_private_until_it_is_made_public_again(client: httpx.AsyncClient) -> None:
+    await upload(client)
+    await client.patch("/adapters/acme/math", json={"public": True})
+    await client.delete("/adapters/acme/math")
+    assert (await client.post("/adapters/acme/math/restore")).json()["public"] is False
+    assert await ids(client, "/adapters?public=true") == []
+    assert (await client.patch("/adapters/acme/math", json={"public": True})).json()["public"] is True
