@@ -22,8 +22,10 @@ from fastapi import Request
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
+from server.api.schemas.audit import ID_PREFIX
 from server.core.clock import Clock, now
 from server.core.errors import UnprocessableEntity, quoted
+from server.core.ids import new_id
 from server.core.principal import Principal
 from server.db.database import Database
 from server.db.retention import KEY_KEPT_S
@@ -94,6 +96,7 @@ class AuditedWrites:
             if answer.is_news:
                 connection.execute(
                     AUDIT_LOG.insert().values(
+                        public_id=new_id(ID_PREFIX),
                         created_at=int(self._clock()),
                         tenant_id=author.principal.tenant.id,
                         key_id=author.principal.key_id,

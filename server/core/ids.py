@@ -1,7 +1,7 @@
-"""Ids of files, jobs and checkpoints.
+"""Ids, and numbers of rows, that tell nothing of what others do.
 
-They begin with the time, so they sort by it and a listing can continue after any id. The rest is random, so they cannot
-be guessed.
+Ids of files, jobs and checkpoints begin with the time, so they sort by it and a listing can continue after any id. The
+rest is random, so they cannot be guessed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 import secrets
 import time
+
+# Below are the numbers that a database gives its rows itself, from 1 on; above is room to count on.
+_FIRST_NUMBERS = range(2**40, 2**62)
 
 
 def new_id(prefix: str) -> str:
@@ -19,3 +22,16 @@ def new_id(prefix: str) -> str:
 def is_id(text: str, prefix: str) -> bool:
     """Whether `text` may be such an id; so it is printable, and short enough for any column."""
     return re.fullmatch(rf"{re.escape(prefix)}[0-9a-f]{{28}}", text) is not None
+
+
+def first_number() -> int:
+    """A random number below 2**62 for the first row of a sequence; the next rows have the numbers that follow.
+
+    So the numbers show how long this sequence is, and nothing of other sequences in the same table.
+    """
+    return secrets.choice(_FIRST_NUMBERS)
+
+
+def is_counted_by_database(number: int) -> bool:
+    """Whether the database gave a row its number, counting the rows of all tenants."""
+    return number < _FIRST_NUMBERS.start

@@ -152,7 +152,16 @@ AUDIT_LOG = sa.Table(
     sa.Column("target", sa.String(255), nullable=False),
     sa.Column("request_id", sa.String(128), nullable=False),
     sa.Column("detail", sa.Text, nullable=False),  # JSON object
+    # Null in rows from before there were such ids; they are shown by their number.
+    sa.Column("public_id", sa.String(40)),
     sa.Index(None, "tenant_id", "id"),
+    sa.Index(
+        "uq_audit_log_public_id",
+        "public_id",
+        unique=True,
+        sqlite_where=sa.text("public_id IS NOT NULL"),
+        postgresql_where=sa.text("public_id IS NOT NULL"),
+    ),
 )
 
 USAGE = sa.Table(

@@ -77,7 +77,7 @@ JOB_METADATA = sa.Table(
 JOB_EVENTS = sa.Table(
     "job_events",
     METADATA,
-    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("id", ROW_ID, primary_key=True),  # see training.jobs.events
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("level", sa.String(8), nullable=False),
@@ -91,7 +91,7 @@ JOB_EVENTS = sa.Table(
 JOB_SAMPLES = sa.Table(
     "job_samples",
     METADATA,
-    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("id", ROW_ID, primary_key=True),  # see training.jobs.samples
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), nullable=False),
     sa.Column("step", sa.Integer, nullable=False),
     sa.Column("split", sa.String(8), nullable=False),

@@ -18,7 +18,7 @@ class AuditQuery(StrictQuery):
     """Which entries: of an action, of a target that begins with `target`, `since` and before `until` (seconds)."""
 
     after: str | None = Field(
-        None, pattern=rf"^{ID_PREFIX}[0-9]{{1,18}}$", description="the last id of the page before"
+        None, pattern=rf"^{ID_PREFIX}([0-9]{{1,18}}|[0-9a-f]{{28}})$", description="the last id of the page before"
     )
     limit: int = Field(20, ge=1, le=100)
     action: str | None = Field(None, max_length=64, pattern="^[ -~]*$")
@@ -44,7 +44,7 @@ class AuditEntry(BaseModel):
     @classmethod
     def of(cls, row: Row[Any]) -> AuditEntry:
         return cls(
-            id=f"{ID_PREFIX}{row.id}",
+            id=row.public_id or f"{ID_PREFIX}{row.id}",
             created_at=row.created_at,
             tenant=row.tenant,
             api_key_id=row.key_id,

@@ -1,7 +1,11 @@
 """The events of a job, line by line, for its owner.
 
 An event is written by the transaction that makes the change it is about and holds the job's row, so the events of a job
-are numbered in the order in which things happened.
+are numbered in the order in which things happened. A job's first number is random and the others follow it, so that
+ids show nothing of other jobs.
+
+Design decision: not numbers that the database counts. It counts the events of all tenants, and a tenant would see from
+the gaps between its own how many the others have. Jobs that began with such numbers keep those of their old events.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
 from server.core.errors import BadRequest, quoted
+from server.core.ids import first_number, is_counted_by_database
 from server.db.training_tables import JOB_EVENTS
 from server.training.jobs.protocol import WorkerEvent
 
@@ -43,7 +48,9 @@ def add_event(
 
 def add_events(connection: Connection, job_id: str, events: Sequence[WorkerEvent]) -> None:
     """Add events in this order. BadRequest when one has more than MAX_DATA_CHARS of data."""
-    created_at = now()
+    if not events:
+        return
+    created_at, first = now(), _next_number(connection, job_id)
     for index, event in enumerate(events):
         data = json.dumps({} if event.data is None else event.data)
         if len(data) > MAX_DATA_CHARS:
@@ -54,6 +61,7 @@ def add_events(connection: Connection, job_id: str, events: Sequence[WorkerEvent
             )
         connection.execute(
             JOB_EVENTS.insert().values(
+                id=first + index,
                 job_id=job_id,
                 created_at=created_at,
                 level=event.level,
@@ -78,6 +86,12 @@ def list_events(
         rows = rows.where(JOB_EVENTS.c.id < int(match[1], 16))
     found = connection.execute(rows.order_by(JOB_EVENTS.c.id.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit
+
+
+def _next_number(connection: Connection, job_id: str) -> int:
+    """Behind all events that the job has."""
+    last = connection.execute(sa.select(sa.func.max(JOB_EVENTS.c.id)).where(JOB_EVENTS.c.job_id == job_id)).scalar()
+    return first_number() if last is None or is_counted_by_database(last) else int(last) + 1
 
 
 def _printable(text: str) -> str:

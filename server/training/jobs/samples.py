@@ -4,6 +4,8 @@ A worker reports the prompts of a step that tell most, the most telling first, s
 rank. When a job has more bytes of samples than it may, the lowest ranks of all earlier steps go first, of equal ranks
 the oldest; so a long job keeps fewer prompts of every step instead of none of most, and its last step is whole.
 
+The rows of a step are numbered from a random number on, so that ids show nothing of other jobs.
+
 Functions of a connection that holds the job's row.
 """
 
@@ -19,6 +21,7 @@ from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
 from server.core.errors import BadRequest, quoted
+from server.core.ids import first_number
 from server.db.training_tables import JOB_SAMPLES
 from server.training.jobs.sampled_group import SampledGroup, Split
 
@@ -45,12 +48,13 @@ def store_samples(
     """
     if not groups or not most_bytes:
         return
-    created_at, places = now(), Counter[Split]()
+    created_at, first, places = now(), first_number(), Counter[Split]()
     rows = []
     for index, group in enumerate(groups):
         data = _encoded(group, f"samples[{index}]")
         rows.append(
             {
+                "id": first + index,
                 "job_id": job_id,
                 "step": step,
                 "split": group.split,
@@ -111,7 +115,9 @@ def _thin(connection: Connection, job_id: str, step: int, most_bytes: int) -> No
     if excess <= 0:
         return
     earlier = sa.select(JOB_SAMPLES.c.id, JOB_SAMPLES.c.bytes).where(of_job, JOB_SAMPLES.c.step < step)
-    lowest_first = earlier.order_by(JOB_SAMPLES.c.place.desc(), JOB_SAMPLES.c.id).limit(_MOST_REMOVED)
+    lowest_first = earlier.order_by(JOB_SAMPLES.c.place.desc(), JOB_SAMPLES.c.step, JOB_SAMPLES.c.id).limit(
+        _MOST_REMOVED
+    )
     removed = []
     for row in connection.execute(lowest_first):
         if excess <= 0:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 from fastapi import FastAPI
 
-from server.db.database import Database
-from server.db.tables import AUDIT_LOG
+from server.api.app import create_app
+from server.core.principal import Tenant
+from server.core.settings import Settings
+from server.db.database import MIGRATIONS, Database
+from server.db.tables import AUDIT_LOG, TENANTS
+from server.db.url import parse_url
 from tests.server.conftest import client_of
 from tests.server.support.acting import HEADER, act_as, new_tenant, principal
+from tests.server.support.fake_engine import FakeEngine
+
+NO_ENTRIES = {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
-@pytest.fixture
-async def client(app: FastAPI, app_database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    acme, globex = new_tenant(app_database, "acme"), new_tenant(app_database, "globex")
+@asynccontextmanager
+async def client_of_tenants(app: FastAPI, acme: Tenant, globex: Tenant) -> AsyncIterator[httpx.AsyncClient]:
     act_as(
         app,
         {
@@ -27,6 +38,13 @@ async def client(app: FastAPI, app_database: Database) -> AsyncIterator[httpx.As
         },
     )
     async with client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(app: FastAPI, app_database: Database) -> AsyncIterator[httpx.AsyncClient]:
+    acme, globex = new_tenant(app_database, "acme"), new_tenant(app_database, "globex")
+    async with client_of_tenants(app, acme, globex) as client:
         yield client
 
 
@@ -42,6 +60,10 @@ async def audit(client: httpx.AsyncClient, who: str, **query: object) -> dict[st
 
 async def targets(client: httpx.AsyncClient, who: str, **query: object) -> list[str]:
     return [entry["target"] for entry in (await audit(client, who, **query))["data"]]
+
+
+async def ids(client: httpx.AsyncClient, who: str, **query: object) -> list[str]:
+    return [entry["id"] for entry in (await audit(client, who, **query))["data"]]
 
 
 async def test_an_entry_says_who_did_what_in_which_request(client: httpx.AsyncClient) -> None:
@@ -77,9 +99,75 @@ async def test_pages_are_complete_although_entries_are_added_meanwhile(client: h
         page = await audit(client, "acme", limit=2, after=page["last_id"])
         found += [entry["target"] for entry in page["data"]]
     assert found == ["a4", "a3", "a2", "a1", "a0"]
-    assert await audit(client, "acme", after="audit_1") == {
-        "object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False,
-    }  # fmt: skip
+    assert await audit(client, "acme", after=page["last_id"]) == NO_ENTRIES
+
+
+async def test_ids_do_not_show_how_much_others_do(client: httpx.AsyncClient) -> None:
+    for number in range(3):
+        await upload(client, "acme", f"a{number}")
+        for _ in range(number):
+            await upload(client, "globex", "busy")
+    numbers = [int(id_.removeprefix("audit_"), 16) for id_ in await ids(client, "acme")]
+    # What others did in between is one and two entries.
+    assert min(later - earlier for later, earlier in pairwise(numbers)) > 2**32
+
+
+async def test_ids_of_others_are_answered_as_ids_of_none(client: httpx.AsyncClient) -> None:
+    for who in ("globex", "acme", "globex"):
+        await upload(client, who, f"of-{who}")
+    newest, oldest = await ids(client, "globex")
+    assert await targets(client, "globex", after=newest) == ["of-globex"]
+    never = f"audit_{'0' * 28}"
+    for after in (newest, oldest, never):
+        assert await audit(client, "acme", after=after) == NO_ENTRIES
+    assert await targets(client, "root", all_tenants=True, after=newest) == ["of-acme", "of-globex"]
+
+
+async def test_entries_from_before_these_ids_keep_theirs_and_pages_go_on_from_one_kind_to_the_other(
+    settings: Settings, engine: FakeEngine, module_database_url: str
+) -> None:
+    acme, globex = migrated_with_old_entries(module_database_url, "of-acme", "of-globex", "of-acme", "of-globex")
+    database = Database(module_database_url)
+    async with client_of_tenants(create_app(settings, engine, database), acme, globex) as client:
+        for who in ("globex", "acme", "globex", "acme"):
+            await upload(client, who, f"new-of-{who}")
+        found: list[str] = []
+        after: dict[str, str] = {}
+        for left in (3, 2, 1, 0):
+            page = await audit(client, "acme", limit=1, **after)
+            assert ([entry["target"] for entry in page["data"]], page["has_more"]) == (
+                ["new-of-acme" if left > 1 else "of-acme"],
+                left > 0,
+            )
+            found.append(page["last_id"])
+            after = {"after": page["last_id"]}
+        assert found == await ids(client, "acme") and found[2:] == ["audit_3", "audit_1"]
+        everyones = await ids(client, "root", all_tenants=True)
+        assert await ids(client, "root", all_tenants=True, after=everyones[3]) == [f"audit_{n}" for n in (4, 3, 2, 1)]
+        # Of its neighbour, and never given: neither says whether there is such an entry.
+        for other in ("audit_2", "audit_4", "audit_5", "audit_999999"):
+            assert await audit(client, "acme", after=other) == NO_ENTRIES
+    database.close()
+
+
+def migrated_with_old_entries(url: str, *targets: str) -> tuple[Tenant, Tenant]:
+    """acme and globex in a new database of a version that shows numbers of rows, with an entry for each target."""
+    engine = sa.create_engine(parse_url(url))
+    tenants = []
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0014")
+        for name in ("acme", "globex"):
+            new = TENANTS.insert().values(name=name, created_at=0, adapter_count=0, weight=1.0)
+            tenants.append(Tenant(connection.execute(new.returning(TENANTS.c.id)).scalar_one(), name))
+        of_name = {f"of-{tenant.name}": tenant.id for tenant in tenants}
+        for target in targets:
+            row = {"created_at": 0, "tenant_id": of_name[target], "action": "test", "target": target}
+            connection.execute(AUDIT_LOG.insert().values(**row, request_id="", detail="{}"))
+    engine.dispose()
+    return tenants[0], tenants[1]
 
 
 async def test_entries_are_filtered_by_action_target_and_time(
@@ -106,6 +194,7 @@ async def test_entries_are_filtered_by_action_target_and_time(
     [
         {"after": "5"},
         {"after": f"audit_{9 * 10**18}"},
+        {"after": f"audit_{'F' * 28}"},
         {"limit": 101},
         {"since": "monday"},
         {"target": "\0"},

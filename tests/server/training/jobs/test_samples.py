@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -98,6 +99,39 @@ def test_pages_go_through_the_steps_in_either_order(gateway: TrainingProcess) ->
     for wrong in ("ftsample-1", f"ftevent-{1:016x}", sample_id(1, 1)[:-1] + "g", sample_id(2**31, 1), "\0"):
         with pytest.raises(BadRequest, match="expected the id of a sample"):
             steps_of(gateway, job_id, after=wrong)
+
+
+def test_ids_do_not_show_how_many_samples_other_jobs_have(gateway: TrainingProcess) -> None:
+    job_id, other = running(gateway), running(gateway)
+    for step in (1, 2, 3):
+        gateway.report("w", job_id, step, samples=[group(), group()])
+        gateway.report("w", other, step, samples=[group()] * step)
+    rows, _ = gateway.do(lambda to: list_samples(to, job_id, step=None, after=None, limit=9, order="asc"))
+    firsts = [row.id for row in rows[::2]]
+    # The samples of two steps are a few rows of the other job apart.
+    assert min(abs(one - next_) for one, next_ in pairwise(firsts)) > 2**16
+    assert [row.id for row in rows[1::2]] == [first + 1 for first in firsts]
+
+
+def test_samples_that_the_database_numbered_keep_their_ids_and_are_paged_through(gateway: TrainingProcess) -> None:
+    job_id = running(gateway)
+    for step in (1, 2):
+        gateway.report("w", job_id, step, samples=[group(), group()])
+    with gateway.database.write() as connection:
+        numbers = connection.execute(sa.select(JOB_SAMPLES.c.id).order_by(JOB_SAMPLES.c.step, JOB_SAMPLES.c.place))
+        for old, number in enumerate(numbers.scalars().all(), 7):
+            connection.execute(JOB_SAMPLES.update().where(JOB_SAMPLES.c.id == number).values(id=old))
+    gateway.report("w", job_id, 3, samples=[group(), group()])
+    found: list[tuple[int, int]] = []
+    after, more = None, True
+    while more:
+        rows, more = gateway.do(
+            lambda to, after=after: list_samples(to, job_id, step=None, after=after, limit=1, order="desc")
+        )
+        found += [(row.step, row.place) for row in rows]
+        after = sample_id(rows[-1].step, rows[-1].id)
+    assert found == [(3, 0), (3, 1), (2, 0), (2, 1), (1, 0), (1, 1)]
+    assert after == sample_id(1, 8)
 
 
 def test_a_job_beyond_its_limit_keeps_fewer_prompts_of_every_step(database: Database) -> None:
