@@ -39,9 +39,9 @@ class BodyRoom:
         """Hold so many bytes more for a tenant. Unavailable when it may not."""
         if self._held[tenant_id] + amount > self._most_bytes - self.held_bytes - amount:
             raise Unavailable(
-                f"The server holds {self.held_bytes} bytes of requests, {self._held[tenant_id]} of them yours, and has "
-                f"no room for {amount} more (the server's setting {SETTING} is {self._most_bytes}). Try again when "
-                "some of your requests have been answered.",
+                f"The server holds {self._held[tenant_id]} bytes of your requests, and has no room for {amount} more "
+                f"(its setting {SETTING} is {self._most_bytes}, for all tenants together). Try again when some of your "
+                "requests have been answered.",
                 code="too_many_request_bytes",
                 headers=retry_headers(RETRY_S),
             )

@@ -66,6 +66,18 @@ def test_a_tenant_may_hold_half_and_there_is_always_room_for_another() -> None:
     assert (room.held_bytes, room_for(room, 9)) == (0, 500)
 
 
+def test_a_refusal_is_the_same_however_much_others_hold() -> None:
+    refusals = []
+    for of_another in (400, 100):
+        room = BodyRoom(1000)
+        room.take(1, 100)
+        room.take(2, of_another)
+        with pytest.raises(Unavailable, match="100 bytes of your requests") as refused:
+            room.take(1, 500)
+        refusals.append(str(refused.value))
+    assert refusals[0] == refusals[1]
+
+
 @pytest.fixture
 def small(settings: Settings) -> Settings:
     """Room for 100,000 bytes, of which one tenant may have half."""
