@@ -100,18 +100,16 @@ FOUR = tuple(Gpu(name, 80, 80) for name in ("0", "1", "GPU-bbb", "3"))
         ("--device-ids GPU-zzz", (0, 1, 2, 3)),
     ],
 )
-def test_the_engines_gpus_follow_from_vllms_flags(flags: str, places: tuple[int, ...]) -> None:
-    assert engine_places(parse_vllm_args("no/model", flags.split()), FOUR) == places
+def test_the_engines_gpus_follow_from_vllms_flags(flags: str, places: tuple[int, ...], tmp_path: Path) -> None:
+    assert engine_places(parse_vllm_args(str(tmp_path), flags.split()), FOUR) == places
 
 
 @pytest.mark.parametrize(
     ("flags", "is_given"),
     [("", False), ("--gpu-memory-utilization 0.92", True), ("--kv-cache-memory-bytes 1G", True)],
 )
-def test_what_the_user_says_of_memory_is_told_from_vllms_default(
-    flags: str, is_given: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    args = parse_vllm_args("no/model", flags.split())
+def test_what_the_user_says_of_memory_is_told_from_vllms_default(flags: str, is_given: bool, tmp_path: Path) -> None:
+    args = parse_vllm_args(str(tmp_path), flags.split())
     assert args.memory_is_given == is_given
     assert args.gpu_memory_utilization == 0.92
 

@@ -278,8 +278,9 @@ def is_long(value: object) -> bool:
     return isinstance(value, bytes | bytearray | str) and len(value) > 500
 
 
-LONG_WORK = {"json.loads", "json.dumps", "server.core.json_values.most_values", "server.registry.spec.number"}
+LONG_WORK = {"json.dumps", "server.core.json_values.most_values", "server.registry.spec.number"}
 LONG_WORK |= {
+    "server.core.json_text.parse_json",
     "server.inference.token_estimate._tokens",
     "adapters.vector.codec.numbers",
     "adapters.vector.codec.encode",
