@@ -206,14 +206,15 @@ def _resolve_references(payload: dict[str, Any], limits: ResponseLimits, connect
     items: list[object] = []
     for place, item in enumerate(payload["input"]):
         if isinstance(item, dict) and item.get("type") == "item_reference":
-            if item.get("id") not in found:
+            named = item.get("id")
+            if not isinstance(named, str) or named not in found:
                 raise BadRequest(
-                    f"input[{place}]: item with id {quoted(item.get('id'))} not found: its response was not stored, "
+                    f"input[{place}]: item with id {quoted(named)} not found: its response was not stored, "
                     "has been deleted or is too old. Send the item itself.",
                     param="input",
                     code="item_not_found",
                 )
-            item = found[item["id"]]
+            item = found[named]
         items.append(item)
     payload["input"] = items
     sizes = {one: len(json.dumps(item)) for one, item in found.items()}

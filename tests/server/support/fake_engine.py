@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from adapters.factors.factors import Factors, save_factors
+from server.core.error_responses import validation_error
 from server.engine.grammar import Grammar
 from server.engine.protocol import ServedAdapter, TokenObserver
 from server.engine.template_cost import TemplateCost
@@ -53,6 +54,24 @@ class ChatRequest(BaseModel):
     model: str | None = None
     stream: bool = False
     stop: str | list[str] | None = None
+
+
+class ResponsesTool(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str = ""
+
+
+class ResponsesRequest(BaseModel):
+    """Of vLLM's the fields that are looked at here, with its types."""
+
+    model_config = ConfigDict(extra="allow")
+
+    input: str | list[Any] | None = None
+    request_id: str
+    max_output_tokens: int | None = None
+    stream: bool | None = False
+    tools: list[ResponsesTool] = []
 
 
 class FakeEngine:
@@ -104,7 +123,10 @@ class FakeEngine:
         return self.bad_grammars.get(grammar.spec)
 
     def check_responses_request(self, payload: Mapping[str, Any]) -> None:
-        pass
+        try:
+            ResponsesRequest.model_validate(payload)
+        except ValidationError as error:
+            raise validation_error(error.errors(include_url=False)) from error
 
     async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if max(tokens) >= 1_000_000:
@@ -166,8 +188,9 @@ class FakeEngine:
         usage = {"input_tokens": 3, "output_tokens": 2}
         return JSONResponse({**answer, "stop_reason": "end_turn", "stop_sequence": None, "usage": usage})
 
-    async def _respond(self, body: dict[str, Any], http: Request) -> Response:
+    async def _respond(self, request: ResponsesRequest, http: Request) -> Response:
         """As vLLM does, with its events: an answer that says how long `input` is, cut off where it may be short."""
+        body = request.model_dump(exclude_unset=True)
         self.asked.append(body)
         if body.get("input") == self.too_long:
             error = {"message": "The prompt is too long", "type": "Bad Request", "param": "input"}

@@ -108,6 +108,53 @@ def test_adapter_field_is_served_or_refused(post: Post, adapter: object, model: 
     send_json(post, "/v1/chat/completions", {"messages": [], "adapter": adapter, "model": model})
 
 
+# Those of a request that the gateway itself reads: to estimate, count, check, plan, trace or rewrite it.
+READ_FIELDS = (
+    "model", "messages", "input", "prompt", "prompt_embeds", "token_ids", "instructions", "system", "query", "queries",
+    "documents", "items", "text_1", "data_1", "inputs", "questions", "n", "sampling_params", "max_tokens",
+    "max_completion_tokens", "max_output_tokens", "thinking", "echo", "stop", "stream", "tools", "tool_choice",
+    "response_format", "text", "output_config", "structured_outputs", "priority", "service_tier", "cache_salt",
+    "request_id", "user", "safety_identifier", "prompt_cache_key", "metadata", "store", "background", "conversation",
+    "previous_response_id", "temperature", "top_p", "top_k", "seed", "frequency_penalty", "parameters", "vllm_xargs",
+)  # fmt: skip
+MODEL_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/embeddings",
+    "/invocations",
+)
+item_references = st.fixed_dictionaries(
+    {"type": st.just("item_reference")}, optional={"id": st.just("msg_1") | any_json}
+)
+nested = st.dictionaries(
+    st.sampled_from(["type", "format", "n", "role", "content", "json", "id", "budget_tokens"]), any_json
+)
+field_values = (
+    st.sampled_from(["5", "x", [1], {"a": 1}, 5, True]) | any_json | nested | st.lists(nested | item_references)
+)
+
+
+@FUZZ
+@given(
+    path=st.sampled_from(MODEL_PATHS),
+    fields=st.dictionaries(st.sampled_from(READ_FIELDS), field_values, max_size=3),
+    adapter=st.sampled_from([None, "a"]),
+)
+@example("/v1/responses", {"max_output_tokens": "x"}, None)
+@example("/v1/responses", {"max_output_tokens": {"a": 1}, "background": True}, None)
+@example("/v1/responses", {"input": [{"type": "item_reference", "id": one} for one in ([1], "msg_1")]}, None)
+def test_fields_of_any_type_are_served_or_refused(
+    post: Post, path: str, fields: dict[str, object], adapter: str | None
+) -> None:
+    plain = {"model": BASE, "messages": [], "input": "x", "prompt": "x", "adapter": adapter}
+    body = json.dumps({**plain, **fields})
+    response = post(path, content=body, headers={"content-type": "application/json"})
+    assert response.status_code < 500, response.text
+    assert response.status_code == 200 or response.json()["error"]["message"]
+
+
 @FUZZ
 @given(
     st.fixed_dictionaries({"name": names, "vector": vectors}, optional={"metadata": any_json})
