@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 import sqlalchemy as sa
+from fastapi import FastAPI
 
 from server.api.app import create_app
 from server.core.settings import Settings
@@ -19,6 +20,7 @@ from server.db.webhook_tables import WEBHOOK_DELIVERIES
 from tests.server.inference.test_response_streams import clients_of
 from tests.server.inference.test_responses import ended
 from tests.server.support.fake_engine import BASE, FakeEngine
+from tests.server.support.served import listening
 
 INPUT: Any = [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}]
 
@@ -115,6 +117,23 @@ async def test_one_whose_client_leaves_is_forgotten(
                 await asyncio.sleep(0.01)
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve(response.id)
+        assert counts(app_database) == [0, 0, 0]
+
+
+async def test_one_whose_client_closes_its_connection_is_forgotten(
+    app: FastAPI, engine: FakeEngine, app_database: Database
+) -> None:
+    engine.chunk_s = 0.3
+    async with listening(app) as url, openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        response, _, stream = await begun(client)
+        assert counts(app_database)[0] == 1
+        await stream.close()
+        async with asyncio.timeout(10):
+            while counts(app_database)[0]:
+                await asyncio.sleep(0.01)
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(response.id)
+        await asyncio.sleep(10 * engine.chunk_s)  # in which the answer would be complete
         assert counts(app_database) == [0, 0, 0]
 
 

@@ -240,6 +240,7 @@ class FakeEngine:
         self._report(3, 2)
         for number, event in enumerate(events):
             yield f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
+            await asyncio.sleep(self.chunk_s)
             if number == 4 and self.hold is not None:
                 await self.hold.wait()
             if number == 4 and self.breaks_off:
