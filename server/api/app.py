@@ -52,6 +52,7 @@ from server.endpoints.webhook_secrets import WebhookSecrets
 from server.engine.protocol import Engine
 from server.inference.adapter_field import AdapterField
 from server.inference.admission import new_admission
+from server.inference.early_check import EarlyCheck
 from server.inference.engine_forms import EngineForms
 from server.inference.middleware import InferenceMiddleware
 from server.inference.resolve import Resolver
@@ -137,6 +138,7 @@ def create_app(
         app.include_router(console_router(console))
 
     field = AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters)
+    admission = new_admission(settings, engine, quotas, metrics.registry)
     # The middleware added last is met first.
     app.add_middleware(NoteRoute)
     app.add_middleware(
@@ -151,7 +153,7 @@ def create_app(
             max_bytes=settings.max_request_bytes,
             max_values=settings.max_request_values,
         ),
-        admission=new_admission(settings, engine, quotas, metrics.registry),
+        admission=admission,
         metrics=metrics,
         meter=meter,
         responses=stored,
@@ -169,7 +171,8 @@ def create_app(
     files = app.state.training.files
     run_with(app, sweeping(database, [*rules_of(settings), file_rule(settings, files), UploadRule(files)]))
     # The last of all, so that it runs within what its lines need.
-    add_batches(app, settings, engine, database, files, field, meter)
+    check = EarlyCheck(engine, field, admission, stored.store.limits)
+    add_batches(app, settings, engine, database, files, check, meter)
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)

@@ -14,8 +14,8 @@ from server.batches.runner import BatchRunner
 from server.core.settings import Settings
 from server.db.database import Database
 from server.engine.protocol import Engine
-from server.inference.adapter_field import AdapterField
 from server.inference.admission import max_batch_requests
+from server.inference.early_check import EarlyCheck
 from server.inference.usage_meter import UsageMeter
 from server.training.files.storage import FileStorage
 
@@ -26,12 +26,12 @@ def add_batches(
     engine: Engine,
     database: Database,
     files: FileStorage,
-    adapters: AdapterField,
+    check: EarlyCheck,
     meter: UsageMeter,
 ) -> None:
     """Add the routes and the runner; after the engine was mounted, within whose lifespan this runs."""
     window = max_batch_requests(settings, engine)
-    runner = BatchRunner(Tools(app, database, files, adapters, meter, settings, owner="", window=window))
+    runner = BatchRunner(Tools(app, database, files, check, meter, settings, owner="", window=window))
     app.state.batches = runner
     app.include_router(batches.router)
     run_within(app, runner.running())

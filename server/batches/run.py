@@ -35,7 +35,7 @@ from server.core.errors import ApiError
 from server.core.ids import new_id
 from server.core.settings import Settings
 from server.db.database import Database
-from server.inference.adapter_field import AdapterField
+from server.inference.early_check import EarlyCheck
 from server.inference.usage_meter import UsageMeter
 from server.training.files.storage import FileStorage
 
@@ -83,7 +83,7 @@ class Tools:
     app: ASGIApp
     database: Database
     files: FileStorage
-    adapters: AdapterField
+    check: EarlyCheck
     meter: UsageMeter
     settings: Settings
     owner: str
@@ -214,7 +214,7 @@ class BatchRun:
         tools, row, principal = self._tools, self._standing.row, self._standing.principal
         assert principal is not None
         chunks = await self._input()
-        checked = await check_file(chunks, row.endpoint, tools.settings.max_batch_lines, tools.adapters, principal)
+        checked = await check_file(chunks, row.endpoint, tools.settings.max_batch_lines, tools.check, principal)
 
         def settle(connection: Any) -> bool:
             standing = leases.standing(connection, self._id, tools.owner)

@@ -1,4 +1,5 @@
-"""The check of a batch's input file before any of it is answered: every line, and whether its adapter is there.
+"""The check of a batch's input file before any of it is answered: every line, its request, and whether its adapter is
+there.
 
 Design decision: a model that is neither this server's nor an adapter fails the batch, as at OpenAI, and not its lines
 one by one: a file that was written for another server is told at once. An adapter that is deleted later fails its
@@ -16,9 +17,9 @@ from starlette.concurrency import run_in_threadpool
 
 from adapters.vector.errors import AdapterError
 from server.batches.lines import LineError, RequestLine, lines_of, parse_line, some
-from server.core.errors import ApiError
+from server.core.errors import ApiError, BadRequest
 from server.core.principal import Principal
-from server.inference.adapter_field import AdapterField
+from server.inference.early_check import EarlyCheck
 
 MAX_ERRORS = 100
 MAX_REMEMBERED = 10_000
@@ -39,11 +40,11 @@ class Checked:
 
 
 async def check_file(
-    chunks: Iterable[bytes], endpoint: str, most_lines: int, adapters: AdapterField, principal: Principal
+    chunks: Iterable[bytes], endpoint: str, most_lines: int, check: EarlyCheck, principal: Principal
 ) -> Checked:
     """Check all lines, up to MAX_ERRORS errors. Raises Unavailable when storage or database do not answer."""
     checked = Checked()
-    parsed = _parsed(chunks, endpoint)
+    parsed = _parsed(chunks, endpoint, check, principal)
     known: set[tuple[Any, Any]] = set()
     while len(checked.errors) < MAX_ERRORS:
         lines = await run_in_threadpool(some, parsed, lambda line: line.size)
@@ -65,7 +66,7 @@ async def check_file(
                     )
                 ]
                 return checked
-            if (error := await _adapter_error(line, adapters, principal, known)) is not None:
+            if (error := await _adapter_error(line, check, principal, known)) is not None:
                 checked.refuse(error)
     if not checked.total and not checked.errors:
         checked.errors.append(_as_a_whole("empty_file", "The file has no requests."))
@@ -77,8 +78,10 @@ def _as_a_whole(code: str, message: str) -> dict[str, Any]:
     return {"code": code, "line": None, "message": message, "param": "input_file_id"}
 
 
-def _parsed(chunks: Iterable[bytes], endpoint: str) -> Iterator[RequestLine | LineError]:
-    """The lines, of which none has the custom_id of another."""
+def _parsed(
+    chunks: Iterable[bytes], endpoint: str, check: EarlyCheck, principal: Principal
+) -> Iterator[RequestLine | LineError]:
+    """The lines, of which none has the custom_id of another, and with requests that are not refused by their fields."""
     digests: set[bytes] = set()
     for number, text in lines_of(chunks):
         try:
@@ -96,11 +99,16 @@ def _parsed(chunks: Iterable[bytes], endpoint: str) -> Iterator[RequestLine | Li
             )
             continue
         digests.add(digest)
+        try:
+            check.check_fields(line.body, endpoint, principal)
+        except BadRequest as error:
+            yield _of_body(line, error)
+            continue
         yield line
 
 
 async def _adapter_error(
-    line: RequestLine, adapters: AdapterField, principal: Principal, known: set[tuple[Any, Any]]
+    line: RequestLine, check: EarlyCheck, principal: Principal, known: set[tuple[Any, Any]]
 ) -> LineError | None:
     """Why the line's adapter or model cannot be used; `known` are names that can."""
     names = (line.body.get("model"), line.body.get("adapter"))
@@ -108,13 +116,17 @@ async def _adapter_error(
     if by_name and names in known:
         return None
     try:
-        await adapters.resolve(line.body, principal)
+        await check.check_adapter(line.body, principal)
     except ApiError as error:
         if error.status >= 500:
             raise
-        return LineError(line.number, error.code, error.message, error.param and f"body.{error.param}")
+        return _of_body(line, error)
     except AdapterError as error:
         return LineError(line.number, "invalid_adapter", error.message, f"body.{error.field}")
     if by_name and len(known) < MAX_REMEMBERED:
         known.add(names)
     return None
+
+
+def _of_body(line: RequestLine, error: ApiError) -> LineError:
+    return LineError(line.number, error.code, error.message, error.param and f"body.{error.param}")

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from server.core.errors import BadRequest, TooManyRequests
 from server.core.paths import POOLING_ROUTES
-from server.core.principal import Tenant
+from server.core.principal import Principal, Tenant
 from server.core.request_state import RequestUsage
 from server.core.settings import Settings
 from server.engine.protocol import Engine
@@ -58,8 +58,7 @@ class Admission:
         Raises TooManyRequests, or BadRequest for more answers than the engine generates at once; nothing is charged.
         """
         principal = request.principal
-        if request.path not in POOLING_ROUTES and not principal.may("admin"):
-            self._check_width(estimate)
+        self.check_width(request.path, principal, estimate)
         try:
             check_month(principal)
             more = {} if principal.may("admin") else month_headers(principal.tenant)
@@ -86,8 +85,13 @@ class Admission:
         self._queue.leave(turn.place, tokens)
         turn.ticket.close(tokens)
 
-    def _check_width(self, estimate: Estimate) -> None:
-        """BadRequest for more sequences than run at once: they would hold all slots, over and over, until they end."""
+    def check_width(self, path: str, principal: Principal, estimate: Estimate) -> None:
+        """BadRequest for more sequences than run at once: they would hold all slots, over and over, until they end.
+
+        An admin may ask for more.
+        """
+        if path in POOLING_ROUTES or principal.may("admin"):
+            return
         if estimate.sequences > self._queue.max_running:
             raise BadRequest(
                 f"The request asks for {estimate.sequences} answers (n times the number of prompts), expected at most "

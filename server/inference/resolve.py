@@ -26,10 +26,10 @@ from server.engine.grammar import grammars_of
 from server.engine.protocol import Engine, ServedAdapter
 from server.inference.adapter_field import AdapterField
 from server.inference.answer_limits import lower_limits
-from server.inference.end_user import check_end_user
 from server.inference.engine_json import engine_json
 from server.inference.gateway_fields import asks_for_prompt_only, set_gateway_fields
-from server.inference.misnomers import check_elsewhere, check_names
+from server.inference.misnomers import check_elsewhere
+from server.inference.own_fields import check_own_fields
 from server.inference.refused_values import leave_out_refused
 from server.inference.request import InferenceRequest
 from server.inference.responses.plan import ResponsePlan
@@ -37,7 +37,6 @@ from server.inference.responses.store import ResponseStore
 from server.inference.sagemaker import SAGEMAKER_PATH, say_model_in_header, take_adapter_of_header
 from server.inference.service_tier import ServiceTiers, Standing
 from server.inference.token_estimate import Estimate, estimate
-from server.inference.tools_check import check_hosted_tools, check_tools
 from server.observability.metrics import GatewayMetrics
 
 
@@ -83,9 +82,8 @@ class Resolver:
         if path == SAGEMAKER_PATH:
             take_adapter_of_header(payload, scope)
         if runs_model:
-            check_names(payload)
             check_elsewhere(scope)
-            check_hosted_tools(payload, path)
+            check_own_fields(payload, path, self._engine.why_no_tools)
         served = await self._adapter(payload, principal)
         unchanged = served is None and "adapter" not in payload and not runs_model
         payload.pop("adapter", None)
@@ -135,9 +133,7 @@ class Resolver:
         return plan
 
     async def _settle(self, payload: dict[str, Any], principal: Principal, *, background: bool) -> Standing:
-        """Check and set what only a request that runs the model has; returns how soon it is served."""
-        check_tools(payload, self._engine.why_no_tools)
-        check_end_user(payload)
+        """Set what only a request that runs the model has; returns how soon it is served."""
         standing = await self._tiers.settle(payload, principal)
         set_gateway_fields(payload, principal.tenant.id, background=background)
         leave_out_refused(payload)

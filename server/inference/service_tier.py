@@ -14,6 +14,7 @@ The engine gets the number that stands for the tier: where its KV cache is full,
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,31 +57,43 @@ class ServiceTiers:
     async def settle(self, payload: dict[str, Any], principal: Principal) -> Standing:
         """Take `service_tier` out of `payload`, and set its `priority` accordingly.
 
-        Raises BadRequest for an unknown tier, and for one that contradicts `priority`.
+        Raises as `tier_of`.
         """
-        sent, priority = payload.pop("service_tier", None), priority_of(payload)
-        if sent is None:
-            return Standing(priority)
-        tier = TIERS.get(sent) if isinstance(sent, str) else None
+        tier, priority = tier_of(payload)
+        payload.pop("service_tier", None)
         if tier is None:
-            raise BadRequest(
-                f"service_tier is {quoted(sent)}, expected one of {', '.join(TIERS)}",
-                param="service_tier",
-                code="invalid_value",
-            )
-        if tier != "default" and payload.get("priority") is not None:
-            raise BadRequest(
-                f"service_tier is {quoted(sent)} and priority is {priority}: both say how soon the request is served; "
-                "send one of them",
-                param="service_tier",
-                code="conflicting_parameters",
-            )
+            return Standing(priority)
         if tier == "priority" and not await self._quotas.grants_priority(principal):
             tier = "default"
         if tier == "default":
             return Standing(priority, tier)
         payload["priority"] = PRIORITIES[tier]
         return Standing(PRIORITIES[tier], tier)
+
+
+def tier_of(payload: Mapping[str, Any]) -> tuple[Tier | None, int]:
+    """The tier that a request names, None where it names none, and its priority.
+
+    BadRequest for an unknown tier, one that contradicts `priority`, and as `priority_of`.
+    """
+    sent, priority = payload.get("service_tier"), priority_of(payload)
+    if sent is None:
+        return None, priority
+    tier = TIERS.get(sent) if isinstance(sent, str) else None
+    if tier is None:
+        raise BadRequest(
+            f"service_tier is {quoted(sent)}, expected one of {', '.join(TIERS)}",
+            param="service_tier",
+            code="invalid_value",
+        )
+    if tier != "default" and payload.get("priority") is not None:
+        raise BadRequest(
+            f"service_tier is {quoted(sent)} and priority is {priority}: both say how soon the request is served; "
+            "send one of them",
+            param="service_tier",
+            code="conflicting_parameters",
+        )
+    return tier, priority
 
 
 class TierEcho:

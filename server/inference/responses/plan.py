@@ -12,6 +12,7 @@ responses: its `input` becomes the whole conversation, and the fields about stor
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,6 @@ from sqlalchemy.engine import Connection, Row
 from server.core.clock import now
 from server.core.errors import BadRequest, quoted
 from server.core.ids import new_id
-from server.core.metadata import metadata_of
 from server.inference.responses.input_items import Item, for_engine, items_of, with_ids
 from server.inference.responses.rows import PREFIX, RUNNING, find_items, find_response
 
@@ -66,7 +66,7 @@ def too_large(limits: ResponseLimits) -> BadRequest:
     )
 
 
-def needs_store(payload: dict[str, Any]) -> bool:
+def needs_store(payload: Mapping[str, Any]) -> bool:
     """Whether the request has to look at stored responses before it can run."""
     return payload.get("previous_response_id") is not None or bool(_references(payload))
 
@@ -84,7 +84,7 @@ def plan_response(
     Raises BadRequest. `model` is the one that will answer, as its answer names it. `connection` is that of
     `needs_store`; the caller gives none where that is False.
     """
-    store, background, previous_id = _checked(payload, limits)
+    store, background, previous_id = check_storing(payload, limits)
     history: list[Item] = []
     added = 0
     if connection is not None:
@@ -119,14 +119,13 @@ def plan_response(
     return plan, added
 
 
-def _checked(payload: dict[str, Any], limits: ResponseLimits) -> tuple[bool, bool, str | None]:
+def check_storing(payload: Mapping[str, Any], limits: ResponseLimits) -> tuple[bool, bool, str | None]:
     """store, background and previous_response_id. BadRequest for what cannot be."""
     for name in ("store", "background", *(("stream",) if payload.get("background") else ())):
         if not isinstance(payload.get(name), bool | None):
             raise BadRequest(
                 f"{name} is {quoted(payload[name])}, expected true or false", param=name, code="invalid_value"
             )
-    metadata_of(payload.get("metadata"))
     previous_id, background = payload.get("previous_response_id"), bool(payload.get("background"))
     if not isinstance(previous_id, str | None):
         raise BadRequest(
@@ -184,7 +183,7 @@ def _conversation(row: Row[Any]) -> list[Item]:
     return items + output
 
 
-def _references(payload: dict[str, Any]) -> list[str]:
+def _references(payload: Mapping[str, Any]) -> list[str]:
     sent = payload.get("input")
     items = sent if isinstance(sent, list) else []
     ids = [item.get("id") for item in items if isinstance(item, dict) and item.get("type") == "item_reference"]

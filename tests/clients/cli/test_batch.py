@@ -18,7 +18,7 @@ def url(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_becomes_a_batch_and_its_answers(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
-    file.write_text(f"{line('a')}\n{line('bad', priority=-1)}\n")
+    file.write_text(f"{line('a')}\n{line('bad', messages=5)}\n")
     answers = [json.loads(text) for text in run("batch", "create", file, "--watch").stdout.splitlines()]
     assert [row["custom_id"] for row in answers] == ["a", "bad"]
     (batch,) = json.loads(run("batch", "list", "--json").stdout)

@@ -18,7 +18,7 @@ def make(client: Any, *lines: str) -> Any:
 
 
 def test_from_a_file_to_answers_with_a_bar(client: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    batch = make(client, line("a"), line("bad", priority=-1))
+    batch = make(client, line("a"), line("bad", messages=5))
     seen: list[str] = []
     done = client.batches.wait(batch.id, progress=True, on_update=lambda batch: seen.append(batch.status), **QUICK)
     assert done.status == seen[-1] == "completed"

@@ -39,6 +39,18 @@ async def test_no_request_may_be_more_urgent_than_usual(client: httpx.AsyncClien
     assert "from 0 (as soon as possible) to 100" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/chat/completions", 400), ("/v1/responses", 400), ("/v1/messages", 200)]
+)
+async def test_metadata_is_openais(client: httpx.AsyncClient, path: str, status: int) -> None:
+    body = {"messages": [], "input": "x", "metadata": {"user_id": None}}
+    response = await client.post(path, json=body)
+    assert response.status_code == status
+    if status == 400:
+        assert response.json()["error"]["param"] == "metadata.user_id"
+    assert (await client.post(path, json={**body, "metadata": {"user_id": "5"}, "store": True})).status_code == 200
+
+
 def test_the_official_client_passes_a_priority_on(openai_client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="priority is -5, expected a whole number"):
         openai_client.chat.completions.create(model="acme/base-135m", messages=[], extra_body={"priority": -5})

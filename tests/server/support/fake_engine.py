@@ -68,7 +68,7 @@ class ResponsesRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     input: str | list[Any] | None = None
-    request_id: str
+    request_id: str = ""
     max_output_tokens: int | None = None
     stream: bool | None = False
     tools: list[ResponsesTool] = []

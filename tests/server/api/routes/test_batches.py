@@ -30,6 +30,7 @@ from tests.server.support.served import listening, served
 from tests.server.support.training_kit import upload
 
 ONES = [1.0] * 13
+RESPONSES = "/v1/responses"
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_every_line_is_answered_with_its_own_adapter(
         line("by field", adapter=f"{adapter}@1"),
         "",
         line("inline", adapter={"vector": [0.5] * 13}),
-        line("too much", priority=1000),
+        line("too much", messages=5),
     ]
     made = make_batch(openai_client, lines, metadata={"what": "a test"})
     assert (made.object, made.status, made.endpoint, made.completion_window) == ("batch", "validating", CHAT, "24h")
@@ -89,7 +90,7 @@ def test_every_line_is_answered_with_its_own_adapter(
     assert first["response"]["status_code"] == 200 and first["response"]["request_id"]
     (error,) = rows(openai_client, done.error_file_id)
     assert (error["custom_id"], error["response"]["status_code"]) == ("too much", 400)
-    assert error["response"]["body"]["error"]["param"] == "priority"
+    assert error["response"]["body"]["error"]["param"] == "messages"
     file = openai_client.files.retrieve(done.output_file_id or "")
     assert (file.purpose, file.filename) == ("batch_output", f"{done.id}_output.jsonl")
     # Booked on the tenant, as any request's.
@@ -122,6 +123,13 @@ BAD_LINES = [
     (line("x2", adapter="nobody"), "adapter_not_found", "body.adapter"),
     (line("x3", adapter={"vector": [1.0]}), "invalid_vector", "body.adapter.vector"),
     (line("x4", stream=True), "invalid_body", "body.stream"),
+    (line("x4a", priority=5000), "invalid_value", "body.priority"),
+    (line("x4b", service_tier="zz"), "invalid_value", "body.service_tier"),
+    (line("x4c", n=500), "too_many_answers", "body.n"),
+    (line("x4d", user=5), "invalid_value", "body.user"),
+    (line("x4e", metadata={"a": 1}), "invalid_metadata", "body.metadata.a"),
+    (line("x4f", lora="acme/math"), "unknown_adapter_field", "body.lora"),
+    (line("x4g", seed=2**70), "invalid_value", "body.seed"),
     ('{"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": 3}', "invalid_body", "body"),
     (line("x")[:-1] + ', "priority": 1}', "unknown_parameter", "priority"),
 ]
@@ -139,6 +147,27 @@ def test_a_file_with_a_wrong_line_fails_whole_and_says_which(openai_client: open
     assert said[3].endswith("(column 202).")
     assert said[4].startswith("This line has 200002 commas and opening brackets")
     assert (failed.output_file_id, failed.error_file_id, engine.received) == (None, None, [])
+
+
+BAD_RESPONSES = [
+    # (fields of a request, code, param)
+    ({"metadata": {"a": 1}}, "invalid_metadata", "body.metadata.a"),
+    ({"store": "q"}, "invalid_value", "body.store"),
+    ({"conversation": "c"}, "not_supported", "body.conversation"),
+    ({"previous_response_id": 3}, "invalid_value", "body.previous_response_id"),
+    ({"max_output_tokens": "x"}, "invalid_value", "body.max_output_tokens"),  # as the engine says it
+]
+
+
+def test_lines_of_responses_are_checked_as_requests_are(openai_client: openai.OpenAI, engine: FakeEngine) -> None:
+    right = {"model": BASE, "input": "x", "max_output_tokens": 100_000, "n": None, "service_tier": "flex"}
+    bodies = [right, *({**right, **fields} for fields, _, _ in BAD_RESPONSES)]
+    lines = [line(str(number), url=RESPONSES, **body) for number, body in enumerate(bodies)]
+    failed = ended(openai_client, make_batch(openai_client, lines, RESPONSES))
+    assert failed.errors is not None and failed.errors.data
+    told = [(error.line, error.code, error.param) for error in failed.errors.data]
+    assert told == [(number, code, param) for number, (_, code, param) in enumerate(BAD_RESPONSES, start=2)]
+    assert engine.asked == []
 
 
 def test_a_file_without_requests_fails(openai_client: openai.OpenAI) -> None:
@@ -174,7 +203,7 @@ def test_a_file_for_something_else_is_no_batch(openai_client: openai.OpenAI) -> 
 
 
 def test_cancelled_batch_keeps_what_it_has_answered(openai_client: openai.OpenAI, engine: FakeEngine) -> None:
-    made = make_batch(openai_client, [line("bad", priority=-1), *(line(str(number)) for number in range(3000))])
+    made = make_batch(openai_client, [line("bad", messages=5), *(line(str(number)) for number in range(3000))])
     until(lambda: openai_client.batches.retrieve(made.id).request_counts.completed)  # type: ignore[union-attr]
     engine.hold = asyncio.Event()  # what comes now is never answered
     cancelling = openai_client.batches.cancel(made.id)
@@ -193,7 +222,7 @@ def test_lines_that_were_not_answered_in_time_are_errors(
     openai_client: openai.OpenAI, engine: FakeEngine, app_database: Database
 ) -> None:
     engine.hold = asyncio.Event()
-    made = make_batch(openai_client, [line("bad", priority=-1), *(line(str(number)) for number in range(5))])
+    made = make_batch(openai_client, [line("bad", messages=5), *(line(str(number)) for number in range(5))])
     until(lambda: openai_client.batches.retrieve(made.id).request_counts.failed == 1)  # type: ignore[union-attr]
     change(app_database, expires_at=1)
     done = ended(openai_client, made)
@@ -208,7 +237,7 @@ def test_lines_that_were_not_answered_in_time_are_errors(
 
 def test_a_deleted_input_file_ends_its_batch_with_the_reason(openai_client: openai.OpenAI, engine: FakeEngine) -> None:
     engine.hold = asyncio.Event()
-    made = make_batch(openai_client, [line("bad", priority=-1), line("held")])
+    made = make_batch(openai_client, [line("bad", messages=5), line("held")])
     until(lambda: openai_client.batches.retrieve(made.id).request_counts.failed == 1)  # type: ignore[union-attr]
     openai_client.files.delete(made.input_file_id)
     done = ended(openai_client, made)
