@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 
@@ -136,3 +136,5 @@ PrincipalDep = Annotated[Principal, Depends(_principal)]
 AuthorDep = Annotated[Author, Depends(author_of)]
 WriteDep = Annotated[RequestedWrite, Depends(_requested_write)]
 PreconditionDep = Annotated[Precondition, Depends(_precondition)]
+# What OpenAPI says of a GET that takes them.
+CONDITIONAL: dict[int | str, dict[str, Any]] = {304: {"description": "It is what If-None-Match names."}}

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
 from adapters.vector.errors import AdapterError
-from server.api.unknown_paths import no_route
+from server.api.unknown_paths import methods_of, no_route
 from server.core.error_responses import error_response, internal_error, response_to, validation_error
 from server.core.errors import STATUS_CODES, ApiError
 
@@ -57,13 +57,15 @@ async def _handle_own(_request: Request, error: Exception) -> Response:
 
 async def _handle_http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    status, message = error.status_code, str(error.detail)
+    status, message, headers = error.status_code, str(error.detail), error.headers
     if status == HTTPStatus.NOT_FOUND and message == HTTPStatus.NOT_FOUND.phrase:
         return response_to(no_route(_request.app.routes, _request.scope))
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        message = f"{_request.url.path:.200} does not take {_request.method}."
+        # Of several routes with this path the router asked one.
+        methods = ", ".join(methods_of(_request.app.routes, _request.scope))
+        message, headers = f"{_request.url.path:.200} takes {methods}, not {_request.method}.", {"allow": methods}
     code = STATUS_CODES.get(HTTPStatus(status), "invalid_request" if status < 500 else "internal_error")
-    return error_response(status, message, param=None, code=code, headers=error.headers)
+    return error_response(status, message, param=None, code=code, headers=headers)
 
 
 async def _handle_value_error(_request: Request, error: Exception) -> Response:

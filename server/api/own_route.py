@@ -4,7 +4,8 @@ An exception that is not one of ours is our defect, hence a 500. Without this th
 ValueError for the client's mistake, would answer for our routes too.
 
 Bodies that FastAPI reads are bounded and parsed here; routes that read them by themselves (uploads) bound them there. A
-query parameter that is no list may be given once: of two values FastAPI takes the last.
+query parameter that is no list may be given once: of two values FastAPI takes the last. A condition in the headers of a
+request is refused where it would not be looked at: who sends one counts on it.
 """
 
 from __future__ import annotations
@@ -57,11 +58,13 @@ class OwnRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        headers = {parameter.alias.lower() for part in self.dependant.dependencies for parameter in part.header_params}
         lists = {name for parameter in self.dependant.query_params for name in _lists(parameter.field_info.annotation)}
 
         async def handle_or_defect(request: Request) -> Response:
             try:
                 _check_once(request.query_params, lists)
+                _check_conditions(request, headers)
                 if self.body_field is not None:
                     body = await read_json(request.headers, request.receive, MAX_JSON_BYTES)
                     value = await off_loop(len(body), parse_json, body) if body else None
@@ -85,4 +88,19 @@ def _check_once(parameters: QueryParams, lists: Collection[str]) -> None:
         if times > 1 and name not in lists:
             raise BadRequest(
                 f"the query has {quoted(name)} {times} times, expected it once", param=name, code="invalid_value"
+            )
+
+
+def _check_conditions(request: Request, taken: Collection[str]) -> None:
+    """BadRequest for an If-Match, or with a write an If-None-Match, that is none of the headers `taken`.
+
+    If-None-Match with a GET means no more than that the client has a copy, so it may get another.
+    """
+    for name in ("If-Match",) if request.method == "GET" else ("If-Match", "If-None-Match"):
+        if name.lower() in request.headers and name.lower() not in taken:
+            raise BadRequest(
+                f"{request.method} {request.url.path:.200} takes no {name}, and would do the same whatever it says; "
+                "leave the header out.",
+                param=name.lower(),
+                code="not_supported",
             )

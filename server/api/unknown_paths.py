@@ -1,4 +1,5 @@
-"""Paths that no route has: which these are, and the answer to them, with the nearest path that there is.
+"""Paths that no route has: which these are, and the answer to them, with the nearest path that there is; and what those
+take that a route has.
 
 Design decision: such a path is told, and not redirected to the one without its slash at the end, as Starlette would.
 The address of a redirect is made of the Host header, which is another one behind a proxy and the caller's to choose,
@@ -53,6 +54,8 @@ def nearest(routes: Sequence[BaseRoute], scope: Scope) -> str | None:
     if len(scope["path"]) > MAX_CHARS:
         return None
     words = [word for word in scope["path"].split("/") if word]
+    if not {".", ".."}.isdisjoint(words):
+        return None  # clients take these for directions, and send another path
     while words[:2] == [VERSION, VERSION]:
         words.pop(0)
     forms = [words] if words[:1] == [VERSION] else [words, [VERSION, *words]]
@@ -66,6 +69,15 @@ def nearest(routes: Sequence[BaseRoute], scope: Scope) -> str | None:
             if getattr(route, "include_in_schema", False) and (found := _likeness(template, form)) > likeness:
                 best, likeness = _filled(template, form), found
     return best
+
+
+def methods_of(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
+    """What the path of a request takes, by all `routes` that have it; HEAD wherever GET is taken."""
+    methods: set[str] = set()
+    for route in routes:
+        if route.matches(scope)[0] != Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def _has(routes: Sequence[BaseRoute], scope: Scope, path: str) -> bool:

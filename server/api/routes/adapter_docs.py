@@ -6,8 +6,6 @@ from typing import Any
 
 from server.api.bodies.adapter_upload import RAW, SAFETENSORS
 
-CONDITIONAL: dict[int | str, dict[str, Any]] = {304: {"description": "It is what If-None-Match names."}}
-
 SEARCH_DOCS: dict[str, Any] = {
     "parameters": [
         {

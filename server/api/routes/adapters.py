@@ -17,9 +17,9 @@ from starlette.concurrency import run_in_threadpool
 
 from adapters.vector.errors import AdapterError
 from server.api.bodies.adapter_upload import RAW, SAFETENSORS, body_format, read_upload
-from server.api.deps import AuthorDep, Gateway, GatewayDep, PreconditionDep, PrincipalDep, WriteDep
+from server.api.deps import CONDITIONAL, AuthorDep, Gateway, GatewayDep, PreconditionDep, PrincipalDep, WriteDep
 from server.api.own_route import OwnRoute
-from server.api.routes.adapter_docs import CONDITIONAL, SEARCH_DOCS, UPLOAD_DOCS
+from server.api.routes.adapter_docs import SEARCH_DOCS, UPLOAD_DOCS
 from server.api.routes.adapter_paths import accepts_safetensors, adapter_of, conditional_answer, written_by
 from server.api.schemas.adapters import (
     AdapterChange,

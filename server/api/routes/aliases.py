@@ -13,9 +13,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.engine import Connection
 
-from server.api.deps import GatewayDep, PreconditionDep, PrincipalDep, WriteDep
+from server.api.deps import CONDITIONAL, GatewayDep, PreconditionDep, PrincipalDep, WriteDep
 from server.api.own_route import OwnRoute
-from server.api.routes.adapter_docs import CONDITIONAL
 from server.api.routes.adapter_paths import adapter_of, conditional_answer, written_by
 from server.api.schemas.aliases import AliasChange, AliasDeleted, AliasList, AliasMoveList, AliasObject
 from server.api.schemas.pages import NoQuery, PageQuery

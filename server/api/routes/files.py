@@ -16,7 +16,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from server.api.bodies.file_upload import FileUpload, Purpose, form_docs, read_file_upload
-from server.api.deps import AuthorDep, Gateway, GatewayDep, PrincipalDep, Training, TrainingDep
+from server.api.deps import (
+    CONDITIONAL,
+    AuthorDep,
+    Gateway,
+    GatewayDep,
+    PreconditionDep,
+    PrincipalDep,
+    Training,
+    TrainingDep,
+)
 from server.api.own_route import OwnRoute
 from server.api.schemas.files import FileDeleted, FileList, FileObject, FilesQuery
 from server.api.schemas.pages import NoQuery
@@ -142,22 +151,26 @@ def retrieve_file(
 @router.get(
     "/{file_id}/content",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/octet-stream": {}}}},
+    responses={200: {"content": {"application/octet-stream": {}}}, **CONDITIONAL},
 )
 def download_file(
     file_id: str,
     gateway: GatewayDep,
     training: TrainingDep,
     principal: PrincipalDep,
+    precondition: PreconditionDep,
     _query: Annotated[NoQuery, Query()],
-) -> StreamingResponse:
+) -> Response:
     """The bytes of a file."""
     with gateway.database.read() as connection:
         row = get_file(connection, principal.tenant.id, file_id)
+    etag = f'"{row.sha256}"'
+    if precondition.not_modified(etag):
+        return Response(status_code=304, headers={"etag": etag})
     headers = {
         "content-length": str(row.bytes),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename, safe='')}",
-        "etag": f'"{row.sha256}"',
+        "etag": etag,
     }
     return StreamingResponse(training.files.read(row.location), media_type="application/octet-stream", headers=headers)
 

@@ -15,6 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from server.api.own_route import OwnRoute
+from server.core.paths import REFUSED_ROUTES
 from server.launch.http_server import KEEP_ALIVE_S, keep_alive_s
 from tests.server.support.fake_engine import BASE
 from tests.server.support.keyed import ADMIN_KEY, Operator, bearer
@@ -72,6 +74,55 @@ async def test_head_answers_as_get_without_a_body(app: FastAPI, operator: Operat
     assert (await operator.http.head("/health")).status_code == 200
     assert (await operator.http.head("/v1/models")).status_code == 401
     assert (await operator.send("HEAD", CHAT)).status_code == 405
+
+
+async def test_a_condition_that_would_not_be_looked_at_is_refused(keyed_app: FastAPI, operator: Operator) -> None:
+    documented = keyed_app.openapi()["paths"]
+    taken = 0
+    for route in (route for route in keyed_app.routes if isinstance(route, OwnRoute) and route.include_in_schema):
+        path = route.path_format.format_map(dict.fromkeys(route.param_convertors, "x"))
+        for method in route.methods or ():
+            parameters = documented[route.path_format][method.lower()].get("parameters", ())
+            is_taken = "If-Match" in {parameter["name"] for parameter in parameters}
+            taken += is_taken
+            for name in ("if-match", "if-none-match"):
+                response = await operator.send(method, path, headers={name: '"none"'})
+                error = response.json().get("error", {}) if response.status_code == 400 else {}
+                refused = (error.get("param"), error.get("code")) == (name, "not_supported")
+                assert refused == (not is_taken and (method, name) != ("GET", "if-none-match")), (method, path, name)
+                assert not refused or f"takes no {name.title()}" in error["message"]
+    assert taken > 8
+
+
+async def test_a_file_that_the_client_has_is_not_sent_again(client: httpx.AsyncClient) -> None:
+    form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"content")}}
+    file_id = (await client.post("/v1/files", **form)).json()["id"]  # type: ignore[arg-type]
+    path = f"/v1/files/{file_id}/content"
+    tag = (await client.get(path)).headers["etag"]
+    for known in (tag, f'"other", W/{tag}', "*"):
+        again = await client.get(path, headers={"if-none-match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag), known
+    assert (await client.get(path, headers={"if-none-match": '"other"'})).content == b"content"
+    assert (await client.get(path, headers={"if-match": tag})).content == b"content"
+    assert (await client.get(path, headers={"if-match": '"other"'})).status_code == 412
+    assert (await client.delete(f"/v1/files/{file_id}", headers={"if-match": '"other"'})).status_code == 400
+    assert (await client.get(path)).content == b"content"
+
+
+async def test_a_refused_method_is_told_all_that_the_path_takes(app: FastAPI, operator: Operator) -> None:
+    methods: dict[str, set[str]] = {}
+    for path, operations in app.openapi()["paths"].items():
+        if not path.startswith(("/v1/adapters/", "/v1/models/")):  # of which one may be another's, as names have slashes
+            methods[path.replace("{", "").replace("}", "")] = {method.upper() for method in operations}
+    methods["/v1/adapters/x"] = {"GET", "PATCH", "DELETE"}
+    assert {"GET", "POST"} == methods["/v1/files"]
+    methods = {path: known for path, known in methods.items() if path not in REFUSED_ROUTES}
+    for path, known in methods.items():
+        taken = ", ".join(sorted(known | ({"HEAD"} if "GET" in known else set())))
+        for method in {"PUT", "PATCH", "DELETE", "POST", "TRACE"} - known:
+            response = await operator.send(method, path)
+            assert (response.status_code, response.headers.get("allow")) == (405, taken), (method, path)
+            assert response.json()["error"]["message"] == f"{path} takes {taken}, not {method}."
 
 
 @pytest.mark.parametrize("header", ["x-api-key", "api-key", "X-API-Key"])

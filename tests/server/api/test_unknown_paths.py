@@ -30,6 +30,8 @@ UNKNOWN = [
     ("/v1/finetuning/jobs", "/v1/fine_tuning/jobs"),
     ("/v1/file/file-1/content", "/v1/files/file-1/content"),
     ("/v1/tenant", "/v1/tenants"),
+    ("/v1/batch/..", None),
+    ("/batches/%2e%2e/", None),
     ("/v1/" + "chat/completion" * 1000, None),
 ]
 
