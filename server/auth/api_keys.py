@@ -118,14 +118,14 @@ def create_key(connection: Connection, tenant: Row[Any], key: NewKey) -> Row[Any
     return connection.execute(API_KEYS.insert().values(values).returning(*API_KEYS.c)).one()
 
 
-def find_key(connection: Connection, tenant: Row[Any], key_id: str, param: str = "key") -> Row[Any]:
+def find_key(connection: Connection, tenant: Row[Any], key_id: str) -> Row[Any]:
     """A key of `tenant` by its id. NotFound when it has none with this id, whoever else may."""
     row = connection.execute(sa.select(API_KEYS).where(*_is_key(tenant, key_id))).one_or_none()
     if row is None:
         raise NotFound(
             f"The tenant {quoted(tenant.name)} has no key {quoted(key_id)}; GET /v1/tenants/{tenant.name}/keys lists "
             "those it has.",
-            param=param,
+            param="key",
             code="key_not_found",
         )
     return row
@@ -137,7 +137,10 @@ def list_keys(
     """Keys of `tenant`, newest first, behind the one with the id `after`; and whether there are more."""
     keys = sa.select(API_KEYS).where(API_KEYS.c.tenant_id == tenant.id)
     if after is not None:
-        last = find_key(connection, tenant, after, "after")
+        try:
+            last = find_key(connection, tenant, after)
+        except NotFound as error:
+            raise BadRequest(error.message, param="after", code="invalid_value") from None
         keys = keys.where(sa.tuple_(API_KEYS.c.created_at, API_KEYS.c.id) < (last.created_at, last.id))
     keys = keys.order_by(API_KEYS.c.created_at.desc(), API_KEYS.c.id.desc()).limit(limit + 1)
     rows = connection.execute(keys).all()

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from server.batches.states import FINISHED
 from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
-from server.core.ids import is_id, new_id
+from server.core.ids import check_after, is_id, new_id
 from server.db.batch_tables import BATCHES, UNFINISHED
 from server.db.tenant_lock import lock_tenant
 from server.limits.unfinished_work import too_much_unfinished
@@ -88,10 +88,7 @@ def list_batches(
     """(the tenant's batches, newest first, after the id `after`; whether there are more)."""
     rows = sa.select(BATCHES).where(BATCHES.c.tenant_id == tenant_id)
     if after is not None:
-        if not is_id(after, PREFIX):
-            raise BadRequest(
-                f"after is {quoted(after)}, expected the id of a batch", param="after", code="invalid_value"
-            )
+        check_after(after, PREFIX, "a batch")
         rows = rows.where(BATCHES.c.id < after)
     found = connection.execute(rows.order_by(BATCHES.c.id.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit

@@ -10,6 +10,8 @@ import re
 import secrets
 import time
 
+from server.core.errors import BadRequest, quoted
+
 # Below are the numbers that a database gives its rows itself, from 1 on; above is room to count on.
 _FIRST_NUMBERS = range(2**40, 2**62)
 
@@ -35,3 +37,14 @@ def first_number() -> int:
 def is_counted_by_database(number: int) -> bool:
     """Whether the database gave a row its number, counting the rows of all tenants."""
     return number < _FIRST_NUMBERS.start
+
+
+def check_after(after: str, prefix: str, what: str) -> None:
+    """BadRequest when `after`, where a page of a listing begins, can never have been the id of `what` is listed ("a
+    file"). What has been deleted may still be named, so that a listing goes on while others delete."""
+    if not is_id(after, prefix):
+        raise BadRequest(
+            f"after is {quoted(after)}, expected the id of {what}, such as the last_id of the page before",
+            param="after",
+            code="invalid_value",
+        )

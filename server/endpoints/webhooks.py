@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
-from server.core.ids import is_id, new_id
+from server.core.ids import check_after, is_id, new_id
 from server.core.seals import CannotOpen
 from server.db.tenant_lock import lock_tenant
 from server.db.webhook_tables import WEBHOOK_DELIVERIES, WEBHOOK_ENDPOINTS
@@ -113,6 +113,7 @@ def list_endpoints(
     """A page of them, newest first, and whether there are more."""
     rows = _of_tenant(tenant_id)
     if after is not None:
+        check_after(after, PREFIX, "a webhook endpoint")
         rows = rows.where(WEBHOOK_ENDPOINTS.c.id < after)
     found = connection.execute(rows.order_by(WEBHOOK_ENDPOINTS.c.id.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 
 from server.api.deps import Gateway, GatewayDep, PrincipalDep, TrainingDep, WriteDep
 from server.api.own_route import OwnRoute
-from server.api.schemas.pages import NoQuery
+from server.api.schemas.pages import NoQuery, PageQuery
 from server.api.schemas.webhooks import (
     EventTypeList,
     SecretRotation,
@@ -25,7 +25,6 @@ from server.api.schemas.webhooks import (
     WebhookDeleted,
     WebhookList,
     WebhookObject,
-    WebhooksQuery,
     WebhookTest,
     WebhookTestResult,
     WebhookWithSecret,
@@ -77,9 +76,7 @@ def create_webhook(
 
 
 @router.get(ENDPOINTS)
-def list_webhooks(
-    gateway: GatewayDep, principal: PrincipalDep, query: Annotated[WebhooksQuery, Query()]
-) -> WebhookList:
+def list_webhooks(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[PageQuery, Query()]) -> WebhookList:
     """The tenant's endpoints, newest first."""
     with gateway.database.read() as connection:
         rows, has_more = list_endpoints(connection, principal.tenant.id, query.after, query.limit)

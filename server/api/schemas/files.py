@@ -7,8 +7,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Row
 
+from server.api.bodies.file_upload import Purpose
 from server.api.schemas.pages import IdPage, StrictQuery
-from server.training.files.rows import PREFIX as ID_PREFIX
+
+# Of uploaded files, and of those that jobs and batches make.
+KnownPurpose = Literal[Purpose, "fine-tune-results", "batch_output"]
 
 
 class FileObject(BaseModel):
@@ -48,7 +51,7 @@ class FileDeleted(BaseModel):
 class FilesQuery(StrictQuery):
     """Which files, in the order of the time they were made."""
 
-    after: str | None = Field(None, max_length=64, pattern=rf"^{ID_PREFIX}[0-9a-f]+$")
+    after: str | None = None
     limit: int = Field(10_000, ge=1, le=10_000)
     order: Literal["asc", "desc"] = "desc"
-    purpose: str | None = Field(None, max_length=32, pattern="^[a-z_-]+$")
+    purpose: KnownPurpose | None = None

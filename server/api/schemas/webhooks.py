@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy.engine import Row
 
-from server.api.schemas.pages import IdPage, PageQuery
+from server.api.schemas.pages import IdPage
 from server.api.schemas.tenants import StrictBody
 from server.endpoints.endpoint_client import checked_url
 from server.endpoints.webhook_secrets import WebhookSecrets
-from server.endpoints.webhooks import PREFIX, EventType
+from server.endpoints.webhooks import EventType
 
 
 def _no_twice(types: list[EventType]) -> list[EventType]:
@@ -118,9 +118,3 @@ class EventTypeList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[str]
-
-
-class WebhooksQuery(PageQuery):
-    """Which endpoints, newest first."""
-
-    after: str | None = Field(None, max_length=64, pattern=rf"^{PREFIX}[0-9a-f]+$")

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from server.core.errors import BadRequest, quoted
-from server.core.ids import is_id
+from server.core.ids import check_after
 from server.db.response_tables import RESPONSES
 from server.inference.responses.rows import PREFIX, name_of
 
@@ -39,10 +38,7 @@ def list_responses(
         if name != model:
             rows = rows.where(RESPONSES.c.model == model)
     if after is not None:
-        if not is_id(after, PREFIX):
-            raise BadRequest(
-                f"after is {quoted(after)}, expected the id of a response", param="after", code="invalid_value"
-            )
+        check_after(after, PREFIX, "a response")
         rows = rows.where(RESPONSES.c.id > after if order == "asc" else RESPONSES.c.id < after)
     rows = rows.order_by(RESPONSES.c.id if order == "asc" else RESPONSES.c.id.desc())
     found = connection.execute(rows.limit(limit + 1)).all()

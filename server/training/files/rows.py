@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
-from server.core.ids import is_id
+from server.core.ids import check_after, is_id
 from server.db.batch_tables import BATCHES, UNFINISHED
 from server.db.training_tables import FILES, JOBS
 from server.db.upload_tables import UPLOADS
@@ -97,6 +97,7 @@ def list_files(
     if purpose is not None:
         rows = rows.where(FILES.c.purpose == purpose)
     if after is not None:
+        check_after(after, PREFIX, "a file")
         rows = rows.where(FILES.c.id > after if order == "asc" else FILES.c.id < after)
     rows = rows.order_by(FILES.c.id if order == "asc" else FILES.c.id.desc()).limit(limit + 1)
     found = connection.execute(rows).all()

@@ -21,8 +21,8 @@ from sqlalchemy.engine import Connection, Row
 from adapters.vector.adapter import Adapter
 from adapters.vector.errors import AdapterError
 from server.core.clock import now
-from server.core.errors import BadRequest, NotFound, quoted
-from server.core.ids import is_id, new_id
+from server.core.errors import BadRequest, NotFound
+from server.core.ids import check_after, new_id
 from server.core.metadata import MAX_PAIRS
 from server.core.names import Reference
 from server.db.database import Database
@@ -138,10 +138,7 @@ def list_checkpoints(
         JOB_CHECKPOINTS.c.job_id == job_id, JOB_CHECKPOINTS.c.adapter_name.is_not(None)
     )
     if after is not None:
-        if not is_id(after, PREFIX):
-            raise BadRequest(
-                f"after is {quoted(after)}, expected the id of a checkpoint", param="after", code="invalid_value"
-            )
+        check_after(after, PREFIX, "a checkpoint")
         rows = rows.where(JOB_CHECKPOINTS.c.id < after)
     found = connection.execute(rows.order_by(JOB_CHECKPOINTS.c.id.desc()).limit(limit + 1)).all()
     return found[:limit], len(found) > limit

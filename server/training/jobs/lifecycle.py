@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
-from server.core.ids import is_id
+from server.core.ids import check_after, is_id
 from server.db.tenant_lock import lock_tenant
 from server.db.training_tables import JOB_METADATA, JOBS
 from server.endpoints.webhooks import announce
@@ -108,8 +108,7 @@ def list_jobs(
     """
     rows = sa.select(JOBS).where(JOBS.c.tenant_id == tenant_id)
     if after is not None:
-        if not is_id(after, PREFIX):
-            raise BadRequest(f"after is {quoted(after)}, expected the id of a job", param="after", code="invalid_value")
+        check_after(after, PREFIX, "a job")
         rows = rows.where(JOBS.c.id < after)
     if metadata is None:
         rows = rows.where(~sa.exists().where(JOB_METADATA.c.job_id == JOBS.c.id))

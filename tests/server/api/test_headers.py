@@ -112,7 +112,8 @@ async def test_a_file_that_the_client_has_is_not_sent_again(client: httpx.AsyncC
 async def test_a_refused_method_is_told_all_that_the_path_takes(app: FastAPI, operator: Operator) -> None:
     methods: dict[str, set[str]] = {}
     for path, operations in app.openapi()["paths"].items():
-        if not path.startswith(("/v1/adapters/", "/v1/models/")):  # of which one may be another's, as names have slashes
+        # Names have slashes, so that some paths of adapters and models are others' too.
+        if not path.startswith(("/v1/adapters/", "/v1/models/")):
             methods[path.replace("{", "").replace("}", "")] = {method.upper() for method in operations}
     methods["/v1/adapters/x"] = {"GET", "PATCH", "DELETE"}
     assert {"GET", "POST"} == methods["/v1/files"]

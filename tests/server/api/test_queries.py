@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import get_args
 
 import httpx
 import openai
 import pytest
 from fastapi import FastAPI
 
+from server.api.bodies.file_upload import Purpose
+from server.batches.output import PURPOSE as OUTPUT
+from server.training.jobs.results import PURPOSE as RESULTS
 from tests.server.support.fake_engine import BASE
+from tests.server.support.training_kit import create_job, upload
 
 # As the pages of the reference have them: OpenAI's of responses, and of its usage API.
 LISTS = {"include", "include[]", "group_by", "adapters", "keys", "tenants"}
@@ -54,3 +59,43 @@ def test_lists_of_official_clients(openai_client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError, match=r"logprobs', got 'everything'") as caught:
             openai_client.get(path, cast_to=object)
         assert caught.value.param == f"{name}[1]"
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix"),
+    [
+        ("/v1/files", "file-"),
+        ("/v1/batches", "batch_"),
+        ("/v1/responses", "resp_"),
+        ("/v1/fine_tuning/jobs", "ftjob-"),
+        ("/v1/fine_tuning/jobs/{job}/checkpoints", "ftckpt_"),
+        ("/v1/webhook_endpoints", "we_"),
+    ],
+)
+def test_a_page_begins_behind_what_may_have_been_in_the_listing(
+    base_url: str, openai_client: openai.OpenAI, path: str, prefix: str
+) -> None:
+    url = base_url + path.replace("{job}", create_job(openai_client).id if "{job}" in path else "")
+    gone = f"{prefix}{'0' * 28}"
+    page = httpx.get(url, params={"after": gone})
+    assert (page.status_code, page.json()["data"]) == (200, []), page.text
+    for wrong in ("", prefix, gone[:-1], gone + "0", f"{prefix}{'g' * 28}", f"other-{'0' * 28}", f"{gone}\n", "\0"):
+        response = httpx.get(url, params={"after": wrong})
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["code"]) == (400, "after", "invalid_value"), wrong
+        assert "expected the id of a" in error["message"]
+
+
+def test_a_listing_goes_on_behind_what_was_deleted(openai_client: openai.OpenAI) -> None:
+    ids = [upload(openai_client).id for _ in range(3)]
+    openai_client.files.delete(ids[1])
+    assert [file.id for file in openai_client.files.list(after=ids[1])] == ids[:1]
+
+
+async def test_files_are_found_by_purposes_that_there_are(client: httpx.AsyncClient) -> None:
+    known = (*get_args(Purpose), RESULTS, OUTPUT)
+    for purpose in known:
+        assert (await client.get("/v1/files", params={"purpose": purpose})).status_code == 200
+    error = (await client.get("/v1/files?purpose=zzz")).json()["error"]
+    assert (error["param"], error["code"]) == ("purpose", "invalid_value")
+    assert all(f"'{purpose}'" in error["message"] for purpose in known)
