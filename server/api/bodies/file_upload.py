@@ -6,6 +6,7 @@ The form is spooled to disk while it arrives, so that fields may stand behind th
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from python_multipart.multipart import DEFAULT_MAX_HEADER_SIZE
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -24,8 +26,11 @@ from server.core.request_state import held_body
 FORM_OVERHEAD_BYTES = 2**16
 MAX_FIELD_BYTES = 2**10
 MAX_FILENAME_CHARS = 255
+JOINERS = "\u200c\u200d"  # of letters and of emoji, invisible and part of how names are written
 SETTING = "max_file_bytes"
+MAX_FIELDS = 20
 _EXPIRY_FIELDS = {"expires_after[anchor]": "anchor", "expires_after[seconds]": "seconds"}
+_KNOWN_FIELDS = ("purpose", *_EXPIRY_FIELDS, "file")
 
 
 # Of files that clients upload; those that the server makes have others ("batch_output").
@@ -68,14 +73,15 @@ def form_docs(*, required: Sequence[str], properties: Mapping[str, Any]) -> dict
 @asynccontextmanager
 async def read_file_upload(request: Request, max_bytes: int) -> AsyncIterator[FileUpload]:
     """The upload in the body of `request`, for as long as the block runs. Raises ApiError (400, 413, 415)."""
-    async with _form(request, max_bytes) as items:
+    async with _form(request, max_bytes, _KNOWN_FIELDS) as items:
+        _check_fields(items, _KNOWN_FIELDS)
         yield _upload(items, max_bytes)
 
 
 @asynccontextmanager
 async def read_part(request: Request, max_bytes: int) -> AsyncIterator[BinaryIO]:
     """The part `data` in the form of `request`, for as long as the block runs. Raises ApiError (400, 413, 415)."""
-    async with _form(request, max_bytes) as items:
+    async with _form(request, max_bytes, ["data"]) as items:
         if len(items) != 1 or items[0][0] != "data" or not isinstance(part := items[0][1], UploadFile):
             raise BadRequest(
                 "expected a form with the part 'data' and nothing else, as a part with a filename",
@@ -87,7 +93,9 @@ async def read_part(request: Request, max_bytes: int) -> AsyncIterator[BinaryIO]
 
 
 @asynccontextmanager
-async def _form(request: Request, max_bytes: int) -> AsyncIterator[list[tuple[str, UploadFile | str]]]:
+async def _form(
+    request: Request, max_bytes: int, known: Sequence[str]
+) -> AsyncIterator[list[tuple[str, UploadFile | str]]]:
     kind = media_type(request.headers)
     if kind != "multipart/form-data":
         raise UnsupportedMediaType(
@@ -95,15 +103,47 @@ async def _form(request: Request, max_bytes: int) -> AsyncIterator[list[tuple[st
         )
     held_body(request.scope).stream()
     chunks = body_chunks(request.headers, request.receive, max_bytes + FORM_OVERHEAD_BYTES, SETTING)
-    parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES)
+    # More fields than are known, to name those that are not.
+    parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     try:
         form = await parser.parse()
-    except (MultiPartException, UnicodeError, LookupError) as error:
+    except MultiPartException as error:
+        message = f"The form cannot be read: {_why(error)} Its fields are {', '.join(known)}, each once."
+        raise BadRequest(message, code="invalid_form") from error
+    except (UnicodeError, LookupError) as error:
         raise BadRequest(f"The form cannot be read: {error}", code="invalid_form") from error
     try:
         yield list(form.multi_items())
     finally:
         await form.close()
+
+
+def _why(error: MultiPartException) -> str:
+    """Starlette's words, or those of its parser where it has but few."""
+    cause = error.__cause__
+    if cause is None:
+        return error.message
+    if str(cause) == "Maximum header size exceeded":
+        return (
+            f"A part has a header line of more than {DEFAULT_MAX_HEADER_SIZE} bytes; the file's name stands there, of "
+            f"which at most {MAX_FILENAME_CHARS} characters are taken."
+        )
+    return f"{error.message} {cause}."
+
+
+def _check_fields(items: list[tuple[str, UploadFile | str]], known: Sequence[str]) -> None:
+    """BadRequest for a field that is not one of the `known`, or comes more than once."""
+    for key, times in Counter(key for key, _ in items).items():
+        if key not in known:
+            raise BadRequest(
+                f"The form has the unknown field {quoted(key)}; known are {', '.join(known)}.",
+                param=key,
+                code="unknown_parameter",
+            )
+        if times > 1:
+            raise BadRequest(
+                f"The form has the field {quoted(key)} {times} times, expected it once.", param=key, code="invalid_form"
+            )
 
 
 def _upload(items: list[tuple[str, UploadFile | str]], max_bytes: int) -> FileUpload:
@@ -130,7 +170,7 @@ def _upload(items: list[tuple[str, UploadFile | str]], max_bytes: int) -> FileUp
     if file is None:
         raise BadRequest("the form has no file 'file'", param="file", code="missing_required_parameter")
     _check_size(file, max_bytes, "file")
-    return FileUpload(parsed, printable_filename(file.filename), file.file)
+    return FileUpload(parsed, checked_filename(file.filename, "file") if file.filename else "file", file.file)
 
 
 def _as_number(text: str) -> int | str:
@@ -148,7 +188,21 @@ def _check_size(file: UploadFile, max_bytes: int, param: str) -> None:
         raise BadRequest("The file is empty, expected at least one byte.", param=param, code="invalid_value")
 
 
-def printable_filename(name: str | None) -> str:
-    """Printable, and short enough for its column; it is shown and never opened."""
-    kept = "".join(c for c in name or "" if not unicodedata.category(c).startswith("C"))
-    return kept[-MAX_FILENAME_CHARS:] or "file"
+def checked_filename(name: str, param: str) -> str:
+    """`name` itself. BadRequest when it is too long for its column, or has what cannot be shown; it is never opened."""
+    if len(name) > MAX_FILENAME_CHARS:
+        raise BadRequest(
+            f"The file's name has {len(name)} characters, expected at most {MAX_FILENAME_CHARS}.",
+            param=param,
+            code="invalid_value",
+        )
+    for place, character in enumerate(name):
+        if unicodedata.category(character).startswith("C") and character not in JOINERS:
+            shown = f"U+{ord(character):04X} {unicodedata.name(character, '')}".strip()
+            raise BadRequest(
+                f"The file's name is {quoted(name)}, whose character {place + 1} is {shown}; expected printable "
+                "characters alone.",
+                param=param,
+                code="invalid_value",
+            )
+    return name

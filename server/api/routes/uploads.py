@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.engine import Connection, Row
 from starlette.concurrency import run_in_threadpool
 
-from server.api.bodies.file_upload import form_docs, printable_filename, read_part
+from server.api.bodies.file_upload import checked_filename, form_docs, read_part
 from server.api.deps import AuthorDep, Gateway, GatewayDep, Training, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.pages import NoQuery
@@ -55,9 +55,8 @@ def create(
             f"bytes is {body.bytes}, expected at most {most} (the server's setting max_file_bytes).", param="bytes"
         )
     expiry = body.expires_after
-    new = NewUpload(
-        body.purpose, printable_filename(body.filename), body.bytes, None if expiry is None else expiry.seconds
-    )
+    filename = checked_filename(body.filename, "filename")
+    new = NewUpload(body.purpose, filename, body.bytes, None if expiry is None else expiry.seconds)
 
     def do(connection: Connection) -> Answer:
         row = create_upload(connection, author.principal.tenant.id, new, **_limits(gateway))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy.engine import Row
 
-from server.api.bodies.file_upload import ExpiresAfter, Purpose
+from server.api.bodies.file_upload import MAX_FILENAME_CHARS, ExpiresAfter, Purpose
 from server.api.schemas.files import FileObject
 from server.training.files.uploads import MAX_PARTS
 
@@ -31,7 +31,7 @@ class UploadCreate(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bytes: StrictInt = Field(ge=1, le=2**53)
-    filename: str = Field(min_length=1, max_length=4096)
+    filename: str = Field(min_length=1, json_schema_extra={"maxLength": MAX_FILENAME_CHARS})
     mime_type: MediaType
     purpose: Purpose
     expires_after: ExpiresAfter | None = None

@@ -206,3 +206,57 @@ async def test_storage_that_fails_is_a_503(client: httpx.AsyncClient, settings: 
     response = await client.post("/v1/files", **form)  # type: ignore[arg-type]
     assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_unavailable")
     assert (await client.get("/v1/files")).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("a" * 249 + ".jsonl", None),
+        ("a/b.txt", None),
+        ("Ferienbilder \U0001f468\u200d\U0001f469\u200d\U0001f467 3.00\u202fPM.txt", None),
+        ("a" * 3994 + ".jsonl", "4000 characters, expected at most 255"),
+        ("a" * 250 + ".jsonl", "256 characters, expected at most 255"),
+        ("invoice\u202egpj.exe", "character 8 is U+202E RIGHT-TO-LEFT OVERRIDE"),
+        ("a\x00b", "character 2 is U+0000"),
+        ("a\r\nb", "character 2 is U+000D"),
+        ("a\x7f", "character 2 is U+007F"),
+        ("a\ue000", "character 2 is U+E000"),
+    ],
+)
+async def test_a_files_name_is_kept_or_refused(client: httpx.AsyncClient, name: str, wrong: str | None) -> None:
+    body = {"bytes": 1, "filename": name, "mime_type": "text/plain", "purpose": "batch"}
+    answers = {"filename": await client.post("/v1/uploads", json=body)}
+    if not {"\x00", "\r", "\x7f"} & set(name):  # which clients write otherwise into a form
+        form = {"data": {"purpose": "batch"}, "files": {"file": (name, b"x")}}
+        answers["file"] = await client.post("/v1/files", **form)  # type: ignore[arg-type]
+    for param, answer in answers.items():
+        if wrong is None:
+            assert (answer.status_code, answer.json()["filename"]) == (200, name)
+        else:
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"], error["code"]) == (400, param, "invalid_value")
+            assert wrong in error["message"]
+
+
+def test_a_form_that_cannot_be_read_says_what_is_taken(openai_client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"more than 4224 bytes.* at most 255 characters") as caught:
+        openai_client.files.create(file=("a" * 5000, b"x"), purpose="batch")
+    assert caught.value.code == "invalid_form"
+
+
+@pytest.mark.parametrize(
+    ("data", "param", "told"),
+    [
+        ({"purpose": ["batch", "evals"]}, "purpose", "'purpose' 2 times, expected it once"),
+        ({"purpose": "batch", "expires_after[seconds]": ["1", "2"]}, "expires_after[seconds]", "2 times"),
+        ({"purpose": "batch", **{f"x{i}": "" for i in range(5)}}, "x0", "known are purpose, expires_after[anchor]"),
+        ({f"x{i}": "" for i in range(100)}, None, "Its fields are purpose, expires_after[anchor]"),
+    ],
+)
+async def test_a_field_that_is_not_taken_is_named(
+    client: httpx.AsyncClient, data: dict[str, Any], param: str | None, told: str
+) -> None:
+    response = await client.post("/v1/files", data=data, files={"file": ("a", b"x")})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param), error
+    assert told in error["message"]
