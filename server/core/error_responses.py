@@ -21,6 +21,8 @@ from server.core.errors import (
 
 MAX_REPORTED_ERRORS = 3
 _VALIDATION_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+# Of which pydantic says "a valid dictionary or instance of" a class.
+_OBJECT_EXPECTED = {"model_type", "model_attributes_type"}
 _TYPE_NAMES = {"str", "int", "float", "bool", "list", "dict", "none", "nullable"}
 # The parts of the request in which FastAPI looks; the rest of an error's location is the caller's own spelling.
 _REQUEST_PARTS = {"body", "query", "path", "header"}
@@ -185,4 +187,5 @@ def _explain(error: Mapping[str, Any]) -> str:
         return plain_message(error)
     if error["type"] == "json_invalid":
         return f"not valid JSON: {error.get('ctx', {}).get('error', error['msg'])}"
-    return f"{plain_message(error)}, got {quoted(error.get('input'))}"
+    said = "expected a JSON object" if error["type"] in _OBJECT_EXPECTED else plain_message(error)
+    return f"{said}, got {quoted(error.get('input'))}"

@@ -105,7 +105,11 @@ def get_upload(connection: Connection, tenant_id: int, upload_id: str, *, lock: 
         rows = sa.select(UPLOADS).where(UPLOADS.c.id == upload_id, UPLOADS.c.tenant_id == tenant_id)
         row = connection.execute(rows.with_for_update() if lock else rows).one_or_none()
     if row is None:
-        raise NotFound(f"There is no upload {quoted(upload_id)}.", param="upload_id", code="upload_not_found")
+        raise NotFound(
+            f"There is no upload {quoted(upload_id)}; POST /v1/uploads makes one.",
+            param="upload_id",
+            code="upload_not_found",
+        )
     return row
 
 

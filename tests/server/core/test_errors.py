@@ -127,3 +127,21 @@ async def test_body_of_our_own_route_is_read_up_to_a_megabyte(
     content = chunks() if chunked else b" " * 1025 * 1024
     response = await client.request(method, path, content=content, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        *((path, body) for path in ("/v1/batches", "/v1/fine_tuning/jobs") for body in (None, 5, [])),
+        ("/v1/fine_tuning/alpha/graders/run", None),
+        ("/v1/uploads", "x"),
+        ("/v1/webhook_endpoints", []),
+    ],
+)
+async def test_a_body_that_is_no_object_is_told_so_in_words_of_json(
+    client: httpx.AsyncClient, path: str, body: object
+) -> None:
+    response = await client.post(path, json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, None)
+    assert error["message"].startswith("body: expected a JSON object, got ")
