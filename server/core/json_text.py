@@ -2,9 +2,10 @@
 
 Bodies, lines of files and fields of forms are all read here, so that each of them takes the same and says the same.
 
-Design decision: pydantic's parser and not Python's, which also reads NaN and half of a surrogate pair, gives up at a
-depth that depends on its caller, and explains itself in the words of its own settings. What both of them read is read
-again by Python's when it is at fault: then the value at fault is known by its field, and not by its column alone.
+Design decision: pydantic's parser, jiter, and not Python's, which also reads NaN and half of a surrogate pair, takes the
+last of a key's values without a word, gives up at a depth that depends on its caller, and explains itself in the words
+of its own settings. What both of them read is read again by Python's when it is at fault: then the value at fault is
+known by its field, and not by its column alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
-from pydantic_core import from_json
+from jiter import from_json
 
 from server.core.errors import BadRequest, quoted
 
@@ -26,9 +27,10 @@ TOO_DEEP = f"is nested too deeply: more than {MAX_DEPTH} arrays and objects with
 
 _SAID = re.compile(r"(?P<what>.*) at line (?P<line>\d+) column (?P<column>\d+)", re.DOTALL)
 _RECURSION = "recursion limit exceeded"
+_TWICE = "Detected duplicate key "
 _CLEARER = {"expected ident": "expected value"}
-# Enough to be longer than any number that is taken, and to be shown.
-_SHOWN_DIGITS = 100
+# Enough to be longer than any number that is taken, and to be shown; also of a key.
+_SHOWN_CHARS = 100
 # In which text that is all brackets is found to be too deep.
 _BEGINNING_BYTES = 2**16
 
@@ -55,10 +57,10 @@ class InvalidJson(BadRequest):
 
 
 def parse_json(text: bytes) -> Any:
-    """The value of a JSON text in UTF-8, which a byte order mark may begin. Raises InvalidJson."""
+    """The value of a JSON text in UTF-8, which a byte order mark may begin. InvalidJson, also for a key given twice."""
     text = text.removeprefix(codecs.BOM_UTF8)
     try:
-        return from_json(text, allow_inf_nan=False, cache_strings="keys")
+        return from_json(text, allow_inf_nan=False, cache_mode="keys", catch_duplicate_keys=True)
     except ValueError as error:
         raise _refusal(text, str(error)) from None
 
@@ -66,7 +68,7 @@ def parse_json(text: bytes) -> Any:
 def check_depth(text: bytes) -> None:
     """InvalidJson when the beginning of `text`, which is too long to be parsed, is nested too deeply."""
     try:
-        from_json(text[:_BEGINNING_BYTES], allow_partial=True, cache_strings="none")
+        from_json(text[:_BEGINNING_BYTES], partial_mode=True, cache_mode="none")
     except ValueError as error:
         if str(error).startswith(_RECURSION):
             raise _refusal(text, str(error)) from None
@@ -91,12 +93,16 @@ def _refusal(text: bytes, message: str) -> InvalidJson:
     what, line, column = (message, 1, 1) if said is None else (said["what"], int(said["line"]), int(said["column"]))
     if what == _RECURSION:
         return InvalidJson(TOO_DEEP, line=line, column=column)
+    if what.startswith(_TWICE):
+        return InvalidJson(
+            f"has {what.removeprefix(_TWICE):.{_SHOWN_CHARS}} twice in one object", line=line, column=column
+        )
     return _by_field(text) or InvalidJson(f"is not valid JSON: {_CLEARER.get(what, what)}", line=line, column=column)
 
 
 def _by_field(text: bytes) -> InvalidJson | None:
     try:
-        value = json.loads(text, parse_int=lambda digits: int(digits[:_SHOWN_DIGITS]))
+        value = json.loads(text, parse_int=lambda digits: int(digits[:_SHOWN_CHARS]))
     except (ValueError, RecursionError):
         return None
     return value_at_fault(value) if isinstance(value, dict | list) else None

@@ -6,10 +6,12 @@ It does not parse anything, and keeps the whole body in memory: the limits are w
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from email.message import Message
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive
+from starlette.types import Message as AsgiMessage
+from starlette.types import Receive
 
 from server.core.errors import PayloadTooLarge, UnsupportedMediaType, quoted
 
@@ -41,6 +43,13 @@ async def read_json(headers: Headers, receive: Receive, limit: int, setting: str
 def media_type(headers: Headers) -> str:
     """The content type without its parameters."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def charset_of(headers: Headers) -> str | None:
+    """The charset of the content type, in lower case; None when it says none."""
+    message = Message()
+    message["content-type"] = headers.get("content-type", "")
+    return message.get_content_charset()
 
 
 def is_json(headers: Headers) -> bool:
@@ -76,9 +85,9 @@ async def body_chunks(
 
 def replay(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives `body` first and then goes on with `receive`, where a disconnect is announced."""
-    pending: Message | None = {"type": "http.request", "body": body, "more_body": False}
+    pending: AsgiMessage | None = {"type": "http.request", "body": body, "more_body": False}
 
-    async def receive_replayed() -> Message:
+    async def receive_replayed() -> AsgiMessage:
         nonlocal pending
         if pending is not None:
             message, pending = pending, None

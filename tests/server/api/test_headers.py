@@ -61,6 +61,19 @@ async def test_an_encoded_body_is_refused_wherever_it_goes(
     assert plain.status_code == 200
 
 
+@pytest.mark.parametrize("charset", ["utf-16", "latin-1", '"ISO-8859-1"', "x"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/adapters", "/tokenize"])
+async def test_json_in_another_charset_is_refused(client: httpx.AsyncClient, path: str, charset: str) -> None:
+    async def sent_as(charset: str) -> httpx.Response:
+        headers = {"content-type": f"application/json; charset={charset}"}
+        return await client.post(path, content=b'{"messages": []}', headers=headers)
+
+    response = await sent_as(charset)
+    assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_charset")
+    for right in ("utf-8", "UTF-8", '"utf8"', "us-ascii"):
+        assert (await sent_as(right)).status_code != 415
+
+
 async def test_head_answers_as_get_without_a_body(app: FastAPI, operator: Operator) -> None:
     await operator.send("POST", "/v1/adapters", json={"name": "a", **VECTOR})
     paths = ("/health", "/ready", "/docs", "/v1/models", f"/v1/models/{BASE}", "/v1/adapters/a", "/adapters", "/v1/no")

@@ -21,6 +21,8 @@ WRONG = [
     (b'{"a": 1,\n "b" 2}', "The body is not valid JSON: expected `:` (line 2, column 6).", None),
     (b'{"a": 1} {}', "The body is not valid JSON: trailing characters (line 1, column 10).", None),
     (b"NaN", "The body is not valid JSON: expected value (line 1, column 1).", None),
+    (b'{"a": 1, "a": 1}', 'The body has "a" twice in one object (line 1, column 14).', None),
+    (b'[{"b": {"a": 1,\n "\\u0061": 2}}]', 'The body has "a" twice in one object (line 2, column 11).', None),
     (b"[" * 250, f"The body {DEEP} (line 1, column 202).", None),
     (b'{"a":' * 100_000, f"The body {DEEP} (line 1, column 1006).", None),
     (b'{"a": "\n\xc3\xa9 \xff"}', "The body is not text in UTF-8 (line 2, column 4).", None),
