@@ -2,8 +2,8 @@
 
 Bodies, lines of files and fields of forms are all read here, so that each of them takes the same and says the same.
 
-Design decision: pydantic's parser, jiter, and not Python's, which also reads NaN and half of a surrogate pair, takes the
-last of a key's values without a word, gives up at a depth that depends on its caller, and explains itself in the words
+Design decision: pydantic's parser, jiter, and not Python's, which also reads NaN and half of a surrogate pair, takes
+the last of a key's values without a word, gives up at a depth that depends on its caller, and explains itself in words
 of its own settings. What both of them read is read again by Python's when it is at fault: then the value at fault is
 known by its field, and not by its column alone.
 """
