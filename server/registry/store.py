@@ -127,11 +127,13 @@ class Registry:
         tenant_id: int,
         *,
         after: str = "",
+        before: str | None = None,
         limit: int = 20,
         prefix: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> Page:
-        """The latest version of each of the tenant's adapters, by name, beginning behind the name `after`.
+        """The latest version of each of the tenant's adapters, by name, beginning behind the name `after`; or the last
+        ones before the name `before`, where `has_more` is of those before them.
 
         Only names that begin with `prefix`, and adapters whose latest version has all of `metadata`; of which the first
         pair is found by an index and the others are looked up, so the rarest is best first.
@@ -148,9 +150,13 @@ class Registry:
             )
         else:
             rows = rows.where(ADAPTERS.c.tenant_id == tenant_id)
+        if before is not None:
+            rows = rows.where(name < before)
         # One lower bound: of two, SQLite would use either.
         rows = rows.where(name > after if after >= prefix else name >= prefix, *_beginning(name, prefix))
-        return self._page(_having(rows, wanted).order_by(name), limit, lambda row: str(row.name))
+        order = name if before is None else name.desc()
+        page = self._page(_having(rows, wanted).order_by(order), limit, lambda row: str(row.name))
+        return page if before is None else Page(page.items[::-1], page.has_more)
 
     def list_public(
         self,

@@ -1,8 +1,8 @@
 """/v1/models: the base models and the tenant's own adapters, since either may be given as `model`.
 
 OpenAI's listing has no pages, and clients ask for none, so a page is as long as may be; `after` (Anthropic's
-`after_id`) gives the rest where `has_more` says so. Adapters can be deleted as models, which is OpenAI's way for
-fine-tuned ones.
+`after_id`) gives the rest where `has_more` says so, and `before_id` what comes before. Adapters can be deleted as
+models, which is OpenAI's way for fine-tuned ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from server.core.errors import BadRequest, NotFound, quoted
 from server.core.names import parse_reference
 from server.inference.adapter_field import model_not_found
 from server.registry.deletion import delete
-from server.registry.versions import Description, StoredVersion
+from server.registry.versions import Description, Page, StoredVersion
 
 STARTED_AT = now()
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=OwnRoute)
@@ -30,6 +30,8 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=OwnRoute)
 @router.get("")
 def list_models(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[ModelsQuery, Query()]) -> ModelList:
     """The base models, then the adapters by name."""
+    if query.before_id is not None:
+        return _before(query, gateway, principal.tenant.id)
     base, after = list(gateway.engine.base_models), ""
     last = query.after if query.after_id is None else query.after_id
     if last in base:
@@ -42,8 +44,7 @@ def list_models(gateway: GatewayDep, principal: PrincipalDep, query: Annotated[M
     page = gateway.registry.list(principal.tenant.id, after=after, limit=max(room, 1))
     models += [_adapter(item.stored, item.stored.name, gateway) for item in page.items[:room]]
     has_more = len(base) > query.limit or page.has_more or len(page.items) > room
-    ids = [model.id for model in models]
-    return ModelList(data=models, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=has_more)
+    return ModelList.page(models, has_more)
 
 
 @router.get("/{model:path}")
@@ -86,6 +87,26 @@ def delete_model(
         return Answer(ModelDeleted(id=model).model_dump(), detail={"versions": versions})
 
     return write.run("adapter.delete", str(reference), do)
+
+
+def _before(query: ModelsQuery, gateway: Gateway, tenant_id: int) -> ModelList:
+    """The models just before the one called `before_id`; `has_more` is of those before them."""
+    if query.after is not None or query.after_id is not None:
+        raise BadRequest(
+            "the query has before_id and where a page begins; leave out one of them",
+            param="before_id",
+            code="invalid_value",
+        )
+    last, base = str(query.before_id), list(gateway.engine.base_models)
+    if last in base:
+        base, page = base[: base.index(last)], Page((), has_more=False)
+    else:
+        before = parse_reference(last, "before_id").name
+        page = gateway.registry.list(tenant_id, before=before, limit=query.limit)
+    room = query.limit - len(page.items)
+    models = [_base(name, gateway) for name in base[max(len(base) - room, 0) :]]
+    models += [_adapter(item.stored, item.stored.name, gateway) for item in page.items]
+    return ModelList.page(models, page.has_more or len(base) > room)
 
 
 def _base(name: str, gateway: Gateway) -> ModelObject:

@@ -55,6 +55,12 @@ class ModelList(BaseModel):
     last_id: str | None
     has_more: bool
 
+    @classmethod
+    def page(cls, data: list[ModelObject], has_more: bool) -> Self:
+        """`data` as a page."""
+        first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
+        return cls(data=data, first_id=first_id, last_id=last_id, has_more=has_more)
+
 
 class ModelDeleted(BaseModel):
     """What OpenAI's client calls a deleted model: an adapter with all of its versions, or one version of it."""
@@ -72,8 +78,10 @@ class ModelQuery(StrictQuery):
 
 
 class ModelsQuery(ModelQuery):
-    """Where the listing of models begins (behind the one called `after` or `after_id`) and how long it is."""
+    """Where the listing of models begins (behind the one called `after` or `after_id`), or ends (before the one called
+    `before_id`), and how long it is."""
 
     after: str | None = None
     after_id: str | None = None
+    before_id: str | None = None
     limit: int = Field(1000, ge=1, le=1000)

@@ -82,8 +82,23 @@ def test_anthropics_client_reads_models_page_by_page(
         assert found.created_at == datetime.fromtimestamp(created, UTC)
     with pytest.raises(anthropic.NotFoundError, match="'acme/none'"):
         client.models.retrieve("acme/none")
-    with pytest.raises(anthropic.BadRequestError, match="before_id"):
-        client.models.list(before_id="chem")
+    everything = [BASE, "base-alias", *names]
+    for limit in (1, 2, 4, 20):
+        for place, name in enumerate(everything):
+            earlier = everything[:place]
+            page = client.models.list(before_id=name, limit=limit)
+            assert [model.id for model in page.data] == earlier[-limit:]
+            assert page.has_more == (len(earlier) > limit)
+            found: list[str] = []
+            pages = [page]
+            while pages[-1].has_next_page():
+                pages.append(pages[-1].get_next_page())
+            for page in reversed(pages):
+                found += [model.id for model in page.data]
+            assert found == earlier
+    for wrong, also in (("a b", {}), ("chem", {"after_id": BASE})):
+        with pytest.raises(anthropic.BadRequestError, match="before_id"):
+            client.models.list(before_id=wrong, **also)  # type: ignore[arg-type]
 
 
 def test_openais_client_deletes_an_adapter_and_not_the_base_model(openai_client: openai.OpenAI, base_url: str) -> None:
