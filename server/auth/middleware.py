@@ -161,6 +161,8 @@ class AuthMiddleware:
                     "send that key."
                 )
             return
+        if path in self._open_paths:
+            return  # a method that it does not have: 405, as for a path that the key allows
         needed: KeyScope = scope_of(scope.get("method", "GET"), path)
         if not principal.may(needed):
             if (unknown := self._unknown_path(scope)) is not None:

@@ -1,8 +1,12 @@
-"""uvicorn's fast HTTP protocol, with a limit on the length of a request's line and headers.
+"""uvicorn's fast HTTP protocol, with a limit on the length of a request's line and headers, and with the host of a
+target that is a whole address.
 
 Its parser keeps everything until the headers end, before any key can be checked. So bytes are counted as they arrive;
 the count starts again when the headers end and with every piece of a body. Bodies are bounded where they are read
 (request_body.py).
+
+In `GET http://a.example/v1/models` the Host header is to be ignored and the target's host counts (RFC 9112, section
+3.2.2). uvicorn forgets that host, so it is put in the place of the header for whoever checks it.
 
 It has no time limits: a reverse proxy has, before a server that strangers can reach.
 """
@@ -10,6 +14,7 @@ It has no time limits: a reverse proxy has, before a server that strangers can r
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -34,6 +39,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called at the end of a head."""
+        if not self.url.startswith(b"/") and (host := urlsplit(self.url).netloc):
+            self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"]
+            self.headers.append((b"host", host))
         super().on_headers_complete()
         self._bytes = 0
 

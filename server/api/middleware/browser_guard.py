@@ -1,7 +1,8 @@
 """Keeps a server without keys from web pages: its own machine's programs may use it, other sites' pages may not.
 
     Host             a loopback name or address, or one of TINYLORA_ALLOWED_HOSTS: a page whose own name was pointed at
-                     this machine (DNS rebinding) sends that name
+                     this machine (DNS rebinding) sends that name. Every request has one but those of HTTP/1.0, which no
+                     browser sends
     Origin           of a page of this server itself, or one that --allowed-origins names
     Sec-Fetch-Site   where there is no Origin: not another site's, but for a link to be followed
 
@@ -25,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.middleware.cors import CorsRules, origin_not_allowed
 from server.core.error_responses import response_to
-from server.core.errors import Forbidden, quoted
+from server.core.errors import ApiError, BadRequest, Forbidden, quoted
 
 OPEN = "This server has no API keys, and so takes no requests from pages of other sites."
 OWN_SITES = ("same-origin", "none")  # `none` is somebody typing the address
@@ -49,14 +50,24 @@ class BrowserGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             headers = Headers(scope=scope)
-            refusal = self._wrong_host(headers) or self._wrong_page(headers, scope.get("method", "GET"))
+            refusal = self._wrong_host(headers, scope.get("http_version", "1.1")) or self._wrong_page(
+                headers, scope.get("method", "GET")
+            )
             if refusal is not None:
                 await response_to(refusal)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _wrong_host(self, headers: Headers) -> Forbidden | None:
-        for host in headers.getlist("host"):  # browsers always send one
+    def _wrong_host(self, headers: Headers, version: str) -> ApiError | None:
+        hosts = headers.getlist("host")
+        if not hosts and version != "1.0":
+            return BadRequest(
+                "There is no Host header, which every request has since HTTP/1.1 (RFC 9112); send one, as in "
+                "'Host: localhost:8000'.",
+                param="host",
+                code="host_missing",
+            )
+        for host in hosts:
             if not self._is_ours(host):
                 return Forbidden(
                     "This server has no API keys, and so answers only requests to this machine (localhost); this one "
@@ -74,7 +85,7 @@ class BrowserGuard:
         name = match[1].strip("[]").lower().removesuffix(".")
         try:
             address = ipaddress.ip_address(name)
-            if address.is_loopback or address.is_unspecified:
+            if address.is_loopback:
                 return True
         except ValueError:
             if name == "localhost" or name.endswith(".localhost"):

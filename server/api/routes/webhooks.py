@@ -29,7 +29,7 @@ from server.api.schemas.webhooks import (
     WebhookTestResult,
     WebhookWithSecret,
 )
-from server.api.writes import Answer
+from server.api.writes import REPLAYED_HEADER, Answer
 from server.core.errors import BadRequest
 from server.endpoints.endpoint_client import EndpointFailed
 from server.endpoints.guarded_network import NotAllowed
@@ -102,10 +102,10 @@ def update_webhook(
     _query: Annotated[NoQuery, Query()],
 ) -> Response:
     """Change name, URL or events of an endpoint; what is left out stays."""
-    if body.url is not None:
+    values = body.model_dump(exclude_unset=True)
+    if "url" in values:
         _check(gateway, body.url)
-    values = body.model_dump(exclude_none=True)
-    if body.event_types is not None:
+    if "event_types" in values:
         values["event_types"] = json.dumps(body.event_types)
 
     def do(connection: Connection) -> Answer:
@@ -186,4 +186,7 @@ def _with_secret(gateway: Gateway, tenant_id: int, answer: JSONResponse) -> JSON
     with gateway.database.read() as connection:
         row = get_endpoint(connection, tenant_id, made["id"])
     made["signing_secret"] = gateway.webhooks.secrets.secret(row)
-    return JSONResponse(made, headers={"cache-control": "no-store"})
+    shown = JSONResponse(made, headers={"cache-control": "no-store"})
+    if REPLAYED_HEADER in answer.headers:
+        shown.headers[REPLAYED_HEADER] = answer.headers[REPLAYED_HEADER]
+    return shown

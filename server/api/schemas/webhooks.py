@@ -39,11 +39,12 @@ class WebhookCreate(StrictBody):
 
 
 class WebhookChange(StrictBody):
-    """What is to be changed."""
+    """What is to be changed; what is left out stays, and null is refused as for a new endpoint."""
 
-    name: EndpointName | None = None
-    url: EndpointUrl | None = None
-    event_types: EventTypes | None = None
+    # A factory's default, which is never read, does not show in the API's document.
+    name: EndpointName = Field(default_factory=str)
+    url: EndpointUrl = Field(default_factory=str)
+    event_types: EventTypes = Field(default_factory=list)
 
 
 class SecretRotation(StrictBody):

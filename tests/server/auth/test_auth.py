@@ -48,7 +48,6 @@ INTENDED = {
     "/metrics": "admin",
     "/v1/fail": "admin",  # the fake engine's
     "/docs": "admin",  # /docs/oauth2-redirect; /docs itself takes no key
-    "/redoc": "admin",
     "/console": "admin",  # what is no file of it; its files take no key
 }
 
@@ -113,6 +112,15 @@ async def test_without_a_key_everything_but_probes_and_documentation_is_refused(
 async def test_probes_take_no_other_method_without_a_key(operator: Operator) -> None:
     for path in {*OPEN_PATHS, "/console/"}:
         assert (await operator.http.post(path, json={"adapter": "a"})).status_code == 401
+
+
+async def test_any_key_is_told_that_what_is_open_to_be_read_takes_no_other_method(operator: Operator) -> None:
+    key = await operator.new_key("acme", "infer")
+    for path in [*OPEN_PATHS, "/console", "/console/", "/console/index.html"]:
+        answers = [await operator.http.post(path, headers=bearer(sent)) for sent in (key, ADMIN_KEY)]
+        assert [answer.status_code for answer in answers] == [405, 405], path
+        assert answers[0].text == answers[1].text
+    assert (await operator.http.post("/metrics", headers=bearer(key))).status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,8 @@ async def test_the_secret_is_shown_once_and_not_in_the_database(
         body = {"name": "mine", "url": endpoint.url, "event_types": ["batch.completed"]}
         twice = [await client.post("/v1/webhook_endpoints", json=body, headers={"idempotency-key": "k"}) for _ in "12"]
         made, again = (answer.json() for answer in twice)
-        assert made == again and twice[0].headers["cache-control"] == "no-store"
+        assert made == again and [answer.headers["cache-control"] for answer in twice] == ["no-store"] * 2
+        assert [answer.headers.get("idempotent-replayed") for answer in twice] == [None, "true"]
         secret, endpoint_id = made["signing_secret"], made["id"]
         assert secret.startswith("whsec_") and made["signing_secret_hint"] == f"whsec_...{secret[-4:]}"
         for shown in (await asking.webhooks.retrieve(endpoint_id), (await asking.webhooks.list()).data[0]):
@@ -233,6 +234,20 @@ async def test_endpoints_are_changed_and_deleted(app: FastAPI, asking: openai.As
         with pytest.raises(openai.BadRequestError, match="expected at most 20"):
             await register(asking, endpoint)
         assert len([one async for one in asking.webhooks.list(limit=7)]) == MAX_ENDPOINTS
+
+
+@pytest.mark.parametrize("field", ["name", "url", "event_types"])
+async def test_null_is_refused_of_an_endpoint_that_there_is_as_of_a_new_one(
+    client: httpx.AsyncClient, field: str
+) -> None:
+    body = {"name": "mine", "url": "https://example.com/", "event_types": ["batch.completed"]}
+    made = (await client.post("/v1/webhook_endpoints", json=body)).json()
+    created = await client.post("/v1/webhook_endpoints", json={**body, field: None})
+    changed = await client.post(f"/v1/webhook_endpoints/{made['id']}", json={field: None})
+    assert (changed.status_code, changed.json()["error"]["param"]) == (400, field)
+    assert changed.json() == created.json()
+    same = await client.post(f"/v1/webhook_endpoints/{made['id']}", json={})
+    assert (same.status_code, {key: same.json()[key] for key in body}) == (200, body)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,25 @@ def sent(connection: socket.socket, *pieces: bytes) -> bytes:
     return b""
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET http://evil.example/v1/models HTTP/1.1\r\nhost: localhost", b"403"),
+        (b"GET HTTP://evil.example:80/v1/models HTTP/1.0\r\nhost: localhost", b"403"),
+        (b"GET http://localhost@evil.example/v1/models HTTP/1.1\r\nhost: localhost", b"403"),
+        (b"GET http://localhost/v1/models HTTP/1.1\r\nhost: evil.example", b"200"),
+        (b"GET http://[::1]:8000/v1/models?limit=1 HTTP/1.1\r\nhost: [::1]:8000", b"200"),
+        (b"GET //evil.example/v1/models HTTP/1.1\r\nhost: localhost", b"404"),
+        (b"GET /v1/models HTTP/1.1\r\naccept: */*", b"400"),
+        (b"GET /v1/models HTTP/1.0\r\naccept: */*", b"200"),
+    ],
+)
+def test_a_server_without_keys_knows_the_host_of_every_request(app: FastAPI, head: bytes, status: bytes) -> None:
+    with listening(app) as connection:
+        line = sent(connection, head + b"\r\nconnection: close\r\n\r\n")
+    assert line.split()[1] == status
+
+
 LINE = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n"
 PIECE = b"x" * 4096
 ENDLESS = {

@@ -114,6 +114,8 @@ FOREIGN_HOSTS = (
     "127.0.0.1@attacker.example",
     "192.168.1.7:8000",
     "[fe80::1]:8000",
+    "0.0.0.0:8000",
+    "[::]:8000",
     "localhost:8000:9000",
     "",
 )
@@ -129,6 +131,14 @@ async def test_a_page_whose_name_was_pointed_at_this_machine_reads_nothing(clien
     assert "TINYLORA_ALLOWED_HOSTS" in response.json()["error"]["message"]
     both = [("host", "localhost"), ("host", "attacker.example")]
     assert (await client.get("/v1/models", headers=both)).status_code == 403
+
+
+async def test_a_request_without_a_host_is_told_to_send_one(client: httpx.AsyncClient) -> None:
+    request = client.build_request("GET", "/v1/models")
+    del request.headers["host"]
+    response = await client.send(request)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "host")
+    assert "Host: localhost:8000" in response.json()["error"]["message"]
 
 
 async def test_the_operator_may_name_other_hosts(
