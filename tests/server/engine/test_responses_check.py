@@ -48,7 +48,7 @@ class ReadingEngine(FakeEngine):
     async def _read(self, request: ResponsesRequest, http: Request) -> Response:
         construct_input_messages(request_instructions=request.instructions, request_input=request.input)
         request.to_sampling_params(self.max_model_len)
-        return await self._respond(await http.json(), http)
+        return await self._respond(request, http)
 
 
 @pytest.fixture

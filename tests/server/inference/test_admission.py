@@ -135,7 +135,7 @@ async def test_a_full_queue_is_full_for_its_tenant_only(
 def start(app: FastAPI, tenant: str, **fields: Any) -> tuple["asyncio.Task[None]", "asyncio.Queue[Any]", list[Any]]:
     """A request, message by message: the running app, what it will receive, and what it has sent."""
     body = {"messages": [{"role": "user", "content": tenant}], "max_tokens": 20, **fields}
-    headers = [(b"content-type", b"application/json"), (HEADER.encode(), tenant.encode())]
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (HEADER.encode(), tenant.encode())]
     scope = {
         "type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b"",
         "headers": headers,

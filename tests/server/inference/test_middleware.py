@@ -110,7 +110,7 @@ def start_stream(app: FastAPI) -> tuple["asyncio.Task[None]", "asyncio.Queue[Any
     body = json.dumps({"messages": [], "stream": True, "adapter": {"vector": ONES}}).encode()
     scope = {
         "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/chat/completions",
-        "query_string": b"", "headers": [(b"content-type", b"application/json")],
+        "query_string": b"", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
     }  # fmt: skip
     sent: asyncio.Queue[Any] = asyncio.Queue()
     incoming: asyncio.Queue[Any] = asyncio.Queue()
@@ -142,7 +142,7 @@ async def test_client_that_leaves_a_stream_ends_it(app: FastAPI, engine: FakeEng
 async def test_client_that_leaves_before_its_body_is_complete_gets_no_answer(app: FastAPI) -> None:
     scope = {
         "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/chat/completions",
-        "query_string": b"", "headers": [(b"content-type", b"application/json")],
+        "query_string": b"", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
     }  # fmt: skip
     incoming: asyncio.Queue[Any] = asyncio.Queue()
     incoming.put_nowait({"type": "http.request", "body": b'{"mess', "more_body": True})

@@ -299,7 +299,7 @@ async def test_a_stream_that_its_client_left_counts_as_far_as_it_came(
     body = json.dumps({"messages": [], "stream": True}).encode()
     scope = {
         "type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"",
-        "headers": [(b"content-type", b"application/json"), (HEADER.encode(), b"acme")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), (HEADER.encode(), b"acme")],
     }  # fmt: skip
     sent: asyncio.Queue[Any] = asyncio.Queue()
     incoming: asyncio.Queue[Any] = asyncio.Queue()
