@@ -38,13 +38,13 @@ class EarlyCheck:
         self._admission = admission
         self._limits = limits
 
-    def check_fields(self, payload: Mapping[str, Any], path: str, principal: Principal) -> None:
+    def check_fields(self, payload: dict[str, Any], path: str, principal: Principal) -> None:
         """BadRequest for the first field at fault of the body of a request to a model route. May take a millisecond."""
         engine = self._engine
         check_own_fields(payload, path, engine.why_no_tools)
         tier_of(payload)
         self._admission.check_width(path, principal, estimate(payload, engine.max_model_len))
-        engine_json({**payload})
+        engine_json(payload)
         if path == RESPONSES_PATH:
             check_storing(payload, self._limits)
             if not needs_store(payload):
