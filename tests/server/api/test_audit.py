@@ -9,20 +9,17 @@ from typing import Any
 
 import httpx
 import pytest
-import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from fastapi import FastAPI
 
 from server.api.app import create_app
 from server.core.principal import Tenant
 from server.core.settings import Settings
-from server.db.database import MIGRATIONS, Database
+from server.db.database import Database
 from server.db.tables import AUDIT_LOG, TENANTS
-from server.db.url import parse_url
 from tests.server.conftest import client_of
 from tests.server.support.acting import HEADER, act_as, new_tenant, principal
 from tests.server.support.fake_engine import FakeEngine
+from tests.server.support.old_database import database_at
 
 NO_ENTRIES = {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
@@ -152,13 +149,8 @@ async def test_entries_from_before_these_ids_keep_theirs_and_pages_go_on_from_on
 
 def migrated_with_old_entries(url: str, *targets: str) -> tuple[Tenant, Tenant]:
     """acme and globex in a new database of a version that shows numbers of rows, with an entry for each target."""
-    engine = sa.create_engine(parse_url(url))
     tenants = []
-    with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0014")
+    with database_at(url, "0014") as connection:
         for name in ("acme", "globex"):
             new = TENANTS.insert().values(name=name, created_at=0, adapter_count=0, weight=1.0)
             tenants.append(Tenant(connection.execute(new.returning(TENANTS.c.id)).scalar_one(), name))
@@ -166,7 +158,6 @@ def migrated_with_old_entries(url: str, *targets: str) -> tuple[Tenant, Tenant]:
         for target in targets:
             row = {"created_at": 0, "tenant_id": of_name[target], "action": "test", "target": target}
             connection.execute(AUDIT_LOG.insert().values(**row, request_id="", detail="{}"))
-    engine.dispose()
     return tenants[0], tenants[1]
 
 

@@ -14,18 +14,17 @@ from threading import Barrier
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy.engine import Connection
 
 from server.core.errors import Unavailable
 from server.core.months import month_start
-from server.db.database import MIGRATIONS, Database
+from server.db.database import Database
 from server.db.tables import ADAPTERS, METADATA, TENANTS, USAGE_MONTHS
 from server.db.url import DatabaseStartError, parse_url
 from tests.postgres import PASSWORD, PASSWORD_IN_URL, PostgresServer
+from tests.server.support.old_database import database_at
 
 HOLD_A_TRANSACTION_OPEN = """
 import sys
@@ -335,15 +334,9 @@ def test_file_that_is_no_database_is_refused_in_a_sentence(tmp_path: Path) -> No
 def test_usage_from_before_limits_on_months_counts_in_the_month_that_is_running(new_database_url: str) -> None:
     now = int(time.time())
     hours = [month_start(now) - 3600, month_start(now), now // 3600 * 3600]
-    engine = sa.create_engine(parse_url(new_database_url))
-    with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0005")
+    with database_at(new_database_url, "0005") as connection:
         for adapter, hour in enumerate(hours):
             connection.exec_driver_sql(f"INSERT INTO usage VALUES ({hour}, 1, '', 'a{adapter}', 1, 10, 1)")
-    engine.dispose()
     database = Database(new_database_url)
     with database.read() as connection:
         assert connection.execute(sa.select(USAGE_MONTHS)).all() == [(1, month_start(now), 22)]
@@ -352,12 +345,7 @@ def test_usage_from_before_limits_on_months_counts_in_the_month_that_is_running(
 
 @both_new
 def test_adapters_from_before_tenants_belong_to_the_default_tenant(new_database_url: str) -> None:
-    engine = sa.create_engine(parse_url(new_database_url))
-    with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+    with database_at(new_database_url, "0001") as connection:
         for number, (name, latest) in enumerate([("b/old", "2"), ("a", "NULL")]):
             connection.exec_driver_sql(f"INSERT INTO adapters VALUES ({7 + number}, '{name}', 2, {latest})")
         for version in (1, 2):
@@ -365,7 +353,6 @@ def test_adapters_from_before_tenants_belong_to_the_default_tenant(new_database_
                 "INSERT INTO adapter_versions VALUES "
                 f"""(7, {version}, 1700000000, '{{}}', 'f', 'bfloat16', '?', 's', '{{"job": "j{version}"}}')"""
             )
-    engine.dispose()
     database = Database(new_database_url)
     with database.write() as connection:
         rows = "SELECT name, last_version, latest_version, t FROM (SELECT a.*, tenants.name AS t FROM adapters a "
@@ -387,16 +374,10 @@ def test_adapters_from_before_tenants_belong_to_the_default_tenant(new_database_
 
 @both_new
 def test_names_of_adapters_that_were_public_when_they_were_deleted_become_private(new_database_url: str) -> None:
-    engine = sa.create_engine(parse_url(new_database_url))
-    with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0014")
+    with database_at(new_database_url, "0014") as connection:
         for name, latest, public in [("gone", None, True), ("live", 1, True), ("own", None, False)]:
             row = {"tenant_id": 1, "name": name, "created_at": 1, "last_version": 1, "latest_version": latest}
             connection.execute(ADAPTERS.insert().values(**row, revision=5, public=public))
-    engine.dispose()
     database = Database(new_database_url)
     with database.read() as connection:
         found = connection.execute(sa.select(ADAPTERS.c.name, ADAPTERS.c.revision, ADAPTERS.c.public)).all()

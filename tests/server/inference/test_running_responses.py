@@ -104,6 +104,15 @@ async def test_one_that_breaks_off_has_failed(settings: Settings, engine: FakeEn
         assert (await client.responses.retrieve(response.id)) == last.response
 
 
+async def forgotten(client: openai.AsyncOpenAI, response_id: str, database: Database) -> None:
+    """Returns when there is no such response any more."""
+    async with asyncio.timeout(10):
+        while counts(database)[0]:
+            await asyncio.sleep(0.01)
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(response_id)
+
+
 async def test_one_whose_client_leaves_is_forgotten(
     settings: Settings, engine: FakeEngine, app_database: Database
 ) -> None:
@@ -112,11 +121,7 @@ async def test_one_whose_client_leaves_is_forgotten(
     async with clients_of(app) as (client,):
         response, _, stream = await begun(client)
         await stream.close()
-        async with asyncio.timeout(10):
-            while counts(app_database)[0]:
-                await asyncio.sleep(0.01)
-        with pytest.raises(openai.NotFoundError):
-            await client.responses.retrieve(response.id)
+        await forgotten(client, response.id, app_database)
         assert counts(app_database) == [0, 0, 0]
 
 
@@ -128,11 +133,7 @@ async def test_one_whose_client_closes_its_connection_is_forgotten(
         response, _, stream = await begun(client)
         assert counts(app_database)[0] == 1
         await stream.close()
-        async with asyncio.timeout(10):
-            while counts(app_database)[0]:
-                await asyncio.sleep(0.01)
-        with pytest.raises(openai.NotFoundError):
-            await client.responses.retrieve(response.id)
+        await forgotten(client, response.id, app_database)
         await asyncio.sleep(10 * engine.chunk_s)  # in which the answer would be complete
         assert counts(app_database) == [0, 0, 0]
 
