@@ -82,11 +82,14 @@ def register() -> None:
     refuse_unusable_adapters(EngineCore)
     end_with_parent()
     if current_platform.is_cpu():
+        from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
         from adapters.vllm.cpu_seeds import keep_seeds_of_partly_read_prompts
         from adapters.vllm.cpu_stages import make_buffers_of_stages
+        from adapters.vllm.cpu_waiting import pause_while_waiting
 
+        pause_while_waiting(SpinCondition)
         keep_seeds_of_partly_read_prompts(CPUModelRunner)
         make_buffers_of_stages(CPUModelRunner)
         _keep_compilation_on_cpu(type(current_platform))
