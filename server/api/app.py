@@ -93,6 +93,7 @@ def create_app(
     """
     configure_logging(settings)
     metrics = GatewayMetrics(max_adapters=settings.max_labelled_adapters, max_tenants=settings.max_labelled_tenants)
+    metrics.watch_engine(lambda: engine.silent_s)
     app = FastAPI(
         title="TinyLoRA serving",
         description="Adapters of a few bytes, a different one in every request.",

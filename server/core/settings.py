@@ -178,6 +178,11 @@ class Settings(BaseSettings):
         description="how long requests are still taken after SIGTERM, while /ready sends load balancers elsewhere",
     )
     health_timeout_s: float = Field(default=4.0, gt=0, description="how long /health and /ready wait for the engine")
+    engine_silence_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="how long requests may wait for an engine that gives nothing before /health says it hangs",
+    )
     max_labelled_adapters: int = Field(
         default=200, ge=0, description="adapters with metrics of their own; the rest share"
     )

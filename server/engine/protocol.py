@@ -73,6 +73,10 @@ class Engine(Protocol):
     def has_thinking_budgets(self) -> bool:
         """Whether a request may bound how much the model thinks before it answers."""
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds for which requests have waited for it and it has given nothing for any of them."""
+
     async def why_no_grammar(self, grammar: Grammar) -> str | None:
         """Why answers cannot be held to `grammar`; None when they can."""
 

@@ -37,6 +37,7 @@ from server.engine.error_handlers import add_engine_error_handlers
 from server.engine.grammar_pool import EngineGrammars
 from server.engine.identity import EngineIdentities
 from server.engine.messages import message_of
+from server.engine.progress import EngineProgress
 from server.engine.prompt_count import prompt_count
 from server.engine.protocol import ServedAdapter, TokenObserver
 from server.engine.responses_check import check_responses_request
@@ -79,6 +80,7 @@ class AdapterLLM(AsyncLLM):
         super().__init__(*args, **kwargs)
         self.identities = EngineIdentities()
         self.grammars = EngineGrammars(self.vllm_config)
+        self.progress = EngineProgress()
 
     async def generate(
         self,
@@ -95,8 +97,8 @@ class AdapterLLM(AsyncLLM):
         count = TokenCount(cumulative=sampling_params.output_kind == RequestOutputKind.CUMULATIVE)
         with self._identity(lora_request) as identity:
             outputs = super().generate(prompt, sampling_params, request_id, lora_request=identity, **kwargs)
-            async with aclosing(outputs):
-                async for output in outputs:
+            async with aclosing(self.progress.watch(outputs)) as watched:
+                async for output in watched:
                     if active.prompt_only:
                         for completion in output.outputs:
                             completion.token_ids = []
@@ -111,8 +113,8 @@ class AdapterLLM(AsyncLLM):
         observe = ACTIVE.get().observe
         with self._identity(lora_request) as identity:
             outputs = super().encode(prompt, pooling_params, request_id, lora_request=identity, **kwargs)
-            async with aclosing(outputs):
-                async for output in outputs:
+            async with aclosing(self.progress.watch(outputs)) as watched:
+                async for output in watched:
                     if observe is not None:
                         observe(len(output.prompt_token_ids), 0, 0)
                         observe = None  # of the prompt, once
@@ -219,6 +221,10 @@ class VllmEngine:
     def check_responses_request(self, payload: Mapping[str, Any]) -> None:
         as_chat = self.client.model_config.hf_config.model_type != "gpt_oss"
         check_responses_request(payload, self.max_model_len, as_chat=as_chat)
+
+    @property
+    def silent_s(self) -> float:
+        return self.client.progress.silent_s
 
     async def check_health(self) -> None:
         await self.client.check_health()

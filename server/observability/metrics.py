@@ -9,7 +9,9 @@ Tokens are those that the engine reports, which has them for streamed and aborte
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from server.core.names import BASE_LABEL, FORMER, OTHER, SHARED_LABELS, UNRESOLVED_LABEL
 from server.core.principal import Tenant
@@ -119,6 +121,14 @@ class GatewayMetrics:
             (self._tenant_prompt_tokens, (), usage.prompt_tokens),
             (self._tenant_completion_tokens, (), usage.completion_tokens),
         )
+
+    def watch_engine(self, silent_s: Callable[[], float]) -> None:
+        """Ask `silent_s` for the engine's silence (engine/progress.py) when the metrics are read. Call once."""
+        Gauge(
+            "tinylora_engine_silent_seconds",
+            "Seconds for which requests have waited for an engine that gave nothing.",
+            registry=self.registry,
+        ).set_function(silent_s)
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
@@ -137,3 +138,33 @@ def test_embeddings_move_with_the_adapter_and_are_guarded_too(llama: Tiny) -> No
         running.run(check_adapters_work(running.llm, llama.factors, EMBED))
     finally:
         running.close()
+
+
+def test_an_engine_that_hangs_is_silent_until_it_goes_on(llama: Tiny, adapted: RunningEngine) -> None:
+    core = next(one for one in psutil.Process().children() if "EngineCore" in " ".join(one.cmdline()))
+    params = SamplingParams(temperature=0, max_tokens=2, detokenize=False)
+
+    async def ask(request_id: str) -> int:
+        async for output in adapted.llm.generate({"prompt_token_ids": [5, 6, 7]}, params, request_id):
+            tokens = len(output.outputs[0].token_ids)
+        return tokens
+
+    async def hang() -> tuple[float, float, int]:
+        ACTIVE.set(Active(None))
+        await ask("hangs-before")
+        before = adapted.llm.progress.silent_s
+        core.suspend()
+        try:
+            answer = asyncio.create_task(ask("hangs"))
+            await adapted.llm.check_health()
+            await asyncio.sleep(1)
+            during = adapted.llm.progress.silent_s
+        finally:
+            core.resume()
+        return before, during, await answer
+
+    before, during, tokens = adapted.run(hang())
+    assert before == 0
+    assert during > 0.9
+    assert tokens == 2
+    assert adapted.llm.progress.silent_s == 0

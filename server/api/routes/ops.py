@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 import prometheus_client
+import structlog
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -22,7 +23,7 @@ router = APIRouter(tags=["operations"], route_class=OwnRoute)
 
 @router.get("/health")
 async def health(gateway: GatewayDep) -> dict[str, str]:
-    """200 while the process and the engine are alive; 503 when only a restart helps."""
+    """200 while the process and the engine are alive and requests get on; 503 when only a restart helps."""
     await _check_engine(gateway)
     return {"status": "ok"}
 
@@ -58,3 +59,12 @@ async def _check_engine(gateway: Gateway) -> None:
     # Whatever an engine raises when it is dead is the engine's affair.
     except Exception as error:
         raise Unavailable(f"The engine is not alive: {type(error).__name__}.", code="engine_unavailable") from error
+    silent_s, most_s = gateway.engine.silent_s, gateway.settings.engine_silence_s
+    if silent_s > most_s:
+        log: structlog.stdlib.BoundLogger = structlog.get_logger()
+        log.error("engine_hangs", silent_s=round(silent_s))
+        raise Unavailable(
+            f"The engine hangs: requests have waited for {silent_s:.0f} s and it has given nothing. Restart this "
+            f"server; if one step can take so long here, raise TINYLORA_ENGINE_SILENCE_S, which is {most_s:g}.",
+            code="engine_hangs",
+        )

@@ -95,6 +95,7 @@ class FakeEngine:
         self.grammars: list[Grammar] = []
         self.bad_grammars: dict[str, str] = {}
         self.alive = True
+        self.silent_s = 0.0
         self.prompt_tokens = 3  # of a chat
         self.hold: asyncio.Event | None = None
         self.chunk_s = 0.0

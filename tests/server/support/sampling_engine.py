@@ -92,6 +92,8 @@ class SamplingEngine:
         call = {"id": secrets.token_hex(4), "type": "function", "function": function}
         return {"role": "assistant", "tool_calls": [call]}
 
+    silent_s = 0.0
+
     async def check_health(self) -> None:
         pass
 

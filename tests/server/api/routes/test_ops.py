@@ -26,6 +26,19 @@ async def test_dead_engine_is_neither_healthy_nor_ready(client: httpx.AsyncClien
         assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
 
 
+async def test_an_engine_that_gives_nothing_for_too_long_asks_for_a_restart(
+    client: httpx.AsyncClient, engine: FakeEngine, settings: Settings
+) -> None:
+    engine.silent_s = settings.engine_silence_s
+    assert (await client.get("/health")).status_code == 200
+    engine.silent_s += 1
+    for path in ("/health", "/ready"):
+        response = await client.get(path)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_hangs")
+        assert "TINYLORA_ENGINE_SILENCE_S" in response.json()["error"]["message"]
+    assert "tinylora_engine_silent_seconds 601.0" in (await client.get("/metrics")).text
+
+
 async def test_locked_database_is_healthy_but_not_ready(settings: Settings, engine: FakeEngine) -> None:
     database = Database(settings.database_url, busy_timeout_s=0.05)
     lock = sqlite3.connect(make_url(settings.database_url).database or "", isolation_level=None)
