@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.learning.gains import Scores, gain_of, over_tasks
 from benchmarks.learning.run_file import published
+from benchmarks.learning.untrained import SEEDLESS
 
 # By task.
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -32,6 +33,7 @@ CLAIMS = (
     Claim("it is the rewards that teach: random ones do less", HERE, "grpo", "random"),
     Claim("so do rewards for the form alone", HERE, "grpo", "format"),
     Claim("so do rewards by majority vote", HERE, "grpo", "majority"),
+    Claim("it gains more than the commonest answer to everything", HERE, "grpo", "constant"),
     Claim("it gains more than the best prompt", HERE, "grpo", "prompt"),
     Claim("it gains more than the best of 64 random vectors", HERE, "grpo", "best-of-n"),
     Claim("evolution (CMA-ES) makes the model better", HERE, "cma-es", BASE),
@@ -61,17 +63,15 @@ class Found:
 
 
 def found(claim: Claim, runs: Runs) -> Found:
-    """What the runs say: on the same rows, seeds and tasks."""
-    gains, seeds = [], []
-    for those in runs.values():
-        pairs = _pairs(claim, those)
-        if pairs:
-            gains.append(gain_of(pairs))
-            seeds.append(len(pairs))
-    if not gains:
+    """What the runs say: on the same rows, seeds and tasks. Tasks with fewer than ENOUGH_SEEDS count only where no task
+    has as many."""
+    tasks = [pairs for those in runs.values() if (pairs := _pairs(claim, those))]
+    if not tasks:
         return Found("not run", "", "")
-    gain = over_tasks(gains)
-    count = f"{len(gains)}, {min(seeds)}" + (f" to {max(seeds)}" if max(seeds) > min(seeds) else "")
+    tasks = [pairs for pairs in tasks if len(pairs) >= ENOUGH_SEEDS] or tasks
+    seeds = [len(pairs) for pairs in tasks]
+    gain = over_tasks([gain_of(pairs) for pairs in tasks])
+    count = f"{len(tasks)}, {min(seeds)}" + (f" to {max(seeds)}" if max(seeds) > min(seeds) else "")
     if min(seeds) < ENOUGH_SEEDS or gain.standard_error is None:
         verdict = "too few runs"
     elif abs(gain.mean) <= 2 * gain.standard_error:
@@ -88,7 +88,7 @@ def _pairs(claim: Claim, runs: Sequence[Mapping[str, Any]]) -> list[tuple[Scores
         before = {run["seed"]: run["before"]["sampled"]["scores"] for run in runs if run["arm"] == claim.better}
         return [(before[seed], better[seed]) for seed in sorted(better)]
     worse = {run["seed"]: _sampled(run) for run in runs if run["arm"] == claim.worse}
-    if claim.worse == "prompt" and worse:  # whatever the seed
+    if claim.worse in SEEDLESS and worse:
         return [(next(iter(worse.values())), better[seed]) for seed in sorted(better)]
     return [(worse[seed], better[seed]) for seed in sorted(better.keys() & worse.keys())]
 

@@ -24,10 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.job import Files, Options, Part, job_files, job_settings, make_files
-from benchmarks.learning.measuring import SAMPLES, TEMPERATURE, measure
+from benchmarks.learning.measuring import SAMPLES, TEMPERATURE, measure, measure_constant
 from benchmarks.learning.run_file import BASE, Run
 from benchmarks.learning.tasks import Task
-from benchmarks.learning.untrained import UNTRAINED, Choice, best_prompt, best_vector
+from benchmarks.learning.untrained import UNTRAINED, Choice, best_prompt, best_vector, commonest_answer
 from benchmarks.learning.votes import write_voted
 from clients.evaluation.rows import Row, load_rows
 from tinylora_client.job_operations import ENDS
@@ -120,6 +120,10 @@ class Experiment:
     async def _finish(self, run: Run, model: str) -> bool:
         """Watch the job of `run` to its end, then measure what it made. Whether it succeeded."""
         if "after" in run.values:
+            return True
+        if run.values["arm"] == "constant":
+            answer = commonest_answer(load_rows(str(self.files.of("train"))))
+            run.save(found={"answer": answer}, after={"last": measure_constant(answer, self.rows)})
             return True
         bar = self._bar(run.path.stem)
         if run.values["arm"] in UNTRAINED:

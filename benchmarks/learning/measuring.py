@@ -46,6 +46,16 @@ async def measure(
     return measured
 
 
+def measure_constant(answer: str, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """As `measure`, of a model that says `answer` to every row."""
+    right = [int(is_exact(answer, str(row.item["answer"]))) for row in rows]
+    return {
+        how: {"accuracy": sum(right) / len(right), "scores": [[one] * samples for one in right],
+              "exact": [[one] * samples for one in right]}
+        for how, samples in (("greedy", 1), ("sampled", SAMPLES))
+    }  # fmt: skip
+
+
 def is_exact(completion: str, answer: str) -> bool:
     """Whether the completion is the answer, up to case, space around it and a full stop behind it."""
     return completion.strip().removesuffix(".").strip().casefold() == answer.strip().casefold()

@@ -153,8 +153,9 @@ def _claims(runs: Runs) -> str:
     return f"""## Claims
 
 A claim says that one arm is better than another. The difference is of the same rows and seeds, over all tasks on which
-both were run. *Yes* and *the opposite* are differences of more than two standard errors, with at least {ENOUGH_SEEDS}
-seeds; a smaller one cannot be told with so few rows, or with so small a model.
+both were run with at least {ENOUGH_SEEDS} seeds; where there is no such task, over those with fewer, and then the
+verdict is *too few runs*. *Yes* and *the opposite* are differences of more than two standard errors; a smaller one
+cannot be told with so few rows, or with so small a model.
 
 {chr(10).join(lines)}"""
 

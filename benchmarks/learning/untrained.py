@@ -1,4 +1,7 @@
-"""What can be had without training: a better prompt, or the best of many random vectors.
+"""What can be had without training: one answer to all, a better prompt, or the best of many random vectors.
+
+`constant`: the commonest answer of the training rows, whatever is asked. Where answers repeat, a model that has learnt
+to say it scores as much.
 
 `prompt`: an instruction before the question, one of PROMPTS or none, which is chosen on the rows to select by.
 `best-of-n`: N vectors, every number normal with the deviation SIGMA, are tried on the same training rows, as many
@@ -7,6 +10,7 @@ completions in all as a job has; the best one is measured.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +24,13 @@ from benchmarks.learning.tasks import Task
 from clients.evaluation.evaluate import Sampling, evaluate
 from clients.evaluation.rows import Row
 
-UNTRAINED = {"prompt": "the base model with its best prompt", "best-of-n": "the best of 64 random vectors"}
+UNTRAINED = {
+    "constant": "the commonest answer, whatever is asked",
+    "prompt": "the base model with its best prompt",
+    "best-of-n": "the best of 64 random vectors",
+}
+# Whose result is the same with every seed.
+SEEDLESS = ("constant", "prompt")
 PROMPTS = (
     "",
     "Answer with the final answer only, without any explanation.",
@@ -39,6 +49,11 @@ class Choice:
     model: str
     rows: Sequence[Row]
     found: dict[str, Any]
+
+
+def commonest_answer(training: Sequence[Row]) -> str:
+    """Of those that are as common, the first."""
+    return Counter(str(row.item["answer"]) for row in training).most_common(1)[0][0]
 
 
 async def best_prompt(

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.claims import BASE, CLAIMS, Claim, found
 from benchmarks.learning.page import LABELS
-from benchmarks.learning.untrained import UNTRAINED
+from benchmarks.learning.untrained import SEEDLESS, UNTRAINED
 
 ROWS = 64
 
@@ -53,6 +53,12 @@ def test_a_verdict_needs_seeds_and_a_difference_beyond_its_error(
     assert what.count == f"2, {seeds}"
 
 
+def test_a_first_look_at_another_task_takes_no_verdict_back() -> None:
+    some = runs(0.6, 0.3, 3)
+    some["letters"] = [run(arm, 0, 0.3, task="letters") for arm in ("grpo", "random")]
+    assert found(Claim("", "", "grpo", "random"), some) == found(Claim("", "", "grpo", "random"), runs(0.6, 0.3, 3))
+
+
 def test_what_was_not_run_is_said_to_be_so() -> None:
     assert found(Claim("", "", "grpo", "sft"), runs(0.5, 0.5, 3)).verdict == "not run"
     assert found(Claim("", "", "cma-es", BASE), runs(0.5, 0.5, 3)).verdict == "not run"
@@ -64,9 +70,10 @@ def test_seeds_that_only_one_arm_has_are_left_out() -> None:
     assert found(Claim("", "", "grpo", "random"), some).count == "2, 3 to 4"
 
 
-def test_a_prompt_has_one_run_for_all_seeds() -> None:
-    some = {"sums": [*runs(0.6, 0.3, 3)["sums"], run("prompt", 0, 0.3)]}
-    assert found(Claim("", "", "grpo", "prompt"), some).count == "1, 3"
+@pytest.mark.parametrize("arm", SEEDLESS)
+def test_what_has_no_seed_has_one_run_for_all(arm: str) -> None:
+    some = {"sums": [*runs(0.6, 0.3, 3)["sums"], run(arm, 0, 0.3)]}
+    assert found(Claim("", "", "grpo", arm), some).count == "1, 3"
 
 
 def test_every_claim_is_of_arms_that_exist() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI
 
+from benchmarks.learning.measuring import SAMPLES, measure_constant
 from benchmarks.learning.tasks import TASKS
-from benchmarks.learning.untrained import PROMPTS, VECTORS, best_prompt, best_vector, instructed
+from benchmarks.learning.untrained import PROMPTS, VECTORS, best_prompt, best_vector, commonest_answer, instructed
 from benchmarks.learning.votes import write_voted
 from clients.evaluation.rows import Row
 
@@ -54,6 +55,18 @@ def chat(texts: Sequence[str]) -> httpx.Response:
     ]
     whole = {"id": "chat", "object": "chat.completion", "created": 0, "model": "base", "choices": choices}
     return httpx.Response(200, json=whole)
+
+
+def test_the_commonest_answer_is_right_where_it_is_the_answer() -> None:
+    def row(answer: str) -> Row:
+        return Row([{"role": "user", "content": "?"}], {"answer": answer})
+
+    answer = commonest_answer([row(one) for one in ("No", "Yes", "Yes")])
+    measured = measure_constant(answer, [row("Yes"), row("No"), row("yes"), row("No")])
+    assert answer == "Yes"
+    assert measured["greedy"]["scores"] == [[1], [0], [1], [0]]
+    assert measured["sampled"]["scores"] == [[1] * SAMPLES, [0] * SAMPLES, [1] * SAMPLES, [0] * SAMPLES]
+    assert measured["sampled"]["accuracy"] == 0.5
 
 
 async def test_the_best_prompt_is_chosen_on_the_rows_to_select_by() -> None:
