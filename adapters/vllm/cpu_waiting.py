@@ -4,8 +4,8 @@ vLLM's scheduler and its workers are processes that hand over every step through
 waits looks again without a pause, which on two cores takes up to half of what the model or a training worker could use.
 Here it looks 9,000 times a second, which delays a step by about 0.1 ms.
 
-Design decision: a short sleep, not vLLM's idle mode from the start (`busy_loop_s = 0`). That one waits for a
-notification that ZeroMQ may drop (its queue holds one), and then sleeps until its time limit: one token a second.
+Design decision: a short sleep, not vLLM's idle mode from the start (`busy_loop_s = 0`), which waits for a notification:
+engines of several processes were seen to stall in it, at one token a second.
 
 This has nothing to do with TinyLoRA, and is not used on a GPU, where a core has nothing else to do.
 """
