@@ -49,11 +49,11 @@ async def measure(
 def measure_constant(answer: str, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """As `measure`, of a model that says `answer` to every row."""
     right = [int(is_exact(answer, str(row.item["answer"]))) for row in rows]
-    return {
-        how: {"accuracy": sum(right) / len(right), "scores": [[one] * samples for one in right],
-              "exact": [[one] * samples for one in right]}
-        for how, samples in (("greedy", 1), ("sampled", SAMPLES))
-    }  # fmt: skip
+    measured: dict[str, dict[str, Any]] = {}
+    for how, samples in (("greedy", 1), ("sampled", SAMPLES)):
+        scores = [[one] * samples for one in right]
+        measured[how] = {"accuracy": sum(right) / len(right), "scores": scores, "exact": scores}
+    return measured
 
 
 def is_exact(completion: str, answer: str) -> bool:

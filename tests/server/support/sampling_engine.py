@@ -56,6 +56,7 @@ class SamplingEngine:
     def __init__(self, path: Path, factors: Factors) -> None:
         self.base_models = (NAME,)
         self.template_cost = TemplateCost()
+        self.silent_s = 0.0
         self.why_no_tools: str | None = None
         self.constrains_all_tools = False
         self.has_thinking_budgets = False
@@ -91,8 +92,6 @@ class SamplingEngine:
         function = {"name": tools[0]["function"]["name"], "arguments": json.dumps({"words": words})}
         call = {"id": secrets.token_hex(4), "type": "function", "function": function}
         return {"role": "assistant", "tool_calls": [call]}
-
-    silent_s = 0.0
 
     async def check_health(self) -> None:
         pass
