@@ -9,7 +9,8 @@
 Every task (tasks.py; `make reasoning-gym` installs what most of them come from), arm (arms.py, untrained.py) and seed
 has a file in --out; one that is finished is left alone, and a call that is cut off goes on where it was. The random
 rewards come from a python grader, which the operator has to allow, as he has to allow as many graded answers a minute
-as are measured. Up to as many jobs of a task as the worker's --max-jobs are trained together.
+as are measured. Arms of a higher rank or with random factors need a server that was started so, and say what is
+missing. Up to as many jobs of a task as the worker's --max-jobs are trained together.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from adapters.factors.factors import Kind
 from adapters.vector.recipe import Recipe
 
 Method = Literal["reinforcement", "supervised", "evolution"]
@@ -22,13 +23,23 @@ RANDOM_REWARD = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """label: in tables. rewards: what completions are graded by. settings: more, of the job."""
+    """label: in tables. rewards: what completions are graded by. settings: more, of the job. factors: the server's."""
 
     label: str
     recipe: Recipe = field(default_factory=Recipe)
     method: Method = "reinforcement"
     rewards: Rewards = "task"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    factors: Kind = "svd"
+
+    def why_not_on(self, served: Mapping[str, Any]) -> str | None:
+        """Why a server with the factors `served`, as /v1/models tells them, cannot run it, and what to do."""
+        kind, rank = self.factors, self.recipe.rank
+        if served["kind"] != kind:
+            return f"it needs {kind} factors, start the server with TINYLORA_FACTORS_KIND={kind}"
+        if served["rank"] < rank:
+            return f"it needs factors of rank {rank}, start the server with TINYLORA_FACTORS_RANK={rank}"
+        return None
 
 
 # Of SmolLM2-135M: 30 layers of 7 linear modules.
@@ -52,6 +63,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "grpo-u-13": Arm("GRPO, one group of 13 numbers", Recipe(groups=1, u=13)),
         "grpo-rank-1": Arm("GRPO, rank 1", Recipe(rank=1)),
         "grpo-rank-4": Arm("GRPO, rank 4", Recipe(rank=4)),
+        "grpo-random-factors": Arm("GRPO, random factors", factors="random"),
         "grpo-float32": Arm("GRPO, float32", Recipe(groups=7), settings={"dtype": "float32"}),
         "grpo-840": Arm("GRPO, LoRA-XS", _UNTIED),
         "grpo-learnable": Arm("GRPO, learnable prompts", settings={"prompt_selection": "learnable"}),

@@ -41,6 +41,7 @@ CLAIMS = (
     Claim("CMA-ES gains more than OpenAI-ES", HERE, "cma-es", "openai-es"),
     Claim("sampling one step ahead costs reward", HERE, "grpo", "off-policy"),
     Claim("choosing prompts by what their groups did gains more", HERE, "grpo-learnable", "grpo"),
+    Claim("factors of the weights gain more than random ones", HERE, "grpo", "grpo-random-factors"),
     Claim("with 13 numbers reinforcement gains more than imitation", PAPER, "grpo", "sft"),
     Claim("with 196 too", PAPER, "grpo-196", "sft-196"),
     Claim("more numbers gain more: 13 than 1", PAPER, "grpo", "grpo-1"),

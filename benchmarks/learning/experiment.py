@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Experiment:
         self.client, self.out, self.task, self.options, self.poll_s = client, out, task, options, poll_s
         self.files: Files = make_files(data, task)
         self.rows: list[Row] = load_rows(str(self.files.of("test")))
+        self.factors: Mapping[str, Any] = {}
         self.measuring = asyncio.Lock()
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -63,7 +64,11 @@ class Experiment:
 
     async def run(self, arms: Sequence[str], seeds: Sequence[int]) -> bool:
         """All arms and seeds; whether all of their jobs succeeded."""
-        model = (await self.client.models.list()).data[0].id
+        base: Any = (await self.client.models.list()).data[0]
+        model, self.factors = base.id, base.factors
+        for arm in arms:
+            if arm in ARMS and (why := ARMS[arm].why_not_on(self.factors)) is not None:
+                raise SystemExit(f"{arm}: {why}")
         with self.progress:
             await self._base(model)
             if any(arm in ARMS and ARMS[arm].rewards == "majority" for arm in arms):
@@ -105,7 +110,7 @@ class Experiment:
             )
             run.save(
                 arm=arm, seed=seed, parameters=ARMS[arm].recipe.num_parameters, machine=machine(), job=job.id,
-                defaults=job.tinylora,
+                factors=self.factors, defaults=job.tinylora,
             )  # fmt: skip
         return run
 

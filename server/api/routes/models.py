@@ -110,7 +110,10 @@ def _before(query: ModelsQuery, gateway: Gateway, tenant_id: int) -> ModelList:
 
 
 def _base(name: str, gateway: Gateway) -> ModelObject:
-    return ModelObject.of(name, STARTED_AT, root=name, parent=None, max_model_len=gateway.engine.max_model_len)
+    engine = gateway.engine
+    return ModelObject.of(
+        name, STARTED_AT, root=name, parent=None, max_model_len=engine.max_model_len, factors=engine.factors
+    )
 
 
 def _adapter(stored: StoredVersion | Description, model: str, gateway: Gateway) -> ModelObject:

@@ -11,11 +11,27 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
+from adapters.factors.factors import Factors, Kind
 from server.api.schemas.pages import StrictQuery
 
 
+class FactorsObject(BaseModel):
+    """The factors of a base model, that adapters are made for: an adapter names their `digest`, and its rank is at most
+    theirs. `modules`: how many linears they cover, so as many `groups` as a recipe may have."""
+
+    digest: str
+    kind: Kind
+    rank: int
+    modules: int
+
+    @classmethod
+    def of(cls, factors: Factors) -> Self:
+        """What is told of `factors`."""
+        return cls(digest=factors.digest, kind=factors.kind, rank=factors.rank, modules=len(factors.modules))
+
+
 class ModelObject(BaseModel):
-    """A base model, or an adapter that may be given as `model`; then `parent` is its base model.
+    """A base model with its `factors`, or an adapter that may be given as `model`; then `parent` is its base model.
 
     `type`, `display_name`, `created_at` and `lifecycle` are Anthropic's.
     """
@@ -27,13 +43,16 @@ class ModelObject(BaseModel):
     root: str
     parent: str | None
     max_model_len: int
+    factors: FactorsObject | None = None
     type: Literal["model"] = "model"
     display_name: str
     created_at: datetime
     lifecycle: Literal["active"] = "active"
 
     @classmethod
-    def of(cls, id: str, created: int, *, root: str, parent: str | None, max_model_len: int) -> Self:
+    def of(
+        cls, id: str, created: int, *, root: str, parent: str | None, max_model_len: int, factors: Factors | None = None
+    ) -> Self:
         """A model of this time, in seconds since 1970."""
         return cls(
             id=id,
@@ -41,6 +60,7 @@ class ModelObject(BaseModel):
             root=root,
             parent=parent,
             max_model_len=max_model_len,
+            factors=None if factors is None else FactorsObject.of(factors),
             display_name=id,
             created_at=datetime.fromtimestamp(created, UTC),
         )

@@ -97,6 +97,7 @@ async def test_an_experiment_goes_on_where_it_was_and_does_nothing_twice(
         assert await jobs() == made
         runs = read_runs(tmp_path / "sums")
         assert {run["job"] for run in runs} == set(made)
+        assert all(run["factors"]["digest"] == factors.digest for run in runs)
         for run in runs:
             assert run["steps"][-1]["step"] == run["defaults"]["max_steps"] == OPTIONS.steps
             assert run["completions"] == (0 if run["arm"] == "sft" else 2 * 2 * OPTIONS.steps)
@@ -113,6 +114,9 @@ async def test_an_experiment_goes_on_where_it_was_and_does_nothing_twice(
         assert await experiment().run(ARMS, [0])
         with pytest.raises(SystemExit, match="other settings"):
             await experiment(replace(OPTIONS, learning_rate=1.0)).run(ARMS, [0])
+        for arm, missing in (("grpo-random-factors", "FACTORS_KIND=random"), ("grpo-rank-4", "FACTORS_RANK=4")):
+            with pytest.raises(SystemExit, match=f"{arm}: it needs .* TINYLORA_{missing}"):
+                await experiment().run([*ARMS, arm], [0])
 
 
 def test_two_tasks_of_reasoning_gym_are_kept_for_the_end() -> None:

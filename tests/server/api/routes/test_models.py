@@ -35,6 +35,30 @@ async def test_model_is_found_by_name(client: httpx.AsyncClient, stored: None, m
     assert (await client.get(f"/v1/models/{model}")).json()["root"] == root
 
 
+def test_what_adapters_must_be_made_for_can_be_asked(
+    openai_client: openai.OpenAI, store: Store, factors: Factors
+) -> None:
+    """By a client that has nothing of the model: whose factors, of which rank, in how many groups at most."""
+    told = openai_client.models.retrieve(BASE).to_dict()["factors"]
+    assert isinstance(told, dict)
+    assert told == {"digest": factors.digest, "kind": "svd", "rank": factors.rank, "modules": len(factors.modules)}
+    store("acme/math", Adapter.from_vector(torch.ones(13, 1), Recipe(), told["digest"], "bfloat16"))
+    assert openai_client.models.retrieve("acme/math").to_dict()["factors"] is None
+    adapter: dict[str, object] = {"factors": told["digest"], "dtype": "float32"}
+    for rank, groups, message in (
+        (told["rank"], told["modules"], None),
+        (told["rank"] + 1, told["modules"], "rank"),
+        (told["rank"], told["modules"] + 1, "groups"),
+    ):
+        adapter |= {"recipe": {"rank": rank, "groups": groups}, "vector": [0.1] * groups}
+        ask = {"model": BASE, "messages": [{"role": "user", "content": "hi"}], "extra_body": {"adapter": adapter}}
+        if message is None:
+            openai_client.chat.completions.create(**ask)  # type: ignore[call-overload]
+        else:
+            with pytest.raises(openai.BadRequestError, match=message):
+                openai_client.chat.completions.create(**ask)  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize("model", ["acme/none", "acme/math@2", "a b"])
 async def test_unknown_model_is_not_found(client: httpx.AsyncClient, stored: None, model: str) -> None:
     response = await client.get(f"/v1/models/{model}")
