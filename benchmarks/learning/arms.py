@@ -52,9 +52,6 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "majority": Arm("GRPO, rewards by majority vote", rewards="majority"),
         "sft": Arm("supervised", method="supervised"),
         "cma-es": Arm("evolution, CMA-ES", method="evolution", settings={"algorithm": "cma_es"}),
-        "cma-es-60": Arm(
-            "evolution, CMA-ES, 60 steps", method="evolution", settings={"algorithm": "cma_es", "max_steps": 60}
-        ),
         "openai-es": Arm("evolution, OpenAI-ES", method="evolution", settings={"algorithm": "openai_es"}),
         "grpo-1": Arm("GRPO", Recipe(groups=1)),
         "grpo-4": Arm("GRPO", Recipe(groups=4)),

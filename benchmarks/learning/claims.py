@@ -38,7 +38,6 @@ CLAIMS = (
     Claim("it gains more than the best of 64 random vectors", HERE, "grpo", "best-of-n"),
     Claim("evolution (CMA-ES) makes the model better", HERE, "cma-es", BASE),
     Claim("evolution gains more than GRPO at as many completions", HERE, "cma-es", "grpo"),
-    Claim("and at three times as many completions", HERE, "cma-es-60", "grpo"),
     Claim("CMA-ES gains more than OpenAI-ES", HERE, "cma-es", "openai-es"),
     Claim("sampling one step ahead costs reward", HERE, "grpo", "off-policy"),
     Claim("choosing prompts by what their groups did gains more", HERE, "grpo-learnable", "grpo"),
