@@ -69,7 +69,7 @@ bench-gpu: $(PROJECT) $(EMBEDDED_MODEL) ## Measure everything on one GPU, in fiv
 evidence: $(PROJECT) ## Write docs/evidence.md from the runs in benchmarks/learning/runs
 	@$(BIN)/python -m benchmarks.learning.page
 
-train-demo: $(PROJECT) $(EMBEDDED_MODEL) ## Train 13 numbers on small sums, on the running server or one of its own (minutes)
+train-demo: $(PROJECT) $(EMBEDDED_MODEL) ## Train a vector on small sums, on the running server or one of its own (minutes)
 	@$(BIN)/python -m clients.examples.train --serve $(ARGS)
 
 model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct and its factors into models/

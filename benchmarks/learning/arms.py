@@ -1,5 +1,6 @@
 """What is compared: ways to make a model better at a task, by name. An arm that changes one thing is compared with
-`grpo`, which is the server's defaults, or with another arm that differs from it by that thing alone.
+`grpo`, or with another arm that differs from it by that thing alone. `grpo` has 13 numbers and else the server's
+defaults; `grpo-196` has the server's defaults for a model as small as those that are measured here.
 
 Rewards that know nothing of the answer are controls. `random` is drawn; `format` looks at the form of a completion;
 `majority` rewards the answer that most samples of the untrained model gave, the right one being unknown.
@@ -48,6 +49,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
     {
         "grpo": Arm("GRPO"),
         "random": Arm("GRPO, random rewards", rewards="random"),
+        "random-196": Arm("GRPO, random rewards", Recipe(groups=196), rewards="random"),
         "format": Arm("GRPO, rewards for the form alone", rewards="format"),
         "majority": Arm("GRPO, rewards by majority vote", rewards="majority"),
         "sft": Arm("supervised", method="supervised"),

@@ -4,7 +4,7 @@ The training set comes from the Hugging Face hub, or from a copy of it; the job 
 events are printed until it ends; then, the commands that evaluate it on the paper's sets.
 
 What the paper does not say is the server's default: the learning rate (it tried 1e-7 to 2e-4 and took the best of each
-size), the schedule, the clipping, how P is drawn. 13 numbers are the default recipe; --groups gives the paper's others.
+size), the schedule, the clipping, how P is drawn. The vector has 13 numbers; --groups gives the paper's others.
 Of MATH it takes the 8,523 hardest problems of SimpleRL; here are the problems of levels 3 to 5 that are not in MATH500.
 """
 
@@ -63,7 +63,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 def main(
     preset: Annotated[str, typer.Option(help=f"The settings: {' or '.join(PRESETS)}")] = "paper-gsm8k",
-    groups: Annotated[int | None, typer.Option(min=1, help="Numbers of the vector; default 13")] = None,
+    groups: Annotated[int, typer.Option(min=1, help="Numbers of the vector")] = 13,
     learning_rate: Annotated[float | None, typer.Option(help="Default: the server's")] = None,
     max_completion_tokens: Annotated[int | None, typer.Option(min=1, help="Default: the paper's")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Default: as many as the epochs have")] = None,
@@ -80,8 +80,7 @@ def main(
     chosen = PRESETS[preset]
     given = {"learning_rate": learning_rate, "max_completion_tokens": max_completion_tokens, "max_steps": max_steps}
     settings = {**chosen.settings, **{name: value for name, value in given.items() if value is not None}}
-    if groups is not None:
-        settings["recipe"] = {"groups": groups}
+    settings["recipe"] = {"groups": groups}
     try:
         written = write_set(chosen.train, directory, limit, copies)
     except RowsError as error:

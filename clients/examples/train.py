@@ -1,4 +1,4 @@
-"""Trains 13 numbers by reinforcement, through the official openai client: python -m clients.examples.train
+"""Trains a vector by reinforcement, through the official openai client: python -m clients.examples.train
 
 Files are uploaded, a job is made and watched, and what came of it is evaluated on rows that it did not train on, and
 asked a question.
@@ -55,7 +55,7 @@ class Sizes:
     steps: int
     batch_size: int
     group_size: int
-    learning_rate: float
+    learning_rate: float | None
     eval_interval: int
     eval_samples: int
     seed: int
@@ -65,7 +65,7 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps of training")] = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a step")] = 6,
     group_size: Annotated[int, typer.Option(min=2, help="Completions of every prompt")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Adam's: about how far a number moves in a step")] = 4e-3,
+    learning_rate: Annotated[float | None, typer.Option(help="How far a number moves in a step; default auto")] = None,
     eval_interval: Annotated[int, typer.Option(min=1, help="Steps between evaluations on held-out rows")] = 10,
     eval_samples: Annotated[int, typer.Option(min=1, help="Of every held-out row; 1 is greedy")] = 2,
     validation: Annotated[int, typer.Option(min=2, help="Held-out rows")] = 64,
@@ -83,8 +83,9 @@ def main(
         try:
             files = make_task(directory, validation, seed)
             if job_id is None:
-                job_id = _create_job(client, files, sizes).id
-                console.print(f"{job_id} trains 13 numbers on {files[0]}")
+                job = _create_job(client, files, sizes)
+                job_id = job.id
+                console.print(f"{job_id} trains {job.tinylora['recipe']['groups']} numbers on {files[0]}")
             job = _watch(client, job_id)
         except APIConnectionError:
             console.print(f"No answer from {url}." + (f" The job is not lost: --job {job_id}" if job_id else ""))
@@ -114,7 +115,7 @@ def _create_job(client: TinyLoRA, files: tuple[Path, Path], sizes: Sizes) -> Job
         # What OpenAI has no names for.
         tinylora={
             "group_size": sizes.group_size,
-            "learning_rate": sizes.learning_rate,
+            "learning_rate": "auto" if sizes.learning_rate is None else sizes.learning_rate,
             "temperature": TEMPERATURE,
             "max_completion_tokens": MAX_TOKENS,
             "max_steps": sizes.steps,

@@ -71,14 +71,15 @@ def parse_spec(spec: Mapping[str, object], factors: Factors, path: str = "") -> 
     return adapter
 
 
-def parse_recipe(value: object, factors: Factors, path: str) -> Recipe:
-    """The recipe with the fields that `value` gives, and those of `default_recipe` for the rest; None gives none."""
+def parse_recipe(value: object, factors: Factors, path: str, default: Recipe | None = None) -> Recipe:
+    """The recipe with the fields that `value` gives, and those of `default` (None: `default_recipe`) for the rest."""
+    default = default or default_recipe(factors)
     if value is None:
-        return default_recipe(factors)
+        return default
     if not isinstance(value, Mapping):
         raise BadRequest(f"{path} is {quoted(value)}, expected an object", param=path, code="invalid_recipe")
     with errors_under(path):
-        return Recipe.from_dict({**default_recipe(factors).to_dict(), **value})
+        return Recipe.from_dict({**default.to_dict(), **value})
 
 
 def check_servable(adapter: Adapter, factors: Factors, path: str = "") -> None:

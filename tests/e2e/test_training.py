@@ -39,5 +39,5 @@ def test_the_example_trains_an_adapter_that_can_be_asked(
         assert talk.greedy(model=model).tokens
     assert (
         len(client.get(f"/adapters/{job.fine_tuned_model}/vector", cast_to=openai.HttpxBinaryResponseContent).content)
-        == 26
+        == 2 * 196
     )

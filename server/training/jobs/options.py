@@ -13,12 +13,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError
 
+from adapters.factors.default_recipe import default_recipe, trained_recipe
 from adapters.vector.recipe import Recipe
 from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, quoted
 from server.engine.protocol import Engine
 from server.registry.spec import check_recipe, parse_recipe
-from server.training.jobs.config import CONFIGS, AnyConfig, EvolutionConfig, Method, ReinforcementConfig, RewardedConfig
+from server.training.jobs.config import (
+    CONFIGS,
+    AnyConfig,
+    EvolutionConfig,
+    GradientConfig,
+    Method,
+    ReinforcementConfig,
+    RewardedConfig,
+)
 
 PARAM = "tinylora"
 Auto = Literal["auto"]
@@ -110,7 +119,11 @@ def resolve_config(
                 param=f"{PARAM}.{name}" if name.isprintable() and len(name) <= 64 else PARAM,
                 code="unknown_parameter",
             )
-    values = {**_of_hyperparameters(method.given, kind, options), **options, "recipe": _recipe(options, engine, init)}
+    values = {
+        **_of_hyperparameters(method.given, kind, options),
+        **options,
+        "recipe": _recipe(kind, options, engine, init),
+    }
     values["init"] = None if init is None else init[0]
     if issubclass(kind, RewardedConfig):
         values.setdefault("max_completion_tokens", max(1, min(256, engine.max_model_len // 2)))
@@ -215,14 +228,17 @@ def _of_hyperparameters(
     return values
 
 
-def _recipe(options: Mapping[str, Any], engine: Engine, init: tuple[str, Recipe] | None) -> dict[str, Any]:
+def _recipe(
+    kind: type[AnyConfig], options: Mapping[str, Any], engine: Engine, init: tuple[str, Recipe] | None
+) -> dict[str, Any]:
     path = f"{PARAM}.recipe"
     if init is None:
-        recipe = parse_recipe(options.get("recipe"), engine.factors, path)
+        default = trained_recipe(engine.factors) if issubclass(kind, GradientConfig) else default_recipe(engine.factors)
+        recipe = parse_recipe(options.get("recipe"), engine.factors, path, default)
         check_recipe(recipe, engine.factors, path)
         return recipe.to_dict()
     name, recipe = init
-    if options.get("recipe") is not None and parse_recipe(options["recipe"], engine.factors, path) != recipe:
+    if options.get("recipe") is not None and parse_recipe(options["recipe"], engine.factors, path, recipe) != recipe:
         raise BadRequest(
             f"{path} is not that of {name}, from which training is to start; leave it out",
             param=path,

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from server.launch.cli import cli
-from tests.server.support.fake_engine import BASE
+from tests.server.support.fake_engine import BASE, MODULES
 from tests.server.support.training_kit import Worker
 
 COMPLETION = {"text": "[bold]2[/bold]", "tokens": 1, "finished": True, "reward": 1.0, "advantage": 0.5}
@@ -70,7 +70,7 @@ def test_a_job_is_watched_until_it_has_an_adapter(worker: Worker, rows: Path, me
     assert result.stdout.strip().startswith("ft:")
     for line in ("Step 1/4, train mean reward=0.25", "Step 2/4, train mean reward=0.75"):
         assert result.stderr.count(line) == 1
-    assert run("chat", "hello", "--adapter", result.stdout.strip()).stdout.strip().endswith(f"{[0.25] * 13}")
+    assert run("chat", "hello", "--adapter", result.stdout.strip()).stdout.strip().endswith(f"{[0.25] * len(MODULES)}")
 
 
 def test_a_job_that_fails_ends_the_command_with_its_reason(worker: Worker, rows: Path, meanwhile: Any) -> None:

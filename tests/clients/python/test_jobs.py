@@ -12,7 +12,7 @@ import pytest
 
 import tinylora_client
 from tests.clients.python.conftest import Connect
-from tests.server.support.fake_engine import BASE
+from tests.server.support.fake_engine import BASE, MODULES
 from tests.server.support.training_kit import REINFORCEMENT, Worker
 
 STEPS = 4
@@ -47,7 +47,7 @@ def test_from_a_file_to_an_adapter_with_a_bar(
             model=BASE, messages=[{"role": "user", "content": "1 + 1"}], adapter=done.fine_tuned_model
         )
         .choices[0]
-        .message.content.endswith(f"{[0.25] * 13}")
+        .message.content.endswith(f"{[0.25] * len(MODULES)}")
     )
     ids = [event.id for update in updates for event in update.events]
     listed = [event.id for event in client.fine_tuning.jobs.list_events(job.id)]

@@ -16,6 +16,7 @@ import pytest
 from adapters.factors.factors import Factors
 from tests.clients.python import fresh_program
 from tests.clients.training import train_what_comes
+from tests.server.support.fake_engine import MODULES
 from tests.server.support.training_kit import ROWS, Worker
 
 CLIENT = Path(__file__).resolve().parents[3] / "clients/python"
@@ -66,7 +67,7 @@ def test_upload_chat_stream_and_a_job_from_a_new_environment(
         finally:
             stop.set()
             thread.join()
-    assert said.strip().endswith(f"{[0.25] * 13}")
+    assert said.strip().endswith(f"{[0.25] * len(MODULES)}")
 
 
 def oldest_python() -> str:

@@ -15,7 +15,7 @@ from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob
 
 from server.training.jobs.protocol import PROTOCOL_HEADERS
-from tests.server.support.fake_engine import BASE
+from tests.server.support.fake_engine import BASE, MODULES
 
 ROWS = b"".join(
     json.dumps({"messages": [{"role": "user", "content": f"{i} + 1 = ?"}], "answer": str(i + 1)}).encode() + b"\n"
@@ -45,7 +45,8 @@ def create_job(client: openai.OpenAI, **fields: Any) -> FineTuningJob:
     return client.fine_tuning.jobs.create(**fields)
 
 
-def vector(value: float = 0.5, count: int = 13) -> str:
+def vector(value: float = 0.5, count: int = len(MODULES)) -> str:
+    """Of a job that names no recipe, on the engine of these tests."""
     return base64.b64encode(np.full(count, value, "<f4").tobytes()).decode()
 
 

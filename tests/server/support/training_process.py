@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
+from adapters.vector.recipe import Recipe
 from server.core.ids import new_id
 from server.core.principal import DEFAULT_TENANT_ID
 from server.core.seals import Seals
@@ -30,6 +31,7 @@ from server.training.jobs.protocol import (
     WorkerEvent,
 )
 from server.training.jobs.sampled_group import SampledGroup
+from tests.server.support.fake_engine import MODULES
 from tests.server.support.training_kit import vector
 
 FACTORS = "a" * 64
@@ -69,7 +71,7 @@ class TrainingProcess:
             training_file=self.new_file(tenant_id),
             validation_file=None,
             method={"type": "reinforcement"},
-            config=config or ReinforcementConfig(),
+            config=config or ReinforcementConfig(recipe=Recipe(groups=len(MODULES)).to_dict()),
             init_vector=None,
             seed=1,
             metadata={},

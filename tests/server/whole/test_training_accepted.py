@@ -139,7 +139,7 @@ def take(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator
             finish = failed("w", error.code, error.message)
             return await told_to(http, job.id, "finish", finish.model_dump(mode="json"))
         await told_to(http, job.id, "report", report.model_dump(mode="json"))
-        best = {"vector": vector(), "step": 1, "metrics": report.metrics}
+        best = {"vector": zero(job), "step": 1, "metrics": report.metrics}
         return await told_to(http, job.id, "finish", {"worker": "w", "status": "succeeded", "best": best})
 
     async def told_to(http: httpx.AsyncClient, job_id: str, what: str, body: dict[str, Any]) -> str:
@@ -159,6 +159,11 @@ def take(tmp_path_factory: pytest.TempPathFactory, factors: Factors) -> Iterator
         runner.run(tools.close())
         runner.run(http.aclose())
     database.close()
+
+
+def zero(job: ClaimedJob) -> str:
+    """A vector of the job's recipe."""
+    return vector(0.0, job.config.parsed_recipe.num_parameters)
 
 
 async def first_step(job: ClaimedJob, tools: GraderTools) -> ReportRequest:
@@ -189,7 +194,7 @@ async def first_step(job: ClaimedJob, tools: GraderTools) -> ReportRequest:
             loss = Reinforcement(job.config, sampling, nobody)
             batch = await loss.batch(await loss.collect(1, None), 0, None)
     metrics = finite({**batch.metrics, **evaluation.metrics})
-    checkpoint = ReportedCheckpoint(vector=vector(), state={}, publish=True)
+    checkpoint = ReportedCheckpoint(vector=zero(job), state={}, publish=True)
     event = step_event(1, 5, metrics, {"sampling": 1.0}, batch.event_data)
     return ReportRequest(worker="w", step=1, checkpoint=checkpoint, metrics=metrics, events=[event])
 

@@ -80,15 +80,13 @@ async def test_a_model_of_few_modules_has_a_default_of_its_own(
         assert (made.json()["recipe"]["groups"], made.json()["recipe"]["rank"]) == (groups, rank)
         file = await client.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("t.jsonl", ROWS)})
         job = {"model": BASE, "training_file": file.json()["id"], "method": REINFORCEMENT}
-        recipes = []
-        for given in ({}, {"recipe": {"seed": 5}}):
-            answer = await client.post("/v1/fine_tuning/jobs", json={**job, "tinylora": given})
-            assert answer.status_code == 200, answer.text
-            recipes.append(answer.json()["tinylora"]["recipe"])
-        assert [(recipe["groups"], recipe["rank"], recipe["seed"]) for recipe in recipes] == [
-            (groups, rank, 0),
-            (groups, rank, 5),
-        ]
+        evolution = {"type": "evolution", "evolution": REINFORCEMENT["reinforcement"]}
+        for method, trained in ((REINFORCEMENT, modules), (evolution, groups)):
+            for given, seed in (({}, 0), ({"recipe": {"seed": 5}}, 5)):
+                answer = await client.post("/v1/fine_tuning/jobs", json={**job, "method": method, "tinylora": given})
+                assert answer.status_code == 200, answer.text
+                recipe = answer.json()["tinylora"]["recipe"]
+                assert (recipe["groups"], recipe["rank"], recipe["seed"]) == (trained, rank, seed)
 
 
 def test_only_the_worker_gets_the_secrets_of_an_endpoint(openai_client: openai.OpenAI, worker: Worker) -> None:
@@ -130,7 +128,7 @@ def test_job_from_creation_to_chat(openai_client: openai.OpenAI, worker: Worker)
     lines = openai_client.files.content(done.result_files[0]).text.splitlines()
     assert lines[0] == "step,total_steps,scores.train_reward_mean" and lines[1] == "0,4,0.0" and len(lines) == 6
     chat = openai_client.chat.completions.create
-    assert chat(model=name, messages=USER).choices[0].message.content == f"{name}@1: {[0.25] * 13}"
+    assert chat(model=name, messages=USER).choices[0].message.content == f"{name}@1: {[0.25] * len(MODULES)}"
     metadata = httpx.get(f"{worker.http.base_url}/v1/adapters/{name}").json()["metadata"]
     assert metadata["fine_tuning_job"] == job.id and metadata["valid_reward_mean"] == "0.75"
 
@@ -173,7 +171,7 @@ def test_settings_are_shown_resolved(openai_client: openai.OpenAI) -> None:
     assert (ours["epochs"], ours["batch_size"]) == (3, 16)
     assert (ours["learning_rate"], ours["learning_rate_multiplier"]) == ("auto", 0.5)
     assert (ours["group_size"], ours["eval_interval"], ours["kl_coef"], ours["max_steps"]) == (16, 5, 0.01, 9)
-    assert ours["recipe"]["u"] == 2 and ours["recipe"]["groups"] == 13 and ours["loss_type"] == "dapo"
+    assert ours["recipe"]["u"] == 2 and ours["recipe"]["groups"] == len(MODULES) and ours["loss_type"] == "dapo"
     shown = job.method.reinforcement.hyperparameters
     assert (shown.n_epochs, shown.batch_size, shown.learning_rate_multiplier) == (3, 16, 0.5)
     assert shown.reasoning_effort == "medium"

@@ -25,6 +25,7 @@ from server.registry import aliases
 from server.registry.deletion import purge
 from server.training.jobs.checkpoints import list_checkpoints
 from server.training.jobs.lifecycle import get_job, pause_jobs_of_disabled, resume_job
+from tests.server.support.fake_engine import MODULES
 from tests.server.support.training_kit import vector
 from tests.server.support.training_process import TrainingProcess
 
@@ -104,8 +105,8 @@ def test_steps_are_reported_in_order(gateway: TrainingProcess, job_id: str) -> N
     "checkpoint",
     [
         {"vector": vector(1, 12)},
-        {"vector": base64.b64encode(np.full(13, np.nan, "<f4").tobytes()).decode()},
-        {"vector": base64.b64encode(np.full(13, 3.4e38, "<f4").tobytes()).decode()},  # infinite in bfloat16
+        {"vector": base64.b64encode(np.full(len(MODULES), np.nan, "<f4").tobytes()).decode()},
+        {"vector": base64.b64encode(np.full(len(MODULES), 3.4e38, "<f4").tobytes()).decode()},  # infinite in bfloat16
         {"vector": "not base64!"},
         {"optimizer": "not base64!"},
     ],

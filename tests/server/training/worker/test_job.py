@@ -11,9 +11,9 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.apply.trainable import TrainableAdapters
+from adapters.factors.default_recipe import trained_recipe
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
-from adapters.vector.recipe import Recipe
 from server.training.worker.outcome import failed
 from tests.adapters.tiny_models import load_model
 from tests.server.support.fixed_memory import FixedMemory
@@ -35,11 +35,11 @@ SMALL = {
 }
 
 
-def probability_of_word(path: Path, factors: Factors, v: list[float]) -> float:
-    """How probable WORD is as the first word of an answer, over all prompts, by the model alone."""
+def probability_of_word(path: Path, factors: Factors, v: list[float] | None) -> float:
+    """How probable WORD is as the first word of an answer, over all prompts, by the model alone (None: the base)."""
     model = TrainableAdapters(load_model(path), factors)
-    recipe = Recipe()
-    v_GU = torch.tensor(v).reshape(recipe.groups, recipe.u)
+    recipe = trained_recipe(factors)
+    v_GU = torch.tensor(v or [0.0] * recipe.num_parameters).reshape(recipe.groups, recipe.u)
     handle = model.add(Adapter.from_vector(v_GU, recipe, factors.digest, "float32"))
     prompts = torch.tensor([[3, WORDS.index(f"w{word}"), 2, 4] for word in range(10, 34)])
     with torch.no_grad(), model.rows([handle] * len(prompts)):
@@ -60,7 +60,7 @@ async def test_a_reward_that_can_be_learned_is_learned(tmp_path: Path, path: Pat
         job_id = await here.job(rows(24, WORD), CONTAINS, **SMALL | settings | {"eval_interval": 20})
         async with here.worker():
             await here.wait(job_id, "succeeded")
-        before, after = (probability_of_word(path, factors, v) for v in ([0.0] * 13, here.vectors(job_id)[20]))
+        before, after = (probability_of_word(path, factors, v) for v in (None, here.vectors(job_id)[20]))
         assert after > 1.8 * before
         # Rollouts and training agree on every probability, or the ratio between them would not be one.
         measured = [event.data for event in await here.events(job_id) if event.type == "metrics"]
@@ -223,7 +223,7 @@ async def test_a_step_sampled_ahead_is_sampled_with_the_vector_before(
         vectors = await trained(here, max_off_policy_steps=1, validation_fraction=0.0, max_steps=3)
         sent = [served.adapter.vector().flatten().tolist() for served in here.engine.adapters if served is not None]
         # Steps 1 and 2 with the start, step 3 with what step 1 had made of it.
-        assert sent[:8] == [[0.0] * 13] * 8
+        assert sent[:8] == [[0.0] * len(vectors[3])] * 8
         assert len({tuple(v) for v in sent[8:12]}) == 1
         assert any(sent[8])
         assert sent[8] != vectors[3]
