@@ -65,10 +65,13 @@ def numbers(data: bytes, recipe: Recipe, dtype: DType) -> NDArray[np.float32]:
     """As `decode`, but a NumPy array, which for so few numbers takes a fraction of the time."""
     dtype = parse_dtype(dtype)
     little_endian = _BITS[dtype][1]
-    expected = recipe.num_parameters * np.dtype(little_endian).itemsize
+    of_group = recipe.u * np.dtype(little_endian).itemsize
+    expected = recipe.groups * of_group
     if len(data) != expected:
+        groups, rest = divmod(len(data), of_group)
+        advice = f"; if it has {groups} groups, give its recipe: groups {groups}" if groups and not rest else ""
         raise VectorError(
-            f"a vector of {recipe.groups} groups x {recipe.u} in {dtype} has {expected} bytes, got {len(data)}",
+            f"a vector of {recipe.groups} groups x {recipe.u} in {dtype} has {expected} bytes, got {len(data)}{advice}",
             field="vector",
         )
     v_GU = _float32(data, dtype).reshape(recipe.groups, recipe.u)

@@ -58,9 +58,11 @@ def test_numbers_that_are_not_finite_in_the_dtype_are_refused(value: float, dtyp
         encode(torch.tensor([[value]], dtype=torch.float64), dtype)
 
 
-@pytest.mark.parametrize("length", [0, 25, 27, 52])
-def test_a_vector_of_the_wrong_length_is_refused_with_both_lengths(length: int) -> None:
-    with pytest.raises(VectorError, match=rf"has 26 bytes, got {length}"):
+@pytest.mark.parametrize(
+    ("length", "advice"), [(0, ""), (25, ""), (27, ""), (52, "; if it has 26 groups, give its recipe: groups 26")]
+)
+def test_a_vector_of_the_wrong_length_is_refused_with_both_lengths(length: int, advice: str) -> None:
+    with pytest.raises(VectorError, match=rf"has 26 bytes, got {length}{advice}$"):
         decode(b"\0" * length, Recipe(), "bfloat16")
 
 
