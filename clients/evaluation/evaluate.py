@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import openai
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
@@ -24,6 +25,8 @@ from clients.evaluation.rows import Row
 MATH: Mapping[str, Any] = {"type": "math", "name": "math", "reference": "{{ item.answer }}"}
 # As many as a tenant may have graded at once by default; the server refuses more.
 GRADED_AT_ONCE = 4
+# The server bounds how many it grades in a minute, and says when to ask again.
+GRADE_RETRIES = 60
 # A model's generation_config.json cannot change what is measured.
 PLAIN: Mapping[str, Any] = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 # Of a text and its row: reward, answer, error.
@@ -108,10 +111,16 @@ async def evaluate(
     """Sample and grade all rows. `advance` is called behind each; at most `concurrency` are under way."""
     name = await exact_name(client, model)
     semaphore, grading = asyncio.Semaphore(concurrency), asyncio.Semaphore(GRADED_AT_ONCE)
+    # One at a time waits for the limit, or one of those that ask at the same moments might never be served.
+    waiting = asyncio.Lock()
 
     async def grade(text: str, row: Row) -> tuple[float, str | None, str | None]:
         async with grading:
-            return await _grade(client, text, row, grader)
+            try:
+                return await _grade(client, text, row, grader)
+            except openai.RateLimitError:
+                async with waiting:
+                    return await _grade(client.with_options(max_retries=GRADE_RETRIES), text, row, grader)
 
     async def of_row(number: int, row: Row) -> tuple[list[Sample], int]:
         async with semaphore:

@@ -149,7 +149,7 @@ async def _evaluate(url: str, key: str, models: list[str], file: Path, samples: 
     rows = load_rows(str(file))
     # Not the seeds by which the best checkpoint was chosen.
     sampling = Sampling(samples, 0.0 if samples == 1 else TEMPERATURE, MAX_TOKENS, seed + 1_000_000)
-    async with AsyncTinyLoRA(base_url=url, api_key=key) as client:
+    async with AsyncTinyLoRA(base_url=url, api_key=key, max_retries=5) as client:
         return [await evaluate(client, model, rows, GRADER, sampling) for model in models]
 
 
