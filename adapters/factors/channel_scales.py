@@ -161,9 +161,7 @@ def _norm_scales(modules: tuple[str, ...], original: Norms, quantised: Norms) ->
 
 def _pairs(factors: Factors, head_dim: int) -> Iterator[Pair]:
     """The linears of `factors` that follow each other without anything between that would keep scales from passing."""
-    shapes = {
-        module: (len(u_OR), len(v_IR)) for module in factors.modules for u_OR, _, v_IR in [factors.triplet(module)]
-    }
+    shapes = {module: factors.weight_shape(module) for module in factors.modules}
     for consumer, (_, width) in shapes.items():
         parent, _, kind = consumer.rpartition(".")
         names = {"o_proj": ("v_proj", "qkv_proj"), "down_proj": ("up_proj", "gate_up_proj")}.get(kind, ())

@@ -1,5 +1,6 @@
 """The recipes of whoever names none: of adapters that are uploaded, and of those that gradients train."""
 
+import math
 from dataclasses import replace
 
 from adapters.factors.factors import Factors
@@ -23,11 +24,6 @@ def trained_recipe(factors: Factors) -> Recipe:
     gets half as far with 16 as with 252 (table 2), and 0.5B nowhere (figure 6). docs/evidence.md has what SmolLM2-135M
     gains with 1, 13 and 196. Design decision: not 196 for every model, for 13 are shown to do in large ones.
     """
-    if sum(_weights(factors, module) for module in factors.modules) >= LARGE:
+    if sum(math.prod(factors.weight_shape(module)) for module in factors.modules) >= LARGE:
         return default_recipe(factors)
     return replace(default_recipe(factors), groups=min(GROUPS_OF_SMALL, len(factors.modules)))
-
-
-def _weights(factors: Factors, module: str) -> int:
-    u_OR, _, v_IR = factors.triplet(module)
-    return len(u_OR) * len(v_IR)

@@ -76,6 +76,10 @@ class Factors:
         singular_values = self.singular_values[self.modules.index(module)]
         return self.tensors[f"{module}.U"], singular_values, self.tensors[f"{module}.V"]
 
+    def weight_shape(self, module: str) -> tuple[int, int]:
+        """(out, in) of the weight of one module that they cover."""
+        return len(self.tensors[f"{module}.U"]), len(self.tensors[f"{module}.V"])
+
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata of a factors file, read from its header alone. Raises FactorsError."""

@@ -93,8 +93,7 @@ def _check_shapes(factors: Factors, directory: Path, causal_lm: PreTrainedModel)
             shape = tuple(causal_lm.get_parameter(f"{module}.weight").shape)
         except AttributeError:
             shape = None
-        u_OR, _, v_IR = factors.triplet(module)
-        expected = len(u_OR), len(v_IR)
+        expected = factors.weight_shape(module)
         if shape != expected:
             found = f"has no module {module}" if shape is None else f"has {module} of shape {shape}"
             raise FactorsError(

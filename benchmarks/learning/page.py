@@ -71,7 +71,7 @@ Further runs of `python -m benchmarks.learning` (its head says how) add to it.
   latest step within one standard error of the highest, so for this rule multiples was looked at.
 - **Gains** are means over rows and seeds of the difference to the base model, ± one standard error
   (`benchmarks/learning/gains.py`). A line of fewer than {ENOUGH_SEEDS} seeds is a first look.
-- **GRPO with 196 numbers** is what a job does that says nothing but its data and grader, for a model of this size.
+- **GRPO with 196 numbers** has all defaults for a model of this size, but 20 steps and the task's limit of tokens.
 - **Defaults** are the server's of the day of the run; each file has them written out."""
 
 
