@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from adapters.factors.default_recipe import GROUPS_OF_SMALL
 from adapters.vector.recipe import Recipe
 from server.core.settings import Settings
 from server.launch.embedded_model import MODEL_NAME, MODELS_DIR_VARIABLE
@@ -28,7 +29,7 @@ def test_the_settings_of_a_job_are_listed_with_their_defaults() -> None:
     fields = ReinforcementConfig.model_fields
     # Set by OpenAI's `method` and by `model`.
     defaults = {name: str(field.default) for name, field in fields.items() if name not in ("method", "init")}
-    assert table == defaults | {"recipe": f"{Recipe().num_parameters} numbers"}
+    assert table == defaults | {"recipe": f"{Recipe().num_parameters} or {GROUPS_OF_SMALL} numbers"}
 
 
 def test_every_make_target_it_names_exists() -> None:
