@@ -87,11 +87,7 @@ def task_table(runs: Sequence[Mapping[str, Any]]) -> str:
     lines.append(f"| base model | 0 | | {greedy} | | {sampled} | | {exact} | |")
     for arm, those in by_arm(runs).items():
         afters = [published(run) for run in those]
-        cells = [
-            LABELS[arm],
-            f"{those[0].get('parameters', ''):,}" if "parameters" in those[0] else "",
-            f"{len(those)}",
-        ]
+        cells = [LABELS[arm], _numbers(those), f"{len(those)}"]
         for how in HOW:
             pairs = [(run["before"][how]["scores"], one[how]["scores"]) for run, one in zip(those, afters, strict=True)]
             gain = gain_of(pairs)
@@ -114,8 +110,8 @@ def by_arm(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any
 
 def _times(runs: Runs) -> str:
     lines = [
-        "| task | | seeds | completions | seconds | gain, greedy | gain, sampled |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        "| task | | numbers | seeds | completions | seconds | gain, greedy | gain, sampled |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for task, those in runs.items():
         for arm, same in by_arm(run for run in those if run.get("completions")).items():
@@ -123,7 +119,7 @@ def _times(runs: Runs) -> str:
                 gain_of([(run["before"][how]["scores"], published(run)[how]["scores"]) for run in same]) for how in HOW
             ]
             middle = [sum(run[name] for run in same) / len(same) for name in ("completions", "seconds")]
-            cells = [task, LABELS[arm], str(len(same)), f"{middle[0]:,.0f}", f"{middle[1]:,.0f}"]
+            cells = [task, LABELS[arm], _numbers(same), str(len(same)), *(f"{mean:,.0f}" for mean in middle)]
             lines.append(f"| {' | '.join([*cells, *(gain.words() for gain in gains)])} |")
     return f"""## Time
 
@@ -169,6 +165,11 @@ def _missing(runs: Runs) -> str:
             missing = [task for task in TASKS if task not in tasks]
             lines.append(f"- {label} (`{arm}`): {', '.join(missing) if tasks else 'all tasks'}")
     return "## Not run yet, or with fewer seeds\n\n" + "\n".join(lines)
+
+
+def _numbers(runs: Sequence[Mapping[str, Any]]) -> str:
+    """How many an arm trains; nothing of an arm that trains none."""
+    return f"{runs[0]['parameters']:,}" if "parameters" in runs[0] else ""
 
 
 def _share(scores: Iterable[Sequence[Sequence[float]]]) -> float:
