@@ -62,6 +62,10 @@ class Engine(Protocol):
         """What its chat template adds to conversations; known when requests are served."""
 
     @property
+    def chat_template_kwargs(self) -> Mapping[str, Any]:
+        """What its chat template is given beside messages and tools, in requests that do not say otherwise."""
+
+    @property
     def why_no_tools(self) -> str | None:
         """Why requests with `tools` are refused, and what the operator can do; None where they are served."""
 

@@ -23,6 +23,7 @@ from typing import Any
 from fastapi import FastAPI
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.routers import register_api_routers
+from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
 from vllm.entrypoints.launchers.utils.server_utils import lifespan
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.entrypoints.serve.middleware.register import init_entrypoints_middleware
@@ -190,6 +191,7 @@ class VllmEngine:
         self.base_models: tuple[str, ...] = tuple(args.served_model_name or [args.model])
         self.max_model_len: int = client.model_config.max_model_len
         self.max_num_seqs: int = client.vllm_config.scheduler_config.max_num_seqs
+        self.chat_template_kwargs: Mapping[str, Any] = resolve_default_chat_template_kwargs(args)
         self.why_no_tools = why_no_tools(args)
         self.constrains_all_tools = args.tool_strict_level == "parameter"
         reasoning = client.vllm_config.reasoning_config

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -210,8 +211,8 @@ def retrieve(
 
 @router.post("/{job_id}/cancel", response_model=JobObject)
 def cancel(job_id: str, gateway: GatewayDep, author: AuthorDep, _query: Annotated[NoQuery, Query()]) -> Response:
-    """End a job; what it has published stays."""
-    return _change(gateway, author, "job.cancel", job_id, cancel_job)
+    """End a job; what it has published stays, and its last step is published, too."""
+    return _change(gateway, author, "job.cancel", job_id, partial(cancel_job, gateway.database))
 
 
 @router.post("/{job_id}/pause", response_model=JobObject)

@@ -128,6 +128,7 @@ class EventObject(BaseModel):
 
     train_reward_mean, train_reward_error: over the step's completions; its standard error, over prompts.
     valid_reward_mean, valid_reward_error, valid_<part>: of the held-out rows, in steps with an evaluation.
+    valid_reward_gain, valid_reward_gain_error: mean difference to before training, row by row; its standard error.
     reward_std: of all rewards. flat_share: of prompts, those whose completions all got the same reward.
     completion_tokens_mean; truncated_share, grader_error_share: of completions, those ended by the limit of tokens, and
     those that the grader could not grade. turns_mean: of conversations with an environment. All tokens are the model's.

@@ -52,19 +52,24 @@ class Sample:
     fields: Mapping[str, Any]
 
     @classmethod
-    def of_text(cls, text: str, tools: tuple[Mapping[str, Any], ...] = ()) -> Sample:
-        """The sample whose text is `text`, with tool calls in OpenAI's shape."""
+    def of_text(cls, text: str, tools: tuple[Mapping[str, Any], ...] = (), *, is_cut: bool = False) -> Sample:
+        """The sample whose text is `text`, with tool calls in OpenAI's shape. is_cut: by the limit of tokens."""
         message = {"role": "assistant", "content": text, **({"tool_calls": list(tools)} if tools else {})}
-        return cls.of_conversation([message])
+        return cls.of_conversation([message], is_cut=is_cut)
 
     @classmethod
     def of_conversation(
-        cls, messages: Sequence[Mapping[str, Any]], environment: Mapping[str, Any] | None = None
+        cls,
+        messages: Sequence[Mapping[str, Any]],
+        environment: Mapping[str, Any] | None = None,
+        *,
+        is_cut: bool = False,
     ) -> Sample:
-        """The sample that is the last of `messages`, in OpenAI's shape."""
+        """The sample that is the last of `messages`, in OpenAI's shape. is_cut: by the limit of tokens."""
         message = messages[-1]
         text, tools = message["content"] or "", list(message.get("tool_calls") or ())
-        choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if tools else "stop"}
+        reason = "length" if is_cut else "tool_calls" if tools else "stop"
+        choice = {"index": 0, "message": message, "finish_reason": reason}
         fields: dict[str, Any] = {"output_text": text, "output_tools": tools, "choices": [choice]}
         fields["messages"] = list(messages)
         if environment is not None:

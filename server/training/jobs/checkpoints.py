@@ -63,10 +63,7 @@ def store_checkpoint(
         # All of them, before the first is changed, so that every transaction locks them in the same order.
         names = {name, *(row.adapter_name for row in withdrawn)}
         lock_adapters(database, connection, job.tenant_id, names)
-        published = publish(database, connection, job, name, vector, step, metrics)
-        if published is None:
-            message = f"The checkpoint of step {step} cannot be served: the tenant has as many adapters as it may have."
-            add_event(connection, job.id, message, level="warn")
+        published = _published(database, connection, job, name, vector, step, metrics)
     connection.execute(
         JOB_CHECKPOINTS.insert().values(
             id=new_id(PREFIX),
@@ -87,6 +84,26 @@ def store_checkpoint(
     if published is not None:
         for row in withdrawn:
             _withdraw(connection, job, row)
+
+
+def publish_last(database: Database, connection: Connection, job: Row[Any]) -> None:
+    """Publish what a job that ends without a result has learned: the checkpoint of its last step, if it has taken one.
+
+    When the tenant may have no more adapters it stays unpublished, and an event says so.
+    """
+    rows = sa.select(JOB_CHECKPOINTS).where(
+        JOB_CHECKPOINTS.c.job_id == job.id, JOB_CHECKPOINTS.c.step == job.step, JOB_CHECKPOINTS.c.step > 0
+    )
+    last = connection.execute(rows).one_or_none()
+    if last is None or last.adapter_name is not None:
+        return
+    name = checkpoint_name(job.adapter_name, last.step)
+    vector = checked_vector(job, last.vector, "checkpoint.vector")
+    published = _published(database, connection, job, name, vector, last.step, json.loads(last.metrics))
+    if published is not None:
+        add_event(connection, job.id, f"The vector of its last step, {last.step}, is kept as {name}")
+        names = {"adapter_name": published.name, "adapter_version": published.version}
+        connection.execute(JOB_CHECKPOINTS.update().where(JOB_CHECKPOINTS.c.id == last.id).values(**names))
 
 
 def publish(
@@ -116,6 +133,23 @@ def publish(
             raise
         return None
     return entry.stored
+
+
+def _published(
+    database: Database,
+    connection: Connection,
+    job: Row[Any],
+    name: str,
+    vector: torch.Tensor,
+    step: int,
+    metrics: Mapping[str, float],
+) -> StoredVersion | None:
+    """`publish` of a checkpoint, with an event when it cannot be."""
+    published = publish(database, connection, job, name, vector, step, metrics)
+    if published is None:
+        message = f"The checkpoint of step {step} cannot be served: the tenant has as many adapters as it may have."
+        add_event(connection, job.id, message, level="warn")
+    return published
 
 
 def checked_vector(job: Row[Any], data: bytes, param: str) -> torch.Tensor:

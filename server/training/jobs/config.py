@@ -7,11 +7,12 @@ and api/schemas/fine_tuning.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, TypeAdapter, field_validator
 
 from adapters.vector.recipe import DType, Recipe
 
@@ -22,6 +23,28 @@ AUTO_NATS = 0.05
 AUTO_SIGMA_NATS = 0.3
 # Of automatic epochs at least: what 20 steps gain was measured (docs/evidence.md); an epoch of a short file has fewer.
 AUTO_STEPS = 20
+# How a conversation is rendered and tokenized, which is the worker's to decide: arguments of transformers' tokenizers.
+RENDERING = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "self",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+MOST_KWARGS_BYTES = 4096
 
 
 class TrainingConfig(BaseModel):
@@ -35,6 +58,7 @@ class TrainingConfig(BaseModel):
     eval_interval: steps between evaluations, each of which gives a checkpoint that can be served.
     eval_rows: most validation rows per evaluation.
     max_abs_v: bound on every number of v, null for none.
+    chat_template_kwargs: what the chat template is given beside messages and tools, those of the server included.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -50,6 +74,16 @@ class TrainingConfig(BaseModel):
     eval_interval: StrictInt = Field(10, ge=1, le=1_000_000)
     eval_rows: StrictInt = Field(128, ge=1, le=1000)
     max_abs_v: StrictFloat | None = Field(None, gt=0)
+    chat_template_kwargs: dict[str, JsonValue] = {}
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_template_kwargs(cls, kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(kwargs.keys() & RENDERING):
+            raise ValueError(f"{taken[0]} is not the job's to say; expected variables of the model's chat template")
+        if (size := len(json.dumps(kwargs))) > MOST_KWARGS_BYTES:
+            raise ValueError(f"it has {size} bytes as JSON, expected at most {MOST_KWARGS_BYTES}")
+        return kwargs
 
     @property
     def parsed_recipe(self) -> Recipe:

@@ -24,7 +24,7 @@ from server.db.tables import TENANTS
 from server.db.training_tables import JOB_CHECKPOINTS, JOBS
 from server.training.jobs.config import JOB_CONFIG
 from server.training.jobs.events import add_event
-from server.training.jobs.lifecycle import change_job, locked_job
+from server.training.jobs.lifecycle import change_job, fail_job, locked_job
 from server.training.jobs.method_secrets import method_with_secrets
 from server.training.jobs.protocol import Checkpoint, ClaimAnswer, ClaimedJob, ClaimRequest, LeaseAnswer
 from server.training.states import wanted_of
@@ -45,8 +45,8 @@ def claim(database: Database, connection: Connection, request: ClaimRequest, lea
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
     validating = (VALIDATING if request.capacity else 0) if request.validating is None else request.validating
     jobs = [
-        *_claim_some(connection, request, lease_s, seals, ("validating_files",), validating),
-        *_claim_some(connection, request, lease_s, seals, ("queued", "running"), request.capacity),
+        *_claim_some(database, connection, request, lease_s, seals, ("validating_files",), validating),
+        *_claim_some(database, connection, request, lease_s, seals, ("queued", "running"), request.capacity),
     ]
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)
 
@@ -86,6 +86,7 @@ def _renew(connection: Connection, job_id: str, worker: str, lease_s: int) -> Le
 
 
 def _claim_some(
+    database: Database,
     connection: Connection,
     request: ClaimRequest,
     lease_s: int,
@@ -98,13 +99,13 @@ def _claim_some(
         job_id = _next_job_id(connection, request, statuses)
         if job_id is None:
             break
-        row = _lease(connection, job_id, request.worker, statuses, lease_s)
+        row = _lease(database, connection, job_id, request.worker, statuses, lease_s)
         # None: its owner paused or cancelled it meanwhile, so the next query does not find it.
         if row is not None:
             try:
                 method = method_with_secrets(json.loads(row.method), seals.open)
             except CannotOpen as error:
-                _fail(connection, row, error.code, error.message)
+                fail_job(database, connection, row, error.code, error.message)
                 continue
             claimed.append(_claimed(connection, row, method))
     return claimed
@@ -142,7 +143,7 @@ def _next_job_id(connection: Connection, request: ClaimRequest, statuses: tuple[
 
 
 def _lease(
-    connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...], lease_s: int
+    database: Database, connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...], lease_s: int
 ) -> Row[Any] | None:
     at = now()
     taken = (
@@ -155,9 +156,8 @@ def _lease(
     if row is None:
         return None
     if row.attempts > MAX_ATTEMPTS:
-        _fail(
-            connection, row, "worker_failed", f"{MAX_ATTEMPTS} workers in a row ended without getting on with the job."
-        )
+        message = f"{MAX_ATTEMPTS} workers in a row ended without getting on with the job."
+        fail_job(database, connection, row, "worker_failed", message)
         return None
     if row.attempts > 1:
         add_event(connection, job_id, f"Another worker goes on with the job (attempt {row.attempts})", level="warn")
@@ -166,15 +166,6 @@ def _lease(
     if row.started_at is None:
         add_event(connection, job_id, "Fine-tuning job started")
     return change_job(connection, row, status="running", started_at=row.started_at or at)
-
-
-def _fail(connection: Connection, row: Row[Any], code: str, message: str) -> None:
-    error = {"code": code, "message": message, "param": None}
-    add_event(connection, row.id, f"The job failed: {message}", level="error")
-    change_job(
-        connection, row, status="failed", finished_at=now(), error=json.dumps(error), lease_owner=None,
-        lease_expires_at=None,
-    )  # fmt: skip
 
 
 def _claimed(connection: Connection, row: Row[Any], method: dict[str, Any]) -> ClaimedJob:

@@ -19,16 +19,19 @@ from sqlalchemy.engine import Connection, Row
 from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import check_after, is_id
+from server.db.database import Database
 from server.db.tenant_lock import lock_tenant
 from server.db.training_tables import JOB_METADATA, JOBS
 from server.endpoints.webhooks import announce
 from server.limits.unfinished_work import too_much_unfinished
 from server.training.files.rows import file_for_job
+from server.training.jobs.checkpoints import publish_last
 from server.training.jobs.config import AnyConfig
 from server.training.jobs.events import add_event
 from server.training.states import ACTIVE, FINISHED, Status
 
 PREFIX = "ftjob-"
+NO_LEASE: dict[str, None] = {"lease_owner": None, "lease_expires_at": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +122,22 @@ def list_jobs(
     return found[:limit], len(found) > limit
 
 
-def cancel_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
-    """Cancel a job in any unfinished state. BadRequest when it has finished."""
+def cancel_job(database: Database, connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
+    """Cancel a job in any unfinished state; its last step is published. BadRequest when it has finished."""
     row = _unfinished(connection, tenant_id, job_id)
     add_event(connection, row.id, "Fine-tuning job cancelled")
+    publish_last(database, connection, row)
     return change_job(connection, row, status="cancelled", finished_at=now())
+
+
+def fail_job(
+    database: Database, connection: Connection, row: Row[Any], code: str, message: str, param: str | None = None
+) -> Row[Any]:
+    """Fail a job and end its lease; its last step is published. Returns the new row."""
+    add_event(connection, row.id, f"The job failed: {message}", level="error")
+    publish_last(database, connection, row)
+    error = json.dumps({"code": code, "message": message, "param": param})
+    return change_job(connection, row, status="failed", finished_at=now(), error=error, **NO_LEASE)
 
 
 def pause_job(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:

@@ -124,6 +124,8 @@ def resolve_config(
         **options,
         "recipe": _recipe(kind, options, engine, init),
     }
+    if isinstance(asked := values.get("chat_template_kwargs", {}), Mapping):
+        values["chat_template_kwargs"] = {**engine.chat_template_kwargs, **asked}
     values["init"] = None if init is None else init[0]
     if issubclass(kind, RewardedConfig):
         values.setdefault("max_completion_tokens", max(1, min(256, engine.max_model_len // 2)))

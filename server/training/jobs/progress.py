@@ -19,7 +19,7 @@ from server.db.database import Database
 from server.training.jobs.checkpoints import checked_vector, publish, store_checkpoint
 from server.training.jobs.events import add_event, add_events
 from server.training.jobs.leases import held_job, lease_lost
-from server.training.jobs.lifecycle import change_job, locked_job, waiting_status
+from server.training.jobs.lifecycle import NO_LEASE, change_job, fail_job, locked_job, waiting_status
 from server.training.jobs.protocol import (
     FinishAnswer,
     FinishRequest,
@@ -30,8 +30,6 @@ from server.training.jobs.protocol import (
 )
 from server.training.jobs.samples import store_samples
 from server.training.states import FINISHED, wanted_of
-
-_NO_LEASE: dict[str, None] = {"lease_owner": None, "lease_expires_at": None}
 
 
 def validated(connection: Connection, job_id: str, request: ValidatedRequest) -> LeaseAnswer:
@@ -48,7 +46,7 @@ def validated(connection: Connection, job_id: str, request: ValidatedRequest) ->
         rows += f", {request.validation_rows} validation rows"
     add_event(connection, job_id, f"Files validated ({rows}), moving job to queued state")
     status = "queued" if row.status == "validating_files" else row.status
-    row = change_job(connection, row, status=status, total_steps=request.total_steps, attempts=0, **_NO_LEASE)
+    row = change_job(connection, row, status=status, total_steps=request.total_steps, attempts=0, **NO_LEASE)
     return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=None)
 
 
@@ -97,9 +95,12 @@ def finish(
         # What the owner decided meanwhile stays.
         status = waiting_status(row) if row.status == "running" else row.status
         attempts = 0 if request.status == "released" else row.attempts
-        return _finished(change_job(connection, row, status=status, attempts=attempts, **_NO_LEASE)), True
+        return _finished(change_job(connection, row, status=status, attempts=attempts, **NO_LEASE)), True
+    if request.status == "stalled":
+        return _finished(change_job(connection, row, status="paused", **NO_LEASE)), True
     if request.status == "failed":
-        return _finished(_fail(connection, row, request.error)), True
+        error = request.error or JobError(code="training_failed", message="The worker gave no reason.", param=None)
+        return _finished(fail_job(database, connection, row, error.code, error.message, error.param)), True
     return _finished(_succeed(database, connection, row, request)), True
 
 
@@ -115,16 +116,10 @@ def _succeed(database: Database, connection: Connection, row: Row[Any], request:
     if stored is None:
         message = "The result cannot be published: the tenant has as many adapters as it may have. Delete some, then "
         add_event(connection, row.id, f"{message}resume the job.", level="warn")
-        return change_job(connection, row, status="paused", **_NO_LEASE)
+        return change_job(connection, row, status="paused", **NO_LEASE)
     add_event(connection, row.id, f"New fine-tuned model created: {stored.name}")
     add_event(connection, row.id, "The job has successfully completed")
-    return change_job(connection, row, status="succeeded", finished_at=now(), fine_tuned_model=stored.name, **_NO_LEASE)
-
-
-def _fail(connection: Connection, row: Row[Any], error: JobError | None) -> Row[Any]:
-    error = error or JobError(code="training_failed", message="The worker gave no reason.", param=None)
-    add_event(connection, row.id, f"The job failed: {error.message}", level="error")
-    return change_job(connection, row, status="failed", finished_at=now(), error=error.model_dump_json(), **_NO_LEASE)
+    return change_job(connection, row, status="succeeded", finished_at=now(), fine_tuned_model=stored.name, **NO_LEASE)
 
 
 def _check_next(row: Row[Any], step: int) -> None:

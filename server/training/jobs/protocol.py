@@ -37,7 +37,7 @@ from server.training.jobs.config import METHODS, JobConfig, Method
 from server.training.jobs.sampled_group import SampledGroup
 
 # Raised with every change of what is said here or in JobConfig; a test holds it.
-PROTOCOL = 3
+PROTOCOL = 4
 PROTOCOL_HEADER = "x-tinylora-worker-protocol"
 PROTOCOL_HEADERS = {PROTOCOL_HEADER: str(PROTOCOL)}
 PROTOCOL_MISMATCH = "protocol_mismatch"
@@ -245,10 +245,11 @@ class BestVector(Message):
 
 class FinishRequest(Message):
     """How the work on a job ends here. succeeded: `best` is published. failed: `error` says why. paused, cancelled: as
-    was wanted. released: somebody else is to go on (this worker shuts down)."""
+    was wanted. released: somebody else is to go on (this worker shuts down). stalled: what the job needs beside this
+    server does not answer, so it is paused until its owner resumes it."""
 
     worker: WorkerName
-    status: Literal["succeeded", "failed", "cancelled", "paused", "released"]
+    status: Literal["succeeded", "failed", "cancelled", "paused", "released", "stalled"]
     best: BestVector | None = None
     error: JobError | None = None
     events: list[WorkerEvent] = Field(default=[], max_length=100)

@@ -11,10 +11,12 @@ from server.training.jobs.config import Method
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """more_variety: so that the rewards of a prompt differ. smaller_steps: so that less is lost on the way."""
+    """more_variety: so that the rewards of a prompt differ. smaller_steps: so that less is lost on the way.
+    more_gain: so that a reward that hardly moved moves."""
 
     more_variety: str
     smaller_steps: str
+    more_gain: str
 
 
 ADVICE: Mapping[Method, Advice] = MappingProxyType(
@@ -22,11 +24,17 @@ ADVICE: Mapping[Method, Advice] = MappingProxyType(
         "reinforcement": Advice(
             "more completions per prompt (group_size), or a higher temperature",
             "a smaller learning_rate, max_abs_v, or kl_coef",
+            "more steps (max_steps), or more numbers (groups of the recipe)",
         ),
-        "supervised": Advice("other rows", "a smaller learning_rate, or max_abs_v"),
+        "supervised": Advice(
+            "other rows",
+            "a smaller learning_rate, or max_abs_v",
+            "more rows, more steps (max_steps), or more numbers (groups of the recipe)",
+        ),
         "evolution": Advice(
             "a larger sigma, or more candidates (population_size)",
             "a smaller sigma, or max_abs_v",
+            "more steps (max_steps), or more candidates (population_size)",
         ),
     }
 )

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from adapters.vector.errors import AdapterError
 
@@ -78,3 +78,13 @@ def check_logits(causal_lm: Any) -> None:
             f"{type(causal_lm).__name__} changes its logits behind the head in a way that is not known here, so it "
             "cannot be trained on; it can be served, with adapters trained elsewhere"
         )
+
+
+def end_tokens(model: str | Path, config: Any) -> frozenset[int]:
+    """At which `model` (a directory or a hub id), with transformers' `config`, stops, beside its tokenizer's own."""
+    try:
+        generation = GenerationConfig.from_pretrained(model)
+    except OSError:  # It has no file of its own.
+        generation = GenerationConfig.from_model_config(config)
+    ends = generation.eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])

@@ -8,12 +8,14 @@ Design decision: every answer is an example of its own, behind what the template
 sequence per conversation with a loss mask would be shorter, but templates write an answer differently once another one
 follows (without its reasoning, for example), and training would see other tokens than sampling.
 
-Tokens after the one that ends an answer are not trained on: a template's line break there is never generated.
+Tokens after the one that ends an answer are not trained on: a template's line break there is never generated. What
+ends an answer is what the engine stops at: the tokenizer's end of sequence, and those of the generation configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -26,12 +28,22 @@ from server.training.worker.dataset import DataError, Row
 class ChatTokens:
     """Tokenizes rows with a transformers `tokenizer`; prompt and answer together have at most `max_tokens` tokens.
 
+    kwargs: what its chat template is given beside messages and tools. end_tokens: at which the engine stops, beside the
+    tokenizer's own.
     The methods raise BadRequest when the tokenizer has no chat template.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_tokens: int,
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
+        end_tokens: Collection[int] = (),
+    ) -> None:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
+        self._kwargs = kwargs
+        self._ends = {*end_tokens, tokenizer.eos_token_id}
 
     def prompt(self, row: Row, room: int, param: str = "training_file") -> list[int]:
         """The token ids of all messages and of the header of the answer. DataError when `room` more would not fit."""
@@ -73,9 +85,8 @@ class ChatTokens:
                     param=param,
                 )
         prompt, answer = self.tokens_of(before), self.tokens_of(text)
-        end = self._tokenizer.eos_token_id
-        if end in answer:
-            answer = answer[: len(answer) - answer[::-1].index(end)]
+        last = max((place for place, token in enumerate(answer) if token in self._ends), default=len(answer) - 1)
+        answer = answer[: last + 1]
         if not answer:
             raise DataError(row.line, f"the chat template writes nothing for {where}", "an answer", param=param)
         if len(prompt) + len(answer) > self._max_tokens:
@@ -86,6 +97,10 @@ class ChatTokens:
                 param=param,
             )
         return prompt, answer
+
+    def ends(self, answer: Sequence[int]) -> bool:
+        """Whether the engine stops at the last of these tokens."""
+        return answer[-1] in self._ends
 
     def render(self, row: Row, messages: Sequence[Mapping[str, Any]], param: str, *, generate: bool) -> str:
         """What the template writes of `messages` with the tools of `row`. Raises DataError.
@@ -105,6 +120,7 @@ class ChatTokens:
                 tools=list(row.tools) or None,
                 add_generation_prompt=generate,
                 tokenize=False,
+                **self._kwargs,
             )
         except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise DataError(

@@ -19,7 +19,8 @@ class WorkerTools:
     """What jobs are trained with.
 
     base_model, factors: name and digest by which the gateway knows the model. tokenizer: of transformers.
-    max_tokens: the longest sequence of the base model; the engine's may be shorter. log_dir: for TensorBoard.
+    max_tokens: the longest sequence of the base model; the engine's may be shorter. end_tokens: at which the engine
+    stops, beside the tokenizer's own. log_dir: for TensorBoard.
     """
 
     base_model: str
@@ -30,6 +31,7 @@ class WorkerTools:
     graders: GraderTools
     tokenizer: Any
     max_tokens: int
+    end_tokens: frozenset[int] = frozenset()
     log_dir: Path | None = None
 
 

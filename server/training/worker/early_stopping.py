@@ -7,7 +7,7 @@ counters are part of a checkpoint. Warnings, which come earlier, are the diagnos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.training.jobs.config import Method
 from server.training.worker.advice import ADVICE
@@ -22,7 +22,7 @@ LEAST_FLAT_STEPS = 3
 class EarlyStopping:
     """The counters of a job.
 
-    start, start_error: mean reward before training and its standard error.
+    start, start_error: mean reward before training and its standard error. start_by_row: of each held-out row.
     flat_steps: latest steps in a row in which no group had two different rewards.
     low_evaluations: latest evaluations in a row far below the start.
     has_learned: whether rewards differed within a group in any step.
@@ -30,6 +30,7 @@ class EarlyStopping:
 
     start: float | None = None
     start_error: float = 0.0
+    start_by_row: list[float | None] = field(default_factory=list)
     flat_steps: int = 0
     low_evaluations: int = 0
     has_learned: bool = False
@@ -37,6 +38,7 @@ class EarlyStopping:
     def begin(self, evaluation: Evaluation) -> None:
         """Remember the evaluation before training."""
         self.start, self.start_error = evaluation.value, evaluation.error
+        self.start_by_row = list(evaluation.by_row)
 
     def after_step(
         self, is_flat: bool, reward: float | None, most: int, *, is_last: bool, method: Method = "reinforcement"

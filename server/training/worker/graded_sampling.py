@@ -20,11 +20,11 @@ from server.training.jobs.protocol import ClaimedJob
 from server.training.worker import probe
 from server.training.worker.conversations import Conversations
 from server.training.worker.fair_semaphore import FairSemaphore
-from server.training.worker.grading import Graded, GradedRollouts
+from server.training.worker.grading import GRADER_OUTAGES, Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData
 from server.training.worker.learnable_prompts import LearnablePrompts
-from server.training.worker.method import Evaluation, TrainingFailed
+from server.training.worker.method import Evaluation, GraderOutage, TrainingFailed
 from server.training.worker.rollout import RolloutClient, RolloutRequest, Sampling, ScoreRequest, seed_of
 from server.training.worker.step_samples import held_out_samples
 
@@ -67,13 +67,14 @@ class GradedSampling:
         mean = mean_reward(graded, "the held-out rows")
         parts = {f"valid_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
         error = graded.standard_error
-        metrics = {"valid_reward_mean": mean, "valid_reward_error": error, **parts}
+        metrics = {**parts, "valid_reward_mean": mean, "valid_reward_error": error}
         found = {
             "errors": graded.errors,
             "first_error": graded.first_error,
             "grader_error_share": graded.numbers["grader_error_share"],
         }
-        return Evaluation(metrics, mean, error, found, held_out_samples(graded.groups))
+        samples = held_out_samples(graded.groups)
+        return Evaluation(metrics, mean, error, graded.by_prompt_means, graded.outage_share, found, samples)
 
     async def distance_per_nat(self, start: Adapter) -> float | None:
         """How far the numbers of the vector move for a change of one nat (probe.py), around `start` (float32)."""
@@ -134,13 +135,15 @@ class GradedSampling:
 
 
 def mean_reward(graded: Graded, of: str) -> float:
-    """The mean reward. When there is no reward: GatewayRefused if the engine failed, else TrainingFailed."""
+    """The mean reward. When there is no reward: GatewayRefused if the engine failed, GraderOutage if the graders did,
+    else TrainingFailed."""
     if graded.mean is not None:
         return graded.mean
     for group in graded.groups:
         if group.group.status is not None and group.group.status >= 500:
             raise GatewayRefused(group.group.status, "", f"no completions: {group.group.error}")
-    raise TrainingFailed("no_rewards", f"Not one completion of {of} could be sampled and graded: {graded.first_error}")
+    error = GraderOutage if graded.errors.keys() <= GRADER_OUTAGES else TrainingFailed
+    raise error("no_rewards", f"Not one completion of {of} could be sampled and graded: {graded.first_error}")
 
 
 def event_data(graded: Graded) -> dict[str, Any]:

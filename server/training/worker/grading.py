@@ -21,6 +21,7 @@ from typing import Protocol
 from server.training.graders.gather import gather_or_cancel
 from server.training.graders.grade import Grade, Grader, GraderError, Sample, grade_row
 from server.training.worker.fair_semaphore import FairSemaphore
+from server.training.worker.grading_timer import GradingTimer
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Completion, Group, RolloutRequest
 
@@ -49,6 +50,12 @@ class GradedGroup:
     def rewards(self) -> list[float]:
         """One per completion; NaN when the grader itself failed."""
         return [_reward(grade) for grade in self.grades]
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether the engine, or what grades it, failed for it in a way that has nothing to do with it."""
+        kinds = {grade.error.kind for grade in self.grades if grade.error is not None}
+        return (self.group.status or 0) >= 500 or not kinds.isdisjoint(GRADER_OUTAGES)
 
     @property
     def differs(self) -> bool | None:
@@ -86,9 +93,15 @@ class Graded:
         return math.fsum(rewards) / len(rewards) if rewards else None
 
     @property
+    def by_prompt_means(self) -> list[float | None]:
+        """The mean reward of each prompt; None of one without a reward."""
+        known = ([reward for reward in group.rewards if not math.isnan(reward)] for group in self.groups)
+        return [_mean(rewards) if rewards else None for rewards in known]
+
+    @property
     def standard_error(self) -> float:
         """The standard error of the mean over prompts; 0 with fewer than two prompts."""
-        means = [_mean(known) for group in self.groups if (known := [r for r in group.rewards if not math.isnan(r)])]
+        means = [mean for mean in self.by_prompt_means if mean is not None]
         if len(means) < 2:
             return 0.0
         centre = _mean(means)
@@ -123,6 +136,12 @@ class Graded:
             "grader_error_share": errors / len(completions),
             **({"turns_mean": _mean(turns)} if any(count > 1 for count in turns) else {}),
         }
+
+    @property
+    def outage_share(self) -> float:
+        """Of the prompts, those without a reward because the engine, or what grades them, did not answer."""
+        groups = zip(self.groups, self.by_prompt_means, strict=True)
+        return sum(mean is None and group.is_outage for group, mean in groups) / len(self.groups)
 
     @property
     def errors(self) -> dict[str, int]:
@@ -174,18 +193,20 @@ class GradedRollouts:
 
         When sampling raises, all other requests are cancelled and have ended before the exception goes on.
         """
-        timer = _Timer(self.clock)
+        timer = GradingTimer(self.clock)
         both = zip(requests, examples, strict=True)
         groups = await gather_or_cancel(self._group(request, example, timer) for request, example in both)
         return Graded(groups, timer.grading_s, self.clock() - timer.sampled_at)
 
-    async def _group(self, request: RolloutRequest, example: Example, timer: _Timer) -> GradedGroup:
+    async def _group(self, request: RolloutRequest, example: Example, timer: GradingTimer) -> GradedGroup:
         group = await self.rollouts.sample(request, example)
         timer.sampled_at = self.clock()
         grades = await gather_or_cancel(self._grade(request, one, example, timer) for one in group.completions)
         return GradedGroup(group, tuple(grades), example)
 
-    async def _grade(self, request: RolloutRequest, completion: Completion, example: Example, timer: _Timer) -> Grade:
+    async def _grade(
+        self, request: RolloutRequest, completion: Completion, example: Example, timer: GradingTimer
+    ) -> Grade:
         said = completion.conversation
         if said is not None and said.failure is not None:
             return Grade(0.0, error=GraderError(said.failure.kind, f"row {example.line}: {said.failure.message}"))
@@ -194,32 +215,12 @@ class GradedRollouts:
                 return await grade_row(self.grader, _sample(completion, example), example.item, example.line)
 
 
-class _Timer:
-    """grading_s: seconds in which at least one `with` block ran. sampled_at: when the latest completions arrived."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.grading_s = 0.0
-        self.sampled_at = clock()
-        self._clock = clock
-        self._running = 0
-        self._since = 0.0
-
-    def __enter__(self) -> None:
-        if self._running == 0:
-            self._since = self._clock()
-        self._running += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._running -= 1
-        if self._running == 0:
-            self.grading_s += self._clock() - self._since
-
-
 def _sample(completion: Completion, example: Example) -> Sample:
     said = completion.conversation
     if said is None:
-        return Sample.of_text(completion.text)
-    return Sample.of_conversation([*example.messages, *said.messages], {"done": said.is_done, "reward": said.reward})
+        return Sample.of_text(completion.text, is_cut=not completion.finished)
+    messages, environment = [*example.messages, *said.messages], {"done": said.is_done, "reward": said.reward}
+    return Sample.of_conversation(messages, environment, is_cut=not completion.finished)
 
 
 def _joined(groups: Sequence[GradedGroup]) -> GradedGroup:

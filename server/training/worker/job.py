@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -37,10 +38,11 @@ from server.training.jobs.protocol import (
 from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.context import WorkerContext
 from server.training.worker.diagnosis import circumstances
+from server.training.worker.held_out import HeldOut
 from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
-from server.training.worker.method import Evaluation, Method, StepResult, TrainingFailed
-from server.training.worker.outcome import chosen_event, failed
+from server.training.worker.method import Evaluation, GraderOutage, Method, StepResult, TrainingFailed
+from server.training.worker.outcome import chosen_event, failed, stalled
 from server.training.worker.pass_size import DoesNotFit
 from server.training.worker.step_report import finite, step_event
 from server.training.worker.step_timer import StepTimer
@@ -87,13 +89,24 @@ class _Job:
         self._state, self._context, self._trackers = state, context, trackers
         self._total = job.total_steps or data.total_steps
         self._last_step = None if job.checkpoint is None else job.checkpoint.step
+        self._held_out = HeldOut(job, len(data.validation), self._total, method, state, self._adapter)
         # What the first report says before all else.
         self._prepared: list[WorkerEvent] = []
 
     async def run(self) -> FinishRequest:
         try:
+            return await self._steps()
+        except GraderOutage as error:
+            # What never answered is a mistake in the job.
             if self._last_step is None:
-                self._prepared = await self._method.prepare()
+                raise
+            return stalled(self._context.worker, self._last_step, error.message)
+
+    async def _steps(self) -> FinishRequest:
+        try:
+            if self._last_step is None:
+                noticed = [WorkerEvent(level="warn", message=note) for note in self._data.notes]
+                self._prepared = [*noticed, *await self._method.prepare()]
                 await self._initial_evaluation()
             for step in range((self._last_step or 0) + 1, self._total + 1):
                 if self._context.stopping.is_set():
@@ -101,23 +114,20 @@ class _Job:
                 await self._train_step(step)
         except TrainingFailed as error:
             # With rewards that no longer differ, what was learned until then is still a result.
-            if error.code != "constant_rewards" or not self._state.has_improved:
+            if error.code != "constant_rewards" or not await self._held_out.has_gained(self._last_step or 0):
                 raise
             text = f"Ended before step {self._total}: every completion of a prompt now gets the same reward."
-            return self._succeeded(self._state.best, WorkerEvent(message=text))
+            return self._best_or_last(WorkerEvent(message=text))
         return self._best_or_last()
 
     async def _initial_evaluation(self) -> None:
         """Evaluate before the first step and report that as step 0; nothing without held-out rows."""
-        if not self._data.validation:
+        if not self._held_out.rows:
             return
         began = time.monotonic()
-        evaluation = await self._method.evaluate(None if self._job.init_vector is None else self._adapter())
-        if isinstance(self._config, RewardedConfig):
-            self._state.watch.begin(evaluation)
-        self._keep_if_best(0, evaluation)
+        evaluation, told = await self._held_out.before_training()
         about = circumstances(self._job, evaluation.event_data)
-        events = self._state.diagnosis.observe(0, evaluation.metrics, about)
+        events = [*told, *self._state.diagnosis.observe(0, evaluation.metrics, about)]
         seconds: dict[Phase, float] = {"eval": time.monotonic() - began}
         await self._report(
             0, evaluation.metrics, seconds, evaluation.event_data,
@@ -128,30 +138,24 @@ class _Job:
         """A step of the method, evaluation, report. TrainingFailed ends the job."""
         timer = StepTimer()
         result = await self._method.step(step, timer)
-        metrics = {**result.metrics, **self._distances()}
-        evaluation = await self._evaluate(step)
-        if evaluation is not None:
+        metrics, event_data = {**result.metrics, **self._distances()}, dict(result.event_data)
+        evaluation, told, samples = None, list[WorkerEvent](), [*result.samples]
+        if self._held_out.is_due(step):
+            evaluation, told = await self._held_out.behind(step)
             metrics |= evaluation.metrics
+            event_data["errors"] = _sums(result.event_data.get("errors", {}), evaluation.event_data.get("errors", {}))
+            samples += evaluation.samples
             timer.lap("eval")
         is_due = evaluation is not None or step % self._config.eval_interval == 0
         problem = self._problem(step, result, evaluation)
         flat = {"flat_share": 1.0} if result.is_flat else {}
-        events = self._state.diagnosis.observe(step, metrics | flat, circumstances(self._job, result.event_data))
-        samples = [*result.samples, *(evaluation.samples if evaluation is not None else ())]
+        found = self._state.diagnosis.observe(step, metrics | flat, circumstances(self._job, result.event_data))
         await self._report(
-            step, metrics, timer.seconds, result.event_data,
-            publish=is_due, trained_tokens=result.trained_tokens, events=events, samples=samples,
+            step, metrics, timer.seconds, event_data,
+            publish=is_due, trained_tokens=result.trained_tokens, events=[*told, *found], samples=samples,
         )  # fmt: skip
         if problem is not None:
             raise problem
-
-    async def _evaluate(self, step: int) -> Evaluation | None:
-        """Evaluate on the held-out rows, if it is due: every `eval_interval` steps and behind the last one."""
-        if not self._data.validation or not (step % self._config.eval_interval == 0 or step == self._total):
-            return None
-        evaluation = await self._method.evaluate(self._adapter())
-        self._keep_if_best(step, evaluation)
-        return evaluation
 
     def _problem(self, step: int, result: StepResult, evaluation: Evaluation | None) -> TrainingFailed | None:
         """The error to end the job with behind this step, if any."""
@@ -159,11 +163,8 @@ class _Job:
             return None
         watch, reward, most = self._state.watch, result.metrics.get("train_reward_mean"), self._config.max_flat_steps
         method, is_last = self._job.config.method, step == self._total
-        collapsed = None if evaluation is None else watch.after_evaluation(evaluation, method)
+        collapsed = None if evaluation is None else self._held_out.problem(evaluation)
         return watch.after_step(result.is_flat, reward, most, is_last=is_last, method=method) or collapsed
-
-    def _keep_if_best(self, step: int, evaluation: Evaluation) -> None:
-        self._state.keep_if_best(evaluation, self._vector_bytes(), step)
 
     def _distances(self) -> dict[str, float]:
         """v_norm: L2 norm of the vector. v_max_abs: its largest number. v_distance: from where training started."""
@@ -220,12 +221,18 @@ class _Job:
         self._trackers.write(step, {**metrics, **trained, **{f"seconds/{phase}": s for phase, s in seconds.items()}})
         self._context.log(f"{self._job.id} ({self._job.tenant}) {event.message}, {math.fsum(seconds.values()):.1f} s")
 
-    def _best_or_last(self) -> FinishRequest:
+    def _best_or_last(self, *events: WorkerEvent) -> FinishRequest:
         best = self._state.best
         if best is None:
-            return self._succeeded(BestVector(vector=self._vector_bytes(), step=self._total))
-        chosen = chosen_event(best, self._state.watch)
-        return self._succeeded(best, *([] if chosen is None else [chosen]))
+            return self._succeeded(
+                BestVector(vector=self._vector_bytes(), step=self._last_step or self._total), *events
+            )
+        chosen = chosen_event(best, self._state.watch, self._config.method)
+        return self._succeeded(best, *events, *([] if chosen is None else [chosen]))
 
     def _succeeded(self, best: BestVector | None, *events: WorkerEvent) -> FinishRequest:
         return FinishRequest(worker=self._context.worker, status="succeeded", best=best, events=list(events))
+
+
+def _sums(some: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    return dict(Counter(some) + Counter(more))

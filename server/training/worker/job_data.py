@@ -27,6 +27,7 @@ from server.training.worker.dataset import DataLimits, Row, Sampler, read_row, r
 from server.training.worker.environment import Environment
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.row_store import RowStore
+from server.training.worker.seen_rows import SeenRows, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class JobData:
     """The rows of a job.
 
     training: in the order of the file. validation: at most `eval_rows` of the `validation_rows` that there are.
+    notes: what its owner should know of the rows.
     grader: None for supervised jobs. environment: None for jobs without one; `turns` goes on with its conversations.
     """
 
@@ -62,6 +64,7 @@ class JobData:
     validation_rows: int
     sampler: Sampler
     total_steps: int
+    notes: Sequence[str]
     grader: Grader | None
     environment: Environment | None = None
     turns: ChatTurns | None = None
@@ -101,10 +104,10 @@ async def open_job_data(
             named = parse_environment(method["environment"], param)
             environment = Environment(named, tools.endpoints_for(named.url, param))
 
-    def rows(file: BinaryIO, param: str) -> RowStore[Examples]:
+    def rows(file: BinaryIO, param: str, seen: SeenRows) -> RowStore[Examples]:
         def checked() -> Iterator[Row]:
             for row in read_rows(file, config.method, variables=variables, param=param):
-                _examples(row, config, chat, param)
+                seen.add(_examples(row, config, chat, param), chat)
                 if environment is not None:
                     turns.check(row, param)
                 yield row
@@ -116,13 +119,16 @@ async def open_job_data(
 
     async with AsyncExitStack() as files:
         file = await files.enter_async_context(gateway.file(job.tenant, job.training_file))
-        training = await asyncio.to_thread(rows, file, "training_file")
+        trained = tested = SeenRows()
+        training = await asyncio.to_thread(rows, file, "training_file", trained)
         if job.validation_file is not None:
             file = await files.enter_async_context(gateway.file(job.tenant, job.validation_file))
-            validation = await asyncio.to_thread(rows, file, "validation_file")
+            tested = SeenRows()
+            validation = await asyncio.to_thread(rows, file, "validation_file", tested)
         else:
             kept, held_out = split(len(training), config.validation_fraction, job.seed)
             training, validation = training.only(kept), training.only(held_out)
+            trained, tested = trained.only(kept), trained.only(held_out)
         sampler = Sampler(len(training), config.batch_size, job.seed)
         yield JobData(
             training=training,
@@ -130,6 +136,7 @@ async def open_job_data(
             validation_rows=len(validation),
             sampler=sampler,
             total_steps=total_steps(config, sampler),
+            notes=notes(trained, tested),
             grader=grader,
             environment=environment,
             turns=turns,

@@ -230,7 +230,8 @@ class Worker:
         """The job's data until `files` is closed. None when it cannot be used; the job has then been failed."""
         tools = self.tools
         longest = await tools.gateway.max_model_len() or tools.max_tokens
-        chat = ChatTokens(tools.tokenizer, min(longest, tools.max_tokens))
+        limit, kwargs = min(longest, tools.max_tokens), job.config.chat_template_kwargs
+        chat = ChatTokens(tools.tokenizer, limit, kwargs, tools.end_tokens)
         try:
             return await files.enter_async_context(open_job_data(job, tools.gateway, tools.graders, chat))
         except ApiError as error:

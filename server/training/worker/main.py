@@ -33,7 +33,7 @@ from server.core.settings import Settings
 from server.observability.logging import configure_logging
 from server.training.graders.tools import client_of_this_server, grader_tools
 from server.training.jobs.config import METHODS, Method, needs_weights
-from server.training.worker.base_model import check_logits
+from server.training.worker.base_model import check_logits, end_tokens
 from server.training.worker.context import WorkerTools
 from server.training.worker.device_memory import CudaMemory, device_memory
 from server.training.worker.gateway_client import GatewayClient
@@ -121,7 +121,8 @@ async def worker_tools(
 ) -> AsyncIterator[WorkerTools]:
     """The tools of a worker, closed behind the block. `log` is called with a line when something takes long."""
     directory = locate_model(options.model)
-    tokenizer = AutoTokenizer.from_pretrained(directory if Path(options.model).expanduser().is_dir() else options.model)
+    source = directory if Path(options.model).expanduser().is_dir() else options.model
+    tokenizer = AutoTokenizer.from_pretrained(source)
     if options.chat_template is not None:
         tokenizer.chat_template = _template_text(options.chat_template)
     config = AutoConfig.from_pretrained(directory)
@@ -156,6 +157,7 @@ async def worker_tools(
                 graders=graders,
                 tokenizer=tokenizer,
                 max_tokens=config.get_text_config().max_position_embeddings,
+                end_tokens=end_tokens(source, config),
                 log_dir=options.log_dir,
             )
     finally:

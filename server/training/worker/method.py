@@ -16,6 +16,8 @@ from server.training.jobs.protocol import WorkerEvent
 from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.step_timer import StepTimer
 
+MOST_OUTAGE = 0.1
+
 
 class TrainingFailed(Exception):
     """Ends the job as failed. `code` is for programs, `message` for the owner of the job."""
@@ -24,6 +26,10 @@ class TrainingFailed(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class GraderOutage(TrainingFailed):
+    """No completion of a step has a reward, because what grades them, or their environment, did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +51,23 @@ class StepResult:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """metrics: by name, for the report. value: higher is better. error: its standard error, 0 when there is none.
+    by_row: the mean reward of each held-out row, None of a row that has none; empty where there are only losses.
+    outage_share: of the rows, those without a reward because their grader did not answer.
     event_data: more for the `data` of the event, where it is the evaluation before training. samples: some of what was
     sampled."""
 
     metrics: Mapping[str, float]
     value: float
     error: float = 0.0
+    by_row: Sequence[float | None] = ()
+    outage_share: float = 0.0
     event_data: Mapping[str, Any] = field(default_factory=dict)
     samples: Sequence[SampledGroup] = ()
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether it can be compared with others: an outage leaves rewards of other rows, and of fewer."""
+        return self.outage_share <= MOST_OUTAGE
 
 
 class Method(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from server.training.graders.grade import printable
+from server.training.jobs.config import Method
 from server.training.jobs.protocol import (
     MAX_CODE_CHARS,
     MAX_MESSAGE_CHARS,
@@ -14,8 +15,11 @@ from server.training.jobs.protocol import (
     JobError,
     WorkerEvent,
 )
+from server.training.worker.advice import ADVICE
 from server.training.worker.early_stopping import EarlyStopping
+from server.training.worker.held_out_gain import gain_of, in_words
 from server.training.worker.history import Level, held_out_reward
+from server.training.worker.method import Evaluation
 from server.training.worker.training_findings import CLEAR_ERRORS
 
 
@@ -27,7 +31,26 @@ def failed(worker: str, code: str, message: str, param: str | None = None) -> Fi
     return FinishRequest(worker=worker, status="failed", error=error)
 
 
-def chosen_event(best: BestVector, watch: EarlyStopping) -> WorkerEvent | None:
+def stalled(worker: str, step: int, message: str) -> FinishRequest:
+    """The request that pauses a job behind `step`, for what grades it does not answer."""
+    text = f"Paused behind step {step}: {message} Resume the job when it answers again."
+    event = WorkerEvent(level="warn", message=printable(text)[:MAX_MESSAGE_CHARS])
+    return FinishRequest(worker=worker, status="stalled", events=[event])
+
+
+def unreliable_event(step: int, evaluation: Evaluation) -> WorkerEvent:
+    """That too many rows of an evaluation have no reward for it to be compared with others."""
+    error = evaluation.event_data.get("first_error")
+    text = (
+        f"Step {step}: {evaluation.outage_share:.0%} of the held-out rows have no reward, because what grades them did "
+        f"not answer{f' ({error:.300})' if error else ''}. The mean of the others, {evaluation.value:.4g}, is not "
+        "compared with that of other steps, so this step cannot become the result by it."
+    )
+    message = printable(text)[:MAX_MESSAGE_CHARS]
+    return WorkerEvent(level="warn", message=message, data={"warning": "evaluation_outage", "step": step})
+
+
+def chosen_event(best: BestVector, watch: EarlyStopping, method: Method) -> WorkerEvent | None:
     """Which step is published, and whether it is clearly better than the start on the held-out rows; None for a step of
     supervised training. `watch` is the job's, with the evaluation before training.
     """
@@ -37,15 +60,17 @@ def chosen_event(best: BestVector, watch: EarlyStopping) -> WorkerEvent | None:
     result = held_out_reward(best.metrics)
     if watch.start is None or result is None:
         return None
-    start = Level(watch.start, watch.start_error, math.inf)
     text = (
-        f"The result is that of step {best.step}: a reward of {_shown(result)} on the held-out rows, {_shown(start)} "
-        "before training."
+        f"The result is that of step {best.step}: a reward of {result.mean:.3g} on the held-out rows, "
+        f"{watch.start:.3g} before training"
     )
-    if not result.is_above(start, CLEAR_ERRORS):
-        text += " So small a difference may be chance; more held-out rows, or more eval_samples, would tell."
+    gain = gain_of(best.metrics, len(watch.start_by_row))
+    if gain is None:
+        return WorkerEvent(message=f"{text}.")
+    text += f", a difference of {in_words(best.metrics)}."
+    if not gain.is_above(Level(0.0, 0.0, math.inf), CLEAR_ERRORS):
+        text += (
+            " It may be chance; more held-out rows, or more eval_samples, would tell. What may gain more: "
+            f"{ADVICE[method].more_gain}."
+        )
     return WorkerEvent(message=text)
-
-
-def _shown(level: Level) -> str:
-    return f"{level.mean:.3g} ± {level.error:.2g}"

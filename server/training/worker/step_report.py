@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.training.jobs.protocol import Phase, StepData, StepScores, StepTiming, WorkerEvent
+from server.training.worker.held_out_gain import in_words
 
 _IN_WORDS = ("train_reward_mean", "train_loss", "valid_reward_mean", "valid_loss")
 
@@ -44,5 +45,7 @@ def step_event(
         ),
     )
     words = [f"{name.replace('_', ' ')} {metrics[name]:.4g}" for name in _IN_WORDS if name in metrics]
+    if gain := in_words(metrics):
+        words.append(f"{gain} since the start")
     text = f"Step {step}/{total_steps}: {', '.join(words) or 'done'}"
     return WorkerEvent(message=text, type="metrics", data={**data.model_dump(), **metrics})

@@ -87,6 +87,7 @@ class FakeEngine:
         self.base_models = (BASE, "base-alias")
         self.factors = factors
         self.max_model_len = 128
+        self.chat_template_kwargs: dict[str, Any] = {}
         self.max_num_seqs = 4
         self.template_cost = TemplateCost()
         self.why_no_tools: str | None = None

@@ -62,6 +62,7 @@ class SamplingEngine:
         self.has_thinking_budgets = False
         self.factors = factors
         self.max_model_len = SHAPE["max_position_embeddings"]
+        self.chat_template_kwargs: dict[str, Any] = {}
         self.max_num_seqs = 64
         self.hold: asyncio.Event | None = None
         self.received: list[dict[str, Any]] = []

@@ -182,7 +182,7 @@ async def first_step(job: ClaimedJob, tools: GraderTools) -> ReportRequest:
             return [Example(line, (3, 4), (), {"answer": json.loads(text)["answer"]})]
 
         rows = RowStore.of(file, read_rows(file, "reinforcement"), make)
-        data = JobData(rows.only(range(4)), rows.only((4, 5)), 2, Sampler(4, 2, job.seed), 5, grader)
+        data = JobData(rows.only(range(4)), rows.only((4, 5)), 2, Sampler(4, 2, job.seed), 5, [], grader)
         nobody: Any = None
         rollouts: Any = Rollouts()
         sampling = GradedSampling(job, job.config, data, grader, rollouts, FairSemaphore(4))

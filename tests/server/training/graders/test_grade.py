@@ -62,3 +62,10 @@ def test_a_sample_has_its_choice_and_tool_calls() -> None:
     assert sample.fields["output_tools"] == [call]
     assert sample.fields["choices"][0]["message"]["tool_calls"] == [call]
     assert sample.text == ""
+
+
+def test_a_sample_that_was_cut_off_says_so() -> None:
+    reasons = [Sample.of_text("x", is_cut=cut).fields["choices"][0]["finish_reason"] for cut in (False, True)]
+    assert reasons == ["stop", "length"]
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert Sample.of_text("", (call,)).fields["choices"][0]["finish_reason"] == "tool_calls"

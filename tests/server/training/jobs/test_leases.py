@@ -184,14 +184,14 @@ def test_takeover_and_late_report_leave_one_owner(gateway: TrainingProcess, othe
             reported, taken = (future.result() for future in (pool.submit(late), pool.submit(take)))
         # Whoever came first; not both, and not none.
         assert reported != taken
-        gateway.do(lambda to, job_id=job_id: cancel_job(to, DEFAULT_TENANT_ID, job_id))
+        gateway.do(lambda to, job_id=job_id: cancel_job(gateway.database, to, DEFAULT_TENANT_ID, job_id))
 
 
 def test_file_is_either_deleted_or_trained_on(gateway: TrainingProcess, other: TrainingProcess) -> None:
     for _ in range(10):
         job_id = gateway.new_job()
         file_id = gateway.do(lambda to, job_id=job_id: get_job(to, DEFAULT_TENANT_ID, job_id)).training_file
-        gateway.do(lambda to, job_id=job_id: cancel_job(to, DEFAULT_TENANT_ID, job_id))
+        gateway.do(lambda to, job_id=job_id: cancel_job(gateway.database, to, DEFAULT_TENANT_ID, job_id))
         start = Barrier(2)
 
         def delete(file_id: str = file_id, start: Barrier = start) -> bool:

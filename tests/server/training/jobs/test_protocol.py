@@ -21,7 +21,7 @@ from server.training.worker.http_retry import RetryPolicy
 from tests.server.support.site import CONTAINS, rows, site
 
 # Of the JSON schemas of all messages, without their descriptions.
-DIGESTS = {3: "f155ba4ff1e80566883c2257fe449a8bd3e1bcda3c0efb4a88ea72dfde0d3e59"}
+DIGESTS = {4: "69aef6b8bfe19eb0af753322ee35f92a7e696c9f6dfbab38460ecbd121521414"}
 # As many as would fail a job if each had cost it an attempt.
 REFUSALS = MAX_ATTEMPTS + 1
 

@@ -148,3 +148,24 @@ def test_a_model_without_a_chat_template_cannot_be_trained_on_messages() -> None
     tokenizer.chat_template = None
     with pytest.raises(BadRequest, match="has no chat template"):
         ChatTokens(tokenizer, 64).prompt(row(("user", "w10")), 1)
+
+
+def test_an_answer_ends_with_any_token_at_which_the_engine_stops() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = "w99"
+    messages = row(("user", "w10"), ("assistant", "w11"))
+    ((_, unended),) = ChatTokens(tokenizer, 64).examples(messages)
+    chat = ChatTokens(tokenizer, 64, end_tokens={END})
+    ((_, answer),) = chat.examples(messages)
+    assert answer == [*ids("w11"), END] and chat.ends(answer)
+    assert not ChatTokens(tokenizer, 64).ends(unended)
+
+
+def test_the_template_is_given_what_the_job_says() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template += "{% if add_generation_prompt and not thinks | default(true) %}w50{% endif %}"
+    messages = [{"role": "user", "content": "w10"}]
+    for kwargs in ({}, {"thinks": True}, {"thinks": False}):
+        expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **kwargs)
+        assert ChatTokens(tokenizer, 64, kwargs).prompt(Row(1, messages, {}), 1) == expected
+    assert expected[-1:] == ids("w50")

@@ -13,7 +13,14 @@ STORED: dict[str, Any] = {
     "highest_error": 0.125,
     "learning_rate": 0.01,
     "sigma": 0.05,
-    "watch": {"start": 0.25, "start_error": 0.125, "flat_steps": 1, "low_evaluations": 2, "has_learned": True},
+    "watch": {
+        "start": 0.25,
+        "start_error": 0.125,
+        "start_by_row": [0.5, None],
+        "flat_steps": 1,
+        "low_evaluations": 2,
+        "has_learned": True,
+    },
     "diagnosis": {
         "history": {
             "count": 1,

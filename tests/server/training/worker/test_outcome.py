@@ -4,27 +4,41 @@ from server.training.jobs.protocol import BestVector
 from server.training.worker.early_stopping import EarlyStopping
 from server.training.worker.outcome import chosen_event
 
-WATCH = EarlyStopping(start=0.25, start_error=0.03)
+WATCH = EarlyStopping(start=0.25, start_error=0.03, start_by_row=[0.25] * 64)
 
 
-def best(step: int, reward: float, error: float) -> BestVector:
-    return BestVector(vector=b"1", step=step, metrics={"valid_reward_mean": reward, "valid_reward_error": error})
+def best(step: int, reward: float, gain_error: float) -> BestVector:
+    gain = {"valid_reward_gain": reward - 0.25, "valid_reward_gain_error": gain_error}
+    return BestVector(vector=b"1", step=step, metrics={"valid_reward_mean": reward, "valid_reward_error": 0.04} | gain)
 
 
-def test_a_clear_gain_is_told_with_its_errors() -> None:
-    event = chosen_event(best(20, 0.5, 0.04), WATCH)
+def test_a_clear_gain_is_told_with_its_error() -> None:
+    event = chosen_event(best(20, 0.5, 0.04), WATCH, "reinforcement")
     assert event is not None and event.level == "info"
     assert event.message == (
-        "The result is that of step 20: a reward of 0.5 ± 0.04 on the held-out rows, 0.25 ± 0.03 before training."
+        "The result is that of step 20: a reward of 0.5 on the held-out rows, 0.25 before training, "
+        "a difference of +0.25 ± 0.04."
     )
 
 
-def test_a_gain_within_the_errors_is_said_to_be_that() -> None:
-    event = chosen_event(best(20, 0.3, 0.04), WATCH)
-    assert event is not None and "may be chance" in event.message
+def test_a_gain_that_the_rows_one_by_one_show_is_clear_where_the_means_overlap() -> None:
+    event = chosen_event(best(20, 0.3, 0.01), WATCH, "reinforcement")
+    assert event is not None and "chance" not in event.message
+
+
+def test_a_gain_within_its_error_is_said_to_be_that_and_what_may_gain_more() -> None:
+    event = chosen_event(best(20, 0.3, 0.04), WATCH, "evolution")
+    assert event is not None and "may be chance" in event.message and "population_size" in event.message
+
+
+def test_a_job_begun_before_gains_were_kept_says_only_its_rewards() -> None:
+    old = BestVector(vector=b"1", step=20, metrics={"valid_reward_mean": 0.3})
+    event = chosen_event(old, EarlyStopping(start=0.25, start_error=0.03), "reinforcement")
+    assert event is not None and event.message.endswith("on the held-out rows, 0.25 before training.")
 
 
 def test_the_start_as_result_is_a_warning_and_a_step_of_supervised_training_says_nothing() -> None:
-    start = chosen_event(best(0, 0.25, 0.03), WATCH)
+    start = chosen_event(best(0, 0.25, 0.03), WATCH, "reinforcement")
     assert start is not None and start.level == "warn" and "the result is the start" in start.message
-    assert chosen_event(BestVector(vector=b"1", step=3, metrics={"valid_loss": 0.5}), EarlyStopping()) is None
+    loss = BestVector(vector=b"1", step=3, metrics={"valid_loss": 0.5})
+    assert chosen_event(loss, EarlyStopping(), "supervised") is None

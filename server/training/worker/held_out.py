@@ -1,0 +1,76 @@
+"""A job's evaluations on its held-out rows: when they are made, what they say of the vector, and which one is kept.
+
+An evaluation in which graders failed for many rows is of other rows than those before it. An event tells of it, and
+nothing is made of its reward: no metric, and no choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from adapters.vector.adapter import Adapter
+from adapters.vector.codec import encode
+from server.training.jobs.config import RewardedConfig
+from server.training.jobs.protocol import ClaimedJob, WorkerEvent
+from server.training.worker.diagnosis import circumstances
+from server.training.worker.held_out_gain import with_gain
+from server.training.worker.history import mean_of
+from server.training.worker.job_state import JobState
+from server.training.worker.method import Evaluation, Method, TrainingFailed
+from server.training.worker.outcome import unreliable_event
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Of one job. rows: held-out ones that it has. adapter: makes the vector as it would be published."""
+
+    job: ClaimedJob
+    rows: int
+    total_steps: int
+    method: Method
+    state: JobState
+    adapter: Callable[[], Adapter]
+
+    async def before_training(self) -> tuple[Evaluation, list[WorkerEvent]]:
+        """(what the job starts from, on the held-out rows; what its owner should know)."""
+        evaluation = await self.method.evaluate(None if self.job.init_vector is None else self.adapter())
+        if evaluation.is_reliable and isinstance(self.job.config, RewardedConfig):
+            self.state.watch.begin(evaluation)
+        return self._considered(0, evaluation)
+
+    def is_due(self, step: int) -> bool:
+        """Every `eval_interval` steps and behind the last one."""
+        return self.rows > 0 and (step % self.job.config.eval_interval == 0 or step == self.total_steps)
+
+    async def behind(self, step: int) -> tuple[Evaluation, list[WorkerEvent]]:
+        """(the vector on the held-out rows, compared with the start; what its owner should know)."""
+        evaluation = with_gain(await self.method.evaluate(self.adapter()), self.state.watch.start_by_row)
+        return self._considered(step, evaluation)
+
+    def problem(self, evaluation: Evaluation) -> TrainingFailed | None:
+        """The error to end a job that is rewarded with, if any."""
+        return self.state.watch.after_evaluation(evaluation, self.job.config.method) if evaluation.is_reliable else None
+
+    async def has_gained(self, step: int) -> bool:
+        """Whether rewards that no longer differ behind `step` are the highest, or were raised by training.
+
+        Raised on the held-out rows, which are evaluated first where that step was not; without any, in training.
+        """
+        history = self.state.diagnosis.history
+        if not self.state.watch.has_learned:
+            return False
+        evaluated = history.evaluations[-1]["step"] if history.evaluations else None
+        if self.rows and evaluated != step:
+            await self.behind(step)
+        now, start = (mean_of(steps, "train_reward_mean") for steps in ([history.last], history.first))
+        if now is None or start is None:
+            return False
+        is_solved = now >= circumstances(self.job, {}).highest
+        return is_solved or (self.state.has_improved if self.rows else now > start)
+
+    def _considered(self, step: int, evaluation: Evaluation) -> tuple[Evaluation, list[WorkerEvent]]:
+        if not evaluation.is_reliable:
+            return replace(evaluation, metrics={}), [unreliable_event(step, evaluation)]
+        self.state.keep_if_best(evaluation, encode(self.method.vector, "float32"), step)
+        return evaluation, []

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from server.training.worker.chat_tokens import ChatTokens
+from server.training.worker.job_data import Example
+from server.training.worker.seen_rows import SeenRows, notes
+from tests.server.support.sampling_engine import END, tiny_tokenizer
+
+CHAT = ChatTokens(tiny_tokenizer(), 64)
+
+
+def seen(*rows: tuple[list[int], list[int]]) -> SeenRows:
+    result = SeenRows()
+    for prompt, completion in rows:
+        result.add([Example(1, prompt, completion, {})], CHAT)
+    return result
+
+
+def test_rows_that_are_new_are_nothing_to_speak_of() -> None:
+    assert notes(seen(([1], []), ([2], [])), seen(([3], []))) == []
+
+
+def test_held_out_rows_that_are_trained_on_are_counted() -> None:
+    rows = seen(([1], [END]), ([2], [END]), ([1], [END]), ([1], [5, END]))
+    (note,) = notes(rows.only((0, 1)), rows.only((2, 3)))
+    assert note.startswith("1 of the 2 held-out rows are among the training rows")
+
+
+def test_answers_behind_which_the_model_does_not_stop_are_counted() -> None:
+    (note,) = notes(seen(([1], [5]), ([2], [5, END])), SeenRows())
+    assert note.startswith("1 of the answers do not end with a token at which the model stops")
