@@ -31,6 +31,8 @@ from server.endpoints.webhooks import announce
 MAX_ATTEMPTS = 5
 # After a defect or an outage of the storage.
 REST_S = 5
+# In one statement: SQLite and PostgreSQL bound the values of one.
+INSERTED_ROWS = 1000
 
 # What the batch's owner, its time or the operator want of the gateway that has it.
 Wanted = Literal["go on", "cancel", "expire", "fail", "no key", "less output", "wait", "nothing"]
@@ -77,8 +79,10 @@ def _store(connection: Connection, database: Database, batch_id: str, results: S
         {"batch_id": batch_id, "line": result.line, "is_error": result.is_error, "data": result.data}
         for result in results
     ]
-    insert = database.insert(BATCH_RESULTS).values(rows).on_conflict_do_nothing()
-    lines = set(connection.execute(insert.returning(BATCH_RESULTS.c.line)).scalars())
+    lines: set[int] = set()
+    for start in range(0, len(rows), INSERTED_ROWS):
+        insert = database.insert(BATCH_RESULTS).values(rows[start : start + INSERTED_ROWS]).on_conflict_do_nothing()
+        lines.update(connection.execute(insert.returning(BATCH_RESULTS.c.line)).scalars())
     return [result for result in results if result.line in lines]
 
 

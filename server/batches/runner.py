@@ -77,6 +77,8 @@ class BatchRunner:
                 if len(self._runs) >= MAX_AT_ONCE:
                     await self._give_way()
                 while len(self._runs) < MAX_AT_ONCE and (standing := await self._claim()) is not None:
+                    if standing.row.id in self._runs:  # This process stood still for longer than its lease.
+                        continue
                     run = BatchRun(self._tools, standing)
                     task = asyncio.create_task(self._run(run, standing))
                     self._runs[standing.row.id] = _Running(run, task, asyncio.get_running_loop().time())

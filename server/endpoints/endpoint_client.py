@@ -157,7 +157,8 @@ async def _answering(timeout_s: float) -> AsyncIterator[None]:
         raise _TryAgain(f"the endpoint did not answer within {timeout_s:g} s") from None
     except NotAllowed as error:
         raise EndpointFailed(str(error)) from None
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+    # The last one: what TLS and sockets raise once they are connected, which httpcore passes on as it is.
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
         raise _TryAgain(f"no answer from the endpoint ({type(error).__name__}: {error!s:.200})") from error
 
 

@@ -15,7 +15,7 @@ import openai
 from pydantic import ValidationError
 
 from server.core.error_responses import validation_error
-from server.core.errors import BadRequest, quoted
+from server.core.errors import BadRequest, Unavailable, quoted
 from server.endpoints.endpoint_client import EndpointClient
 from server.endpoints.guarded_network import NotAllowed
 from server.training.graders.endpoint import EndpointGrader, EndpointSpec
@@ -27,7 +27,7 @@ from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, 
 from server.training.graders.math_pool import MathPool
 from server.training.graders.multi import Multi, MultiSpec
 from server.training.graders.python_grader import PythonGrader, PythonSpec
-from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxedCodeError
+from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxBusy, SandboxedCodeError
 from server.training.graders.score_model import ScoreModel, ScoreModelSpec
 from server.training.graders.spec import GraderSpec
 from server.training.graders.string_check import StringCheck, StringCheckSpec
@@ -100,7 +100,10 @@ class GraderTools:
         raise AssertionError(f"no such kind of grader: {spec.type}")
 
     async def check(self, spec: GraderSpec, param: str = "grader") -> None:
-        """Check all that can be checked without a row; python source is compiled in the sandbox. Raises BadRequest."""
+        """Check all that can be checked without a row; python source is compiled in the sandbox.
+
+        Raises BadRequest, or Unavailable when this machine has too much to do to find out.
+        """
         self.build(spec, param)
         if isinstance(spec, MultiSpec):
             for name, part in spec.graders.items():
@@ -112,6 +115,8 @@ class GraderTools:
                 raise BadRequest(f"{param}.source: {error.message}", param=f"{param}.source") from error
             except IsolationUnavailable as error:
                 raise _unavailable(str(error), param) from error
+            except SandboxBusy as error:
+                raise Unavailable(f"{param} could not be tried: {error}; try again in a moment.") from error
 
     def endpoints_for(self, url: str, param: str) -> EndpointClient:
         """What asks the tenant's endpoint `url`, which `param` names. BadRequest when it would not be asked."""

@@ -111,7 +111,7 @@ class EndpointGrader:
             scores = answer.get("scores") if isinstance(answer, Mapping) else None
             if not isinstance(scores, list) or len(scores) != len(batch):
                 raise _no_score(expected, answer)
-        except GraderError as error:
+        except Exception as error:  # Whatever it is, every one of them waits for a result.
             results: list[object] = [error] * len(batch)
         else:
             results = list(scores)
@@ -121,8 +121,10 @@ class EndpointGrader:
             try:
                 if isinstance(result, GraderError):
                     raise GraderError(result.kind, result.message)
+                if isinstance(result, Exception):
+                    raise result
                 future.set_result(_number(result, expected, result))
-            except GraderError as error:
+            except Exception as error:
                 future.set_exception(error)
 
     async def _post(self, body: object) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -23,6 +24,7 @@ ErrorKind = Literal[
     "environment_server_error",
     "formula_parse_error",
     "invalid_variable_error",
+    "math_grader_server_error",
     "model_grader_parse_error",
     "model_grader_refusal_error",
     "model_grader_server_error",
@@ -75,7 +77,7 @@ class Sample:
         if environment is not None:
             fields["environment"] = dict(environment)
         with contextlib.suppress(ValueError, RecursionError):
-            fields["output_json"] = json.loads(text, parse_constant=_refuse_constant)
+            fields["output_json"] = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         return cls(fields)
 
     @property
@@ -153,3 +155,10 @@ def printable(text: str) -> str:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is beyond what a number can be")
+    return value

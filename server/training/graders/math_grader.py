@@ -19,7 +19,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.math_extract import ALL, Extractor, extract
-from server.training.graders.math_pool import MathPool, MathPoolError
+from server.training.graders.math_pool import MathPool, MathPoolError, MathUnavailable
 from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText
 
@@ -91,4 +91,6 @@ class MathGrader:
             passes = await self._pool.equal(reference, answer.text)
         except MathPoolError as error:
             return Grade(0.0, False, detail | {"not_compared": str(error)})
+        except MathUnavailable as error:
+            raise GraderError("math_grader_server_error", str(error)) from error
         return Grade(float(passes), passes, detail)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from server.training.graders.grade import Grade, GraderError, Sample
-from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxedCodeError
+from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxBusy, SandboxedCodeError
 from server.training.graders.spec import GraderSpec, Name
 
 MAX_SOURCE_CHARS = 256_000
@@ -46,6 +46,6 @@ class PythonGrader:
         except SandboxedCodeError as error:
             printed = f" (printed: {error.printed})" if error.printed else ""
             raise GraderError("python_grader_runtime_error", f"{error.message}{printed}") from error
-        except IsolationUnavailable as error:
+        except (IsolationUnavailable, SandboxBusy) as error:
             raise GraderError("python_grader_server_error", str(error)) from error
         return Grade(result.score, detail={"printed": result.printed, "isolation": dict(result.isolation)})

@@ -43,6 +43,10 @@ class IsolationUnavailable(Exception):
     """The code was not run, because it could not be isolated; the message says what is missing."""
 
 
+class SandboxBusy(Exception):
+    """It did not start in time, which says nothing of the code: the machine has too much to do."""
+
+
 class SandboxedCodeError(Exception):
     """The code failed, or could not be started. `printed`: the end of what it printed."""
 
@@ -79,7 +83,7 @@ class Sandbox:
         self._semaphore = asyncio.Semaphore(concurrency)
 
     async def grade(self, source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> SandboxResult:
-        """Run `source` and call its grade. Raises IsolationUnavailable or SandboxedCodeError."""
+        """Run `source` and call its grade. Raises IsolationUnavailable, SandboxBusy or SandboxedCodeError."""
         answer = await self._call({"source": source, "sample": dict(sample), "item": dict(item)})
         return SandboxResult(answer["score"], answer["printed"], answer["isolation"])
 
@@ -143,7 +147,7 @@ async def _exchange(process: Process, request: bytes, timeout_s: int) -> bytes:
                 process.stdin.close()
             output = await process.stdout.readline()
     except TimeoutError:
-        raise SandboxedCodeError(f"the sandbox did not start within {START_TIMEOUT_S} s") from None
+        raise SandboxBusy(f"the sandbox did not start within {START_TIMEOUT_S} s") from None
     try:
         async with asyncio.timeout(timeout_s):
             while len(output) <= MAX_ANSWER_BYTES and (chunk := await process.stdout.read(MAX_ANSWER_BYTES)):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -26,6 +27,8 @@ from server.training.files.storage import FileStorage, StoredBytes
 PURPOSE = "fine-tune-results"
 FILENAME = "step_metrics.csv"
 MAX_COLUMNS = 100
+FETCHED_STEPS = 500
+IN_MEMORY_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +40,36 @@ class ResultFile:
     stored: StoredBytes
 
 
-def store_result(files: FileStorage, tenant_id: int, content: bytes) -> ResultFile:
-    """Write the bytes to the storage."""
+def store_result(files: FileStorage, tenant_id: int, content: BinaryIO) -> ResultFile:
+    """Write the bytes to the storage, and close `content`."""
     file_id = new_id(FILE_PREFIX)
     location = location_of(tenant_id, file_id)
-    return ResultFile(file_id, location, files.write(io.BytesIO(content), location))
+    with content:
+        return ResultFile(file_id, location, files.write(content, location))
 
 
-def step_metrics(connection: Connection, job_id: str) -> bytes:
-    """The CSV of a job, UTF-8, with a header line."""
-    rows = sa.select(JOB_EVENTS.c.data).where(JOB_EVENTS.c.job_id == job_id, JOB_EVENTS.c.type == "metrics")
-    steps = [dict(_numbers(json.loads(data))) for data in connection.execute(rows.order_by(JOB_EVENTS.c.id)).scalars()]
-    names = dict.fromkeys(name for step in steps for name in step)
+def step_metrics(connection: Connection, job_id: str) -> BinaryIO:
+    """The CSV of a job, UTF-8, with a header line: an open file at its beginning, on disk where it is long.
+
+    Steps are read twice, the first time for the columns, so that a job of a million steps takes no memory.
+    """
+    names = dict.fromkeys(name for step in _steps(connection, job_id) for name in step)
     columns = ["step", *(name for name in names if name != "step")][:MAX_COLUMNS]
-    text = io.StringIO(newline="")
+    file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115, the caller closes it
+    text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(steps)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    writer.writerows(_steps(connection, job_id))
+    text.detach()
+    file.seek(0)
+    return cast(BinaryIO, file)
+
+
+def _steps(connection: Connection, job_id: str) -> Iterator[dict[str, float]]:
+    rows = sa.select(JOB_EVENTS.c.data).where(JOB_EVENTS.c.job_id == job_id, JOB_EVENTS.c.type == "metrics")
+    in_parts = connection.execute(rows.order_by(JOB_EVENTS.c.id), execution_options={"yield_per": FETCHED_STEPS})
+    for data in in_parts.scalars():
+        yield dict(_numbers(json.loads(data)))
 
 
 def add_result_file(connection: Connection, tenant_id: int, job_id: str, file: ResultFile) -> None:

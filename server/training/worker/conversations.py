@@ -31,7 +31,7 @@ from server.training.worker.chat_turns import ChatTurns, TemplateRefuses
 from server.training.worker.conversation import Conversation, Message
 from server.training.worker.dataset import Row
 from server.training.worker.environment import Environment, EnvironmentAnswer
-from server.training.worker.fair_semaphore import FairSemaphore
+from server.training.worker.fair_semaphore import Slots
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Completion, Group, RolloutClient, RolloutRequest, seed_of
@@ -78,12 +78,12 @@ class _Said:
 
 @dataclass(frozen=True, slots=True)
 class Conversations:
-    """Samples for one job. `semaphore` bounds how many environments are asked at once, over all jobs."""
+    """Samples for one job. `semaphore` bounds how many environments are asked at once."""
 
     rollouts: RolloutClient
     turns: ChatTurns | None
     environment: Environment | None
-    semaphore: FairSemaphore
+    semaphore: Slots
 
     async def sample(self, request: RolloutRequest, example: Example) -> Group:
         """The completions of one prompt, that of `example`. Raises as `RolloutClient.sample`."""

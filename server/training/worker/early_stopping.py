@@ -26,6 +26,7 @@ class EarlyStopping:
     flat_steps: latest steps in a row in which no group had two different rewards.
     low_evaluations: latest evaluations in a row far below the start.
     has_learned: whether rewards differed within a group in any step.
+    last_reward, last_evaluation: mean rewards of the latest step and of the latest evaluation.
     """
 
     start: float | None = None
@@ -34,46 +35,52 @@ class EarlyStopping:
     flat_steps: int = 0
     low_evaluations: int = 0
     has_learned: bool = False
+    last_reward: float | None = None
+    last_evaluation: float = 0.0
 
     def begin(self, evaluation: Evaluation) -> None:
         """Remember the evaluation before training."""
         self.start, self.start_error = evaluation.value, evaluation.error
         self.start_by_row = list(evaluation.by_row)
 
-    def after_step(
-        self, is_flat: bool, reward: float | None, most: int, *, is_last: bool, method: Method = "reinforcement"
-    ) -> TrainingFailed | None:
-        """Count a step with mean reward `reward`; returns the error to end the job with, if any.
-
-        That is after `most` flat steps in a row, or at the last step when no step had different rewards.
-        """
+    def after_step(self, is_flat: bool, reward: float | None) -> None:
+        """Count a step with mean reward `reward`."""
         self.flat_steps = self.flat_steps + 1 if is_flat else 0
         self.has_learned |= not is_flat
-        is_in_vain = is_last and not self.has_learned and self.flat_steps >= LEAST_FLAT_STEPS
-        if self.flat_steps < most and not is_in_vain:
-            return None
-        return TrainingFailed(
-            "constant_rewards",
-            f"In {self.flat_steps} steps in a row all completions of each prompt got the same reward{_shown(reward)}, "
-            "so there is nothing to learn from. Use a grader that tells them apart, rows that are neither too easy nor "
-            f"too hard, {ADVICE[method].more_variety}.",
-        )
+        self.last_reward = reward
 
-    def after_evaluation(self, evaluation: Evaluation, method: Method = "reinforcement") -> TrainingFailed | None:
-        """Count an evaluation; returns the error to end the job with, if any.
-
-        That is when LOW_EVALUATIONS in a row were below the start by more than half of it and by more than three
-        standard errors. Meant for rewards, which have a meaningful zero, not for losses.
-        """
+    def after_evaluation(self, evaluation: Evaluation) -> None:
+        """Count an evaluation: whether it is below the start by more than half of it and by more than three standard
+        errors. Meant for rewards, which have a meaningful zero, not for losses."""
         if self.start is None:
-            return None
+            return
         margin = max(abs(self.start) / 2, 3 * self.start_error, 1e-6)
         self.low_evaluations = self.low_evaluations + 1 if evaluation.value < self.start - margin else 0
-        if self.low_evaluations < LOW_EVALUATIONS:
-            return None
+        self.last_evaluation = evaluation.value
+
+    def problem(self, most: int, *, is_last: bool, method: Method = "reinforcement") -> TrainingFailed | None:
+        """The error to end the job with behind what was counted, if any.
+
+        That is after `most` flat steps in a row, at the last step when no step had different rewards, and after
+        LOW_EVALUATIONS low evaluations in a row.
+        """
+        is_in_vain = is_last and not self.has_learned and self.flat_steps >= LEAST_FLAT_STEPS
+        if self.flat_steps >= most or is_in_vain:
+            return self._constant(method)
+        return self._collapsed(method) if self.low_evaluations >= LOW_EVALUATIONS else None
+
+    def _constant(self, method: Method) -> TrainingFailed:
+        return TrainingFailed(
+            "constant_rewards",
+            f"In {self.flat_steps} steps in a row all completions of each prompt got the same "
+            f"reward{_shown(self.last_reward)}, so there is nothing to learn from. Use a grader that tells them apart, "
+            f"rows that are neither too easy nor too hard, {ADVICE[method].more_variety}.",
+        )
+
+    def _collapsed(self, method: Method) -> TrainingFailed:
         return TrainingFailed(
             "reward_collapse",
-            f"The reward has collapsed: {evaluation.value:.4g} on the held-out rows, and as far below the "
+            f"The reward has collapsed: {self.last_evaluation:.4g} on the held-out rows, and as far below the "
             f"{self.start:.4g} before training in the {LOW_EVALUATIONS} last evaluations. Use "
             f"{ADVICE[method].smaller_steps}.",
         )

@@ -10,9 +10,17 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 from server.limits.fair_queue import FairQueue
+
+
+class Slots(Protocol):
+    """Bounds how much is done at once."""
+
+    def slot(self, tenant: str, job: str = "") -> AbstractAsyncContextManager[None]:
+        """Waits for a slot and holds it as long as the block runs."""
 
 
 class FairSemaphore:
@@ -43,3 +51,28 @@ class FairSemaphore:
             if not self._present[tenant]:
                 del self._present[tenant], self._next[tenant]
                 self._latest.pop(tenant, None)
+
+
+class TenantSemaphores:
+    """At most `each` slots of a tenant are held at a time, in turn among its jobs. For one event loop.
+
+    For what waits for servers of the tenant's own: one that hangs keeps its slots, and those of nobody else.
+    """
+
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._semaphores: dict[str, FairSemaphore] = {}
+        self._present: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def slot(self, tenant: str, job: str = "") -> AsyncIterator[None]:
+        """Waits for a slot and holds it as long as the block runs."""
+        self._present[tenant] += 1
+        semaphore = self._semaphores.setdefault(tenant, FairSemaphore(self._each))
+        try:
+            async with semaphore.slot(tenant, job):
+                yield
+        finally:
+            self._present[tenant] -= 1
+            if not self._present[tenant]:
+                del self._present[tenant], self._semaphores[tenant]

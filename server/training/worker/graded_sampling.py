@@ -19,7 +19,7 @@ from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
 from server.training.worker import probe
 from server.training.worker.conversations import Conversations
-from server.training.worker.fair_semaphore import FairSemaphore
+from server.training.worker.fair_semaphore import Slots
 from server.training.worker.grading import GRADER_OUTAGES, Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData
@@ -32,14 +32,14 @@ from server.training.worker.step_samples import held_out_samples
 @dataclass(frozen=True, slots=True)
 class GradedSampling:
     """For one job. `grading_semaphore` bounds how many completions are graded at once, or have their environment asked,
-    over all jobs. `prompts` chooses the rows of a step; None: every row comes once per epoch."""
+    over the tenant's jobs. `prompts` chooses the rows of a step; None: every row comes once per epoch."""
 
     job: ClaimedJob
     config: ReinforcementConfig | EvolutionConfig
     data: JobData
     grader: Grader
     rollouts: RolloutClient
-    grading_semaphore: FairSemaphore
+    grading_semaphore: Slots
     prompts: LearnablePrompts | None = None
 
     async def of_step(self, step: int, adapters: Sequence[Adapter | None], count: int) -> Graded:

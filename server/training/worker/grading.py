@@ -20,7 +20,7 @@ from typing import Protocol
 
 from server.training.graders.gather import gather_or_cancel
 from server.training.graders.grade import Grade, Grader, GraderError, Sample, grade_row
-from server.training.worker.fair_semaphore import FairSemaphore
+from server.training.worker.fair_semaphore import Slots
 from server.training.worker.grading_timer import GradingTimer
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Completion, Group, RolloutRequest
@@ -31,6 +31,7 @@ GRADER_OUTAGES = frozenset(
     {
         "endpoint_grader_parse_error",
         "endpoint_grader_server_error",
+        "math_grader_server_error",
         *ENVIRONMENT_ERRORS,
         "model_grader_server_error",
         "python_grader_server_error",
@@ -181,11 +182,11 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GradedRollouts:
-    """Samples prompts and grades their completions; `semaphore` bounds how many are graded at once, over all jobs."""
+    """Samples prompts and grades their completions; `semaphore` bounds how many are graded at once."""
 
     rollouts: Sampler
     grader: Grader
-    semaphore: FairSemaphore
+    semaphore: Slots
     clock: Callable[[], float] = time.monotonic
 
     async def collect(self, requests: Sequence[RolloutRequest], examples: Sequence[Example]) -> Graded:

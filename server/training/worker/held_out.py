@@ -17,7 +17,7 @@ from server.training.worker.diagnosis import circumstances
 from server.training.worker.held_out_gain import with_gain
 from server.training.worker.history import mean_of
 from server.training.worker.job_state import JobState
-from server.training.worker.method import Evaluation, Method, TrainingFailed
+from server.training.worker.method import Evaluation, Method
 from server.training.worker.outcome import unreliable_event
 
 
@@ -48,10 +48,6 @@ class HeldOut:
         evaluation = with_gain(await self.method.evaluate(self.adapter()), self.state.watch.start_by_row)
         return self._considered(step, evaluation)
 
-    def problem(self, evaluation: Evaluation) -> TrainingFailed | None:
-        """The error to end a job that is rewarded with, if any."""
-        return self.state.watch.after_evaluation(evaluation, self.job.config.method) if evaluation.is_reliable else None
-
     async def has_gained(self, step: int) -> bool:
         """Whether rewards that no longer differ behind `step` are the highest, or were raised by training.
 
@@ -72,5 +68,7 @@ class HeldOut:
     def _considered(self, step: int, evaluation: Evaluation) -> tuple[Evaluation, list[WorkerEvent]]:
         if not evaluation.is_reliable:
             return replace(evaluation, metrics={}), [unreliable_event(step, evaluation)]
+        if isinstance(self.job.config, RewardedConfig) and step > 0:
+            self.state.watch.after_evaluation(evaluation)
         self.state.keep_if_best(evaluation, encode(self.method.vector, "float32"), step)
         return evaluation, []

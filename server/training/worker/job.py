@@ -41,7 +41,7 @@ from server.training.worker.diagnosis import circumstances
 from server.training.worker.held_out import HeldOut
 from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
-from server.training.worker.method import Evaluation, GraderOutage, Method, StepResult, TrainingFailed
+from server.training.worker.method import GraderOutage, Method, TrainingFailed
 from server.training.worker.outcome import chosen_event, failed, stalled
 from server.training.worker.pass_size import DoesNotFit
 from server.training.worker.step_report import finite, step_event
@@ -108,6 +108,9 @@ class _Job:
                 noticed = [WorkerEvent(level="warn", message=note) for note in self._data.notes]
                 self._prepared = [*noticed, *await self._method.prepare()]
                 await self._initial_evaluation()
+            elif problem := self._problem():
+                # The worker before was killed when it had reported the step, and had not ended the job yet.
+                raise problem
             for step in range((self._last_step or 0) + 1, self._total + 1):
                 if self._context.stopping.is_set():
                     return FinishRequest(worker=self._context.worker, status="released")
@@ -147,24 +150,22 @@ class _Job:
             samples += evaluation.samples
             timer.lap("eval")
         is_due = evaluation is not None or step % self._config.eval_interval == 0
-        problem = self._problem(step, result, evaluation)
+        self._state.watch.after_step(result.is_flat, result.metrics.get("train_reward_mean"))
         flat = {"flat_share": 1.0} if result.is_flat else {}
         found = self._state.diagnosis.observe(step, metrics | flat, circumstances(self._job, result.event_data))
         await self._report(
             step, metrics, timer.seconds, event_data,
             publish=is_due, trained_tokens=result.trained_tokens, events=[*told, *found], samples=samples,
         )  # fmt: skip
-        if problem is not None:
+        if problem := self._problem():
             raise problem
 
-    def _problem(self, step: int, result: StepResult, evaluation: Evaluation | None) -> TrainingFailed | None:
-        """The error to end the job with behind this step, if any."""
+    def _problem(self) -> TrainingFailed | None:
+        """The error to end the job with behind its last step, if any."""
         if not isinstance(self._config, RewardedConfig):
             return None
-        watch, reward, most = self._state.watch, result.metrics.get("train_reward_mean"), self._config.max_flat_steps
-        method, is_last = self._job.config.method, step == self._total
-        collapsed = None if evaluation is None else self._held_out.problem(evaluation)
-        return watch.after_step(result.is_flat, reward, most, is_last=is_last, method=method) or collapsed
+        is_last, most = self._last_step == self._total, self._config.max_flat_steps
+        return self._state.watch.problem(most, is_last=is_last, method=self._config.method)
 
     def _distances(self) -> dict[str, float]:
         """v_norm: L2 norm of the vector. v_max_abs: its largest number. v_distance: from where training started."""

@@ -28,7 +28,7 @@ from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest,
 from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.context import WorkerContext, WorkerTools
 from server.training.worker.evolution import evolution
-from server.training.worker.fair_semaphore import FairSemaphore
+from server.training.worker.fair_semaphore import TenantSemaphores
 from server.training.worker.gateway_client import LeaseLost
 from server.training.worker.graded_sampling import GradedSampling
 from server.training.worker.gradient import Loss, gradient_training
@@ -61,7 +61,8 @@ class Worker:
     """A worker process.
 
     name: of this process alone, never used again. log: called with a line of text for the operator.
-    methods: of the jobs that it does. max_jobs: trained together. max_grading: completions graded at once.
+    methods: of the jobs that it does. max_jobs: trained together. max_grading: completions of a
+    tenant graded at once.
     poll_s: seconds between two claims; less when a third of a lease is less.
     """
 
@@ -76,11 +77,11 @@ class Worker:
     _running: dict[str, _RunningJob] = field(init=False, default_factory=dict)
     _job_ended: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _context: WorkerContext = field(init=False)
-    _grading_semaphore: FairSemaphore = field(init=False)
+    _grading_semaphore: TenantSemaphores = field(init=False)
 
     def __post_init__(self) -> None:
         self._context = WorkerContext(self.name, self.tools, self.stopping, self.log)
-        self._grading_semaphore = FairSemaphore(self.max_grading)
+        self._grading_semaphore = TenantSemaphores(self.max_grading)
 
     @property
     def running(self) -> list[str]:
@@ -235,6 +236,8 @@ class Worker:
         try:
             return await files.enter_async_context(open_job_data(job, tools.gateway, tools.graders, chat))
         except ApiError as error:
+            if error.status >= 500:  # It says nothing of the job, which another attempt may open.
+                raise
             await self._finish(job, failed(self.name, error.code or "invalid_data", error.message, error.param))
             return None
 

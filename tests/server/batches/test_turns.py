@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+
 from server.batches import leases
+from server.batches.answers import Result, Usage
 from server.batches.rows import cancel_batch
 from server.batches.turns import TURN_S, claim, gives_way
 from server.core.principal import DEFAULT_TENANT_ID
@@ -58,3 +61,15 @@ def test_a_batch_that_was_cancelled_while_its_gateway_was_dead_is_cancelled_by_t
     batches.database.transact(lambda to: to.execute(BATCHES.update().values(lease_expires_at=1)))
     found = batches.database.transact(lambda to: claim(to, OURS, 600))
     assert found is not None and found.wanted == "cancel"
+
+
+def test_answers_that_waited_through_an_outage_are_stored_however_many_they_are(batches: Batches) -> None:
+    batch_id = batches.new()
+    assert claimed(batches) == batch_id
+    results = [Result(number, False, "{}", Usage()) for number in range(40_000)]
+
+    def record(to: sa.Connection) -> leases.Standing:
+        return leases.record(to, batches.database, batch_id, OURS, results, 600, 10**9)
+
+    assert batches.database.transact(record).row.completed == 40_000
+    assert batches.database.transact(record).row.completed == 40_000, "and counted once"

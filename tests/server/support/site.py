@@ -191,14 +191,16 @@ class Site:
 
 
 class Line(httpx.AsyncBaseTransport):
-    """A connection to the gateway that the test can cut: while `is_cut`, nothing gets through."""
+    """A connection to the gateway that the test can cut: while `is_cut`, nothing gets through, and never requests
+    whose path ends as `loses` says."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = httpx.ASGITransport(app)
         self.is_cut = False
+        self.loses: str | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self.is_cut:
+        if self.is_cut or (self.loses is not None and request.url.path.endswith(self.loses)):
             raise httpx.ConnectError("the line is cut")
         return await self._app.handle_async_request(request)
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from adapters.factors.factors import Factors
 from server.api.app import create_app
-from server.batches.runner import MAX_AT_ONCE
+from server.batches.runner import MAX_AT_ONCE, POLL_S
 from server.core.principal import DEFAULT_TENANT_ID
 from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES
@@ -423,3 +423,19 @@ async def test_of_too_many_batches_the_official_client_is_told_at_once_and_does_
         assert refused.value.response.headers["retry-after"] == "60"
         assert refused.value.request.headers["x-stainless-retry-count"] == "0"
         await client.batches.cancel(batch.id)
+
+
+def test_a_gateway_that_stood_still_for_longer_than_its_lease_goes_on_with_its_batch_once(
+    openai_client: openai.OpenAI, engine: FakeEngine, app_database: Database
+) -> None:
+    engine.hold = asyncio.Event()
+    made = make_batch(openai_client, [line(str(number)) for number in range(8)])
+    until(lambda: engine.received)
+    # As often as the gateway renews its lease, so that it finds its own batch to be nobody's.
+    end = time.monotonic() + 3 * POLL_S
+    while time.monotonic() < end:
+        change(app_database, lease_expires_at=1)
+        time.sleep(0.01)
+    engine.hold.set()
+    assert ended(openai_client, made).status == "completed"
+    assert len(engine.received) == 8

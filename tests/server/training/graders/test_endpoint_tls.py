@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ssl
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from cryptography.x509.oid import NameOID
 
 from server.endpoints.endpoint_client import Endpoint, EndpointClient, EndpointFailed
 from server.endpoints.guarded_network import AllowedHosts
+from server.training.graders.endpoint import EndpointGrader, EndpointSpec
+from server.training.graders.grade import Sample, grade_row
 from tests.server.training.graders.endpoint_app import endpoint_app
 
 
@@ -66,3 +69,36 @@ async def test_the_certificate_has_to_be_that_of_the_host(served: list[str]) -> 
                 await asked
     finally:
         await client.close()
+
+
+async def test_one_that_ends_the_connection_behind_the_handshake_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TLS 1.3 a client learns only then that it should have had a certificate."""
+    file = certificate(tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    context.load_verify_locations(file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    client = EndpointClient(AllowedHosts("localhost"), first_delay_s=0.001)
+    with endpoint_app((200, {"scores": [1, 1]}), tls=context) as app:
+        spec = EndpointSpec(type="endpoint", name="mine", url=app.url, batch_size=2)
+        grader = EndpointGrader(spec, client)
+        async with asyncio.timeout(30):
+            grades = [grade_row(grader, Sample.of_text(text), {}) for text in ("a", "b")]
+            for grade in await asyncio.gather(*grades):
+                assert grade.error is not None and grade.error.kind == "endpoint_grader_server_error"
+    await client.close()
+
+
+async def test_whatever_fails_a_batch_every_one_of_it_hears_of_it() -> None:
+    class Defective(EndpointClient):
+        async def post(self, endpoint: Endpoint, body: object) -> object:
+            raise ZeroDivisionError("by zero")
+
+    spec = EndpointSpec(type="endpoint", name="mine", url="http://localhost/grade", batch_size=2)
+    grader = EndpointGrader(spec, Defective(AllowedHosts("localhost")))
+    async with asyncio.timeout(30):
+        grades = await asyncio.gather(*(grade_row(grader, Sample.of_text(text), {}) for text in ("a", "b")))
+    assert [grade.error is not None and grade.error.kind for grade in grades] == ["other_error"] * 2

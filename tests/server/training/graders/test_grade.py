@@ -69,3 +69,9 @@ def test_a_sample_that_was_cut_off_says_so() -> None:
     assert reasons == ["stop", "length"]
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     assert Sample.of_text("", (call,)).fields["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_number_that_json_cannot_carry_is_no_output_json() -> None:
+    assert Sample.of_text('{"a": 1e308}').fields["output_json"] == {"a": 1e308}
+    for text in ('{"a": 1e999}', "[-1e999]", '{"a": NaN}', "Infinity"):
+        assert "output_json" not in Sample.of_text(text).fields

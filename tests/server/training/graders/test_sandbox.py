@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from server.core.errors import Unavailable
+from server.training.graders.build import GraderTools
 from server.training.graders.grade import GraderError, Sample
+from server.training.graders.math_pool import MathPool
 from server.training.graders.python_grader import PythonGrader, PythonSpec
 from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxedCodeError, SandboxLimits
 
@@ -203,3 +206,13 @@ async def test_what_holds_inside_cannot_be_claimed_by_the_code(sandbox: Sandbox)
     assert result.isolation["interfaces"] == ["lo"]
     assert result.score == 1
     assert result.printed == "\\ud800"
+
+
+async def test_a_machine_that_is_too_busy_to_start_it_says_nothing_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.training.graders.sandbox.START_TIMEOUT_S", 0)
+    spec = PythonSpec(type="python", source="def grade(sample, item): return 1")
+    with pytest.raises(GraderError, match="did not start within") as caught:
+        await PythonGrader(spec, Sandbox()).grade(Sample.of_text("x"), {})
+    assert caught.value.kind == "python_grader_server_error"
+    with pytest.raises(Unavailable, match="grader could not be tried: the sandbox did not start"):
+        await GraderTools(MathPool(), sandbox=Sandbox()).check(spec)

@@ -1,13 +1,15 @@
 """Templates fill in paths, and say which one is missing."""
 
 import json
+import re
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.training.graders.grade import GraderError, Sample
-from server.training.graders.template import MAX_RENDERED_CHARS, Template
+from server.training.graders.template import MAX_CHARS, MAX_RENDERED_CHARS, Template, _split
 
 SAMPLE = Sample.of_text(
     '{"answer": {"value": [3, "four"]}}', ({"type": "function", "function": {"name": "add", "arguments": "{}"}},)
@@ -143,3 +145,15 @@ def test_the_variables_of_rows_are_known_beforehand() -> None:
     template = Template.parse("{{item.a}} {{sample.output_text}} {{item.b[0].c}} {{item.a}}")
 
     assert {str(variable) for variable in template.item_variables} == {"item.a", "item.b[0].c"}
+
+
+@given(st.text("{} \nab"))
+def test_it_is_divided_where_a_regular_expression_would(text: str) -> None:
+    assert _split(text) == re.split(r"\{\{(.*?)\}\}", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("piece", ["{{", "{{ item.a }", "{ item", "{{}}", "}}"])
+def test_the_longest_text_is_read_at_once(piece: str) -> None:
+    """In quadratic time this takes minutes, in which the gateway answers nobody."""
+    with suppress(ValueError):
+        Template.parse(piece * (MAX_CHARS // len(piece)))

@@ -4,7 +4,7 @@ import json
 
 from server.training.worker.early_stopping import LOW_EVALUATIONS, EarlyStopping
 from server.training.worker.job_state import JobState
-from server.training.worker.method import Evaluation
+from server.training.worker.method import Evaluation, TrainingFailed
 
 MOST = 5
 
@@ -15,13 +15,25 @@ def evaluation(value: float, error: float = 0.0) -> Evaluation:
 
 def after_steps(watch: EarlyStopping, flat: list[bool], total: int = 1000) -> list[bool]:
     """Whether each of these steps ends the job."""
-    steps = enumerate(flat, 1)
-    return [watch.after_step(one, 0.25, MOST, is_last=step == total) is not None for step, one in steps]
+    ends = []
+    for step, one in enumerate(flat, 1):
+        watch.after_step(one, 0.25)
+        ends.append(watch.problem(MOST, is_last=step == total) is not None)
+    return ends
+
+
+def after_evaluations(watch: EarlyStopping, *values: float) -> list[TrainingFailed | None]:
+    """What each of these evaluations ends the job with."""
+    problems = []
+    for value in values:
+        watch.after_evaluation(evaluation(value))
+        problems.append(watch.problem(MOST, is_last=False))
+    return problems
 
 
 def test_rewards_that_never_differ_end_a_job_after_several_steps() -> None:
     assert after_steps(EarlyStopping(), [True] * MOST) == [False] * (MOST - 1) + [True]
-    error = EarlyStopping(flat_steps=MOST - 1).after_step(True, 0.25, MOST, is_last=False)
+    error = EarlyStopping(flat_steps=MOST, last_reward=0.25).problem(MOST, is_last=False)
     assert error is not None
     assert error.code == "constant_rewards"
     assert "0.25" in error.message
@@ -41,26 +53,27 @@ def test_a_job_without_a_step_to_learn_from_ends_as_a_failure_at_its_last_step()
 def test_a_reward_that_stays_far_below_the_start_ends_a_job() -> None:
     watch = EarlyStopping()
     watch.begin(evaluation(0.6, 0.02))
-    said = [watch.after_evaluation(evaluation(0.1)) for _ in range(LOW_EVALUATIONS)]
+    said = after_evaluations(watch, *[0.1] * LOW_EVALUATIONS)
     assert said[:-1] == [None] * (LOW_EVALUATIONS - 1)
     assert said[-1] is not None
     assert said[-1].code == "reward_collapse"
+    assert "0.1 on the held-out rows" in said[-1].message
 
 
 def test_one_bad_evaluation_between_good_ones_ends_nothing() -> None:
     watch = EarlyStopping()
     watch.begin(evaluation(0.6, 0.02))
-    assert all(watch.after_evaluation(evaluation(value)) is None for value in [0.1, 0.1, 0.5] * 5)
+    assert not any(after_evaluations(watch, *[0.1, 0.1, 0.5] * 5))
 
 
 def test_what_could_be_chance_ends_nothing() -> None:
     watch = EarlyStopping()
     watch.begin(evaluation(0.2, 0.1))
-    assert all(watch.after_evaluation(evaluation(0.0)) is None for _ in range(9))
+    assert not any(after_evaluations(watch, *[0.0] * 9))
 
 
-def test_it_goes_on_counting_from_a_checkpoint() -> None:
+def test_a_checkpoint_has_what_was_counted() -> None:
     watch = EarlyStopping()
-    after_steps(watch, [True] * (MOST - 1))
+    after_steps(watch, [True] * MOST)
     state = json.loads(json.dumps(JobState(watch=watch).model_dump(mode="json")))
-    assert JobState.model_validate(state).watch.after_step(True, None, MOST, is_last=False) is not None
+    assert JobState.model_validate(state).watch.problem(MOST, is_last=False) is not None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from server.training.worker.fair_semaphore import FairSemaphore
+from server.training.worker.fair_semaphore import FairSemaphore, TenantSemaphores
 
 
 async def served(at_once: int, *crowds: tuple[str, str, int]) -> list[str]:
@@ -67,3 +67,33 @@ async def test_waiting_that_is_cancelled_makes_no_slot() -> None:
         await asyncio.gather(*waiting, *(hold() for _ in range(5)), return_exceptions=True)
     assert not any(task.exception() for task in waiting[3:])
     assert most == 1
+
+
+async def test_a_tenant_whose_slots_hang_keeps_nobody_else_waiting() -> None:
+    semaphores, ends = TenantSemaphores(2), asyncio.Event()
+
+    async def hang() -> None:
+        async with semaphores.slot("acme"):
+            await ends.wait()
+
+    hanging = [asyncio.create_task(hang()) for _ in range(5)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1), semaphores.slot("globex"):
+        pass
+    ends.set()
+    await asyncio.gather(*hanging)
+    assert not semaphores._semaphores and not semaphores._present
+
+
+async def test_a_tenant_has_no_more_slots_than_its_own() -> None:
+    semaphores, inside, most = TenantSemaphores(2), 0, 0
+
+    async def hold() -> None:
+        nonlocal inside, most
+        async with semaphores.slot("acme"):
+            inside, most = inside + 1, max(most, inside + 1)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    await asyncio.gather(*(hold() for _ in range(9)))
+    assert most == 2

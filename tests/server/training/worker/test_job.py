@@ -301,7 +301,8 @@ async def test_scores_too_large_for_a_sum_are_no_rewards(tmp_path: Path, path: P
             job = await here.wait(job_id, lambda job: job.status == "failed")
         assert job.error.code == "constant_rewards"
         events = [event.data for event in await here.events(job_id) if event.type == "metrics"]
-        assert events[-1]["errors"] == {"other_error": 24}
+        # Of the four prompts, and of the two held-out rows.
+        assert events[-1]["errors"] == {"other_error": 24 + 2}
 
 
 async def test_a_message_that_no_utf8_carries_ends_a_job_all_the_same() -> None:

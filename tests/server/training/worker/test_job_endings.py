@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from adapters.factors.factors import Factors
 from tests.server.support.sampling_engine import NAME
-from tests.server.support.site import Site, rows, site
+from tests.server.support.site import Line, Site, rows, site
 from tests.server.training.graders.endpoint_app import endpoint_app
 
 # Steps of 2 prompts with 4 completions each.
@@ -180,3 +181,20 @@ async def test_a_cancelled_job_keeps_its_last_step(tmp_path: Path, path: Path, f
         (kept,) = (await here.client.fine_tuning.jobs.checkpoints.list(job_id)).data
         assert kept.step_number == step
         assert await step_of(here, kept.fine_tuned_model_checkpoint) == step
+
+
+async def test_a_worker_killed_before_it_could_fail_a_job_leaves_it_to_the_next(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors, endpoint_hosts="localhost") as here:
+        with endpoint_app(Graded(lambda place, count: 0.5)) as endpoint:
+            job_id = await create(here, endpoint.url, max_steps=3, eval_interval=3)
+            lost = Line(here.app)
+            lost.loses = "/finish"
+            http = httpx.AsyncClient(transport=lost, base_url="http://localhost")
+            async with http, here.worker("killed", http=http):
+                await here.wait(job_id, lambda job: job.step == 3)
+            here.expire_lease(job_id)
+            async with here.worker("next"):
+                job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "constant_rewards"

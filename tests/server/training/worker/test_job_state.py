@@ -20,6 +20,8 @@ STORED: dict[str, Any] = {
         "flat_steps": 1,
         "low_evaluations": 2,
         "has_learned": True,
+        "last_reward": 0.5,
+        "last_evaluation": 0.0625,
     },
     "diagnosis": {
         "history": {
