@@ -15,14 +15,22 @@ from vllm.renderers.online_derenderer import OnlineDerenderer
 
 
 async def message_of(
-    derenderer: OnlineDerenderer, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]
+    derenderer: OnlineDerenderer,
+    tokens: Sequence[int],
+    tools: Sequence[Mapping[str, Any]],
+    kwargs: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The assistant's message that `tokens` (at least one, without the one that ends it) are, in OpenAI's shape.
 
-    tools: those that the model was offered, in OpenAI's shape. ValueError for what can be read as no message.
+    tools: those that the model was offered, in OpenAI's shape. kwargs: what its chat template was given beside them,
+    which says whether it thinks at all. ValueError for what can be read as no message.
     """
     request = ChatCompletionRequest.model_validate(
-        {"messages": [{"role": "user", "content": ""}], **({"tools": list(tools)} if tools else {})}
+        {
+            "messages": [{"role": "user", "content": ""}],
+            "chat_template_kwargs": dict(kwargs),
+            **({"tools": list(tools)} if tools else {}),
+        }
     )
     generated = GenerateTokensResponse(choices=[GenerateTokensChoice(index=0, token_ids=list(tokens))])
     try:

@@ -74,6 +74,10 @@ class Engine(Protocol):
         """Whether calls are held to the schemas of all tools, or only to those of strict ones."""
 
     @property
+    def has_reasoning(self) -> bool:
+        """Whether it takes what the model thinks out of the text of its answers."""
+
+    @property
     def has_thinking_budgets(self) -> bool:
         """Whether a request may bound how much the model thinks before it answers."""
 
@@ -84,9 +88,12 @@ class Engine(Protocol):
     async def why_no_grammar(self, grammar: Grammar) -> str | None:
         """Why answers cannot be held to `grammar`; None when they can."""
 
-    async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    async def message_of(
+        self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The assistant's message that generated `tokens` are, with its calls of `tools`, in OpenAI's shape.
 
+        kwargs: what the chat template was given beside messages and tools.
         tokens: at least one, without the one that ends the message. ValueError when they are no message.
         """
 

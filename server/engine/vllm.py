@@ -195,6 +195,7 @@ class VllmEngine:
         self.why_no_tools = why_no_tools(args)
         self.constrains_all_tools = args.tool_strict_level == "parameter"
         reasoning = client.vllm_config.reasoning_config
+        self.has_reasoning = bool(args.structured_outputs_config.reasoning_parser)
         self.has_thinking_budgets = reasoning is not None and reasoning.enabled
         self.why_no_grammar = client.grammars.why_no_grammar
         self.template_cost = TemplateCost()
@@ -216,9 +217,11 @@ class VllmEngine:
         self._derenderer = app.state.online_derenderer
         self.template_cost = await measure_template(prompt_count(app.state.serving_tokenization))
 
-    async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    async def message_of(
+        self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
         assert self._derenderer is not None, "start comes before the first request"
-        return await message_of(self._derenderer, tokens, tools)
+        return await message_of(self._derenderer, tokens, tools, kwargs)
 
     def check_responses_request(self, payload: Mapping[str, Any]) -> None:
         as_chat = self.client.model_config.hf_config.model_type != "gpt_oss"

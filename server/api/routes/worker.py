@@ -83,9 +83,10 @@ async def claim_jobs(request: Request, gateway: GatewayDep) -> ClaimAnswer:
             code="factors_mismatch",
         )
     lease_s = gateway.settings.worker_lease_s
-    return await _transact(
+    answer = await _transact(
         gateway, lambda connection: claim(gateway.database, connection, body, lease_s, gateway.seals)
     )
+    return answer.model_copy(update={"reasoning": gateway.engine.has_reasoning})
 
 
 @router.post("/jobs/{job_id}/validated", openapi_extra=json_of(ValidatedRequest))
@@ -125,7 +126,9 @@ async def read_message(request: Request, gateway: GatewayDep) -> MessageAnswer:
     """The message that tokens are."""
     body = await _read(request, MessageRequest)
     try:
-        return MessageAnswer(message=await gateway.engine.message_of(body.tokens, body.tools))
+        return MessageAnswer(
+            message=await gateway.engine.message_of(body.tokens, body.tools, body.chat_template_kwargs)
+        )
     except ValueError as error:
         raise BadRequest(
             f"tokens can be read as no message ({error!s:.200}); send those that the model generated, and the tools "

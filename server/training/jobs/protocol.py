@@ -128,11 +128,14 @@ class LeaseAnswer(Message):
 
 
 class ClaimAnswer(Message):
-    """New jobs, and about each of the `running` ones what is wanted now. `lease_s`: how long a lease lasts."""
+    """New jobs, and about each of the `running` ones what is wanted now. `lease_s`: how long a lease lasts.
+    `reasoning`: whether the engine takes what the model thinks out of its answers, so that graders should not see it.
+    """
 
     jobs: list[ClaimedJob]
     running: dict[str, LeaseAnswer]
     lease_s: int
+    reasoning: bool = False
 
 
 class ValidatedRequest(Message):
@@ -154,10 +157,12 @@ class WorkerEvent(Message):
 
 
 class MessageRequest(Message):
-    """`tokens` that the model was sampled for, without the one that ends its turn, when it was offered `tools`."""
+    """`tokens` that the model was sampled for, without the one that ends its turn, when it was offered `tools` and its
+    chat template was given `chat_template_kwargs`."""
 
     tokens: list[Annotated[int, Field(ge=0, le=MAX_STEP)]] = Field(min_length=1, max_length=2**20)
     tools: list[dict[str, Any]] = Field(default=[], max_length=1024)
+    chat_template_kwargs: dict[str, Any] = {}
 
 
 class MessageAnswer(Message):

@@ -6,8 +6,8 @@ The turns of one conversation are one completion: their tokens are those that we
 environment's (chat_turns.py), which are marked, because nothing learns from them. All of them together have the limit
 of a completion, `max_completion_tokens`, so that a step is as large as without an environment.
 
-Without an environment there is one turn, whose tool calls are read for the grader. A row without tools, in a job
-without environment, is sampled and nothing else.
+Without an environment there is one turn, whose tool calls and reasoning are read for the grader. A row without tools,
+in a job without environment, of a model that does not reason, is sampled and nothing else.
 
 Everything random depends on the request's seed, and the ids of conversations and tool calls on what asked for them, so
 that a step that is taken again is the same.
@@ -78,17 +78,23 @@ class _Said:
 
 @dataclass(frozen=True, slots=True)
 class Conversations:
-    """Samples for one job. `semaphore` bounds how many environments are asked at once."""
+    """Samples for one job. `semaphore` bounds how many environments are asked at once.
+
+    reasoning: whether the engine takes what the model thinks out of messages. kwargs: what the chat template is given
+    beside messages and tools.
+    """
 
     rollouts: RolloutClient
     turns: ChatTurns | None
     environment: Environment | None
     semaphore: Slots
+    reasoning: bool = False
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     async def sample(self, request: RolloutRequest, example: Example) -> Group:
         """The completions of one prompt, that of `example`. Raises as `RolloutClient.sample`."""
         group = await self.rollouts.sample(request)
-        if self.environment is None and not example.tools:
+        if self.environment is None and not self._is_read(example):
             return group
         try:
             played = await gather_or_cancel(
@@ -122,12 +128,12 @@ class Conversations:
             turn = await self._next_turn(request, said, seed_of(request.seed, "turn", number, index))
 
     async def _message(self, turn: Completion, example: Example, seed: int) -> Message:
-        """The turn as a message; where the row has tools, as the engine reads it."""
+        """The turn as a message; where the row has tools, or the model thinks, as the engine reads it."""
         tokens = turn.tokens[:-1] if turn.finished else turn.tokens
-        if not example.tools or not tokens:
+        if not self._is_read(example) or not tokens:
             return {"role": "assistant", "content": turn.text}
         try:
-            message = await self.rollouts.message(tokens, example.tools)
+            message = await self.rollouts.message(tokens, example.tools, self.kwargs)
         except GatewayRefused as error:
             if error.status != 400:
                 raise
@@ -138,6 +144,10 @@ class Conversations:
         ids = [_digest(f"{seed}/{place}")[:_CALL_ID_CHARS] for place in range(len(calls))]
         named = [{**call, "id": call_id} for call, call_id in zip(calls, ids, strict=True)]
         return {**message, **({"tool_calls": named} if named else {}), "content": message.get("content")}
+
+    def _is_read(self, example: Example) -> bool:
+        """Whether the engine says which part of a turn is its text."""
+        return self.reasoning or bool(example.tools)
 
     async def _ask(
         self, request: RolloutRequest, example: Example, said: _Said, number: int, left: int

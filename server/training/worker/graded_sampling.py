@@ -32,7 +32,8 @@ from server.training.worker.step_samples import held_out_samples
 @dataclass(frozen=True, slots=True)
 class GradedSampling:
     """For one job. `grading_semaphore` bounds how many completions are graded at once, or have their environment asked,
-    over the tenant's jobs. `prompts` chooses the rows of a step; None: every row comes once per epoch."""
+    over the tenant's jobs. `prompts` chooses the rows of a step; None: every row comes once per epoch.
+    `reasoning`: as in Conversations."""
 
     job: ClaimedJob
     config: ReinforcementConfig | EvolutionConfig
@@ -41,6 +42,7 @@ class GradedSampling:
     rollouts: RolloutClient
     grading_semaphore: Slots
     prompts: LearnablePrompts | None = None
+    reasoning: bool = False
 
     async def of_step(self, step: int, adapters: Sequence[Adapter | None], count: int) -> Graded:
         """`count` completions of every prompt of step `step` by each of `adapters`, for which prompts and seeds are the
@@ -129,7 +131,14 @@ class GradedSampling:
             for example, seed in zip(examples, seeds, strict=True)
         ]
         semaphore = self.grading_semaphore
-        conversations = Conversations(self.rollouts, self.data.turns, self.data.environment, semaphore)
+        conversations = Conversations(
+            self.rollouts,
+            self.data.turns,
+            self.data.environment,
+            semaphore,
+            self.reasoning,
+            self.config.chat_template_kwargs,
+        )
         graded = GradedRollouts(conversations, self.grader, semaphore)
         return await graded.collect(requests, [*examples] * len(adapters))
 

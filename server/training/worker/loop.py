@@ -75,6 +75,7 @@ class Worker:
     max_grading: int = 16
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[str, _RunningJob] = field(init=False, default_factory=dict)
+    _reasoning: bool = field(init=False, default=False)
     _job_ended: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _context: WorkerContext = field(init=False)
     _grading_semaphore: TenantSemaphores = field(init=False)
@@ -123,6 +124,7 @@ class Worker:
         except (httpx.HTTPError, GatewayRefused, ValidationError, ApiError) as error:
             self.log(f"the gateway gave no work: {str(error) or type(error).__name__}")
             return None
+        self._reasoning = answer.reasoning
         for job_id, lease in answer.running.items():
             if lease.wanted != "run":
                 self._interrupt(job_id, lease.wanted)
@@ -249,7 +251,9 @@ class Worker:
             prompts = None
             if config.prompt_selection == "learnable":
                 prompts = LearnablePrompts(len(data.training), config.batch_size, job.seed, state)
-            sampling = GradedSampling(job, config, data, data.grader, tools.rollouts, self._grading_semaphore, prompts)
+            sampling = GradedSampling(
+                job, config, data, data.grader, tools.rollouts, self._grading_semaphore, prompts, self._reasoning
+            )
             if isinstance(config, EvolutionConfig):
                 return evolution(job, config, sampling, tools.factors, state)
             assert isinstance(config, ReinforcementConfig)

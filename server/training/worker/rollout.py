@@ -26,6 +26,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -177,9 +178,16 @@ class RolloutClient:
         except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise GatewayRefused(response.status_code, "", f"no prompt_logprobs that can be read: {error!r}") from error
 
-    async def message(self, tokens: Sequence[int], tools: Sequence[Message]) -> Message:
-        """The message that sampled tokens are, with its tool calls, as the engine reads it. Raises GatewayRefused."""
-        request = MessageRequest(tokens=list(tokens), tools=[dict(tool) for tool in tools])
+    async def message(
+        self, tokens: Sequence[int], tools: Sequence[Message], kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> Message:
+        """The message that sampled tokens are, as the engine reads it: text, tool calls and reasoning.
+
+        kwargs: what the chat template was given beside messages and tools. Raises GatewayRefused.
+        """
+        request = MessageRequest(
+            tokens=list(tokens), tools=[dict(tool) for tool in tools], chat_template_kwargs=dict(kwargs)
+        )
         response = await request_with_retries(
             self._http,
             "POST",

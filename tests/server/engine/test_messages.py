@@ -22,7 +22,14 @@ def config() -> ModelConfig:
     return ModelConfig(model=str(ensure_embedded_model()), dtype="float32", max_model_len=512)
 
 
-async def said(config: ModelConfig, text: str, tools: list[dict[str, Any]], parser: str | None) -> dict[str, Any]:
+async def said(
+    config: ModelConfig,
+    text: str,
+    tools: list[dict[str, Any]],
+    parser: str | None,
+    reasoning_parser: str | None = None,
+    **kwargs: Any,
+) -> dict[str, Any]:
     renderer = renderer_from_config(VllmConfig(model_config=config))
     derenderer = OnlineDerenderer(
         config,
@@ -32,8 +39,9 @@ async def said(config: ModelConfig, text: str, tools: list[dict[str, Any]], pars
         chat_template_content_format="auto",
         enable_auto_tools=parser is not None,
         tool_parser=parser,
+        reasoning_parser=reasoning_parser,
     )
-    return await message_of(derenderer, renderer.get_tokenizer().encode(text), tools)
+    return await message_of(derenderer, renderer.get_tokenizer().encode(text), tools, kwargs)
 
 
 async def test_a_call_is_read_as_the_chat_route_would(config: ModelConfig) -> None:
@@ -51,3 +59,17 @@ async def test_without_a_call_a_tool_or_a_parser_it_is_a_text(
     config: ModelConfig, text: str, tools: list[dict[str, Any]], parser: str | None
 ) -> None:
     assert await said(config, text, tools, parser) == {"role": "assistant", "content": text}
+
+
+async def test_what_the_model_thought_is_no_part_of_its_answer(config: ModelConfig) -> None:
+    text = "<think>\nIs it 33? No.\n</think>\n\n34"
+    message = await said(config, text, [], None, "qwen3")
+    assert (message["reasoning"].strip(), message["content"].strip()) == ("Is it 33? No.", "34")
+
+
+@pytest.mark.parametrize(("thinks", "content"), [(True, None), (False, "34")])
+async def test_whether_it_thinks_is_what_its_prompt_said(
+    config: ModelConfig, thinks: bool, content: str | None
+) -> None:
+    message = await said(config, "34", [], None, "qwen3", enable_thinking=thinks)
+    assert message.get("content") == content

@@ -92,6 +92,7 @@ class FakeEngine:
         self.template_cost = TemplateCost()
         self.why_no_tools: str | None = None
         self.constrains_all_tools = False
+        self.has_reasoning = False
         self.has_thinking_budgets = False
         self.grammars: list[Grammar] = []
         self.bad_grammars: dict[str, str] = {}
@@ -130,7 +131,9 @@ class FakeEngine:
         except ValidationError as error:
             raise validation_error(error.errors(include_url=False)) from error
 
-    async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    async def message_of(
+        self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
         if max(tokens) >= 1_000_000:
             raise ValueError("there is no such token")
         return {"role": "assistant", "content": " ".join(map(str, tokens))}

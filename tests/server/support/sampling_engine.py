@@ -63,6 +63,7 @@ class SamplingEngine:
         self.factors = factors
         self.max_model_len = SHAPE["max_position_embeddings"]
         self.chat_template_kwargs: dict[str, Any] = {}
+        self.has_reasoning = False
         self.max_num_seqs = 64
         self.hold: asyncio.Event | None = None
         self.received: list[dict[str, Any]] = []
@@ -83,11 +84,16 @@ class SamplingEngine:
     async def why_no_grammar(self, grammar: Grammar) -> str | None:
         return None
 
-    async def message_of(self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """A message of more than one word is a call of the first tool, with its words."""
+    async def message_of(
+        self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A message of more than one word is a call of the first tool, with its words. The first word is reasoning,
+        where the engine and `kwargs` say so."""
         if not self.is_readable:
             raise ValueError("a call that does not end")
         words = _text(tokens).split()
+        if self.has_reasoning and kwargs.get("enable_thinking", True):
+            return {"role": "assistant", "reasoning": words[0], "content": " ".join(words[1:])}
         if len(words) < 2 or not tools:
             return {"role": "assistant", "content": " ".join(words)}
         function = {"name": tools[0]["function"]["name"], "arguments": json.dumps({"words": words})}

@@ -173,6 +173,23 @@ async def test_samples_say_what_every_completion_was_worth(tmp_path: Path, path:
         assert all(one["completions"][0]["advantage"] is None for one in held_out)
 
 
+@pytest.mark.parametrize("thinks", [True, False])
+async def test_a_grader_sees_the_answer_without_what_the_model_thought(
+    tmp_path: Path, path: Path, factors: Factors, thinks: bool
+) -> None:
+    settings = SMALL | {"max_completion_tokens": 3, "chat_template_kwargs": {"enable_thinking": thinks}}
+    async with site(tmp_path, path, factors) as here:
+        here.engine.has_reasoning = True
+        job_id = await here.job(rows(12, WORD), CONTAINS, **settings)
+        async with here.worker():
+            await here.wait(job_id, "succeeded")
+        samples = await here.samples(job_id)
+    completions = [one for sample in samples for one in sample["completions"]]
+    said = [one["text"].removesuffix("</s>").split() for one in completions]
+    assert any(words[:1] == [WORD] and WORD not in words[1:] for words in said), "one that tells the two apart"
+    assert [one["reward"] for one in completions] == [float(WORD in words[thinks:]) for words in said]
+
+
 async def test_numbers_of_a_step_say_how_far_the_vector_is_and_how_far_it_moved_the_model(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
