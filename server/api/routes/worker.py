@@ -155,7 +155,12 @@ def _finish(
 
     # For whom it was done; the call itself may be sent again without a key.
     author = replace(author, principal=replace(author.principal, tenant=tenant), idempotency_key=None)
-    answer = gateway.writes.run(author, f"job.{body.status}", job_id, do)
+    try:
+        answer = gateway.writes.run(author, f"job.{body.status}", job_id, do)
+    except BadRequest:  # The lease was lost meanwhile. Behind an outage of the database the row may be there.
+        if result is not None:
+            training.files.delete(result.location)
+        raise
     finished = FinishAnswer.model_validate(answer.body)
     if result is not None and not (answer.is_news and finished.status == "succeeded"):
         training.files.delete(result.location)

@@ -63,7 +63,7 @@ async def test_worker_of_another_model_is_told_so(keyed: httpx.AsyncClient) -> N
 
 
 async def test_worker_reads_a_tenants_files_and_gives_it_the_result(
-    keyed: httpx.AsyncClient, factors: Factors, database: Database
+    keyed: httpx.AsyncClient, factors: Factors, database: Database, tmp_path: Path
 ) -> None:
     tenant = new_tenant(database, "acme")
     form: Any = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", ROWS)}}
@@ -79,6 +79,10 @@ async def test_worker_reads_a_tenants_files_and_gives_it_the_result(
     assert (await keyed.get(content, headers=key(WORKER))).status_code == 404
 
     finish = {"worker": "w", "status": "succeeded", "best": {"vector": vector(), "step": 0}}
+    files = sorted(one for one in (tmp_path / "files").rglob("*") if one.is_file())
+    late = await keyed.post(f"/v1/worker/jobs/{job['id']}/finish", json=finish | {"worker": "v"}, headers=key(WORKER))
+    assert late.json()["error"]["code"] == "lease_lost"
+    assert sorted(one for one in (tmp_path / "files").rglob("*") if one.is_file()) == files, "no bytes are left"
     done = await keyed.post(f"/v1/worker/jobs/{job['id']}/finish", json=finish, headers=key(WORKER))
     name = done.json()["fine_tuned_model"]
     assert name.startswith(f"ft:{BASE}:acme::")
