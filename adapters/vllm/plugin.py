@@ -83,13 +83,16 @@ def register() -> None:
     end_with_parent()
     if current_platform.is_cpu():
         from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+        from vllm.v1.kv_cache_interface import KVCacheConfig
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+        from adapters.vllm.clean_blocks import zero_blocks_of_float16
         from adapters.vllm.cpu_seeds import keep_seeds_of_partly_read_prompts
         from adapters.vllm.cpu_stages import make_buffers_of_stages
         from adapters.vllm.cpu_waiting import pause_while_waiting
 
         pause_while_waiting(SpinCondition)
+        zero_blocks_of_float16(KVCacheConfig)
         keep_seeds_of_partly_read_prompts(CPUModelRunner)
         make_buffers_of_stages(CPUModelRunner)
         _keep_compilation_on_cpu(type(current_platform))
