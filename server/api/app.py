@@ -1,8 +1,8 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares in the order a request meets them.
 
-    Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> ShortPaths
-    -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors -> the engine's own
-    -> InferenceMiddleware -> NoteRoute
+    Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> PrintablePaths
+    -> ShortPaths -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors
+    -> the engine's own -> InferenceMiddleware -> NoteRoute
 
 All parts are handed in; the app of the tests differs from the real one by its engine.
 """
@@ -25,6 +25,7 @@ from server.api.middleware.cors import Cors, CorsRules
 from server.api.middleware.engine_errors import EngineErrors
 from server.api.middleware.head_requests import HeadRequests
 from server.api.middleware.plain_bodies import PlainBodies
+from server.api.middleware.printable_paths import PrintablePaths
 from server.api.middleware.refused_routes import RefusedRoutes
 from server.api.middleware.short_paths import ShortPaths
 from server.api.middleware.stream_headers import StreamHeaders
@@ -191,6 +192,7 @@ def create_app(
         unknown_path=UnknownPaths(app, CONSOLE, console).refusal,
     )
     app.add_middleware(ShortPaths)
+    app.add_middleware(PrintablePaths)
     app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))
     if mode == "open":
         app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)

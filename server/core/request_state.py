@@ -32,6 +32,12 @@ class HeldBody(Protocol):
     def stream(self) -> None:
         """The reader keeps nothing of what it has read and will read."""
 
+    def hand_over(self) -> HeldBody:
+        """All that it holds, for a request that goes on with the same body when this one has ended."""
+
+    def close(self) -> None:
+        """The request has ended; once more does nothing."""
+
 
 class Trace(Protocol):
     """The spans of a request that is traced (observability/tracing.py)."""

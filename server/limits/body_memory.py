@@ -74,6 +74,12 @@ class HeldBody:
         self.close()
         self._streamed = True
 
+    def hand_over(self) -> HeldBody:
+        """All that it holds, for a request that goes on with the same body when this one has ended."""
+        heir = HeldBody(self._room, self._tenant_id)
+        heir.bytes, self.bytes = self.bytes, 0
+        return heir
+
     def close(self) -> None:
         """The request has ended; once more does nothing."""
         self._room.give_back(self._tenant_id, self.bytes)

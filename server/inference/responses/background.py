@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
 from server.core.errors import ApiError
-from server.core.request_state import RequestState, put_state, state_of
+from server.core.request_state import RequestState, held_body, put_state, state_of
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
 from server.inference.responses.answer import BROKE_OFF, ResponseAnswer
@@ -130,7 +130,10 @@ class BackgroundResponses:
         self.leases.take(plan.id)
         if plan.streams:
             self.logs.open(tenant_id, plan.id, len(FIRST_EVENTS))
+        # What was made of its body is needed until it has ended, which is long after this answer.
+        held = state_of(client.scope).held_body = held_body(scope).hand_over()
         task = asyncio.create_task(self._run(request, plan, client, serve), name=plan.id)
+        task.add_done_callback(lambda _: held.close())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         error = await asyncio.shield(client.accepted)

@@ -6,6 +6,7 @@ import httpx
 import openai
 import pytest
 
+from server.core.paths import MODEL_ROUTES, OPERATOR_PATHS, REFUSED_ROUTES
 from tests.server.support.fake_engine import BASE
 from tests.server.support.keyed import ADMIN_KEY, Operator, bearer
 
@@ -105,3 +106,27 @@ def test_official_clients_may_end_their_address_with_a_slash(base_url: str) -> N
             answer = client.chat.completions.create(model=BASE, messages=[{"role": "user", "content": "hi"}])
             assert answer.choices[0].message.content == "base"
             assert BASE in [model.id for model in client.models.list()]
+
+
+GUARDED = (*MODEL_ROUTES, *REFUSED_ROUTES, *OPERATOR_PATHS, "/v1/adapters", "/adapters", "/metrics")
+
+
+@pytest.mark.parametrize("end", ["%0A", "%0d", "%00", "%7f"])
+async def test_a_guarded_path_with_a_control_character_is_no_path(client: httpx.AsyncClient, end: str) -> None:
+    """The router of Starlette would take a line break at the end for none."""
+    for path in GUARDED:
+        for method in ("GET", "POST", "OPTIONS"):
+            response = await client.request(
+                method, f"http://localhost{path}{end}", json={"model": BASE, "messages": []}
+            )
+            assert response.status_code == 404 and "control characters" in response.json()["error"]["message"], path
+
+
+async def test_no_key_gets_around_its_quota_by_a_line_break(operator: Operator) -> None:
+    key = bearer((await operator.make_key("default", "infer", requests_per_minute=1))["key"])
+    body = {"model": BASE, "messages": [{"role": "user", "content": "hi"}]}
+    statuses = [
+        (await operator.http.post(f"http://localhost{CHAT}{end}", json=body, headers=key)).status_code
+        for end in ("", "", "%0A")
+    ]
+    assert statuses == [200, 429, 404]

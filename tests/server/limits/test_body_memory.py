@@ -29,7 +29,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.limits.body_memory import BodyRoom
 from tests.server.conftest import client_of
-from tests.server.support.fake_engine import MODULES, FakeEngine
+from tests.server.support.fake_engine import BASE, MODULES, FakeEngine
 
 CHAT, JSON = "/v1/chat/completions", {"content-type": "application/json"}
 MIB = 2**20
@@ -116,6 +116,21 @@ async def test_bodies_are_held_until_their_requests_have_ended(
     engine.hold.set()
     assert (await first).status_code == 200
     assert (await small_client.post(CHAT, json=chat(30_000))).status_code == 200
+
+
+async def test_a_background_response_holds_its_body_until_it_has_ended(
+    small_client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.hold = asyncio.Event()
+    body = {"model": BASE, "input": "x" * 30_000, "background": True}
+    queued = (await small_client.post("/v1/responses", json=body)).json()
+    assert queued["status"] == "queued"
+    refused = await small_client.post("/v1/responses", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_request_bytes")
+    engine.hold.set()
+    while (await small_client.get(f"/v1/responses/{queued['id']}")).json()["status"] != "completed":
+        await asyncio.sleep(0.01)
+    assert (await small_client.post("/v1/responses", json=body)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/adapters", CHAT, "/v1/adapters/bulk", "/v1/fine_tuning/jobs"])
