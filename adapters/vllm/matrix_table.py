@@ -68,9 +68,13 @@ class MatrixTable:
             if request.lora_int_id not in refused
         }
 
-    def add_zero(self, request: Request) -> None:
-        """A row for a warm-up request, whose path names no adapter."""
-        self.values_SE[self._take_row(request)].zero_()
+    def add_dummy(self, request: Request) -> None:
+        """Take the id of a warm-up request, whose path names no adapter, for that of no adapter.
+
+        Idle ranks of data parallel engines make as many of them as there can be, in every step.
+        """
+        self.forget(request.lora_int_id)
+        self.entries[request.lora_int_id] = (NO_ADAPTER_ROW, request.lora_path)
 
     def _copy(self, request: Request) -> bool:
         """Give the request a row with its matrices; False when they cannot be read."""
@@ -92,7 +96,7 @@ class MatrixTable:
 
     def _take_row(self, request: Request) -> int:
         self.forget(request.lora_int_id)
-        if not self.free:
+        while not self.free:
             self.forget(next(iter(self.entries)))
         row = self.free.pop()
         self.entries[request.lora_int_id] = (row, request.lora_path)
@@ -101,7 +105,7 @@ class MatrixTable:
     def forget(self, adapter_id: int) -> bool:
         """Free the row of an adapter; False when it has none."""
         entry = self.entries.pop(adapter_id, None)
-        if entry is not None:
+        if entry is not None and entry[0] != NO_ADAPTER_ROW:
             self.free.append(entry[0])
         return entry is not None
 

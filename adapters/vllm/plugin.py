@@ -64,9 +64,11 @@ def register() -> None:
     """Called by vLLM in the API process, the engine core and every worker. Calling it again does nothing."""
     from vllm.model_executor.layers.fused_moe import layer as fused_moe_layer
     from vllm.platforms import current_platform
+    from vllm.v1.core import kv_cache_utils
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.worker import lora_model_runner_mixin as mixin
 
+    from adapters.vllm.block_keys import hash_adapters_once
     from adapters.vllm.expert_kernels import keep_expert_kernels
     from adapters.vllm.orphans import end_with_parent
     from adapters.vllm.ray_environment import keep_secrets_here
@@ -78,6 +80,7 @@ def register() -> None:
         return
     mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
     hand_over_runs(mixin.LoRAModelRunnerMixin)
+    hash_adapters_once(kv_cache_utils)
     keep_expert_kernels(fused_moe_layer, is_enabled)
     refuse_unusable_adapters(EngineCore)
     end_with_parent()

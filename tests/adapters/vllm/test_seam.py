@@ -3,6 +3,7 @@
 import inspect
 import re
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,7 +112,9 @@ def test_the_prefix_cache_key_holds_the_adapters_name_and_content() -> None:
     class Request:
         lora_request = LoRARequest("acme/math@3", 7, "content")
 
-    assert kv_cache_utils._gen_lora_extra_hash_keys(Request()) == [("lora", "acme/math@3", "content")], (  # type: ignore[arg-type]
+    register()
+    digest = sha256(b"content").hexdigest()
+    assert kv_cache_utils._gen_lora_extra_hash_keys(Request()) == [("lora", "acme/math@3", digest)], (  # type: ignore[arg-type]
         "vLLM's prefix-cache key no longer holds name and path of an adapter: KV of one could serve another's request"
     )
 

@@ -45,6 +45,14 @@ def test_speculation_by_ngrams_or_a_draft_model_may_start_and_others_not(llama: 
         check_adapters_supported(allowed)
 
 
+@pytest.mark.parametrize(
+    "options", [{"cpu_offload_gb": 1}, {"offload_group_size": 2, "offload_num_in_group": 1}], ids=["uva", "prefetch"]
+)
+def test_weights_that_are_elsewhere_are_refused(llama: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(CannotStart, match=r"--cpu-offload-gb and --offload-group-size"):
+        check_adapters_supported(configured(llama, **options))
+
+
 def test_pipeline_stages_may_start_and_with_speculation_not(llama: Path) -> None:
     stages: dict[str, Any] = {"pipeline_parallel_size": 2}
     check_adapters_supported(configured(llama, **stages))
