@@ -41,6 +41,7 @@ from server.api.unknown_paths import UnknownPaths
 from server.api.writes import AuditedWrites
 from server.auth.middleware import AuthMiddleware, auth_mode
 from server.auth.operator_keys import OperatorKeys
+from server.core.first_fault import read_to_first_fault
 from server.core.seals import Seals
 from server.core.settings import Settings
 from server.db.database import Database
@@ -178,6 +179,7 @@ def create_app(
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)
+    read_to_first_fault(app)
     app.add_middleware(RefusedRoutes)
     app.add_middleware(BodyMemory, room=BodyRoom(settings.max_held_body_bytes))
     app.add_middleware(HeadRequests)

@@ -17,9 +17,12 @@ from server.core.errors import (
     UnsupportedMediaType,
     adapter_error_code,
     quoted,
+    short,
 )
 
 MAX_REPORTED_ERRORS = 3
+# More than there are of one value, with all types that it could have been.
+MAX_READ_ERRORS = 1000
 _VALIDATION_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 # Of which pydantic says "a valid dictionary or instance of" a class.
 _OBJECT_EXPECTED = {"model_type", "model_attributes_type"}
@@ -101,7 +104,7 @@ def validation_error(errors: Sequence[Any]) -> ApiError:
         if "Only 'application/json'" in sentence:
             return UnsupportedMediaType("The body has to be JSON, with the header Content-Type: application/json.")
         return BadRequest(sentence)
-    errors = _of_branches_meant(errors)
+    errors = _of_branches_meant(errors[:MAX_READ_ERRORS])
     told = list(dict.fromkeys(f"{field_of(error) or 'body'}: {_explain(error)}" for error in errors))
     shown = told[:MAX_REPORTED_ERRORS]
     if len(told) > len(shown):
@@ -168,7 +171,7 @@ def field_of(error: Mapping[str, Any]) -> str | None:
         if isinstance(part.name, int):
             path += f"[{part.name}]"
         elif not part.is_branch:
-            path += f".{part.name}" if path else part.name
+            path += f".{short(part.name)}" if path else short(part.name)
     return path or None
 
 

@@ -173,5 +173,10 @@ def quoted(value: object) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, Mapping):
         return f"an object with {len(value)} keys"
-    text = repr(value) if isinstance(value, str) else str(value)
+    # Of a string no more than is shown is escaped.
+    return short(repr(value[: MAX_SHOWN_CHARS + 1]) if isinstance(value, str) else str(value))
+
+
+def short(text: str) -> str:
+    """The beginning of `text`, such as a name that a client chose."""
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."

@@ -19,7 +19,7 @@ from typing import Any
 
 from jiter import from_json
 
-from server.core.errors import BadRequest, quoted
+from server.core.errors import BadRequest, quoted, short
 
 MAX_DEPTH = 200  # the parser's own
 INT64_MIN, UINT64_MAX = -(2**63), 2**64 - 1
@@ -74,11 +74,12 @@ def check_depth(text: bytes) -> None:
             raise _refusal(text, str(error)) from None
 
 
-def value_at_fault(value: object) -> InvalidJson | None:
+def value_at_fault(value: dict[str, Any] | list[Any]) -> InvalidJson | None:
     """The first value within that is no JSON, no text, or a number beyond 64 bits; None when there is none."""
-    for path, leaf in _leaves(value):
+    place: list[str | int] = []
+    for leaf in _leaves(value, place):
         if (wrong := _why_not(leaf)) is not None:
-            return InvalidJson(wrong, field=path)
+            return InvalidJson(wrong, field=_field(place))
     return None
 
 
@@ -122,17 +123,30 @@ def _why_not(value: object) -> str | None:
     return None
 
 
-def _leaves(value: object) -> Iterator[tuple[str, object]]:
-    """Every number and text within, keys of objects included, with its place, as in "messages[0].content"."""
-    pending: list[tuple[str, object]] = [("", value)]
-    while pending:
-        path, value = pending.pop()
-        if isinstance(value, dict):
-            for key, inner in reversed(value.items()):
-                place = f"{path}.{key}" if path else key
-                pending.append((place, inner))
-                pending.append((place, key))
-        elif isinstance(value, list):
-            pending.extend((f"{path}[{index}]", inner) for index, inner in reversed([*enumerate(value)]))
+def _leaves(value: dict[str, Any] | list[Any], place: list[str | int]) -> Iterator[object]:
+    """Every number and text within, keys of objects included. `place` has the keys and numbers that lead to it."""
+    walked = [_members(value)]
+    while walked:
+        del place[len(walked) - 1 :]
+        member = next(walked[-1], None)
+        if member is None:
+            walked.pop()
+            continue
+        part, inner = member
+        place.append(part)
+        if isinstance(part, str):
+            yield part
+        if isinstance(inner, dict | list):
+            walked.append(_members(inner))
         else:
-            yield path or "body", value
+            yield inner
+
+
+def _members(value: dict[str, Any] | list[Any]) -> Iterator[tuple[str | int, Any]]:
+    return iter(value.items()) if isinstance(value, dict) else enumerate(value)
+
+
+def _field(place: list[str | int]) -> str:
+    """`place` as in "messages[0].content"."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{short(part)}" for part in place)
+    return "".join(parts).removeprefix(".")

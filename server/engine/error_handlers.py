@@ -21,6 +21,7 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from server.core.error_responses import response_to, validation_error
 from server.core.errors import ApiError, BadRequest
+from server.core.first_fault import first_fault_reader
 
 # Functions of a request and nothing else, by the field that they read.
 READERS = {"vllm.renderers.chat_utils": "messages", "vllm.entrypoints.openai.responses.utils": "input"}
@@ -100,7 +101,7 @@ def _faults(model: Any, body: Mapping[str, Any]) -> Iterator[Any]:
             continue
         kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         try:
-            TypeAdapter(kind).validate_python(body[key])
+            first_fault_reader(TypeAdapter(kind)).validate_python(body[key])
         except ValidationError as error:
             for fault in error.errors(include_url=False):
                 yield {**fault, "loc": (key, *fault["loc"])}

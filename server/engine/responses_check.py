@@ -14,14 +14,17 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.responses.utils import construct_input_messages
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
 from server.core.error_responses import validation_error
 from server.core.errors import ApiError, BadRequest
+from server.core.first_fault import first_fault_reader
 from server.engine.error_handlers import refusal_of, unread
+
+_READER = first_fault_reader(TypeAdapter(ResponsesRequest))
 
 
 def check_responses_request(payload: Mapping[str, Any], max_model_len: int, *, as_chat: bool) -> None:
@@ -45,12 +48,13 @@ def check_responses_request(payload: Mapping[str, Any], max_model_len: int, *, a
 def _read(payload: Mapping[str, Any]) -> ResponsesRequest:
     try:
         # As FastAPI has it read, and of a copy: its validators change what they are given.
-        return ResponsesRequest.model_validate({**payload}, from_attributes=True)
+        request: ResponsesRequest = _READER.validate_python({**payload}, from_attributes=True)
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False)) from error
     except Exception as error:
         told = None if getattr(error, "parameter", None) is None else _told(error)
         raise told or unread([ResponsesRequest], payload, error) from error
+    return request
 
 
 def _told(error: Exception) -> ApiError | None:

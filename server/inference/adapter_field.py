@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 from adapters.vector.adapter import Adapter
 from adapters.vector.mixing import mix
-from server.core.errors import ApiError, BadRequest, NotFound, quoted
+from server.core.errors import ApiError, BadRequest, NotFound, quoted, short
 from server.core.names import INLINE_LABEL, MIX_LABEL, Reference, parse_reference
 from server.core.off_loop import off_loop
 from server.core.principal import DEFAULT_TENANT_NAME, Principal
@@ -166,7 +166,7 @@ class AdapterField:
                 if key not in SPEC_FIELDS:
                     raise BadRequest(
                         f"{path} has the unknown field {quoted(key)}; known are {', '.join(SPEC_FIELDS)}",
-                        param=f"{path}.{key}",
+                        param=f"{path}.{short(key)}",
                         code="unknown_parameter",
                     )
             adapter = parse_spec(field, self._engine.factors, path)

@@ -69,7 +69,7 @@ def check_elsewhere(scope: Scope) -> None:
 
 def is_misnomer(field: str) -> bool:
     """Whether `field` can only mean `adapter`, and is not it."""
-    name = field.lower().replace("-", "_")[:MAX_NAME_CHARS]
+    name = field[:MAX_NAME_CHARS].lower().replace("-", "_")
     if _NAMES.fullmatch(name):
         return field != ADAPTER
     return field != ADAPTER and _is_like(name)

@@ -61,6 +61,15 @@ async def test_an_encoded_body_is_refused_wherever_it_goes(
     assert plain.status_code == 200
 
 
+async def test_a_content_type_too_long_to_be_parsed_is_refused(client: httpx.AsyncClient) -> None:
+    """Also where no key is needed."""
+    for method, path in (("GET", "/health"), ("POST", "/v1/chat/completions"), ("POST", "/v1/files")):
+        for kind in ('application/json;"', "multipart/form-data;"):
+            response = await client.request(method, path, headers={"content-type": kind + ";" * 5000})
+            error = response.json()["error"]
+            assert (response.status_code, error["param"], error["code"]) == (400, "content-type", "invalid_value")
+
+
 @pytest.mark.parametrize("charset", ["utf-16", "latin-1", '"ISO-8859-1"', "x"])
 @pytest.mark.parametrize("path", [CHAT, "/v1/adapters", "/tokenize"])
 async def test_json_in_another_charset_is_refused(client: httpx.AsyncClient, path: str, charset: str) -> None:

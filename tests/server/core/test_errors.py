@@ -1,5 +1,6 @@
 """Every error leaves in OpenAI's shape, whoever raised it."""
 
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from fastapi import FastAPI
 
 from server.api.app import create_app
-from server.core.error_responses import error_response
+from server.core.error_responses import MAX_READ_ERRORS, error_response, validation_error
+from server.core.errors import quoted
 from server.core.settings import Settings
 from server.db.database import Database
 from server.registry.store import Registry
@@ -72,6 +74,44 @@ async def test_long_input_is_quoted_in_short(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/chat/completions", json={"messages": "x" * 10_000})
     assert response.status_code == 400
     assert len(response.text) < 500
+
+
+def test_what_is_not_shown_is_not_escaped() -> None:
+    text = "\0" * 10_000_000
+    tracemalloc.start()
+    try:
+        shown = quoted(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert shown == "'" + ("\\x00" * 20)[:79] + "..."
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize("length", [0, 78, 79, 80, 81, 1000])
+def test_a_short_text_is_quoted_whole(length: int) -> None:
+    whole = repr("x" * length)
+    assert quoted("x" * length) == (whole if len(whole) <= 80 else f"{whole[:80]}...")
+
+
+def test_of_many_faults_the_first_are_looked_at() -> None:
+    fault = {"type": "int_type", "loc": ("body", "n"), "msg": "Input should be a valid integer", "input": "x"}
+    unread: Any = object()
+    error = validation_error([fault] * MAX_READ_ERRORS + [unread])
+    assert (error.message, error.param) == ("n: Input should be a valid integer, got 'x'", "n")
+
+
+def test_a_long_name_is_told_in_short() -> None:
+    key = "k" * 10_000
+    fault = {"type": "extra_forbidden", "loc": ("body", key), "msg": "Extra inputs are not permitted", "input": 1}
+    error = validation_error([fault])
+    assert error.param == f"{'k' * 80}..." and key not in error.message
+
+
+async def test_of_a_list_the_first_fault_is_told(client: httpx.AsyncClient) -> None:
+    body = {"name": "a", "url": "https://example.com", "event_types": [5, 6, 7]}
+    error = (await client.post("/v1/webhook_endpoints", json=body)).json()["error"]
+    assert error["param"] == "event_types[0]" and "event_types[1]" not in error["message"]
 
 
 async def test_defect_in_our_own_route_is_a_500_even_where_the_engine_takes_it_for_a_bad_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.core.errors import PayloadTooLarge
-from server.core.json_text import MAX_DEPTH, InvalidJson, parse_json
+from server.core.json_text import MAX_DEPTH, InvalidJson, parse_json, value_at_fault
 from server.core.json_values import check_values
 
 DEEP = "is nested too deeply: more than 200 arrays and objects within one another"
@@ -63,6 +64,18 @@ def test_too_many_values_and_too_many_levels_are_told_apart() -> None:
         check_values(b"{,[,," * 20, 3, "most")
     with pytest.raises(InvalidJson, match=DEEP):
         check_values(b"[" * 100_000, 3, "most")
+
+
+def test_a_long_key_is_not_copied_for_every_value_below_it() -> None:
+    value = {"k" * 100_000: [0] * 1000 + [2**64]}
+    tracemalloc.start()
+    try:
+        fault = value_at_fault(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert fault is not None and fault.field == f"{'k' * 80}...[1000]"
+    assert peak < 1_000_000
 
 
 JSON = st.recursive(

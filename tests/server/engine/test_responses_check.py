@@ -5,6 +5,8 @@ The route has vLLM's own request and error handlers, and does what vLLM's does b
 
 from __future__ import annotations
 
+import copy
+import re
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -14,13 +16,17 @@ import openai
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI, Request
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.responses import Response
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.responses.utils import construct_input_messages
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
 from adapters.factors.factors import Factors
 from server.api.app import create_app
+from server.core.error_responses import MAX_READ_ERRORS
+from server.core.first_fault import first_fault_reader
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.response_tables import RESPONSES
@@ -102,6 +108,64 @@ async def test_what_is_wrong_is_told_as_in_the_foreground(
     assert (status, told["error"]["param"]) == (400, param) and told["error"]["message"]
     with app_database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(RESPONSES)).scalar() == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": [0] * 10_000}, "input[0]"),
+        ({"input": [USER] + [{}] * 9_999}, "input[1]"),
+        ({"input": [{"role": "user", "content": [{}] * 10_000}]}, "input[0].content[0]"),
+        ({"input": "one", "tools": [{"type": "mcp"}] * 2000}, "tools[0]"),
+    ],
+    ids=["numbers", "objects", "parts", "tools"],
+)
+async def test_of_many_faults_the_first_is_told(http: httpx.AsyncClient, body: dict[str, Any], param: str) -> None:
+    """Each of the first three has hundreds of thousands."""
+    for background in (False, True):
+        answer = await http.post("/v1/responses", json={**body, "background": background})
+        error = answer.json()["error"]
+        places = {place.partition(":")[0] for place in error["message"].split("; ")}
+        assert answer.status_code == 400 and error["param"].startswith(param)
+        assert all(place.startswith(param) for place in places if place.startswith(("input", "tools"))), error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": [0] * 100},
+        {"input": [USER] + [{}] * 100},
+        {"input": [{"role": "user", "content": [{}] * 100}]},
+        {"input": "one", "tools": [{}] * 100},
+        {"input": "one", "metadata": {f"k{n}": n for n in range(1000)}},
+    ],
+)
+def test_a_value_has_fewer_faults_than_are_read(body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        first_fault_reader(TypeAdapter(ResponsesRequest)).validate_python(body)
+    assert caught.value.error_count() < MAX_READ_ERRORS / 2
+
+
+@pytest.mark.parametrize("model", [ResponsesRequest, ChatCompletionRequest])
+def test_what_has_no_fault_is_read_as_ever(model: type[BaseModel]) -> None:
+    parts = [{"type": "input_text", "text": "two"}, {"type": "input_image", "image_url": "data:,x", "detail": "low"}]
+    said = [USER, {"role": "user", "content": parts, "type": "message"}, {"role": "assistant", "content": "three"}]
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    body = {
+        "input": [*said, call, {"type": "function_call_output", "call_id": "c", "output": "four"}],
+        "messages": said,
+        "tools": [{"type": "function", "name": "f", "parameters": {}, "function": {"name": "f"}}],
+        "metadata": {"k": "v"},
+        "logit_bias": {"1": 2},
+        "stop": ["a", "b"],
+    }
+    read = first_fault_reader(TypeAdapter(model)).validate_python(copy.deepcopy(body))
+    whole = model.model_validate(copy.deepcopy(body))
+    assert _without_iterators(read) == _without_iterators(whole)
+
+
+def _without_iterators(request: BaseModel) -> str:
+    return re.sub(r"request_id='[^']*'|ValidatorIterator\(.*?\)|0x[0-9a-f]+", "", repr(request))
 
 
 async def test_the_official_client_learns_what_it_may_include(http: httpx.AsyncClient) -> None:
