@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from clients.cli import bulk
-from clients.cli.calls import DEFAULT_URL, AsJson, Url, fail, say, table
+from clients.cli.calls import DEFAULT_URL, AsJson, Url, fail, say, table, writing
 from clients.cli.client import connected
 
 adapters = typer.Typer(no_args_is_help=True, help="Upload, list, import and export adapters.")
@@ -94,7 +95,8 @@ def download(
     if file is None:
         sys.stdout.buffer.write(data)
     else:
-        file.write_bytes(data)
+        with writing(file):
+            file.write_bytes(data)
 
 
 @adapters.command("delete")
@@ -144,11 +146,22 @@ def alias(
 @adapters.command("import")
 def import_many(
     file: Annotated[Path, typer.Argument(help=".ndjson or .safetensors", exists=True, dir_okay=False)],
+    key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="Of an import that broke off, to go on where it ended")
+    ] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Store all adapters of a file. One that broke off goes on where it ended when it is started again."""
-    result = bulk.import_file(url, file)
+    """Store all adapters of a file, each as the next version of its name.
+
+    An import that breaks off says with which --idempotency-key it goes on where it ended.
+    """
+    key = key or f"import-{uuid.uuid4().hex}"
+    try:
+        result = bulk.import_file(url, file, key)
+    except (typer.Exit, KeyboardInterrupt):
+        say(f"The same command with --idempotency-key {key} goes on where it ended.")
+        raise
     if as_json:
         print(json.dumps(result.to_dict()))
     else:

@@ -29,7 +29,9 @@ INTERRUPTED = 130
 
 @batches.command("create")
 def create(
-    file: Annotated[Path, typer.Argument(help="Requests, one a line: custom_id, method, url, body", exists=True)],
+    file: Annotated[
+        Path, typer.Argument(help="Requests, one a line: custom_id, method, url, body", exists=True, dir_okay=False)
+    ],
     endpoint: Annotated[str | None, typer.Option(help="Default: that of the first line")] = None,
     watching: Annotated[bool, typer.Option("--watch", help="Wait for it, and print the answers")] = False,
     url: Url = DEFAULT_URL,

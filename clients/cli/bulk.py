@@ -1,19 +1,18 @@
 """Importing and exporting files of many adapters, with a progress bar.
 
-An import is sent in requests of ten thousand lines, each under an Idempotency-Key made from the file's digest and the
-lines' place. So memory is bounded, a broken connection costs one request, and an import that is started again passes
-quickly over what is stored already.
+An import is sent in requests of ten thousand lines, each under an Idempotency-Key made from the run's and the lines'
+place. So memory is bounded, a broken connection costs one request, and an import that is started again under the key
+of the run that broke off passes quickly over what is stored already.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.cli.calls import checked, connection, fail, say
+from clients.cli.calls import checked, connection, fail, say, writing
 from clients.cli.client import connected
 
 if TYPE_CHECKING:
@@ -28,21 +27,21 @@ RETRIES = 4
 NDJSON, SAFETENSORS = "application/x-ndjson", "application/x-safetensors"
 
 
-def import_file(url: str, file: Path) -> BulkResult:
-    """Store the adapters of `file`, and say on standard error which were rejected. Ends the command if it cannot."""
+def import_file(url: str, file: Path, key: str) -> BulkResult:
+    """Store the adapters of `file`, and say on standard error which were rejected. Ends the command if it cannot.
+
+    key: of the run. What was stored under it within 24 hours is told and not stored again.
+    """
     from tinylora_client import BulkResult
 
     kind = SAFETENSORS if file.suffix == ".safetensors" else NDJSON
     total = BulkResult(stored=0, rejected=[])
     with connected(url, max_retries=RETRIES) as client, _progress() as progress:
-        key = _digest(file)
         task = progress.add_task(file.name, total=_count_lines(file) if kind == NDJSON else None)
         bodies = _chunks(file) if kind == NDJSON else iter([file.read_bytes()])
         for number, body in enumerate(bodies):
-            # Sent again under the same key, what was stored is told and not stored again.
-            of_key = f"import-{key[:32]}-{number}"
             done = client.adapters.upload_lines(
-                body, media_type=kind, first_index=number * LINES, idempotency_key=of_key
+                body, media_type=kind, first_index=number * LINES, idempotency_key=f"{key}-{number}"
             )
             _say_rejected(done.rejected, len(total.rejected))
             if done.error is not None:
@@ -71,17 +70,12 @@ def _count_lines(file: Path) -> int:
         return sum(1 for line in lines if line.strip())
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def export_file(url: str, file: Path, *, all_versions: bool, prefix: str) -> int:
     """Write the tenant's adapters to `file` as NDJSON, whole or not at all; returns how many."""
     query = {"versions": "all" if all_versions else "latest", "prefix": prefix}
     partial = file.with_name(f"{file.name}.partial")
     count = 0
-    with connection(url) as client, _progress() as progress, partial.open("wb") as output:
+    with writing(file), connection(url) as client, _progress() as progress, partial.open("wb") as output:
         task = progress.add_task(file.name, total=None)
         with client.stream("GET", "/adapters/export", params=query) as response:
             if not response.is_success:
@@ -91,7 +85,8 @@ def export_file(url: str, file: Path, *, all_versions: bool, prefix: str) -> int
                 output.write(chunk)
                 count += chunk.count(b"\n")
                 progress.update(task, completed=count)
-    partial.replace(file)
+    with writing(file):
+        partial.replace(file)
     return count
 
 

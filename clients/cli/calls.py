@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import quote
 
@@ -57,22 +58,40 @@ def checked(response: httpx.Response) -> httpx.Response:
     try:
         message = response.json()["error"]["message"]
     except (ValueError, LookupError, TypeError):
-        message = f"{response.url} answered {response.status_code}, not as a TinyLoRA server would"
+        message = other_server(response.url, response.status_code)
     fail(f"{message}{hint}")
 
 
-def call(url: str, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> dict[str, Any]:
+def other_server(url: object, status: int) -> str:
+    """What is said where `url` is another server's: its answer cannot be read as one of ours."""
+    return f"{url} answered {status}, not as a TinyLoRA server would: is --url right?"
+
+
+class Answer(dict[str, Any]):
+    """A JSON object of the server. Reading a field that it does not have ends the command: it is another server's."""
+
+    def __init__(self, fields: Mapping[str, Any], response: httpx.Response) -> None:
+        super().__init__(fields)
+        self._response = response
+
+    def __missing__(self, field: str) -> NoReturn:
+        fail(other_server(self._response.url, self._response.status_code))
+
+
+def call(url: str, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Answer:
     """The server's answer, a JSON object."""
     with connection(url) as client:
         response = checked(client.request(method, path, json=body, params=query))
     try:
-        answer: dict[str, Any] = response.json()
+        answer = response.json(object_hook=lambda fields: Answer(fields, response))
     except ValueError:
-        fail(f"no answer of a TinyLoRA server from {url}: {response.url} is no JSON")
+        answer = None
+    if not isinstance(answer, Answer):
+        fail(other_server(response.url, response.status_code))
     return answer
 
 
-def pages(url: str, path: str, **query: Any) -> Iterator[dict[str, Any]]:
+def pages(url: str, path: str, **query: Any) -> Iterator[Answer]:
     """The items of a listing, from all of its pages."""
     query["limit"] = PAGE
     while True:
@@ -81,6 +100,24 @@ def pages(url: str, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         if not page["has_more"]:
             return
         query["after"] = page["last_id"]
+
+
+def check_writable(file: Path) -> None:
+    """End the command if `file` cannot be written, before much is done for what would be in it."""
+    with writing(file):
+        is_new = not file.exists()
+        file.open("ab").close()
+        if is_new:
+            file.unlink()
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Within, `file` is written. Ends the command with a sentence when it cannot be."""
+    try:
+        yield
+    except OSError as error:
+        fail(f"{file} cannot be written: {error.strerror or error}")
 
 
 def part(text: str) -> str:
@@ -123,4 +160,8 @@ def table(*columns: str, rows: Iterable[Sequence[str]], right: Collection[str] =
 
 def when(seconds: int | None, never: str = "") -> str:
     """A time, from seconds since 1970."""
-    return never if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}Z"
+    if seconds is None:
+        return never
+    if seconds >= datetime.max.replace(tzinfo=UTC).timestamp():
+        return "after 9999"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}Z"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from clients.cli.calls import KEY_HINT, fail, key_of_environment
+from clients.cli.calls import KEY_HINT, fail, key_of_environment, other_server
 
 if TYPE_CHECKING:
     from tinylora_client import AsyncTinyLoRA, TinyLoRA
@@ -27,11 +27,12 @@ def connected(url: str, max_retries: int = 2) -> Iterator[TinyLoRA]:
         yield client
 
 
-def async_client(url: str) -> AsyncTinyLoRA:
+def async_client(url: str, max_retries: int = 2) -> AsyncTinyLoRA:
     """The async client, to be used within `sentences`."""
     from tinylora_client import AsyncTinyLoRA
 
-    return AsyncTinyLoRA(base_url=url, api_key=key_of_environment(), timeout=TIMEOUT_S)
+    options = {"api_key": key_of_environment(), "timeout": TIMEOUT_S, "max_retries": max_retries}
+    return AsyncTinyLoRA(base_url=url, **options)
 
 
 @contextmanager
@@ -46,6 +47,8 @@ def sentences(url: str) -> Iterator[None]:
         fail(words_of(error))
     except (openai.APIConnectionError, httpx2.InvalidURL, UnicodeError) as error:
         fail(f"no answer of a TinyLoRA server from {url}: {error.__cause__ or error}")
+    except openai.APIResponseValidationError as error:
+        fail(other_server(error.request.url, error.status_code))
     except (openai.OpenAIError, ValueError) as error:
         # ValueError: what the client refuses to send, such as an empty id.
         fail(str(error))
@@ -55,5 +58,5 @@ def words_of(error: Any) -> str:
     """What the server says of an openai.APIStatusError."""
     body = error.body if isinstance(error.body, dict) else {}
     if "message" not in body:
-        return f"{error.request.url} answered {error.status_code}, not as a TinyLoRA server would"
+        return other_server(error.request.url, error.status_code)
     return f"{body['message']}{KEY_HINT if error.status_code == 401 else ''}"

@@ -70,7 +70,7 @@ def with_flags(
     for field in ("training_file", "validation_file"):
         if isinstance(job.get(field), str):
             job[field] = _file(job[field])
-    job["tinylora"] = {**(job.get("tinylora") or {}), **settings}
+    job["tinylora"] = {**_object(job.get("tinylora"), "tinylora"), **settings}
     job["method"] = _method(job.get("method"), method, grader)
     return job
 
@@ -88,6 +88,8 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         place = settings
         for part in outer:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise SpecError(f"--set {name} is a part of {part}, which another --set says is {place!r}")
         try:
             place[last] = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -105,12 +107,19 @@ def _file(given: str) -> str | Path:
     raise SpecError(f"there is no file {given}, and it is not the id of an uploaded one (file-...)")
 
 
+def _object(given: Any, field: str) -> Mapping[str, Any]:
+    """What a job has in `field`, an object; nothing is an empty one."""
+    if given is not None and not isinstance(given, Mapping):
+        raise SpecError(f"{field} is {given!r}, expected an object")
+    return given or {}
+
+
 def _method(in_file: Any, method: str | None, grader: str | None) -> dict[str, Any]:
     given = in_file if isinstance(in_file, Mapping) else {"type": in_file} if in_file else {}
     kind = method or given.get("type") or "reinforcement"
     if kind not in METHODS:
         raise SpecError(f"the method is {kind!r}, expected {', '.join(METHODS)}")
-    part = dict(given.get(kind) or {})
+    part = dict(_object(given.get(kind), f"method.{kind}"))
     if kind == "supervised":
         if grader is not None:
             raise SpecError("--grader is given, and supervised training has none: it learns the answers in the file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from clients.cli.calls import key_of_environment
+from clients.cli.calls import key_of_environment, other_server
 from clients.cli.finding import Finding
 
 if TYPE_CHECKING:
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 120
 SLOW_S = 30
+
+
+class OtherServerError(Exception):
+    """What answers is no TinyLoRA server. The message says what it answered."""
 
 
 def server_findings(url: str) -> list[Finding]:
@@ -32,6 +36,8 @@ def server_findings(url: str) -> list[Finding]:
                     break
     except httpx.TimeoutException:
         found.append(Finding("server", "failure", f"{url} is silent", "see its log; is something else on this port?"))
+    except OtherServerError as error:
+        found.append(Finding("server", "failure", str(error), "give the address of a TinyLoRA server"))
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         advice = "start one (make serve, or tinylora serve), or give its address: --url or TINYLORA_URL"
         found.append(Finding("server", "failure", f"nothing answers at {url}: {error or type(error).__name__}", advice))
@@ -64,13 +70,13 @@ def _models(client: httpx.Client) -> Finding:
         return Finding("key", "failure", _message(response), advice)
     if not response.is_success:
         return Finding("served", "failure", _message(response), "the message says what; see the server's log")
-    model = response.json()["data"][0]
-    return Finding("served", "ok", f"{model['id']}, {model['max_model_len']} tokens of context")
+    name, max_tokens = _base_model(response)
+    return Finding("served", "ok", f"{name}, {max_tokens} tokens of context")
 
 
 def _answer(client: httpx.Client) -> Finding:
     """One token of the base model."""
-    model = client.get("/v1/models", params={"limit": 1}).json()["data"][0]["id"]
+    model, _ = _base_model(client.get("/v1/models", params={"limit": 1}))
     body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]}
     began = time.monotonic()
     response = client.post("/v1/chat/completions", json=body, timeout=ANSWER_TIMEOUT_S)
@@ -83,6 +89,15 @@ def _answer(client: httpx.Client) -> Finding:
         advice = "it is busy: see tinylora_waiting_requests in /metrics, and what else runs on its machine"
         return Finding("answer", "warning", f"a token took {seconds:.0f} s", advice)
     return Finding("answer", "ok", f"a token took {1000 * seconds:.0f} ms")
+
+
+def _base_model(response: httpx.Response) -> tuple[str, int]:
+    """Its name, and its tokens of context. Raises OtherServerError."""
+    try:
+        model = response.json()["data"][0]
+        return model["id"], model["max_model_len"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise OtherServerError(other_server(response.url, response.status_code)) from error
 
 
 def _message(response: httpx.Response) -> str:

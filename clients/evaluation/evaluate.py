@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -35,12 +35,16 @@ Grade = Callable[[str, Row], Awaitable[tuple[float, str | None, str | None]]]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """`samples` completions of every row; temperature 0 is greedy, one sample is then all there is."""
+    """`samples` completions of every row; temperature 0 is greedy, one sample is then all there is.
+
+    chat_template_kwargs: what the chat template is given beside messages and tools, as of a job.
+    """
 
     samples: int = 1
     temperature: float = 0.0
     max_tokens: int = 512
     seed: int = 0
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,15 @@ class Evaluation:
         return difference(self.rewards, base.rewards)
 
 
+class _Checked(openai.BaseModel):
+    grader: dict[str, Any]
+
+
+class _Graded(openai.BaseModel):
+    reward: float
+    metadata: dict[str, Any]
+
+
 async def evaluate(
     client: AsyncOpenAI,
     model: str,
@@ -143,15 +156,16 @@ async def exact_name(client: AsyncOpenAI, model: str) -> str:
 
 async def checked_grader(client: AsyncOpenAI, grader: Mapping[str, Any]) -> dict[str, Any]:
     """The grader with its defaults, as the server understands it."""
-    answer = await client.post("/fine_tuning/alpha/graders/validate", cast_to=object, body={"grader": dict(grader)})
-    assert isinstance(answer, dict)
-    checked: dict[str, Any] = answer["grader"]
-    return checked
+    path = "/fine_tuning/alpha/graders/validate"
+    answer = await client.post(path, cast_to=_Checked, body={"grader": dict(grader)})
+    return answer.grader
 
 
 async def sample(client: AsyncOpenAI, model: str, number: int, row: Row, sampling: Sampling) -> ChatCompletion:
     """The completions of a row, whose seeds are its own by its `number`."""
     request: Any = {"messages": list(row.messages), **({"tools": list(row.tools)} if row.tools else {})}
+    kwargs = dict(sampling.chat_template_kwargs)
+    template = {"chat_template_kwargs": kwargs} if kwargs else {}
     completion: ChatCompletion = await client.chat.completions.create(
         model=model,
         n=sampling.samples,
@@ -160,7 +174,7 @@ async def sample(client: AsyncOpenAI, model: str, number: int, row: Row, samplin
         max_tokens=sampling.max_tokens,
         # vLLM counts upwards from it for the samples of one request.
         seed=sampling.seed + number * sampling.samples,
-        extra_body=dict(PLAIN),
+        extra_body={**PLAIN, **template},
         **request,
     )
     return completion
@@ -183,11 +197,9 @@ async def _grade(
     client: AsyncOpenAI, text: str, row: Row, grader: Mapping[str, Any]
 ) -> tuple[float, str | None, str | None]:
     body = {"grader": dict(grader), "model_sample": text, "item": dict(row.item)}
-    answer = await client.post("/fine_tuning/alpha/graders/run", cast_to=object, body=body)
-    assert isinstance(answer, dict)
-    metadata = answer["metadata"]
-    error = metadata["errors"].get("message")
-    if error is None and not math.isfinite(answer["reward"]):
-        error = f"the reward is {answer['reward']}"
-    vote = metadata["detail"].get("answer") if metadata["type"] == "math" else text.strip()
-    return answer["reward"], vote, error
+    answer = await client.post("/fine_tuning/alpha/graders/run", cast_to=_Graded, body=body)
+    error = answer.metadata["errors"].get("message")
+    if error is None and not math.isfinite(answer.reward):
+        error = f"the reward is {answer.reward}"
+    vote = answer.metadata["detail"].get("answer") if answer.metadata["type"] == "math" else text.strip()
+    return answer.reward, vote, error

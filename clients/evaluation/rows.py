@@ -30,7 +30,10 @@ class Row:
 def load_rows(data: str, limit: int | None = None) -> list[Row]:
     """The first `limit` rows of the file, or public set, `data`. RowsError when it has none."""
     if Path(data).is_file():
-        rows = list(_read(Path(data), limit))
+        try:
+            rows = list(_read(Path(data), limit))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RowsError(f"{data} cannot be read: {error}") from error
     elif data in PUBLIC_SETS:
         rows = [_of(row) for row in public_rows(data, limit)]
     else:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from openai import OpenAIError
+
 from tinylora_client.objects import (
     Adapter,
     AdapterDeleted,
@@ -180,13 +182,17 @@ def upload_lines(
     headers = {"content-type": media_type}
     call = Call("post", "/adapters/bulk", str, content=body, extra_headers=headers, idempotency_key=idempotency_key)
     text = yield from call
-    *outcomes, totals = [json.loads(line) for line in text.splitlines()]
+    try:
+        *outcomes, totals = [json.loads(line) for line in text.splitlines()]
+        complete = totals["complete"]
+    except (ValueError, LookupError, TypeError) as why:
+        raise OpenAIError(f"the answer to the upload has no outcomes in it, but {text[:80]!r}") from why
     rejected = [
         Rejected(index=first_index + one["index"], name=one["name"], message=one["error"]["message"])
         for one in outcomes
         if "error" in one
     ]
-    error = None if totals["complete"] else totals["error"]["message"]
+    error = None if complete else totals["error"]["message"]
     return BulkResult(stored=totals["stored"], rejected=rejected, error=error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,18 +30,23 @@ def wait(
 ) -> Steps[Batch]:
     """The batch, when it has completed; `results` then has what its lines were answered.
 
-    timeout: seconds. progress: a bar on standard error; None shows it on a terminal and in a notebook. on_update: is
-    called at every look at the batch. Interrupting it leaves the batch alone, and waiting again goes on. A server that
-    does not answer is asked again for `patience_s` seconds; then its error is raised.
+    timeout: seconds, after which no other look is taken. progress: a bar on standard error; None shows it on a terminal
+    and in a notebook. on_update: is called at every look at the batch. Interrupting it leaves the batch alone, and
+    waiting again goes on. A server that does not answer is asked again for `patience_s` seconds, and not beyond
+    `timeout`; then its error is raised.
 
     Raises BatchFailedError when it failed, expired or was cancelled; what had been answered is in its files even so.
     BatchWaitTimeoutError.
     """
-    began = time.monotonic()
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     with ProgressBar(batch_id, progress) as bar:
         while True:
             batch = yield from patiently(
-                lambda: _batch(batch_id), poll_s=poll_s, patience_s=patience_s, silent=bar.show_silence
+                lambda: _batch(batch_id),
+                poll_s=poll_s,
+                patience_s=patience_s,
+                deadline=deadline,
+                silent=bar.show_silence,
             )
             counts = batch.request_counts
             if counts is not None:
@@ -52,10 +58,10 @@ def wait(
                 return batch
             if batch.status in ENDS:
                 raise BatchFailedError(batch)
-            if timeout is not None and time.monotonic() - began >= timeout:
-                raise BatchWaitTimeoutError(batch, timeout)
-            left = poll_s if timeout is None else timeout - (time.monotonic() - began)
-            yield Pause(max(0.0, min(poll_s, left)))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise BatchWaitTimeoutError(batch, timeout or 0.0)
+            yield Pause(min(poll_s, left))
 
 
 def results(batch_id: str) -> Steps[list[dict[str, Any]]]:

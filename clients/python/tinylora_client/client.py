@@ -9,6 +9,7 @@ from typing import Any
 from openai import APIStatusError, AsyncOpenAI, OpenAI
 
 from tinylora_client.adapters import Adapters, AsyncAdapters
+from tinylora_client.answer_check import check_fields, reading
 from tinylora_client.batches import AsyncBatches, Batches
 from tinylora_client.chat import AsyncChat, Chat
 from tinylora_client.errors import typed_error
@@ -28,6 +29,7 @@ class TinyLoRA(OpenAI):
     base_url: the server, with or without /v1; default TINYLORA_URL, else http://localhost:8000. api_key: default
     TINYLORA_API_KEY; a server without keys takes any. options: those of openai.OpenAI (timeout, max_retries, ...).
 
+    An answer that cannot be one of such a server is an openai.APIResponseValidationError.
     Writes that are repeated because an answer was lost are done once: all attempts of a call have the same
     Idempotency-Key. OpenAI's own environment variables are not read, so that its keys go nowhere else.
     """
@@ -68,6 +70,14 @@ class TinyLoRA(OpenAI):
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> APIStatusError:
         return typed_error(super()._make_status_error(err_msg, body=body, response=response))
 
+    def _process_response(self, **arguments: Any) -> Any:
+        with reading(**arguments):
+            return super()._process_response(**arguments)
+
+    def _process_response_data(self, **arguments: Any) -> Any:
+        check_fields(**arguments)
+        return super()._process_response_data(**arguments)
+
 
 class AsyncTinyLoRA(AsyncOpenAI):
     """As TinyLoRA, for asyncio and trio: openai.AsyncOpenAI with the same additions."""
@@ -107,6 +117,14 @@ class AsyncTinyLoRA(AsyncOpenAI):
 
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> APIStatusError:
         return typed_error(super()._make_status_error(err_msg, body=body, response=response))
+
+    async def _process_response(self, **arguments: Any) -> Any:
+        with reading(**arguments):
+            return await super()._process_response(**arguments)
+
+    def _process_response_data(self, **arguments: Any) -> Any:
+        check_fields(**arguments)
+        return super()._process_response_data(**arguments)
 
 
 def _base_url(given: object) -> str:

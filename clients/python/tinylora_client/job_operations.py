@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openai import APIError, Omit
+from openai.pagination import SyncCursorPage, SyncPage
+from openai.types import FileObject, Model
 from openai.types.fine_tuning import FineTuningJobEvent
 
 from tinylora_client.errors import JobFailedError, JobWaitTimeoutError
@@ -87,8 +90,8 @@ def create(
 
 def base_model() -> Steps[str]:
     """The name of the model that the server serves, on which all adapters run."""
-    listed: Any = yield from Call("get", "/models", object, query={"limit": 1})
-    return str(listed["data"][0]["id"])
+    listed = yield from Call("get", "/models", SyncPage[Model], query={"limit": 1})
+    return listed.data[0].id
 
 
 def samples(
@@ -106,7 +109,7 @@ def follow(job_id: str, *, poll_s: float = 2.0, patience_s: float = PATIENCE_S) 
     """
     last: str | None = None
     while True:
-        update = yield from _update(job_id, last, poll_s, patience_s, lambda error: None)
+        update = yield from _update(job_id, last, poll_s, patience_s, math.inf, lambda error: None)
         yield Emit(update)
         if update.job.status in ENDS:
             return
@@ -126,13 +129,14 @@ def wait(
 ) -> Steps[Job]:
     """The job, when it has succeeded; `fine_tuned_model` is then the adapter's name.
 
-    timeout: seconds. progress: a bar on standard error; None shows it on a terminal and in a notebook. on_update: is
-    called at every look at the job, on_silence with the error where the server does not answer. Interrupting it leaves
-    the job alone, and waiting again goes on.
+    timeout: seconds, after which no other look is taken. progress: a bar on standard error; None shows it on a terminal
+    and in a notebook. on_update: is called at every look at the job, on_silence with the error where the server does
+    not answer. Interrupting it leaves the job alone, and waiting again goes on.
 
-    Raises JobFailedError when it failed or was cancelled, JobWaitTimeoutError, and what `follow` raises.
+    Raises JobFailedError when it failed or was cancelled, JobWaitTimeoutError, and the error of a server that does not
+    answer for `patience_s` seconds, or at the end of `timeout`.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     last: str | None = None
     with ProgressBar(job_id, progress) as bar:
 
@@ -142,7 +146,7 @@ def wait(
                 on_silence(error)
 
         while True:
-            update = yield from _update(job_id, last, poll_s, patience_s, silent)
+            update = yield from _update(job_id, last, poll_s, patience_s, deadline, silent)
             job = update.job
             last = update.events[-1].id if update.events else last
             bar.show(job, update.events)
@@ -152,13 +156,19 @@ def wait(
                 return job
             if job.status in ENDS:
                 raise JobFailedError(job)
-            if deadline is not None and time.monotonic() >= deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise JobWaitTimeoutError(job, timeout or 0.0)
-            yield Pause(poll_s if deadline is None else min(poll_s, max(0.0, deadline - time.monotonic())))
+            yield Pause(min(poll_s, left))
 
 
 def _update(
-    job_id: str, last: str | None, poll_s: float, patience_s: float, silent: Callable[[APIError], object]
+    job_id: str,
+    last: str | None,
+    poll_s: float,
+    patience_s: float,
+    deadline: float,
+    silent: Callable[[APIError], object],
 ) -> Steps[JobUpdate]:
     """The job and the events behind the one with the id `last`. Passing errors are told, and waited out."""
 
@@ -167,7 +177,7 @@ def _update(
         job = yield from Call("get", _path(job_id), Job)
         return JobUpdate(job, (yield from _events_behind(job_id, last)))
 
-    return patiently(ask, poll_s=poll_s, patience_s=patience_s, silent=silent)
+    return patiently(ask, poll_s=poll_s, patience_s=patience_s, deadline=deadline, silent=silent)
 
 
 def _events_behind(job_id: str, last: str | None) -> Steps[tuple[FineTuningJobEvent, ...]]:
@@ -175,27 +185,27 @@ def _events_behind(job_id: str, last: str | None) -> Steps[tuple[FineTuningJobEv
     found: list[FineTuningJobEvent] = []
     query: dict[str, Any] = {"limit": EVENTS_PAGE}
     while True:
-        page: Any = yield from Call("get", f"{_path(job_id)}/events", object, query=query)
-        for item in page["data"]:
-            if item["id"] == last:
+        page = yield from Call("get", f"{_path(job_id)}/events", SyncCursorPage[FineTuningJobEvent], query=query)
+        for event in page.data:
+            if event.id == last:
                 return tuple(reversed(found))
-            found.append(FineTuningJobEvent.construct(**item))
-        if not page["has_more"]:
+            found.append(event)
+        if not page.has_more:
             return tuple(reversed(found))
-        query["after"] = page["data"][-1]["id"]
+        query["after"] = page.data[-1].id
 
 
 def _upload(file: Path, idempotency_key: str | None) -> Steps[str]:
-    answer: Any = yield from Call(
+    answer = yield from Call(
         "post",
         "/files",
-        object,
+        FileObject,
         body={"purpose": "fine-tune"},
         files={"file": (file.name, file.read_bytes())},
         extra_headers={"content-type": "multipart/form-data"},
         idempotency_key=idempotency_key,
     )
-    return str(answer["id"])
+    return answer.id
 
 
 def _path(job_id: str) -> str:

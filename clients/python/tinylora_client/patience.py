@@ -16,17 +16,23 @@ PATIENCE_S = 600.0
 
 
 def patiently(
-    ask: Callable[[], Steps[T]], *, poll_s: float, patience_s: float, silent: Callable[[APIError], object]
+    ask: Callable[[], Steps[T]],
+    *,
+    poll_s: float,
+    patience_s: float,
+    deadline: float,
+    silent: Callable[[APIError], object],
 ) -> Steps[T]:
     """What `ask` gives. Passing errors are told to `silent` and waited out: it is asked again every `poll_s` seconds,
-    for `patience_s` seconds; then the error is raised."""
-    silent_since: float | None = None
+    for `patience_s` seconds and until `deadline` (of time.monotonic) at most; then the error is raised."""
+    give_up: float | None = None
     while True:
         try:
             return (yield from ask())
         except (APIConnectionError, InternalServerError, RateLimitError) as error:
-            silent_since = silent_since or time.monotonic()
-            if time.monotonic() - silent_since >= patience_s:
+            give_up = give_up or min(time.monotonic() + patience_s, deadline)
+            left = give_up - time.monotonic()
+            if left <= 0:
                 raise
             silent(error)
-        yield Pause(poll_s)
+        yield Pause(min(poll_s, left))

@@ -24,6 +24,8 @@ def _server(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(*arguments: object, code: int = 0) -> Result:
     result = CliRunner().invoke(cli, ["adapters", *map(str, arguments)])
     assert result.exit_code == code, result.output
+    # A sentence and a status, or what went wrong would be a traceback.
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
 
@@ -54,13 +56,23 @@ def test_import_of_more_than_one_request_says_what_was_rejected_and_can_be_repea
     lines[LINES + 1] = json.dumps({"name": "bad", "vector": "AAA="})
     file.write_text("\n".join(lines))
     for _ in range(2):
-        result = run("import", file, code=1)
+        result = run("import", file, "--idempotency-key", "of-the-run", code=1)
         assert f"{LINES + 1} adapters stored, 1 rejected." in result.stderr
         assert f"item {LINES + 1} (bad): " in result.stderr
     assert json.loads(run("show", "u/00000").stdout)["version"] == 1
     exported = tmp_path / "back.ndjson"
     run("export", exported)
     assert [json.loads(line)["name"] for line in exported.read_text().splitlines()] == names[: LINES + 1]
+
+
+@pytest.mark.parametrize("deletion", [("delete",), ("delete", "--purge")])
+def test_import_of_what_was_deleted_stores_it_again(tmp_path: Path, deletion: tuple[str, ...]) -> None:
+    file = tmp_path / "one.ndjson"
+    file.write_text(json.dumps({"name": "acme/math", "vector": VECTOR}))
+    run("import", file)
+    run(*deletion, "acme/math")
+    assert "1 adapters stored, 0 rejected." in run("import", file).stderr
+    assert json.loads(run("show", "acme/math").stdout)["name"] == "acme/math"
 
 
 def test_import_of_a_safetensors_file(tmp_path: Path) -> None:
@@ -85,7 +97,12 @@ def test_json_has_the_servers_objects(tmp_path: Path) -> None:
 def test_mistakes_are_sentences(tmp_path: Path) -> None:
     assert "has no adapter_model.safetensors" in run("upload", "empty", tmp_path, code=1).stderr
     assert "expected a version" in run("alias", "a", "prod", "one", code=1).stderr
+    nowhere = tmp_path / "none" / "x"
     vector = tmp_path / "v.bin"
+    vector.write_bytes(bytes(26))
+    run("upload", "a", vector)
+    for command in (("export", nowhere), ("download", "a", "-o", nowhere)):
+        assert f"{nowhere} cannot be written: No such file or directory" in run(*command, code=1).stderr
     vector.write_bytes(b"123")
     assert "26 bytes" in run("upload", "short", vector, code=1).stderr
     assert "expected key=value" in run("list", "--metadata", "team", code=1).stderr

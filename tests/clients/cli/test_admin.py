@@ -17,6 +17,7 @@ import uvicorn
 from click.testing import Result
 from typer.testing import CliRunner
 
+from clients.cli.calls import when
 from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
@@ -69,6 +70,14 @@ def test_from_a_tenant_to_a_revoked_key(environment: dict[str, str], url: str) -
     revoked = run(environment, "keys", "revoke", "acme", listed["id"])
     assert (revoked.exit_code, revoked.stdout.startswith(f"{listed['id']} is revoked since ")) == (0, True)
     assert httpx.get(f"{url}/v1/models", headers=bearer(key)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(None, "never"), (0, "1970-01-01 00:00Z"), (253402300799, "9999-12-31 23:59Z"), (253402300800, "after 9999")],
+)
+def test_times_as_they_are_shown(seconds: int | None, shown: str) -> None:
+    assert when(seconds, "never") == shown
 
 
 def test_a_tenant_is_changed_in_what_is_given(environment: dict[str, str]) -> None:

@@ -28,6 +28,10 @@ def test_a_file_becomes_a_batch_and_its_answers(tmp_path: Path) -> None:
     assert "can no longer be cancelled" in run("batch", "cancel", batch["id"], code=1).stderr
 
 
+def test_a_directory_is_no_file_of_requests(tmp_path: Path) -> None:
+    assert "is a directory" in run("batch", "create", tmp_path, code=2).stderr
+
+
 def test_a_file_that_is_wrong_ends_the_command_with_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text("{")

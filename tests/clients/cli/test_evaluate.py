@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from adapters.factors.factors import Factors
 from server.launch.cli import cli
-from tests.server.support.fake_engine import BASE, FakeEngine
+from tests.server.support.fake_engine import BASE, ChatRequest, FakeEngine
 from tinylora_client import TinyLoRA
 
 ROWS = 12
@@ -31,6 +31,7 @@ class AddingEngine(FakeEngine):
         app.add_api_route("/v1/chat/completions", self._add, methods=["POST"])
 
     async def _add(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.received.append(ChatRequest(**body))
         first, second = map(int, re.findall(r"\d+", body["messages"][-1]["content"]))
         ways = OF_ADAPTER if self._active.get() else OF_BASE
         choices = []
@@ -69,6 +70,8 @@ def data(tmp_path: Path, base_url: str, monkeypatch: pytest.MonkeyPatch) -> Path
 def run(*arguments: object, code: int = 0) -> Result:
     result = CliRunner().invoke(cli, ["eval", *map(str, arguments)])
     assert result.exit_code == code, result.output
+    # A sentence and a status, or what went wrong would be a traceback.
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
 
@@ -107,6 +110,32 @@ def test_table_says_how_was_measured_and_the_chart_has_a_bar_of_each(data: Path,
     assert titles == [BASE, "acme/adds@1"]
 
 
+@pytest.mark.parametrize("flag", ["--output", "--plot"])
+def test_what_cannot_be_written_is_said_before_the_first_answer(
+    data: Path, tmp_path: Path, engine: FakeEngine, flag: str
+) -> None:
+    file = tmp_path / "runs" / "today"
+    assert f"{file} cannot be written: No such file or directory" in run(data, flag, file, code=1).stderr
+    assert f"{tmp_path} cannot be written: Is a directory" in run(data, flag, tmp_path, code=1).stderr
+    assert engine.received == []
+
+
+def test_a_disk_that_is_full_in_the_end_costs_no_table(data: Path) -> None:
+    result = run(data, "--output", "/dev/full", code=1)
+    assert BASE in result.stdout and "/dev/full cannot be written: No space left on device" in result.stderr
+
+
+def test_the_chat_template_is_given_what_the_job_gave_it(data: Path, engine: FakeEngine) -> None:
+    kwargs = {"enable_thinking": False}
+    flags = ("--limit", 1, "--json", "--chat-template-kwargs")
+    found = json.loads(run(data, *flags, json.dumps(kwargs)).stdout)
+    (received,) = engine.received
+    assert received.model_dump()["chat_template_kwargs"] == kwargs
+    assert found["sampling"]["chat_template_kwargs"] == kwargs, "without it the figures cannot be compared"
+    assert "is '{', which is not JSON" in run(data, *flags, "{", code=1).stderr
+    assert "is '[1]', expected an object" in run(data, *flags, "[1]", code=1).stderr
+
+
 def test_grader_of_ones_own_and_answers_that_it_cannot_grade(data: Path, tmp_path: Path) -> None:
     grader = tmp_path / "grader.json"
     exact = {"type": "string_check", "input": "{{ sample.output_text }}", "reference": "99", "operation": "eq"}
@@ -121,6 +150,8 @@ def test_mistakes_are_sentences(data: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"messages": [{"role": "user", "content": "1 + 1"}]}\n{"messages": []}\n')
     assert f"{bad}, line 2: " in run(bad, code=1).stderr
+    bad.write_bytes(b'{"messages": [{"role": "user", "content": "\xff"}]}\n')
+    assert f"{bad} cannot be read: 'utf-8' codec" in run(bad, code=1).stderr
     assert "no file nothing" in run("nothing", code=1).stderr
     assert "greedy samples are all the same" in run(data, "-k", 2, "--temperature", 0, code=1).stderr
     assert "'acme/none'" in run(data, "--adapter", "acme/none", code=1).stderr

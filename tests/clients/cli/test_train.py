@@ -35,6 +35,8 @@ def do_next_job(worker: Worker, end: str = "succeeded") -> None:
 def run(*arguments: object, code: int = 0) -> Result:
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
+    # A sentence and a status, or what went wrong would be a traceback.
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
 
@@ -114,6 +116,11 @@ def test_mistakes_are_sentences(worker: Worker, rows: Path, tmp_path: Path) -> N
     assert "has the field 'trainingfile'; known are training_file" in run("train", "-c", config, code=1).stderr
     config.write_text("a: [\n")
     assert f"{config} cannot be read" in run("train", "-c", config, code=1).stderr
+    for job, said in (("tinylora: [1]", "tinylora is [1]"), ("method: {evolution: abc}", "method.evolution is 'abc'")):
+        config.write_text(f"training_file: rows.jsonl\n{job}\n")
+        assert f"{said}, expected an object" in run("train", "-c", config, "--method", "evolution", code=1).stderr
+    twice = ("--set", "recipe=1", "--set", "recipe.groups=1")
+    assert "--set recipe.groups is a part of recipe" in run("train", rows, *twice, code=1).stderr
     assert "there is nothing to train on" in run("train", code=1).stderr
     assert "there is no file nothing.jsonl" in run("train", "nothing.jsonl", code=1).stderr
     assert "the method is 'sft'" in run("train", rows, "--method", "sft", code=1).stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import tinylora_client
 from tests.clients.python.conftest import Connect
 from tests.server.support.fake_engine import BASE, MODULES
 from tests.server.support.training_kit import REINFORCEMENT, Worker
+from tinylora_client import batch_operations, job_operations
+from tinylora_client.operation import Steps
 
 STEPS = 4
 QUICK = {"poll_s": 0.02}
@@ -132,6 +135,20 @@ def test_a_server_that_restarts_is_waited_for_and_one_that_stays_away_is_not(
         away.left = 1000
         with pytest.raises(openai.APIConnectionError):
             client.fine_tuning.jobs.wait(job.id, poll_s=0.02, patience_s=0.1)
+
+
+@pytest.mark.parametrize("wait", [job_operations.wait, batch_operations.wait])
+def test_a_server_that_is_away_is_not_waited_for_beyond_the_timeout(wait: Callable[..., Steps[Any]]) -> None:
+    away = openai.APIConnectionError(request=httpx2.Request("GET", "http://localhost"))
+
+    def first_failure(timeout: float) -> Any:
+        steps = wait("id-1", timeout=timeout, poll_s=1000.0, patience_s=1000.0, progress=False)
+        next(steps)
+        return steps.throw(away)
+
+    assert first_failure(timeout=100.0).seconds <= 100.0
+    with pytest.raises(openai.APIConnectionError):
+        first_failure(timeout=0.0)
 
 
 def test_what_is_not_the_id_of_a_job_is_refused_before_it_is_sent(connect: Connect) -> None:
