@@ -31,6 +31,9 @@ from server.core.json_text import parse_json
 from server.core.off_loop import off_loop
 from server.core.request_body import MAX_JSON_BYTES, read_json, replay
 
+# FastAPI goes through all of them for each that the route does not have.
+MAX_PARAMETERS = 1000
+
 
 class Defect(Exception):
     """An unexpected exception in one of our routes; its cause is what happened."""
@@ -83,7 +86,12 @@ def _lists(query: Any) -> set[str]:
 
 
 def _check_once(parameters: QueryParams, lists: Collection[str]) -> None:
-    """BadRequest for a parameter that is given more than once and is none of `lists`."""
+    """BadRequest for a parameter that is given more than once and is none of `lists`, or too many of them."""
+    number = len(parameters.multi_items())
+    if number > MAX_PARAMETERS:
+        raise BadRequest(
+            f"the query has {number} parameters, expected at most {MAX_PARAMETERS}", code="too_many_parameters"
+        )
     for name, times in Counter(name for name, _ in parameters.multi_items()).items():
         if times > 1 and name not in lists:
             raise BadRequest(

@@ -22,7 +22,7 @@ from server.core.paths import MODEL_ROUTES, POOLING_ROUTES, RESPONSES_PATH
 from server.core.principal import Principal
 from server.core.request_body import read_body, read_json
 from server.core.request_state import RawHeaders, held_body, principal_of, state_of
-from server.engine.grammar import grammars_of
+from server.engine.grammar import Grammar, grammars_of
 from server.engine.protocol import Engine, ServedAdapter
 from server.inference.adapter_field import AdapterField
 from server.inference.answer_limits import lower_limits
@@ -83,13 +83,13 @@ class Resolver:
             take_adapter_of_header(payload, scope)
         if runs_model:
             check_elsewhere(scope)
-            check_own_fields(payload, path, self._engine.why_no_tools)
+            await off_loop(len(body), check_own_fields, payload, path, self._engine.why_no_tools)
         served = await self._adapter(payload, principal)
         unchanged = served is None and "adapter" not in payload and not runs_model
         payload.pop("adapter", None)
         background = state_of(scope).background
         standing = await self._settle(payload, principal, background=background) if runs_model else Standing()
-        grammars = grammars_of(payload, all_tools=self._engine.constrains_all_tools) if runs_model else ()
+        grammars = await self._grammars(payload, len(body)) if runs_model else ()
         model = self._engine.base_models[0] if served is None else served.name  # which the answer will name
         call = None
         if runs_model:
@@ -131,6 +131,9 @@ class Resolver:
             )
         held_body(scope).add(added)
         return plan
+
+    async def _grammars(self, payload: dict[str, Any], size: int) -> tuple[Grammar, ...]:
+        return await off_loop(size, grammars_of, payload, all_tools=self._engine.constrains_all_tools)
 
     async def _settle(self, payload: dict[str, Any], principal: Principal, *, background: bool) -> Standing:
         """Set what only a request that runs the model has; returns how soon it is served."""

@@ -10,6 +10,8 @@ import pytest
 from fastapi import FastAPI
 
 from server.api.app import create_app
+from server.api.bodies.json_body import MAX_FAULTS
+from server.api.own_route import MAX_PARAMETERS
 from server.core.error_responses import MAX_READ_ERRORS, error_response, validation_error
 from server.core.errors import quoted
 from server.core.settings import Settings
@@ -112,6 +114,19 @@ async def test_of_a_list_the_first_fault_is_told(client: httpx.AsyncClient) -> N
     body = {"name": "a", "url": "https://example.com", "event_types": [5, 6, 7]}
     error = (await client.post("/v1/webhook_endpoints", json=body)).json()["error"]
     assert error["param"] == "event_types[0]" and "event_types[1]" not in error["message"]
+
+
+async def test_so_many_unknown_fields_are_counted_and_not_told(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/fine_tuning/jobs", "/v1/batches"):
+        response = await client.post(path, json={f"k{number}": 0 for number in range(MAX_FAULTS + 1)})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "too_many_faults")
+
+
+async def test_a_query_without_number_is_refused(client: httpx.AsyncClient) -> None:
+    """FastAPI's time for unknown parameters is quadratic."""
+    for number, code in ((MAX_PARAMETERS, "unknown_parameter"), (MAX_PARAMETERS + 1, "too_many_parameters")):
+        response = await client.get("/v1/adapters", params=[(f"k{n}", "") for n in range(number)])
+        assert (response.status_code, response.json()["error"]["code"]) == (400, code)
 
 
 async def test_defect_in_our_own_route_is_a_500_even_where_the_engine_takes_it_for_a_bad_request(

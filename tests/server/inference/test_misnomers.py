@@ -11,7 +11,6 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from server.inference.misnomers import is_misnomer
-from server.inference.own_fields import MAX_FIELDS, MAX_MESSAGES
 from tests.server.support.fake_engine import FakeEngine
 
 CHAT = "/v1/chat/completions"
@@ -100,25 +99,3 @@ async def test_vllms_former_constraints_are_refused_and_not_ignored(client: http
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, field)
     assert "structured_outputs" in error["message"]
-
-
-@pytest.mark.parametrize("outer", [None, "sampling_params", "vllm_xargs", "parameters", "extra_body"])
-async def test_fields_without_number_are_refused(client: httpx.AsyncClient, outer: str | None) -> None:
-    for number, status in ((200, 200), (MAX_FIELDS + 1, 400)):
-        fields = {f"k{n}": n for n in range(number)}
-        response = await client.post(CHAT, json={"messages": [], **({outer: fields} if outer else fields)})
-        assert response.status_code == status
-    error = response.json()["error"]
-    assert (error["param"], error["code"]) == (outer, "too_many_fields")
-    assert f"fields, expected at most {MAX_FIELDS}" in error["message"]
-
-
-@pytest.mark.parametrize(("path", "field"), [(CHAT, "messages"), ("/v1/responses", "input")])
-async def test_messages_without_number_are_refused(client: httpx.AsyncClient, path: str, field: str) -> None:
-    for number, status in ((MAX_MESSAGES, 200), (MAX_MESSAGES + 1, 400)):
-        body = {field: [{}] * number, "store": False}
-        response = await client.post(path, json=body)
-        assert response.status_code == status
-    error = response.json()["error"]
-    assert (error["param"], error["code"]) == (field, "too_many_messages")
-    assert error["message"] == f"{field} is a list of {MAX_MESSAGES + 1}, expected a list of at most {MAX_MESSAGES}."

@@ -1,0 +1,47 @@
+"""A request with so many fields, messages or stop texts that others would wait for it is refused."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from server.inference.counts import MAX_FIELDS, MAX_MESSAGES, MAX_STOPS
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize("outer", [None, "sampling_params", "vllm_xargs", "parameters", "extra_body"])
+async def test_fields_without_number_are_refused(client: httpx.AsyncClient, outer: str | None) -> None:
+    for number, status in ((200, 200), (MAX_FIELDS + 1, 400)):
+        fields = {f"k{n}": n for n in range(number)}
+        response = await client.post(CHAT, json={"messages": [], **({outer: fields} if outer else fields)})
+        assert response.status_code == status
+    error = response.json()["error"]
+    assert (error["param"], error["code"]) == (outer, "too_many_fields")
+    assert f"fields, expected at most {MAX_FIELDS}" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "item", "most"),
+    [
+        (CHAT, "messages", {}, MAX_MESSAGES),
+        ("/v1/responses", "input", {}, MAX_MESSAGES),
+        (CHAT, "stop", "x", MAX_STOPS),
+        ("/v1/messages", "stop_sequences", "x", MAX_STOPS),
+    ],
+)
+async def test_a_list_that_is_too_long_is_refused(
+    client: httpx.AsyncClient, path: str, field: str, item: object, most: int
+) -> None:
+    for number, status in ((most, 200), (most + 1, 400)):
+        body = {"messages": [], "max_tokens": 1, "store": False, field: [item] * number}
+        response = await client.post(path, json=body)
+        assert response.status_code == status, response.text
+    message = response.json()["error"]["message"]
+    assert message == f"{field} is a list of {most + 1}, expected a list of at most {most}."
+
+
+async def test_stop_texts_beside_token_ids_are_counted_too(client: httpx.AsyncClient) -> None:
+    body = {"token_ids": [1], "sampling_params": {"stop": ["x"] * (MAX_STOPS + 1)}}
+    error = (await client.post("/inference/v1/generate", json=body)).json()["error"]
+    assert (error["param"], error["code"]) == ("sampling_params.stop", "list_too_long")
