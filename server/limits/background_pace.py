@@ -4,6 +4,9 @@
     beside   a request is open, or was a moment ago: up to `beside`, which after each end rest four times as long as
              they ran, so that they take a fifth of the time and are never starved
 
+A line that is wider than that (`n` of 2 and more) runs while no other does; otherwise it and all lines behind it would
+wait for as long as there are requests.
+
 Design decision: what runs is not aborted when a request comes, because its tokens would have to be computed again; the
 bound on `alone` keeps slots free for whoever comes.
 
@@ -45,9 +48,10 @@ class BackgroundPace:
 
     def fits(self, width: int) -> bool:
         """Whether so many sequences of the background may start now."""
-        if self._is_quiet():
-            return self.running == 0 or self.running + width <= self.alone
-        return self._clock() >= self._rested_at and self.running + width <= self.beside
+        is_quiet = self._is_quiet()
+        most = self.alone if is_quiet else self.beside
+        rested = is_quiet or self._clock() >= self._rested_at
+        return rested and (self.running == 0 or self.running + width <= most)
 
     def started(self, width: int) -> float:
         """So many started; the time at which they did."""

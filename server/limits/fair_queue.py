@@ -13,7 +13,8 @@ A tenant without requests stays in the heap until the virtual time has passed it
 nothing is remembered of anyone while slots are free.
 
 Work of the background (lines of batches) has an order of its own, by the same rule. It starts when no request waits,
-and as many at once as background_pace.py allows.
+and as many at once as background_pace.py allows. While none of it runs, the next line starts in what is free, however
+wide it is: it might wait for ever otherwise. Its other sequences wait within the engine, which serves requests first.
 
 It does not count quotas (quotas.py) and does not know what a request is.
 """
@@ -201,10 +202,12 @@ class FairQueue:
             self._requests.take_first()
             self._grant(place)
         while self._free and (place := self._background.first()) is not None:
-            if place.width > self._free or not self.pace.fits(place.width):
+            too_wide = place.width > self._free and self.pace.running > 0
+            if too_wide or not self.pace.fits(place.width):
                 self._dispatch_later()
                 return
             self._background.take_first()
+            place.width = min(place.width, self._free)
             place.started_at = self.pace.started(place.width)
             self._grant(place)
 

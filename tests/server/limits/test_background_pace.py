@@ -47,13 +47,30 @@ async def test_the_background_goes_on_by_itself_when_it_has_become_quiet() -> No
         await asyncio.gather(*(line.granted for line in lines))
 
 
+async def test_a_wide_line_runs_beside_requests_and_those_behind_it_come_to_their_turn() -> None:
+    queue = FairQueue(max_running=4, max_waiting=10, pace=BackgroundPace(2, 1, quiet_s=0))
+    queue.enter("b", cost=1)
+    lines = [queue.enter("a", cost=1, width=width, background=True) for width in (2, 4)]
+    lines.append(queue.enter("c", cost=1, background=True))
+    assert granted(lines) == [True, False, False], "one that is too wide runs alone"
+    queue.leave(lines[0])
+    async with asyncio.timeout(30):
+        await lines[1].granted
+        assert queue.running == 4, "it is wider than what is free, and takes that"
+        request = queue.enter("b", cost=1)
+        queue.leave(lines[1])
+        assert granted([request]) == [True] and queue.running == 2
+        await lines[2].granted
+
+
 def test_beside_requests_it_takes_a_fifth_of_the_time() -> None:
     clock = Clock()
     pace = BackgroundPace(8, 2, clock=clock)
     clock.now = 100.0
     pace.request_came()
-    assert pace.fits(2) and not pace.fits(3)
-    began = pace.started(2)
+    began = pace.started(1)
+    assert pace.fits(1) and not pace.fits(2)
+    pace.started(1)
     clock.now += 0.5
     pace.ended(2, began)
     rest = REST_FACTOR * 0.5 / 2
@@ -65,14 +82,18 @@ def test_beside_requests_it_takes_a_fifth_of_the_time() -> None:
     pace.ended(1, began)
     assert pace.look_again_s() == pytest.approx(MAX_REST_S)
     clock.now += MAX_REST_S
+    pace.started(1)
     pace.request_ended()
-    assert not pace.fits(8) and pace.look_again_s() == pytest.approx(QUIET_S)
+    assert not pace.fits(7) and pace.look_again_s() == pytest.approx(QUIET_S)
     clock.now += QUIET_S
-    assert pace.fits(8) and pace.look_again_s() is None
+    assert pace.fits(7) and pace.look_again_s() is None
 
 
-def test_a_line_that_is_wider_than_what_the_background_may_have_runs_alone() -> None:
+@pytest.mark.parametrize("beside_a_request", [False, True])
+def test_a_line_that_is_wider_than_what_the_background_may_have_runs_alone(beside_a_request: bool) -> None:
     pace = BackgroundPace(2, 1, clock=Clock())
+    if beside_a_request:
+        pace.request_came()
     assert pace.fits(5)
     pace.started(1)
     assert not pace.fits(5)
