@@ -9,6 +9,9 @@ everything but make tenants and keys.
 `OpenAI-Organization: <tenant>` (the official clients' `organization`) has an admin act for that tenant, with its
 adapters, quotas and audit log. Any other key may only name its own tenant. An open server ignores it.
 
+A browser asks without a key whether its page may send one (CORS): that is answered before it comes here where
+--allowed-origins names pages, and refused here like any other request without a key where it does not.
+
 A line of a batch, which the server asks itself, comes without a key: its scope says whose it is (request_state.py).
 
 Tenants' keys are looked up by their digest (api_keys.py), so the time that it takes says nothing of the key itself. The
@@ -100,12 +103,7 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
 
     def _needs_no_key(self, scope: Scope) -> bool:
-        method = scope.get("method")
-        if method == "OPTIONS":
-            # A browser asks without a key whether it may send one (CORS); any other OPTIONS request has its key.
-            headers = Headers(scope=scope)
-            return "origin" in headers and "access-control-request-method" in headers
-        return method in ("GET", "HEAD") and scope["path"] in self._open_paths
+        return scope.get("method") in ("GET", "HEAD") and scope["path"] in self._open_paths
 
     async def _principal(self, headers: Headers) -> Principal:
         if self._mode == "open":

@@ -12,6 +12,7 @@ import openai
 import pytest
 from fastapi import FastAPI, WebSocket
 from starlette.testclient import TestClient, WebSocketDenialResponse
+from vllm.entrypoints.serve.instrumentator.metrics import attach_router
 
 from server.api.app import create_app
 from server.auth.scopes import scope_of
@@ -268,10 +269,15 @@ async def test_an_admin_who_names_no_tenant_gets_a_404(operator: Operator, organ
     assert (response.status_code, response.json()["error"]["code"]) == (404, "tenant_not_found")
 
 
-async def test_a_browser_may_ask_without_a_key_whether_it_may_send_one(operator: Operator) -> None:
-    headers = {"origin": "https://example.com", "access-control-request-method": "POST"}
-    # The fake engine knows no CORS; what matters is that the question reaches it.
-    assert (await operator.http.options("/v1/chat/completions", headers=headers)).status_code == 405
+async def test_a_browsers_question_without_a_key_reaches_no_route(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(with_admin_key(settings), engine, app_database)
+    attach_router(app)  # vLLM's own metrics, which answer any method
+    question = {"origin": "https://example.com", "access-control-request-method": "GET"}
+    async with client_of(app) as client:
+        for path in ("/metrics", "/metrics/", "/metrics/x", "/v1/chat/completions", "/health", "/nowhere"):
+            assert (await client.options(path, headers=question)).status_code == 401, path
 
 
 def test_a_websocket_without_a_key_is_refused(settings: Settings, engine: FakeEngine, app_database: Database) -> None:
