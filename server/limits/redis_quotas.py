@@ -6,16 +6,17 @@ leave traces in some, and none of them takes back what was charged too much, or 
 Nothing waits for Redis longer than the timeout, and while it is away nothing waits at all: a task asks every second
 whether it is back. What this process has admitted is also counted here all the time, so that its own count is warm when
 it is needed. What was used while Redis was away is not added to it afterwards: buckets refill within a minute anyway.
+Open requests do not: a take that nobody saw answered may have been counted, and requests end while Redis is away. Their
+names are remembered, and taken out of it when it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
-from typing import Any
 
 import structlog
 from prometheus_client import Counter
@@ -34,7 +35,7 @@ CONNECTIONS = 16
 RETRY_S = 1.0
 LEASE_S = 60.0
 RENEW_S = 20.0
-# Of requests that have ended and are still to be told; more are forgotten, and settled by the refill.
+# Of requests that have ended and are still to be told; more are forgotten, and settled by the refill and the lease.
 MAX_SETTLING = 10_000
 FAILURES = (RedisError, OSError, TimeoutError)
 
@@ -63,6 +64,9 @@ class RedisQuotas:
         self._take, self._give_back, self._renew = map(self._redis.register_script, (TAKE, GIVE_BACK, RENEW))
         self._process, self._numbers = uuid.uuid4().hex, count()
         self._open: dict[str, Sequence[Hold]] = {}  # what this process holds in Redis
+        self._ended: dict[
+            str, Sequence[Hold]
+        ] = {}  # what Redis may hold of requests that are not open, while it is away
         self._settling: set[asyncio.Task[None]] = set()
         self._waiting: asyncio.Task[None] | None = None  # for Redis to come back
         self._answers = True
@@ -71,11 +75,16 @@ class RedisQuotas:
 
     async def take(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> Taken:
         if self._answers:
+            name = f"{self._process}-{next(self._numbers)}" if holds else ""
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    taken = await self._take_shared(draws, holds)
+                    taken = await self._take_shared(draws, holds, name)
             except FAILURES as error:
                 self._lose(error)
+                self._remember(name, holds)
+            except asyncio.CancelledError:
+                self._settle_soon(name, (), holds)
+                raise
             else:
                 if taken.granted:
                     self._own.force(draws, holds)
@@ -88,10 +97,8 @@ class RedisQuotas:
     def give_back(self, taken: Taken, draws: Sequence[Draw]) -> None:
         self._own.give_back(taken, draws)
         self._open.pop(taken.name, None)
-        if taken.shared and (draws or taken.holds) and self._answers and len(self._settling) < MAX_SETTLING:
-            task = asyncio.create_task(self._settle(taken, draws))
-            self._settling.add(task)  # the loop itself does not keep a task alive
-            task.add_done_callback(self._settling.discard)
+        if taken.shared and (draws or taken.holds):
+            self._settle_soon(taken.name, draws, taken.holds)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -117,8 +124,7 @@ class RedisQuotas:
         if self._settling:
             await asyncio.wait(self._settling)
 
-    async def _take_shared(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> Taken:
-        name = f"{self._process}-{next(self._numbers)}" if holds else ""
+    async def _take_shared(self, draws: Sequence[Draw], holds: Sequence[Hold], name: str) -> Taken:
         limits: list[float] = [*(draw.seconds for draw in draws), *(hold.limit for hold in holds)]
         limits += [draw.needed_s for draw in draws]
         arguments: list[str | float] = [self._now(), len(draws), MINUTE_S, NO_WAIT_S, name, LEASE_S, *limits]
@@ -127,24 +133,40 @@ class RedisQuotas:
         to_full_s, open_now = state[: len(draws)], [int(value) for value in state[len(draws) :]]
         return Taken(bool(granted), draws, holds, to_full_s, open_now, name, shared=True)
 
-    async def _settle(self, taken: Taken, draws: Sequence[Draw]) -> None:
-        arguments: list[str | float] = [self._now(), len(draws), taken.name, *(draw.seconds for draw in draws)]
-        await self._tell(self._give_back(self._keys(draws, taken.holds), arguments))
+    def _settle_soon(self, name: str, draws: Sequence[Draw], holds: Sequence[Hold]) -> None:
+        if not self._answers:
+            self._remember(name, holds)
+        elif len(self._settling) < MAX_SETTLING:
+            task = asyncio.create_task(self._settle(name, draws, holds))
+            self._settling.add(task)  # the loop itself does not keep a task alive
+            task.add_done_callback(self._settling.discard)
+
+    async def _settle(self, name: str, draws: Sequence[Draw], holds: Sequence[Hold]) -> None:
+        try:
+            await self._settle_now(name, draws, holds)
+        except FAILURES as error:
+            self._lose(error)
+            self._remember(name, holds)
+
+    async def _settle_now(self, name: str, draws: Sequence[Draw], holds: Sequence[Hold]) -> None:
+        arguments: list[str | float] = [self._now(), len(draws), name, *(draw.seconds for draw in draws)]
+        async with asyncio.timeout(self._timeout_s):
+            await self._give_back(self._keys(draws, holds), arguments)
+
+    def _remember(self, name: str, holds: Sequence[Hold]) -> None:
+        if holds and len(self._ended) < MAX_SETTLING:
+            self._ended[name] = holds
 
     async def _renew_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
             for name, holds in list(self._open.items()):
                 if self._answers and name in self._open:
-                    await self._tell(self._renew(self._keys((), holds), [self._now(), LEASE_S, name]))
-
-    async def _tell(self, call: Coroutine[Any, Any, Any]) -> None:
-        """Awaits `call`, for whose answer nobody waits."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await call
-        except FAILURES as error:
-            self._lose(error)
+                    try:
+                        async with asyncio.timeout(self._timeout_s):
+                            await self._renew(self._keys((), holds), [self._now(), LEASE_S, name])
+                    except FAILURES as error:
+                        self._lose(error)
 
     def _lose(self, error: Exception) -> None:
         """Go on by this process's own count until Redis answers again; said once."""
@@ -161,13 +183,17 @@ class RedisQuotas:
             await asyncio.sleep(RETRY_S)
             with suppress(*FAILURES):
                 await self._try()
+                while self._ended:
+                    name, holds = next(iter(self._ended.items()))
+                    await self._settle_now(name, (), holds)
+                    del self._ended[name]
                 self._answers = True
         self._log.info("Redis answers again: quotas are counted for all gateways together")
 
     async def _try(self) -> None:
         """Raises one of FAILURES where quotas cannot be counted. A replica that takes no writes would answer a ping."""
         async with asyncio.timeout(self._timeout_s):
-            await self._take_shared([Draw(Bucket("trial", 60_000), 1)], [])
+            await self._take_shared([Draw(Bucket("trial", 60_000), 1)], [], "")
 
     def _keys(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> list[str]:
         names = (*(draw.bucket.key for draw in draws), *(hold.key for hold in holds))

@@ -4,6 +4,8 @@ quotas are forgotten."""
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,7 +15,7 @@ from prometheus_client import Counter
 
 from server.core.errors import TooManyRequests
 from server.core.principal import Limits, Principal, Tenant
-from server.limits.quota_store import ProcessQuotas, QuotaStore
+from server.limits.quota_store import Hold, ProcessQuotas, QuotaStore
 from server.limits.quotas import Quotas, Ticket
 from server.limits.redis_quotas import LEASE_S, RedisQuotas
 from tests.redis_server import RedisServer
@@ -28,11 +30,11 @@ def principal(tenant: Limits = UNLIMITED, key: Limits = UNLIMITED, number: int =
     return Principal(Tenant(number, f"acme{number}", limits=tenant), f"key_{number}", scopes, key)  # type: ignore[arg-type]
 
 
-def redis_quotas(server: RedisServer, clock: Clock) -> RedisQuotas:
+def redis_quotas(server: RedisServer, clock: Clock, timeout_s: float = 5) -> RedisQuotas:
     return RedisQuotas(
         server.url,
         prefix="test",
-        timeout_s=5,
+        timeout_s=timeout_s,
         fallbacks=Counter("f", "", registry=None),
         clock=lambda: TODAY + clock.now,
     )
@@ -298,3 +300,26 @@ async def test_a_request_of_the_background_that_takes_the_whole_quota_is_served_
         await quotas.admit(who, 100, background=True)
     clock.now += 6.0
     await quotas.admit(who, 100, background=True)
+
+
+async def test_no_request_stays_open_in_a_redis_that_did_not_answer(redis_server: RedisServer, clock: Clock) -> None:
+    shared = redis_quotas(redis_server, clock, timeout_s=1)
+    holds = {name: [Hold(name, 1)] for name in ("ended", "cancelled", "unanswered")}
+    async with shared.running():
+        ended = await shared.take([], holds["ended"])
+        assert ended.shared
+        os.kill(redis_server.pid, signal.SIGSTOP)
+        try:
+            cancelled = asyncio.create_task(shared.take([], holds["cancelled"]))
+            asyncio.get_running_loop().call_later(0.1, cancelled.cancel)
+            unanswered = await shared.take([], holds["unanswered"])
+            assert cancelled.cancelled() and unanswered.granted and not unanswered.shared
+            for taken in (ended, unanswered):
+                shared.give_back(taken, [])
+        finally:
+            os.kill(redis_server.pid, signal.SIGCONT)
+        async with asyncio.timeout(60):
+            while not (await shared.take([], [])).shared:
+                await asyncio.sleep(0.05)
+        with redis_server.client() as client:
+            assert [client.zcard(f"test:{name}") for name in holds] == [0, 0, 0]
