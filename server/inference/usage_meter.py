@@ -16,7 +16,7 @@ import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,9 +123,12 @@ class UsageMeter:
 
         async def flush_until_ended() -> None:
             while not ended.is_set():
-                with suppress(TimeoutError):
+                try:
                     await asyncio.wait_for(ended.wait(), every_s)
-                await asyncio.to_thread(self._try_to_flush)
+                except TimeoutError:
+                    await asyncio.to_thread(self._try_to_flush)
+            # The flush before it may have begun before the block ended.
+            await asyncio.to_thread(self._try_to_flush)
 
         task = asyncio.create_task(flush_until_ended())
         try:

@@ -44,11 +44,12 @@ class Cursor:
         return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
 
 
-def parse_cursor(text: str, groups: int) -> Cursor:
-    """The cursor that was handed out for a query with so many groups. BadRequest when it is not one."""
+def parse_cursor(text: str, query: UsageQuery) -> Cursor:
+    """The cursor that was handed out for a page of `query`. BadRequest when it cannot be one."""
     try:
         bucket, *behind = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        valid = type(bucket) is int and 0 <= bucket < 2**53 and len(behind) in (0, groups)
+        valid = type(bucket) is int and 0 <= bucket < 2**53 and bucket % query.width == 0
+        valid = valid and len(behind) in (0, len(query.groups))
         valid = valid and all(isinstance(value, str) and value.isascii() and value.isprintable() for value in behind)
     except (ValueError, TypeError, RecursionError):
         valid = False

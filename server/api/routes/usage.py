@@ -50,7 +50,7 @@ def get_usage(
             param="limit",
             code="invalid_value",
         )
-    cursor = Cursor(query.start) if parameters.page is None else parse_cursor(parameters.page, len(query.groups))
+    cursor = Cursor(query.start) if parameters.page is None else parse_cursor(parameters.page, query)
     gateway.usage.flush()
     with gateway.database.read() as connection:
         return UsagePage.of(read_usage(connection, query, cursor, limit), query.width)

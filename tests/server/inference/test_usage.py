@@ -7,7 +7,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from openai.types.admin.organization import usage_completions_response
 from prometheus_client import Counter as PrometheusCounter
 from sqlalchemy import make_url
+from sqlalchemy.engine import Connection
 
 from server.api.app import create_app
 from server.core.errors import Unavailable
@@ -170,6 +171,26 @@ async def test_the_app_writes_while_it_runs_and_when_it_ends(
     async with LifespanManager(app), client_of(app) as client:
         await client.post(CHAT, json={"messages": []})
     assert list(rows(app_database).values()) == [(2, 6, 4)]
+
+
+async def test_what_is_used_while_a_flush_runs_is_written_though_the_app_ends_then(database: Database) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Slow(Database):
+        def transact(self, do: Callable[[Connection], Any]) -> Any:
+            begun.set()
+            goes_on.wait()
+            return super().transact(do)
+
+    slow = Slow(database.url.render_as_string(hide_password=False))
+    meter = meter_of(slow)
+    async with meter.flushing(0.001):
+        used(meter, principal(), None, 1, 2)
+        await asyncio.to_thread(begun.wait)
+        used(meter, principal(), None, 10, 20)
+        asyncio.get_running_loop().call_soon(goes_on.set)  # when the block has ended
+    assert list(rows(database).values()) == [(2, 11, 22)]
+    slow.close()
 
 
 async def test_a_flush_that_fails_is_counted_and_logged(
@@ -373,6 +394,17 @@ async def test_buckets_cover_the_time_asked_for_empty_ones_too(
     )
 
 
+async def test_a_page_of_another_query_is_refused(client: httpx.AsyncClient, app_database: Database) -> None:
+    begin = 20_000 * DAY
+    fill(app_database, {begin + hour * HOUR: 1 for hour in range(30)})
+    query: dict[str, object] = {"start_time": begin, "end_time": begin + 2 * DAY, "bucket_width": "1h", "limit": 5}
+    page = (await client.get("/usage", params=query)).json()["next_page"]  # type: ignore[arg-type]
+    response = await client.get("/usage", params={**query, "bucket_width": "1d", "page": page})  # type: ignore[dict-item]
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (400, "page", "invalid_value")
+    assert error["message"] == f"page is '{page}', expected the next_page of an answer to the same query"
+
+
 def test_pages_of_many_results_repeat_and_skip_nothing(database: Database) -> None:
     begin = 20_000 * DAY
     fill(database, {begin: 6, begin + HOUR: 3, begin + DAY: 6, begin + 3 * DAY: 1})
@@ -387,7 +419,7 @@ def test_pages_of_many_results_repeat_and_skip_nothing(database: Database) -> No
         found: list[tuple[int, str | None, int]] = []
         while cursor is not None:
             with database.read() as connection:
-                report = read_usage(connection, query, parse_cursor(str(cursor), 2), 2, max_results)
+                report = read_usage(connection, query, parse_cursor(str(cursor), query), 2, max_results)
             page = [(bucket, usage.adapter, usage.requests) for bucket, usages in report.buckets for usage in usages]
             assert len(page) <= max_results and len(report.buckets) <= 2
             found += page
