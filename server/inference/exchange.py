@@ -7,22 +7,25 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from server.core.error_responses import response_to
 from server.core.errors import ApiError
 from server.limits.quotas import Ticket
+from server.observability.http_metrics import LEFT
 
 
 class Exchange:
     """Adds `headers` to the answer and, once there is a `ticket`, the state of its quotas.
 
-    `status` is the answer's, 500 until it begins; `left` says whether the client left before the answer's last byte.
+    `status` is the answer's, and LEFT where there is none; `left` says whether the client left before the answer's last
+    byte.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
         self.scope = scope
-        self.status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        self.status = LEFT
         self.left = False
         self.ticket: Ticket | None = None
         self._receive = receive
@@ -55,6 +58,11 @@ class Exchange:
     async def refuse(self, error: ApiError) -> None:
         """Answer with `error`."""
         await response_to(error)(self.scope, self.receive, self.send)
+
+    def failed(self, error: Exception) -> None:
+        """`error` leaves the engine or the gateway: where no answer has begun, it will be a 500."""
+        if self.status == LEFT and not isinstance(error, ClientDisconnect):
+            self.status = HTTPStatus.INTERNAL_SERVER_ERROR.value
 
     async def left_before(self, granted: asyncio.Future[None]) -> bool:
         """Waits for `granted` or for the client to leave. The body has been read, so nothing else can come of it."""

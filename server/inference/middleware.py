@@ -101,6 +101,9 @@ class InferenceMiddleware:
                     await self._run(request, exchange)
                 else:
                     await self._take_turn(request, request.estimate, exchange)
+        except Exception as error:
+            exchange.failed(error)
+            raise
         finally:
             self._metrics.observe_request(request.principal.tenant, request.served, exchange.status, request.usage)
             if request.call is not None:

@@ -16,7 +16,7 @@ OTHER_METHOD = "other"
 # A request that was refused before it reached the router, or whose path no route has.
 NO_ROUTE = "none"
 # nginx's status of a request whose client left before the answer.
-LEFT = "499"
+LEFT = 499
 
 
 class NoteRoute:
@@ -34,8 +34,13 @@ class NoteRoute:
                 state_of(scope).route = template
 
 
+def status_class(status: int) -> str:
+    """The label of an HTTP status: "2xx", and "499" for LEFT, which is nobody's error."""
+    return str(LEFT) if status == LEFT else f"{status // 100}xx"
+
+
 def observe_seconds(histogram: Histogram, state: RequestState) -> None:
     """Count a request that has ended. `histogram` has the labels method, route, status."""
     method = state.method if state.method in METHODS else OTHER_METHOD
-    status = LEFT if state.status is None else f"{state.status // 100}xx"
+    status = status_class(LEFT if state.status is None else state.status)
     histogram.labels(method, state.route or NO_ROUTE, status).observe(state.seconds)

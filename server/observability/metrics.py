@@ -18,6 +18,7 @@ from server.core.principal import Tenant
 from server.core.request_state import RequestUsage
 from server.engine.protocol import ServedAdapter
 from server.observability.genai import GenAiMetrics
+from server.observability.http_metrics import status_class
 from server.observability.top_counters import TopCounters
 
 RESOLVE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
@@ -100,7 +101,7 @@ class GatewayMetrics:
         self._resolves.labels(source, result).inc()
 
     def observe_request(self, tenant: Tenant, served: ServedAdapter | None, status: int, usage: RequestUsage) -> None:
-        """One inference request that was answered with HTTP `status`, or left by its client, and what it used."""
+        """One inference request that was answered with HTTP `status`, LEFT by its client included, and what it used."""
         self._observe(tenant, BASE_LABEL if served is None else served.label, status, usage)
 
     def observe_unresolved(self, tenant: Tenant, status: int) -> None:
@@ -108,16 +109,16 @@ class GatewayMetrics:
         self._observe(tenant, UNRESOLVED_LABEL, status, RequestUsage())
 
     def _observe(self, tenant: Tenant, adapter: str, status: int, usage: RequestUsage) -> None:
-        status_class = f"{status // 100}xx"
+        label = status_class(status)
         self._by_adapter.count(
             adapter,
-            (self._requests, (status_class,), 1),
+            (self._requests, (label,), 1),
             (self._prompt_tokens, (), usage.prompt_tokens),
             (self._completion_tokens, (), usage.completion_tokens),
         )
         self._by_tenant.count(
             tenant.name,
-            (self._tenant_requests, (status_class,), 1),
+            (self._tenant_requests, (label,), 1),
             (self._tenant_prompt_tokens, (), usage.prompt_tokens),
             (self._tenant_completion_tokens, (), usage.completion_tokens),
         )

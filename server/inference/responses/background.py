@@ -78,6 +78,7 @@ class _Client(Exchange):
         if self.accepted.done():
             await super().refuse(error)
         else:
+            self.status = error.status
             self.accepted.set_result(error)
 
     async def _wait_until_gone(self) -> Message:

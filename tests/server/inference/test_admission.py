@@ -166,6 +166,30 @@ async def test_a_client_that_leaves_the_queue_is_forgotten_at_once(
     assert order(engine) == ["held", "after"]
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_client_that_leaves_the_queue_is_no_error_of_the_server_in_any_metric(
+    app: FastAPI, client: httpx.AsyncClient, held: "asyncio.Task[Any]", is_cancelled: bool
+) -> None:
+    running, incoming, _ = start(app, "b")
+    async with asyncio.timeout(5):
+        while await waiting(client) == 0:
+            await asyncio.sleep(0)
+    if is_cancelled:  # as a line of a batch that ends
+        running.cancel()
+    else:
+        incoming.put_nowait({"type": "http.disconnect"})
+    await asyncio.gather(running, return_exceptions=True)
+    lines = [line for line in await metrics(client) if '="499"' in line]
+    counted = {line.partition("{")[0] for line in lines if line.endswith(" 1.0")}
+    assert counted >= {
+        "tinylora_requests_total",
+        "tinylora_tenant_requests_total",
+        "tinylora_http_request_duration_seconds_count",
+        "gen_ai_server_request_duration_seconds_count",
+    }
+    assert not [line for line in await metrics(client) if '="5xx"' in line or '="500"' in line]
+
+
 @pytest.mark.parametrize("leaves", [True, False])
 async def test_a_stream_holds_its_slot_until_its_last_byte_or_until_its_client_leaves(
     app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, leaves: bool

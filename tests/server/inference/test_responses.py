@@ -269,6 +269,8 @@ async def test_a_quota_refuses_a_background_response_at_once(app: FastAPI, app_d
         with pytest.raises(openai.RateLimitError):
             await client.responses.create(model=BASE, input="two", background=True)
         assert (await ended(client, first.id)).status == "completed"
+        metrics = (await http.get("/metrics")).text
+        assert 'tinylora_tenant_requests_total{status="4xx",tenant="slow"} 1.0' in metrics
     with app_database.read() as connection:
         assert connection.execute(sa.select(RESPONSES.c.id)).scalars().all() == [first.id]
 
