@@ -76,7 +76,10 @@ class Settings(BaseSettings):
     )
 
     max_running_requests: int | None = Field(
-        default=None, ge=1, description="sequences in the engine at once; by default as many as it runs (max_num_seqs)"
+        default=None,
+        ge=1,
+        description="sequences in the engine at once; by default as many as it runs (max_num_seqs of each "
+        "data-parallel rank)",
     )
     max_queued_requests: int = Field(default=256, ge=0, description="requests of each tenant waiting for the engine")
 

@@ -55,7 +55,7 @@ class Engine(Protocol):
 
     @property
     def max_num_seqs(self) -> int:
-        """How many sequences it generates at once; those beyond wait inside it, in the order of their arrival."""
+        """How many sequences it generates at once, on all its replicas together; those beyond wait inside it."""
 
     @property
     def template_cost(self) -> TemplateCost:

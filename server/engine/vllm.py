@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
+from vllm.config import VllmConfig
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.routers import register_api_routers
 from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
@@ -180,6 +181,16 @@ class ActiveAdapters(Mapping[str, LoRARequest]):
         return 0 if ACTIVE.get().served is None else 1
 
 
+def sequences_at_once(config: VllmConfig) -> int:
+    """How many sequences vLLM generates at once over all data-parallel ranks to which this process sends requests.
+
+    Its setting `max_num_seqs` is of each rank, which has a scheduler of its own.
+    """
+    parallel = config.parallel_config
+    ranks = parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
+    return int(config.scheduler_config.max_num_seqs) * ranks
+
+
 class VllmEngine:
     """Implements `protocol.Engine` over a running AsyncLLM."""
 
@@ -190,7 +201,7 @@ class VllmEngine:
         self.factors = factors
         self.base_models: tuple[str, ...] = tuple(args.served_model_name or [args.model])
         self.max_model_len: int = client.model_config.max_model_len
-        self.max_num_seqs: int = client.vllm_config.scheduler_config.max_num_seqs
+        self.max_num_seqs = sequences_at_once(client.vllm_config)
         self.chat_template_kwargs: Mapping[str, Any] = resolve_default_chat_template_kwargs(args)
         self.why_no_tools = why_no_tools(args)
         self.constrains_all_tools = args.tool_strict_level == "parameter"
