@@ -17,7 +17,8 @@ from server.core.errors import BadRequest
 from server.core.principal import KEY_SCOPES, KeyScope, Limits
 
 MAX_QUOTA = 10**12
-MAX_TIME = 2**40
+# The end of the year 9999 (UTC): programs cannot show a later time as a date.
+MAX_TIME = 253_402_300_799
 MAX_KEY_NAME_CHARS = 128
 
 
@@ -122,12 +123,20 @@ class KeyCreate(RequestQuotas):
     expires_in_s: Annotated[int, Field(ge=1, le=MAX_TIME)] | None = None
 
     def expiry(self) -> int | None:
-        """When the key expires. BadRequest when it would have by now, or both ways of saying it are used."""
+        """When the key expires. BadRequest when it would have by now or after MAX_TIME, or both ways of saying it are
+        used."""
         at = now()
         if self.expires_in_s is not None:
             if self.expires_at is not None:
                 raise BadRequest(
                     "expires_at and expires_in_s are both given; leave out one of them.",
+                    param="expires_in_s",
+                    code="invalid_value",
+                )
+            if at + self.expires_in_s > MAX_TIME:
+                raise BadRequest(
+                    f"expires_in_s is {self.expires_in_s}, expected at most {MAX_TIME - at}: a key expires before the "
+                    "year 10000. Leave it out for a key that never expires.",
                     param="expires_in_s",
                     code="invalid_value",
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from server.db.database import Database
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import FakeEngine
 from tests.server.support.keyed import ADMIN_KEY, Operator, bearer, expire, with_admin_key
+
+END_OF_9999 = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
 
 async def test_a_key_is_shown_once_and_works(operator: Operator) -> None:
@@ -200,7 +203,9 @@ async def test_another_tenants_key_is_not_found(operator: Operator) -> None:
         ({"name": "k", "expires_in_s": 0}, "expires_in_s"),
         ({"name": "k", "expires_at": 1}, "expires_at"),
         ({"name": "k", "expires_at": 2**62}, "expires_at"),
-        ({"name": "k", "expires_at": 2**39, "expires_in_s": 5}, "expires_in_s"),
+        ({"name": "k", "expires_at": END_OF_9999 + 1}, "expires_at"),
+        ({"name": "k", "expires_in_s": END_OF_9999}, "expires_in_s"),
+        ({"name": "k", "expires_at": 2**35, "expires_in_s": 5}, "expires_in_s"),
         ({"name": "k", "tokens_per_minute": 0}, "tokens_per_minute"),
         ({"name": "k", "key": "sk-tl-of-my-own"}, "key"),
     ],
@@ -208,6 +213,15 @@ async def test_another_tenants_key_is_not_found(operator: Operator) -> None:
 async def test_what_is_wrong_with_a_key_is_named(operator: Operator, body: dict[str, Any], param: str) -> None:
     response = await operator.send("POST", "/v1/tenants/default/keys", json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+async def test_a_key_lasts_to_the_end_of_the_year_9999_at_most(operator: Operator) -> None:
+    assert (await operator.make_key("default", expires_at=END_OF_9999))["expires_at"] == END_OF_9999
+    sent = {"name": "k", "expires_in_s": END_OF_9999}
+    message = (await operator.send("POST", "/v1/tenants/default/keys", json=sent)).json()["error"]["message"]
+    most = int(re.search("expected at most ([0-9]+)", message)[1])  # type: ignore[index]
+    last = await operator.make_key("default", expires_in_s=most - 60)
+    assert END_OF_9999 - 120 < last["expires_at"] <= END_OF_9999
 
 
 async def test_names_may_be_in_any_language(operator: Operator) -> None:
