@@ -1,11 +1,12 @@
 """The quotas of all gateways in Redis: its keys, and the scripts that change them, each at once.
 
-    <prefix>:tenant-7:requests           when the bucket is full again, in seconds since 1970; absent when it is full
+    <prefix>:tenant-7:requests           when the bucket is full again, seconds since 1970; absent or past: it is
     <prefix>:tenant-7:key_ab:tokens      the same, of a key by its id, which is no secret
     <prefix>:tenant-7:open               the open requests, each with the time until which it counts
 
 Time is Redis's own, so that gateways need not agree on it, unless the first argument says what time it is. A bucket is
-changed by seconds: what is drawn of it, divided by what it gains in a second.
+changed by seconds: what is drawn of it, divided by what it gains in a second. Its key stays for a minute after it is
+full, so that what it holds never depends on the clock by which Redis removes keys.
 
 Open requests are leased. A gateway renews those it has; those of one that was killed end with their lease.
 """
@@ -21,7 +22,7 @@ if not now then
 end
 local function store(key, full_at)
   if full_at > now then
-    redis.call('SET', key, string.format('%.6f', full_at), 'PX', math.ceil((full_at - now) * 1000))
+    redis.call('SET', key, string.format('%.6f', full_at), 'PX', math.ceil((full_at - now) * 1000) + 60000)
   else
     redis.call('DEL', key)
   end
