@@ -1,4 +1,4 @@
-"""How many fields, messages and stop texts a request that runs the model may have: more than real ones do.
+"""How many fields, messages, tools and stop texts a request to the engine may have: more than real ones do.
 
 Each of them costs time within the event loop, here or in the engine, in which every other request waits. What else a
 body may hold is bounded by its values (core/json_values.py).
@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from server.core.errors import BadRequest, quoted
-from server.core.paths import RESPONSES_PATH
+from server.core.paths import RESPONSES_PATH, is_below
 from server.inference.misnomers import NESTED
 
 # The engine's largest request model has about 70.
 MAX_FIELDS = 256
 # The engine reads one in a twentieth of a millisecond.
 MAX_MESSAGES = 10_000
+# Of all messages together.
+MAX_PARTS = 10_000
+# OpenAI takes 128.
+MAX_TOOLS = 1000
 # The engine looks for each of them at every token. OpenAI takes 4.
 MAX_STOPS = 256
 
@@ -30,9 +34,10 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
                 code="too_many_fields",
             )
     parameters = payload.get("sampling_params")
-    conversation = "input" if path == RESPONSES_PATH else "messages"
+    conversation = "input" if is_below(path, (RESPONSES_PATH,)) else "messages"
     for name, items, most in (
         (conversation, payload.get(conversation), MAX_MESSAGES),
+        ("tools", payload.get("tools"), MAX_TOOLS),
         ("stop", payload.get("stop"), MAX_STOPS),
         ("stop_sequences", payload.get("stop_sequences"), MAX_STOPS),
         ("sampling_params.stop", parameters.get("stop") if isinstance(parameters, Mapping) else None, MAX_STOPS),
@@ -41,3 +46,17 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
             raise BadRequest(
                 f"{name} is {quoted(items)}, expected a list of at most {most}.", param=name, code="list_too_long"
             )
+    parts = _parts(payload.get(conversation))
+    if parts > MAX_PARTS:
+        raise BadRequest(
+            f"The messages in {conversation} have {parts} parts, expected at most {MAX_PARTS} in all of them.",
+            param=conversation,
+            code="list_too_long",
+        )
+
+
+def _parts(messages: object) -> int:
+    """Of all `messages` whose content is a list."""
+    said = messages if isinstance(messages, list) else []
+    contents = (message.get("content") for message in said if isinstance(message, Mapping))
+    return sum(len(content) for content in contents if isinstance(content, list))

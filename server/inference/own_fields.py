@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from server.core.metadata import metadata_of
-from server.inference.counts import check_counts
 from server.inference.end_user import check_end_user
 from server.inference.misnomers import check_names
 from server.inference.tools_check import check_hosted_tools, check_tools
@@ -16,7 +15,6 @@ _WITH_METADATA = ("/v1/chat/completions", "/v1/responses")
 
 def check_own_fields(payload: Mapping[str, object], path: str, why_no_tools: str | None) -> None:
     """BadRequest for the first field of `payload` at fault. why_no_tools: of the model, None where it has tools."""
-    check_counts(payload, path)
     check_names(payload)
     check_hosted_tools(payload, path)
     check_tools(payload, why_no_tools)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from server.api.error_handlers import install_error_handlers
 from server.api.middleware.engine_errors import EngineErrors
 from server.api.middleware.unhandled_errors import UnhandledErrors
+from server.core.first_fault import read_to_first_fault
 from server.engine.error_handlers import add_engine_error_handlers
 from server.observability.metrics import GatewayMetrics
 from server.observability.observe import Observe
@@ -63,6 +64,7 @@ def app() -> FastAPI:
     app.state.args = Namespace(log_error_stack=False)
     for name, model in models().items():
         app.add_api_route(f"/{name}", _taker(model), methods=["POST"])
+    read_to_first_fault(app)
     init_exception_handler(app)
     add_engine_error_handlers(app)
     app.add_middleware(EngineErrors)

@@ -116,7 +116,7 @@ async def test_what_is_wrong_is_told_as_in_the_foreground(
         ({"input": [0] * 10_000}, "input[0]"),
         ({"input": [USER] + [{}] * 9_999}, "input[1]"),
         ({"input": [{"role": "user", "content": [{}] * 10_000}]}, "input[0].content[0]"),
-        ({"input": "one", "tools": [{"type": "mcp"}] * 2000}, "tools[0]"),
+        ({"input": "one", "tools": [{"type": "mcp"}] * 1000}, "tools[0]"),
     ],
     ids=["numbers", "objects", "parts", "tools"],
 )

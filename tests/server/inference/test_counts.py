@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from server.inference.counts import MAX_FIELDS, MAX_MESSAGES, MAX_STOPS
+from server.inference.counts import MAX_FIELDS, MAX_MESSAGES, MAX_PARTS, MAX_STOPS, MAX_TOOLS
 
 CHAT = "/v1/chat/completions"
 
@@ -25,7 +25,9 @@ async def test_fields_without_number_are_refused(client: httpx.AsyncClient, oute
     ("path", "field", "item", "most"),
     [
         (CHAT, "messages", {}, MAX_MESSAGES),
+        ("/tokenize", "messages", {}, MAX_MESSAGES),
         ("/v1/responses", "input", {}, MAX_MESSAGES),
+        (CHAT, "tools", {}, MAX_TOOLS),
         (CHAT, "stop", "x", MAX_STOPS),
         ("/v1/messages", "stop_sequences", "x", MAX_STOPS),
     ],
@@ -45,3 +47,15 @@ async def test_stop_texts_beside_token_ids_are_counted_too(client: httpx.AsyncCl
     body = {"token_ids": [1], "sampling_params": {"stop": ["x"] * (MAX_STOPS + 1)}}
     error = (await client.post("/inference/v1/generate", json=body)).json()["error"]
     assert (error["param"], error["code"]) == ("sampling_params.stop", "list_too_long")
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [(CHAT, "messages"), ("/v1/responses", "input"), ("/invocations", "messages")]
+)
+async def test_parts_of_all_messages_are_counted(client: httpx.AsyncClient, path: str, field: str) -> None:
+    said = [{"role": "user", "content": [0] * (MAX_PARTS // 2)}] * 2
+    fits = await client.post(path, json={field: said, "store": False})
+    assert fits.status_code == (404 if path == "/invocations" else 200)
+    error = (await client.post(path, json={field: [*said, {"role": "user", "content": [0]}]})).json()["error"]
+    assert (error["param"], error["code"]) == (field, "list_too_long")
+    assert f"{MAX_PARTS + 1} parts" in error["message"]
