@@ -1,7 +1,7 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares in the order a request meets them.
 
-    Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> PrintablePaths
-    -> ShortPaths -> AuthMiddleware -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors
+    Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> ShortPaths
+    -> AuthMiddleware -> PrintablePaths -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors
     -> the engine's own -> InferenceMiddleware -> NoteRoute
 
 All parts are handed in; the app of the tests differs from the real one by its engine.
@@ -184,6 +184,7 @@ def create_app(
     app.add_middleware(BodyMemory, room=BodyRoom(settings.max_held_body_bytes))
     app.add_middleware(HeadRequests)
     app.add_middleware(PlainBodies)
+    app.add_middleware(PrintablePaths)
     app.add_middleware(
         AuthMiddleware,
         mode=mode,
@@ -194,7 +195,6 @@ def create_app(
         unknown_path=UnknownPaths(app, CONSOLE, console).refusal,
     )
     app.add_middleware(ShortPaths)
-    app.add_middleware(PrintablePaths)
     app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))
     if mode == "open":
         app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)

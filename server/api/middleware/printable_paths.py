@@ -14,7 +14,7 @@ from server.core.errors import NotFound, quoted
 
 
 class PrintablePaths:
-    """Pure ASGI middleware, outside of those that check paths."""
+    """Pure ASGI middleware, outside of the router and of those that compare paths with its routes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
