@@ -64,9 +64,8 @@ class RedisQuotas:
         self._take, self._give_back, self._renew = map(self._redis.register_script, (TAKE, GIVE_BACK, RENEW))
         self._process, self._numbers = uuid.uuid4().hex, count()
         self._open: dict[str, Sequence[Hold]] = {}  # what this process holds in Redis
-        self._ended: dict[
-            str, Sequence[Hold]
-        ] = {}  # what Redis may hold of requests that are not open, while it is away
+        # What Redis may hold of requests that are not open, while it is away.
+        self._ended: dict[str, Sequence[Hold]] = {}
         self._settling: set[asyncio.Task[None]] = set()
         self._waiting: asyncio.Task[None] | None = None  # for Redis to come back
         self._answers = True

@@ -137,7 +137,7 @@ async def test_numbers_that_are_none_are_refused(operator: Operator) -> None:
         assert response.status_code == 400
 
 
-@pytest.mark.parametrize(("name", "status"), [("nobody", 404), ("%00", 400), ("a%20b", 400), ("a" * 300, 400)])
+@pytest.mark.parametrize(("name", "status"), [("nobody", 404), ("a%20b", 400), ("a" * 300, 400)])
 async def test_a_tenant_that_is_none_is_not_found(operator: Operator, name: str, status: int) -> None:
     for method, path, body in (
         ("GET", f"/v1/tenants/{name}", None),
