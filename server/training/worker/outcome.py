@@ -33,7 +33,7 @@ def failed(worker: str, code: str, message: str, param: str | None = None) -> Fi
 
 def stalled(worker: str, step: int, message: str) -> FinishRequest:
     """The request that pauses a job behind `step`, for what grades it does not answer."""
-    text = f"Paused behind step {step}: {message} Resume the job when it answers again."
+    text = f"Paused behind step {step}: {message.rstrip('.')}. Resume the job when it answers again."
     event = WorkerEvent(level="warn", message=printable(text)[:MAX_MESSAGE_CHARS])
     return FinishRequest(worker=worker, status="stalled", events=[event])
 
