@@ -63,7 +63,9 @@ def store_checkpoint(
         # All of them, before the first is changed, so that every transaction locks them in the same order.
         names = {name, *(row.adapter_name for row in withdrawn)}
         lock_adapters(database, connection, job.tenant_id, names)
-        published = _published(database, connection, job, name, vector, step, metrics)
+        published = publish(database, connection, job, name, vector, step, metrics)
+        if published is None:
+            _say_unpublished(connection, job, step)
     connection.execute(
         JOB_CHECKPOINTS.insert().values(
             id=new_id(PREFIX),
@@ -99,11 +101,13 @@ def publish_last(database: Database, connection: Connection, job: Row[Any]) -> N
         return
     name = checkpoint_name(job.adapter_name, last.step)
     vector = checked_vector(job, last.vector, "checkpoint.vector")
-    published = _published(database, connection, job, name, vector, last.step, json.loads(last.metrics))
-    if published is not None:
-        add_event(connection, job.id, f"The vector of its last step, {last.step}, is kept as {name}")
-        names = {"adapter_name": published.name, "adapter_version": published.version}
-        connection.execute(JOB_CHECKPOINTS.update().where(JOB_CHECKPOINTS.c.id == last.id).values(**names))
+    published = publish(database, connection, job, name, vector, last.step, json.loads(last.metrics))
+    if published is None:
+        _say_unpublished(connection, job, last.step)
+        return
+    add_event(connection, job.id, f"The vector of its last step, {last.step}, is kept as {name}")
+    names = {"adapter_name": published.name, "adapter_version": published.version}
+    connection.execute(JOB_CHECKPOINTS.update().where(JOB_CHECKPOINTS.c.id == last.id).values(**names))
 
 
 def publish(
@@ -135,21 +139,9 @@ def publish(
     return entry.stored
 
 
-def _published(
-    database: Database,
-    connection: Connection,
-    job: Row[Any],
-    name: str,
-    vector: torch.Tensor,
-    step: int,
-    metrics: Mapping[str, float],
-) -> StoredVersion | None:
-    """`publish` of a checkpoint, with an event when it cannot be."""
-    published = publish(database, connection, job, name, vector, step, metrics)
-    if published is None:
-        message = f"The checkpoint of step {step} cannot be served: the tenant has as many adapters as it may have."
-        add_event(connection, job.id, message, level="warn")
-    return published
+def _say_unpublished(connection: Connection, job: Row[Any], step: int) -> None:
+    message = f"The checkpoint of step {step} cannot be served: the tenant has as many adapters as it may have."
+    add_event(connection, job.id, message, level="warn")
 
 
 def checked_vector(job: Row[Any], data: bytes, param: str) -> torch.Tensor:
