@@ -1,4 +1,8 @@
-"""What is claimed of training few numbers, by the paper and by this project, and what the runs say of it."""
+"""What is claimed of training few numbers, by the paper and by this project, and what the runs say of it.
+
+A difference is told from chance where one as large is found at most once in 20 times without any truth. That is for all
+claims with enough runs together (Holm 1979): with a limit for each, one of twenty claims would pass by chance.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.learning.gains import Scores, gain_of, over_tasks
+from benchmarks.learning.gains import Gain, Scores, gain_of, over_tasks, signed
 from benchmarks.learning.run_file import published
-from benchmarks.learning.untrained import SEEDLESS
+from benchmarks.learning.untrained import PROMPTS, SEEDLESS, VECTORS
 
 # By task.
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -16,6 +20,7 @@ ENOUGH_SEEDS = 3
 PAPER = "arXiv 2602.04118"
 HERE = "this project"
 BASE = "base model"
+LIMIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,14 @@ CLAIMS = (
     Claim("GRPO with all defaults, 196 numbers here, makes the model better", HERE, "grpo-196", BASE),
     Claim("it is the rewards that teach: random ones do less", HERE, "grpo-196", "random-196"),
     Claim("it gains more than the commonest answer to everything", HERE, "grpo-196", "constant"),
-    Claim("it gains more than the best prompt", HERE, "grpo-196", "prompt"),
+    Claim(f"it gains more than the best of {len(PROMPTS)} prompts", HERE, "grpo-196", "prompt"),
     Claim("13 numbers make it better, too", HERE, "grpo", BASE),
     Claim("random rewards do less with them", HERE, "grpo", "random"),
     Claim("so do rewards for the form alone", HERE, "grpo", "format"),
     Claim("so do rewards by majority vote", HERE, "grpo", "majority"),
     Claim("they gain more than the commonest answer to everything", HERE, "grpo", "constant"),
-    Claim("they gain more than the best prompt", HERE, "grpo", "prompt"),
-    Claim("they gain more than the best of 64 random vectors", HERE, "grpo", "best-of-n"),
+    Claim(f"they gain more than the best of {len(PROMPTS)} prompts", HERE, "grpo", "prompt"),
+    Claim(f"they gain more than the best of {VECTORS} random vectors, half the completions", HERE, "grpo", "best-of-n"),
     Claim("evolution (CMA-ES) makes the model better", HERE, "cma-es", BASE),
     Claim("evolution gains more than GRPO at as many completions, 13 numbers each", HERE, "cma-es", "grpo"),
     Claim("CMA-ES gains more than OpenAI-ES", HERE, "cma-es", "openai-es"),
@@ -51,7 +56,12 @@ CLAIMS = (
     Claim("more numbers gain more: 13 than 1", PAPER, "grpo", "grpo-1"),
     Claim("196 than 13", PAPER, "grpo-196", "grpo"),
     Claim("tiled tying gains more than structured, 14 numbers each", PAPER, "grpo-tiled-14", "grpo-structured"),
-    Claim("float32 gains more than bfloat16 at equal bytes (7 numbers, 13 numbers)", PAPER, "grpo-float32", "grpo"),
+    Claim(
+        "float32 gains more than bfloat16 at about equal bytes (7 numbers, 28 bytes; 13 numbers, 26 bytes)",
+        PAPER,
+        "grpo-float32",
+        "grpo",
+    ),
     Claim("rank 2 gains more than rank 1", PAPER, "grpo", "grpo-rank-1"),
     Claim("rank 2 gains more than rank 4", PAPER, "grpo", "grpo-rank-4"),
     Claim("fewer numbers per module before more modules per group: 13 x 1 than 1 x 13", PAPER, "grpo", "grpo-u-13"),
@@ -60,30 +70,73 @@ CLAIMS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """verdict, words: of the difference. count: of tasks and seeds."""
+    """verdict, words: of the difference. chance: of one as large without any truth, for all claims together; None where
+    there are too few runs. count: of tasks and seeds. by_task: the difference on each; in brackets those left out.
+    """
 
     verdict: str
-    words: str
-    count: str
+    words: str = ""
+    chance: float | None = None
+    count: str = ""
+    by_task: str = ""
 
 
-def found(claim: Claim, runs: Runs) -> Found:
-    """What the runs say: on the same rows, seeds and tasks. Tasks with fewer than ENOUGH_SEEDS count only where no task
-    has as many."""
-    tasks = [pairs for those in runs.values() if (pairs := _pairs(claim, those))]
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A claim's gain over `tasks` tasks, and how many seeds each of them has."""
+
+    gain: Gain
+    seeds: Sequence[int]
+    by_task: str
+
+    @property
+    def chance(self) -> float | None:
+        return self.gain.chance() if min(self.seeds) >= ENOUGH_SEEDS else None
+
+
+def found(claims: Sequence[Claim], runs: Runs) -> list[Found]:
+    """What the runs say of every claim: on the same rows, seeds and tasks. Tasks with fewer than ENOUGH_SEEDS count
+    only where no task has as many."""
+    compared = [_compared(claim, runs) for claim in claims]
+    chances = _holm([one.chance if one else None for one in compared])
+    return [_found(one, chance) for one, chance in zip(compared, chances, strict=True)]
+
+
+def _compared(claim: Claim, runs: Runs) -> _Compared | None:
+    tasks = {task: pairs for task, those in runs.items() if (pairs := _pairs(claim, those))}
     if not tasks:
-        return Found("not run", "", "")
-    tasks = [pairs for pairs in tasks if len(pairs) >= ENOUGH_SEEDS] or tasks
-    seeds = [len(pairs) for pairs in tasks]
-    gain = over_tasks([gain_of(pairs) for pairs in tasks])
-    count = f"{len(tasks)}, {min(seeds)}" + (f" to {max(seeds)}" if max(seeds) > min(seeds) else "")
-    if min(seeds) < ENOUGH_SEEDS or gain.standard_error is None:
+        return None
+    gains = {task: gain_of(pairs) for task, pairs in tasks.items()}
+    counted = [task for task, pairs in tasks.items() if len(pairs) >= ENOUGH_SEEDS] or list(tasks)
+    shown = {task: f"{task} {signed(gain.mean)}" for task, gain in gains.items()}
+    by_task = [shown[task] for task in counted] + [f"({shown[task]})" for task in tasks if task not in counted]
+    return _Compared(
+        over_tasks([gains[task] for task in counted]), [len(tasks[task]) for task in counted], ", ".join(by_task)
+    )
+
+
+def _found(compared: _Compared | None, chance: float | None) -> Found:
+    if compared is None:
+        return Found("not run")
+    gain, seeds = compared.gain, compared.seeds
+    count = f"{len(seeds)}, {min(seeds)}" + (f" to {max(seeds)}" if max(seeds) > min(seeds) else "")
+    if chance is None:
         verdict = "too few runs"
-    elif abs(gain.mean) <= 2 * gain.standard_error:
+    elif chance > LIMIT:
         verdict = "cannot be told"
     else:
         verdict = "yes" if gain.mean > 0 else "the opposite"
-    return Found(verdict, gain.words(), count)
+    return Found(verdict, gain.words(), chance, count, compared.by_task)
+
+
+def _holm(chances: Sequence[float | None]) -> list[float | None]:
+    """As many, each for all of them together: the smallest of n counts n times, the next one n - 1 times, and none less
+    than the one before."""
+    known = sorted((chance, place) for place, chance in enumerate(chances) if chance is not None)
+    adjusted, highest = list(chances), 0.0
+    for number, (chance, place) in enumerate(known):
+        adjusted[place] = highest = max(highest, min(1.0, (len(known) - number) * chance))
+    return adjusted
 
 
 def _pairs(claim: Claim, runs: Sequence[Mapping[str, Any]]) -> list[tuple[Scores, Scores]]:

@@ -11,13 +11,13 @@ from typing import Any
 
 from benchmarks.learning import overlap
 from benchmarks.learning.arms import ARMS
-from benchmarks.learning.claims import CLAIMS, ENOUGH_SEEDS, Runs, found
+from benchmarks.learning.claims import CLAIMS, ENOUGH_SEEDS, LIMIT, Runs, found
 from benchmarks.learning.gains import gain_of
 from benchmarks.learning.job import SELECTION_ROWS, TEST_ROWS
 from benchmarks.learning.measuring import SAMPLES, TEMPERATURE
 from benchmarks.learning.run_file import HOW, published, read_runs
 from benchmarks.learning.tasks import KEPT_OUT, TASKS
-from benchmarks.learning.untrained import UNTRAINED
+from benchmarks.learning.untrained import ROWS_EACH, SEEDLESS, UNTRAINED, VECTORS
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "benchmarks" / "learning" / "runs"
@@ -69,8 +69,14 @@ Further runs of `python -m benchmarks.learning` (its head says how) add to it.
 - **Last step** is the gain of the last step's vector, whichever was published. The first runs on multiples published
   the step with the highest reward on the rows to choose by, once the untrained one. Because of that it is now the
   latest step within one standard error of the highest, so for this rule multiples was looked at.
+- **Each question** is there once, but where it has two numbers, `7 + 8` and `8 + 7` are two: half of the rows of sums
+  to measure on, and fewer of other tasks, are among those to train on, the other way round. That helps most what has
+  enough numbers to learn rows by heart.
+- **Words** (the answers of syllogisms and needles) count wherever they stand in a completion, inside of other words
+  and beside other answers, too; **exact** does not count those.
 - **Gains** are means over rows and seeds of the difference to the base model, ± one standard error
   (`benchmarks/learning/gains.py`). A line of fewer than {ENOUGH_SEEDS} seeds is a first look.
+- **The best of {VECTORS} random vectors** is chosen by {VECTORS * ROWS_EACH:,} completions of rows to train on.
 - **GRPO with 196 numbers** has all defaults for a model of this size, but 20 steps and the task's limit of tokens.
 - **Defaults** are the server's of the day of the run; each file has them written out."""
 
@@ -87,7 +93,7 @@ def task_table(runs: Sequence[Mapping[str, Any]]) -> str:
     lines.append(f"| base model | 0 | | {greedy} | | {sampled} | | {exact} | |")
     for arm, those in by_arm(runs).items():
         afters = [published(run) for run in those]
-        cells = [LABELS[arm], _numbers(those), f"{len(those)}"]
+        cells = [LABELS[arm], _numbers(those), "any" if arm in SEEDLESS else f"{len(those)}"]
         for how in HOW:
             pairs = [(run["before"][how]["scores"], one[how]["scores"]) for run, one in zip(those, afters, strict=True)]
             gain = gain_of(pairs)
@@ -143,16 +149,24 @@ reward is the arm `off-policy`.
 
 
 def _claims(runs: Runs) -> str:
-    lines = ["| claim | says | found | difference, sampled | tasks, seeds |", "|---|---|---|--:|--:|"]
-    for claim in CLAIMS:
-        what = found(claim, runs)
-        lines.append(f"| {claim.sentence} | {claim.source} | {what.verdict} | {what.words} | {what.count} |")
+    lines = [
+        "| claim | says | found | difference, sampled | chance | tasks, seeds | by task |",
+        "|---|---|---|--:|--:|--:|---|",
+    ]
+    for claim, what in zip(CLAIMS, found(CLAIMS, runs), strict=True):
+        chance = "" if what.chance is None else f"{what.chance:.2f}" if what.chance >= 0.01 else "< 0.01"
+        cells = [claim.sentence, claim.source, what.verdict, what.words, chance, what.count, what.by_task]
+        lines.append(f"| {' | '.join(cells)} |")
     return f"""## Claims
 
 A claim says that one arm is better than another. The difference is of the same rows and seeds, over all tasks on which
-both were run with at least {ENOUGH_SEEDS} seeds; where there is no such task, over those with fewer, and then the
-verdict is *too few runs*. *Yes* and *the opposite* are differences of more than two standard errors; a smaller one
-cannot be told with so few rows, or with so small a model.
+both were run with at least {ENOUGH_SEEDS} seeds; tasks with fewer are in brackets and not in it. Where no task has as
+many, it is over those with fewer, and the verdict is *too few runs*. It says nothing of tasks that are not named.
+
+**Chance** is how often a difference of this size would be found where there is none, by Student's t with the degrees
+of freedom that rows and seeds leave, and corrected for the number of claims (Holm). *Yes* and *the opposite* are
+chances of at most {LIMIT:.2f}; what is above cannot be told with so few rows and seeds, or with so small a model.
+Learning rates are automatic; none was tuned for an arm.
 
 {chr(10).join(lines)}"""
 
@@ -160,7 +174,8 @@ cannot be told with so few rows, or with so small a model.
 def _missing(runs: Runs) -> str:
     lines = []
     for arm, label in LABELS.items():
-        tasks = [task for task, those in runs.items() if sum(run["arm"] == arm for run in those) >= ENOUGH_SEEDS]
+        enough = 1 if arm in SEEDLESS else ENOUGH_SEEDS
+        tasks = [task for task, those in runs.items() if sum(run["arm"] == arm for run in those) >= enough]
         if len(tasks) < len(TASKS):
             missing = [task for task in TASKS if task not in tasks]
             lines.append(f"- {label} (`{arm}`): {', '.join(missing) if tasks else 'all tasks'}")

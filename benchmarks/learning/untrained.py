@@ -4,8 +4,8 @@
 to say it scores as much.
 
 `prompt`: an instruction before the question, one of PROMPTS or none, which is chosen on the rows to select by.
-`best-of-n`: N vectors, every number normal with the deviation SIGMA, are tried on the same training rows, as many
-completions in all as a job has; the best one is measured.
+`best-of-n`: N vectors of 13 numbers, each normal with the deviation SIGMA, are tried on the same training rows; the
+best one is measured. These are N * ROWS_EACH completions, half as many as a job has by the server's defaults.
 """
 
 from __future__ import annotations
@@ -24,11 +24,6 @@ from benchmarks.learning.tasks import Task
 from clients.evaluation.evaluate import Sampling, evaluate
 from clients.evaluation.rows import Row
 
-UNTRAINED = {
-    "constant": "the commonest answer, whatever is asked",
-    "prompt": "the base model with its best prompt",
-    "best-of-n": "the best of 64 random vectors",
-}
 # Whose result is the same with every seed.
 SEEDLESS = ("constant", "prompt")
 PROMPTS = (
@@ -40,6 +35,11 @@ PROMPTS = (
 # About what moves log-probabilities of SmolLM2-135M by half a nat.
 SIGMA = 0.1
 VECTORS, ROWS_EACH = 64, 20
+UNTRAINED = {
+    "constant": "the commonest answer, whatever is asked",
+    "prompt": f"the base model with the best of {len(PROMPTS)} prompts",
+    "best-of-n": f"the best of {VECTORS} random vectors of 13 numbers",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,16 @@ def test_the_three_parts_share_no_row_and_are_all_rows(tmp_path: Path) -> None:
         with file.open("rb") as lines:
             rows = list(read_rows(lines, "supervised"))
         assert {row.messages[-2]["content"]: row.messages[-1]["content"] for row in rows} == part
+
+
+def test_half_of_the_sums_to_measure_on_are_trained_on_the_other_way_round(tmp_path: Path) -> None:
+    """As docs/evidence.md says."""
+    files = make_files(tmp_path, TASKS["sums"])
+    trained, measured = (
+        [re.findall(r"\d+", row.messages[-1]["content"]) for row in load_rows(str(files.of(part)))]
+        for part in ("train", "test")
+    )
+    assert sum(pair[::-1] in trained for pair in measured) / TEST_ROWS == pytest.approx(0.5, abs=0.02)
 
 
 async def test_an_experiment_goes_on_where_it_was_and_does_nothing_twice(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.learning.gains import gain_of, over_tasks
+from benchmarks.learning.gains import Gain, gain_of, over_tasks
 
 
 def scores(means: list[float]) -> list[list[float]]:
@@ -59,6 +60,46 @@ def test_the_error_is_never_less_than_that_of_one_source(seed: int) -> None:
     gains = samples[:, 1].mean(-1) - samples[:, 0].mean(-1)
     assert error is not None
     assert error >= max(gains.mean(0).std(ddof=1) / 6**0.5, gains.mean(1).std(ddof=1) / 3**0.5) - 1e-12
+
+
+@pytest.mark.parametrize(("t", "degrees"), [(12.706, 1), (4.303, 2), (2.571, 5), (2.0, 60)])
+def test_a_chance_is_that_of_the_tables_of_students_t(t: float, degrees: float) -> None:
+    gain = Gain(0.0, t, t, 1.0, degrees, t, t)
+    assert gain.chance() == pytest.approx(0.05, abs=1e-4)
+    assert replace(gain, mean=-t).chance() == gain.chance()
+
+
+def test_without_an_error_a_chance_is_certain_or_not_known() -> None:
+    assert gain_of([(scores([0.0, 1.0]), scores([0.0, 1.0]))]).chance() == 1
+    assert gain_of([(scores([0.0, 0.0]), scores([1.0, 1.0]))]).chance() == 0
+    assert gain_of([(scores([0.0]), scores([1.0]))]).chance() is None
+
+
+def test_of_what_gains_nothing_few_are_told_to_gain() -> None:
+    """Three seeds, whose differences are most of the error: more than 12 of 100 would pass two standard errors."""
+    random, told, passed, tries = np.random.default_rng(0), 0, 0, 400
+    for _ in range(tries):
+        gains = random.normal(0, 0.4, (3, 1)) + random.normal(0, 0.6, (1, 32)) + random.normal(0, 0.3, (3, 32))
+        gain = gain_of([(scores([0.0] * 32), scores(list(of_seed))) for of_seed in gains])
+        chance, error = gain.chance(), gain.standard_error
+        assert chance is not None
+        assert error is not None
+        told, passed = told + (chance <= 0.05), passed + (abs(gain.mean) > 2 * error)
+    assert told / tries < 0.08
+    assert passed / tries > 0.12
+
+
+def test_seeds_count_as_the_degrees_where_they_are_all_the_error_and_rows_where_those_are() -> None:
+    of_seeds = gain_of([(scores([0.0, 0.5]), scores([gain, 0.5 + gain])) for gain in (0.1, 0.2, 0.4)])
+    of_rows = gain_of([(scores([0.0, 0.0, 0.0, 0.0]), scores([1.0, 0.0, 1.0, 1.0]))] * 3)
+    assert (of_seeds.degrees, of_rows.degrees) == (2, 3)
+    # Of tasks with errors alike, as many as of all.
+    assert over_tasks([of_rows] * 4).degrees == pytest.approx(12)
+
+
+@pytest.mark.parametrize(("number", "shown"), [(-0.004, "+0.00"), (-0.006, "-0.01"), (0.104, "+0.10"), (0.0, "+0.00")])
+def test_nothing_is_shown_without_a_minus(number: float, shown: str) -> None:
+    assert gain_of([(scores([0.0]), scores([number]))]).words() == shown
 
 
 def test_over_tasks_the_errors_add_as_those_of_independent_means() -> None:

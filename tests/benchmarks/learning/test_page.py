@@ -10,11 +10,28 @@ from benchmarks.learning.arms import grader
 from benchmarks.learning.measuring import is_exact
 from benchmarks.learning.page import PAGE, RUNS, page, read_all
 from benchmarks.learning.tasks import TASKS
+from benchmarks.learning.untrained import UNTRAINED
 from server.training.graders.build import parse_spec
 
 
 def test_the_page_is_that_of_the_committed_runs() -> None:
     assert PAGE.read_text() == page(read_all(RUNS)), "docs/evidence.md is not of these runs: make evidence"
+
+
+def test_what_has_no_seed_is_not_missing_where_it_was_run_once() -> None:
+    one = {"sampled": {"scores": [[1, 0]] * 3}, "greedy": {"scores": [[1]] * 3}}
+    runs = [
+        {"arm": arm, "seed": 0, "before": one, "after": {"last": one}, "settings": {}} for arm in ("constant", "grpo")
+    ]
+    written = page({"sums": runs})
+    missing = {
+        line.split("`")[1]: line.partition(": ")[2]
+        for line in written.splitlines()
+        if line.startswith("- ") and "`)" in line
+    }
+    assert missing["grpo"] == "all tasks"
+    assert missing["constant"] == ", ".join(name for name in TASKS if name != "sums")
+    assert f"| {UNTRAINED['constant']} |  | any |" in written
 
 
 def test_every_committed_run_is_finished() -> None:
