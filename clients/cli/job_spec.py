@@ -70,7 +70,7 @@ def with_flags(
     for field in ("training_file", "validation_file"):
         if isinstance(job.get(field), str):
             job[field] = _file(job[field])
-    job["tinylora"] = {**_object(job.get("tinylora"), "tinylora"), **settings}
+    job["tinylora"] = _over(_object(job.get("tinylora"), "tinylora"), settings)
     job["method"] = _method(job.get("method"), method, grader)
     return job
 
@@ -112,6 +112,15 @@ def _object(given: Any, field: str) -> Mapping[str, Any]:
     if given is not None and not isinstance(given, Mapping):
         raise SpecError(f"{field} is {given!r}, expected an object")
     return given or {}
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with what `above` has, which wins; objects that both have are merged in the same way."""
+    merged = {**below, **above}
+    for name in below.keys() & above.keys():
+        if isinstance(below[name], Mapping) and isinstance(above[name], Mapping):
+            merged[name] = _over(below[name], above[name])
+    return merged
 
 
 def _method(in_file: Any, method: str | None, grader: str | None) -> dict[str, Any]:

@@ -66,6 +66,16 @@ def test_a_yaml_file_has_the_shape_of_the_api_and_flags_win_over_it(
     assert openai_client.fine_tuning.jobs.retrieve(again).training_file == job.training_file
 
 
+def test_a_setting_inside_an_object_leaves_the_others_of_the_file_alone(
+    worker: Worker, rows: Path, tmp_path: Path, openai_client: openai.OpenAI
+) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text("training_file: rows.jsonl\ntinylora: {recipe: {groups: 2, u: 3}}\n")
+    job_id = run("train", "--config", config, "--set", "recipe.groups=1", "-d").stdout.strip()
+    job: Any = openai_client.fine_tuning.jobs.retrieve(job_id)
+    assert (job.tinylora["recipe"]["groups"], job.tinylora["recipe"]["u"]) == (1, 3)
+
+
 def test_a_job_is_watched_until_it_has_an_adapter(worker: Worker, rows: Path, meanwhile: Any) -> None:
     meanwhile(lambda: do_next_job(worker))
     result = run("train", rows)
