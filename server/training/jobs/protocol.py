@@ -54,7 +54,7 @@ MAX_PARAM_CHARS = 128
 Level = Literal["info", "warn", "error"]
 # run: go on. pause, cancel: stop and call `finish` with that status. lost: stop, it is another worker's.
 Wanted = Literal["run", "pause", "cancel", "lost"]
-# Of a step; StepTiming says what they are.
+# Of a step; worker/step_report.py says what they are.
 Phase = Literal["sampling", "grading", "training", "eval"]
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$")]
 # train_reward_mean, valid_reward_mean, train_loss, valid_loss, train_mean_token_accuracy, kl, entropy, ...
@@ -169,43 +169,6 @@ class MessageAnswer(Message):
     """The message that they are, as /v1/chat/completions would answer it."""
 
     message: dict[str, Any]
-
-
-class StepScores(BaseModel):
-    """Means of rewards; null where nothing was graded in this step."""
-
-    model_config = ConfigDict(extra="allow")
-
-    train_reward_mean: float | None = None
-    valid_reward_mean: float | None = None
-    graders: list[dict[str, Any]] = []
-
-
-class StepTiming(BaseModel):
-    """step: seconds by part, which add up to full_iteration. graders_total: seconds in which at least one completion of
-    the step was being graded, whatever else went on; null where nothing is.
-
-    sampling: until the engine had answered for the last prompt; graders already work meanwhile. grading: from then to
-    the last grade, so 0 when they kept up. training: forward and backward passes and Adam, waiting for a pass of other
-    jobs included. eval: sampling and grading of the held-out rows. Of a batch that was collected ahead, sampling and
-    grading are only what the step still waited.
-    """
-
-    step: dict[str, float] = {}
-    graders_total: float | None = None
-
-
-class StepData(BaseModel):
-    """The `data` of the metrics event of a step, in OpenAI's shape; more keys are welcome."""
-
-    model_config = ConfigDict(extra="allow")
-
-    step: int
-    total_steps: int
-    scores: StepScores = StepScores()
-    usage: dict[str, Any] = {}
-    errors: dict[str, Any] = {}
-    timing: StepTiming = StepTiming()
 
 
 class ReportedCheckpoint(Message):

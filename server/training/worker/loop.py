@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,26 +22,13 @@ import structlog
 from pydantic import ValidationError
 
 from server.core.errors import ApiError
-from server.training.jobs.config import METHODS, EvolutionConfig, GradientConfig, ReinforcementConfig, RewardedConfig
-from server.training.jobs.config import Method as MethodName
-from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, ValidatedRequest, Wanted
-from server.training.worker.chat_tokens import ChatTokens
+from server.training.jobs.config import METHODS, Method
+from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, Wanted
 from server.training.worker.context import WorkerContext, WorkerTools
-from server.training.worker.evolution import evolution
 from server.training.worker.fair_semaphore import TenantSemaphores
 from server.training.worker.gateway_client import LeaseLost
-from server.training.worker.graded_sampling import GradedSampling
-from server.training.worker.gradient import Loss, gradient_training
 from server.training.worker.http_retry import GatewayRefused
-from server.training.worker.job import train
-from server.training.worker.job_data import JobData, open_job_data
-from server.training.worker.job_state import JobState
-from server.training.worker.learnable_prompts import LearnablePrompts
-from server.training.worker.method import Method
-from server.training.worker.outcome import failed
-from server.training.worker.reinforcement import Reinforcement
-from server.training.worker.supervised import Supervised
-from server.training.worker.tracking import Trackers
+from server.training.worker.job_run import JobRun
 
 MAX_BACKOFF_S = 30.0
 logger = structlog.get_logger(__name__)
@@ -69,7 +56,7 @@ class Worker:
     name: str
     tools: WorkerTools
     log: Callable[[str], None]
-    methods: Sequence[MethodName] = METHODS
+    methods: Sequence[Method] = METHODS
     max_jobs: int = 4
     poll_s: float = 5.0
     max_grading: int = 16
@@ -176,10 +163,7 @@ class Worker:
 
     async def _run_job(self, job: ClaimedJob) -> None:
         try:
-            if job.status == "validating_files":
-                await self._validate(job)
-            else:
-                await self._train(job)
+            await JobRun(job, self._context, self._grading_semaphore, self._reasoning).run()
         except asyncio.CancelledError:
             await self._report_stopped(job)
         except LeaseLost as error:
@@ -199,71 +183,3 @@ class Worker:
             request = FinishRequest(worker=self.name, status=status[wanted], events=[])
             with suppress(LeaseLost, GatewayRefused):
                 await self.tools.gateway.finish(job.id, request)
-
-    async def _validate(self, job: ClaimedJob) -> None:
-        async with AsyncExitStack() as files:
-            data = await self._open_data(job, files)
-            if data is None:
-                return
-            request = ValidatedRequest(
-                worker=self.name,
-                total_steps=data.total_steps,
-                training_rows=len(data.training),
-                validation_rows=data.validation_rows,
-            )
-        await self.tools.gateway.validated(job.id, request)
-        self.log(f"{job.id} ({job.tenant}) can be trained: {request.training_rows} rows, {request.total_steps} steps")
-
-    async def _train(self, job: ClaimedJob) -> None:
-        behind = job.checkpoint.step if job.checkpoint is not None else 0
-        self.log(f"{job.id} ({job.tenant}) starts behind step {behind}")
-        async with AsyncExitStack() as files:
-            data = await self._open_data(job, files)
-            if data is None:
-                return
-            trackers = Trackers(job, self.tools.log_dir, behind)
-            try:
-                state = JobState() if job.checkpoint is None else JobState.model_validate(job.checkpoint.state)
-                request = await train(job, data, self._method(job, data, state), state, self._context, trackers)
-            finally:
-                trackers.close()
-        await self._finish(job, request)
-
-    async def _open_data(self, job: ClaimedJob, files: AsyncExitStack) -> JobData | None:
-        """The job's data until `files` is closed. None when it cannot be used; the job has then been failed."""
-        tools = self.tools
-        longest = await tools.gateway.max_model_len() or tools.max_tokens
-        limit, kwargs = min(longest, tools.max_tokens), job.config.chat_template_kwargs
-        chat = ChatTokens(tools.tokenizer, limit, kwargs, tools.end_tokens)
-        try:
-            return await files.enter_async_context(open_job_data(job, tools.gateway, tools.graders, chat))
-        except ApiError as error:
-            if error.status >= 500:  # It says nothing of the job, which another attempt may open.
-                raise
-            await self._finish(job, failed(self.name, error.code or "invalid_data", error.message, error.param))
-            return None
-
-    def _method(self, job: ClaimedJob, data: JobData, state: JobState) -> AbstractAsyncContextManager[Method]:
-        tools, config = self.tools, job.config
-        loss: Loss[Any] = Supervised(data, tools.trainer)
-        if isinstance(config, RewardedConfig):
-            assert data.grader is not None
-            prompts = None
-            if config.prompt_selection == "learnable":
-                prompts = LearnablePrompts(len(data.training), config.batch_size, job.seed, state)
-            sampling = GradedSampling(
-                job, config, data, data.grader, tools.rollouts, self._grading_semaphore, prompts, self._reasoning
-            )
-            if isinstance(config, EvolutionConfig):
-                return evolution(job, config, sampling, tools.factors, state)
-            assert isinstance(config, ReinforcementConfig)
-            loss = Reinforcement(config, sampling, tools.trainer)
-        assert isinstance(config, GradientConfig)
-        total_steps = job.total_steps or data.total_steps
-        return gradient_training(job, config, loss, tools.trainer, tools.factors, state, total_steps)
-
-    async def _finish(self, job: ClaimedJob, request: FinishRequest) -> None:
-        answer = await self.tools.gateway.finish(job.id, request)
-        why = "" if request.error is None else f": {request.error.message}"
-        result = "" if answer.fine_tuned_model is None else f": {answer.fine_tuned_model}"
-        self.log(f"{job.id} ({job.tenant}) ended, {answer.status}{why}{result}")

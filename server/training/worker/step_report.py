@@ -1,7 +1,6 @@
 """The event of a step that the owner of a job sees: numbers, in OpenAI's shape, and a line of text.
 
-The seconds of a step's phases add up to the whole step (training.jobs.protocol.StepTiming explains them). Grading
-overlaps sampling, so its total time stands beside them.
+The seconds of a step's phases add up to the whole step. Grading overlaps sampling, so its total time is beside them.
 """
 
 from __future__ import annotations
@@ -10,10 +9,49 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from server.training.jobs.protocol import Phase, StepData, StepScores, StepTiming, WorkerEvent
+from pydantic import BaseModel, ConfigDict
+
+from server.training.jobs.protocol import Phase, WorkerEvent
 from server.training.worker.held_out_gain import in_words
 
 _IN_WORDS = ("train_reward_mean", "train_loss", "valid_reward_mean", "valid_loss")
+
+
+class StepScores(BaseModel):
+    """Means of rewards; null where nothing was graded in this step."""
+
+    model_config = ConfigDict(extra="allow")
+
+    train_reward_mean: float | None = None
+    valid_reward_mean: float | None = None
+    graders: list[dict[str, Any]] = []
+
+
+class StepTiming(BaseModel):
+    """step: seconds by part, which add up to full_iteration. graders_total: seconds in which at least one completion of
+    the step was being graded, whatever else went on; null where nothing is.
+
+    sampling: until the engine had answered for the last prompt; graders already work meanwhile. grading: from then to
+    the last grade, so 0 when they kept up. training: forward and backward passes and Adam, waiting for a pass of other
+    jobs included. eval: sampling and grading of the held-out rows. Of a batch that was collected ahead, sampling and
+    grading are only what the step still waited.
+    """
+
+    step: dict[str, float] = {}
+    graders_total: float | None = None
+
+
+class StepData(BaseModel):
+    """The `data` of the metrics event of a step, in OpenAI's shape; the metrics stand beside."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: int
+    total_steps: int
+    scores: StepScores = StepScores()
+    usage: dict[str, Any] = {}
+    errors: dict[str, Any] = {}
+    timing: StepTiming = StepTiming()
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
