@@ -10,9 +10,10 @@ from typing import Any
 
 from sqlalchemy.engine import Connection, Row
 
+from server.batches import leases
 from server.batches.answers import unanswered
 from server.batches.lines import LineError, lines_of, parse_line, without
-from server.batches.results import answered_lines, stored_results
+from server.batches.results import answered_lines, delete_results, stored_results
 from server.core.clock import now
 from server.core.ids import new_id
 from server.db.database import Database
@@ -90,9 +91,42 @@ def write_file(files: FileStorage, tenant_id: int, lines: Iterable[str]) -> Writ
     return WrittenFile(file_id, location, stored, source.count)
 
 
-def outputs(database: Database, batch_id: str) -> Iterator[str]:
-    """The lines of the output file."""
-    return stored_results(database, batch_id, errors=False)
+def write_files(
+    files: FileStorage,
+    database: Database,
+    batch: Row[Any],
+    owner: str,
+    chunks: Iterable[bytes],
+    reason: tuple[str, str] | None,
+) -> bool:
+    """Write the files of a batch that is being finalised, and end it with them. False when it is no more `owner`'s.
+
+    chunks, reason: of the input file, and what is said of its lines that have no answer; None when all have one.
+    Blocks. Unavailable when the storage or the database fails.
+    """
+    made = {
+        "output": write_file(files, batch.tenant_id, stored_results(database, batch.id, errors=False)),
+        "error": write_file(files, batch.tenant_id, errors(database, batch, chunks, reason)),
+    }
+
+    def end(connection: Connection) -> bool:
+        values: dict[str, Any] = {}
+        for kind, file in made.items():
+            if file is not None:
+                file.insert(connection, batch, kind)
+                values[f"{kind}_file_id"] = file.id
+        if made["error"] is not None:
+            values["failed"] = made["error"].lines
+        return leases.end(connection, batch, owner, **values)
+
+    if not database.transact(end):
+        for file in made.values():
+            if file is not None:
+                files.delete(file.location)
+        return False
+    while database.transact(lambda to: delete_results(to, batch.id)):
+        pass
+    return True
 
 
 def errors(

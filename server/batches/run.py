@@ -11,11 +11,10 @@ it is heard what the batch's owner wants.
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -23,16 +22,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from server.batches import leases, output
-from server.batches.answers import EXPIRED, TOO_MUCH_OUTPUT, Result, result_of
-from server.batches.asking import Answered, Backoff, ask
+from server.batches.answers import EXPIRED, TOO_MUCH_OUTPUT, Result
+from server.batches.endings import ENDS, GIVEN_UP
 from server.batches.leases import Standing, Wanted
-from server.batches.lines import RequestLine, lines_of, parse_line, some, without
-from server.batches.results import answered_lines, delete_results
+from server.batches.lines import lines_of, parse_line, some, without
+from server.batches.results import answered_lines
 from server.batches.states import Outcome
 from server.batches.validation import check_file
-from server.core.background import to_its_end
+from server.batches.window import MAX_WINDOW_BYTES, Window
+from server.core.background import cancelled, to_its_end
 from server.core.errors import ApiError
-from server.core.ids import new_id
 from server.core.settings import Settings
 from server.db.database import Database
 from server.inference.early_check import EarlyCheck
@@ -41,38 +40,6 @@ from server.training.files.storage import FileStorage
 
 BEAT_S = 1.0
 ENOUGH_RESULTS, ENOUGH_BYTES = 64, 2**20
-MAX_WINDOW, MAX_WINDOW_BYTES = 64, 32 * 2**20
-SERVER_ERRORS_TRIED = 3
-SERVER_ERROR_RETRY_S = 1.0
-FILE_GONE = {
-    "code": "input_file_deleted",
-    "line": None,
-    "message": "The input file was deleted while the batch was not finished; what had been answered is in its files.",
-    "param": "input_file_id",
-}
-NO_KEY = {
-    "code": "api_key_revoked",
-    "line": None,
-    "message": "The API key that made the batch was revoked or has expired; what had been answered is in its files. "
-    "Make a batch of the other lines with another key.",
-    "param": None,
-}
-GIVEN_UP = {
-    "code": "server_error",
-    "line": None,
-    "message": f"{leases.MAX_ATTEMPTS} attempts in a row ended without getting on with the batch; the server's log has "
-    "the reason. What had been answered is in its files.",
-    "param": None,
-}
-# How a batch ends for what is wanted of it, and what is said of the lines that were not answered.
-ENDS: Mapping[Wanted, tuple[Outcome, tuple[Mapping[str, Any], ...]]] = {
-    "cancel": ("cancelled", ()),
-    "expire": ("expired", ()),
-    "fail": ("failed", (FILE_GONE,)),
-    "no key": ("failed", (NO_KEY,)),
-    "less output": ("completed", ()),
-}
-
 T = TypeVar("T")
 
 
@@ -104,9 +71,9 @@ class BatchRun:
         self._results: list[Result] = []
         self._result_bytes = 0
         self._enough = asyncio.Event()
-        self._backoff = Backoff(time.monotonic)
-        self._asked: set[asyncio.Task[None]] = set()
-        self._asked_bytes = 0
+        self._window = Window(
+            tools.app, standing.row.endpoint, tools.window, lambda: self._standing.principal, self._keep
+        )
         self._stopping = False
 
     async def go(self) -> None:
@@ -143,8 +110,8 @@ class BatchRun:
             # The heart is not cancelled: what it is storing would be neither stored for sure nor at hand.
             self._stopping = True
             self._enough.set()
-            await _cancelled([working])
-            await _cancelled(self._asked)
+            await cancelled([working])
+            await self._window.cancel()
             await beating
             await self._store()
         return working.result() if done else None
@@ -193,9 +160,11 @@ class BatchRun:
         lines = without(lines_of(await self._input()), answered_lines(self._tools.database, self._id))
         while read := await run_in_threadpool(some, lines, lambda line: len(line[1] or b"")):
             for number, text in read:
+                while self._result_bytes > MAX_WINDOW_BYTES:
+                    await asyncio.sleep(BEAT_S)  # they cannot be stored for the moment
                 # It was checked before, so it can be parsed.
-                await self._ask_beside(parse_line(number, text, self._standing.row.endpoint))
-        await self._room(0, 0)
+                await self._window.ask(parse_line(number, text, self._standing.row.endpoint))
+        await self._window.emptied()
         return "go on"
 
     async def _input(self) -> Iterable[bytes]:
@@ -229,51 +198,11 @@ class BatchRun:
         await self._store()
         return valid
 
-    async def _ask_beside(self, line: RequestLine) -> None:
-        """Ask a line, once there is room for it beside the others."""
-        await self._room(self._tools.window - 1, MAX_WINDOW_BYTES - line.size)
-        while self._result_bytes > MAX_WINDOW_BYTES:
-            await asyncio.sleep(BEAT_S)  # they cannot be stored for the moment
-        self._asked_bytes += line.size
-        task = asyncio.create_task(self._ask(line))
-        self._asked.add(task)
-
-        def forget(done: asyncio.Task[None]) -> None:
-            self._asked_bytes -= line.size
-
-        task.add_done_callback(forget)
-
-    async def _room(self, lines: int, size: int) -> None:
-        """Wait until at most so many lines, of so many bytes, are being asked."""
-        while self._asked and (len(self._asked) > lines or self._asked_bytes > size):
-            done, self._asked = await asyncio.wait(self._asked, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-
-    async def _ask(self, line: RequestLine) -> None:
-        result = result_of(line.number, line.custom_id, await self._answer_to(line))
+    def _keep(self, result: Result) -> None:
         self._results.append(result)
         self._result_bytes += len(result.data)
         if len(self._results) >= ENOUGH_RESULTS or self._result_bytes >= ENOUGH_BYTES:
             self._enough.set()
-
-    async def _answer_to(self, line: RequestLine) -> Answered:
-        """The answer, for which quotas are waited for; what fails in the server is tried again."""
-        body = json.dumps(line.body).encode()
-        failures = 0
-        while True:
-            principal = self._standing.principal
-            if principal is None:
-                await asyncio.Event().wait()  # to be cancelled: its tenant was disabled
-                raise AssertionError
-            answered = await ask(self._tools.app, self._standing.row.endpoint, body, principal, new_id("req_"))
-            if answered.retry_s is not None:
-                await self._backoff.wait(answered.retry_s)
-                continue
-            failures += answered.status >= 500
-            if answered.status < 500 or failures >= SERVER_ERRORS_TRIED:
-                return answered
-            await asyncio.sleep(SERVER_ERROR_RETRY_S)
 
     async def _end(self, outcome: Outcome, errors: tuple[Mapping[str, Any], ...]) -> None:
         tools = self._tools
@@ -296,38 +225,7 @@ class BatchRun:
         reason = EXPIRED if row.outcome == "expired" else TOO_MUCH_OUTPUT if too_much else None
         chunks = await self._input() if reason else []
 
-        def write() -> None:
-            made = {
-                "output": output.write_file(tools.files, row.tenant_id, output.outputs(tools.database, row.id)),
-                "error": output.write_file(
-                    tools.files, row.tenant_id, output.errors(tools.database, row, chunks, reason)
-                ),
-            }
-
-            def end(connection: Any) -> bool:
-                values: dict[str, Any] = {}
-                for kind, file in made.items():
-                    if file is not None:
-                        file.insert(connection, row, kind)
-                        values[f"{kind}_file_id"] = file.id
-                if made["error"] is not None:
-                    values["failed"] = made["error"].lines
-                return leases.end(connection, row, tools.owner, **values)
-
-            if not tools.database.transact(end):
-                for file in made.values():
-                    if file is not None:
-                        tools.files.delete(file.location)
-                raise NotMine
-            while tools.database.transact(lambda to: delete_results(to, row.id)):
-                pass
-
-        await to_its_end(run_in_threadpool(write))
+        write = partial(output.write_files, tools.files, tools.database, row, tools.owner, chunks, reason)
+        if not await to_its_end(run_in_threadpool(write)):
+            raise NotMine
         return True
-
-
-async def _cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks and wait until they have ended."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

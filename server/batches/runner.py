@@ -20,8 +20,9 @@ from starlette.concurrency import run_in_threadpool
 
 from server.batches import leases, turns
 from server.batches.leases import Standing
-from server.batches.run import MAX_WINDOW, BatchRun, NotMine, Tools
-from server.core.background import to_its_end
+from server.batches.run import BatchRun, NotMine, Tools
+from server.batches.window import MAX_WINDOW
+from server.core.background import cancelled, to_its_end
 from server.core.errors import ApiError
 
 MAX_AT_ONCE = 4
@@ -63,12 +64,8 @@ class BatchRunner:
             yield
         finally:
             self._loop = None
-            claiming.cancel()
-            await asyncio.gather(claiming, return_exceptions=True)
-            tasks = [running.task for running in self._runs.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancelled([claiming])
+            await cancelled(running.task for running in self._runs.values())
 
     async def _claim_on_and_on(self) -> None:
         while True:
