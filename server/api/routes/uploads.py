@@ -16,6 +16,7 @@ from server.api.schemas.uploads import UploadComplete, UploadCreate, UploadObjec
 from server.api.writes import Answer, Author, fingerprint_of
 from server.core.errors import ApiError, PayloadTooLarge, Unavailable
 from server.core.ids import new_id
+from server.training.files.joined_parts import join_parts
 from server.training.files.rows import PREFIX as FILE_PREFIX
 from server.training.files.rows import get_file, location_of
 from server.training.files.uploads import (
@@ -28,7 +29,6 @@ from server.training.files.uploads import (
     complete_upload,
     create_upload,
     get_upload,
-    join_parts,
     ordered_parts,
     pending_upload,
 )

@@ -1,15 +1,14 @@
 """Files that are uploaded in parts: announced, then sent part by part, in any order and at once, then put together.
 
 An upload has an hour. Its bytes count as a file's from when it is announced, so that parts never have to be refused for
-the tenant's other files. Functions of a connection; the bytes of parts are in storage.py.
+the tenant's other files. Functions of a connection; joined_parts.py makes one file of the parts' bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ from server.db.retention import DAY_S
 from server.db.tenant_lock import lock_tenant
 from server.db.upload_tables import UPLOAD_PARTS, UPLOADS
 from server.training.files.rows import check_room, insert_file
-from server.training.files.storage import FileStorage, StoredBytes
+from server.training.files.storage import FileStorage
 
 PREFIX, PART_PREFIX = "upload_", "part_"
 OPEN_S = 3600
@@ -202,51 +201,6 @@ def delete_parts(connection: Connection, upload_ids: Sequence[str]) -> list[str]
     """Forget the parts of uploads; where their bytes are."""
     deleted = UPLOAD_PARTS.delete().where(UPLOAD_PARTS.c.upload_id.in_(upload_ids))
     return list(connection.execute(deleted.returning(UPLOAD_PARTS.c.location)).scalars())
-
-
-class Joined(io.RawIOBase):
-    """Parts as one file to read from, with the MD5 of what was read."""
-
-    def __init__(self, files: FileStorage, locations: Iterable[str]) -> None:
-        self._chunks: Iterator[bytes] = (chunk for location in locations for chunk in files.read(location))
-        self._held = b""
-        self._md5 = hashlib.md5(usedforsecurity=False)
-
-    @property
-    def md5(self) -> str:
-        return self._md5.hexdigest()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._held:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._held = chunk
-        size = min(len(buffer), len(self._held))
-        buffer[:size], self._held = self._held[:size], self._held[size:]
-        self._md5.update(buffer[:size])
-        return size
-
-
-def join_parts(
-    files: FileStorage, parts: Sequence[Row[Any]], location: str, md5: str | None
-) -> tuple[StoredBytes, str]:
-    """Store the parts as one file at `location`; (what was stored, its MD5). BadRequest, and no file, when it has
-    another MD5 than `md5`. Blocks."""
-    source = Joined(files, [part.location for part in parts])
-    stored = files.write(source, location)  # type: ignore[arg-type]
-    if md5 is not None and md5.lower() != source.md5:
-        files.delete(location)
-        raise BadRequest(
-            f"The parts have the MD5 {source.md5}, and md5 is {quoted(md5)}; a part was damaged, or they are in "
-            "another order.",
-            param="md5",
-            code="checksum_mismatch",
-        )
-    return stored, source.md5
 
 
 @dataclass(frozen=True, slots=True)
