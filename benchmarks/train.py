@@ -15,8 +15,9 @@ completions that go through both passes: here those of groups whose rewards diff
 first row, is of completions per second; it is taken within each round, and is the median, with the lowest and the
 highest.
 
-TRL (benchmarks.learning.trl_peer: tinylora) trains at the priority of our worker, while our server has nothing to do;
-our server and worker share the machine. An update alone, against the model's own passes, is benchmarks.train_step's.
+TRL (benchmarks.learning.trl_training: tinylora) trains at the priority of our worker, while our server has nothing to
+do; our server and worker share the machine. An update alone, against the model's own passes, is
+benchmarks.train_step's.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def main() -> None:
                 for jobs in args.jobs
             }
             if not args.no_peer:
-                runs["TRL + PEFT"] = partial(peer, args, training_file, directory / "peer.json")
+                runs["TRL + PEFT"] = partial(peer, args, training_file)
             print_table(args, in_turn(runs, args.rounds))
 
 
@@ -158,23 +159,22 @@ def timings_of(client: OpenAI, job_id: str) -> list[dict[str, float]]:
     return [event.data["timing"]["step"] for event in events if event.data["step"] > 1]
 
 
-def peer(args: argparse.Namespace, training_file: Path, out: Path) -> Row:
+def peer(args: argparse.Namespace, training_file: Path) -> Row:
     print("... TRL and PEFT", file=sys.stderr, flush=True)
-    out.unlink(missing_ok=True)
     options = {
-        "--method": "tinylora", "--model": args.model, "--train": training_file, "--out": out, "--steps": args.steps,
+        "--method": "tinylora", "--model": args.model, "--train": training_file, "--steps": args.steps,
         "--batch-size": args.batch_size, "--group-size": args.group_size, "--learning-rate": LEARNING_RATE,
         "--temperature": TEMPERATURE, "--max-completion-tokens": MAX_TOKENS,
     }  # fmt: skip
     words = [str(word) for pair in options.items() for word in pair]
-    command = ["nice", "-n", str(NICE), sys.executable, "-m", "benchmarks.learning.trl_peer", *words]
+    command = ["nice", "-n", str(NICE), sys.executable, "-m", "benchmarks.learning.trl_training", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"TRL failed:\n{done.stdout}{done.stderr}")
-    result = json.loads(out.read_text())
-    seconds = {part: result["mean_seconds"][name] for part, name in PEERS.items()}
-    tokens = statistics.fmean(result["trained_tokens"][1:])
-    return Row(seconds, result["completions_per_step"] / seconds["step"], tokens / seconds["step"])
+    result = json.loads(done.stdout.splitlines()[-1])
+    seconds = {part: result["seconds"][name] for part, name in PEERS.items()}
+    completions = args.batch_size * args.group_size
+    return Row(seconds, completions / seconds["step"], result["trained_tokens"] / seconds["step"])
 
 
 @contextlib.contextmanager

@@ -2,8 +2,7 @@
 
     TINYLORA_PYTHON_GRADERS=true TINYLORA_GRADER_RUNS_PER_MINUTE=10000 tinylora serve &
     python -m benchmarks.learning --tasks sums products --arms grpo random cma-es prompt --seeds 0 1 2
-    python -m benchmarks.learning.trl_peer --method rank-1-lora --train data/learning/sums/train.jsonl \\
-        --validation data/learning/sums/test.jsonl --out benchmarks/learning/runs/sums/rank-1-lora-0.json   # lora-xs
+    python -m benchmarks.learning.trl_peer --tasks sums --methods rank-1-lora lora-xs vera
     make evidence
 
 Every task (tasks.py; `make reasoning-gym` installs what most of them come from), arm (arms.py, untrained.py) and seed

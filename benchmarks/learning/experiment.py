@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.job import Files, Options, Part, job_files, job_settings, make_files
 from benchmarks.learning.measuring import SAMPLES, TEMPERATURE, measure, measure_constant
-from benchmarks.learning.run_file import BASE, Run
+from benchmarks.learning.run_file import BASE, Run, rows_digest
 from benchmarks.learning.tasks import Task
 from benchmarks.learning.untrained import UNTRAINED, Choice, best_prompt, best_vector, commonest_answer
 from benchmarks.learning.votes import write_voted
@@ -55,6 +55,7 @@ class Experiment:
         self.client, self.out, self.task, self.options, self.poll_s = client, out, task, options, poll_s
         self.files: Files = make_files(data, task)
         self.rows: list[Row] = load_rows(str(self.files.of("test")))
+        self.digest = rows_digest(self.files, task)
         self.factors: Mapping[str, Any] = {}
         self.measuring = asyncio.Lock()
         self.progress = Progress(
@@ -79,7 +80,9 @@ class Experiment:
         return all(task.result() for task in tasks)
 
     async def _base(self, model: str) -> None:
-        run = Run(self.out / f"{BASE}.json", {"model": model, "temperature": TEMPERATURE, "samples": SAMPLES})
+        run = Run(
+            self.out / f"{BASE}.json", {"model": model, "temperature": TEMPERATURE, "samples": SAMPLES}, self.digest
+        )
         if "scores" not in run.values:
             run.save(scores=await self._measure(model, self.rows, self._bar(model)))
 
@@ -88,18 +91,17 @@ class Experiment:
         parts: tuple[Part, ...] = ("train", "select")
         for part in parts:
             rows, voted = self.files.of(part), self.files.of(part, "voted")
-            if not voted.exists():
-                await write_voted(self.client, model, self.task, rows, voted, partial(self.progress.advance, bar))
+            await write_voted(self.client, model, self.task, rows, voted, partial(self.progress.advance, bar))
 
     async def _begun(self, arm: str, seed: int, model: str) -> Run:
         common = {"model": model, "samples": SAMPLES}
         path = self.out / f"{arm}-{seed}.json"
         if arm in UNTRAINED:
-            run = Run(path, common)
+            run = Run(path, common, self.digest)
             run.save(arm=arm, seed=seed, machine=machine())
             return run
         settings = job_settings(arm, seed, self.task, self.options)
-        run = Run(path, {**common, **settings})
+        run = Run(path, {**common, **settings}, self.digest)
         if "job" not in run.values or ("after" not in run.values and await self._is_gone(run.values["job"])):
             ids = [
                 (await self.client.files.create(file=file, purpose="fine-tune")).id

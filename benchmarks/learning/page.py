@@ -78,6 +78,9 @@ Further runs of `python -m benchmarks.learning` (its head says how) add to it.
   (`benchmarks/learning/gains.py`). A line of fewer than {ENOUGH_SEEDS} seeds is a first look.
 - **The best of {VECTORS} random vectors** is chosen by {VECTORS * ROWS_EACH:,} completions of rows to train on.
 - **GRPO with 196 numbers** has all defaults for a model of this size, but 20 steps and the task's limit of tokens.
+- **TRL and PEFT** (`benchmarks/learning/trl_peer.py`) train on the same rows, with the same rewards, batches and steps,
+  at learning rates set by hand, in float32; transformers samples what is measured, before and after. Their last step
+  is measured, for they choose none.
 - **Defaults** are the server's of the day of the run; each file has them written out."""
 
 
@@ -87,7 +90,7 @@ def task_table(runs: Sequence[Mapping[str, Any]]) -> str:
         "| | numbers | seeds | greedy | gain | sampled | gain | exact, sampled | last step, sampled |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    base = runs[0]["before"]
+    base = runs[0]["base"]
     exact = f"{_share([base['sampled']['exact']]):.2f}" if "exact" in base["sampled"] else ""
     greedy, sampled = (f"{_share([base[how]['scores']]):.2f}" for how in HOW)
     lines.append(f"| base model | 0 | | {greedy} | | {sampled} | | {exact} | |")
@@ -129,8 +132,9 @@ def _times(runs: Runs) -> str:
             lines.append(f"| {' | '.join([*cells, *(gain.words() for gain in gains)])} |")
     return f"""## Time
 
-Completions that a job sampled to train on, and seconds from its start to its end, evaluations included. Up to four jobs
-shared the machine, and other work at times, so seconds compare lines of one task, and roughly.
+Completions that a job sampled to train on, and seconds from its start to its end, evaluations included; those of TRL
+are of the training alone. Up to four jobs shared the machine, and other work at times, so seconds compare lines of one
+task, and roughly.
 
 {chr(10).join(lines)}"""
 

@@ -4,15 +4,20 @@
     DIRECTORY/TASK/ARM-SEED.json       {"settings": {...}, "arm": ..., "seed": ..., "after": {...}, ...}
 
 Tables are made from these files and from nothing else. A file says by what settings it was made, also by which defaults
-of the server; one that was made by others is never gone on with.
+of the server, and on which rows; one that was made by others is never gone on with. Files of before rows were noted are
+taken to be of the same ones.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from benchmarks.learning.job import Files, Part
+from benchmarks.learning.tasks import Task
 
 # greedy: one completion. sampled: several, at a temperature.
 HOW = ("greedy", "sampled")
@@ -20,13 +25,17 @@ BASE = "base"
 
 
 class Run:
-    """A file of results and what is in it. Ends the program when that was made with other settings."""
+    """A file of results and what is in it. Ends the program when that was made with other settings or rows."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], rows: str) -> None:
+        """rows: as rows_digest says."""
         self.path = path
-        self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": settings}
+        begun = {"settings": settings, "rows": rows}
+        self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else begun
         if self.values["settings"] != json.loads(json.dumps(settings)):
             raise SystemExit(f"{path} was made with other settings; choose another --out, or delete it")
+        if self.values.get("rows", rows) != rows:
+            raise SystemExit(f"{path} was made with other rows, or another grader; choose another --out, or delete it")
 
     def save(self, **values: Any) -> None:
         """Add `values`; a reader never sees half of the file."""
@@ -38,15 +47,31 @@ class Run:
         whole.replace(self.path)
 
 
+def rows_digest(files: Files, task: Task) -> str:
+    """Of all rows, and of how their answers are sampled and graded."""
+    parts: tuple[Part, ...] = ("train", "select", "test")
+    digest = hashlib.sha256(json.dumps([dict(task.grader), task.max_tokens], sort_keys=True).encode())
+    for part in parts:
+        digest.update(files.of(part).read_bytes())
+    return digest.hexdigest()
+
+
 def read_runs(directory: Path) -> list[dict[str, Any]]:
-    """The finished runs of a task, each with the base model's scores as "before"; `directory` is the task's."""
+    """The finished runs of a task, each with the base model's scores as "base", and as "before" if it has none of its
+    own; `directory` is the task's. SystemExit where a run is of other rows than the base model's."""
     base = directory / f"{BASE}.json"
     if not base.exists():
         return []
-    before = json.loads(base.read_text()).get("scores")
-    files = sorted(file for file in directory.glob("*.json") if file != base)
-    runs = [{"before": before, **json.loads(file.read_text())} for file in files]
-    return [run for run in runs if run.get("after") and run["before"]]
+    of_base = json.loads(base.read_text())
+    scores = of_base.get("scores")
+    runs = []
+    for file in sorted(file for file in directory.glob("*.json") if file != base):
+        run = {"base": scores, "before": scores, **json.loads(file.read_text())}
+        if len({one["rows"] for one in (of_base, run) if "rows" in one}) > 1:
+            raise SystemExit(f"{file} is of other rows, or of another grader, than {base}; delete one of them")
+        if run.get("after") and scores:
+            runs.append(run)
+    return runs
 
 
 def published(run: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,40 +1,24 @@
-"""The same training by TRL and PEFT, for comparison: their GRPOTrainer on this project's task, graders and settings.
+"""The runs of the tasks by TRL and PEFT: the same rows, graders, batches and steps, with adapters of other kinds.
 
-    python -m clients.examples.make_task data/demo-task
-    python -m benchmarks.learning.trl_peer --method rank-1-lora --out result.json
+    python -m benchmarks.learning.trl_peer --tasks sums differences --methods rank-1-lora lora-xs vera --seeds 0 1 2
+    make evidence
 
-TRL samples with transformers' generate (it has no other way on a CPU), one process does everything, and all threads of
-OMP_NUM_THREADS are its. Loss, optimiser, clipping, batch, temperature, limit of tokens and rewards are those of our
-defaults: one update per batch, `dapo`, advantages by group, no KL term. Rewards come from the same `math` grader, by
-calling it. What differs: the order in which prompts are drawn, and random numbers.
+needs no server. What the methods are, and their learning rates, is in peft_methods.py; how they are trained, and what
+differs from our jobs, in trl_training.py. Every task, method and seed has a file in --out beside those of `python -m
+benchmarks.learning`, which have to be there first: the page compares with their base model. One that is finished is
+left alone.
 
-Methods, each on every linear layer of every block, each beginning as the base model:
-
-tinylora     PEFT's TinyLoRA with 13 numbers: one per group of 16 layers next to each other (18 in the last), as in our
-             default. Its random matrices and how it shares out singular values are PEFT's own.
-lora-xs      LoRA-XS (arXiv 2405.17604): W + U S R V^T, U S and V^T of rank 2 frozen, only R (2 x 2) trained. PEFT has
-             none of its own, so this is its TinyLoRA layer with u = 4 and no sharing, its four projections set to the
-             unit matrices, so that v is R, and its A and B set from PEFT's S^1/2 V^T and U S^1/2 to V^T and U S. R
-             begins at zero instead of at random numbers of size 1e-5.
-rank-1-lora  PEFT's LoRA with r = 1 and alpha = 32.
-
-Seconds of a step: `generation` is the time inside the trainer's call of generate (with padding and cutting at the end
-token), `grading` that inside the reward function, `update` all that is left of the step: forward and backward passes,
-the optimiser, and the trainer's own work around them. The first step warms up; means leave it out.
-
-The held-out rows are sampled before and after with seeds that are the same in all runs; scores are kept by row.
+The test rows are sampled before and after by transformers' generate, with seeds that are the same in all runs. These
+are other samples than the engine's, so a run has its own "before". There is no choice of a checkpoint: what is measured
+is the last step.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,300 +27,135 @@ import peft
 import torch
 import transformers
 import trl
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
+from transformers import GenerationConfig
 
-from benchmarks.learning.measuring import SAMPLES
-from benchmarks.learning.measuring import SEED as EVALUATION_SEED
-from clients.evaluation.accuracy import difference, estimate
+from benchmarks.learning.experiment import machine
+from benchmarks.learning.job import Options, make_files
+from benchmarks.learning.measuring import SAMPLES, SEED, TEMPERATURE, is_exact
+from benchmarks.learning.page import RUNS
+from benchmarks.learning.peft_methods import LEARNING_RATES, trained_numbers
+from benchmarks.learning.run_file import Run, rows_digest
+from benchmarks.learning.tasks import TASKS, Task
+from benchmarks.learning.trl_training import GraderRewards, Settings, loaded, train
+from clients.evaluation.accuracy import estimate
 from clients.evaluation.rows import Row, load_rows
-from clients.examples.make_task import GRADER
-from clients.examples.train import TEMPERATURE
-from server.training.graders.build import GraderTools, parse_spec
-from server.training.graders.grade import Sample, grade_row
-from server.training.graders.math_pool import MathPool
-from server.training.jobs.config import ReinforcementConfig
-from server.training.worker.adam import AdamConfig
 
-NUMBERS = 13
-RANK = 2
-LORA_ALPHA = 32
-# LoRA: with alpha 32 the best rate is about ten times that of full fine-tuning, whatever the rank ("LoRA Without
-# Regret", Schulman et al. 2025); at this one it learns fast from 48 completions a step, and forgets from four. LoRA-XS:
-# the order of magnitude of its authors' runs, for few numbers have to move visibly. TinyLoRA: as our own demonstration.
-LEARNING_RATES = {"rank-1-lora": 5e-4, "lora-xs": 2e-3, "tinylora": 4e-3}
-# Sequences in one pass: about 1000 tokens of this task, as our worker on a CPU.
-PASS_SEQUENCES = 16
-EVAL_SEQUENCES = 64
-
-
-class MathRewards:
-    """TRL's reward function: our grader, on texts in the order of their items."""
-
-    __name__ = "math"
-
-    def __init__(self) -> None:
-        self._runner = asyncio.Runner()
-        self._tools = GraderTools(math=MathPool())
-        self._grader = self._tools.build(parse_spec(GRADER))
-        self.seconds = 0.0
-        self.last: list[float] = []
-
-    def __call__(self, completions: Sequence[Any], answer: Sequence[str], **_: Any) -> list[float]:
-        began = time.perf_counter()
-        texts = [completion[0]["content"] for completion in completions]
-        self.last = self.grade(texts, [{"answer": one} for one in answer])
-        self.seconds += time.perf_counter() - began
-        return self.last
-
-    def grade(self, texts: Sequence[str], items: Sequence[Any]) -> list[float]:
-        async def every() -> list[float]:
-            samples = map(Sample.of_text, texts)
-            pairs = zip(samples, items, strict=True)
-            grades = await asyncio.gather(*(grade_row(self._grader, sample, item) for sample, item in pairs))
-            if errors := [grade.error for grade in grades if grade.error is not None]:
-                raise errors[0]
-            return [grade.score for grade in grades]
-
-        return self._runner.run(every())
-
-    def close(self) -> None:
-        self._runner.run(self._tools.close())
-        self._runner.close()
-
-
-@dataclass(frozen=True)
-class Step:
-    """Seconds by part, and what came of them. trained_tokens: of prompts and completions, padding not counted."""
-
-    reward: float
-    seconds: dict[str, float]
-    trained_tokens: int
-
-
-class TimedTrainer(trl.GRPOTrainer):
-    """With a count of the seconds of generation."""
-
-    generation_s = 0.0
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        generated = super()._generate_single_turn(*args, **kwargs)
-        self.generation_s += time.perf_counter() - began
-        return generated
-
-
-@dataclass
-class Recorder(TrainerCallback):
-    """Collects the steps of `trainer`, which is set behind its making."""
-
-    rewards: MathRewards
-    trainer: Any = None
-    steps: list[Step] = field(default_factory=list)
-    _began: tuple[float, ...] = ()
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._began = self._now()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        whole, generation, grading, tokens = (now - then for now, then in zip(self._now(), self._began, strict=True))
-        seconds = {"generation": generation, "grading": grading, "update": whole - generation - grading, "step": whole}
-        self.steps.append(Step(statistics.fmean(self.rewards.last), seconds, int(tokens)))
-        print(f"step {len(self.steps)}: reward {self.steps[-1].reward:.3f}, {whole:.1f} s", flush=True)
-
-    def _now(self) -> tuple[float, ...]:
-        trainer = self.trainer
-        return time.perf_counter(), trainer.generation_s, self.rewards.seconds, trainer.state.num_input_tokens_seen
+TOGETHER = 64  # sequences in one call of generate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=sorted(LEARNING_RATES), default="tinylora")
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct")
-    parser.add_argument("--train", type=Path, default=Path("data/demo-task/train.jsonl"))
-    parser.add_argument("--validation", type=Path, help="held-out rows; none by default")
-    parser.add_argument("--out", type=Path, help="where the result goes, as JSON")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=6, help="prompts in a step")
-    parser.add_argument("--group-size", type=int, default=8, help="completions of every prompt")
+    parser.add_argument("--out", type=Path, default=RUNS, help="a directory (default: the one of `make evidence`)")
+    parser.add_argument("--rows", type=Path, default=Path("data/learning"), help="where rows go (default: %(default)s)")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=["sums"])
+    parser.add_argument("--methods", nargs="+", choices=list(LEARNING_RATES), default=list(LEARNING_RATES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=Options().steps)
     parser.add_argument("--learning-rate", type=float, help=f"default: by method, {LEARNING_RATES}")
-    parser.add_argument("--temperature", type=float, default=0.6)
-    parser.add_argument("--max-completion-tokens", type=int, default=16)
-    args = parser.parse_args()
-    result = run(args)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(words(result))
-
-
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """One training and what it gained."""
-    transformers.set_seed(args.seed)
-    rewards = MathRewards()
-    model = adapted(AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32), args.method)
-    tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left")
-    held_out = load_rows(str(args.validation)) if args.validation is not None else []
-    rate = args.learning_rate or LEARNING_RATES[args.method]
-
-    before = evaluate(model, tokenizer, held_out, rewards, args.max_completion_tokens)
-    with tempfile.TemporaryDirectory() as directory:
-        recorder = Recorder(rewards)
-        recorder.trainer = trainer = TimedTrainer(
-            model=model,
-            args=settings(args, rate, directory),
-            reward_funcs=rewards,
-            train_dataset=dataset(load_rows(str(args.train))),
-            processing_class=tokenizer,
-            callbacks=[recorder],
+    defaults = {field.name: field.default for field in fields(Settings)}
+    for name, kind in (("batch_size", int), ("group_size", int), ("temperature", float)):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=defaults[name], help="default: %(default)s, as our jobs"
         )
-        trainer.train()
-    after = evaluate(model, tokenizer, held_out, rewards, args.max_completion_tokens)
-    rewards.close()
-    # The first step also waits for the processes of the grader.
-    timed = recorder.steps[1:] or recorder.steps
-    return {
-        "arm": args.method,
-        "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "seed": args.seed,
-        "settings": {
-            "learning_rate": rate, "steps": args.steps, "batch_size": args.batch_size, "group_size": args.group_size,
-            "temperature": args.temperature, "max_completion_tokens": args.max_completion_tokens,
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {one.__name__: one.__version__ for one in (trl, peft, transformers, torch)},
-        "rewards": [step.reward for step in recorder.steps],
-        "seconds": [step.seconds for step in recorder.steps],
-        "trained_tokens": [step.trained_tokens for step in recorder.steps],
-        "mean_seconds": {name: statistics.fmean(step.seconds[name] for step in timed) for name in timed[0].seconds},
-        "completions_per_step": args.batch_size * args.group_size,
-        "before": before,
-        "after": {"last": after},
-        "gain": {how: gain(after[how], before[how]) for how in before},
-    }  # fmt: skip
+    args = parser.parse_args()
+    for task in args.tasks:
+        peer = Peer(args.model, args.out / task, TASKS[task], args.rows / task)
+        for seed in args.seeds:
+            for method in args.methods:
+                peer.run(method, Settings(
+                    args.learning_rate or LEARNING_RATES[method], args.steps, TASKS[task].max_tokens, args.batch_size,
+                    args.group_size, args.temperature, seed,
+                ))  # fmt: skip
 
 
-def settings(args: argparse.Namespace, rate: float, directory: str) -> trl.GRPOConfig:
-    """Our defaults, in TRL's words."""
-    ours, adam = ReinforcementConfig(), AdamConfig()
-    completions = args.batch_size * args.group_size
-    together = max(size for size in range(1, PASS_SEQUENCES + 1) if completions % size == 0)
-    return trl.GRPOConfig(
-        output_dir=directory,
-        seed=args.seed,
-        max_steps=args.steps,
-        per_device_train_batch_size=together,
-        gradient_accumulation_steps=completions // together,
-        num_generations=args.group_size,
-        max_completion_length=args.max_completion_tokens,
-        temperature=args.temperature,
-        top_p=1.0,
-        top_k=0,
-        loss_type=ours.loss_type,
-        scale_rewards=ours.scale_rewards,
-        epsilon=ours.clip_low,
-        epsilon_high=ours.clip_high,
-        beta=ours.kl_coef,
-        num_iterations=1,
-        optim="adamw_torch",
-        learning_rate=rate,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
-        adam_beta1=adam.beta1,
-        adam_beta2=adam.beta2,
-        adam_epsilon=adam.eps,
-        max_grad_norm=ours.grad_clip,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+class Peer:
+    """The runs of a task in `out`; its rows are written to `data`. The base model is measured once."""
+
+    def __init__(self, model: str, out: Path, task: Task, data: Path) -> None:
+        self.model, self.out, self.task = model, out, task
+        self.files = make_files(data, task)
+        self.rows = load_rows(str(self.files.of("test")))
+        self._before: dict[str, Any] | None = None
+
+    def run(self, method: str, settings: Settings) -> None:
+        """Train and measure, but what has been. SystemExit where that was with other settings or rows."""
+        path = self.out / f"{method}-{settings.seed}.json"
+        given = {"model": Path(self.model).name, "samples": SAMPLES, **asdict(settings)}
+        run = Run(path, given, rows_digest(self.files, self.task))
+        if "after" in run.values:
+            return
+        print(f"... {path}", flush=True)
+        rewards = GraderRewards(self.task.grader)
+        try:
+            model, tokenizer = loaded(self.model)
+            before = self._before = self._before or measure(model, tokenizer, self.rows, self.task, rewards)
+            began = time.monotonic()
+            model, steps = train(model, tokenizer, method, load_rows(str(self.files.of("train"))), rewards, settings)
+            seconds = round(time.monotonic() - began)
+            after = measure(model, tokenizer, self.rows, self.task, rewards)
+        finally:
+            rewards.close()
+        run.save(
+            arm=method, seed=settings.seed, parameters=trained_numbers(model), machine=machine(),
+            versions={one.__name__: one.__version__ for one in (trl, peft, transformers, datasets, torch)},
+            threads=torch.get_num_threads(), seconds=seconds,
+            completions=settings.steps * settings.batch_size * settings.group_size,
+            steps=[
+                {"step": number, "train_reward_mean": step.reward, "seconds": step.seconds}
+                for number, step in enumerate(steps, 1)
+            ],
+            before=before, after={"last": after},
+        )  # fmt: skip
+        said = (f"{how} {before[how]['accuracy']:.3f} to {after[how]['accuracy']:.3f}" for how in after)
+        print(f"{path}: {', '.join(said)}", flush=True)
 
 
-def adapted(model: Any, method: str) -> Any:
-    """PEFT's model of `method`, which is still the base model."""
-    common: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    match method:
-        case "rank-1-lora":
-            return peft.get_peft_model(model, peft.LoraConfig(r=1, lora_alpha=LORA_ALPHA, **common))
-        case "lora-xs":
-            return with_r_trained(peft.get_peft_model(model, peft.TinyLoraConfig(r=RANK, u=RANK**2, **common)))
-        case "tinylora":
-            head = model.get_output_embeddings()
-            layers = sum(isinstance(one, torch.nn.Linear) and one is not head for one in model.modules())
-            config = peft.TinyLoraConfig(r=RANK, u=1, weight_tying=1 - NUMBERS / layers, **common)
-            return peft.get_peft_model(model, config)
-    raise AssertionError(method)
-
-
-def with_r_trained(model: Any) -> Any:
-    """PEFT's TinyLoRA of u = r * r as LoRA-XS; see the module."""
-    for layer in model.modules():
-        if isinstance(layer, peft.tuners.tinylora.TinyLoraLayer):
-            a_RI, b_OR = layer.tinylora_A["default"], layer.tinylora_B["default"]
-            root_R = a_RI.norm(dim=1)  # of the singular values, for the rows of V^T have length 1
-            layer.tinylora_A["default"] = a_RI / root_R[:, None]
-            layer.tinylora_B["default"] = b_OR * root_R
-            layer.tinylora_P["default"] = torch.eye(RANK**2).reshape(RANK**2, RANK, RANK)
-    return model
-
-
-def dataset(rows: Sequence[Row]) -> datasets.Dataset:
-    return datasets.Dataset.from_list([{"prompt": list(row.messages), **row.item} for row in rows])
-
-
-def evaluate(
-    model: Any, tokenizer: Any, rows: Sequence[Row], rewards: MathRewards, max_tokens: int
+def measure(
+    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task, rewards: GraderRewards
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy and scores by row, greedy and sampled; nothing without rows."""
-    if not rows:
-        return {}
+    """As measuring.measure, by transformers."""
     sampled = GenerationConfig(do_sample=True, temperature=TEMPERATURE, top_p=1.0, top_k=0)
-    ways = {"greedy": (GenerationConfig(do_sample=False), 1), "sampled": (sampled, SAMPLES)}
-    scores = {
-        name: scores_by_row(model, tokenizer, rows, rewards, how, max_tokens, samples)
-        for name, (how, samples) in ways.items()
-    }
-    return {how: {"accuracy": estimate(values).mean, "scores": values} for how, values in scores.items()}
+    measured = {}
+    for how, samples, config in (("greedy", 1, GenerationConfig(do_sample=False)), ("sampled", SAMPLES, sampled)):
+        texts, tokens = completions(model, tokenizer, rows, config, task.max_tokens, samples)
+        items = [row.item for row in rows for _ in range(samples)]
+        exact = [int(is_exact(text, str(item["answer"]))) for text, item in zip(texts, items, strict=True)]
+        scores = _by_row(rewards.grade(texts, items), samples)
+        measured[how] = {
+            "accuracy": estimate(scores).mean, "tokens": tokens, "scores": scores, "exact": _by_row(exact, samples)
+        }  # fmt: skip
+    return measured
 
 
 @torch.no_grad()
-def scores_by_row(
-    model: Any, tokenizer: Any, rows: Sequence[Row], rewards: MathRewards, how: Any, max_tokens: int, samples: int
-) -> list[list[float]]:
+def completions(
+    model: Any, tokenizer: Any, rows: Sequence[Row], config: GenerationConfig, max_tokens: int, samples: int
+) -> tuple[list[str], float]:
+    """Of every row one after the other, and their mean number of tokens, with that which ends an answer."""
     model.eval()
-    how.max_new_tokens, how.num_return_sequences = max_tokens, samples
-    how.eos_token_id, how.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    torch.manual_seed(EVALUATION_SEED)
+    config.max_new_tokens, config.num_return_sequences = max_tokens, samples
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    torch.manual_seed(SEED)
     texts: list[str] = []
-    for start in range(0, len(rows), EVAL_SEQUENCES // samples):
-        part = rows[start : start + EVAL_SEQUENCES // samples]
+    tokens = 0
+    for start in range(0, len(rows), TOGETHER // samples):
         prompts = tokenizer.apply_chat_template(
-            [list(row.messages) for row in part], add_generation_prompt=True, padding=True,
-            return_tensors="pt", return_dict=True,
+            [list(row.messages) for row in rows[start : start + TOGETHER // samples]],
+            add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
         )  # fmt: skip
-        ids = model.generate(**prompts, generation_config=how)
-        texts += tokenizer.batch_decode(ids[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
-    scores = rewards.grade(texts, [row.item for row in rows for _ in range(samples)])
-    return [scores[place : place + samples] for place in range(0, len(scores), samples)]
+        ids = model.generate(**prompts, generation_config=config)[:, prompts["input_ids"].shape[1] :]
+        texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
+        is_end = ids == tokenizer.eos_token_id
+        tokens += int((is_end.cumsum(1) - is_end.int() == 0).sum())
+    return texts, tokens / len(texts)
 
 
-def gain(after: dict[str, Any], before: dict[str, Any]) -> dict[str, float | None]:
-    of = difference(after["scores"], before["scores"])
-    return {"mean": of.mean, "standard_error": of.standard_error}
-
-
-def words(result: dict[str, Any]) -> str:
-    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result["mean_seconds"].items())
-    lines = [f"{result['arm']}, {result['parameters']} parameters: {seconds}"]
-    for how, gained in result["gain"].items():
-        before, after = (one[how]["accuracy"] for one in (result["before"], result["after"]["last"]))
-        error = "" if gained["standard_error"] is None else f" ± {gained['standard_error']:.3f}"
-        lines.append(f"held-out rows, {how}: before {before:.3f}, after {after:.3f}, gain {gained['mean']:+.3f}{error}")
-    return "\n".join(lines)
+def _by_row(values: Sequence[Any], samples: int) -> list[list[Any]]:
+    return [
+        [int(one) if one in (0, 1) else one for one in values[place : place + samples]]
+        for place in range(0, len(values), samples)
+    ]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ model that is trained votes again in each step.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +26,15 @@ AT_ONCE = 32
 async def write_voted(
     client: AsyncOpenAI, model: str, task: Task, rows: Path, voted: Path, advance: Callable[[], object]
 ) -> None:
-    """Write the rows of the file `rows` to `voted`, with other answers; those that got no vote are left out."""
+    """Write the rows of the file `rows` to `voted`, with other answers; those that got no vote are left out. What is
+    there is left alone if the same model voted in the same way on the same rows, which a file beside it says."""
+    origin = {
+        "model": model, "votes": VOTES, "temperature": TEMPERATURE, "seed": SEED, "max_tokens": task.max_tokens,
+        "answer_form": task.answer_form, "rows": hashlib.sha256(rows.read_bytes()).hexdigest(),
+    }  # fmt: skip
+    beside = voted.with_suffix(".origin")
+    if voted.exists() and beside.exists() and json.loads(beside.read_text()) == origin:
+        return
     semaphore = asyncio.Semaphore(AT_ONCE)
     sampling = Sampling(VOTES, TEMPERATURE, task.max_tokens, SEED)
 
@@ -39,3 +48,4 @@ async def write_voted(
         return "" if answer is None else json.dumps({"messages": list(row.messages), "answer": answer}) + "\n"
 
     voted.write_text("".join(await asyncio.gather(*(line(*one) for one in enumerate(load_rows(str(rows)))))))
+    beside.write_text(json.dumps(origin))

@@ -21,7 +21,8 @@ def test_the_page_is_that_of_the_committed_runs() -> None:
 def test_what_has_no_seed_is_not_missing_where_it_was_run_once() -> None:
     one = {"sampled": {"scores": [[1, 0]] * 3}, "greedy": {"scores": [[1]] * 3}}
     runs = [
-        {"arm": arm, "seed": 0, "before": one, "after": {"last": one}, "settings": {}} for arm in ("constant", "grpo")
+        {"arm": arm, "seed": 0, "base": one, "before": one, "after": {"last": one}, "settings": {}}
+        for arm in ("constant", "grpo")
     ]
     written = page({"sums": runs})
     missing = {

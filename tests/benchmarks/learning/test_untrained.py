@@ -94,9 +94,28 @@ async def test_rows_get_the_answer_that_most_samples_give(tmp_path: Path) -> Non
         {"messages": [{"role": "user", "content": question}], "answer": "0"} for question in said
     ]
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    answers = httpx.MockTransport(lambda request: chat(said[json.loads(request.content)["messages"][0]["content"]]))
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["messages"][0]["content"])
+        return chat(said[asked[-1]])
+
     async with AsyncOpenAI(
-        base_url="http://test/v1", api_key="unused", http_client=httpx.AsyncClient(transport=answers)
+        base_url="http://test/v1",
+        api_key="unused",
+        http_client=httpx.AsyncClient(transport=httpx.MockTransport(answer)),
     ) as client:
-        await write_voted(client, "base", TASKS["sums"], rows, voted, lambda: None)
-    assert [json.loads(line) for line in voted.read_text().splitlines()] == [{**lines[0], "answer": "7"}]
+
+        async def vote(model: str) -> list[Any]:
+            await write_voted(client, model, TASKS["sums"], rows, voted, lambda: None)
+            return [json.loads(line) for line in voted.read_text().splitlines()]
+
+        assert await vote("base") == [{**lines[0], "answer": "7"}]
+        # Asked once; again by another model, and on other rows.
+        assert await vote("base") == [{**lines[0], "answer": "7"}]
+        assert sorted(asked) == ["a?", "b?"]
+        await vote("other")
+        assert len(asked) == 4
+        rows.write_text(json.dumps(lines[1]) + "\n")
+        assert await vote("other") == []
+        assert len(asked) == 5
