@@ -121,14 +121,19 @@ def measure(client: OpenAI, url: str, args: argparse.Namespace, file: str, count
         assert beginning is not None
         began, before = beginning
         wall_s = time.perf_counter() - began
-    steps = sum(job.step for job in jobs) - sum(job.step for job in before)
-    tokens = sum(job.trained_tokens for job in jobs) - sum(job.trained_tokens for job in before)
     timings = [timing for job_id in ids for timing in timings_of(client, job_id)]
-    return Row(
-        {part: statistics.fmean(timing[name] for timing in timings) for part, name in OURS.items()},
-        steps * args.batch_size * args.group_size / wall_s,
-        tokens / wall_s,
-    )
+    seconds = {part: statistics.fmean(timing[name] for timing in timings) for part, name in OURS.items()}
+    steps_per_s, tokens_per_s = rates(before, jobs, wall_s)
+    return Row(seconds, steps_per_s * args.batch_size * args.group_size, tokens_per_s)
+
+
+def rates(before: Sequence[Any], after: Sequence[Any], wall_s: float) -> tuple[float, float]:
+    """Steps and trained tokens a second of jobs that were as in `before`, and so much later as in `after`."""
+    steps = sum(job.step for job in after) - sum(job.step for job in before)
+    if not steps:
+        sys.exit("All jobs had ended when they were first looked at behind their first step; more --steps are needed.")
+    tokens = sum(job.trained_tokens for job in after) - sum(job.trained_tokens for job in before)
+    return steps / wall_s, tokens / wall_s
 
 
 def create_job(client: OpenAI, args: argparse.Namespace, file: str, seed: int) -> str:
