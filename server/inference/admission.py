@@ -134,5 +134,10 @@ def new_admission(settings: Settings, engine: Engine, quotas: Quotas, registry: 
     alone = max_batch_requests(settings, engine)
     pace = BackgroundPace(alone, max(1, alone // BESIDE_SHARE))
     queue = FairQueue(max_running=slots, max_waiting=settings.max_queued_requests, pace=pace)
-    metrics = AdmissionMetrics(registry, waiting=lambda: queue.waiting, running=lambda: queue.running)
+    metrics = AdmissionMetrics(
+        registry,
+        waiting=lambda: queue.waiting,
+        running=lambda: queue.running,
+        running_requests=lambda: queue.running_requests,
+    )
     return Admission(quotas, queue, metrics)

@@ -22,7 +22,7 @@ def unlabelled(_tenant: Tenant) -> str:
 
 
 class AdmissionMetrics:
-    """`waiting` and `running` are asked for when the metrics are read."""
+    """`waiting`, `running` and, of that, `running_requests`, without batches, are asked for when the metrics are read."""
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class AdmissionMetrics:
         *,
         waiting: Callable[[], int],
         running: Callable[[], int],
+        running_requests: Callable[[], int],
         label: Callable[[Tenant], str] = unlabelled,
     ) -> None:
         self._label = label
@@ -37,6 +38,9 @@ class AdmissionMetrics:
         Gauge("tinylora_running_sequences", "Sequences in the engine, by slots.", registry=registry).set_function(
             running
         )
+        Gauge(
+            "tinylora_running_request_sequences", "Those of them that are of no batch.", registry=registry
+        ).set_function(running_requests)
         self._wait = Histogram(
             "tinylora_wait_seconds",
             "How long requests waited for the engine.",

@@ -143,6 +143,11 @@ class FairQueue:
         return self.max_running - self._free
 
     @property
+    def running_requests(self) -> int:
+        """Those of them that are not the background's."""
+        return self.running - self.pace.running
+
+    @property
     def remembered(self) -> int:
         """Tenants of which anything is remembered."""
         return self._requests.remembered + self._background.remembered

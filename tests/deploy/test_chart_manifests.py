@@ -142,7 +142,7 @@ def test_an_autoscaler_decides_the_number_alone(kind: str) -> None:
 
 def test_autoscalers_and_picker_read_metrics_that_there_are() -> None:
     registry = CollectorRegistry()
-    AdmissionMetrics(registry, waiting=lambda: 0, running=lambda: 0)
+    AdmissionMetrics(registry, waiting=lambda: 0, running=lambda: 0, running_requests=lambda: 0)
     known = {sample for metric in registry.collect() for sample in (metric.name, f"{metric.name}_bucket")}
     triggers = find(manifests(EVERYTHING), "ScaledObject")["spec"]["triggers"]
     queries = [trigger["metadata"]["query"] for trigger in triggers]
@@ -152,9 +152,14 @@ def test_autoscalers_and_picker_read_metrics_that_there_are() -> None:
         promql_parser.parse(query)
         assert 'namespace="models",service="lab-tinylora"' in query
         names |= set(re.findall(r"tinylora_\w+", query))
+    # Lines of batches are no reason for more gateways.
+    assert names == {"tinylora_waiting_requests", "tinylora_running_request_sequences", "tinylora_wait_seconds_bucket"}
     names |= set(re.findall(r"Spec: (tinylora_\w+)", (CHART / "values.yaml").read_text()))
-    assert names == {"tinylora_waiting_requests", "tinylora_running_sequences", "tinylora_wait_seconds_bucket"}
     assert names <= known
+    # Without data: of how busy they are an error, with which no gateway is taken away; of the wait none.
+    assert [trigger["metadata"]["ignoreNullValues"] for trigger in triggers] == ["false", "true"]
+    # Older KEDA make a large negative number of what is none.
+    assert queries[1].endswith(" >= 0")
 
 
 def test_all_manifests_name_the_same_pods() -> None:
@@ -213,6 +218,10 @@ def test_clients_reach_every_route_and_nobody_the_metrics(app: FastAPI) -> None:
 def test_an_http_route_leads_to_the_pool_where_there_is_one() -> None:
     (rule,) = find(manifests(EVERYTHING), "HTTPRoute")["spec"]["rules"]
     assert rule["backendRefs"] == [{"name": NAME, "port": 80}]
+    # Envoy would cut answers after 15 s.
+    assert rule["timeouts"] == {"request": "0s"}
+    route = {**EVERYTHING["httpRoute"], "timeout": ""}
+    assert "timeouts" not in find(manifests({**EVERYTHING, "httpRoute": route}), "HTTPRoute")["spec"]["rules"][0]
     found = manifests(WITH_POOL)
     (rule,) = find(found, "HTTPRoute")["spec"]["rules"]
     (backend,) = rule["backendRefs"]
@@ -230,16 +239,24 @@ def test_migrations_run_before_gateways_and_need_nothing_of_the_chart() -> None:
     job = find(manifests(EVERYTHING), "Job", f"{NAME}-migrations")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     spec = job["spec"]["template"]["spec"]
-    assert "serviceAccountName" not in spec and "volumes" not in spec
+    assert "serviceAccountName" not in spec and spec["volumes"] == [{"name": "tmp", "emptyDir": {}}]
     assert container_of(job)["args"] == ["migrate"]
-    assert list(variables(container_of(job))) == ["TINYLORA_DATABASE_URL"]
+    secret = {name for name, value in variables(container_of(job)).items() if not isinstance(value, str)}
+    assert secret == {"TINYLORA_DATABASE_URL"}
+    # What connections take besides: a password of its own, the database's authority.
+    given: Values = {"env": [{"name": "PGPASSWORD", "valueFrom": {"secretKeyRef": {"name": "pg", "key": "password"}}}]}
+    given |= {"settings": {**POSTGRESQL["settings"], "database_busy_timeout_s": 60}}
+    reached = variables(container_of(find(manifests({**EVERYTHING, **given}), "Job", f"{NAME}-migrations")))
+    assert reached["PGPASSWORD"] == {"secretKeyRef": {"name": "pg", "key": "password"}}
+    assert reached["TINYLORA_DATABASE_BUSY_TIMEOUT_S"] == "60"
     # The server does it itself where the database is a file of its own.
     assert [one for one in manifests({"model": "some/model"}) if one["metadata"]["name"].endswith("migrations")] == []
 
 
 def test_another_model_or_rank_is_another_job_of_factors() -> None:
     def job(**values: Any) -> Manifest:
-        (found,) = [one for one in manifests({"model": "a/b", **values}) if one["kind"] == "Job"]
+        shared: Values = {"model": "a/b", "models": {"accessMode": "ReadWriteMany"}}
+        (found,) = [one for one in manifests({**shared, **values}) if one["kind"] == "Job"]
         return found
 
     first = job()
@@ -258,6 +275,10 @@ def test_gateways_leave_training_to_workers_where_there_are_any() -> None:
     assert gateway["TINYLORA_TRAINING_WORKERS"] == "0"
     worker = container_of(find(manifests(EVERYTHING), "Deployment", f"{NAME}-worker"))
     assert worker["args"] == ["worker", f"--url=http://{NAME}:80", "--model=Qwen/Qwen2.5-7B-Instruct"]
+    # What the workers are told not to do, the gateways do.
+    for methods in (["evolution"], ["supervised"]):
+        found = manifests({**EVERYTHING, "worker": {"replicas": 2, "methods": methods}})
+        assert "TINYLORA_TRAINING_WORKERS" not in variables(container_of(find(found, "Deployment")))
     assert "TINYLORA_TRAINING_WORKERS" not in variables(container_of(find(manifests(), "Deployment")))
 
 
@@ -267,7 +288,11 @@ def test_no_pod_may_do_more_than_it_needs(values: Values) -> None:
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsNonRoot"] is True
         (container,) = spec["containers"]
-        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
         assert container["resources"]["limits"]["memory"] and container["resources"]["requests"]["cpu"]
 
 
@@ -300,6 +325,8 @@ def test_the_chart_test_chats_with_a_server(keyed_url: str) -> None:
         (POSTGRESQL, "http://lab-tinylora.models once", "NOTE"),
         (SEVERAL, "NOTE: each gateway counts quotas for itself", "SQLite"),
         ({**SEVERAL, "secrets": {**SEVERAL["secrets"], "redisUrl": {"name": "others"}}}, "models once", "NOTE"),
+        ({"device": "gpu"}, "WARNING: device is gpu, and the gateway asks for none", "lets everyone"),
+        ({"device": "gpu", "gateway": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}, "NOTE", "WARNING"),
         ({"service": {"type": "LoadBalancer"}}, "WARNING: a Service of type LoadBalancer", "with the admin key"),
         (
             {"monitoring": {"metricsWithoutKey": False, "serviceMonitor": {"enabled": True}}},

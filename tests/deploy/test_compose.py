@@ -63,7 +63,8 @@ def test_the_gateway_uses_that_postgresql_and_waits_for_it() -> None:
     postgres = SERVICES["postgres"]["environment"]
     assert url == f"postgresql://{postgres['POSTGRES_USER']}:${{POSTGRES_PASSWORD}}@postgres/{postgres['POSTGRES_DB']}"
     assert SERVICES["gateway"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-    assert SERVICES["postgres"]["healthcheck"]["test"][1] == "pg_isready"
+    # Not by the socket, on which a server answers while the database is being made.
+    assert SERVICES["postgres"]["healthcheck"]["test"][1:3] == ["pg_isready", "--host=127.0.0.1"]
 
 
 def test_the_worker_shares_the_models_and_has_its_own_key() -> None:
@@ -118,5 +119,5 @@ def test_grafana_starts_with_the_dashboard_and_its_source() -> None:
     (dashboard,) = [path for path, outside in inside.items() if outside == "./chart/files/dashboard.json"]
     assert Path(dashboard).parent == Path(provider["options"]["path"])
     assert SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == dashboard
-    (variable,) = json.loads((DEPLOY / "chart" / "files" / "dashboard.json").read_text())["templating"]["list"]
+    variable, _ = json.loads((DEPLOY / "chart" / "files" / "dashboard.json").read_text())["templating"]["list"]
     assert (variable["type"], variable["query"]) == ("datasource", source["type"])

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from docker.utils.build import exclude_paths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +69,25 @@ def test_every_step_is_known_and_copies_what_the_context_has(target: str) -> Non
                     assert any(path == source or path.startswith(f"{source}/") for path in context), source
                     copied += 1
     assert copied == 7
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_first_process_hands_on_signals_and_is_in_the_image(target: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(REPLAY), "--target", target, "--plan"], capture_output=True, text=True, check=True
+    )
+    stages = {stage["stage"]: stage for stage in json.loads(done.stdout)}
+    steps, stage = list(stages[target]["steps"]), stages[target]
+    while stage["from"] in stages:
+        stage = stages[stage["from"]]
+        steps = [*stage["steps"], *steps]
+    (entrypoint,) = [json.loads(value) for instruction, value in steps if instruction == "ENTRYPOINT"]
+    assert entrypoint == ["tini", "--", "tinylora"]
+    (installed,) = [value for instruction, value in steps if instruction == "RUN" and "apt-get install" in value]
+    assert "tini" in installed.split()
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    # One of them is enough, and the second one complains.
+    assert not any("init" in service for service in compose["services"].values())
 
 
 def test_no_layer_is_given_a_secret() -> None:

@@ -17,10 +17,12 @@ from tests.deploy.monitoring import FILES, METRIC, dashboard, expressions, metri
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
 
-FUNCTIONS = {"sum", "max", "rate", "increase", "topk", "histogram_quantile", "by"}
+FUNCTIONS = {"sum", "max", "max_over_time", "absent", "rate", "increase", "topk", "histogram_quantile", "by"}
 SELECTOR = re.compile(METRIC.pattern.join("()") + r"(?:\{([^}]*)\})?")
-# Labels that Prometheus itself adds.
-ADDED = {"instance", "job", "le"}
+# Labels that Prometheus itself adds, and those of what it finds in Kubernetes.
+ADDED = {"instance", "job", "le", "namespace", "pod"}
+# What others have, too: other servers of vLLM's, and every process.
+SHARED = re.compile(r"(?<![\w:])(?:process_|vllm:)\w+")
 DURATION = re.compile(r"\d+[smhd]")
 
 
@@ -92,6 +94,33 @@ def test_expressions_are_well_formed(expression: str) -> None:
         assert is_counter == bool(re.search(rf"(?:rate|increase)\({re.escape(metric)}[\[{{]", plain)), metric
 
 
+def test_only_gateways_are_read_where_prometheus_has_other_servers_too() -> None:
+    for panel in panels():
+        for expression in (target["expr"] for target in panel["targets"]):
+            selectors = SELECTOR.findall(expression)
+            assert selectors and all('instance=~"$instance"' in matchers for _, matchers in selectors), expression
+    _, gateways = dashboard()["templating"]["list"]
+    assert gateways["query"]["query"] == "label_values(tinylora_waiting_requests, instance)"
+    assert gateways["includeAll"] and "allValue" not in gateways  # or "all" would be all that Prometheus has
+    of_others = [rule["expr"] for rule in rules() if SHARED.search(rule["expr"])]
+    assert len(of_others) == 2 and all('{job="tinylora"}' in expression for expression in of_others)
+
+
+def test_alerts_of_one_gateway_say_which_and_where() -> None:
+    for rule in rules():
+        if "instance" in rule["annotations"]["summary"] and not rule["expr"].startswith("up{"):
+            grouped = re.findall(r"by \(([^)]*)\)", rule["expr"])
+            assert grouped and all(by.startswith("instance, namespace, pod") for by in grouped), rule["alert"]
+
+
+def test_a_gateway_that_starts_is_not_down_and_none_at_all_is() -> None:
+    down, none = (next(rule for rule in rules() if rule["alert"] == f"Tinylora{name}") for name in ("Down", "NoGateway"))
+    # Prometheus asks pods that are not ready as well, and a start takes minutes.
+    assert down["expr"] == 'up{job="tinylora"} == 0 and max_over_time(up{job="tinylora"}[1d]) == 1'
+    # Without any series `up == 0` says nothing.
+    assert none["expr"] == 'absent(up{job="tinylora"} == 1) == 1'
+
+
 def test_rates_leave_out_what_series_that_ended_had_counted() -> None:
     for expression in expressions():
         for name, matchers in SELECTOR.findall(expression):
@@ -102,7 +131,7 @@ def test_rates_leave_out_what_series_that_ended_had_counted() -> None:
 def test_the_dashboard_is_one_that_grafana_loads() -> None:
     content = dashboard()
     assert content["uid"] and content["title"] and content["schemaVersion"] >= 39
-    assert [variable["name"] for variable in content["templating"]["list"]] == ["datasource"]
+    assert [variable["name"] for variable in content["templating"]["list"]] == ["datasource", "instance"]
     ids = [panel["id"] for panel in content["panels"]]
     assert len(set(ids)) == len(ids)
     places = set()

@@ -18,7 +18,7 @@
 {{- if and (gt (int .Values.worker.replicas) 0) (not .Values.secrets.workerKey.name) }}
 {{- fail "Workers need a key: put one into a Secret (openssl rand -hex 32) and name that in secrets.workerKey.name." }}
 {{- end }}
-{{- if and (not .Values.gateway.rollout.maxSurge) (not .Values.gateway.rollout.maxUnavailable) }}
+{{- if and (has (toString .Values.gateway.rollout.maxSurge) (list "0" "0%")) (has (toString .Values.gateway.rollout.maxUnavailable) (list "0" "0%")) }}
 {{- fail "gateway.rollout has 0 and 0, with which no new version could ever start: set maxSurge or maxUnavailable to 1." }}
 {{- end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parents) }}
@@ -35,7 +35,14 @@
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
 {{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas." }}
 {{- end }}
-{{- if .Values.settings.metrics_without_key | kindIs "bool" }}
-{{- fail "settings.metrics_without_key is set by monitoring.metricsWithoutKey; use that." }}
+{{- range .Values.args }}
+{{- if regexMatch "^--(host|port|uds|shutdown-timeout|ssl-[a-z-]+|api-key)(=|$)" . }}
+{{- fail (printf "args has %s, which is the chart's: a gateway listens on port 8000 without TLS (an Ingress or Gateway has that), drains for gateway.drain.answerSeconds, and has its keys from Secrets (secrets)." (regexFind "^[^=]+" .)) }}
+{{- end }}
+{{- end }}
+{{- range .Values.worker.args }}
+{{- if regexMatch "^--(url|key)(=|$)" . }}
+{{- fail (printf "worker.args has %s, which is the chart's: workers ask the Service, with the key in secrets.workerKey." (regexFind "^[^=]+" .)) }}
+{{- end }}
 {{- end }}
 {{- end }}

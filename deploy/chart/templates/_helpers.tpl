@@ -36,10 +36,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ if .Values.secrets.databaseUrl.name }}yes{{ end }}
 {{- end }}
 
+{{/* "yes" where pods of several machines may use the volume of models. */}}
+{{- define "tinylora.sharedModels" -}}
+{{ if or (include "tinylora.several" .) (gt (int .Values.worker.replicas) 0) (eq .Values.models.accessMode "ReadWriteMany") }}yes{{ end }}
+{{- end }}
+
 {{/* "yes" where there may be more than one gateway. */}}
 {{- define "tinylora.several" -}}
 {{ if ne .Values.autoscaling.kind "none" }}{{ if gt (int .Values.autoscaling.maxReplicas) 1 }}yes{{ end }}
 {{- else if gt (int .Values.gateway.replicas) 1 }}yes{{ end }}
+{{- end }}
+
+{{/* "yes" where the other Deployment does all jobs by gradients. */}}
+{{- define "tinylora.workersTrain" -}}
+{{- $methods := .Values.worker.methods }}
+{{- if and (gt (int .Values.worker.replicas) 0) (or (not $methods) (and (has "reinforcement" $methods) (has "supervised" $methods))) }}yes{{ end }}
 {{- end }}
 
 {{/* A variable from a Secret; (list NAME SECRET), SECRET of values `secrets`. */}}
@@ -54,10 +65,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
-{{/* Of all containers. */}}
+{{/* Of all containers but the test's. */}}
 {{- define "tinylora.env" -}}
 - name: HOME
   value: /data
+# torch asks for the user's name, which a user that the image does not know has here only.
+- name: USER
+  value: tinylora
 - name: HF_HOME
   value: /models/huggingface
 - name: TINYLORA_MODELS_DIR
@@ -66,32 +80,44 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - name: TINYLORA_{{ upper $name }}
   value: {{ include "tinylora.scalar" $value | quote }}
 {{- end }}
-{{- with .Values.secrets.huggingfaceToken }}{{ if .name }}
-{{ include "tinylora.fromSecret" (list "HF_TOKEN" .) }}
-{{- end }}{{ end }}
 {{- with .Values.env }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
 
-{{- define "tinylora.containerSecurity" -}}
-securityContext:
-  allowPrivilegeEscalation: false
-  capabilities:
-    drop: [ALL]
+{{/* Of what reads models. */}}
+{{- define "tinylora.hubToken" -}}
+{{- with .Values.secrets.huggingfaceToken }}{{ if .name }}
+{{- include "tinylora.fromSecret" (list "HF_TOKEN" .) }}
+{{- end }}{{ end }}
 {{- end }}
 
-{{/* Of all pods but the test's: who they run as, and where images are from. */}}
+{{/* "yes" where `resources` of values have a GPU. */}}
+{{- define "tinylora.hasGpu" -}}
+{{- range $name, $_ := .limits }}{{ if hasPrefix "nvidia.com/" $name }}yes{{ end }}{{ end }}
+{{- if .claims }}yes{{ end }}
+{{- end }}
+
+{{/* Of containers without a GPU of their own: the image asks for all, and NVIDIA's runtime would show them the gateways'. */}}
+{{- define "tinylora.noGpu" -}}
+{{- if eq .Values.device "gpu" }}
+- name: NVIDIA_VISIBLE_DEVICES
+  value: void
+{{- end }}
+{{- end }}
+
+{{- define "tinylora.containerSecurity" -}}
+securityContext:
+  {{- toYaml .Values.containerSecurityContext | nindent 2 }}
+{{- end }}
+
+{{/* Of all pods: who they run as, what they are told of the cluster (nothing), and where images are from. */}}
 {{- define "tinylora.podSecurity" -}}
 automountServiceAccountToken: false
+# A Service called vllm would set VLLM_PORT, which vLLM takes for a number.
+enableServiceLinks: false
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  fsGroup: 10001
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile:
-    type: RuntimeDefault
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
@@ -100,8 +126,28 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{/* Of all pods. */}}
+{{- define "tinylora.volumes" -}}
+- name: tmp
+  emptyDir: {}
+{{- with .Values.volumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "tinylora.volumeMounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- with .Values.volumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* Where pods go; of values `gateway` or `worker`. */}}
 {{- define "tinylora.placement" -}}
+{{- with .runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
 {{- with .priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
@@ -115,6 +161,27 @@ tolerations:
 {{- end }}
 {{- with .affinity }}
 affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Jobs and the test go where gateways may, whose machines have the image; not away from gateways, though, as these may
+be told to. */}}
+{{- define "tinylora.jobPlacement" -}}
+{{- $nodes := dict "affinity" (pick .Values.gateway.affinity "nodeAffinity") }}
+{{- include "tinylora.placement" (merge $nodes (pick .Values.gateway "nodeSelector" "tolerations")) }}
+{{- end }}
+
+{{/* What the labels and annotations of a Job's pod have besides. */}}
+{{- define "tinylora.jobMetadata" -}}
+labels:
+  {{- include "tinylora.labels" (index . 0) | nindent 2 }}
+  app.kubernetes.io/component: {{ index . 1 }}
+  {{- with (index . 0).Values.jobs.labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with (index . 0).Values.jobs.annotations }}
+annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}

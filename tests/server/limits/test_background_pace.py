@@ -28,6 +28,17 @@ async def test_requests_go_first_and_the_background_has_only_what_they_leave() -
     assert granted(lines[2:]) == [True, True, False]
 
 
+async def test_what_runs_of_requests_is_told_apart_from_the_background() -> None:
+    queue = FairQueue(max_running=8, max_waiting=8)
+    line = queue.enter("a", cost=1, width=3, background=True)
+    request = queue.enter("a", cost=1, width=2)
+    assert (queue.running, queue.running_requests) == (5, 2)
+    queue.leave(line)
+    assert (queue.running, queue.running_requests) == (2, 2)
+    queue.leave(request)
+    assert (queue.running, queue.running_requests) == (0, 0)
+
+
 async def test_tenants_take_turns_in_the_background_too() -> None:
     queue = FairQueue(max_running=1, max_waiting=0, pace=BackgroundPace(1, 1))
     first = queue.enter("a", cost=1, background=True)

@@ -218,6 +218,18 @@ def test_cancelled_batch_keeps_what_it_has_answered(openai_client: openai.OpenAI
         openai_client.batches.cancel(made.id)
 
 
+def test_lines_that_run_are_not_among_what_gateways_are_added_for(
+    openai_client: openai.OpenAI, engine: FakeEngine
+) -> None:
+    engine.hold = asyncio.Event()
+    made = make_batch(openai_client, [line("held")])
+    until(lambda: engine.received)
+    said = httpx.get(str(openai_client.base_url.join("/metrics"))).text.splitlines()
+    assert {"tinylora_running_sequences 1.0", "tinylora_running_request_sequences 0.0"} <= set(said)
+    openai_client.batches.cancel(made.id)
+    assert ended(openai_client, made).status == "cancelled"
+
+
 def test_lines_that_were_not_answered_in_time_are_errors(
     openai_client: openai.OpenAI, engine: FakeEngine, app_database: Database
 ) -> None:
