@@ -22,7 +22,7 @@ def unlabelled(_tenant: Tenant) -> str:
 
 
 class AdmissionMetrics:
-    """`waiting`, `running` and, of that, `running_requests`, without batches, are asked for when the metrics are read."""
+    """`waiting`, `running` and, of that, `running_requests`, batches left out, are asked for when metrics are read."""
 
     def __init__(
         self,

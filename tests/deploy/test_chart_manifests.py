@@ -327,6 +327,7 @@ def test_the_chart_test_chats_with_a_server(keyed_url: str) -> None:
         ({**SEVERAL, "secrets": {**SEVERAL["secrets"], "redisUrl": {"name": "others"}}}, "models once", "NOTE"),
         ({"device": "gpu"}, "WARNING: device is gpu, and the gateway asks for none", "lets everyone"),
         ({"device": "gpu", "gateway": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}, "NOTE", "WARNING"),
+        ({"monitoring": {"prometheusRule": {"enabled": True}}}, "WARNING: alerts and KEDA go by", "lets everyone"),
         ({"service": {"type": "LoadBalancer"}}, "WARNING: a Service of type LoadBalancer", "with the admin key"),
         (
             {"monitoring": {"metricsWithoutKey": False, "serviceMonitor": {"enabled": True}}},

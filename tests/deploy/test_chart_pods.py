@@ -166,7 +166,12 @@ def test_factors_are_a_jobs_where_several_machines_have_the_volume() -> None:
     assert factors_jobs({"model": "some/model"}) == []
     for values in (SHARED, {**POSTGRESQL, "model": "some/model", "gateway": {"replicas": 2}}):
         assert len(factors_jobs(values)) == 1
-    claim: Values = {**POSTGRESQL, "model": "some/model", "models": {"existingClaim": "ours"}, "worker": {"replicas": 1}}
+    claim: Values = {
+        **POSTGRESQL,
+        "model": "some/model",
+        "models": {"existingClaim": "ours"},
+        "worker": {"replicas": 1},
+    }
     assert len(factors_jobs(claim)) == 1
 
 

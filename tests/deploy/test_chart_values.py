@@ -59,7 +59,6 @@ SAMPLES: dict[str, Any] = {
     "env": [{"name": "MARKER", "value": MARKER}],
     "volumes": [{"name": MARKER, "emptyDir": {}}],
     "volumeMounts": [{"name": MARKER, "mountPath": f"/{MARKER}"}],
-    "podSecurityContext.seccompProfile.type": "Unconfined",
     "containerSecurityContext.capabilities.drop": ["NET_RAW"],
     "networkPolicy.from": [{"ipBlock": {"cidr": "10.7.7.0/24"}}],
     "networkPolicy.egress": [{"ports": [{"port": 7777}]}],

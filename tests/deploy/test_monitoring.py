@@ -114,7 +114,9 @@ def test_alerts_of_one_gateway_say_which_and_where() -> None:
 
 
 def test_a_gateway_that_starts_is_not_down_and_none_at_all_is() -> None:
-    down, none = (next(rule for rule in rules() if rule["alert"] == f"Tinylora{name}") for name in ("Down", "NoGateway"))
+    down, none = (
+        next(rule for rule in rules() if rule["alert"] == f"Tinylora{name}") for name in ("Down", "NoGateway")
+    )
     # Prometheus asks pods that are not ready as well, and a start takes minutes.
     assert down["expr"] == 'up{job="tinylora"} == 0 and max_over_time(up{job="tinylora"}[1d]) == 1'
     # Without any series `up == 0` says nothing.
