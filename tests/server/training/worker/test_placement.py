@@ -23,7 +23,7 @@ from adapters.vector.recipe import Recipe
 from server.training.worker.forward import Task, forward_backward
 from server.training.worker.memory import weights_bytes
 from server.training.worker.packing import TokenSequence
-from server.training.worker.pass_size import DoesNotFit
+from server.training.worker.pass_size import DEFAULT_LIMITS, DoesNotFit, PassLimits, PassPlan, PassSizes
 from server.training.worker.placement import place
 from server.training.worker.sft_objective import sft_objective
 from tests.adapters.tiny_models import load_model, save_model
@@ -92,13 +92,21 @@ def two_adapters(factors: Factors) -> list[Adapter]:
     return [Adapter.from_vector(v_GU, recipe, factors.digest, "float32") for v_GU in vectors]
 
 
-def gradient(model: Any, factors: Factors) -> torch.Tensor:
+def gradient(model: Any, factors: Factors, sizes: PassSizes = DEFAULT_LIMITS) -> torch.Tensor:
     """Of the vectors of both adapters in one pass, with several completions of a prompt in a row."""
     adapters = TrainableAdapters(model, factors)
     handles = [adapters.add(adapter) for adapter in two_adapters(factors)]
     batch = [TokenSequence(handles[i // 2], [5, 7, 9 + i // 2], [11 + i, 13, 2 * i]) for i in range(4)]
-    forward_backward(adapters, [Task(batch, sft_objective(batch))])
+    forward_backward(adapters, [Task(batch, sft_objective(batch))], sizes)
+    adapters.close()
     return torch.stack([cast(Tensor, adapters.vector(handle).grad) for handle in handles])
+
+
+class Checkpointed(PassLimits):
+    """Passes of the same size, whose activations are computed again."""
+
+    def plan(self, longest: int, total: int) -> PassPlan:
+        return PassPlan(self.tokens, checkpointing=True)
 
 
 PARTS = ("model.embed_tokens", "model.rotary_emb", "model.layers.0", "model.layers.1", "model.norm", "lm_head")
@@ -110,6 +118,25 @@ def test_a_dispatched_model_gives_the_same_gradient(path: Path, factors: Factors
     assert hasattr(dispatched.model.layers[1], "_hf_hook")
     assert torch.equal(gradient(dispatched, factors), expected)
     assert expected.abs().min() > 0
+
+
+def test_what_moves_a_pass_from_one_gpu_to_the_next_is_there_after_checkpointing(path: Path, factors: Factors) -> None:
+    expected = gradient(load_model(path), factors)
+    dispatched: Any = load_model(path)
+    moved: list[nn.Module] = []
+
+    class Moving(AlignDevicesHook):
+        def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            moved.append(module)
+            return super().pre_forward(module, *args, **kwargs)
+
+    layers = list(dispatched.model.layers)
+    for layer in layers:
+        add_hook_to_module(layer, Moving(execution_device="cpu"))
+    for _ in range(2):
+        moved.clear()
+        torch.testing.assert_close(gradient(dispatched, factors, Checkpointed()), expected)
+        assert moved == layers + layers[::-1]  # forward, and again in the backward pass
 
 
 @pytest.mark.gpu
