@@ -42,6 +42,11 @@ def check_adapters_supported(vllm_config: VllmConfig) -> None:
             "--enable-dbo (or --ubatch-size) cuts a batch in two behind the adapters' back, so a request would get "
             "another one's adapter: leave it out."
         )
+    if vllm_config.cache_config.kv_sharing_fast_prefill:
+        raise CannotStart(
+            "--kv-sharing-fast-prefill has the last layers compute some tokens of a prompt only, which would get the "
+            "adapters of others: leave it out."
+        )
     if vllm_config.offload_config.uva.cpu_offload_gb > 0 or vllm_config.offload_config.prefetch.offload_group_size > 0:
         raise CannotStart(
             "--cpu-offload-gb and --offload-group-size keep weights where the adapters' products cannot reach them: "

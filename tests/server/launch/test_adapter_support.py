@@ -53,6 +53,11 @@ def test_weights_that_are_elsewhere_are_refused(llama: Path, options: dict[str, 
         check_adapters_supported(configured(llama, **options))
 
 
+def test_layers_that_see_some_tokens_only_are_refused(llama: Path) -> None:
+    with pytest.raises(CannotStart, match=r"--kv-sharing-fast-prefill"):
+        check_adapters_supported(configured(llama, kv_sharing_fast_prefill=True))
+
+
 def test_pipeline_stages_may_start_and_with_speculation_not(llama: Path) -> None:
     stages: dict[str, Any] = {"pipeline_parallel_size": 2}
     check_adapters_supported(configured(llama, **stages))
