@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +47,42 @@ def visible_gpus(nvml: Any, visible: str | None) -> tuple[Gpu, ...]:
         return ()
     try:
         names = map(str, range(nvml.nvmlDeviceGetCount())) if visible is None else visible.split(",")
-        return tuple(_gpus(nvml, [name.strip() for name in names]))
+        gpus = _gpus(nvml, [name.strip() for name in names])
+        # Of a machine with GPUs cut in parts (MIG), CUDA shows one part and nothing else, unless others are named.
+        return next(((gpu,) for gpu, is_first_part in gpus if is_first_part), tuple(gpu for gpu, _ in gpus))
     finally:
         nvml.nvmlShutdown()
 
 
-def _gpus(nvml: Any, names: Sequence[str]) -> list[Gpu]:
-    gpus: list[Gpu] = []
+def _gpus(nvml: Any, names: Sequence[str]) -> list[tuple[Gpu, bool]]:
+    """Each with whether it is the first part of a GPU that is cut in parts, in the place of its number."""
+    gpus: list[tuple[Gpu, bool]] = []
     for name in names:
         try:
-            # Else the UUID of a GPU, or of a part of one (MIG).
+            # Else the UUID of a GPU, or of a part of one.
             is_number = name.lstrip("-").isdigit()
             handle = nvml.nvmlDeviceGetHandleByIndex(int(name)) if is_number else nvml.nvmlDeviceGetHandleByUUID(name)
-            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            part = _first_part(nvml, handle) if is_number else None
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle if part is None else part)
+            shown = name if part is None else nvml.nvmlDeviceGetUUID(part)
         except nvml.NVMLError:
             break  # as CUDA, which shows those before the first that there is not
-        gpus.append(Gpu(name, int(memory.total), int(memory.free)))
+        gpus.append((Gpu(shown, int(memory.total), int(memory.free)), part is not None))
     return gpus
+
+
+def _first_part(nvml: Any, handle: Any) -> Any | None:
+    """The first part of a GPU that this process may use; None for a GPU that is not cut in parts."""
+    try:
+        mode, _ = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError:  # most GPUs cannot be cut
+        return None
+    if mode != nvml.NVML_DEVICE_MIG_ENABLE:
+        return None
+    for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        with suppress(nvml.NVMLError):
+            return nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+    return None
 
 
 def engine_places(args: Namespace, gpus: Sequence[Gpu]) -> tuple[int, ...]:

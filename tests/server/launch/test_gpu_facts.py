@@ -18,6 +18,7 @@ from tests.adapters.tiny_models import load_model, save_model
 
 UUIDS = ("GPU-aaa", "GPU-bbb", "MIG-ccc")
 MEMORY = {0: (80, 79), 1: (48, 10), 2: (20, 20)}
+PART = (10, 9)
 
 
 class NVMLError(Exception):
@@ -26,11 +27,16 @@ class NVMLError(Exception):
 
 @dataclass
 class Nvml:
-    """As much of pynvml as is used, of a machine with MEMORY. A handle is the number of a GPU."""
+    """As much of pynvml as is used, of a machine with MEMORY. A handle is the number of a GPU, or the UUID of a part.
+
+    parts: of GPUs that are cut in parts (MIG), by their numbers: UUIDs, None for those that others have.
+    """
 
     is_there: bool = True
+    parts: dict[int, list[str | None]] = field(default_factory=dict)
     opened: int = 0
     NVMLError: type[Exception] = field(default=NVMLError, init=False)
+    NVML_DEVICE_MIG_ENABLE: int = field(default=1, init=False)
 
     def nvmlInit(self) -> None:
         if not self.is_there:
@@ -53,9 +59,26 @@ class Nvml:
             raise NVMLError
         return UUIDS.index(uuid)
 
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        total, free = MEMORY[handle]
+    def nvmlDeviceGetMemoryInfo(self, handle: int | str) -> Any:
+        total, free = PART if isinstance(handle, str) else MEMORY[handle]
         return SimpleNamespace(total=total, free=free)
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> list[int]:
+        if handle == 1:
+            raise NVMLError  # it cannot be cut
+        return [int(handle in self.parts), 0]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: int) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: int, number: int) -> str:
+        found = self.parts[handle][number : number + 1]
+        if not found or found[0] is None:
+            raise NVMLError
+        return found[0]
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return handle
 
 
 @pytest.mark.parametrize(
@@ -76,6 +99,17 @@ def test_gpus_are_those_that_cuda_shows_in_its_order(visible: str | None, names:
     handles = [int(name) if name.isdigit() else UUIDS.index(name) for name in names]
     assert found == tuple(Gpu(name, *MEMORY[handle]) for name, handle in zip(names, handles, strict=True))
     assert nvml.opened == 0
+
+
+@pytest.mark.parametrize("visible", [None, "2", "1,2"])
+def test_of_gpus_cut_in_parts_the_first_is_all_that_there_is(visible: str | None) -> None:
+    """As in a container that was given one part: CUDA shows it for the number of its GPU, whose memory is not ours."""
+    found = visible_gpus(Nvml(parts={2: [None, "MIG-second", "MIG-third"]}), visible)
+    assert found == (Gpu("MIG-second", *PART),)
+
+
+def test_a_gpu_without_the_part_that_others_have_is_as_it_is() -> None:
+    assert visible_gpus(Nvml(parts={2: ["MIG-first"]}), "1,0") == (Gpu("1", *MEMORY[1]), Gpu("0", *MEMORY[0]))
 
 
 def test_without_nvml_there_is_nothing_to_plan_with() -> None:
