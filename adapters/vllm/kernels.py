@@ -1,4 +1,8 @@
-"""The Triton kernels of shrink.py and rotate.py. Products and sums are float32, without tf32."""
+"""The Triton kernels of shrink.py and rotate.py. Products and sums are float32, without tf32.
+
+They are compiled once for each layer's sizes, and not again for a number of tokens that is 1 or a multiple of 16, as
+Triton would by itself: the first request of such a number would wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def shrink(
     x, v, out, tokens, features, x_stride,
     TERMS: tl.constexpr, PADDED: tl.constexpr, TOKENS: tl.constexpr, FEATURES: tl.constexpr, SPLIT: tl.constexpr,
@@ -40,7 +44,7 @@ def shrink(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def rotate(
     h, table, slots, modules, out, tokens, h_stride, table_stride,
     PARTS: tl.constexpr, RANK: tl.constexpr, TERMS: tl.constexpr, OUTS: tl.constexpr, PADDED: tl.constexpr,

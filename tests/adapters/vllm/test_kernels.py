@@ -79,6 +79,38 @@ def test_kernels_compile_for_a_gpu_that_is_not_there() -> None:
     assert done.returncode == 0 and done.stdout.split() == ["shrink", "rotate"] * 12, done.stderr[-3000:]
 
 
+@pytest.mark.skipif(not TRITON.is_dir(), reason="Triton is not installed: make triton")
+def test_no_number_of_tokens_is_compiled_for_again() -> None:
+    code = "from tests.adapters.vllm.test_kernels import variants; print(variants())"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(TRITON), os.environ.get("PYTHONPATH", "")])
+    }
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "1"], done.stderr[-3000:]
+
+
+def variants() -> str:
+    """Of each kernel, how many Triton compiles of it for 1, 16, 17 and 8192 tokens on a Hopper GPU."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    from adapters.vllm import kernels
+
+    backend = make_backend(GPUTarget("cuda", 90, 32))
+    pointer = torch.empty(64)
+
+    def count(kernel: Any, pointers: int, sizes: dict[str, int]) -> int:
+        bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+        numbers = len(kernel.arg_names) - pointers - 1 - len(sizes)
+        counts = (1, 16, 17, 8192)
+        return len({str(bind(*[pointer] * pointers, tokens, *[4608] * numbers, **sizes)[1]) for tokens in counts})
+
+    shrink = {"TERMS": 2, "PADDED": 2, "TOKENS": 8, "FEATURES": 128, "SPLIT": 1024}
+    rotate = {"PARTS": 2, "RANK": 2, "TERMS": 2, "OUTS": 2, "PADDED": 2, "TOKENS": 8}
+    return f"{count(kernels.shrink, 3, shrink)} {count(kernels.rotate, 5, rotate)}"
+
+
 def compile_all() -> None:
     """Both kernels for a Hopper GPU, for every dtype and number of terms; prints what was compiled."""
     from triton.backends.compiler import GPUTarget
