@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 
 from server.core.host_memory import gib
 from server.training.worker.activation_checkpointing import checkpointed_layers
@@ -32,6 +32,8 @@ SHARE = 0.9
 # What the formula may be wrong by before something was measured, and how far measurements may correct it downwards:
 # the next batch may have more of its tokens scored.
 GUESS, LEAST_FACTOR = 1.2, 0.8
+# What the CUDA runtime, cuBLAS and cuDNN, and PyTorch's allocator on a CPU say when memory is full.
+OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
 # Smaller passes leave a device idle, so that computing activations again, in larger ones, is no slower.
 LEAST_TOKENS = {"cuda": 512, "cpu": 64}
 
@@ -137,7 +139,7 @@ class FittingPasses:
                 return run()
             result, peak = self._memory.peak_of(run)
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
         else:
             self._learn(mode, tokens, peak)
@@ -174,6 +176,12 @@ class FittingPasses:
             f"A sequence of {longest} tokens takes {needed} beside the model, {how}, and {gib(available, 2)} are left "
             f"on {self._memory.name}. Use shorter prompts or completions; or {ADVICE}."
         )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device's memory was full. Libraries and the driver take some beside PyTorch's allocator, and say so in
+    their own words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def check_weights(config: Any, dtype: torch.dtype, memory: DeviceMemory) -> None:
