@@ -23,13 +23,14 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.request import LoRARequest
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from adapters.factors.factors import Factors, open_factors
 from adapters.factors.kept_scales import through_scales
 from adapters.vector.errors import FactorsError
 from adapters.vllm.delta import DELTAS
 from adapters.vllm.layer import install
-from adapters.vllm.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS, MatrixTable, to_device
+from adapters.vllm.matrix_table import NO_ADAPTER_ROW, NOISE_ROW, RESERVED_ROWS, MatrixTable
 from adapters.vllm.model_linears import adapted_linears, layer_factors
 from adapters.vllm.token_runs import TokenRuns
 
@@ -109,9 +110,10 @@ class TinyLoRAManager:
         """
         rows = self.table.rows_for(requests)
         slots = np.asarray([self._row(adapter_id, rows) for adapter_id in runs.ids.tolist()], dtype=np.int64)
-        slots_T = torch.from_numpy(slots.repeat(runs.tokens))
-        used, dirty = len(slots_T), self.written_tokens
-        self.slots_T[:used].copy_(to_device(slots_T, self.device))
+        slots = slots.repeat(runs.tokens)
+        used, dirty = len(slots), self.written_tokens
+        # From memory of this step's own, because the step before may still be read while this one is prepared.
+        async_tensor_h2d(slots, out=self.slots_T[:used])
         # Graphs are padded, so slots left by a longer batch before must mean "no adapter".
         self.slots_T[used:dirty].fill_(NO_ADAPTER_ROW)
         self.written_tokens = used

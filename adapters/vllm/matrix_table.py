@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from adapters.apply.engine_form import read_engine_form
 from adapters.factors.factors import Factors
@@ -83,8 +83,7 @@ class MatrixTable:
         except AdapterError:
             logger.exception("TinyLoRA: the adapter %d cannot be read", request.lora_int_id)
             return False
-        row_E = to_device(values_MRR.reshape(-1), self.values_SE.device)
-        self.values_SE[self._take_row(request)].copy_(row_E)
+        async_tensor_h2d(values_MRR.reshape(-1), out=self.values_SE[self._take_row(request)])
         return True
 
     def _touch(self, request: Request) -> bool:
@@ -115,8 +114,3 @@ class MatrixTable:
 
     def ids(self) -> set[int]:
         return set(self.entries)
-
-
-def to_device(source: Tensor, device: torch.device) -> Tensor:
-    """Copy `source` to `device` without waiting; the allocator of pinned memory keeps the source until it was read."""
-    return source.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else source

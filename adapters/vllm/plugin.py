@@ -70,6 +70,7 @@ def register() -> None:
 
     from adapters.vllm.block_keys import hash_adapters_once
     from adapters.vllm.expert_kernels import keep_expert_kernels
+    from adapters.vllm.graph_cases import record_graphs_once
     from adapters.vllm.orphans import end_with_parent
     from adapters.vllm.ray_environment import keep_secrets_here
     from adapters.vllm.request_check import refuse_unusable_adapters
@@ -80,6 +81,7 @@ def register() -> None:
         return
     mixin.LRUCacheWorkerLoRAManager = _manager_factory(mixin.LRUCacheWorkerLoRAManager)
     hand_over_runs(mixin.LoRAModelRunnerMixin)
+    record_graphs_once(mixin.LoRAModelRunnerMixin, is_enabled)
     hash_adapters_once(kv_cache_utils)
     keep_expert_kernels(fused_moe_layer, is_enabled)
     refuse_unusable_adapters(EngineCore)

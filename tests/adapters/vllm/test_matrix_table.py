@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from adapters.factors.factors import Factors
-from adapters.vllm.matrix_table import NO_ADAPTER_ROW, RESERVED_ROWS, MatrixTable
 
 pytest.importorskip("vllm")
 
 from adapters.vllm.manager import CACHED_BYTES, CACHED_ROWS, cached_rows
+from adapters.vllm.matrix_table import NO_ADAPTER_ROW, RESERVED_ROWS, MatrixTable
 
 
 @dataclass
