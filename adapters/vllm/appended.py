@@ -20,11 +20,12 @@ from adapters.vllm.adapted_layer import AdaptedLayer, BaseMethod, in_two_parts
 def can_append(base: BaseMethod, layer: AdaptedLayer) -> bool:
     """Whether the weight is one plain matrix, and V^T x and R (V^T x) are in the range of its dtype.
 
-    float16 ends at 65504. An infinite V^T x would spoil tokens without an adapter too, whose R is zero.
+    float16 ends at 65504. An infinite V^T x would spoil tokens without an adapter too, whose R is zero. Subclasses of
+    vLLM's plain method have kernels that were chosen for the shape of the weight.
     """
     from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 
-    return isinstance(base, UnquantizedLinearMethod) and layer.weight.dtype in (torch.float32, torch.bfloat16)
+    return type(base) is UnquantizedLinearMethod and layer.weight.dtype in (torch.float32, torch.bfloat16)
 
 
 def append_rows(base: BaseMethod, layer: AdaptedLayer) -> None:

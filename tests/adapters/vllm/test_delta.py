@@ -36,6 +36,18 @@ class Quantized:
         raise AssertionError("its weight is not to be replaced")
 
 
+class ForOneShape(UnquantizedLinearMethod):
+    """Stands for vLLM's methods with a kernel for one shape of weight, as GLM-5.2 has them on some GPUs."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        assert layer.weight.shape == self.shape
+        return nn.functional.linear(x, layer.weight, bias)
+
+
 class Linear(nn.Module):
     """A linear with random factors, as the manager leaves it; `forward` computes it in a way of DELTAS."""
 
@@ -168,6 +180,14 @@ def test_a_quantized_weight_stays_as_it_is(name: str) -> None:
     before = linear.weight
     linear.assert_is_formula(linear.compute(linear.by(name)), "auto")
     assert linear.weight is before
+
+
+@pytest.mark.parametrize("name", ["rows", "columns"])
+def test_a_weight_with_a_kernel_for_its_shape_stays_as_it_is(name: str) -> None:
+    linear = Linear(2, "equal", torch.bfloat16)
+    linear.weight = nn.Parameter(linear.exact_weight.bfloat16(), requires_grad=False)
+    linear.base = ForOneShape(linear.weight.shape)
+    linear.assert_is_formula(linear.compute(linear.by(name)), "auto")
 
 
 def test_two_parts_are_the_matrix() -> None:
