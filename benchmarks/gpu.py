@@ -1,6 +1,6 @@
-"""All that is measured on one card, in one command of five minutes: no network, no download.
+"""All that is measured on one card, in one command of eight minutes: no network, no download.
 
-    python -m benchmarks.gpu [--minutes 5] [--parts tests engines training serve] [--out DIRECTORY]
+    python -m benchmarks.gpu [--minutes 8] [--parts tests engines training serve] [--out DIRECTORY]
 
     tests     tests/engine, while the engines start
     engines   vLLM, every way to compute the delta, vLLM's own multi-LoRA, and FP8 (benchmarks.gpu_engines)
@@ -8,9 +8,10 @@
     serve     `tinylora serve`, OpenAI's client and a job, with the embedded model (benchmarks.gpu_serve)
 
 The model of `engines` and `training` is a shape with random weights, by default that of a 7B (--layers, --hidden, ...
-make it smaller). Every part is a process with its own time; what it printed last is shown when it fails. Results are
-in DIRECTORY/results.json as they come. The table is printed at the end, however that comes: a part that fails, the
-time that is up, SIGTERM. It also runs without a GPU, on sizes for that, which shows that everything works.
+make it smaller), with fewer layers where the card is too small. Every part is a process with its share of the time that
+is left; what it printed last is shown when it fails. Results are in DIRECTORY/results.json as they come. The table is
+printed at the end, however that comes: a part that fails, the time that is up, SIGTERM. It also runs without a GPU, on
+sizes for that, which shows that everything works.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from benchmarks.dummy_model import Shape
 from benchmarks.gpu_options import Options
 from benchmarks.gpu_table import print_table
 
-# Parts of one stage run side by side; whoever measures takes the lock of the card. Seconds each may take.
+# Parts of one stage run side by side; whoever measures takes the lock of the card. Seconds that each may take of eight
+# minutes, and as many times that as there is time.
 STAGES: Sequence[dict[str, int]] = ({"tests": 150, "engines": 240}, {"training": 90}, {"serve": 120})
 PARTS = [part for stage in STAGES for part in stage]
 TABLE_S = 5
@@ -68,7 +70,7 @@ class Running:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--out", type=Path, default=None, help="where to (default: a new temporary directory)")
     parser.add_argument("--engines", nargs="+", help="only these, and base (default: all)")
@@ -99,8 +101,11 @@ def run(options: Options, parts: Sequence[str], seconds: float) -> int:
     until = time.monotonic() + seconds - TABLE_S
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        for stage in STAGES:
-            _run_stage(options, {name: limit for name, limit in stage.items() if name in parts}, until)
+        stages = [chosen for stage in STAGES if (chosen := {name: stage[name] for name in stage if name in parts})]
+        for number, stage in enumerate(stages):
+            usual = sum(max(limits.values()) for limits in stages[number:])
+            scale = (until - time.monotonic()) / usual
+            _run_stage(options, {name: scale * limit for name, limit in stage.items()})
     finally:
         for name in parts:
             if "status" not in options.results.read().get("parts", {}).get(name, {}):
@@ -110,11 +115,9 @@ def run(options: Options, parts: Sequence[str], seconds: float) -> int:
     return int(any(told[name]["status"] != "done" for name in parts))
 
 
-def _run_stage(options: Options, limits: dict[str, int], until: float) -> None:
+def _run_stage(options: Options, limits: dict[str, float]) -> None:
     now = time.monotonic()
-    if now >= until:
-        return
-    running = [_start(options, name, now, min(now + limit, until)) for name, limit in limits.items()]
+    running = [_start(options, name, now, now + limit) for name, limit in limits.items() if limit > 0]
     try:
         while running:
             time.sleep(0.2)

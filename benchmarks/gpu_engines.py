@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -17,8 +18,9 @@ import torch
 from filelock import FileLock
 
 from adapters.vllm.delta import DELTAS
-from benchmarks.dummy_model import write_dummy_model
+from benchmarks.dummy_model import Shape, write_dummy_model
 from benchmarks.engine_process import Engine, EngineEnded, EngineJob, engine
+from benchmarks.gpu_machine import machine, with_layers_that_fit
 from benchmarks.gpu_options import Options
 from benchmarks.paired import in_turn
 
@@ -43,6 +45,14 @@ VARIANTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
 
 def run(options: Options) -> None:
     """Measure and record all engines. Whether one fails is recorded, and does not stop the others."""
+    options.results.record("machine", value=machine())
+    if torch.cuda.is_available():
+        # `base`, and one beside it.
+        shape = with_layers_that_fit(
+            options.shape, lambda shape: 2 * _engine_bytes(options, shape), int(ENGINES_SHARE * _card_bytes())
+        )
+        options = replace(options, shape=shape)
+    options.results.record("layers", "engines", value=options.shape.layers)
     model = options.directory / "model"
     model.mkdir(exist_ok=True)
     factors = write_dummy_model(model, options.shape)
@@ -118,26 +128,26 @@ def _job(options: Options, factors: str, name: str) -> EngineJob:
     engine_options = {
         "load_format": "dummy", "skip_tokenizer_init": True, "max_model_len": longest,
         "max_num_batched_tokens": 8192 if on_gpu else max(longest, 512),
-        "kv_cache_memory_bytes": _cache_bytes(options), **more,
+        "kv_cache_memory_bytes": _cache_bytes(options, options.shape), **more,
     }  # fmt: skip
     if on_gpu:
-        engine_options["gpu_memory_utilization"] = min(0.9, _engine_bytes(options) / _card_bytes())
+        engine_options["gpu_memory_utilization"] = min(0.9, _engine_bytes(options, options.shape) / _card_bytes())
     return EngineJob(
         str(options.directory / "model"), variant, max(*options.batches, requests), "bfloat16" if on_gpu else "float32",
         delta, options.eager, factors, options.loras, options.first_tokens, engine_options,
     )  # fmt: skip
 
 
-def _cache_bytes(options: Options) -> int:
+def _cache_bytes(options: Options, shape: Shape) -> int:
     """Room for all requests of the largest measurement."""
     requests, length = options.prefill
     tokens = max(max(options.batches) * (options.prompt_tokens + options.tokens), requests * length)
     size = 2 if torch.cuda.is_available() else 4
-    return int(1.25 * tokens * options.shape.kv_bytes_per_token(size)) + 2**26
+    return int(1.25 * tokens * shape.kv_bytes_per_token(size)) + 2**26
 
 
-def _engine_bytes(options: Options) -> int:
-    return 2 * options.shape.parameters() + _cache_bytes(options) + OVERHEAD_BYTES
+def _engine_bytes(options: Options, shape: Shape) -> int:
+    return 2 * shape.parameters() + _cache_bytes(options, shape) + OVERHEAD_BYTES
 
 
 def _card_bytes() -> int:
@@ -148,4 +158,4 @@ def _most_at_once(options: Options) -> int:
     """Engines for which there is room, base among them; two on a CPU."""
     if not torch.cuda.is_available():
         return 2
-    return max(2, int(ENGINES_SHARE * _card_bytes() / _engine_bytes(options)))
+    return max(2, int(ENGINES_SHARE * _card_bytes() / _engine_bytes(options, options.shape)))

@@ -20,7 +20,7 @@ def print_table(options: Options) -> None:
         console.print(engines_table(options, found["engines"]))
     if "training" in found:
         console.print(training_table(found["training"]))
-    for part in ("tests", "serve"):
+    for part in ("machine", "layers", "tokens in a pass", "tests", "serve"):
         if part in found:
             console.print(f"{part}: {found[part]}", markup=False)
     for name, told in found.get("parts", {}).items():

@@ -15,8 +15,9 @@ ONE_CASE = [0]
 
 
 def record_graphs_once(mixin: Any, is_ours: Any) -> None:
-    """Wrap `load_lora_model` of vLLM's LoRAModelRunnerMixin, which comes before graphs are thought of. `is_ours` says so
-    of a VllmConfig."""
+    """Wrap `load_lora_model` of vLLM's LoRAModelRunnerMixin, which comes before graphs are chosen. `is_ours` says of a
+    VllmConfig whether our adapters are applied.
+    """
     load_lora_model = mixin.load_lora_model
 
     @wraps(load_lora_model)

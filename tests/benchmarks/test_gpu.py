@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from benchmarks.dummy_model import Shape, write_dummy_model
+from benchmarks.gpu_machine import with_layers_that_fit
 from benchmarks.gpu_options import Options
 
 pytestmark = pytest.mark.engine
@@ -69,8 +71,10 @@ def test_table_and_results_are_there_when_it_is_cut_off_and_nothing_is_left_runn
     printed, _ = running.communicate(timeout=60)
     assert running.returncode != 0
     assert "engines: " + ("out of time" if how == "time" else "stopped") in printed
-    assert "serve: not reached" in printed
-    assert recorded(tmp_path)["parts"]["serve"]["status"] == "not reached"
+    # The time that is left is shared, so that what comes last begins too.
+    last = "out of time" if how == "time" else "not reached"
+    assert f"serve: {last}" in printed
+    assert recorded(tmp_path)["parts"]["serve"]["status"] == last
     _, left = psutil.wait_procs(seen, timeout=10)
     assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
 
@@ -91,6 +95,18 @@ def test_factors_of_a_model_without_weights_are_those_of_its_shape(tmp_path: Pat
     u_OR, _, v_IR = factors.triplet("model.layers.1.mlp.down_proj")
     assert (u_OR.shape, v_IR.shape) == ((64, 2), (96, 2))
     assert Shape().parameters() == pytest.approx(7.6e9, rel=0.01)
+
+
+def test_on_a_small_card_the_model_has_fewer_layers() -> None:
+    shape = Shape(layers=28)
+
+    def room_for(layers: int) -> int:
+        return 2 * replace(shape, layers=layers).parameters()
+
+    for room, layers in ((room_for(40), 28), (room_for(28), 28), (room_for(9) + 1, 9), (room_for(9) - 1, 8)):
+        assert with_layers_that_fit(shape, lambda one: 2 * one.parameters(), room) == replace(shape, layers=layers)
+    with pytest.raises(SystemExit, match=r"One layer of the model takes 2\.5 GiB, .* --hidden"):
+        with_layers_that_fit(shape, lambda one: 2 * one.parameters(), 2**30)
 
 
 def test_options_survive_the_way_to_a_part(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 def activation_checkpointing(model: nn.Module, on: bool) -> Iterator[None]:
     """Inside, the layers of `model` are checkpointed, if `on`; both passes have to be inside."""
     layers: list[Any] = checkpointed_layers(model) if on else []
-    # Of a model over several GPUs, layers have a `forward` of their own: the hook that moves what comes in to their GPU.
+    # Layers of a model over several GPUs have one of their own: the hook that moves what comes in to their GPU.
     own = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)

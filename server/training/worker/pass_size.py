@@ -179,8 +179,9 @@ class FittingPasses:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device's memory was full. Libraries and the driver take some beside PyTorch's allocator, and say so in
-    their own words."""
+    """Whether the device's memory was full. Libraries and the driver take some beside PyTorch's allocator, and say so
+    in their own words.
+    """
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
