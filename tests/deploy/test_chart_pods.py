@@ -157,6 +157,15 @@ def test_volumes_of_ones_own_are_in_gateways_workers_and_jobs() -> None:
         assert mount in specs[component]["containers"][0]["volumeMounts"]
 
 
+def test_names_are_resolved_where_connections_are_limited() -> None:
+    found = manifests({"networkPolicy": {"egress": [{"ports": [{"port": 5432}]}]}})
+    names, *_ = find(found, "NetworkPolicy", "lab-tinylora-egress")["spec"]["egress"]
+    # 5353 is where OpenShift's pods listen; policies see pods' ports, not those of Services.
+    assert {(port["port"], port["protocol"]) for port in names["ports"]} == {
+        (number, protocol) for number in (53, 5353) for protocol in ("UDP", "TCP")
+    }
+
+
 def factors_jobs(values: Values) -> list[Manifest]:
     return [one for one in manifests(values) if one["metadata"]["name"].startswith("lab-tinylora-factors")]
 

@@ -88,6 +88,15 @@ def test_what_is_optional_is_left_out_where_nobody_sets_it_and_settings_are_read
     assert "settings.env" in (DEPLOY.parent / ".gitignore").read_text().splitlines()
 
 
+def test_what_the_file_for_gpus_reads_is_named_at_its_head() -> None:
+    text = (DEPLOY / "compose.gpu.yaml").read_text()
+    head, body = text.split("services:", 1)
+    sentence = re.search(r"What this file reads, ([^.]*), goes into deploy/\.env", head.replace("\n# ", " "))
+    assert sentence is not None
+    # `environment` goes before `env_file`.
+    assert re.findall(r"[A-Z_]+", sentence[1]) == list(dict.fromkeys(re.findall(r"\$\{(\w+)", body)))
+
+
 def test_its_settings_exist() -> None:
     named = set(re.findall(r"(TINYLORA_\w+):", TEXT + (DEPLOY / "compose.gpu.yaml").read_text()))
     assert named <= {f"TINYLORA_{name.upper()}" for name in Settings.model_fields}
