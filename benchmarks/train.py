@@ -11,9 +11,10 @@ sampling, grading, update, step: seconds per step and job, means of what the eve
 `training`: both passes, the optimiser, waiting for a pass of other jobs); of rounds the median. Graders work while the
 engine samples, so `grading` is only what was left when it had ended. Completions and trained tokens per second are of
 all jobs together, from when all had done a step to the end of the last one. Trained are the tokens of prompts and
-completions that go through both passes: here those of groups whose rewards differ, with TRL all. So `ratio`, to the
-first row, is of completions per second; it is taken within each round, and is the median, with the lowest and the
-highest.
+completions that go through both passes. We leave out groups whose rewards are all the same, and TRL does not. So
+rewards are the likeness to the answer, which tells nearly any two completions apart: both do the same work, and no job
+ends because it has nothing to learn. `ratio`, to the first row, is of completions per second; it is taken within each
+round, and is the median, with the lowest and the highest.
 
 TRL (benchmarks.learning.trl_training: tinylora) trains at the priority of our worker, while our server has nothing to
 do; our server and worker share the machine. An update alone, against the model's own passes, is
@@ -45,10 +46,17 @@ from rich.table import Table
 
 from benchmarks.gateway import started
 from benchmarks.paired import in_turn, speed
-from clients.examples.make_task import GRADER, make_task
+from clients.examples.make_task import make_task
 from clients.examples.train import MAX_TOKENS, TEMPERATURE
 from server.launch.own_workers import NICE
 
+GRADER = {
+    "type": "text_similarity",
+    "name": "likeness",
+    "evaluation_metric": "fuzzy_match",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+}
 PARTS = ("sampling", "grading", "update", "step")
 # Their names in the timing of a step's event, and in the peer's result.
 OURS = {"sampling": "sampling", "grading": "grading", "update": "training", "step": "full_iteration"}
@@ -106,7 +114,7 @@ def measure(client: OpenAI, url: str, args: argparse.Namespace, file: str, count
     ids = [create_job(client, args, file, seed) for seed in range(count)]
     log = directory / "worker.txt"
     command = ["worker", "--url", url, "--model", args.model, "--max-jobs", str(MAX_JOBS), "--nice", str(NICE)]
-    with running([*command, "--log-dir", str(directory / "log")], environment(directory), log):
+    with running([*command, "--log-dir", str(directory / "log")], environment(directory), log) as worker:
         deadline = time.monotonic() + PATIENCE_S
         beginning = None
         while True:
@@ -115,6 +123,8 @@ def measure(client: OpenAI, url: str, args: argparse.Namespace, file: str, count
                 beginning = time.perf_counter(), jobs
             if all(job.status == "succeeded" for job in jobs):
                 break
+            if worker.poll() is not None:
+                sys.exit(f"The worker ended while jobs were waiting for it:\n{log.read_text()}")
             if time.monotonic() > deadline or any(job.status in ("failed", "cancelled") for job in jobs):
                 sys.exit(f"A job did not succeed: {[(job.status, job.error) for job in jobs]}\n{log.read_text()}")
             time.sleep(POLL_S)
@@ -170,6 +180,7 @@ def peer(args: argparse.Namespace, training_file: Path) -> Row:
         "--method": "tinylora", "--model": args.model, "--train": training_file, "--steps": args.steps,
         "--batch-size": args.batch_size, "--group-size": args.group_size, "--learning-rate": LEARNING_RATE,
         "--temperature": TEMPERATURE, "--max-completion-tokens": MAX_TOKENS,
+        "--grader": json.dumps(GRADER),
     }  # fmt: skip
     words = [str(word) for pair in options.items() for word in pair]
     command = ["nice", "-n", str(NICE), sys.executable, "-m", "benchmarks.learning.trl_training", *words]

@@ -13,7 +13,7 @@ from benchmarks.learning import overlap
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.claims import CLAIMS, ENOUGH_SEEDS, LIMIT, Runs, found
 from benchmarks.learning.gains import gain_of
-from benchmarks.learning.job import SELECTION_ROWS, TEST_ROWS
+from benchmarks.learning.job import SELECTION_ROWS, TEST_ROWS, Options
 from benchmarks.learning.measuring import SAMPLES, TEMPERATURE
 from benchmarks.learning.run_file import HOW, published, read_runs
 from benchmarks.learning.tasks import KEPT_OUT, TASKS
@@ -77,7 +77,8 @@ Further runs of `python -m benchmarks.learning` (its head says how) add to it.
 - **Gains** are means over rows and seeds of the difference to the base model, ± one standard error
   (`benchmarks/learning/gains.py`). A line of fewer than {ENOUGH_SEEDS} seeds is a first look.
 - **The best of {VECTORS} random vectors** is chosen by {VECTORS * ROWS_EACH:,} completions of rows to train on.
-- **GRPO with 196 numbers** has all defaults for a model of this size, but 20 steps and the task's limit of tokens.
+- **GRPO with 196 numbers** has all defaults for a model of this size, but {Options().steps} steps, the task's limit of
+  tokens, and {Options().selection_samples} completions of each row to choose by.
 - **TRL and PEFT** (`benchmarks/learning/trl_peer.py`) train on the same rows, with the same rewards, batches and steps,
   at learning rates set by hand, in float32; transformers samples what is measured, before and after. Their last step
   is measured, for they choose none.
@@ -165,7 +166,8 @@ def _claims(runs: Runs) -> str:
 
 A claim says that one arm is better than another. The difference is of the same rows and seeds, over all tasks on which
 both were run with at least {ENOUGH_SEEDS} seeds; tasks with fewer are in brackets and not in it. Where no task has as
-many, it is over those with fewer, and the verdict is *too few runs*. It says nothing of tasks that are not named.
+many, it is over those with fewer, and the verdict is *too few runs*. It says nothing of tasks that are not named, and
+defaults were chosen by looking at some of those that are: all but {" and ".join(sorted(KEPT_OUT))}.
 
 **Chance** is how often a difference of this size would be found where there is none, by Student's t with the degrees
 of freedom that rows and seeds leave, and corrected for the number of claims (Holm). *Yes* and *the opposite* are

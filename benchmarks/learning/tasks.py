@@ -53,8 +53,8 @@ class Task:
     answer_form: str = r"-?\d+"
 
     def answer_in(self, completion: str) -> str | None:
-        """The last part of `completion` that has the form of an answer."""
-        found = re.findall(rf"(?<!\w)(?:{self.answer_form})(?!\w)", completion)
+        """The last part of `completion` that has the form of an answer, and is no part of a longer number."""
+        found = re.findall(rf"(?<!\w)(?<!\d[.,])(?:{self.answer_form})(?!\w|[.,]\d)", completion)
         return found[-1] if found else None
 
     def rows(self, count: int) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "syllogisms": Task("syllogism", WORD, answer_form="[Yy]es|[Nn]o"),
         "multiples": Task("lcm", options={"min_value": 1, "max_value": 30}),
         "needles": Task(
-            "needle_haystack", WORD, {"min_num_statements": 3, "max_num_statements": 5}, answer_form=r"\w+"
+            "needle_haystack", WORD, {"min_num_statements": 3, "max_num_statements": 5}, answer_form=r"\w+(?:-\w+)*"
         ),
     }
 )

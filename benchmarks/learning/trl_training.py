@@ -219,12 +219,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=OURS.batch_size, help="prompts in a step")
     parser.add_argument("--group-size", type=int, default=OURS.group_size, help="completions of every prompt")
     parser.add_argument("--temperature", type=float, default=OURS.temperature)
+    parser.add_argument("--grader", type=json.loads, default=GRADER, help="as JSON (default: that of the demo's sums)")
     args = parser.parse_args()
     settings = Settings(
         args.learning_rate or LEARNING_RATES[args.method], args.steps, args.max_completion_tokens, args.batch_size,
         args.group_size, args.temperature,
     )  # fmt: skip
-    rewards = GraderRewards(GRADER)
+    rewards = GraderRewards(args.grader)
     _, steps = train(*loaded(args.model), args.method, load_rows(str(args.train)), rewards, settings)
     rewards.close()
     timed = steps[1:] or steps

@@ -144,3 +144,4 @@ def test_rows_of_reasoning_gym_come_again_and_never_twice(name: str) -> None:
     rows = TASKS[name].rows(256)
     assert rows == TASKS[name].rows(256)
     assert len({row["messages"][0]["content"] for row in rows}) == len(rows) >= 200
+    assert {TASKS[name].answer_in(f"It is {row['answer']}.") for row in rows} == {row["answer"] for row in rows}

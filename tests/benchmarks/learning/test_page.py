@@ -62,7 +62,18 @@ def test_rewards_for_the_form_alone_take_any_answer_and_no_sentence() -> None:
     assert [grade({"output_text": text}, {}) for text in (" -7\n", "0", "It is 7", "7 8", "")] == [1, 1, 0, 0, 0]  # type: ignore[operator]
 
 
-def test_the_last_part_with_the_form_of_an_answer_is_voted_for() -> None:
-    assert TASKS["sums"].answer_in("3 + 4 = 7.") == "7"
-    assert TASKS["sums"].answer_in("seven") is None
-    assert TASKS["syllogisms"].answer_in("Yes, it follows") == "Yes"
+@pytest.mark.parametrize(
+    ("task", "completion", "answer"),
+    [
+        ("sums", "3 + 4 = 7.", "7"),
+        ("sums", "3 - 4 = -1, I think", "-1"),
+        ("sums", "seven", None),
+        # Their last digits are not what was said.
+        ("products", "9,114", None),
+        ("products", "It is 12, not 12.5", "12"),
+        ("syllogisms", "Yes, it follows", "Yes"),
+        ("needles", "It is Kurtis-Jae.", "Kurtis-Jae"),
+    ],
+)
+def test_the_last_part_with_the_form_of_an_answer_is_voted_for(task: str, completion: str, answer: str | None) -> None:
+    assert TASKS[task].answer_in(completion) == answer
