@@ -57,7 +57,7 @@ def test_engines_are_measured_beside_base_and_one_that_fails_stops_nobody(tmp_pa
 
 @pytest.mark.parametrize("how", ["time", "signal"])
 def test_table_and_results_are_there_when_it_is_cut_off_and_nothing_is_left_running(tmp_path: Path, how: str) -> None:
-    minutes = "0.3" if how == "time" else "6"
+    minutes = "0.5" if how == "time" else "6"
     running = psutil.Popen(
         command(tmp_path, "--parts", "engines", "serve", "--minutes", minutes), stdout=subprocess.PIPE, text=True
     )
