@@ -2,6 +2,7 @@
 // A listing of the API that may change while it is looked at: new rows come, others go, and the focus stays.
 
 import { button, h, replace, table } from "./dom.js";
+import { oneByOne } from "./turns.js";
 
 /** @typedef {{items: any[], next: (() => Promise<any>) | null}} Page as api.page gives it */
 
@@ -11,7 +12,7 @@ import { button, h, replace, table } from "./dom.js";
  * @param {() => Promise<Page>} first asks for the newest rows; ids of later rows are greater
  * @param {() => import("./dom.js").Child} whenEmpty
  * @returns {{element: HTMLElement, show: () => Promise<void>, look: () => Promise<boolean>}} `show` begins with the newest
- *   rows; `look` brings those that are shown up to date, and is true
+ *   rows; `look` brings those that are shown up to date, or begins anew where very many have come, and is true
  */
 export function listing(caption, columns, first, whenEmpty) {
   const place = h("div");
@@ -23,14 +24,17 @@ export function listing(caption, columns, first, whenEmpty) {
   /** @type {string[]} */
   let drawnIds = [];
 
-  const more = button("Show more", async () => {
-    if (next === null) return;
-    const page = await next();
-    next = page.next;
-    rows = [...rows, ...page.items];
-    draw();
-    if (next === null) focusTable();
-  });
+  const inTurn = oneByOne();
+  const more = button("Show more", () =>
+    inTurn(async () => {
+      if (next === null) return;
+      const page = await next();
+      next = page.next;
+      rows = [...rows, ...page.items];
+      draw();
+      if (next === null) focusTable();
+    }),
+  );
   more.hidden = true;
 
   function draw() {
@@ -50,21 +54,30 @@ export function listing(caption, columns, first, whenEmpty) {
 
   const focusTable = () => /** @type {HTMLElement | null} */ (place.querySelector("[tabindex]"))?.focus();
 
-  async function show() {
+  async function showNow() {
     ({ items: rows, next } = await first());
     drawn = "";
     draw();
   }
 
-  async function look() {
-    const page = await first();
-    // What is not among the newest any more is gone; what is older has not been asked for.
-    const oldest = page.next === null ? "" : page.items[page.items.length - 1].id;
-    rows = [...page.items, ...rows.filter((one) => one.id < oldest)];
+  async function lookNow() {
+    // Down to the oldest row that is shown; or to the end, where all are.
+    const oldest = next === null ? "" : rows[rows.length - 1].id;
+    const isAbove = (/** @type {any[]} */ items) => items[items.length - 1].id > oldest;
+    let { items, next: behind } = await first();
+    while (behind !== null && isAbove(items) && items.length <= rows.length) {
+      const page = await behind();
+      items = [...items, ...page.items];
+      behind = page.next;
+    }
+    if (behind === null || isAbove(items) || items[0].id < oldest) [rows, next] = [items, behind];
+    else rows = items.filter((one) => one.id >= oldest);
     draw();
     return true;
   }
 
+  const show = () => inTurn(showNow);
+  const look = () => inTurn(lookNow);
   return { element: h("div", null, place, h("p", null, more)), show, look };
 }
 
