@@ -3,6 +3,7 @@
 
 import { lineChart } from "../chart.js";
 import { field, h, replace } from "../dom.js";
+import { redraw } from "../redraw.js";
 
 /**
  * `numbers`: as events name them, with the words of the legend; those that a job does not have are left out.
@@ -51,8 +52,9 @@ export class JobCurves {
     }
     // What someone has opened or is reading stays so.
     const open = [...this.grid.querySelectorAll("details[open]")].map((box) => box.closest("figure")?.dataset.title);
-    replace(this.grid, CURVES.map((curve) => this.#chart(curve)));
-    for (const box of this.grid.querySelectorAll("details")) box.open = open.includes(box.closest("figure")?.dataset.title);
+    const charts = CURVES.map((curve) => this.#chart(curve));
+    for (const chart of charts) chart?.querySelectorAll("details").forEach((box) => (box.open = open.includes(chart.dataset.title)));
+    redraw(this.grid, charts);
     const names = events.names.filter((name) => !DRAWN.has(name));
     this.more.hidden = names.length === 0;
     const chosen = this.choice.value;

@@ -1,11 +1,11 @@
 // @ts-check
 // The events of a job as they come: the numbers of its steps, and what was said.
 
-const FIRST_PAGE = 100;
-const NEXT_PAGE = 10;
+const FULL_PAGE = 100;
+/** What has come since is mostly little. */
+const LOOK_PAGE = 10;
 /** Pages between two calls of `progress`. */
 const TOLD_AFTER = 10;
-const MOST_MESSAGES = 2000;
 
 /** The numbers that a step reported. @typedef {{step: number, numbers: Record<string, number>}} Step */
 
@@ -34,7 +34,7 @@ export class JobEvents {
     let newest = "";
     let after = null;
     for (let more = true, pages = 1; more; pages += 1) {
-      const page = await this.api.get(this.path, { query: { limit: until ? NEXT_PAGE : FIRST_PAGE, after }, signal: this.signal });
+      const page = await this.api.get(this.path, { query: { limit: until && pages === 1 ? LOOK_PAGE : FULL_PAGE, after }, signal: this.signal });
       newest ||= page.data[0]?.id ?? "";
       // Ids are in the order in which things happened.
       const fresh = page.data.filter((/** @type {any} */ event) => event.id > until);
@@ -46,7 +46,7 @@ export class JobEvents {
       after = page.data.at(-1)?.id;
       if (more && pages % TOLD_AFTER === 1) progress?.();
     }
-    this.messages = [...messages, ...this.messages].slice(0, MOST_MESSAGES);
+    this.messages = [...messages, ...this.messages];
     this.newest = newest || until;
     return this.newest !== until;
   }

@@ -10,6 +10,9 @@ const MOST_COMPLETIONS = 8;
 const MOST_CHARS = 3000;
 
 export class JobSamples {
+  /** How often samples were asked for: an answer is shown unless others were asked for since. */
+  #asked = 0;
+
   /** @param {import("../api.js").Api} api @param {string} jobId @param {AbortSignal} signal */
   constructor(api, jobId, signal) {
     this.api = api;
@@ -18,7 +21,7 @@ export class JobSamples {
     /** @type {any[]} */
     this.shown = [];
     this.atNewest = true;
-    this.step = h("input", { type: "number", min: 0, step: 1, onchange: () => this.#quietly(() => this.show(Number(this.step.value))) });
+    this.step = h("input", { type: "number", min: 0, step: 1, onchange: () => this.#quietly(() => (this.step.value === "" ? this.showNewest() : this.show(Number(this.step.value)))) });
     this.earlier = button("Earlier step", () => this.#move("desc"));
     this.later = button("Later step", () => this.#move("asc"));
     this.newest = button("Newest step", () => this.showNewest());
@@ -29,33 +32,48 @@ export class JobSamples {
 
   /** Show the newest step that has samples, if it is not the one shown. */
   async showNewest() {
+    this.atNewest = true;
+    const mine = ++this.#asked;
     const page = await this.#get({ limit: 1 });
-    this.atNewest = true;
-    if (page.data.length === 0) {
-      replace(this.words, "No samples have been reported yet.");
-      return;
-    }
-    if (this.shown[0]?.step !== page.data[0].step) await this.show(page.data[0].step);
-    this.atNewest = true;
+    if (mine !== this.#asked) return;
+    if (page.data.length === 0) replace(this.words, "No samples have been reported yet.");
+    else if (this.shown[0]?.step !== page.data[0].step) await this.#load(page.data[0].step);
+    else this.step.value = String(page.data[0].step);
   }
 
-  /** For a job that goes on: the newest step, unless somebody looks at another one. */
+  /** For a job that goes on: the newest step, unless somebody looks at another one, or reads. */
   async follow() {
-    if (this.atNewest && !this.element.contains(document.activeElement) && !this.element.querySelector("details[open]")) await this.showNewest();
+    const focused = document.activeElement;
+    const reads = focused === this.step || this.groups.contains(focused) || this.groups.querySelector("details[open]");
+    if (this.atNewest && !reads) await this.showNewest();
   }
 
   /** @param {number} step */
   async show(step) {
     this.atNewest = false;
+    await this.#load(step);
+  }
+
+  /** @param {number} step */
+  async #load(step) {
     this.step.value = String(step);
+    const mine = ++this.#asked;
+    replace(this.words, `Step ${number(step)} is read …`);
+    const page = await this.#get({ step, limit: PAGE }).catch((error) => {
+      if (mine === this.#asked) replace(this.words);
+      throw error;
+    });
+    if (mine !== this.#asked) return;
     this.shown = [];
     replace(this.groups);
-    const page = await this.#get({ step, limit: PAGE });
     if (page.data.length === 0) {
       replace(this.words, `No samples of step ${number(step)} are kept. A long job keeps fewer of earlier steps.`);
       return;
     }
-    const more = button("Show more prompts", async () => this.#add(await this.#get({ step, limit: PAGE, after: this.shown.at(-1).id }), more));
+    const more = button("Show more prompts", async () => {
+      const next = await this.#get({ step, limit: PAGE, after: this.shown.at(-1).id });
+      if (more.isConnected) this.#add(next, more);
+    });
     this.groups.append(h("p", null, more));
     this.#add(page, more);
   }
@@ -71,9 +89,14 @@ export class JobSamples {
   /** @param {"asc" | "desc"} order */
   async #move(order) {
     if (this.shown.length === 0) return this.showNewest();
+    const wasNewest = this.atNewest;
+    this.atNewest = false;
+    const mine = ++this.#asked;
     const beyond = await this.#beyond(order);
-    if (beyond === undefined) replace(this.words, order === "desc" ? "There is no earlier step with samples." : "There is no later step with samples.");
-    else await this.show(beyond);
+    if (mine !== this.#asked) return;
+    if (beyond !== undefined) return this.#load(beyond);
+    this.atNewest = wasNewest;
+    replace(this.words, order === "desc" ? "There is no earlier step with samples." : "There is no later step with samples.");
   }
 
   /** The next step with samples in this order; undefined where there is none. @param {"asc" | "desc"} order */

@@ -8,8 +8,12 @@ import { JobEvents } from "../jobs/events.js";
 import { JobSamples } from "../jobs/samples.js";
 import { hasEnded, progress, shortId, span, statusBadge } from "../jobs/words.js";
 import { poll } from "../poll.js";
+import { redraw } from "../redraw.js";
+import { oneByOne } from "../turns.js";
 
 const LOOK_MS = 2500;
+/** Events that are shown at first, and more of them at a time. */
+const EVENTS = 200;
 
 /**
  * @param {HTMLElement} root
@@ -40,9 +44,11 @@ export async function render(root, { api, params, signal }) {
         words,
         async () => {
           if (act === "cancel" && !(await confirmed("Cancel this job?", "It ends now and cannot be resumed. What it has published stays.", "Cancel the job"))) return;
-          job = await api.post(`${path}/${act}`, undefined, { signal });
-          toast(done);
-          await refresh();
+          await inTurn(async () => {
+            job = await api.post(`${path}/${act}`, undefined, { signal });
+            toast(done);
+            await refresh();
+          });
           look();
         },
         { "data-act": act, ...more },
@@ -58,17 +64,37 @@ export async function render(root, { api, params, signal }) {
     );
   }
 
+  let isBehind = true;
+  let published = "";
+  const inTurn = oneByOne();
+
   /** Everything that may have changed. */
   async function refresh() {
     const fresh = await events.read(() => curves.draw());
+    isBehind ||= fresh;
     draw();
-    if (!fresh && curves.grid.childElementCount) return;
+    if (!isBehind) return;
     curves.draw();
-    replace(warnings, warningList(events.messages));
-    replace(log, eventTable(events.messages));
-    const published = await api.get(`${path}/checkpoints`, { query: { limit: 100 }, signal });
-    replace(checkpoints, checkpointTable(published.data));
+    redraw(warnings, warningList(events.messages));
+    drawLog();
+    const { data } = await api.get(`${path}/checkpoints`, { query: { limit: 100 }, signal });
+    if (published !== (published = JSON.stringify(data))) redraw(checkpoints, checkpointTable(data));
     await samples.follow();
+    isBehind = false;
+  }
+
+  let most = EVENTS;
+  const earlier = button("Show earlier events", () => {
+    most += EVENTS;
+    drawLog();
+    if (earlier.hidden) /** @type {HTMLElement | null} */ (log.querySelector("[tabindex]"))?.focus();
+  });
+
+  earlier.hidden = true;
+
+  function drawLog() {
+    redraw(log, eventTable(events.messages.slice(0, most)));
+    earlier.hidden = events.messages.length <= most;
   }
 
   let looking = false;
@@ -80,7 +106,7 @@ export async function render(root, { api, params, signal }) {
       await refresh();
       return !hasEnded(job);
     };
-    poll(again, signal, LOOK_MS, silence).finally(() => {
+    poll(() => inTurn(again), signal, LOOK_MS, silence).finally(() => {
       looking = false;
     });
   }
@@ -95,7 +121,7 @@ export async function render(root, { api, params, signal }) {
     h("section", { class: "card", "aria-label": "Curves" }, h("h2", null, "Curves"), curves.element),
     h("section", { class: "card", "aria-label": "Samples" }, h("h2", null, "Samples"), samples.element),
     h("section", { class: "card", "aria-label": "Checkpoints" }, h("h2", null, "Checkpoints"), checkpoints),
-    h("section", { class: "card", "aria-label": "Events" }, h("h2", null, "Events"), log),
+    h("section", { class: "card", "aria-label": "Events" }, h("h2", null, "Events"), log, h("p", null, earlier)),
     h("section", { class: "card", "aria-label": "Settings" }, h("h2", null, "Settings"), settings(job)),
   );
   draw();
@@ -156,7 +182,7 @@ function eventTable(messages) {
       { header: "Kind", cell: (event) => (event.level === "info" ? h("span", { class: "quiet" }, "info") : h("span", { class: "badge bad" }, event.level)) },
       { header: "What", cell: (event) => h("div", { class: "words" }, event.message) },
     ],
-    messages.slice(0, 200),
+    messages,
   );
 }
 
