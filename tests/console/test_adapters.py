@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.chromium import Visitor, drop
 from tests.console.conftest import Server
@@ -111,3 +111,64 @@ def test_text_of_tenants_is_text(server: Server, visit: Callable[..., Visitor]) 
     page = visit(server.url).open("adapters/a")
     expect(page.get_by_text(markup)).to_be_visible()
     expect(page.locator("main img, main b, main i")).to_have_count(0)
+
+
+def test_the_numbers_shown_are_of_the_version_chosen_last(server: Server, visit: Callable[..., Visitor]) -> None:
+    for number in (0.1, 0.2, 0.3):
+        server.http.post("/v1/adapters", json={"name": "a", "vector": [number] * 13})
+    page = visit(server.url).open("adapters/a")
+    drawn = page.get_by_role("figure").locator("figcaption")
+    expect(drawn).to_have_text("Version 3 of a")
+    held: list[Route] = []
+    page.route("**/a%401/vector?*", lambda route: held.append(route))
+    page.get_by_label("Show", exact=True).select_option("version 1")
+    page.get_by_label("Show", exact=True).select_option("version 2")
+    expect(drawn).to_have_text("Version 2 of a")
+    with page.expect_response("**/a%401/vector?*") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("fetch('icon.svg').then((answer) => answer.text())")  # so the page has had time to show it
+    expect(drawn).to_have_text("Version 2 of a")
+
+
+def test_an_alias_is_moved_to_any_version_and_said_to_be_though_its_dialog_is_closed(
+    server: Server, visit: Callable[..., Visitor]
+) -> None:
+    for number in range(52):
+        server.http.post("/v1/adapters", json={"name": "a", "vector": [number / 100] * 13})
+    page = visit(server.url).open("adapters/a")
+    expect(page.get_by_role("region", name="Versions").locator("tbody tr")).to_have_count(50)
+    page.get_by_role("button", name="New alias").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Name", exact=True).fill("prod")
+    dialog.get_by_label("Version").select_option("1")
+    # Shares of one version add up.
+    dialog.get_by_role("button", name="Another version").click()
+    dialog.get_by_role("button", name="Another version").click()
+    dialog.get_by_label("Version").nth(2).select_option("1")
+    dialog.get_by_label("Share").nth(2).fill("2")
+    held: list[Route] = []
+    page.route("**/aliases/prod", lambda route: held.append(route))
+    dialog.get_by_role("button", name="Make it").click()
+    expect(dialog.locator("form")).to_have_attribute("aria-busy", "true")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    held[0].continue_()
+    expect(page.get_by_text("a@prod is now version 1 (75 %), version 52 (25 %).")).to_be_visible()
+    expect(page.get_by_role("row", name="prod version 1")).to_be_visible()
+
+
+def test_the_address_says_what_is_shown(server: Server, visit: Callable[..., Visitor]) -> None:
+    page = visit(server.url).open("adapters?prefix=zzz")
+    expect(page.get_by_text("No adapter has a name that begins so.")).to_be_visible()
+    drop(page, "a.bin", OLD)
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_role("link", name="a", exact=True)).to_be_visible()
+    assert page.url.endswith("#/adapters")
+
+
+def test_what_is_no_answer_of_the_server_is_said_in_words(server: Server, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(server.url)
+    visitor.context.route("**/v1/adapters?*", lambda route: route.fulfill(content_type="text/html", body="<p>Sign in"))
+    page = visitor.open("adapters")
+    expect(page.get_by_role("alert").filter(has_text="a proxy before the server put something else")).to_be_visible()

@@ -20,7 +20,7 @@ Visit = Callable[..., Visitor]
 def job(openai_client: openai.OpenAI, worker: Worker) -> Any:
     """One that runs."""
     job = create_job(openai_client)
-    worker.claim_running()
+    worker.claim_running(total_steps=20)
     return job
 
 
@@ -97,6 +97,7 @@ def test_what_could_not_be_read_once_is_read_again(visit: Visit, base_url: str, 
 def test_the_focus_stays_where_somebody_reads(visit: Visit, base_url: str, job: Any, worker: Worker) -> None:
     worker.report(job.id, 1, publish=True, events=[metrics(1, 0.5)])
     page = open_job(visit, base_url, job)
+    expect(page.get_by_role("region", name="Checkpoints", exact=True)).to_contain_text("ckpt-step-1")
     reward = page.locator("figure", has=page.get_by_text("Reward", exact=True))
     table = reward.locator("summary")
     table.click()
@@ -107,3 +108,18 @@ def test_the_focus_stays_where_somebody_reads(visit: Visit, base_url: str, job: 
         expect(page.get_by_text(f"Step {step} is over.")).to_be_visible()
         expect(focused).to_be_focused()
     expect(reward.get_by_role("region", name="Reward, as a table")).to_be_visible()
+
+
+def test_the_table_of_a_long_curve_is_whole(visit: Visit, base_url: str, job: Any, worker: Worker) -> None:
+    for begin in range(0, 1002, 100):
+        steps = range(begin + 1, min(begin + 100, 1002) + 1)
+        told = worker.report(job.id, begin // 100 + 1, events=[metrics(step, step / 2000) for step in steps])
+        assert told.status_code == 200, told.text
+    page = open_job(visit, base_url, job)
+    reward = page.locator("figure", has=page.get_by_text("Reward", exact=True))
+    expect(reward.get_by_text("Each point is the mean of 2 steps.")).to_be_visible()
+    reward.locator("summary").click()
+    rows = reward.get_by_role("region", name="Reward, as a table").locator("tbody tr")
+    expect(rows).to_have_count(501)
+    assert rows.first.inner_text().split() == ["2", "0.00075"]
+    assert rows.last.inner_text().split() == ["1002", "0.50075"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import subprocess
 import sys
@@ -10,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.chromium import Visitor
 from tests.console.conftest import Server
+from tests.server.support.keyed import ADMIN_KEY, bearer
 from tests.server.support.sampling_engine import NAME, WORDS, tiny_tokenizer
 
 QUESTION = "w20 w31"
@@ -121,3 +124,72 @@ def test_what_is_copied_does_the_same_elsewhere(server: Server, page: Page) -> N
         told = subprocess.run([*command, text], capture_output=True, text=True, timeout=120)
         assert told.returncode == 0, told.stderr
         assert " ".join(answer) in " ".join(told.stdout.split())
+
+
+def test_the_version_that_is_asked_is_that_of_the_adapter_named(server: Server, visit: Callable[..., Visitor]) -> None:
+    for name in ("acme/math", "acme/math", "acme/other"):
+        server.http.post("/v1/adapters", json={"name": name, "vector": VECTOR})
+    visitor = visit(server.url)
+    # Of a key that may ask the model, and list nothing.
+    visitor.context.route("**/acme/math/versions?*", lambda route: route.abort())
+    page = visitor.open("playground?right=acme/math@1")
+    right = column(page, "Right")
+    version = right.get_by_label("Version or alias")
+    expect(version).to_have_value("1")
+    page.get_by_label("Question").fill(QUESTION)
+    page.get_by_role("button", name="Ask both").click()
+    expect(page.get_by_text("Both have answered.")).to_be_attached()
+    served = [one for one in server.engine.adapters if one is not None]
+    assert {one.name for one in served} == {"acme/math@1"}
+    # The same number of another adapter is something else.
+    name = right.get_by_role("combobox", name="Adapter", exact=True)
+    name.fill("acme/other")
+    name.press("Tab")
+    expect(version.locator("option")).to_have_text(["latest", "1"])
+    expect(version).to_have_value("")
+
+
+def test_a_long_answer_stays_whole_when_it_is_compared(page: Page) -> None:
+    count = 2100
+    content = [{"token": f" t{place}", "logprob": -1.0, "bytes": [], "top_logprobs": []} for place in range(count)]
+    text = "".join(one["token"] for one in content)
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": {"content": content}, "token_ids": [*range(count)]}
+    chunk = {"prompt_token_ids": [7], "choices": [{**choice, "finish_reason": "length"}]}
+    scored = [None, *({str(place): {"logprob": -2.0}} for place in range(count))]
+
+    def answer(route: Route) -> None:
+        route.fulfill(content_type="text/event-stream", body=f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n")
+
+    page.route("**/v1/chat/completions", answer)
+    page.route("**/v1/completions", lambda route: route.fulfill(json={"choices": [{"prompt_logprobs": scored}]}))
+    ask = page.get_by_role("button", name="Ask both")
+    ask.press("Enter")
+    expect(page.get_by_text("Both have answered.")).to_be_attached()
+    right = column(page, "Right")
+    expect(right.get_by_text("The first 2,000 of 2,100 tokens have colours.")).to_be_visible()
+    assert right.locator(".answer .text").text_content() == text
+    expect(right.get_by_text("It is cut off at the most tokens.")).to_be_visible()
+    # Who works with the keyboard goes on where they were.
+    expect(ask).to_be_focused()
+
+
+def test_what_an_operator_copies_is_for_the_same_tenant(keyed_server: Server, visit: Callable[..., Visitor]) -> None:
+    http, admin = keyed_server.http, bearer(ADMIN_KEY)
+    http.post("/v1/tenants", json={"name": "globex"}, headers=admin)
+    made = {"name": "globex-only", "vector": VECTOR}
+    http.post("/v1/adapters", json=made, headers=admin | {"openai-organization": "globex"})
+    page = visit(keyed_server.url).open()
+    page.get_by_label("Key", exact=True).fill(ADMIN_KEY)
+    page.get_by_text("For operators").click()
+    page.get_by_label("Act for the tenant").fill("globex")
+    page.get_by_role("button", name="Use this key").click()
+    page.goto("/console/#/playground?right=globex-only")
+    page.get_by_label("Question").fill(QUESTION)
+    for button, command in (("Copy as curl", ["bash", "-c"]), ("Copy as Python", [sys.executable, "-c"])):
+        column(page, "Right").get_by_role("button", name=button).click()
+        expect(page.get_by_text("Copied.").first).to_be_visible()
+        text = page.evaluate("navigator.clipboard.readText()")
+        assert ADMIN_KEY not in text
+        environment = {**os.environ, "TINYLORA_API_KEY": ADMIN_KEY}
+        told = subprocess.run([*command, text], capture_output=True, text=True, timeout=120, env=environment)
+        assert told.returncode == 0 and re.search(r"\bw\d+", told.stdout) and "error" not in told.stdout, told

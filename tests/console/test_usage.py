@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from tests.chromium import Visitor
 from tests.console.conftest import Server
+from tests.server.support.keyed import ADMIN_KEY, bearer
 from tests.server.support.sampling_engine import NAME
 
 
@@ -54,3 +55,21 @@ def test_usage_by_adapter(server: Server, visit: Callable[..., Visitor]) -> None
     assert {row["model"]: row["input_tokens"] for row in results} == {
         name: int(row["input_tokens"]) for name, row in rows.items()
     }
+
+
+def test_adapters_of_one_name_and_several_tenants_are_not_taken_for_one(
+    keyed_server: Server, visit: Callable[..., Visitor]
+) -> None:
+    http, admin = keyed_server.http, bearer(ADMIN_KEY)
+    for times, tenant in enumerate(("acme", "globex"), 1):
+        http.post("/v1/tenants", json={"name": tenant}, headers=admin)
+        headers = admin | {"openai-organization": tenant}
+        http.post("/v1/adapters", json={"name": "math", "vector": [1.5] * 13}, headers=headers)
+        question = {"messages": [{"role": "user", "content": "w20"}], "max_tokens": 4, "seed": 1, "temperature": 0}
+        body = {"model": NAME, "adapter": "math", **question}
+        for _ in range(times):
+            assert http.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+    page = visit(keyed_server.url, key=ADMIN_KEY).open("usage?all=true")
+    rows = page.get_by_role("region", name="Usage by adapter")
+    expect(rows.get_by_role("row", name="acme: math@1").get_by_role("cell").first).to_have_text("1")
+    expect(rows.get_by_role("row", name="globex: math@1").get_by_role("cell").first).to_have_text("2")

@@ -23,6 +23,8 @@ export class ApiError extends Error {
   }
 }
 
+let signedIn = new AbortController();
+
 /** What the person has signed in with: it is in this tab's session storage and nowhere else. */
 export const session = {
   /** @returns {string} the key, "" for none */
@@ -39,9 +41,15 @@ export const session = {
     sessionStorage.setItem(KEY, key);
     sessionStorage.setItem(TENANT, tenant);
   },
+  /** Aborted when it ends. @returns {AbortSignal} */
+  get signal() {
+    return signedIn.signal;
+  },
   /** Also what was written in forms is forgotten: the next key may be somebody else's. */
   end() {
     sessionStorage.clear();
+    signedIn.abort();
+    signedIn = new AbortController();
   },
 };
 
@@ -174,17 +182,27 @@ export async function* eventsOf(answer) {
   }
 }
 
+/** What an answer says. @param {Response} answer @returns {Promise<any>} */
+export async function jsonOf(answer) {
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    throw new ApiError("The answer broke off, or a proxy before the server put something else in its place.");
+  }
+}
+
 export const api = {
   /** @param {string} path @param {Options} [options] @returns {Promise<any>} */
-  get: async (path, options) => (await send("GET", path, undefined, options)).json(),
+  get: async (path, options) => jsonOf(await send("GET", path, undefined, options)),
   /** @param {string} path @param {unknown} [body] @param {Options} [options] @returns {Promise<any>} */
-  post: async (path, body, options) => (await send("POST", path, body, options)).json(),
+  post: async (path, body, options) => jsonOf(await send("POST", path, body, options)),
   /** @param {string} path @param {unknown} body @param {Options} [options] @returns {Promise<any>} */
-  put: async (path, body, options) => (await send("PUT", path, body, options)).json(),
+  put: async (path, body, options) => jsonOf(await send("PUT", path, body, options)),
   /** @param {string} path @param {unknown} body @param {Options} [options] @returns {Promise<any>} */
-  patch: async (path, body, options) => (await send("PATCH", path, body, options)).json(),
+  patch: async (path, body, options) => jsonOf(await send("PATCH", path, body, options)),
   /** @param {string} path @param {Options} [options] @returns {Promise<any>} */
-  del: async (path, options) => (await send("DELETE", path, undefined, options)).json(),
+  del: async (path, options) => jsonOf(await send("DELETE", path, undefined, options)),
   /** The whole answer, for its headers and bytes. @param {string} path @param {Options} [options] */
   raw: (path, options) => send("GET", path, undefined, options),
   /**
@@ -206,5 +224,21 @@ export const api = {
     return { items: got.data, next: more };
   },
 };
+
+/**
+ * The items of a page and of those behind it, until there are `most`.
+ * @param {{items: any[], next: (() => Promise<any>) | null}} page as api.page gives it
+ * @param {number} most
+ * @returns {Promise<any[]>}
+ */
+export async function itemsOf(page, most) {
+  const items = [...page.items];
+  for (let { next } = page; next !== null && items.length < most; ) {
+    const behind = await next();
+    items.push(...behind.items);
+    next = behind.next;
+  }
+  return items;
+}
 
 /** @typedef {typeof api} Api */

@@ -7,7 +7,6 @@ import { digits } from "./format.js";
 const WIDTH = 640;
 const HEIGHT = 220;
 const MARGIN = { top: 10, right: 12, bottom: 34, left: 52 };
-const MAX_TABLE_ROWS = 500;
 
 /**
  * @typedef {object} Series
@@ -16,11 +15,11 @@ const MAX_TABLE_ROWS = 500;
  */
 
 /**
- * @param {{title: string, xLabel: string, series: Series[], yMin?: number, yMax?: number, note?: string}} chart at most four
- *   series; `note` says in a sentence what there is to see
+ * @param {{title: string, xLabel: string, series: Series[], yMin?: number, yMax?: number, note?: string, open?: boolean}} chart at most
+ *   four series; `note` says in a sentence what there is to see; `open` whether its table is shown
  * @returns {HTMLElement}
  */
-export function lineChart({ title, xLabel, series, yMin, yMax, note }) {
+export function lineChart({ title, xLabel, series, yMin, yMax, note, open = false }) {
   const points = series.flatMap((one) => one.points).filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y));
   if (points.length === 0) return h("figure", { class: "chart" }, h("figcaption", null, title), h("p", { class: "empty" }, "No numbers yet."));
   const [left, right] = extent(points.map(([x]) => x));
@@ -58,7 +57,7 @@ export function lineChart({ title, xLabel, series, yMin, yMax, note }) {
       cell: (/** @type {number} */ x) => digits(known[index].get(x) ?? Number.NaN, 5).replace("NaN", "–"),
     })),
   ];
-  return figure(title, series.length > 1 ? legend(series) : null, drawing, numbers(title, columns, xs.slice(-MAX_TABLE_ROWS)));
+  return figure(title, series.length > 1 ? legend(series) : null, drawing, numbers(title, columns, xs, open));
 }
 
 /**
@@ -104,7 +103,7 @@ export function barChart({ title, labels, values, compared, names = ["value", "o
   ];
   if (compared) columns.push({ header: names[1], numeric: true, cell: (at) => digits(compared[at], 5) });
   const key = compared ? barLegend(names) : null;
-  return figure(title, key, drawing, numbers(title, columns, labels.map((_, at) => at).slice(0, MAX_TABLE_ROWS)));
+  return figure(title, key, drawing, numbers(title, columns, labels.map((_, at) => at)));
 }
 
 /** @param {string} title @param {any} key @param {Element} drawing @param {Element} asTable @returns {HTMLElement} */
@@ -146,9 +145,15 @@ function barLegend(names) {
   ));
 }
 
-/** @template T @param {string} title @param {import("./dom.js").Column<T>[]} columns @param {T[]} rows */
-function numbers(title, columns, rows) {
-  return h("details", null, h("summary", null, "As a table"), table(`${title}, as a table`, columns, rows));
+/**
+ * Made when somebody opens it: a page may have many of them, and be drawn anew again and again.
+ * @template T @param {string} title @param {import("./dom.js").Column<T>[]} columns @param {T[]} rows @param {boolean} [open]
+ */
+function numbers(title, columns, rows, open = false) {
+  const asTable = () => table(`${title}, as a table`, columns, rows);
+  const box = h("details", { open }, h("summary", null, "As a table"), open && asTable());
+  if (!open) box.addEventListener("toggle", () => box.append(asTable()), { once: true });
+  return box;
 }
 
 /** @param {Series} one */

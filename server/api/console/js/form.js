@@ -33,7 +33,15 @@ export function form(attributes, act, ...children) {
       element.removeAttribute("aria-busy");
     }
   };
-  return h("form", { onsubmit, ...attributes }, ...children);
+  const element = h("form", { onsubmit, ...attributes }, ...children);
+  // A browser says nothing of a control that cannot be seen.
+  element.addEventListener("invalid", (/** @type {Event} */ event) => openAround(/** @type {Element} */ (event.target)), true);
+  return element;
+}
+
+/** Have `element` be seen, whatever it is folded up in. @param {Element} element */
+export function openAround(element) {
+  for (let box = element.closest("details"); box; box = box.parentElement?.closest("details") ?? null) box.open = true;
 }
 
 /**
@@ -48,7 +56,7 @@ export function complainAt(control, message) {
   control.setAttribute("aria-invalid", "true");
   control.setAttribute("aria-describedby", `${said.id} ${before}`.trim());
   place?.append(said);
-  for (let box = control.closest("details"); box; box = box.parentElement?.closest("details") ?? null) box.open = true;
+  openAround(control);
   const clear = () => {
     said.remove();
     control.removeAttribute("aria-invalid");

@@ -2,6 +2,7 @@
 // A text in which JSON is written: what is wrong with it is said below it, and selected in it.
 
 import { ShownError, field, freshId, h, replace } from "./dom.js";
+import { openAround } from "./form.js";
 import { lineOf, offsetOf, placeOf } from "./json_place.js";
 
 /**
@@ -43,7 +44,7 @@ export function jsonField(label, { rows = 6, kind = "object", empty, hint, value
     wrong.hidden = false;
     control.setAttribute("aria-invalid", "true");
     control.setAttribute("aria-describedby", `${wrong.id} ${hintId}`.trim());
-    for (let box = control.closest("details"); box; box = box.parentElement?.closest("details") ?? null) box.open = true;
+    openAround(control);
     control.focus();
     control.setSelectionRange(start, end);
     control.scrollTop = ((line - 3) / control.value.split("\n").length) * control.scrollHeight;

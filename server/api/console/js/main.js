@@ -156,5 +156,12 @@ document.querySelector(".skip")?.addEventListener("click", (event) => {
   event.preventDefault(); // Its address is no page's.
   focusHeading();
 });
+// A file that is dropped beside its place would be opened in this tab, instead of the console.
+for (const event of ["dragover", "drop"]) {
+  window.addEventListener(event, (over) => {
+    const { dataTransfer } = /** @type {DragEvent} */ (over);
+    if (dataTransfer?.types.includes("Files")) over.preventDefault();
+  });
+}
 drawAccount();
 show(false);

@@ -32,14 +32,10 @@ export async function aliasSection(api, signal, name, versions) {
     const current = seen ? (await seen.json()).versions : {};
     /** @type {Record<string, string>} */
     const condition = seen ? { "if-match": seen.headers.get("etag") ?? "*" } : { "if-none-match": "*" };
-    const moved = await dialog(alias ? `Move ${alias.alias}` : "New alias", (close) => moveForm(alias, current, condition, close));
-    if (moved) {
-      toast(`${moved.id} is now ${sharesOf(moved.versions)}.`);
-      await draw();
-    }
+    await dialog(alias ? `Move ${alias.alias}` : "New alias", (close) => moveForm(alias, current, condition, close));
   }
 
-  /** @param {any | null} alias @param {Record<string, number>} current @param {Record<string, string>} condition @param {(result?: any) => void} close */
+  /** @param {any | null} alias @param {Record<string, number>} current @param {Record<string, string>} condition @param {() => void} close */
   function moveForm(alias, current, condition, close) {
     const called = h("input", { type: "text", name: "alias", required: true, pattern: "[A-Za-z][A-Za-z0-9._\\-]*", maxlength: 64, autocomplete: "off", spellcheck: "false" });
     const rows = h("div");
@@ -62,16 +58,22 @@ export async function aliasSection(api, signal, name, versions) {
           const targets = {};
           for (const row of rows.children) {
             const [select, share] = row.querySelectorAll("select, input");
-            targets[/** @type {HTMLSelectElement} */ (select).value] = Number(/** @type {HTMLInputElement} */ (share).value);
+            const version = /** @type {HTMLSelectElement} */ (select).value;
+            targets[version] = (targets[version] ?? 0) + Number(/** @type {HTMLInputElement} */ (share).value);
           }
           const to = alias?.alias ?? called.value.trim();
+          let moved;
           try {
-            close(await api.put(`${base}/${inPath(to)}`, { versions: targets }, { headers: condition, signal }));
+            moved = await api.put(`${base}/${inPath(to)}`, { versions: targets }, { headers: condition, signal });
           } catch (error) {
             if (!(error instanceof ApiError && error.status === 412)) throw error;
             if (alias) throw new ApiError(`${to} was moved by somebody else meanwhile. Close this, and look at where it is now.`);
             throw new ApiError(`There is an alias ${to} already. Choose another name, or move that one.`, { param: "alias" });
           }
+          // Also when somebody has closed the dialog meanwhile.
+          close();
+          toast(`${moved.id} is now ${sharesOf(moved.versions)}.`);
+          await draw();
         },
         alias ? null : field("Name", called, "A letter, then letters, digits, . _ and -"),
         rows,

@@ -22,15 +22,19 @@ export async function numbersSection(api, signal, name, versions) {
   const other = h("select", null, h("option", { value: NOTHING }, "nothing"), options());
   const place = h("div");
 
+  let asked = 0;
+
   async function draw() {
+    const mine = ++asked;
     const one = versions.find((version) => version.id === shown.value);
-    const numbers = await read(one);
-    if (other.value === NOTHING) {
+    const against = versions.find((version) => version.id === other.value);
+    const [numbers, others] = await Promise.all([read(one), against && read(against)]);
+    if (mine !== asked) return; // Others have been chosen since.
+    if (others === undefined) {
       replace(place, bars(`Version ${one.version} of ${name}`, numbers), h("p", { class: "quiet" }, `Length of the vector: ${digits(norm(numbers), 4)}.`));
       return;
     }
-    const against = versions.find((version) => version.id === other.value);
-    replace(place, difference(one, numbers, against, await read(against)));
+    replace(place, difference(one, numbers, against, others));
   }
 
   /** @param {any} version */

@@ -1,6 +1,7 @@
 // @ts-check
 // Downloading a file: through a request with the session's key, which a plain link would not have.
 
+import { ApiError, isAbort } from "../api.js";
 import { button, h, replace, save } from "../dom.js";
 import { byteCount } from "../format.js";
 
@@ -22,7 +23,9 @@ export function download(api, file, signal) {
         let got = 0;
         const reader = /** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */ (answer.body).getReader();
         for (;;) {
-          const { done, value } = await reader.read();
+          const { done, value } = await reader.read().catch((error) => {
+            throw isAbort(error) ? error : new ApiError(`The connection broke off before the end of ${file.filename}.`);
+          });
           if (done) break;
           chunks.push(value);
           got += value.length;

@@ -1,7 +1,7 @@
 // @ts-check
 // Uploading training files: each with its progress, a way to stop it, and what is wrong with its lines at the end.
 
-import { ApiError, address, errorOf, isAbort, signedHeaders } from "../api.js";
+import { ApiError, address, errorOf, isAbort, jsonOf, session, signedHeaders } from "../api.js";
 import { button, field, h, replace, toast, toastError } from "../dom.js";
 import { dropZone } from "../drop_zone.js";
 import { checkedFile } from "./check.js";
@@ -17,7 +17,7 @@ window.addEventListener("beforeunload", (event) => {
 });
 
 /**
- * An upload goes on when another page of the console is opened, and says so when it has ended.
+ * An upload goes on when another page of the console is opened, and says so when it has ended; not with another key.
  * @param {import("../api.js").Api} api
  * @param {AbortSignal} signal
  * @param {(file: any) => void} stored called with each file that the server has stored
@@ -42,19 +42,21 @@ export function fileUpload(api, signal, stored, first = "fine-tune") {
 
   /** @param {File} file */
   function add(file) {
+    const signedIn = session.signal;
     const about = { purpose: purpose.value, expires: expiry.value, key: crypto.randomUUID?.() ?? String(Math.random()) };
     const item = h("li");
     list.prepend(item);
     const queue = () => {
       const stop = new AbortController();
+      const ends = AbortSignal.any([stop.signal, signedIn]);
       const bar = h("progress", { max: Math.max(file.size, 1), value: 0, "aria-label": `Upload of ${file.name}` });
       const words = h("span", { class: "quiet" }, "waits");
       const end = button("Stop", () => stop.abort(), { class: "small" });
       replace(item, h("strong", null, file.name), " ", words, bar, end);
       unfinished += 1;
-      waiting.push(async () => {
+      const task = async () => {
         try {
-          const made = await sendFile(file, about, stop.signal, (sent) => {
+          const made = await sendFile(file, about, ends, (sent) => {
             bar.value = sent;
             replace(words, sent < file.size ? `${byteCount(sent)} of ${byteCount(file.size)}` : "is being stored");
           });
@@ -63,12 +65,20 @@ export function fileUpload(api, signal, stored, first = "fine-tune") {
           replace(item, h("a", { href: `#/files/${made.id}` }, file.name), ` ${byteCount(made.bytes)}, stored as ${made.id}. `, checked);
           stored(made);
         } catch (error) {
-          if (signal.aborted) return toastError(new Error(`${file.name} was not stored: ${/** @type {Error} */ (error).message}`));
-          const why = isAbort(error) ? "The upload was stopped." : /** @type {Error} */ (error).message;
+          if (signedIn.aborted && !signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve)); // The page is about to go.
+          const stopped = signedIn.aborted ? "The upload has ended with its key." : "The upload was stopped.";
+          const why = isAbort(error) ? stopped : /** @type {Error} */ (error).message;
+          if (signal.aborted) return toastError(new Error(`${file.name} was not stored: ${why}`));
           replace(item, h("strong", null, file.name), " ", h("span", { class: "wrong", role: "alert" }, why), " ", button("Try again", queue, { class: "small" }));
         } finally {
           unfinished -= 1;
         }
+      };
+      waiting.push(task);
+      // One that waits need not be waited for.
+      ends.addEventListener("abort", () => {
+        const at = waiting.indexOf(task);
+        if (at !== -1) waiting.splice(at, 1).forEach((one) => one());
       });
       next();
     };
@@ -106,8 +116,7 @@ function sendFile(file, about, signal, progress) {
     request.upload.addEventListener("progress", (event) => progress(Math.min(event.loaded, file.size)));
     request.addEventListener("load", async () => {
       const answer = new Response(request.responseText, { status: request.status, statusText: request.statusText });
-      if (answer.ok) resolve(await answer.json());
-      else reject(await errorOf(answer));
+      resolve(answer.ok ? jsonOf(answer) : Promise.reject(await errorOf(answer)));
     });
     request.addEventListener("error", () => reject(new ApiError("The server cannot be reached, or it ended the upload. Is the file changed since it was chosen?")));
     request.addEventListener("abort", () => reject(new DOMException("stopped", "AbortError")));

@@ -12,6 +12,7 @@ const MOST_ROWS = 100;
 const AT_ONCE = 2;
 const SHOWN_CHARS = 600;
 
+/** Whence the text to grade is. @typedef {{source: string, name: string, model: string, temperature?: number, max_tokens?: number, output: string}} How */
 /** One row, what was said to it, and what that was worth. @typedef {{line: number, prompt: string, said: string, reward: number | null, why: string}} Graded */
 
 /**
@@ -52,6 +53,8 @@ export function graderRows(api, signal, about) {
   async function start() {
     if (!file.control.value) throw new ApiError("Choose a file to take rows from.");
     const grader = about.grader();
+    // As they are now: they may be changed while rows are graded.
+    const how = { source: source.value, name: name.value, model: model.value.trim() || about.model, temperature: numberIn(temperature), max_tokens: numberIn(tokens), output: about.output() };
     const stop = new AbortController();
     const gone = AbortSignal.any([signal, stop.signal]);
     const bar = h("progress", { max: 1, "aria-label": "Rows graded" });
@@ -65,7 +68,7 @@ export function graderRows(api, signal, about) {
       const queue = [...rows];
       const work = async () => {
         for (let row = queue.shift(); row !== undefined; row = queue.shift()) {
-          done.push(await gradeRow(row, grader, gone));
+          done.push(await gradeRow(row, grader, how, gone));
           bar.value = done.length;
           replace(words, `${done.length} of ${rows.length} rows graded`);
         }
@@ -80,25 +83,26 @@ export function graderRows(api, signal, about) {
     }
   }
 
-  /** @param {{line: number, row: any}} one @param {any} grader @param {AbortSignal} gone @returns {Promise<Graded>} */
-  async function gradeRow({ line, row }, grader, gone) {
+  /** @param {{line: number, row: any}} one @param {any} grader @param {How} how @param {AbortSignal} gone @returns {Promise<Graded>} */
+  async function gradeRow({ line, row }, grader, how, gone) {
     const { messages, tools, ...item } = row;
-    const prompt = String(messages.at(-1)?.content ?? "");
-    const said = await sampleOf(line, messages, tools, item, gone);
+    const content = messages.at(-1)?.content ?? "";
+    const prompt = typeof content === "string" ? content : JSON.stringify(content);
+    const said = await sampleOf(line, messages, tools, item, how, gone);
     const graded = await run(api, { grader, item, model_sample: said }, gone);
     const why = whyNotGraded(graded);
     return { line, prompt, said, reward: why ? null : graded.reward, why };
   }
 
-  /** @param {number} line @param {any[]} messages @param {any} tools @param {any} item @param {AbortSignal} gone @returns {Promise<string>} */
-  async function sampleOf(line, messages, tools, item, gone) {
-    if (source.value === "output") return about.output();
-    if (source.value === "field") {
-      const value = Object.hasOwn(item, name.value) ? item[name.value] : undefined;
-      if (value === undefined) throw new ApiError(`A row has no field ${name.value}; it has ${Object.keys(item).join(", ") || "messages alone"}.`);
+  /** @param {number} line @param {any[]} messages @param {any} tools @param {any} item @param {How} how @param {AbortSignal} gone @returns {Promise<string>} */
+  async function sampleOf(line, messages, tools, item, { source, name, model, temperature, max_tokens, output }, gone) {
+    if (source === "output") return output;
+    if (source === "field") {
+      const value = Object.hasOwn(item, name) ? item[name] : undefined;
+      if (value === undefined) throw new ApiError(`A row has no field ${name}; it has ${Object.keys(item).join(", ") || "messages alone"}.`);
       return typeof value === "string" ? value : JSON.stringify(value);
     }
-    const body = { model: model.value.trim() || about.model, messages, tools, temperature: Number(temperature.value), max_tokens: Number(tokens.value), seed: line };
+    const body = { model, messages, tools, temperature, max_tokens, seed: line };
     const answer = await api.post("/v1/chat/completions", body, { signal: gone });
     return answer.choices[0].message.content ?? "";
   }
@@ -138,6 +142,9 @@ async function firstRows(api, id, count, signal) {
   }
   return rows;
 }
+
+/** What is written in a control; of an empty one the server's default. @param {HTMLInputElement} control */
+const numberIn = (control) => (control.value === "" ? undefined : Number(control.value));
 
 /** @param {Graded[]} done */
 function summary(done) {

@@ -52,9 +52,7 @@ export class JobCurves {
     }
     // What someone has opened or is reading stays so.
     const open = [...this.grid.querySelectorAll("details[open]")].map((box) => box.closest("figure")?.dataset.title);
-    const charts = CURVES.map((curve) => this.#chart(curve));
-    for (const chart of charts) chart?.querySelectorAll("details").forEach((box) => (box.open = open.includes(chart.dataset.title)));
-    redraw(this.grid, charts);
+    redraw(this.grid, CURVES.map((curve) => this.#chart(curve, open.includes(curve.title))));
     const names = events.names.filter((name) => !DRAWN.has(name));
     this.more.hidden = names.length === 0;
     const chosen = this.choice.value;
@@ -67,27 +65,31 @@ export class JobCurves {
 
   #drawOther() {
     const name = this.choice.value;
-    replace(this.other, name ? this.#chart({ title: name, numbers: [[name, name]] }) : null);
+    const open = this.other.querySelector("details")?.open;
+    redraw(this.other, name ? this.#chart({ title: name, numbers: [[name, name]] }, open) : null);
   }
 
-  /** @param {Curve} curve */
-  #chart({ title, numbers, yMin, yMax, hint }) {
-    const series = numbers.map(([name, words]) => ({ name: words, points: thinned(this.events.points(name)) })).filter((one) => one.points.length);
-    if (series.length === 0) return null;
-    const figure = lineChart({ title, xLabel: "step", series, yMin, yMax });
+  /** @param {Curve} curve @param {boolean} [open] whether its table is shown */
+  #chart({ title, numbers, yMin, yMax, hint }, open = false) {
+    const all = numbers.map(([name, words]) => ({ name: words, points: this.events.points(name) })).filter((one) => one.points.length);
+    if (all.length === 0) return null;
+    const width = Math.ceil(Math.max(...all.map((one) => one.points.length)) / MOST_POINTS);
+    const series = all.map((one) => ({ ...one, points: thinned(one.points, width) }));
+    const figure = lineChart({ title, xLabel: "step", series, yMin, yMax, open });
     figure.dataset.title = title;
     if (hint) figure.append(h("p", { class: "hint" }, hint));
+    if (width > 1) figure.append(h("p", { class: "hint" }, `Each point is the mean of ${width} steps.`));
     return figure;
   }
 }
 
 /**
- * At most MOST_POINTS: of so many steps in a row the mean, at the last of them.
+ * Of `width` points in a row the mean, at the last of them.
  * @param {[number, number][]} points
+ * @param {number} width
  * @returns {[number, number][]}
  */
-function thinned(points) {
-  const width = Math.ceil(points.length / MOST_POINTS);
+function thinned(points, width) {
   if (width === 1) return points;
   /** @type {[number, number][]} */
   const means = [];

@@ -20,6 +20,8 @@ const METHODS = [
 ];
 
 export class JobForm {
+  #checking = new AbortController();
+
   /**
    * @param {import("../api.js").Api} api
    * @param {AbortSignal} signal
@@ -29,6 +31,8 @@ export class JobForm {
   constructor(api, signal, about, create) {
     this.api = api;
     this.signal = signal;
+    /** The id of the job whose settings are in it; "" for none. */
+    this.from = "";
     const text = { type: "text", autocomplete: "off", spellcheck: "false" };
     this.model = h("input", { ...text, value: about.model, required: true });
     this.training = fileChoice(api, signal, "Choose a file …");
@@ -76,7 +80,9 @@ export class JobForm {
     const id = this.training.control.value;
     if (this.checked.dataset.of === `${id} ${this.method}`) return;
     this.checked.dataset.of = `${id} ${this.method}`;
-    replace(this.checked, id ? checkedFile(this.api, id, this.signal, this.method) : null);
+    this.#checking.abort(); // That of another file or method is not wanted any more.
+    this.#checking = new AbortController();
+    replace(this.checked, id ? checkedFile(this.api, id, AbortSignal.any([this.signal, this.#checking.signal]), this.method) : null);
   }
 
   /** What is to be sent. Throws where that cannot be known. @returns {any} */
@@ -122,6 +128,7 @@ export class JobForm {
   /** Fill in what another job has. @param {any} job */
   take(job) {
     const part = job.method[job.method.type] ?? {};
+    this.from = job.id;
     this.model.value = job.tinylora.init ?? job.model;
     this.suffix.value = "";
     this.seed.value = job.seed;
@@ -148,6 +155,8 @@ export class JobForm {
       seed: this.seed.value,
       model: this.model.value,
       training: this.training.control.value,
+      validation: this.validation.control.value,
+      from: this.from,
     });
   }
 
@@ -165,9 +174,11 @@ export class JobForm {
     this.suffix.value = kept.suffix ?? "";
     this.seed.value = kept.seed ?? "";
     this.model.value = kept.model || this.model.value;
-    if (kept.training) {
-      this.training.control.append(h("option", { value: kept.training }, kept.training));
-      this.training.control.value = kept.training;
+    this.from = kept.from ?? "";
+    for (const [choice, id] of [[this.training, kept.training], [this.validation, kept.validation]]) {
+      if (!id) continue;
+      choice.control.append(h("option", { value: id }, id));
+      choice.control.value = id;
     }
     this.chooseMethod(kept.method ?? "reinforcement");
   }

@@ -1,12 +1,15 @@
 // @ts-check
 // One adapter: its versions, the numbers of one beside another's, its aliases, and what was deleted.
 
-import { ApiError, inPath } from "../api.js";
+import { ApiError, inPath, itemsOf } from "../api.js";
 import { button, confirmed, h, pagedTable, replace, save, toast } from "../dom.js";
 import { byteCount, time } from "../format.js";
 import { aliasSection } from "../adapters/aliases.js";
 import { uploadForm } from "../adapters/upload.js";
 import { numbersSection } from "../adapters/numbers.js";
+
+/** Versions that can be compared, and that aliases can be moved to: the newest ones. */
+const MOST_VERSIONS = 1000;
 
 /**
  * @param {HTMLElement} root
@@ -36,12 +39,13 @@ export async function render(root, { api, params, signal }) {
       return;
     }
     const versions = isOthers ? { items: [latest], next: null } : await api.page(`${path}/versions`, { query: { limit: 50 }, signal });
+    const chosenFrom = await itemsOf(versions, MOST_VERSIONS);
     replace(
       place,
       head(latest),
       h("section", { class: "card" }, h("h2", null, "Versions"), pagedTable("Versions", versionColumns(versions.items.length), versions, "None.")),
-      await numbersSection(api, signal, name, versions.items),
-      isOthers ? null : await aliasSection(api, signal, name, versions.items),
+      await numbersSection(api, signal, name, chosenFrom),
+      isOthers ? null : await aliasSection(api, signal, name, chosenFrom),
       isOthers ? null : h("section", { class: "card" }, h("h2", null, "Upload a version"), uploadForm(api, signal, uploaded, name)),
       deletedSection(deleted),
     );

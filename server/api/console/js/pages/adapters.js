@@ -18,6 +18,7 @@ export async function render(root, { api, params, signal }) {
 
   async function list() {
     const query = { prefix: prefix.value.trim(), public: publicOnes.checked ? "true" : null, limit: 50 };
+    keepInAddress({ prefix: query.prefix, public: query.public ?? "" });
     const first = await api.page("/v1/adapters", { query, signal });
     const whenEmpty = query.prefix ? "No adapter has a name that begins so." : "There is no adapter yet. Upload one above, or train one.";
     replace(listing, pagedTable("Adapters", COLUMNS, first, query.public ? "No tenant has a public adapter." : whenEmpty));
@@ -39,10 +40,7 @@ export async function render(root, { api, params, signal }) {
     ),
     form(
       { class: "row", role: "search", "aria-label": "Adapters" },
-      () => {
-        keepInAddress({ prefix: prefix.value.trim(), public: publicOnes.checked ? "true" : "" });
-        return list();
-      },
+      list,
       field("Name begins with", prefix),
       h("label", { class: "check" }, publicOnes, "Public ones of all tenants"),
       h("button", { type: "submit" }, "Search"),

@@ -1,7 +1,7 @@
 // @ts-check
 // One file: what it is, whether it can be trained on, and its lines.
 
-import { button, h, replace } from "../dom.js";
+import { button, h, replace, toastError } from "../dom.js";
 import { download } from "../files/download.js";
 import { checkedFile } from "../files/check.js";
 import { byteCount, number, time } from "../format.js";
@@ -25,23 +25,30 @@ export async function render(root, { api, params, signal }) {
   const more = button("Show more lines", () => show());
   /** @type {{line: number | null, start: number | null}} */
   let next = { line: 1, start: 0 };
+  let another = new AbortController();
+  let asked = signal;
 
   async function show() {
     if (next.line === null) return;
-    const page = await api.get(`${path}/lines`, { query: { method: method.value, limit: SHOWN, ...next }, signal });
+    const page = await api.get(`${path}/lines`, { query: { method: method.value, limit: SHOWN, ...next }, signal: asked });
     lines.append(...page.data.map((/** @type {any} */ line) => lineItem(forTraining ? line : { ...line, error: null })));
     next = { line: page.next_line, start: page.next_start };
     more.hidden = next.line === null;
   }
 
+  /** From the first line on, for the method that is chosen now: what was asked for another one is not wanted any more. */
   async function again() {
-    if (forTraining) replace(verdict, checkedFile(api, file.id, signal, method.value));
+    another.abort();
+    another = new AbortController();
+    asked = AbortSignal.any([signal, another.signal]);
+    if (forTraining) replace(verdict, checkedFile(api, file.id, asked, method.value));
     replace(lines);
     next = { line: 1, start: 0 };
+    more.hidden = false;
     await show();
   }
 
-  method.addEventListener("change", () => again().catch(() => {}));
+  method.addEventListener("change", () => again().catch(toastError));
   const facts = [
     ["Id", h("code", null, file.id)],
     ["Size", `${byteCount(file.bytes)} (${number(file.bytes)} bytes)`],

@@ -1,10 +1,10 @@
 // @ts-check
 // A new job, from nothing, from a file, or with the settings of another one.
 
-import { SERVER } from "../api.js";
 import { copyButton, h, replace, toast } from "../dom.js";
 import { JobForm } from "../jobs/form.js";
 import { baseModel } from "../models.js";
+import { asCurl } from "../snippets.js";
 
 /**
  * @param {HTMLElement} root
@@ -25,20 +25,13 @@ export async function render(root, { api, params, signal }) {
     location.hash = `#/jobs/${encodeURIComponent(job.id)}`;
   };
   const form = new JobForm(api, signal, { model, file: params.file ?? "" }, create);
-  if (from !== null) form.take(from);
-  const asCurl = () =>
-    [
-      `curl ${new URL("v1/fine_tuning/jobs", SERVER)}`,
-      "-H 'Content-Type: application/json'",
-      '-H "Authorization: Bearer $TINYLORA_API_KEY"',
-      `-d '${JSON.stringify(form.body(), null, 2).replaceAll("'", "'\\''")}'`,
-    ].join(" \\\n  ");
+  if (from !== null && form.from !== from.id) form.take(from);
   replace(
     root,
     h("p", null, h("a", { href: "#/jobs" }, "Jobs")),
     h("h1", null, "New job"),
     from ? h("p", { class: "notice" }, "With the settings of ", h("a", { href: `#/jobs/${encodeURIComponent(from.id)}` }, from.id), ". Secrets of endpoints are not shown again: write them anew.") : null,
     form.element,
-    h("div", { class: "actions" }, copyButton("Copy as curl", asCurl)),
+    h("div", { class: "actions" }, copyButton("Copy as curl", () => asCurl("/v1/fine_tuning/jobs", form.body()))),
   );
 }

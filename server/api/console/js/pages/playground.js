@@ -64,7 +64,7 @@ export async function render(root, { api, params, signal }) {
   async function run() {
     stopping = new AbortController();
     stop.hidden = false;
-    ask.disabled = true;
+    ask.ariaDisabled = "true"; // It keeps the focus.
     replace(status, "Both are answering.");
     try {
       const answers = await Promise.all(columns.map((column) => column.ask(stopping.signal)));
@@ -75,8 +75,9 @@ export async function render(root, { api, params, signal }) {
       await Promise.all(columns.map((column, at) => column.compare(answers[at], columns[1 - at], stopping.signal)));
       replace(status, "Both have answered.");
     } finally {
+      ask.ariaDisabled = null;
+      if (document.activeElement === stop) ask.focus();
       stop.hidden = true;
-      ask.disabled = false;
     }
   }
 

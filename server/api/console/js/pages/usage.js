@@ -16,7 +16,7 @@ const PERIODS = [
   { name: "30d", label: "30 days, by day", back: 30 * DAY, width: "1d", seconds: DAY, limit: 31 },
 ];
 const GROUPS = [
-  { name: "adapter", label: "Adapter", of: (/** @type {any} */ one) => one.model },
+  { name: "adapter", label: "Adapter", of: (/** @type {any} */ one) => (one.project_id === null ? one.model : `${one.project_id}: ${one.model}`) },
   { name: "key", label: "Key", of: (/** @type {any} */ one) => one.api_key_id ?? "(the operator's, or none)" },
   { name: "tenant", label: "Tenant", of: (/** @type {any} */ one) => one.project_id },
 ];
@@ -37,7 +37,9 @@ export async function render(root, { api, params, signal }) {
     const { back, width, limit, seconds } = named(PERIODS, period.value);
     const by = named(GROUPS, group.value);
     const now = Math.floor(Date.now() / 1000);
-    const query = { start_time: now - back, bucket_width: width, group_by: by.name, all_tenants: all.checked ? "true" : null, limit };
+    // Adapters of several tenants may have one name.
+    const groups = by.name === "adapter" && all.checked ? ["adapter", "tenant"] : [by.name];
+    const query = { start_time: now - back, bucket_width: width, group_by: groups, all_tenants: all.checked ? "true" : null, limit };
     replace(place, h("p", { class: "quiet", role: "status" }, "Loading …"));
     try {
       const { buckets, isWhole } = await readUsage(api, query, signal);

@@ -5,7 +5,7 @@
 import { ApiError, isAbort } from "../api.js";
 import { copyButton, h, replace, table } from "../dom.js";
 import { digits, duration, number } from "../format.js";
-import { asCurl, asPython } from "./snippets.js";
+import { asCurl, asPython } from "../snippets.js";
 
 const MAX_TOKENS_SHOWN = 2000;
 /** From this difference of log-probabilities on, a token has the full colour: e^2 is 7 times as likely. */
@@ -37,7 +37,7 @@ export function answerColumn(api, label, choice, request) {
     text,
     facts,
     details,
-    h("div", { class: "actions" }, copyButton("Copy as curl", () => asCurl(body())), copyButton("Copy as Python", () => asPython(body()))),
+    h("div", { class: "actions" }, copyButton("Copy as curl", () => asCurl("/v1/chat/completions", body())), copyButton("Copy as Python", () => asPython(body()))),
   );
   /** @type {any} what was sent last; the choice may have changed since */
   let sent = null;
@@ -54,6 +54,7 @@ export function answerColumn(api, label, choice, request) {
     const start = performance.now();
     let first = 0;
     let usage = null;
+    let isCut = false;
     try {
       const extra = { stream: true, stream_options: { include_usage: true }, logprobs: true, return_token_ids: true };
       for await (const chunk of api.stream("/v1/chat/completions", { ...sent, ...extra }, { signal })) {
@@ -61,6 +62,7 @@ export function answerColumn(api, label, choice, request) {
         if (chunk.prompt_token_ids) answer.prompt = chunk.prompt_token_ids;
         const [delta] = chunk.choices ?? [];
         if (!delta) continue;
+        isCut ||= delta.finish_reason === "length";
         if (delta.token_ids) answer.ids.push(...delta.token_ids);
         for (const one of delta.logprobs?.content ?? []) answer.tokens.push({ text: one.token, logprob: one.logprob, other: null });
         const piece = delta.delta?.content || delta.delta?.reasoning || delta.delta?.reasoning_content;
@@ -84,7 +86,7 @@ export function answerColumn(api, label, choice, request) {
     const rate = count > 1 && streamed > SHORT_MS ? `, ${digits(((count - 1) * 1000) / streamed)} tokens/s` : "";
     if (!shown.textContent) replace(shown, h("span", { class: "quiet" }, "(an empty answer)"));
     const all = count ? `all ${number(count)}` : "the whole";
-    replace(facts, first ? `First token after ${duration(first - start)}, ${all} after ${duration(whole)}${rate}.` : `Nothing came in ${duration(whole)}.`);
+    replace(facts, first ? `First token after ${duration(first - start)}, ${all} after ${duration(whole)}${rate}.${isCut ? " It is cut off at the most tokens." : ""}` : `Nothing came in ${duration(whole)}.`);
     return answer;
   }
 
@@ -103,8 +105,10 @@ export function answerColumn(api, label, choice, request) {
       return;
     }
     const tokens = answer.tokens.slice(0, MAX_TOKENS_SHOWN);
-    replace(text, h("p", { class: "text" }, tokens.map(tokenSpan)));
-    replace(details, legend(), h("details", null, h("summary", null, "Tokens as a table"), table(`Tokens of the answer, ${label}`, COLUMNS, tokens)));
+    const rest = answer.tokens.slice(MAX_TOKENS_SHOWN);
+    replace(text, h("p", { class: "text" }, tokens.map(tokenSpan), rest.map((token) => token.text).join("")));
+    const only = rest.length ? h("p", { class: "hint" }, `The first ${number(tokens.length)} of ${number(answer.tokens.length)} tokens have colours.`) : null;
+    replace(details, legend(), only, h("details", null, h("summary", null, "Tokens as a table"), table(`Tokens of the answer, ${label}`, COLUMNS, tokens)));
   }
 
   /** How likely the tokens of the other column's answer are here. @param {Answer} answer @param {AbortSignal} signal */

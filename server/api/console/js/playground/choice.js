@@ -64,13 +64,22 @@ export function adapterChoice(api, signal, initial) {
 function part(api, signal, initial, strengthLabel) {
   const [initialName, initialVersion = ""] = initial.split("@");
   const name = h("input", { type: "text", required: true, value: initialName, list: "adapter-names", autocomplete: "off", spellcheck: "false" });
-  const version = h("select", null, h("option", { value: "" }, "latest"));
+  const version = h("select");
   const strength = h("input", { id: freshId("strength"), type: "range", min: 0, max: MAX_STRENGTH, step: 0.05, value: 1 });
   const shown = h("output", { for: strength.id }, "× 1");
   strength.addEventListener("input", () => replace(shown, `× ${digits(Number(strength.value))}`));
 
+  /** @param {string[]} offered @param {string} chosen one of them, or "" */
+  function offer(offered, chosen) {
+    const choices = offered.includes(chosen) ? offered : [chosen, ...offered];
+    replace(version, h("option", { value: "" }, "latest"), choices.filter(Boolean).map((one) => h("option", { value: one }, one)));
+    version.value = chosen;
+  }
+
   async function offerVersions() {
     const wanted = name.value.trim();
+    // Those of the adapter before are not this one's. One that was asked for is there, whether it can be listed or not.
+    offer([], wanted === initialName ? initialVersion : "");
     /** @type {string[]} */
     let choices = [];
     try {
@@ -84,10 +93,10 @@ function part(api, signal, initial, strengthLabel) {
       // Half a name, or nobody's: the request will say so.
     }
     if (name.value.trim() !== wanted) return;
-    const chosen = choices.includes(initialVersion) ? initialVersion : "";
-    replace(version, h("option", { value: "" }, "latest"), choices.map((one) => h("option", { value: one, selected: one === chosen }, one)));
+    offer(choices, version.value);
   }
   name.addEventListener("change", offerVersions);
+  offer([], "");
   if (initialName) offerVersions();
 
   return {

@@ -1,14 +1,16 @@
 // @ts-check
 // A request as a command of curl and as a program of Python, to be copied. They name a variable and hold no key.
 
-import { SERVER, session } from "../api.js";
+import { SERVER, session } from "./api.js";
 
 const OPENAIS = new Set(["model", "messages", "max_tokens", "temperature", "seed"]);
 
-/** @param {Record<string, any>} body */
-export function asCurl(body) {
-  const key = session.key ? ` \\\n  -H "Authorization: Bearer $TINYLORA_API_KEY"` : "";
-  return `curl -s ${SERVER}v1/chat/completions -H 'Content-Type: application/json'${key} \\\n  -d ${quoted(JSON.stringify(body, null, 2))}\n`;
+/** @param {string} path such as "/v1/chat/completions" @param {Record<string, any>} body */
+export function asCurl(path, body) {
+  const key = session.key ? ['-H "Authorization: Bearer $TINYLORA_API_KEY"'] : [];
+  const tenant = session.key && session.tenant ? [`-H ${quoted(`OpenAI-Organization: ${session.tenant}`)}`] : [];
+  const json = ["-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body, null, 2))}`];
+  return [`curl -s ${new URL(path.slice(1), SERVER)}`, ...key, ...tenant, ...json].join(" \\\n  ") + "\n";
 }
 
 /** In single quotes, for a shell. @param {string} text */
@@ -23,11 +25,12 @@ export function asPython(body) {
   const lines = own.map(([name, value]) => `    ${name}=${literal(value)},`);
   if (Object.keys(extra).length) lines.push(`    extra_body=${literal(extra)},`);
   const key = session.key ? 'os.environ["TINYLORA_API_KEY"]' : '"unused"';
+  const tenant = session.key && session.tenant ? `, organization=${literal(session.tenant)}` : "";
   return [
     ...(session.key ? ["import os", ""] : []),
     "from openai import OpenAI",
     "",
-    `client = OpenAI(base_url="${SERVER}v1", api_key=${key})`,
+    `client = OpenAI(base_url="${SERVER}v1", api_key=${key}${tenant})`,
     "answer = client.chat.completions.create(",
     ...lines,
     ")",
