@@ -127,17 +127,15 @@ def part(text: str) -> str:
 
 def fail(message: str) -> NoReturn:
     """End the command with `message`."""
-    from rich.console import Console
-
-    Console(stderr=True).print(f"tinylora: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    say(f"tinylora: {message}", "bold red")
     raise typer.Exit(1)
 
 
-def say(message: str) -> None:
-    """A line for people, which a program that reads the output does not see."""
+def say(message: str, style: str | None = None) -> None:
+    """A line for people, which a program that reads the output does not see. `style` is rich's."""
     from rich.console import Console
 
-    Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(message, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def table(*columns: str, rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:

@@ -6,22 +6,32 @@ from pathlib import Path
 
 import psutil
 
+from server.core.cgroups import OWN, ROOT, groups
+
 GIB = 2**30
-CGROUP = Path("/sys/fs/cgroup")
+# The files of a group in version 2 and in version 1: its limit, what it uses, and the name of what can be given up.
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
-def available_memory(cgroup: Path = CGROUP) -> int:
+def available_memory(cgroup: Path = ROOT, own: Path = OWN) -> int:
     """Bytes that a new program could have, in a container those that its limit leaves."""
-    available = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (cgroup / "memory.max").read_text().strip(), int((cgroup / "memory.current").read_text())
-        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no cgroup of version 2
-        return available
-    if limit == "max":
-        return available
-    # What was read from files counts as used, and is given up when it is needed.
-    return min(available, int(limit) - used + int(statistics.get("inactive_file", 0)))
+    left = (_left(group) for group in groups("memory", cgroup, own))
+    return min([int(psutil.virtual_memory().available), *(size for size in left if size is not None)])
+
+
+def _left(group: Path) -> int | None:
+    for limit_file, used_file, given_up in _FILES:
+        try:
+            limit, used = (group / limit_file).read_text().strip(), int((group / used_file).read_text())
+            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        # What was read from files counts as used, and is given up when it is needed.
+        return None if limit == "max" else max(0, int(limit) - used + int(statistics.get(given_up, 0)))
+    return None
 
 
 def gib(size: int, digits: int = 1) -> str:

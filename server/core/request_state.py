@@ -80,6 +80,7 @@ class RequestState:
     """`id` is the request's in logs and in the answer, `path` the one that the client asked for, `began` a time of
     `time.perf_counter`. What is None is not known yet, or does not apply.
 
+    `broke_off` says that an answer with a good status ended in an error, which a stream can.
     `background` says that nobody waits for the answer: the request is a batch's, and comes after all others.
     `adapter` is the name of the adapter that an inference request runs with, None for the base model; `usage` is None
     for any other request. `route` is the template of the route ("/v1/adapters/{name:path}"), once the router has run.
@@ -90,6 +91,7 @@ class RequestState:
     path: str
     began: float = field(default_factory=time.perf_counter)
     status: int | None = None
+    broke_off: bool = False
     principal: Principal | None = None
     background: bool = False
     held_body: HeldBody | None = None
@@ -97,6 +99,11 @@ class RequestState:
     usage: RequestUsage | None = None
     route: str | None = None
     trace: Trace | None = None
+
+    @property
+    def counted_status(self) -> int | None:
+        """The HTTP status that metrics count: `status`, and 500 for an answer that broke off."""
+        return 500 if self.broke_off else self.status
 
     @property
     def seconds(self) -> float:

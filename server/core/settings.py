@@ -6,6 +6,7 @@ here. Weak keys, and a URL for files whose package is not installed, are refused
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from fsspec.core import split_protocol  # type: ignore[import-untyped]
@@ -25,7 +26,7 @@ SECRETS = ("admin_key", "worker_key", "judge_api_key", "redis_url", "secrets_key
 class Settings(BaseSettings):
     """The gateway's settings. Sizes are in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="TINYLORA_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TINYLORA_", frozen=True, str_strip_whitespace=True)
 
     environment: Literal["production", "development"] = "production"  # which keys are good enough
     admin_key: SecretStr | None = Field(
@@ -265,11 +266,16 @@ def explain(error: ValidationError) -> str:
     sentences: dict[str, str] = {}
     for wrong in error.errors():
         name, message = str(wrong["loc"][0]), plain_message(wrong)
-        value = "" if name in SECRETS else f"is {wrong['input']!r}: "
+        value = "" if name in SECRETS else f"is {without_password(str(wrong['input']))!r}: "
         # A setting that may be one thing or another has a message for each.
         said = sentences.get(name)
         sentences[name] = f"TINYLORA_{name.upper()} {value}{message}" if said is None else f"{said}, or: {message}"
     return "; ".join(sentences.values())
+
+
+def without_password(url: str) -> str:
+    """`url` as it may be shown: without the password, or the secret of a bucket, that may be in it."""
+    return re.sub(r"(?<=://)[^/@]*:[^/]*@", "***@", url)
 
 
 def why_no_redis(url: str) -> str | None:

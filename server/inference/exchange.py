@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.core.error_responses import response_to
 from server.core.errors import ApiError
+from server.core.request_state import state_of
 from server.limits.quotas import Ticket
 from server.observability.http_metrics import LEFT
 
@@ -60,9 +61,13 @@ class Exchange:
         await response_to(error)(self.scope, self.receive, self.send)
 
     def failed(self, error: Exception) -> None:
-        """`error` leaves the engine or the gateway: where no answer has begun, it will be a 500."""
-        if self.status == LEFT and not isinstance(error, ClientDisconnect):
+        """`error` leaves the engine or the gateway: where no answer has begun it will be a 500, else one breaks off."""
+        if isinstance(error, ClientDisconnect):
+            return
+        if self.status == LEFT:
             self.status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        elif self.status < HTTPStatus.BAD_REQUEST:
+            state_of(self.scope).broke_off = True
 
     async def left_before(self, granted: asyncio.Future[None]) -> bool:
         """Waits for `granted` or for the client to leave. The body has been read, so nothing else can come of it."""

@@ -12,6 +12,8 @@ gives its place up at once.
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -105,10 +107,10 @@ class InferenceMiddleware:
             exchange.failed(error)
             raise
         finally:
-            self._metrics.observe_request(request.principal.tenant, request.served, exchange.status, request.usage)
+            status = HTTPStatus.INTERNAL_SERVER_ERROR.value if state.broke_off else exchange.status
+            self._metrics.observe_request(request.principal.tenant, request.served, status, request.usage)
             if request.call is not None:
-                base = self._engine.base_models[0]
-                self._metrics.genai.observe(request.call, base, exchange.status, state, request.usage)
+                self._metrics.genai.observe(request.call, self._engine.base_models[0], status, state, request.usage)
 
     async def _take_turn(self, request: InferenceRequest, estimate: Estimate, exchange: Exchange) -> None:
         try:

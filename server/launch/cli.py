@@ -7,12 +7,13 @@ imports an inference engine. Flags of `serve` that are not listed here are vLLM'
 from __future__ import annotations
 
 import json
-import os
+import sys
+import traceback
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from clients.cli import adapters as cli_adapters
 from clients.cli import admin as cli_admin
@@ -26,7 +27,7 @@ from clients.cli import models as cli_models
 from clients.cli import responses as cli_responses
 from clients.cli import train as cli_train
 from clients.cli import webhooks as cli_webhooks
-from clients.cli.calls import AsJson
+from clients.cli.calls import AsJson, fail, say
 from server.launch import doctor_cli as cli_doctor
 from server.launch import export_cli as cli_export
 from server.launch import worker_cli as cli_worker
@@ -60,39 +61,46 @@ def serve(
 
     The gateway's own settings are environment variables, TINYLORA_...; see docs/configuration.md.
     """
+    from server.launch.start_signals import end_on_signals
+
+    end_on_signals()
+
     from pydantic import ValidationError
 
     from server.core.settings import Settings, explain
-    from server.launch.embedded_model import EmbeddedModelError, ensure_embedded_model
+    from server.launch.embedded_model import ensure_embedded_model
     from server.launch.engine_output import keep_apart, others_print
+    from server.launch.environment import settle_environment
     from server.launch.start_checks import CannotStart, check_libraries, check_port
 
     flags = context.args
     if model is not None and model.startswith("-"):
         # Without MODEL the first flag would be taken for it.
         flags, model = [model, *flags], None
-    # Standard output is for what the server says of itself; vLLM's lines would bury it. Set the variable to see them.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    settle_environment()
     try:
         settings = Settings() if factors_from is None else Settings(factors_from=factors_from)
         check_port(flags)
         check_libraries()
         if settings.engine_log != "-":
             keep_apart(Path(settings.engine_log))
-        name = model or str(ensure_embedded_model(progress=Console(stderr=True).print))
+        name = model or str(ensure_embedded_model(progress=say))
         with others_print():
             from adapters.vector.errors import AdapterError
             from server.db.url import DatabaseStartError
             from server.launch.listening import OpenToOthers
             from server.launch.serve import serve as run
     except ValidationError as error:
-        raise typer.Exit(_fail(explain(error))) from error
-    except (CannotStart, EmbeddedModelError) as error:
-        raise typer.Exit(_fail(str(error))) from error
+        fail(explain(error))
+    except CannotStart as error:
+        fail(str(error))
     try:
         run(settings, name, flags)
     except (AdapterError, CannotStart, DatabaseStartError, OpenToOthers) as error:
-        raise typer.Exit(_fail(str(error))) from error
+        fail(str(error))
+    except Exception as error:
+        traceback.print_exc()
+        fail(f"the server has ended by an error that was not foreseen: {type(error).__name__}: {error}")
 
 
 cli.command()(cli_worker.worker)
@@ -131,9 +139,9 @@ def factors(
     try:
         built = find_or_build_factors(model, rank=rank, kind=kind, seed=seed, device=torch_device(device))
     except (AdapterError, CannotStart) as error:
-        raise typer.Exit(_fail(str(error))) from error
+        fail(str(error))
     except torch.OutOfMemoryError as error:
-        raise typer.Exit(_fail(f"the GPU has too little memory for a weight; take --device cpu ({error})")) from error
+        fail(f"the GPU has too little memory for a weight; take --device cpu ({error})")
     if as_json:
         told = {"path": str(built.path), "digest": built.digest, "base_model": built.base_model, "kind": built.kind}
         print(json.dumps({**told, "rank": built.rank, "modules": len(built.modules)}))
@@ -160,17 +168,15 @@ def migrate() -> None:
         with closing(Database(settings.database_url, busy_timeout_s=settings.database_busy_timeout_s)) as database:
             print(f"The database {database.url.database} has the tables of this version.")
     except ValidationError as error:
-        raise typer.Exit(_fail(explain(error))) from error
+        fail(explain(error))
     except DatabaseStartError as error:
-        raise typer.Exit(_fail(str(error))) from error
-
-
-def _fail(message: str) -> int:
-    Console(stderr=True).print(f"tinylora: {message}", style="bold red", highlight=False, soft_wrap=True)
-    return 1
+        fail(str(error))
 
 
 def main() -> None:
+    """Run the command. What is printed and has no place in the terminal's encoding is printed as its code."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     cli()
 
 

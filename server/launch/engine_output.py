@@ -6,19 +6,23 @@ of Python's logging would miss half of the lines, which come from C++ and from o
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
+import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO, cast
 
+from server.core.background import repeating
 from server.launch.start_checks import CannotStart
 
 LONGEST_BYTES = 64 * 2**20
+LOOK_S = 60.0
 # vLLM's way to say "see above".
 _CONSEQUENCES = (
     "Worker failed with error",
@@ -37,14 +41,14 @@ def keep_apart(path: Path) -> None:
     where they were, for us. CannotStart when the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size > LONGEST_BYTES:
-            path.replace(path.with_name(f"{path.name}.old"))
+        if path.exists():
+            cut_if_long(path)
         opened = path.open("ab")
     except OSError as error:
         raise CannotStart(f"TINYLORA_ENGINE_LOG is {path}, which cannot be written ({error}): name another.") from error
     out, err = _again(sys.stdout), _again(sys.stderr)
     with opened as file:
-        file.write(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}\n".encode())
+        file.write(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S%z')}, process {os.getpid()}\n".encode())
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = out, err
@@ -54,6 +58,28 @@ def keep_apart(path: Path) -> None:
     warnings = logging.getLogger("py.warnings")
     warnings.addHandler(logging.StreamHandler(sys.__stderr__))
     warnings.propagate = False
+
+
+def cut_if_long(path: Path, longest_bytes: int = LONGEST_BYTES) -> None:
+    """Move what is in the file to `<name>.old`, in the place of what was there, if it is long.
+
+    It is copied and emptied, not renamed, for processes that have it open: they append, and go on at its beginning.
+    """
+    if path.stat().st_size > longest_bytes:
+        shutil.copyfile(path, path.with_name(f"{path.name}.old"))
+        os.truncate(path, 0)
+
+
+@asynccontextmanager
+async def kept_short(path: Path) -> AsyncIterator[None]:
+    """While the block runs, the file does not grow without end."""
+
+    async def look(_ended: asyncio.Event) -> None:
+        with suppress(OSError):
+            await asyncio.to_thread(cut_if_long, path)
+
+    async with repeating(look, first_s=LOOK_S, every_s=LOOK_S):
+        yield
 
 
 @contextmanager

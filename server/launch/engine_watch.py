@@ -7,12 +7,11 @@ be waiting for a worker that raised and does not end.
 
 from __future__ import annotations
 
-import os
+import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import psutil
 
@@ -21,7 +20,8 @@ from server.launch.start_checks import CannotStart
 
 # How vLLM calls its processes once they run.
 TITLE = "VLLM::"
-FAILED = "EngineCore failed to start"
+# With the process that it is said of: another server may print into the same file.
+FAILED = re.compile(r"^\(\S+ pid=(\d+)\).*EngineCore failed to start", re.MULTILINE)
 POLL_S = 0.5
 # In which an engine that has failed may end by itself, having told the others.
 GRACE_S = 5.0
@@ -30,18 +30,6 @@ MAX_READ_BYTES = 2**20
 
 class EngineDied(CannotStart):
     """The engine ended while it started; the message gives its reason."""
-
-
-def end_the_start(number: int, _frame: object) -> NoReturn:
-    """A signal handler: ends this process and the engine's at once, with the status that shells give the signal.
-
-    Design decision: no exception, which vLLM's start swallows in some of its places. There is nothing to finish yet.
-    """
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    os.write(2, b"\ntinylora: stopped while it started\n")
-    os._exit(128 + number)
 
 
 @contextmanager
@@ -55,9 +43,12 @@ def watched_start(log: Path | None) -> Iterator[None]:
     def printed() -> str:
         if log is None:
             return ""
-        with log.open("rb") as file:
-            file.seek(begin)
-            return file.read()[-MAX_READ_BYTES:].decode(errors="replace")
+        try:
+            with log.open("rb") as file:
+                file.seek(begin)
+                return file.read()[-MAX_READ_BYTES:].decode(errors="replace")
+        except OSError:  # it was removed
+            return ""
 
     over = threading.Event()
     watch = threading.Thread(target=_watch, args=(over, printed), daemon=True)
@@ -87,7 +78,8 @@ def _watch(over: threading.Event, printed: Callable[[], str]) -> None:
     seen: dict[int, psutil.Process] = {}
     while not over.wait(POLL_S):
         seen |= {process.pid: process for process in engine_processes()}
-        if any(not is_alive(process) for process in seen.values()) or FAILED in printed():
+        failed = any(int(process) in seen for process in FAILED.findall(printed()))
+        if failed or any(not is_alive(process) for process in seen.values()):
             if not over.wait(GRACE_S):
                 end_engine()
             return

@@ -25,11 +25,11 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 import structlog
 from pydantic import SecretStr
-from rich.console import Console
 
 from adapters.factors.quantised import is_factors_file, is_quantised
 from server.auth.middleware import Mode
@@ -65,7 +65,8 @@ class _Started:
 class OwnWorkers:
     """`command` starts one; `factors` is the digest of those it trains with. Looks for jobs every `poll_s` seconds.
 
-    methods: of the jobs that they do. gpus: the place of each on the GPUs; empty: what `command` finds.
+    methods: of the jobs that they do. gpus: the place of each on the GPUs; empty: what `command` finds. direct: hosts
+    that they reach without a proxy.
     """
 
     count: int
@@ -75,6 +76,7 @@ class OwnWorkers:
     poll_s: float = 2.0
     gpus: Sequence[WorkerGpus] = ()
     methods: Sequence[Method] = METHODS
+    direct: Sequence[str] = LOOPBACK
 
     @asynccontextmanager
     async def running(self, database: Database) -> AsyncIterator[None]:
@@ -100,8 +102,11 @@ class OwnWorkers:
                 crashed_early = process.returncode != 0 and lived_s < MAX_BACKOFF_S
                 backoff_s = self._next_backoff(backoff_s) if crashed_early else 0.0
                 not_before = now + backoff_s
+                log.warning(
+                    "worker_ended", status=process.returncode, lived_s=round(lived_s), another_after_s=round(backoff_s)
+                )
             if len(started) < self.count and now >= not_before and await self._needs_worker(database):
-                Console(stderr=True).print(f"==> Starting a worker ({', '.join(self.methods)})", highlight=False)
+                log.info("worker_starts", methods=list(self.methods))
                 place = min(set(range(self.count)) - {one.place for one in started.values()})
                 gpus = self.gpus[place] if self.gpus else None
                 command, environment = [*self.command, *_memory_flags(gpus)], self._environment(gpus)
@@ -125,7 +130,7 @@ class OwnWorkers:
 
     def _environment(self, gpus: WorkerGpus | None) -> dict[str, str]:
         # No proxy stands between a machine and itself.
-        direct = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *LOOPBACK]))
+        direct = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *self.direct]))
         environment = {**os.environ, "NO_PROXY": direct, "no_proxy": direct}
         if gpus is not None:
             environment[VISIBLE_VARIABLE] = ",".join(gpus.names)
@@ -171,7 +176,7 @@ def own_workers(
     if settings.factors_from is not None and is_factors_file(settings.factors_from):
         command += ["--factors-from", settings.factors_from]
     count = settings.training_workers if url else 0
-    return OwnWorkers(count, command, _key(settings, mode), factors, gpus=gpus, methods=methods)
+    return OwnWorkers(count, command, _key(settings, mode), factors, gpus=gpus, methods=methods, direct=_direct(url))
 
 
 def evolution_workers(
@@ -183,7 +188,7 @@ def evolution_workers(
     if settings.factors_from is not None:
         command += ["--factors-from", settings.factors_from]
     count = settings.evolution_workers if url else 0
-    return OwnWorkers(count, command, _key(settings, mode), factors, methods=methods)
+    return OwnWorkers(count, command, _key(settings, mode), factors, methods=methods, direct=_direct(url))
 
 
 def methods_of(workers: Iterable[OwnWorkers]) -> frozenset[Method]:
@@ -195,10 +200,16 @@ def _key(settings: Settings, mode: Mode) -> str | None:
     return None if mode == "open" or settings.worker_key is None else settings.worker_key.get_secret_value()
 
 
+def _direct(url: str | None) -> tuple[str, ...]:
+    """This machine's names, and the address of it that the server listens on."""
+    return (*LOOPBACK, *filter(None, [urlsplit(url or "").hostname]))
+
+
 def _command(
     settings: Settings, model: str, url: str | None, methods: Sequence[Method], chat_template: str | None
 ) -> list[str]:
-    command = [sys.executable, "-m", "server.launch.cli", "worker", "--url", url or "", "--model", model]
+    # Not what is in the directory that the server was started from: there may be another package `server` in it.
+    command = [sys.executable, "-P", "-m", "server.launch.cli", "worker", "--url", url or "", "--model", model]
     command += ["--log-dir", settings.training_log_dir, "--nice", str(NICE), "--parent", str(os.getpid())]
     command += [f"--method={method}" for method in methods]
     return command if chat_template is None else [*command, "--chat-template", chat_template]

@@ -6,7 +6,7 @@ It does not parse our own flags (cli.py) or prepare the embedded model (embedded
 from __future__ import annotations
 
 import os
-import signal
+import shlex
 import threading
 import time
 from argparse import Namespace
@@ -16,10 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import uvloop
-from rich.console import Console
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.launcher import setup_server
 from vllm.logger import configure_logging_from_args
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
@@ -27,6 +25,7 @@ from vllm.usage.usage_lib import UsageContext
 from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
 from adapters.factors.quantised import is_factors_file, served_factors
+from clients.cli.calls import say
 from server.api.app import create_app
 from server.api.middleware.cors import CorsRules, take_cors
 from server.auth.middleware import Mode, auth_mode
@@ -38,11 +37,13 @@ from server.engine.metrics import stat_loggers
 from server.engine.tools import settle_tools
 from server.engine.vllm import AdapterLLM, VllmEngine
 from server.launch.adapter_support import check_adapters_supported
-from server.launch.engine_watch import end_the_start, watched_start
+from server.launch.engine_output import kept_short
+from server.launch.engine_watch import watched_start
 from server.launch.factors_apart import build_apart
 from server.launch.gpu_plan import WorkerGpus
-from server.launch.http_server import serve_http
+from server.launch.http_server import check_tls, serve_http
 from server.launch.listening import keep_local
+from server.launch.listening_socket import listening_socket
 from server.launch.own_workers import (
     OwnWorkers,
     evolution_workers,
@@ -53,7 +54,6 @@ from server.launch.own_workers import (
     with_worker_key,
 )
 from server.launch.self_check import check_adapters_work
-from server.launch.start_checks import cannot_listen
 from server.launch.start_messages import (
     check_machine,
     say_how_secrets_are_stored,
@@ -75,6 +75,7 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
     args = parse_vllm_args(model, vllm_flags)
     check_delta(settings.delta)
     check_ray(args)
+    check_tls(args)
     configure_logging_from_args(args)
     api_keys = take_api_keys(args, envs.VLLM_API_KEY)
     cors = take_cors(args)
@@ -113,14 +114,8 @@ async def _serve(
     trained: str | None,
     gpus: Sequence[WorkerGpus],
 ) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end_the_start)  # until uvicorn's handlers stand
     async with AsyncExitStack() as ending:
-        try:
-            address, sock = setup_server(args, reuse_port=False)
-        except OSError as error:
-            raise cannot_listen(args.host, args.port, error) from error
-        ending.callback(sock.close)
+        address, sock = ending.enter_context(listening_socket(args))
         log = None if settings.engine_log == "-" else Path(settings.engine_log)
         with _progress("Starting the engine (a first start compiles the model: a minute or more)"), watched_start(log):
             client = _start_engine(args)
@@ -136,8 +131,10 @@ async def _serve(
         await engine.start(app)
         with watched_start(log):
             await check_adapters_work(client, factors, engine.supported_tasks)
-        announce = partial(_announce, address.replace("0.0.0.0", "localhost"), engine, mode)
+        announce = partial(_announce, address, engine, mode)
         async with AsyncExitStack() as working:
+            if log is not None:
+                await working.enter_async_context(kept_short(log))
             for kind in workers:
                 await working.enter_async_context(kind.running(database))
             await serve_http(
@@ -191,37 +188,40 @@ def _start_engine(args: Namespace) -> AdapterLLM:
 @contextmanager
 def _progress(sentence: str) -> Iterator[None]:
     """A line now, and one every few seconds with the time that has passed: start-up output ends up in log files."""
-    console, start, done = Console(stderr=True), time.monotonic(), threading.Event()
-    console.print(f"==> {sentence}", highlight=False)
+    start, done = time.monotonic(), threading.Event()
+    say(f"==> {sentence}")
 
     def tick() -> None:
         while not done.wait(15):
-            console.print(f"    ... {time.monotonic() - start:.0f} s", highlight=False)
+            say(f"    ... {time.monotonic() - start:.0f} s")
 
     threading.Thread(target=tick, daemon=True).start()
     try:
         yield
     finally:
         done.set()
-        console.print(f"    took {time.monotonic() - start:.0f} s", highlight=False)
+        say(f"    took {time.monotonic() - start:.0f} s")
 
 
 def _announce(address: str, engine: VllmEngine, mode: Mode) -> None:
     model, count = engine.base_models[0], default_recipe(engine.factors).num_parameters
+    url, curl = address.replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:"), "curl -s"
+    if address.startswith("unix:"):
+        url, curl = "http://localhost", f"curl -s --unix-socket {shlex.quote(address.removeprefix('unix:'))}"
     if mode == "open":
         access, key = "Without API keys, and so for this machine only; set TINYLORA_ADMIN_KEY to serve others. ", ""
     else:
-        make = f"tinylora keys create default me --scope infer --scope adapters --url {address}"
+        make = f"tinylora keys create default me --scope infer --scope adapters --url {url}"
         access = f"Every request needs an API key; with the admin key, this makes one:\n\n  {make}\n\n"
         key = ' -H "Authorization: Bearer $TINYLORA_API_KEY"'
     print(
         f"""
-{model} is served on {address}, with an adapter of its own in every request.
+{model} is served on {url if curl == "curl -s" else address}, with an adapter of its own in every request.
 {access}To try it:
 
   python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3e" * {count}))' > demo.bin  # {2 * count} bytes
-  curl -s '{address}/adapters?name=demo'{key} -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
-  curl -s {address}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{
+  {curl} '{url}/adapters?name=demo'{key} -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
+  {curl} {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{
     "model": "{model}", "adapter": "demo", "max_tokens": 64, "temperature": 0,
     "messages": [{{"role": "user", "content": "Write one sentence about the sea."}}]}}'
 """,

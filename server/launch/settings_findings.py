@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -17,20 +18,24 @@ import sqlalchemy as sa
 from pydantic import SecretStr, ValidationError
 
 from clients.cli.finding import Finding
-from server.core.settings import Settings, explain
+from server.core.settings import Settings, explain, without_password
 from server.db.url import DatabaseStartError, described, parse_url, why_unusable
 from server.launch.embedded_model import MODELS_DIR_VARIABLE
+from server.launch.start_checks import can_hold_files, nearest_existing
 
 PREFIX = "TINYLORA_"
 REDIS_TIMEOUT_S = 3.0
 # Of clients, of the example of a grader, and of tests.
 OTHERS = ("TINYLORA_URL", "TINYLORA_API_KEY", "TINYLORA_SECRET", MODELS_DIR_VARIABLE)
 OF_TESTS = ("TINYLORA_TEST_", "TINYLORA_FUZZ_")
+# What Kubernetes tells every container of a Service whose name begins with tinylora.
+OF_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 
 
 def settings_findings(environment: Mapping[str, str] | None = None) -> Iterator[Finding]:
     """Of the variables in `environment`, which is that of this process unless told otherwise (for their names only)."""
-    yield from _unknown(os.environ if environment is None else environment)
+    for name, advice in unknown_settings(os.environ if environment is None else environment):
+        yield Finding("settings", "warning", f"{name} is no setting, and has no effect", advice)
     try:
         settings = Settings()
     except ValidationError as error:
@@ -45,13 +50,16 @@ def settings_findings(environment: Mapping[str, str] | None = None) -> Iterator[
     yield _redis(settings.redis_url)
 
 
-def _unknown(environment: Mapping[str, str]) -> Iterator[Finding]:
+def unknown_settings(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Variables that look like settings and are none, each with what to do."""
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields] + list(OTHERS)
     for name in sorted(environment):
-        if name.startswith(PREFIX) and name.upper() not in known and not name.startswith(OF_TESTS):
-            meant = difflib.get_close_matches(name, known, n=1)
-            advice = f"did you mean {meant[0]}?" if meant else "docs/configuration.md lists those there are"
-            yield Finding("settings", "warning", f"{name} is no setting, and has no effect", advice)
+        if not name.startswith(PREFIX) or name.upper() in known or name.startswith(OF_TESTS):
+            continue
+        if OF_KUBERNETES.search(name):
+            continue
+        meant = difflib.get_close_matches(name, known, n=1)
+        yield name, f"did you mean {meant[0]}?" if meant else "docs/configuration.md lists those there are"
 
 
 def _keys(settings: Settings) -> Finding:
@@ -102,8 +110,8 @@ def _redis(url: SecretStr | None) -> Finding:
 
 
 def _sqlite(file: Path) -> Finding:
-    there = next(path for path in (file, *file.absolute().parents) if path.exists())
-    if not os.access(there, os.W_OK) or (there != file and not there.is_dir()):
+    there = nearest_existing(file)
+    if not (os.access(there, os.W_OK) if there == file else can_hold_files(there)):
         return Finding("database", "failure", f"{there} cannot be written", "see to who may, or name another file")
     try:
         if file.exists():
@@ -116,9 +124,11 @@ def _sqlite(file: Path) -> Finding:
 
 def _files(url: str) -> Finding:
     if "://" in url:
-        return Finding("files", "ok", f"{url} (not tried: it needs credentials that the server may have)")
+        return Finding(
+            "files", "ok", f"{without_password(url)} (not tried: it needs credentials that the server may have)"
+        )
     directory = Path(url)
-    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    there = nearest_existing(directory)
+    if not can_hold_files(there):
         return Finding("files", "failure", f"{there} cannot be written", "see to who may, or set TINYLORA_FILES_URL")
     return Finding("files", "ok", url)

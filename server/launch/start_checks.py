@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import importlib.metadata
+import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,15 +82,34 @@ def cannot_listen(host: str | None, port: int, error: OSError) -> CannotStart:
 
 
 def check_disk(needed: Mapping[Path, int]) -> None:
-    """CannotStart when one of the directories, which need not exist yet, has fewer bytes free than are `needed`."""
-    for directory, size in needed.items():
-        there = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-        free = shutil.disk_usage(there).free
-        if free < size:
+    """CannotStart when one of the directories, which need not exist yet, cannot be written, or when the disk that it is
+    on has fewer bytes free than are `needed` there, for all that are on that disk together."""
+    places = {directory: nearest_existing(directory) for directory in needed}
+    devices = {directory: there.stat().st_dev for directory, there in places.items()}
+    for directory, there in places.items():
+        if not can_hold_files(there):
             raise CannotStart(
-                f"{directory} needs {gb(size)} of disk, and {gb(free)} are free there: remove something, or have the "
-                "directory on another disk (docs/configuration.md names the variables)."
+                f"{directory} cannot be written, as {there} cannot: see to who may, or name another directory "
+                "(docs/configuration.md names the variables)."
             )
+        together = [other for other in needed if devices[other] == devices[directory]]
+        size, free = sum(needed[other] for other in together), shutil.disk_usage(there).free
+        if free < size:
+            need = f"{directory} needs" if len(together) == 1 else f"{' and '.join(map(str, together))} need"
+            raise CannotStart(
+                f"{need} {gb(size)} of disk, and {gb(free)} are free there: remove something, or have the directory on "
+                "another disk (docs/configuration.md names the variables)."
+            )
+
+
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the nearest directory above it that there is, as far as this process may look."""
+    return next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+
+
+def can_hold_files(place: Path) -> bool:
+    """Whether files can be made in it; not on a disk that is read-only, whoever asks."""
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def memory_needed(model: str, kv_cache_bytes: int, *, as_float32: bool) -> int:

@@ -7,7 +7,6 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-from rich.console import Console
 from sqlalchemy.engine import make_url
 from vllm import envs
 from vllm.platforms import current_platform
@@ -16,11 +15,14 @@ from vllm.utils.import_utils import import_pynvml
 from adapters.factors.factors import Factors
 from adapters.factors.model_files import locate_model, read_model
 from adapters.factors.quantised import is_factors_file
-from server.core.settings import Settings
+from clients.cli.calls import say
+from server.core.host_memory import GIB
+from server.core.settings import Settings, without_password
 from server.launch.adapter_support import what_is_left_out
 from server.launch.compiler import why_not_compile
 from server.launch.gpu_facts import VISIBLE_VARIABLE, gpu_facts, order_as_nvml, visible_gpus
 from server.launch.gpu_plan import WorkerGpus, plan_gpus
+from server.launch.settings_findings import unknown_settings
 from server.launch.start_checks import (
     CACHE_BYTES,
     DATA_BYTES,
@@ -37,23 +39,25 @@ def check_machine(args: Namespace, settings: Settings) -> None:
 
     Switches compilation off in `args`, with a warning, where it is not possible. CannotStart.
     """
-    console, on_cpu = Console(stderr=True, highlight=False, soft_wrap=True), current_platform.is_cpu()
+    on_cpu = current_platform.is_cpu()
     cache, data = Path(envs.VLLM_CACHE_ROOT), Path(settings.files_url if "://" not in settings.files_url else ".")
     check_disk({cache: CACHE_BYTES, data: DATA_BYTES})
+    for unknown, advice in unknown_settings(os.environ):
+        say(f"==> {unknown} is no setting, and has no effect: {advice}", "yellow")
     memory = ""
     if on_cpu:
-        kv_cache = args.kv_cache_memory_bytes or int(float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 0) * 2**30)
+        kv_cache = args.kv_cache_memory_bytes or _kv_cache_space()
         needed = memory_needed(args.model, kv_cache, as_float32=args.dtype in ("float32", "float"))
         memory = f" takes at least {gb(needed)} of memory ({gb(check_memory(needed))} available)"
     name = Path(args.model).name
-    console.print(f"==> {name}{memory or f' on {current_platform.device_name}'}. What is kept, and where:")
+    say(f"==> {name}{memory or f' on {current_platform.device_name}'}. What is kept, and where:")
     for what, where in (
         ("adapters, jobs, usage", _place_of(settings.database_url)),
-        ("files", settings.files_url),
+        ("files", without_password(settings.files_url)),
         ("the compiled model", cache),
         ("what engine and workers print", settings.engine_log if settings.engine_log != "-" else "this output"),
     ):
-        console.print(f"      {what}: {where}")
+        say(f"      {what}: {where}")
     if args.enforce_eager or args.optimization_level == 0:
         return
     if not on_cpu and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
@@ -62,7 +66,7 @@ def check_machine(args: Namespace, settings: Settings) -> None:
         args.enforce_eager = True
         # vLLM has small functions that it compiles in any mode; the engine's processes inherit this.
         os.environ["TORCH_COMPILE_DISABLE"] = "1"
-        console.print(f"==> The model runs uncompiled and some 15 % slower: {missing}.", style="yellow")
+        say(f"==> The model runs uncompiled and some 15 % slower: {missing}.", "yellow")
 
 
 def share_gpus(args: Namespace, settings: Settings, model: str, trained: str | None) -> tuple[WorkerGpus, ...]:
@@ -82,10 +86,9 @@ def share_gpus(args: Namespace, settings: Settings, model: str, trained: str | N
     plan = plan_gpus(gpu_facts(args, gpus, locate_model(model), trained_in, settings.training_workers, share))
     if plan.utilization is not None:
         args.gpu_memory_utilization = plan.utilization
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"==> {plan.said}")
+    say(f"==> {plan.said}")
     if plan.warning is not None:
-        console.print(f"==> {plan.warning}", style="yellow")
+        say(f"==> {plan.warning}", "yellow")
     return plan.workers
 
 
@@ -96,11 +99,10 @@ def say_original(args: Namespace, settings: Settings, factors: Factors, trained:
     train = "no worker of the server loads weights" if trained is None else f"training is on the weights of {trained}"
     if trained is None and settings.training_workers and is_factors_file(settings.factors_from):
         train += ": that takes the original's weights (tinylora worker --model ORIGINAL --factors-from FILE)"
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     served = f"{Path(args.model).name} takes adapters of {factors.base_model} (factors {factors.digest[:12]}...)"
     if factors.scales is not None:
         served += ", whose channels it has scaled"
-    console.print(f"==> {served}; {train}")
+    say(f"==> {served}; {train}")
 
 
 def say_who_trains(args: Namespace, settings: Settings, trained: str | None) -> None:
@@ -110,13 +112,13 @@ def say_who_trains(args: Namespace, settings: Settings, trained: str | None) -> 
     sentence = "==> Training: jobs wait for a worker that is started by hand (tinylora worker)"
     if settings.evolution_workers and not args.uds and not args.ssl_certfile:
         sentence += ", but for those of method evolution: they need no weights, and the server has a worker for them"
-    Console(stderr=True, highlight=False, soft_wrap=True).print(sentence)
+    say(sentence)
 
 
 def say_how_secrets_are_stored(settings: Settings) -> None:
     """Say so where tenants' secrets are not sealed in the database."""
     if not settings.sealing_keys:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
+        say(
             "==> Secrets of webhooks and endpoint graders are stored in clear in the database: TINYLORA_SECRETS_KEY is "
             "not set (`openssl rand -hex 32` makes a good one)"
         )
@@ -129,7 +131,15 @@ def say_what_is_adapted(original: str) -> None:
     """
     sentence = None if is_factors_file(original) else what_is_left_out(read_model(locate_model(original)))
     if sentence is not None:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"==> {sentence}", style="yellow")
+        say(f"==> {sentence}", "yellow")
+
+
+def _kv_cache_space() -> int:
+    """Bytes, as vLLM's variable says it."""
+    try:
+        return (envs.VLLM_CPU_KVCACHE_SPACE or 0) * GIB
+    except ValueError as error:
+        raise CannotStart(f"VLLM_CPU_KVCACHE_SPACE is to be a whole number, of GiB ({error}).") from error
 
 
 def _place_of(database_url: str) -> str:

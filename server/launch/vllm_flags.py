@@ -59,10 +59,10 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
         args.shutdown_timeout = SHUTDOWN_TIMEOUT_S
     if current_platform.is_cpu():
         set_cpu_defaults(args)
-    validate_parsed_serve_args(args)
     try:
+        validate_parsed_serve_args(args)
         tell_vllm(trace_target(args.otlp_traces_endpoint, os.environ), args, os.environ)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         parser.error(str(error))
     return args
 

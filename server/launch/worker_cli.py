@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
+
+from clients.cli.calls import fail, say
 
 LOG_DIR = Path("data/tensorboard")
 MOST_GIB = 2**20
@@ -87,22 +88,21 @@ def worker(
 
     from server.core.host_memory import GIB
     from server.core.settings import Settings, explain
-    from server.launch.embedded_model import EmbeddedModelError, ensure_embedded_model
+    from server.launch.embedded_model import ensure_embedded_model
     from server.launch.start_checks import CannotStart
     from server.launch.torch_device import torch_device
 
-    console = Console(stderr=True)
     try:
         chosen = torch_device(device)
         settings = Settings() if factors_from is None else Settings(factors_from=factors_from)
-        name = model or str(ensure_embedded_model(progress=console.print))
+        name = model or str(ensure_embedded_model(progress=say))
         from adapters.vector.errors import AdapterError
         from server.training.jobs.config import METHODS
         from server.training.worker.main import WorkerOptions, run_worker
     except ValidationError as error:
-        raise typer.Exit(_fail(console, explain(error))) from error
-    except (CannotStart, EmbeddedModelError) as error:
-        raise typer.Exit(_fail(console, str(error))) from error
+        fail(explain(error))
+    except CannotStart as error:
+        fail(str(error))
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key is not None else None
     options = WorkerOptions(
         url=url,
@@ -121,7 +121,7 @@ def worker(
     try:
         run_worker(settings, options)
     except AdapterError as error:
-        raise typer.Exit(_fail(console, str(error))) from error
+        fail(str(error))
 
 
 def _run_on_ray(
@@ -132,7 +132,6 @@ def _run_on_ray(
 
     if gpus > 1 and gpus % 1:
         raise typer.BadParameter("above 1, Ray gives whole GPUs only", param_hint="--ray-gpus")
-    console = Console(stderr=True)
     environment = ray_environment() | ({} if key is None else {"TINYLORA_WORKER_KEY": key})
     options = RayOptions(address=address, count=count, cpus=cpus, gpus=gpus)
     try:
@@ -141,10 +140,10 @@ def _run_on_ray(
             url,
             ["worker", *_worker_flags(context)],
             environment,
-            lambda line: console.print(f"ray: {line}", highlight=False, markup=False, soft_wrap=True),
+            lambda line: say(f"ray: {line}"),
         )
     except CannotStart as error:
-        raise typer.Exit(_fail(console, str(error))) from error
+        fail(str(error))
 
 
 def _worker_flags(context: typer.Context) -> list[str]:
@@ -157,8 +156,3 @@ def _worker_flags(context: typer.Context) -> list[str]:
         for value in given if isinstance(given, list | tuple) else [given]:
             flags += [option.opts[0], str(value.value if isinstance(value, Method) else value)]
     return flags
-
-
-def _fail(console: Console, message: str) -> int:
-    console.print(f"tinylora worker: {message}", style="bold red", highlight=False, soft_wrap=True)
-    return 1

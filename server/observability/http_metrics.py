@@ -1,7 +1,8 @@
 """How long HTTP requests take, by route and class of status.
 
 The label is the route's template ("/v1/adapters/{name:path}"), never a path that a client chose: the number of time
-series is bounded by the code. Streams count until their last byte.
+series is bounded by the code. Streams count until their last byte, and as 5xx where they
+end in an error of the server.
 """
 
 from __future__ import annotations
@@ -42,5 +43,5 @@ def status_class(status: int) -> str:
 def observe_seconds(histogram: Histogram, state: RequestState) -> None:
     """Count a request that has ended. `histogram` has the labels method, route, status."""
     method = state.method if state.method in METHODS else OTHER_METHOD
-    status = status_class(LEFT if state.status is None else state.status)
+    status = status_class(LEFT if state.counted_status is None else state.counted_status)
     histogram.labels(method, state.route or NO_ROUTE, status).observe(state.seconds)

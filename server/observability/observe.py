@@ -27,6 +27,7 @@ from server.core.paths import OPERATIONS
 from server.core.request_state import RequestState, put_state
 from server.observability.http_metrics import observe_seconds
 from server.observability.logging import log_request
+from server.observability.stream_errors import is_server_error
 from server.observability.tracing import RequestTrace
 
 HEADER = "x-request-id"
@@ -58,6 +59,8 @@ class Observe:
             if message["type"] == "http.response.start":
                 state.status = int(message["status"])
                 MutableHeaders(scope=message)[HEADER] = state.id
+            elif is_server_error(message.get("body", b"")):
+                state.broke_off = True
             await send(message)
 
         shown = {} if state.id == engine_id else {"engine_request_id": engine_id}

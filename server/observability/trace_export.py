@@ -13,6 +13,7 @@ The SDK itself reads the rest: OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, OTEL_EXPO
 from __future__ import annotations
 
 import asyncio
+import threading
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 OTEL_TRACES_EXPORTER = "OTEL_TRACES_EXPORTER"
 GRPC, HTTP = "grpc", "http/protobuf"
 HTTP_PATH = "/v1/traces"
+SHUTDOWN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class TraceTarget:
 
 
 def trace_target(flag: str | None, environment: Mapping[str, str]) -> TraceTarget | None:
-    """The collector, None when none is named. ValueError with a sentence for a protocol that is not supported."""
+    """The collector, None when none is named. ValueError with a sentence for a protocol that is not supported,
+    and for an address that is none."""
     disabled = environment.get(OTEL_SDK_DISABLED, "").lower() == "true"
     if disabled or environment.get(OTEL_TRACES_EXPORTER, "").lower() == "none":
         return None
@@ -67,6 +70,8 @@ def trace_target(flag: str | None, environment: Mapping[str, str]) -> TraceTarge
         return None
     if protocol not in (GRPC, HTTP):
         raise ValueError(f"{OTEL_EXPORTER_OTLP_TRACES_PROTOCOL} is {protocol!r}, expected {GRPC} or {HTTP}")
+    if protocol == HTTP and not url.startswith(("http://", "https://")):
+        raise ValueError(f"the collector of traces is {url!r}, expected http://... or https://... for {HTTP}")
     return TraceTarget(url, protocol)
 
 
@@ -83,15 +88,21 @@ def tell_vllm(target: TraceTarget | None, args: Namespace, environment: MutableM
 def tracer_provider(target: TraceTarget) -> TracerProvider:
     """A provider that sends spans in batches from a thread; to be ended by `exporting`."""
     resource = Resource.create({"service.name": "tinylora"}).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(target.exporter()))
     return provider
 
 
 @asynccontextmanager
 async def exporting(provider: TracerProvider) -> AsyncIterator[None]:
-    """When the block ends, sends what is left and shuts `provider` down."""
+    """When the block ends, sends what is left and shuts `provider` down, in `SHUTDOWN_S` at most.
+
+    The SDK would wait half a minute for a collector that does not answer. No thread of a pool does it: those are waited
+    for when the process ends.
+    """
     try:
         yield
     finally:
-        await asyncio.to_thread(provider.shutdown)
+        ending = threading.Thread(target=provider.shutdown, daemon=True)
+        ending.start()
+        await asyncio.to_thread(ending.join, SHUTDOWN_S)

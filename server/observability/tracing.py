@@ -43,8 +43,10 @@ from server.observability.http_metrics import METHODS
 TENANT, ADAPTER, REQUEST_ID = "tinylora.tenant", "tinylora.adapter", "tinylora.request_id"
 TRACER = "tinylora"
 RESOLVE, ADMISSION, ENGINE = "resolve", "admission", "engine"
-# OpenTelemetry's name for an unknown method.
-OTHER_METHOD = "_OTHER"
+# OpenTelemetry's value of the attribute for an unknown method, and what stands for one in a span's name.
+OTHER_METHOD, OTHER_METHOD_NAME = "_OTHER", "HTTP"
+# Its value of error.type where there is no better one.
+OTHER_ERROR = "_OTHER"
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACE_HEADERS = frozenset(name.encode() for name in _PROPAGATOR.fields)
 
@@ -56,7 +58,9 @@ class RequestTrace:
         self._tracer = tracer
         self._began_ns = time.time_ns()
         headers = Headers(scope=scope)
-        method = state.method if state.method in METHODS else OTHER_METHOD
+        is_known = state.method in METHODS
+        self._method = state.method if is_known else OTHER_METHOD_NAME
+        method = state.method if is_known else OTHER_METHOD
         attributes = {HTTP_REQUEST_METHOD: method, URL_PATH: state.path, URL_SCHEME: scope.get("scheme", "http")}
         attributes[REQUEST_ID] = state.id
         if scope.get("client"):
@@ -64,8 +68,9 @@ class RequestTrace:
         if "user-agent" in headers:
             attributes[USER_AGENT_ORIGINAL] = headers["user-agent"]
         self.span = tracer.start_span(
-            method,
-            _PROPAGATOR.extract(dict(headers)),
+            self._method,
+            # With all lines of a header that came in several, as tracestate may.
+            _PROPAGATOR.extract({name: headers.getlist(name) for name in _PROPAGATOR.fields}),
             kind=SpanKind.SERVER,
             attributes=attributes,
             start_time=self._began_ns,
@@ -96,7 +101,7 @@ class RequestTrace:
         """The request has ended, with `error` where an exception left the app."""
         self._end_stage(state.usage)
         if state.route is not None:
-            self.span.update_name(f"{state.method} {state.route}")
+            self.span.update_name(f"{self._method} {state.route}")
             self.span.set_attribute(HTTP_ROUTE, state.route)
         if state.principal is not None:
             self.span.set_attribute(TENANT, state.principal.tenant.name)
@@ -104,8 +109,8 @@ class RequestTrace:
             self.span.set_attribute(ADAPTER, state.adapter)
         if state.status is not None:
             self.span.set_attribute(HTTP_RESPONSE_STATUS_CODE, state.status)
-        if error is not None or (state.status is not None and state.status >= HTTPStatus.INTERNAL_SERVER_ERROR):
-            self.span.set_attribute(ERROR_TYPE, str(state.status) if error is None else type(error).__name__)
+        if (kind := _error_type(state, error)) is not None:
+            self.span.set_attribute(ERROR_TYPE, kind)
             self.span.set_status(Status(StatusCode.ERROR))
         self.span.end()
 
@@ -115,6 +120,15 @@ class RequestTrace:
         if usage is not None:
             self._stage.set_attributes(usage_attributes(usage))
         self._stage.end()
+
+
+def _error_type(state: RequestState, error: BaseException | None) -> str | None:
+    """None where the server has nothing to answer for."""
+    if error is not None:
+        return type(error).__name__
+    if state.status is not None and state.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return str(state.status)
+    return OTHER_ERROR if state.broke_off else None
 
 
 def _handed_on(headers: RawHeaders, parent: Span) -> RawHeaders:
