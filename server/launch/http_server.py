@@ -114,6 +114,4 @@ async def serve_http(
         if certificates is not None:
             certificates.stop()
     if client.errored and not server.was_stopped:
-        raise EngineEnded(
-            "The engine has ended, and so does the server; the last lines that the engine printed say why."
-        )
+        raise EngineEnded("The engine has ended, and so does the server; what the engine printed last says why.")

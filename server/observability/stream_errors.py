@@ -9,14 +9,14 @@ _BEGINNINGS = (_CHAT, b"event: error\n", b"event: response.failed\n")
 
 
 def is_server_error(event: bytes) -> bool:
-    """Whether `event`, a piece of a body as the engine sends it, says that the server has failed. Not what a client did
+    """Whether `event`, a piece of a body as clients get it, says that the server has failed. Not what a client did
     wrong, which the engine may find late."""
     if not event.startswith(_BEGINNINGS):
         return False
     if not event.startswith(_CHAT):
         return True
     try:
-        code = json.loads(event.partition(b"\n")[0].removeprefix(b"data: "))["error"]["code"]
+        kind = json.loads(event.partition(b"\n")[0].removeprefix(b"data: "))["error"]["type"]
     except (ValueError, LookupError, TypeError):
         return True
-    return not (isinstance(code, int) and 400 <= code < 500)
+    return bool(kind == "server_error")

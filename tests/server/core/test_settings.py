@@ -142,3 +142,13 @@ def test_a_setting_of_two_kinds_has_one_sentence(monkeypatch: pytest.MonkeyPatch
     sentence = explain(refused.value)
     assert sentence.count("TINYLORA_WORKER_GPU_GIB is 'abc': ") == 1
     assert "Input should be 'auto', or: Input should be a valid number" in sentence
+
+
+def test_files_of_settings_may_have_the_line_ends_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = secrets.token_hex(16)
+    monkeypatch.setenv("TINYLORA_ADMIN_KEY", f"{key}\r")
+    monkeypatch.setenv("TINYLORA_DATABASE_URL", "sqlite:///data/x.db\r")
+    monkeypatch.setenv("TINYLORA_USAGE_FLUSH_S", "7\r")
+    settings = Settings()
+    assert settings.admin_key is not None and settings.admin_key.get_secret_value() == key
+    assert (settings.database_url, settings.usage_flush_s) == ("sqlite:///data/x.db", 7.0)

@@ -11,7 +11,7 @@ import pytest
 
 from clients.cli.finding import Finding
 from server.launch.machine_findings import machine_findings
-from server.launch.settings_findings import settings_findings
+from server.launch.settings_findings import settings_findings, unknown_settings
 from tests.postgres import PostgresServer
 from tests.redis_server import RedisServer
 
@@ -102,3 +102,18 @@ def test_files_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert of("files", settings_findings({})).status == "failure"
     monkeypatch.setenv("TINYLORA_FILES_URL", str(tmp_path / "new"))
     assert of("files", settings_findings({})).status == "ok" and not (tmp_path / "new").exists()
+
+
+def test_what_kubernetes_sets_for_a_service_is_no_misspelt_setting() -> None:
+    of_a_service = {
+        "TINYLORA_SERVICE_HOST": "10.0.0.1", "TINYLORA_SERVICE_PORT_HTTP": "8000", "TINYLORA_PORT": "tcp://10.0.0.1:8000",
+        "TINYLORA_REDIS_PORT_6379_TCP_ADDR": "10.0.0.2",
+    }  # fmt: skip
+    assert list(unknown_settings(of_a_service)) == []
+    assert [name for name, _ in unknown_settings({**of_a_service, "TINYLORA_ADMINKEY": "x"})] == ["TINYLORA_ADMINKEY"]
+
+
+def test_the_password_of_a_store_of_files_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYLORA_FILES_URL", "ftp://me:geheim@files.example/tinylora")
+    found = of("files", settings_findings({})).found
+    assert found.startswith("ftp://***@files.example/tinylora") and "geheim" not in found

