@@ -98,11 +98,16 @@ class Visitor:
         self.context.set_default_timeout(TIMEOUT_MS)
         self.key = key
 
-    def open(self, hash_: str = "") -> Page:
-        """A new tab with the console, at the page behind "#/"."""
+    def tab(self) -> Page:
+        """A new tab, with nothing in it."""
         page = self.context.new_page()
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda message: self._hear(message.type, message.text))
+        return page
+
+    def open(self, hash_: str = "") -> Page:
+        """A new tab with the console, at the page behind "#/"."""
+        page = self.tab()
         page.goto("/console/")
         if self.key is not None:
             page.get_by_label("Key", exact=True).fill(self.key)

@@ -35,6 +35,7 @@ from server.api.routes import adapters, aliases, audit, bulk, keys, limits, mode
 from server.api.routes import webhooks as webhook_routes
 from server.api.routes.console import PREFIX as CONSOLE
 from server.api.routes.console import console_router, open_paths, read_console
+from server.api.routes.docs_page import docs_router, read_docs
 from server.api.stored_secrets import secrets_sealed_anew
 from server.api.training_app import add_training
 from server.api.unknown_paths import UnknownPaths
@@ -87,9 +88,11 @@ def create_app(
     tracing: TracerProvider | None = None,
     cors: CorsRules | None = None,
     own_methods: Collection[Method] = METHODS,
+    docs: bool = True,
 ) -> FastAPI:
     """The application. `api_keys` are those of vLLM's flag, for the default tenant. Without `cors`, browsers let no
     page of another site read its answers. `own_methods`: of the training jobs for which the server starts workers.
+    docs: whether /docs and /openapi.json are there.
 
     It shuts `tracing` down at its end; its caller closes `app.state.gateway.reads` and `database`.
     """
@@ -101,6 +104,9 @@ def create_app(
         description="Adapters of a few bytes, a different one in every request.",
         version=version("tinylora-serve"),
         redirect_slashes=False,  # see unknown_paths.py
+        openapi_url="/openapi.json" if docs else None,
+        docs_url=None,  # see docs_page.py
+        redoc_url=None,
     )
     reads = open_point_reads(database)
     registry = Registry(database, reads, cache_size=settings.resolve_cache_size)
@@ -139,6 +145,8 @@ def create_app(
     console = read_console() if settings.console else {}
     if console:
         app.include_router(console_router(console))
+    docs_files = read_docs() if docs else {}
+    app.include_router(docs_router(docs_files))
 
     field = AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters)
     admission = new_admission(settings, engine, quotas, metrics.registry)
@@ -191,7 +199,7 @@ def create_app(
         keys=operator_keys,
         reads=reads,
         metrics_without_key=settings.metrics_without_key,
-        also_open=open_paths(console) if console else frozenset(),
+        also_open=(open_paths(console) if console else frozenset()) | docs_files.keys(),
         unknown_path=UnknownPaths(app, CONSOLE, console).refusal,
     )
     app.add_middleware(ShortPaths)

@@ -19,7 +19,7 @@ OWN_PREFIXES = (
 OPERATIONS = frozenset({"/health", "/ready", "/metrics"})
 
 # To be read (GET, HEAD) by anyone: probes come without keys, and so does who wants to know how to send one.
-OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 METRICS_PATH = "/metrics"
 MODELS_PATH = "/v1/models"
 OPERATOR_PATHS = ("/v1/tenants", "/v1/keys")

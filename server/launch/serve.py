@@ -125,7 +125,8 @@ async def _serve(
         target = trace_target(args.otlp_traces_endpoint, os.environ)
         tracing = None if target is None else tracer_provider(target)
         workers = _workers(settings, args, factors, mode, trained, address, gpus)
-        app = create_app(settings, engine, database, api_keys, tracing, cors, methods_of(workers))
+        docs, methods = not args.disable_fastapi_docs, methods_of(workers)
+        app = create_app(settings, engine, database, api_keys, tracing, cors, methods, docs)
         # Now, for vLLM's lifespan deletes `app.state` at its end.
         ending.push_async_callback(app.state.gateway.reads.close)
         await engine.start(app)

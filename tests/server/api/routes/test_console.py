@@ -8,7 +8,8 @@ import pytest
 from fastapi import FastAPI
 
 from server.api.app import create_app
-from server.api.routes.console import POLICY, read_console
+from server.api.routes.console import read_console
+from server.api.static_files import POLICY
 from server.core.settings import Settings
 from server.db.database import Database
 from tests.server.conftest import client_of
