@@ -31,7 +31,7 @@ def test_a_flood_over_its_quota_is_refused_and_the_quiet_tenant_answered(
     gateway = GatewayProcess({"TINYLORA_ADMIN_KEY": ADMIN_KEY, CHUNK_VARIABLE: "0.05"})
     try:
         url = gateway.serve(f"sqlite:///{tmp_path}/fair.db")
-        main(["--url", url, "--admin-key", ADMIN_KEY, "--requests", "4", "--rounds", "1", "--warm-up", "3"])
+        main(["--url", url, "--admin-key", ADMIN_KEY, "--requests", "40", "--rounds", "1", "--warm-up", "3"])
     finally:
         gateway.kill()
     printed = capsys.readouterr().out

@@ -143,6 +143,7 @@ while True:
 """
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_start_and_its_engine_at_once(tmp_path: Path, number: signal.Signals) -> None:
     log = tmp_path / "engine.log"

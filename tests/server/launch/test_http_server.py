@@ -48,6 +48,7 @@ async def test_what_is_announced_can_be_connected_to() -> None:
     assert connected == [True]
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_is_an_end_in_good_order_even_when_the_engine_got_it_too(number: signal.Signals) -> None:
     await serve(lambda *_: os.kill(os.getpid(), number), engine_ends=True)

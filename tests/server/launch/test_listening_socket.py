@@ -45,7 +45,7 @@ def test_connections_of_a_former_server_are_no_obstacle(port: int) -> None:
 
 
 def test_a_socket_left_behind_by_a_killed_server_is_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "server.sock"
+    path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     with listening_socket(arguments("--uds", str(path))) as (address, sock):
@@ -57,7 +57,7 @@ def test_a_socket_left_behind_by_a_killed_server_is_taken_over(tmp_path: Path) -
 
 
 def test_a_socket_or_file_of_somebody_else_is_left_and_named(tmp_path: Path) -> None:
-    path = tmp_path / "server.sock"
+    path = tmp_path / "socket"
     args = arguments("--uds", str(path))
     with listening_socket(args), pytest.raises(CannotStart, match="is another server's"), listening_socket(args):
         pass
@@ -71,8 +71,8 @@ def test_a_socket_or_file_of_somebody_else_is_left_and_named(tmp_path: Path) -> 
     with pytest.raises(CannotStart, match="is a file, and no socket"), listening_socket(args):
         pass
     assert path.read_text() == "a note"
-    nowhere = arguments("--uds", f"{path}/server.sock")
-    told = pytest.raises(CannotStart, match=r"Nothing can listen on the socket .*server\.sock/server\.sock")
+    nowhere = arguments("--uds", f"{path}/socket")
+    told = pytest.raises(CannotStart, match=r"Nothing can listen on the socket .*socket/socket")
     with told, listening_socket(nowhere):
         pass
 

@@ -5,5 +5,6 @@
 export function keepInAddress(query) {
   const path = location.hash.split("?")[0] || "#/";
   const set = Object.entries(query).filter(([, value]) => value);
+  if (!set.length && !location.hash) return;
   history.replaceState(null, "", set.length ? `${path}?${new URLSearchParams(set)}` : path);
 }
