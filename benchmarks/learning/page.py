@@ -135,7 +135,7 @@ def _times(runs: Runs) -> str:
 
 Completions that a job sampled to train on, and seconds from its start to its end, evaluations included; those of TRL
 are of the training alone. Up to four jobs shared the machine, and other work at times, so seconds compare lines of one
-task, and roughly.
+task, and roughly. For an hour of the random rewards on differences the server was away.
 
 {chr(10).join(lines)}"""
 
