@@ -26,6 +26,7 @@ from adapters.apply.reconstruct import draw_projections
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
+from server.core.background import cancelled
 from server.core.principal import Principal
 from server.inference.projection_process import ProjectionProcess
 from server.limits.recipe_budget import RecipeBudget
@@ -78,9 +79,7 @@ class EngineForms:
         try:
             yield
         finally:
-            for task in self._drawing.values():
-                task.cancel()
-            await asyncio.gather(*self._drawing.values(), return_exceptions=True)
+            await cancelled(self._drawing.values())
             await self._process.close()
 
     async def _projections(self, recipe: Recipe, principal: Principal, path: str) -> Tensor | None:

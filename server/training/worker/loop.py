@@ -21,6 +21,7 @@ import httpx
 import structlog
 from pydantic import ValidationError
 
+from server.core.background import cancelled
 from server.core.errors import ApiError
 from server.training.jobs.config import METHODS, Method
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, Wanted
@@ -141,11 +142,9 @@ class Worker:
                 await self._claim()
 
     async def _cancel_all(self) -> None:
-        tasks = [running.task for running in self._running.values()]
         for running in self._running.values():
             running.wanted = "lost"
-            running.task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(running.task for running in self._running.values())
 
     def _start(self, job: ClaimedJob) -> None:
         # The lease was lost and claimed again while the old run is still ending.
