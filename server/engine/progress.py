@@ -6,8 +6,8 @@ An engine can hang and not end: its process is there, every check of it passes, 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TypeVar
 
 OutputT = TypeVar("OutputT")
@@ -32,28 +32,33 @@ class EngineProgress:
         return self._before_s + (self._clock() - self._since if self._waiting else 0.0)
 
     async def watch(self, outputs: AsyncGenerator[OutputT, None]) -> AsyncGenerator[OutputT, None]:
-        """The outputs of one request, as they come; none of them is None."""
+        """The outputs of one request, as they come. Runs once per token: nothing here makes an object."""
         async with aclosing(outputs):
-            while True:
-                with self._wait():
-                    output = await anext(outputs, None)
-                if output is None:
-                    return
-                yield output
+            waits = True
+            self._wait()
+            try:
+                async for output in outputs:
+                    waits = False
+                    self._gave()
+                    yield output
+                    waits = True
+                    self._wait()
+                waits = False
+                self._gave()
+            finally:
+                if waits:
+                    self._gave_up()
 
-    @contextmanager
-    def _wait(self) -> Iterator[None]:
-        self._settle(self.silent_s)
+    def _wait(self) -> None:
+        if not self._waiting:
+            self._since = self._clock()
         self._waiting += 1
-        try:
-            yield
-        except BaseException:
-            self._settle(self.silent_s)
-            raise
-        else:
-            self._settle(0.0)
-        finally:
-            self._waiting -= 1
 
-    def _settle(self, silent_s: float) -> None:
-        self._before_s, self._since = silent_s, self._clock()
+    def _gave(self) -> None:
+        """An output, or the end of an answer."""
+        self._waiting -= 1
+        self._before_s, self._since = 0.0, self._clock()
+
+    def _gave_up(self) -> None:
+        self._before_s, self._since = self.silent_s, self._clock()
+        self._waiting -= 1

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from vllm.config import VllmConfig
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.routers import register_api_routers
@@ -44,6 +45,7 @@ from server.engine.prompt_count import prompt_count
 from server.engine.protocol import ServedAdapter, TokenObserver
 from server.engine.responses_check import check_responses_request
 from server.engine.template_cost import TemplateCost, measure_template
+from server.engine.token_count import TokenCount
 from server.engine.tools import why_no_tools
 
 
@@ -139,31 +141,6 @@ class AdapterLLM(AsyncLLM):
             yield identity
 
 
-class TokenCount:
-    """Counts the tokens of one generation, whose outputs repeat what was generated before when `cumulative`."""
-
-    def __init__(self, *, cumulative: bool) -> None:
-        self._cumulative = cumulative
-        self._prompt_tokens = 0
-        self._generated: dict[int, int] = {}
-
-    def new(self, output: RequestOutput) -> tuple[int, int, int]:
-        """The tokens of the prompt and of the answers in `output` that no output before it had; and how many of the
-        prompt's were cached."""
-        prompt_tokens = 0 if self._prompt_tokens else len(output.prompt_token_ids or ())
-        self._prompt_tokens += prompt_tokens
-        cached_tokens = (output.num_cached_tokens or 0) if prompt_tokens else 0
-        new_tokens = 0
-        for completion in output.outputs:
-            tokens = len(completion.token_ids)
-            if self._cumulative:
-                new_tokens += tokens - self._generated.get(completion.index, 0)
-                self._generated[completion.index] = tokens
-            else:
-                new_tokens += tokens
-        return prompt_tokens, new_tokens, cached_tokens
-
-
 class ActiveAdapters(Mapping[str, LoRARequest]):
     """What vLLM's serving classes see as the loaded adapters: the current request's one, or none."""
 
@@ -213,13 +190,20 @@ class VllmEngine:
         self._derenderer: OnlineDerenderer | None = None
 
     def mount(self, app: FastAPI) -> None:
-        """Add vLLM's routes, error handlers and middleware (API key, CORS, ...), as its flags ask for."""
+        """Add vLLM's routes, error handlers and middleware (API key, ...), as its flags ask for.
+
+        Not its middleware for CORS, which is told to allow nothing (api/middleware/cors.py) and yet runs for every
+        piece of every answer.
+        """
         app.state.args = self.args
         app.router.lifespan_context = lifespan  # logs vLLM's statistics now and then, and freezes the heap
         register_api_routers(self.args, app, self.supported_tasks, self.client.model_config)
         init_exception_handler(app)
         add_engine_error_handlers(app)
+        before = list(app.user_middleware)
         init_entrypoints_middleware(self.args, app, self.supported_tasks)
+        unused: Any = CORSMiddleware
+        app.user_middleware = [one for one in app.user_middleware if one in before or one.cls is not unused]
 
     async def start(self, app: FastAPI) -> None:
         """Build vLLM's serving objects on `app.state`. Call once, before the first request."""

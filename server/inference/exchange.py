@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
@@ -47,14 +47,15 @@ class Exchange:
             self.left = True
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
+        """Not a coroutine of its own: it runs once for every token that is streamed."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             quotas = {} if self.ticket is None else self.ticket.headers()
             MutableHeaders(scope=message).update({**quotas, **self._headers})
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._answered = True
-        await self._send(message)
+        return self._send(message)
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with `error`."""

@@ -87,6 +87,8 @@ class Ticket:
         self._levels = levels
         self._more = more
         self._grown = 0  # charged beyond the estimate
+        # Each of as many tokens as the request was estimated to take.
+        self._token_draws = tuple(quota.draw for quota in levels.quotas if quota.counted == "tokens")
 
     def headers(self) -> dict[str, str]:
         """The state of its quotas when it was admitted, as response headers; none for a request without quotas."""
@@ -94,7 +96,7 @@ class Ticket:
 
     def used(self, tokens: int) -> None:
         """It runs, and has used so many tokens until now: what goes beyond its charge is charged too."""
-        draws = self._token_draws()
+        draws = self._token_draws
         if draws and tokens > draws[0].amount + self._grown:
             grows = max(GROWTH, tokens - draws[0].amount - self._grown)
             self._grown += grows
@@ -103,13 +105,8 @@ class Ticket:
 
     def close(self, tokens: int | None) -> None:
         """It has ended and used so many tokens; None: as many as were charged."""
-        draws = self._token_draws()
-        more = [] if tokens is None else [Draw(draw.bucket, tokens - draw.amount - self._grown) for draw in draws]
+        more = [] if tokens is None else [Draw(d.bucket, tokens - d.amount - self._grown) for d in self._token_draws]
         self._store.give_back(self._taken, [draw for draw in more if draw.amount])
-
-    def _token_draws(self) -> list[Draw]:
-        """Each of as many tokens as the request was estimated to take."""
-        return [quota.draw for quota in self._levels.quotas if quota.counted == "tokens"]
 
     def cancel(self) -> None:
         """It was not served at all: nothing is charged."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -55,13 +55,14 @@ class Observe:
         others = [(name, value) for name, value in scope["headers"] if name != HEADER.encode()]
         scope = {**scope, "headers": [*others, (HEADER.encode(), engine_id.encode())]}
 
-        async def send_and_note(message: Message) -> None:
+        # Not a coroutine of its own: it runs once for every token that is streamed.
+        def send_and_note(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 state.status = int(message["status"])
                 MutableHeaders(scope=message)[HEADER] = state.id
             elif is_server_error(message.get("body", b"")):
                 state.broke_off = True
-            await send(message)
+            return send(message)
 
         shown = {} if state.id == engine_id else {"engine_request_id": engine_id}
         with _log_context(request_id=state.id, **shown), self._observed(scope, state):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm.outputs import CompletionOutput, RequestOutput
 
-from server.engine.vllm import TokenCount
+from server.engine.token_count import TokenCount
 
 pytestmark = pytest.mark.engine
 

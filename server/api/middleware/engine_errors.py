@@ -10,7 +10,7 @@ the generators of streams.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -35,21 +35,26 @@ class EngineErrors:
         held: Message | None = None
         body = b""
 
-        async def send_in_shape(message: Message) -> None:
-            nonlocal held, body
-            if message["type"] == "http.response.start" and _is_json_error(message):
-                held = message
-            elif message["type"] != "http.response.body":
-                await send(message)
-            elif held is not None:
-                body += message.get("body", b"")
-                if not message.get("more_body", False):
-                    body = _in_shape(body, held["status"])
-                    MutableHeaders(scope=held)["content-length"] = str(len(body))
-                    await send(held)
-                    await send({"type": "http.response.body", "body": body})
-            else:
-                await send(_streamed_in_shape(message))
+        # Not a coroutine of its own: it runs once for every token that is streamed.
+        def send_in_shape(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                return hold(message) if _is_json_error(message) else send(message)
+            if message["type"] != "http.response.body":
+                return send(message)
+            return send(_streamed_in_shape(message)) if held is None else send_whole(held, message)
+
+        async def hold(start: Message) -> None:
+            nonlocal held
+            held = start
+
+        async def send_whole(start: Message, message: Message) -> None:
+            nonlocal body
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                body = _in_shape(body, start["status"])
+                MutableHeaders(scope=start)["content-length"] = str(len(body))
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
 
         await self._app(scope, receive, send_in_shape)
 

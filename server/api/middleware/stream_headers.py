@@ -5,6 +5,8 @@ They are set by the answer's content type, so that no route has to set them.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,12 +20,13 @@ class StreamHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_and_say(message: Message) -> None:
+        # Not a coroutine of its own: it runs once for every token that is streamed.
+        def send_and_say(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if headers.get("content-type", "").startswith(EVENT_STREAM):
                     headers["cache-control"] = "no-cache"
                     headers["x-accel-buffering"] = "no"
-            await send(message)
+            return send(message)
 
         await self._app(scope, receive, send_and_say)
