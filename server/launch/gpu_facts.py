@@ -12,12 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import AutoConfig
 
 from adapters.factors.weight_sizes import weight_bytes
 from adapters.vector.errors import FactorsError
-from server.core.host_memory import GIB
+from server.core.host_memory import GIB, available_memory
 from server.launch.gpu_plan import Gpu, GpuFacts
 from server.training.worker.memory import pass_bytes, weights_bytes
 
@@ -39,7 +40,7 @@ def order_as_nvml() -> None:
 def visible_gpus(nvml: Any, visible: str | None) -> tuple[Gpu, ...]:
     """The GPUs that CUDA shows to this process, in its order. `visible`: CUDA_VISIBLE_DEVICES, None when it is not set.
 
-    nvml: the module pynvml. Empty where it cannot tell the memory, as on machines whose GPU has the CPU's.
+    nvml: the module pynvml. A GPU without memory of its own (DGX Spark) has the machine's, as it has for vLLM.
     """
     try:
         nvml.nvmlInit()
@@ -63,12 +64,21 @@ def _gpus(nvml: Any, names: Sequence[str]) -> list[tuple[Gpu, bool]]:
             is_number = name.lstrip("-").isdigit()
             handle = nvml.nvmlDeviceGetHandleByIndex(int(name)) if is_number else nvml.nvmlDeviceGetHandleByUUID(name)
             part = _first_part(nvml, handle) if is_number else None
-            memory = nvml.nvmlDeviceGetMemoryInfo(handle if part is None else part)
+            total, free = _memory(nvml, handle if part is None else part)
             shown = name if part is None else nvml.nvmlDeviceGetUUID(part)
         except nvml.NVMLError:
             break  # as CUDA, which shows those before the first that there is not
-        gpus.append((Gpu(shown, int(memory.total), int(memory.free)), part is not None))
+        gpus.append((Gpu(shown, total, free), part is not None))
     return gpus
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
+    """Bytes in all, and bytes that are free."""
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError_NotSupported:  # it has none of its own
+        return int(psutil.virtual_memory().total), available_memory()
+    return int(memory.total), int(memory.free)
 
 
 def _first_part(nvml: Any, handle: Any) -> Any | None:

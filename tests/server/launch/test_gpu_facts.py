@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -25,6 +26,10 @@ class NVMLError(Exception):
     pass
 
 
+class NotSupported(NVMLError):
+    pass
+
+
 @dataclass
 class Nvml:
     """As much of pynvml as is used, of a machine with MEMORY. A handle is the number of a GPU, or the UUID of a part.
@@ -33,9 +38,11 @@ class Nvml:
     """
 
     is_there: bool = True
+    has_memory: bool = True
     parts: dict[int, list[str | None]] = field(default_factory=dict)
     opened: int = 0
     NVMLError: type[Exception] = field(default=NVMLError, init=False)
+    NVMLError_NotSupported: type[Exception] = field(default=NotSupported, init=False)
     NVML_DEVICE_MIG_ENABLE: int = field(default=1, init=False)
 
     def nvmlInit(self) -> None:
@@ -60,6 +67,8 @@ class Nvml:
         return UUIDS.index(uuid)
 
     def nvmlDeviceGetMemoryInfo(self, handle: int | str) -> Any:
+        if not self.has_memory:
+            raise NotSupported
         total, free = PART if isinstance(handle, str) else MEMORY[handle]
         return SimpleNamespace(total=total, free=free)
 
@@ -110,6 +119,13 @@ def test_of_gpus_cut_in_parts_the_first_is_all_that_there_is(visible: str | None
 
 def test_a_gpu_without_the_part_that_others_have_is_as_it_is() -> None:
     assert visible_gpus(Nvml(parts={2: ["MIG-first"]}), "1,0") == (Gpu("1", *MEMORY[1]), Gpu("0", *MEMORY[0]))
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_machines() -> None:
+    nvml = Nvml(has_memory=False)
+    (gpu,) = visible_gpus(nvml, "0")
+    assert 0 < gpu.free < gpu.total == psutil.virtual_memory().total
+    assert not nvml.opened
 
 
 def test_without_nvml_there_is_nothing_to_plan_with() -> None:
