@@ -1,6 +1,6 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares in the order a request meets them.
 
-    Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> ShortPaths
+    RootPath -> Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> ShortPaths
     -> AuthMiddleware -> PrintablePaths -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors
     -> the engine's own -> InferenceMiddleware -> NoteRoute
 
@@ -27,6 +27,7 @@ from server.api.middleware.head_requests import HeadRequests
 from server.api.middleware.plain_bodies import PlainBodies
 from server.api.middleware.printable_paths import PrintablePaths
 from server.api.middleware.refused_routes import RefusedRoutes
+from server.api.middleware.root_path import RootPath
 from server.api.middleware.short_paths import ShortPaths
 from server.api.middleware.stream_headers import StreamHeaders
 from server.api.middleware.unhandled_errors import UnhandledErrors
@@ -89,10 +90,11 @@ def create_app(
     cors: CorsRules | None = None,
     own_methods: Collection[Method] = METHODS,
     docs: bool = True,
+    root_path: str = "",
 ) -> FastAPI:
     """The application. `api_keys` are those of vLLM's flag, for the default tenant. Without `cors`, browsers let no
     page of another site read its answers. `own_methods`: of the training jobs for which the server starts workers.
-    docs: whether /docs and /openapi.json are there.
+    docs: whether /docs and /openapi.json are there. root_path: see api/middleware/root_path.py.
 
     It shuts `tracing` down at its end; its caller closes `app.state.gateway.reads` and `database`.
     """
@@ -107,6 +109,7 @@ def create_app(
         openapi_url="/openapi.json" if docs else None,
         docs_url=None,  # see docs_page.py
         redoc_url=None,
+        root_path=root_path,  # for the addresses in /openapi.json
     )
     reads = open_point_reads(database)
     registry = Registry(database, reads, cache_size=settings.resolve_cache_size)
@@ -214,6 +217,8 @@ def create_app(
         run_with(app, exporting(tracing))
     tracer = None if tracing is None else tracing.get_tracer(TRACER)
     app.add_middleware(Observe, seconds=metrics.http_seconds, tracer=tracer)
+    if root_path:
+        app.add_middleware(RootPath, root_path=root_path)
     return app
 
 

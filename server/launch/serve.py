@@ -126,7 +126,7 @@ async def _serve(
         tracing = None if target is None else tracer_provider(target)
         workers = _workers(settings, args, factors, mode, trained, address, gpus)
         docs, methods = not args.disable_fastapi_docs, methods_of(workers)
-        app = create_app(settings, engine, database, api_keys, tracing, cors, methods, docs)
+        app = create_app(settings, engine, database, api_keys, tracing, cors, methods, docs, args.root_path)
         # Now, for vLLM's lifespan deletes `app.state` at its end.
         ending.push_async_callback(app.state.gateway.reads.close)
         await engine.start(app)

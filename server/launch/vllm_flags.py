@@ -10,7 +10,9 @@ import importlib.util
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, NoReturn
 
 from vllm import envs
 from vllm.engine.arg_utils import EngineArgs
@@ -21,6 +23,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adapters.factors.factors import Factors
 from adapters.vllm.plugin import adapter_options
+from server.api.middleware.root_path import checked_root_path
 from server.engine.tools import check_tool_flags, leave_tools_open
 from server.launch.cpu_defaults import set_cpu_defaults
 from server.launch.start_checks import INSTALL_RAY, CannotStart
@@ -28,6 +31,23 @@ from server.observability.trace_export import tell_vllm, trace_target
 
 # Long enough for a running answer to end; vLLM's own default aborts it at once.
 SHUTDOWN_TIMEOUT_S = 60
+_UNKNOWN = "unrecognized arguments: "
+
+
+class _Flags(FlexibleArgumentParser):
+    """vLLM's parser, whose errors begin with all 200 lines of its usage."""
+
+    def print_usage(self, file: Any = None) -> None:
+        """Nothing: a sentence says more."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith(_UNKNOWN):
+            known = [flag for action in self._actions for flag in action.option_strings]
+            sent = [word.partition("=")[0] for word in message.removeprefix(_UNKNOWN).split() if word.startswith("--")]
+            meant = [match for flag in sent for match in get_close_matches(flag, known, n=1)]
+            message += f"; did you mean {' '.join(meant)}?" if meant else "; see `vllm serve --help`"
+        super().error(message)
+        raise SystemExit(2)  # which that has done
 
 
 def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
@@ -36,7 +56,7 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     One attribute is added, `memory_is_given`: whether the user says how much of a GPU the engine takes.
     """
     cli_env_setup()
-    parser = make_arg_parser(FlexibleArgumentParser(prog="tinylora serve"))
+    parser = make_arg_parser(_Flags(prog="tinylora serve"))
     parser.set_defaults(scheduling_policy="priority")  # so that requests may ask to come after others
     parser.set_defaults(enable_prompt_tokens_details=True)  # cached_tokens, of the tenant's own cache
     parser.set_defaults(gpu_memory_utilization=None)
@@ -61,6 +81,7 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
         set_cpu_defaults(args)
     try:
         validate_parsed_serve_args(args)
+        args.root_path = checked_root_path(args.root_path)
         tell_vllm(trace_target(args.otlp_traces_endpoint, os.environ), args, os.environ)
     except (TypeError, ValueError) as error:
         parser.error(str(error))

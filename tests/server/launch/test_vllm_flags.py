@@ -24,3 +24,31 @@ def test_ray_without_gpus_is_refused_before_vllm_fails_in_its_engine(flag: str, 
     check_ray(parse_vllm_args(str(tmp_path), []))
     with pytest.raises(CannotStart, match=f"{flag} ray: vLLM runs on Ray with GPUs only.*--tensor-parallel-size"):
         check_ray(parse_vllm_args(str(tmp_path), [flag, "ray"]))
+
+
+def test_a_misspelt_flag_is_told_in_a_line_with_the_one_that_was_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_vllm_args(str(tmp_path), ["--max-modle-len", "80"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "tinylora serve: error: unrecognized arguments: --max-modle-len 80; did you mean --max-model-len?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("root_path", "told"),
+    [
+        ("llm", "expected a path such as /llm"),
+        ("/a b", "expected a path such as /llm"),
+        ("/v1", "the server's own paths begin with /v1"),
+    ],
+)
+def test_a_root_path_that_could_not_work_is_refused(
+    root_path: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_vllm_args(str(tmp_path), ["--root-path", root_path])
+    assert told in capsys.readouterr().err
+    assert parse_vllm_args(str(tmp_path), ["--root-path", "/llm/"]).root_path == "/llm"
