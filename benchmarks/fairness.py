@@ -26,7 +26,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gateway import best_dtype, serving
+from benchmarks.http_servers import best_dtype, same_flags, tinylora_server
 
 TOKENS = 16
 REQUESTS_PER_MINUTE = 60
@@ -85,8 +85,8 @@ def running(args: argparse.Namespace) -> Iterator[str]:
         yield args.url
         return
     os.environ[ADMIN_KEY] = args.admin_key
-    with serving("tinylora serve", ["-m", "server.launch.cli", "serve", args.model], args) as url:
-        yield url
+    with tinylora_server(args.model, same_flags(args.dtype, max(args.batches), eager=args.eager)) as server:
+        yield server.url
 
 
 async def measure(url: str, args: argparse.Namespace) -> None:

@@ -10,21 +10,14 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
-import os
-import signal
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -34,14 +27,12 @@ from rich.table import Table
 
 from adapters.vector.codec import encode
 from adapters.vector.recipe import Recipe
+from benchmarks.http_servers import OURS, VLLM, best_dtype, same_flags, tinylora_server, vllm_server
 from benchmarks.paired import in_turn, speed
-from server.core.cpu_features import computes_bfloat16
 
 TOKENS = 64
 BATCHES = (1, 8, 32)
 FIRST_TOKENS = 20
-START_TIMEOUT_S = 900
-VLLM, OURS = "vLLM's own server", "tinylora serve"
 Body = dict[str, Any]
 
 
@@ -91,13 +82,14 @@ def main() -> None:
     args = parser.parse_args()
 
     limits = httpx.Limits(max_connections=None)
+    flags = same_flags(args.dtype, max(args.batches), eager=args.eager)
     with (
-        vllm_server(args) as theirs,
-        tinylora_server(args) as ours,
-        httpx.Client(base_url=theirs, timeout=600, limits=limits) as vllm,
-        httpx.Client(base_url=ours, timeout=600, limits=limits) as tinylora,
+        vllm_server(args.model, flags) as theirs,
+        tinylora_server(args.model, flags) as ours,
+        httpx.Client(base_url=theirs.url, timeout=600, limits=limits) as vllm,
+        httpx.Client(base_url=ours.url, timeout=600, limits=limits) as tinylora,
     ):
-        names = upload(ours, max(args.batches))
+        names = upload(ours.url, max(args.batches))
         variants = [
             Variant(f"{VLLM}, base", vllm, lambda _: {}),
             Variant(f"{OURS}, base", tinylora, lambda _: {}),
@@ -118,62 +110,6 @@ def main() -> None:
             FIRST_TOKENS,
         )
     print_table(args, seconds, first)
-
-
-def best_dtype() -> str:
-    """What `tinylora serve` would choose, so that vLLM's own server can be given the same."""
-    return "auto" if torch.cuda.is_available() or computes_bfloat16() else "float32"
-
-
-def vllm_server(args: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
-    return serving(VLLM, ["-m", "vllm.entrypoints.openai.api_server", "--model", args.model], args)
-
-
-def tinylora_server(args: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
-    return serving(OURS, ["-m", "server.launch.cli", "serve", args.model], args)
-
-
-@contextlib.contextmanager
-def serving(name: str, command: list[str], args: argparse.Namespace) -> Iterator[str]:
-    """Runs a server with the flags that both get; its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    flags = [
-        "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "base", "--dtype", args.dtype,
-        "--max-model-len", "512", "--max-num-seqs", str(max(args.batches)), "--max-num-batched-tokens", "512",
-        "--kv-cache-memory-bytes", str(1 << 30), "--no-enable-prefix-caching",
-        *(["--enforce-eager"] if args.eager else []),
-    ]  # fmt: skip
-    print(f"... {name}", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as output:
-        environment = {
-            **os.environ,
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "TINYLORA_DATABASE_URL": f"sqlite:///{Path(directory)}/adapters.db",
-        }
-        process = subprocess.Popen(
-            [sys.executable, *command, *flags], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-        url = f"http://127.0.0.1:{port}"
-        try:
-            if not started(process, url):
-                output.seek(0)
-                sys.exit(f"{name} did not start:\n{output.read().decode(errors='replace')}")
-            yield url
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-
-
-def started(process: subprocess.Popen[bytes], url: str) -> bool:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/health").status_code == 200:
-                return True
-        time.sleep(0.5)
-    return False
 
 
 def vector(seed: int) -> str:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from benchmarks.engine_process import Engine, EngineEnded, EngineJob, engine
-from benchmarks.gateway import best_dtype
+from benchmarks.http_servers import best_dtype
 from benchmarks.paired import in_turn, speed
 
 BATCHES = (1, 8, 32)

@@ -44,7 +44,7 @@ from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gateway import started
+from benchmarks.http_servers import started
 from benchmarks.paired import in_turn, speed
 from clients.examples.make_task import make_task
 from clients.examples.train import MAX_TOKENS, TEMPERATURE
