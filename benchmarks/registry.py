@@ -1,9 +1,9 @@
 """A registry of a million adapters, in SQLite and in PostgreSQL, against an empty one.
 
-Figures of a gateway are medians of fresh processes, of the two databases in turn: the time from opening the database to
-the first answer over HTTP (the engine is a fake one), the time of `Registry.resolve` one after the other, and the most
-memory it had. Cold are names that the process resolves for the first time, warm ones it has resolved before. The
-operating system's cache is warm.
+Figures of a gateway are medians of fresh processes, of the two databases in turn; ratios are the median over rounds,
+with the lowest and the highest. Measured are the time from opening the database to the first answer over HTTP (the
+engine is a fake one), the time of `Registry.resolve` one after the other, and the most memory it had. Cold are names
+that the process resolves for the first time, warm ones it has resolved before. The operating system's cache is warm.
 
 PostgreSQL is the tests', over TCP, with its own defaults. Nothing is measured at once with anything else.
 """
@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from rich.table import Table
 
 from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
-from benchmarks.paired import in_turn
+from benchmarks.paired import in_turn, speed
 from server.api.app import create_app
 from server.core.names import Reference
 from server.core.principal import DEFAULT_TENANT_ID
@@ -46,7 +46,7 @@ from tests.server.support.fake_engine import FakeEngine, tiny_factors
 
 BATCH = 1000
 RESOLVES = 20_000
-STARTS = 3
+ROUNDS = 5
 DURABLE = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "128MB"}
 
 
@@ -81,11 +81,11 @@ def main() -> None:
     if args.probe:
         print(json.dumps(asdict(asyncio.run(probe(args.probe, args.adapters)))))
         return
-    table = Table(title=f"{args.adapters:,} adapters of 26 bytes against one, the gateway's own share (ratio)")
+    table = Table(title=f"{args.adapters:,} adapters of 26 bytes against one, the gateway's own share")
     table.add_column("")
     table.add_column("one", justify="right")
     table.add_column(f"{args.adapters:,}", justify="right")
-    table.add_column("ratio", justify="right")
+    table.add_column("times as much", justify="right")
     for kind in args.databases:
         with two_databases(kind) as (empty, full):
             fill(empty, 1)
@@ -93,15 +93,23 @@ def main() -> None:
             rate = args.adapters / seconds
             table.add_row(f"[bold]{kind}[/]", "", "")
             table.add_row(f"import in batches of {BATCH}", "", f"{seconds:.0f} s", f"{rate:,.0f}/s")
-            add_rows(table, *median_of_probes(empty, 1, full, args.adapters))
-    Console(width=100).print(table)
+            add_rows(table, probes((empty, 1), (full, args.adapters)))
+    Console(width=110).print(table)
 
 
-def add_rows(table: Table, empty: Figures, full: Figures) -> None:
+def add_rows(table: Table, found: dict[str, list[Figures]]) -> None:
     for name, label in LABELS.items():
-        before, after = getattr(empty, name), getattr(full, name)
-        shown = ["" if value is None else f"{value:.3f}" if value < 10 else f"{value:.0f}" for value in (before, after)]
-        table.add_row(label, *shown, f"{after / before:.2f}" if before else "")
+        empty, full = ([getattr(figures, name) for figures in found[which]] for which in ("empty", "full"))
+        ratio = "" if empty[0] is None else str(speed(full, empty))
+        table.add_row(label, _median(empty), _median(full), ratio)
+
+
+def _median(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    value = statistics.median(known)
+    return f"{value:.3f}" if value < 10 else f"{value:.0f}"
 
 
 @contextmanager
@@ -143,34 +151,16 @@ def name_of(number: int) -> str:
     return f"tenant-{number * 7919 % 1000:03}/adapter-{number:07}"
 
 
-def median_of_probes(url: str, count: int, other_url: str, other_count: int) -> tuple[Figures, Figures]:
-    """The median of each figure of some fresh processes, on one database and on the other in turn."""
-    runs = {
-        "one": partial(probe_in_a_process, url, count),
-        "other": partial(probe_in_a_process, other_url, other_count),
-    }
-    found = in_turn(runs, STARTS)
-    one, other = (
-        Figures(
-            **{
-                field.name: _median([getattr(figures, field.name) for figures in found[name]])
-                for field in fields(Figures)
-            }
-        )
-        for name in runs
-    )
-    return one, other
+def probes(empty: tuple[str, int], full: tuple[str, int]) -> dict[str, list[Figures]]:
+    """The figures of some fresh processes, on one database and on the other in turn. Each is a URL, and how many are in
+    it."""
+    return in_turn({"empty": partial(probe_in_a_process, *empty), "full": partial(probe_in_a_process, *full)}, ROUNDS)
 
 
 def probe_in_a_process(url: str, count: int) -> Figures:
     command = [sys.executable, "-m", "benchmarks.registry", "--adapters", str(count), "--probe", url]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
     return Figures(**json.loads(output.splitlines()[-1]))
-
-
-def _median(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
 
 
 async def probe(url: str, count: int) -> Figures:
