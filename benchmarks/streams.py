@@ -2,8 +2,8 @@
 
 A large GPU with a small model makes tokens faster than one process can send them, so what a token costs there is the
 speed of such a server. Both serve the same model with the same flags, tool calls included, and are alive together; the
-same client, a process of its own, asks them in turn (paired.py) for so many streams at once. Printed: microseconds for
-a token and milliseconds for a request (of one token) beyond, median, and the ratio to vLLM's (median over rounds,
+same client, a process of its own, asks them in turn (paired.py) for so many streams at once. Printed: milliseconds for
+a request of one token and microseconds for each token beyond, median, and the ratio to vLLM's (median over rounds,
 lowest and highest).
 """
 
@@ -15,7 +15,6 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import httpx
 import psutil
@@ -27,6 +26,7 @@ from benchmarks.http_servers import OURS, VLLM, Server, best_dtype, same_flags, 
 from benchmarks.paired import in_turn, speed
 
 TOKENS = 128
+REPEATS = 5  # of requests of one token, whose time is near what an operating system counts in
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")  # as this server has them by default
 
 
@@ -38,8 +38,12 @@ class Streams:
     streams: int
     adapter: Callable[[int], Body] = lambda _: {}
 
-    def seconds(self, tokens: int) -> float:
-        """Processor seconds of the process that answers, for all streams of so many tokens."""
+    def costs(self) -> tuple[float, float]:
+        """Processor seconds of the process that answers: for a request of one token, and for each token beyond."""
+        request_s = sum(self._seconds(1) for _ in range(REPEATS)) / REPEATS / self.streams
+        return request_s, (self._seconds(TOKENS) / self.streams - request_s) / (TOKENS - 1)
+
+    def _seconds(self, tokens: int) -> float:
         process = psutil.Process(self.server.pid)
         before = process.cpu_times()
         asyncio.run(self._ask(tokens))
@@ -82,26 +86,21 @@ def main() -> None:
             f"{OURS}, all adapters distinct": Streams(ours, args.streams, lambda i: {"adapter": names[i]}),
         }
         for variant in variants.values():
-            variant.seconds(TOKENS)  # warm-up
-        took = {}
-        for tokens in (1, TOKENS):
-            print(f"... {args.streams} streams of {tokens} tokens, {args.rounds} rounds", file=sys.stderr, flush=True)
-            took[tokens] = in_turn(
-                {name: partial(variant.seconds, tokens) for name, variant in variants.items()}, args.rounds
-            )
-    print_table(args, took)
+            variant.costs()  # warm-up
+        print(f"... {args.streams} streams of {TOKENS} tokens, {args.rounds} rounds", file=sys.stderr, flush=True)
+        costs = in_turn({name: variant.costs for name, variant in variants.items()}, args.rounds)
+    print_table(args, costs)
 
 
-def print_table(args: argparse.Namespace, took: dict[int, dict[str, list[float]]]) -> None:
+def print_table(args: argparse.Namespace, costs: dict[str, list[tuple[float, float]]]) -> None:
     table = Table(title=f"Processor time of the process that answers, {args.streams} streams at once, {args.dtype}")
-    for column in ("", "us of a core for a token", "times vLLM's", "ms for a request", "times vLLM's"):
+    for column in ("", "ms for a request", "times vLLM's", "us for a token beyond", "times vLLM's"):
         table.add_column(column, justify="right" if column else "left")
-    base = next(iter(took[1]))
-    for name, of_requests in took[1].items():
-        request_s = statistics.median(of_requests) / args.streams
-        token_s = statistics.median(took[TOKENS][name]) / args.streams / TOKENS
-        ratios = [str(speed(by_name[name], by_name[base])) for by_name in (took[TOKENS], took[1])]
-        table.add_row(name, f"{1e6 * token_s:.0f}", ratios[0], f"{1e3 * request_s:.1f}", ratios[1])
+    base_requests, base_tokens = zip(*next(iter(costs.values())), strict=True)
+    for name, found in costs.items():
+        requests, tokens = zip(*found, strict=True)
+        cells = [f"{1e3 * statistics.median(requests):.1f}", str(speed(requests, base_requests))]
+        table.add_row(name, *cells, f"{1e6 * statistics.median(tokens):.0f}", str(speed(tokens, base_tokens)))
     Console(width=150).print(table)
 
 
