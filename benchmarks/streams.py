@@ -26,7 +26,7 @@ from benchmarks.http_servers import OURS, VLLM, Server, best_dtype, same_flags, 
 from benchmarks.paired import in_turn, speed
 
 TOKENS = 128
-REPEATS = 5  # of requests of one token, whose time is near what an operating system counts in
+REPEATS = 2  # of requests of one token, whose time is near what an operating system counts in
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")  # as this server has them by default
 
 
