@@ -109,7 +109,8 @@ def create_app(
         openapi_url="/openapi.json" if docs else None,
         docs_url=None,  # see docs_page.py
         redoc_url=None,
-        root_path=root_path,  # for the addresses in /openapi.json
+        # And not `root_path`: routes would be found behind a second prefix, which the middlewares take for a path.
+        servers=[{"url": root_path}] if root_path else None,
     )
     reads = open_point_reads(database)
     registry = Registry(database, reads, cache_size=settings.resolve_cache_size)

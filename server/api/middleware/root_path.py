@@ -38,10 +38,5 @@ class RootPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and is_below(scope["path"], (self._root_path,)):
-            raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
-            scope = {
-                **scope,
-                "path": scope["path"][len(self._root_path) :] or "/",
-                "raw_path": raw_path[len(self._root_path) :] or b"/",
-            }
+            scope = {**scope, "path": scope["path"][len(self._root_path) :] or "/"}
         await self._app(scope, receive, send)

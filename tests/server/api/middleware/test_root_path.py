@@ -21,6 +21,9 @@ async def test_every_path_is_there_with_the_prefix_and_without(
             assert [answer.status_code for answer in answers] == [200, 200], path
         assert (await client.get("/llm")).status_code == (await client.get("/")).status_code
         assert (await client.get("/llmx/v1/models")).status_code == 404
+        # Nothing behind a second prefix, which would be routed by vLLM's handlers and charged to nobody.
+        assert (await client.get("/llm/llm/v1/models")).status_code == 404
+        assert (await client.post("/llm/llm/v1/completions", json={"prompt": "hi"})).status_code == 404
         assert (await client.get("/openapi.json")).json()["servers"] == [{"url": "/llm"}]
         mine = openai.AsyncOpenAI(base_url=f"{client.base_url}/llm/v1", api_key="none", http_client=client)
         answer = await mine.chat.completions.create(
