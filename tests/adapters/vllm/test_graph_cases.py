@@ -1,4 +1,4 @@
-"""vLLM's own table of CUDA graphs, without a GPU: what would be recorded, and which graph a step would take."""
+"""vLLM's own tables of CUDA graphs, without a GPU: what would be recorded, and which graph a step would take."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 pytest.importorskip("vllm")
 
 from vllm.config.compilation import CUDAGraphMode
+from vllm.v1.cudagraph_dispatcher import CudagraphDispatcher
 from vllm.v1.worker.gpu import cudagraph_utils, lora_utils, model_runner
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 
-from adapters.vllm.graph_cases import record_graphs_once
+from adapters.vllm.graph_cases import dispatch_the_one_case, record_graphs_once
 
 SIZES = [1, 2, 4, 8]
 
@@ -97,3 +98,76 @@ def test_the_runner_hands_its_cases_to_the_table() -> None:
     assert "lora_capture_cases=self.lora_capture_cases" in source, (
         "vLLM's second runner no longer has the cases that it records graphs for: see adapters/vllm/graph_cases.py"
     )
+
+
+class Compilation(SimpleNamespace):
+    """What the first runner's dispatcher asks of vLLM's CompilationConfig."""
+
+    cudagraph_specialize_lora, compile_sizes = True, ()
+    cudagraph_mode, cudagraph_capture_sizes, max_cudagraph_capture_size = CUDAGraphMode.FULL_AND_PIECEWISE, SIZES, 8
+
+    def is_attention_compiled_piecewise(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def dispatcher() -> Iterator[Any]:
+    """The first runner's table, as after the recording, of an engine with or without LoRA, ours or not. vLLM's class is
+    as before, behind the test."""
+    originals = CudagraphDispatcher._get_lora_cases, CudagraphDispatcher._create_padded_batch_descriptor
+
+    class Mixin:
+        cudagraph_dispatcher: Any
+
+        def load_lora_model(self, model: Any, vllm_config: Any, device: Any) -> Any:
+            return model
+
+    record_graphs_once(Mixin, lambda one: one.is_ours)
+
+    def made(*, lora: bool, is_ours: bool = False) -> CudagraphDispatcher:
+        vllm_config = config(lora=lora)
+        vllm_config.is_ours, vllm_config.compilation_config, vllm_config.num_speculative_tokens = (
+            is_ours,
+            Compilation(),
+            0,
+        )
+        vllm_config.scheduler_config = SimpleNamespace(max_num_seqs=4)
+        runner = Mixin()
+        runner.cudagraph_dispatcher = CudagraphDispatcher(vllm_config)
+        runner.load_lora_model("model", vllm_config, "cuda")
+        runner.cudagraph_dispatcher.initialize_cudagraph_keys(CUDAGraphMode.FULL_AND_PIECEWISE)
+        return runner.cudagraph_dispatcher
+
+    yield made
+    CudagraphDispatcher._get_lora_cases, CudagraphDispatcher._create_padded_batch_descriptor = originals  # type: ignore[method-assign]
+
+
+def recorded(dispatcher: CudagraphDispatcher) -> int:
+    return sum(len(graphs) for _, graphs in dispatcher.get_capture_descs())
+
+
+def test_the_first_runner_too_records_graphs_once(dispatcher: Any) -> None:
+    without_lora, ours = dispatcher(lora=False), dispatcher(lora=True, is_ours=True)
+    assert recorded(ours) == recorded(without_lora) == len(SIZES) + len(SIZES[:3])
+    for adapters in (0, 1, 3, 4, 5):
+        for tokens, decode in ((1, True), (3, True), (3, False), (7, False)):
+            graph = ours.dispatch(tokens, uniform_decode=decode, has_lora=adapters > 0, num_active_loras=adapters)
+            assert graph == without_lora.dispatch(tokens, uniform_decode=decode)
+            assert graph[0] == (CUDAGraphMode.FULL if decode else CUDAGraphMode.PIECEWISE)
+    assert ours.dispatch(9, has_lora=True, num_active_loras=2)[0] == CUDAGraphMode.NONE
+
+
+def test_the_first_runner_with_vllms_own_lora_has_both_sets(dispatcher: Any) -> None:
+    dispatcher(lora=True, is_ours=True)  # which wraps vLLM's class
+    theirs = dispatcher(lora=True)
+    assert recorded(theirs) == 2 * recorded(dispatcher(lora=False))
+    for adapters, graphs in ((0, 0), (1, 5), (4, 5)):
+        _, graph = theirs.dispatch(3, uniform_decode=True, has_lora=adapters > 0, num_active_loras=adapters)
+        assert graph.num_active_loras == graphs
+
+
+def test_wrapping_the_dispatcher_again_does_nothing(dispatcher: Any) -> None:
+    dispatcher(lora=True, is_ours=True)
+    wrapped = CudagraphDispatcher._get_lora_cases
+    dispatch_the_one_case(CudagraphDispatcher, lambda _: False)
+    assert CudagraphDispatcher._get_lora_cases is wrapped
