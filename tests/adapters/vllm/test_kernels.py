@@ -76,7 +76,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there() -> None:
     }
     command = [sys.executable, "-c", "from tests.adapters.vllm.test_kernels import compile_all; compile_all()"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.split() == ["shrink", "rotate"] * 12, done.stderr[-3000:]
+    assert done.returncode == 0 and done.stdout.split() == ["shrink", "rotate"] * 18, done.stderr[-3000:]
 
 
 @pytest.mark.skipif(not TRITON.is_dir(), reason="Triton is not installed: make triton")
@@ -112,24 +112,34 @@ def variants() -> str:
 
 
 def compile_all() -> None:
-    """Both kernels for a Hopper GPU, for every dtype and number of terms; prints what was compiled."""
+    """Both kernels, for a Hopper GPU with every dtype and number of terms, and for other GPUs with one; prints what was
+    compiled."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from triton.compiler import compile as compiled
 
     from adapters.vllm import kernels
 
-    def build(kernel: Any, constants: dict[str, int], **pointers: str) -> None:
+    def build(target: Any, kernel: Any, constants: dict[str, int], **pointers: str) -> None:
         numbers = [name for name in kernel.arg_names if name not in constants and name not in pointers]
         signature = pointers | dict.fromkeys(numbers, "i32") | dict.fromkeys(constants, "constexpr")
         source = ASTSource(kernel, signature={name: signature[name] for name in kernel.arg_names}, constexprs=constants)
-        assert compiled(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+        assembled = compiled(source, target=target).asm
+        assert assembled.get("cubin") or assembled["hsaco"]
         print(kernel.__name__)
+
+    def build_both(target: Any, dtype: str, rank: int, modules: int, padded: int) -> None:
+        terms = rank * modules
+        sizes = {"TERMS": terms, "PADDED": padded, "TOKENS": 8, "FEATURES": 128, "SPLIT": 1024}
+        build(target, kernels.shrink, sizes, x=dtype, v="*fp32", out="*fp32")
+        sizes = {"PARTS": 2, "RANK": rank, "TERMS": terms, "OUTS": terms, "PADDED": padded, "TOKENS": 8}
+        build(target, kernels.rotate, sizes, h=dtype, table="*fp32", slots="*i64", modules="*i64", out="*fp32")
 
     for dtype in ("*fp32", "*bf16", "*fp16"):
         for rank, modules, padded in ((1, 1, 2), (2, 1, 2), (2, 3, 8), (8, 3, 32)):
-            terms = rank * modules
-            sizes = {"TERMS": terms, "PADDED": padded, "TOKENS": 8, "FEATURES": 128, "SPLIT": 1024}
-            build(kernels.shrink, sizes, x=dtype, v="*fp32", out="*fp32")
-            sizes = {"PARTS": 2, "RANK": rank, "TERMS": terms, "OUTS": terms, "PADDED": padded, "TOKENS": 8}
-            build(kernels.rotate, sizes, h=dtype, table="*fp32", slots="*i64", modules="*i64", out="*fp32")
+            build_both(GPUTarget("cuda", 90, 32), dtype, rank, modules, padded)
+    # T4 (no bfloat16), A100, L4, B200, RTX 5090; MI300X.
+    build_both(GPUTarget("cuda", 75, 32), "*fp16", 2, 3, 8)
+    for capability in (80, 89, 100, 120):
+        build_both(GPUTarget("cuda", capability, 32), "*bf16", 2, 3, 8)
+    build_both(GPUTarget("hip", "gfx942", 64), "*bf16", 2, 3, 8)
