@@ -126,7 +126,10 @@ async def _serve(
         tracing = None if target is None else tracer_provider(target)
         workers = _workers(settings, args, factors, mode, trained, address, gpus)
         docs, methods = not args.disable_fastapi_docs, methods_of(workers)
-        app = create_app(settings, engine, database, api_keys, tracing, cors, methods, docs, args.root_path)
+        app = create_app(
+            settings, engine, database, api_keys, tracing=tracing, cors=cors, own_methods=methods, docs=docs,
+            root_path=args.root_path,
+        )  # fmt: skip
         # Now, for vLLM's lifespan deletes `app.state` at its end.
         ending.push_async_callback(app.state.gateway.reads.close)
         await engine.start(app)

@@ -10,10 +10,12 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.core.paths import is_below
+from server.api.middleware.short_paths import ALIASES
+from server.core.paths import MODEL_ROUTES, OPEN_PATHS, OPERATIONS, is_below
 
 _VALID = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-_TAKEN = ("/v1",)
+# What workers, probes and users ask for without a prefix: with one of these names taken off, it would be gone.
+_TAKEN = ("/v1", "/v2", "/console", *ALIASES, *sorted(OPEN_PATHS | OPERATIONS | MODEL_ROUTES))
 
 
 def checked_root_path(root_path: str | None) -> str:
@@ -21,10 +23,11 @@ def checked_root_path(root_path: str | None) -> str:
     path = (root_path or "").rstrip("/")
     if path and not _VALID.fullmatch(path):
         raise ValueError(f"--root-path is {root_path!r}, expected a path such as /llm")
-    if is_below(path, _TAKEN):
+    own = next((one for one in _TAKEN if is_below(path, (one,))), None)
+    if own is not None:
         raise ValueError(
-            f"--root-path is {root_path!r}, but the server's own paths begin with /v1; give only what the proxy has "
-            "before that, such as /llm for /llm/v1/models"
+            f"--root-path is {root_path!r}, but the server has paths of its own at {own}; give only what the proxy has "
+            "before those, such as /llm for /llm/v1/models"
         )
     return path
 

@@ -42,7 +42,11 @@ def test_a_misspelt_flag_is_told_in_a_line_with_the_one_that_was_meant(
     [
         ("llm", "expected a path such as /llm"),
         ("/a b", "expected a path such as /llm"),
-        ("/v1", "the server's own paths begin with /v1"),
+        ("/v1", "the server has paths of its own at /v1"),
+        ("/adapters/", "the server has paths of its own at /adapters"),
+        ("/docs", "the server has paths of its own at /docs"),
+        ("/console/llm", "the server has paths of its own at /console"),
+        ("/health", "the server has paths of its own at /health"),
     ],
 )
 def test_a_root_path_that_could_not_work_is_refused(
