@@ -1,4 +1,5 @@
-"""How many fields, messages, tools and stop texts a request to the engine may have: more than real ones do.
+"""How many fields, messages, tools and stop texts a request to the engine may have, and how long a repetition it may
+look for: more than real ones do.
 
 Each of them costs time within the event loop, here or in the engine, in which every other request waits. What else a
 body may hold is bounded by its values (core/json_values.py).
@@ -22,6 +23,8 @@ MAX_PARTS = 10_000
 MAX_TOOLS = 1000
 # The engine looks for each of them at every token. OpenAI takes 4.
 MAX_STOPS = 256
+# The engine's scheduler compares so many tokens with those before them, at every token, for as many sizes.
+MAX_REPETITION = 256
 
 
 def check_counts(payload: Mapping[str, object], path: str) -> None:
@@ -46,6 +49,9 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
             raise BadRequest(
                 f"{name} is {quoted(items)}, expected a list of at most {most}.", param=name, code="list_too_long"
             )
+    of_parameters = parameters.get("repetition_detection") if isinstance(parameters, Mapping) else None
+    _check_repetition("repetition_detection", payload.get("repetition_detection"))
+    _check_repetition("sampling_params.repetition_detection", of_parameters)
     parts = _parts(payload.get(conversation))
     if parts > MAX_PARTS:
         raise BadRequest(
@@ -53,6 +59,25 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
             param=conversation,
             code="list_too_long",
         )
+
+
+def _check_repetition(name: str, sought: object) -> None:
+    for field in ("max_pattern_size", "min_count"):
+        size = sought.get(field) if isinstance(sought, Mapping) else None
+        # As a text or a fraction, too, which the engine takes for the number.
+        if isinstance(size, int | float | str) and not _is_at_most(size, MAX_REPETITION):
+            raise BadRequest(
+                f"{name}.{field} is {quoted(size)}, expected at most {MAX_REPETITION}.",
+                param=f"{name}.{field}",
+                code="invalid_value",
+            )
+
+
+def _is_at_most(number: float | str, most: int) -> bool:
+    try:
+        return float(number) <= most
+    except (ValueError, OverflowError):
+        return not isinstance(number, int)  # no number at all is the engine's to refuse
 
 
 def _parts(messages: object) -> int:

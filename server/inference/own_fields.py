@@ -8,6 +8,7 @@ from server.core.metadata import metadata_of
 from server.inference.end_user import check_end_user
 from server.inference.misnomers import check_names
 from server.inference.tools_check import check_hosted_tools, check_tools
+from server.inference.transfer_fields import check_transfer
 
 # Whose `metadata` is OpenAI's; that of Anthropic's API is another.
 _WITH_METADATA = ("/v1/chat/completions", "/v1/responses")
@@ -16,6 +17,7 @@ _WITH_METADATA = ("/v1/chat/completions", "/v1/responses")
 def check_own_fields(payload: Mapping[str, object], path: str, why_no_tools: str | None) -> None:
     """BadRequest for the first field of `payload` at fault. why_no_tools: of the model, None where it has tools."""
     check_names(payload)
+    check_transfer(payload)
     check_hosted_tools(payload, path)
     check_tools(payload, why_no_tools)
     check_end_user(payload)

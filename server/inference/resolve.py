@@ -28,7 +28,12 @@ from server.inference.adapter_field import AdapterField
 from server.inference.answer_limits import lower_limits
 from server.inference.counts import check_counts
 from server.inference.engine_json import engine_json
-from server.inference.gateway_fields import asks_for_prompt_only, set_gateway_fields
+from server.inference.gateway_fields import (
+    asks_for_prompt_only,
+    engine_headers,
+    set_gateway_fields,
+    take_priority_of_header,
+)
 from server.inference.misnomers import check_elsewhere
 from server.inference.own_fields import check_own_fields
 from server.inference.refused_values import leave_out_refused
@@ -84,6 +89,7 @@ class Resolver:
         if path == SAGEMAKER_PATH:
             take_adapter_of_header(payload, scope)
         if runs_model:
+            take_priority_of_header(payload, scope)
             check_elsewhere(scope)
             await off_loop(len(body), check_own_fields, payload, path, self._engine.why_no_tools)
         served = await self._adapter(payload, principal)
@@ -159,5 +165,6 @@ def _parsed(body: bytes) -> dict[str, Any] | None:
 def _headers(scope: Scope, payload: dict[str, Any], length: int) -> RawHeaders:
     """The headers of the request with the body as it is now: whole, and of this length."""
     kept = [(name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")]
-    headers = [*kept, (b"content-length", str(length).encode())]
+    priority = payload.get("priority") if scope["path"] in MODEL_ROUTES else None
+    headers = engine_headers([*kept, (b"content-length", str(length).encode())], priority)
     return say_model_in_header(headers, payload) if scope["path"] == SAGEMAKER_PATH else headers

@@ -17,6 +17,11 @@ from server.launch.start_checks import CannotStart
 
 # Ways to draft tokens. What they draft is of the base model, or of the prompt; the engine verifies it with the adapter.
 SPECULATION = ("ngram", "draft_model")
+# Connectors that keep blocks of the KV cache elsewhere, as long as this process lives, under the engine's own keys, of
+# which the adapter and the tenant's salt are part. Others look them up by their tokens, or fetch them from another
+# server: a request would go on from what another adapter, or another tenant's, has computed.
+KV_CONNECTORS = ("OffloadingConnector", "SimpleCPUOffloadConnector")
+KV_STORES = ("CPUOffloadingSpec",)
 
 
 def check_adapters_supported(vllm_config: VllmConfig) -> None:
@@ -27,6 +32,7 @@ def check_adapters_supported(vllm_config: VllmConfig) -> None:
         vllm_config.speculative_config,
     )
     _check_model_class(model_config)
+    _check_kv_connector(vllm_config.kv_transfer_config)
     if speculation is not None and speculation.method not in SPECULATION:
         raise CannotStart(
             f"--speculative-config with the method {speculation.method} is not known to keep an adapter's answers: use "
@@ -81,6 +87,23 @@ def _check_model_class(model_config: Any) -> None:
             f"{architecture} cannot be served with adapters: vLLM does not say of {model_class.__name__} which of its "
             "linears hold which weights (SupportsLoRA). Serve another model."
         )
+
+
+def _check_kv_connector(transfer: Any) -> None:
+    """`transfer`: vLLM's KVTransferConfig, or None."""
+    if transfer is None or transfer.kv_connector is None:
+        return
+    store = transfer.kv_connector_extra_config.get("spec_name", KV_STORES[0])
+    if transfer.kv_connector in KV_CONNECTORS and store in KV_STORES:
+        return
+    keeper = (
+        f"The store {store}" if transfer.kv_connector in KV_CONNECTORS else f"The connector {transfer.kv_connector}"
+    )
+    raise CannotStart(
+        f"{keeper} for the KV cache is not known to keep what one adapter or tenant has computed from the requests of "
+        "others: leave --kv-transfer-config out. --kv-offloading-size, with the backend native, keeps blocks in the "
+        "machine's memory."
+    )
 
 
 def _within_layer(module: str) -> str:

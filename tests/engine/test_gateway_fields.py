@@ -1,13 +1,16 @@
 """The list of routes that run the model, against the routes and request models that vLLM has."""
 
+import re
 from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from fastapi import FastAPI
 
 from server.core.paths import MODEL_ROUTES, REFUSED_ROUTES
+from tests.engine.known_fields import KNOWN_FIELDS
 
 pytestmark = pytest.mark.engine
 
@@ -28,6 +31,14 @@ OTHER_ROUTES = {
     "/scale_elastic_ep",
     "/is_scaling_elastic_ep",
 }
+
+# Headers that vLLM's handlers read of a request. The gateway sets or leaves out those of gateway_fields.py, and sets
+# x-request-id. A session is told to whoever listens to the events of the KV cache, and changes nothing else; the format
+# is of a header of the answer.
+KNOWN_HEADERS = {
+    "x-request-id", "x-vllm-priority", "x-data-parallel-rank", "x-session-id", "authorization", "content-type",
+    "endpoint-load-metrics-format",
+}  # fmt: skip
 
 
 # They steer the server and need the operator's key.
@@ -96,17 +107,55 @@ def test_every_route_of_vllm_is_known_to_run_the_model_or_not_to(routes: dict[st
     assert not gone, f"vLLM no longer has these routes; take them out of the lists: {sorted(gone)}"
 
 
-def test_routes_that_run_the_model_take_a_cache_salt(routes: dict[str, Any]) -> None:
-    models = {
+@pytest.fixture(scope="module")
+def models(routes: dict[str, Any]) -> dict[str, list[Any]]:
+    """The request models of each route that runs the model."""
+    return {
         path: list(members(parameter.field_info.annotation))
         for path in routes.keys() & MODEL_ROUTES
         for parameter in routes[path].dependant.body_params
     }
+
+
+def test_routes_that_run_the_model_take_a_cache_salt(models: dict[str, list[Any]]) -> None:
     assert len(models) >= 15
     kinds = [(path, kind) for path, kinds in models.items() for kind in kinds]
     unsalted = {(path, kind.__name__) for path, kind in kinds if "cache_salt" not in kind.model_fields}
     assert unsalted == set()
     assert "priority" in models["/v1/chat/completions"][0].model_fields
+
+
+def test_every_field_that_vllm_takes_is_known(models: dict[str, list[Any]]) -> None:
+    fields = {name for kinds in models.values() for kind in kinds for name in kind.model_fields}
+    assert not fields - KNOWN_FIELDS, (
+        "vLLM's requests have fields that nobody has looked at. Does one of them say whose cache is read, who comes "
+        "first, what is counted, or how much the scheduler does at every token? Refuse or bound those; then add all to "
+        f"known_fields.py: {sorted(fields - KNOWN_FIELDS)}"
+    )
+    gone = KNOWN_FIELDS - fields
+    assert not gone, f"vLLM's requests no longer have these fields; take them out of known_fields.py: {sorted(gone)}"
+
+
+def test_every_header_that_vllm_reads_is_known() -> None:
+    import vllm.entrypoints
+
+    sources = [file.read_text() for file in Path(vllm.entrypoints.__path__[0]).rglob("*.py")]
+    constants = dict(re.findall(r'^([A-Z_]+) = "([^"\n]+)"$', "\n".join(sources), re.MULTILINE))
+    read = [one for source in sources for one in re.findall(r'headers\.get\(\s*(?:"([^"]+)"|([A-Z_]+))', source)]
+    names = {(literal or constants[constant]).lower() for literal, constant in read}
+    assert {"x-vllm-priority", "x-data-parallel-rank"} <= names
+    assert not names - KNOWN_HEADERS, (
+        "vLLM reads headers that clients may send. Say of each, in gateway_fields.py or here, what becomes of it: "
+        f"{sorted(names - KNOWN_HEADERS)}"
+    )
+
+
+def test_vllms_priority_header_is_the_one_that_is_set() -> None:
+    from vllm.entrypoints.generate.base.serving import PRIORITY_HEADER as OF_VLLM
+
+    from server.inference.gateway_fields import PRIORITY_HEADER
+
+    assert OF_VLLM.lower() == PRIORITY_HEADER
 
 
 def test_vllm_accepts_the_salt_that_tenants_get() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from server.inference.counts import MAX_FIELDS, MAX_MESSAGES, MAX_PARTS, MAX_STOPS, MAX_TOOLS
+from server.inference.counts import MAX_FIELDS, MAX_MESSAGES, MAX_PARTS, MAX_REPETITION, MAX_STOPS, MAX_TOOLS
 
 CHAT = "/v1/chat/completions"
 
@@ -59,3 +59,21 @@ async def test_parts_of_all_messages_are_counted(client: httpx.AsyncClient, path
     error = (await client.post(path, json={field: [*said, {"role": "user", "content": [0]}]})).json()["error"]
     assert (error["param"], error["code"]) == (field, "list_too_long")
     assert f"{MAX_PARTS + 1} parts" in error["message"]
+
+
+@pytest.mark.parametrize("field", ["max_pattern_size", "min_count"])
+@pytest.mark.parametrize("size", [MAX_REPETITION + 1, 10**400, "257", 256.5, "1e9", "inf"])
+async def test_a_repetition_that_is_looked_for_is_short(client: httpx.AsyncClient, field: str, size: object) -> None:
+    sought = {"max_pattern_size": 20, "min_count": 3}
+    for body, where in (
+        ({"messages": [], "repetition_detection": {**sought, field: size}}, "repetition_detection"),
+        (
+            {"messages": [], "sampling_params": {"repetition_detection": {**sought, field: size}}},
+            "sampling_params.repetition_detection",
+        ),
+    ):
+        response = await client.post(CHAT, json=body)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, f"{where}.{field}")
+    for fits in (MAX_REPETITION, "3", None, "many", {}):  # what is no number is the engine's to refuse
+        body = {"messages": [], "repetition_detection": {**sought, field: fits}}
+        assert (await client.post(CHAT, json=body)).status_code == 200

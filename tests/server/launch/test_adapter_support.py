@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, StableLmConfig
-from vllm.config import VllmConfig
+from vllm.config import KVTransferConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
 from adapters.factors.model_files import read_model
@@ -56,6 +57,30 @@ def test_weights_that_are_elsewhere_are_refused(llama: Path, options: dict[str, 
 def test_layers_that_see_some_tokens_only_are_refused(llama: Path) -> None:
     with pytest.raises(CannotStart, match=r"--kv-sharing-fast-prefill"):
         check_adapters_supported(configured(llama, kv_sharing_fast_prefill=True))
+
+
+@pytest.mark.parametrize(
+    ("connector", "extra", "told"),
+    [
+        ("ExampleConnector", {"shared_storage_path": "/nowhere"}, "The connector ExampleConnector"),
+        ("LMCacheMPConnector", {}, "The connector LMCacheMPConnector"),
+        ("NixlConnector", {}, "The connector NixlConnector"),
+        ("OffloadingConnector", {"spec_name": "TieringOffloadingSpec"}, "The store TieringOffloadingSpec"),
+        ("OffloadingConnector", {}, None),
+        ("SimpleCPUOffloadConnector", {"spec_name": "CPUOffloadingSpec"}, None),
+    ],
+)
+def test_a_kv_cache_elsewhere_is_kept_by_adapter_and_tenant_or_refused(
+    vllm_config: VllmConfig, connector: str, extra: dict[str, Any], told: str | None
+) -> None:
+    transfer = KVTransferConfig(kv_connector=connector, kv_role="kv_both", kv_connector_extra_config=extra)
+    config = replace(vllm_config, kv_transfer_config=None)
+    config.kv_transfer_config = transfer  # behind vLLM's own checks, which want packages and GPUs
+    if told is None:
+        check_adapters_supported(config)
+    else:
+        with pytest.raises(CannotStart, match=f"{told} for the KV cache .* --kv-offloading-size"):
+            check_adapters_supported(config)
 
 
 def test_pipeline_stages_may_start_and_with_speculation_not(llama: Path) -> None:

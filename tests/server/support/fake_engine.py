@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from adapters.factors.factors import Factors, save_factors
@@ -79,8 +80,8 @@ class FakeEngine:
     (seconds behind each chunk of a stream, and before a whole answer) and `base_answer` (what it says without an
     adapter) are for the tests to set.
 
-    `received` are the chat requests, and `grammars` all grammars, in the order in which they came; `bad_grammars` says
-    of specs why they are refused.
+    `received` are the chat requests, `heard` the headers of all requests, and `grammars` all grammars, as they came;
+    `bad_grammars` says of specs why they are refused.
     """
 
     def __init__(self, factors: Factors) -> None:
@@ -104,6 +105,7 @@ class FakeEngine:
         self.hold_grammars: asyncio.Event | None = None  # what is found out about those with "slow" in them waits
         self.base_answer = "base"
         self.received: list[ChatRequest] = []
+        self.heard: list[Headers] = []
         self.asked: list[dict[str, Any]] = []  # bodies of /v1/responses
         self.too_long: str | None = None  # an input that is refused when its turn has come
         self.breaks_off = False  # whether streams of responses end in the middle
@@ -111,13 +113,16 @@ class FakeEngine:
         self._observe: ContextVar[TokenObserver | None] = ContextVar("observe", default=None)
 
     def mount(self, app: FastAPI) -> None:
-        app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
-        app.add_api_route("/v1/messages", self._message, methods=["POST"])
-        app.add_api_route("/v1/responses", self._respond, methods=["POST"])
-        app.add_api_route("/v1/completions", self._echo, methods=["POST"])
-        app.add_api_route("/tokenize", self._echo, methods=["POST"])
-        app.add_api_route("/v1/audio/transcriptions", self._echo, methods=["POST"])
-        app.add_api_route("/v1/fail/{kind}", self._fail, methods=["POST"])
+        for path, handle in (
+            ("/v1/chat/completions", self._chat),
+            ("/v1/messages", self._message),
+            ("/v1/responses", self._respond),
+            ("/v1/completions", self._echo),
+            ("/tokenize", self._echo),
+            ("/v1/audio/transcriptions", self._echo),
+            ("/v1/fail/{kind}", self._fail),
+        ):
+            app.add_api_route(path, handle, methods=["POST"], dependencies=[Depends(self._hear)])
 
     async def why_no_grammar(self, grammar: Grammar) -> str | None:
         self.grammars.append(grammar)
@@ -152,6 +157,9 @@ class FakeEngine:
         observe = self._observe.get()
         if observe is not None:
             observe(prompt_tokens, completion_tokens, 0)
+
+    def _hear(self, request: Request) -> None:
+        self.heard.append(request.headers)
 
     async def _chat(self, request: ChatRequest, http: Request) -> Response:
         served = self._active.get()
