@@ -32,6 +32,7 @@ _EMBEDDED_PROMPTS = "prompt_embeds"
 # with its counterpart in the other list, or with the other field's single value.
 _PAIRED_FIELDS = ("inputs", "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2")
 _SYSTEM_ROLES = ("system", "developer")
+_URLS = frozenset(("url", "image_url", "video_url", "audio_url"))
 _ANSWER_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -130,11 +131,19 @@ def _tokens(value: object) -> float:
     while pending:
         item = pending.pop()
         if isinstance(item, str):
-            tokens += 0 if item.startswith("data:") else len(item.encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN
+            tokens += len(item.encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN
         elif isinstance(item, int):
             tokens += 1
         elif isinstance(item, list):
             pending.extend(item)
         elif isinstance(item, Mapping):
-            pending.extend(item.values())
+            pending.extend(value for name, value in item.items() if not _is_media(name, value, item))
     return tokens
+
+
+def _is_media(name: object, value: object, part: Mapping[object, object]) -> bool:
+    """Whether `value`, which `part` of a message has under `name`, is an image or a sound: a data URL, or base64 beside
+    its type, as Anthropic's images and OpenAI's sounds are."""
+    if name in _URLS:
+        return isinstance(value, str) and value.startswith("data:")
+    return name == "data" and isinstance(value, str) and ("media_type" in part or "format" in part)

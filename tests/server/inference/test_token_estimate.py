@@ -34,6 +34,20 @@ def user(content: Any) -> list[dict[str, Any]]:
         ({"messages": user("x" * 384), "max_completion_tokens": 20, "max_tokens": 5}, Estimate(97 + 20, 1)),
         ({"messages": [user("x" * 384)] * 4, "max_tokens": 20}, Estimate(4 * 117, 4)),
         ({"messages": user([{"type": "image_url", "image_url": {"url": "data:" + "A" * 9000}}])}, Estimate(260, 1)),
+        ({"messages": user([{"type": "text", "text": "data: " + "x" * 378}]), "max_tokens": 20}, Estimate(98 + 20, 1)),
+        (
+            {
+                "messages": user(
+                    [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 9000}}]
+                )
+            },
+            Estimate(262, 1),
+        ),
+        (
+            {"messages": user([{"type": "input_audio", "input_audio": {"data": "A" * 900, "format": "wav"}}])},
+            Estimate(261, 1),
+        ),
+        ({"messages": [{"role": "tool", "content": {"data": "x" * 384}}], "max_tokens": 20}, Estimate(97 + 20, 1)),
         ({"input": "x" * 400, "max_output_tokens": 20}, Estimate(120, 1)),
         ({"token_ids": [1] * 100, "sampling_params": {"max_tokens": 20}}, Estimate(120, 1)),
         ({"token_ids": [1] * 100, "sampling_params": {"max_tokens": 20, "n": 128}}, Estimate(100 + 128 * 20, 128)),
