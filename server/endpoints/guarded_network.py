@@ -37,10 +37,12 @@ class NotAllowed(Exception):
 
 
 class AllowedHosts:
-    """`patterns`: host names, with * for any part of them, or addresses; separated by commas."""
+    """`patterns`: host names, with * for any part of them, or addresses; separated by commas. setting: in which the
+    operator gives them, for messages."""
 
-    def __init__(self, patterns: str) -> None:
+    def __init__(self, patterns: str, setting: str = "TINYLORA_ENDPOINT_HOSTS") -> None:
         self.patterns = tuple(one.strip().lower().strip("[]") for one in patterns.split(",") if one.strip())
+        self.setting = setting
 
     def check_host(self, host: str) -> None:
         """NotAllowed for a `host` that no pattern allows, or that is known not to be public before it is resolved: an
@@ -48,28 +50,27 @@ class AllowedHosts:
         name = _plain(host)
         if not any(fnmatchcase(name, pattern) for pattern in self.patterns):
             raise NotAllowed(
-                f"the host {host!r:.100} is not among those that the server's operator allows (TINYLORA_ENDPOINT_HOSTS)"
+                f"the host {host!r:.100} is not among those that the server's operator allows ({self.setting})"
             )
         if name in self.patterns:
             return
         if name.rpartition(".")[2] == _LOCALHOST:
-            raise _not_public(host, "is this machine itself")
+            raise self._not_public(host, "is this machine itself")
         if (address := _address(name)) is not None and not is_public(address):
-            raise _not_public(host, "is an address that is not public")
+            raise self._not_public(host, "is an address that is not public")
 
     def check_address(self, host: str, address: Address) -> None:
         """NotAllowed where an allowed `host` resolves to an `address` that is not public, unless the host is named
         exactly. The address is for the operator alone: which there are inside is not the tenant's to know."""
         if _plain(host) not in self.patterns and not is_public(address):
             structlog.get_logger().warning("endpoint not asked: not public", host=host[:100], address=str(address))
-            raise _not_public(host, "resolves to an address that is not public")
+            raise self._not_public(host, "resolves to an address that is not public")
 
-
-def _not_public(host: str, why: str) -> NotAllowed:
-    return NotAllowed(
-        f"the host {host!r:.100} {why}; this server's operator can allow it by naming the host itself in "
-        "TINYLORA_ENDPOINT_HOSTS"
-    )
+    def _not_public(self, host: str, why: str) -> NotAllowed:
+        return NotAllowed(
+            f"the host {host!r:.100} {why}; this server's operator can allow it by naming the host itself in "
+            f"{self.setting}"
+        )
 
 
 def is_public(address: Address) -> bool:

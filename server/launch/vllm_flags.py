@@ -26,6 +26,7 @@ from adapters.vllm.plugin import adapter_options
 from server.api.middleware.root_path import checked_root_path
 from server.engine.tools import check_tool_flags, leave_tools_open
 from server.launch.cpu_defaults import set_cpu_defaults
+from server.launch.media_connector import guard_media
 from server.launch.start_checks import INSTALL_RAY, CannotStart
 from server.observability.trace_export import tell_vllm, trace_target
 
@@ -82,6 +83,7 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     try:
         validate_parsed_serve_args(args)
         args.root_path = checked_root_path(args.root_path)
+        guard_media(args, os.environ)
         tell_vllm(trace_target(args.otlp_traces_endpoint, os.environ), args, os.environ)
     except (TypeError, ValueError) as error:
         parser.error(str(error))

@@ -1,0 +1,74 @@
+"""vLLM's own reading of images, over this server's connection."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from vllm.exceptions import VLLMValidationError
+from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+
+from server.launch.media_connector import NAME, guard_media
+from server.launch.vllm_flags import parse_vllm_args
+
+
+@pytest.fixture
+def picture() -> Iterator[str]:
+    """The URL of an image of 3 x 2 pixels on this machine."""
+    png = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(png, "PNG")
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(png.getvalue())
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/a.png"
+    server.shutdown()
+    server.server_close()
+
+
+def connector(tmp_path: Path, *flags: str) -> MediaConnector:
+    """As vLLM's handlers make it, of a server with these flags."""
+    args = parse_vllm_args(str(tmp_path), flags)
+    assert args.allowed_media_domains is None
+    made = MEDIA_CONNECTOR_REGISTRY.load(
+        NAME, media_io_kwargs=None, allowed_local_media_path="", allowed_media_domains=args.allowed_media_domains
+    )
+    assert isinstance(made, MediaConnector)
+    return made
+
+
+async def test_images_come_from_hosts_that_are_named_and_else_from_public_ones(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_MEDIA_CONNECTOR", raising=False)
+    named = connector(tmp_path, "--allowed-media-domains", "127.0.0.1", "*.example.com")
+    assert (await named.fetch_image_async(picture)).size == (3, 2)
+    with pytest.raises(VLLMValidationError, match=r"not among those that the server's operator allows"):
+        await named.fetch_image_async("http://other.example/a.png")
+    with pytest.raises(VLLMValidationError, match=r"a.png was not fetched: .* not public; .*--allowed-media-domains"):
+        await connector(tmp_path).fetch_image_async(picture)
+
+
+def test_a_thread_without_an_event_loop_fetches_too(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_MEDIA_CONNECTOR", raising=False)
+    assert connector(tmp_path, "--allowed-media-domains", "127.0.0.1").fetch_image(picture).size == (3, 2)
+
+
+def test_an_operators_own_connector_stays(tmp_path: Path) -> None:
+    args = parse_vllm_args(str(tmp_path), ["--allowed-media-domains", "images.example"])
+    args.allowed_media_domains = ["images.example"]
+    environ = {"VLLM_MEDIA_CONNECTOR": "http"}
+    guard_media(args, environ)
+    assert (args.allowed_media_domains, environ) == (["images.example"], {"VLLM_MEDIA_CONNECTOR": "http"})
