@@ -34,6 +34,7 @@ from server.inference.gateway_fields import (
     set_gateway_fields,
     take_priority_of_header,
 )
+from server.inference.media_ids import own_media_ids
 from server.inference.misnomers import check_elsewhere
 from server.inference.own_fields import check_own_fields
 from server.inference.refused_values import leave_out_refused
@@ -93,7 +94,8 @@ class Resolver:
             check_elsewhere(scope)
             await off_loop(len(body), check_own_fields, payload, path, self._engine.why_no_tools)
         served = await self._adapter(payload, principal)
-        unchanged = served is None and "adapter" not in payload and not runs_model
+        has_named_media = await off_loop(len(body), own_media_ids, payload, principal.tenant.id)
+        unchanged = served is None and "adapter" not in payload and not runs_model and not has_named_media
         payload.pop("adapter", None)
         background = state_of(scope).background
         standing = await self._settle(payload, principal, background=background) if runs_model else Standing()

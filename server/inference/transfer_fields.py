@@ -1,7 +1,9 @@
-"""Fields by which vLLM's servers hand the caches of a request to each other: refused, for this server hands none over.
+"""Fields by which vLLM's servers hand what a request has computed to each other: refused, for this server shares with
+none.
 
-The engine believes them without such a peer, too: it would answer the tokens that they hold in the place of the
-messages, and report as cached how many of them they say.
+The engine believes them without such a peer, too. It would answer the tokens that they hold in the place of the
+messages, report as cached how many of them they say, and take an image that it has read, maybe another tenant's, for
+the one whose hash they name.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from server.core.errors import BadRequest, quoted
 
-TRANSFER = ("kv_transfer_params", "ec_transfer_params")
+TRANSFER = ("kv_transfer_params", "ec_transfer_params", "features")
 
 
 def check_transfer(payload: Mapping[str, object]) -> None:

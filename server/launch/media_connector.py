@@ -1,5 +1,5 @@
-"""How vLLM fetches what requests name by URL: with server/endpoints/media.py, in the place of its own connection, which
-asks any address for anyone.
+"""How vLLM gets the images and other media of requests: with server/endpoints/media.py, in the place of its own
+connection, which asks any address for anyone; and what cannot be read of them is the client's fault.
 
 --allowed-media-domains are the hosts, all with public addresses if there are none; patterns such as *.example.com, too.
 An operator's own VLLM_MEDIA_CONNECTOR stays, and then vLLM's rules hold.
@@ -10,33 +10,63 @@ from __future__ import annotations
 import asyncio
 import sys
 from argparse import Namespace
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from vllm import envs
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import VLLMClientError, VLLMValidationError
+from vllm.logger import init_logger
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 
 from server.endpoints.guarded_network import AllowedHosts
 from server.endpoints.media import MediaFetcher, MediaNotFetched
 
+logger = init_logger("vllm.tinylora")
+
 NAME = "tinylora"
 _SETTING = "VLLM_MEDIA_CONNECTOR"
 _MIB = 2**20
-# vLLM's 256, times the requests that run at once, would be more than most machines have.
-MAX_SIZE_MB = 64
+# vLLM's 256 MB and 179 million pixels (half a GB, of a file of 30 kB), times the requests that run at once, are more
+# than most machines have.
+LIMITS = {"VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB": 64, "VLLM_MAX_IMAGE_PIXELS": 50_000_000}
 
 
 def guard_media(args: Namespace, environ: MutableMapping[str, str]) -> None:
     """Have vLLM fetch over our connection, by its arguments and environment."""
     if environ.setdefault(_SETTING, NAME) != NAME:
         return
-    environ.setdefault("VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB", str(MAX_SIZE_MB))
+    for limit, value in LIMITS.items():
+        environ.setdefault(limit, str(value))
     hosts = AllowedHosts(",".join(args.allowed_media_domains or ["*"]), "--allowed-media-domains")
     # All are checked by us; vLLM would refuse those that only a pattern names.
     args.allowed_media_domains = None
-    MEDIA_CONNECTOR_REGISTRY.register(NAME)(partial(MediaConnector, connection=_Connection(MediaFetcher(hosts))))
+    MEDIA_CONNECTOR_REGISTRY.register(NAME)(partial(_Connector, connection=_Connection(MediaFetcher(hosts))))
+
+
+class _Connector(MediaConnector):  # type: ignore[misc]
+    """vLLM's, which raises whatever a reader of images raises."""
+
+    def load_from_url(self, *args: Any, **options: Any) -> Any:
+        with _readable():
+            return super().load_from_url(*args, **options)
+
+    async def load_from_url_async(self, *args: Any, **options: Any) -> Any:
+        with _readable():
+            return await super().load_from_url_async(*args, **options)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Around the reading of a medium: VLLMValidationError where it cannot be read."""
+    try:
+        yield
+    except (ValueError, VLLMClientError):
+        raise  # which are answered as they are
+    except Exception as error:
+        logger.warning("a medium was not read: %s: %s", type(error).__name__, error)
+        raise VLLMValidationError(f"It cannot be read: {error}", parameter="url") from error
 
 
 class _Connection:

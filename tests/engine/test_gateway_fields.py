@@ -158,6 +158,17 @@ def test_vllms_priority_header_is_the_one_that_is_set() -> None:
     assert OF_VLLM.lower() == PRIORITY_HEADER
 
 
+def test_every_medium_that_vllm_takes_a_name_for_is_known() -> None:
+    from vllm.renderers.chat_utils import _MEDIA_CONTENT_PART_KEYS
+
+    from server.inference.media_ids import MEDIA
+
+    assert not _MEDIA_CONTENT_PART_KEYS - MEDIA, (
+        "vLLM reads parts of messages whose name (uuid) would be shared by all tenants: add them to media_ids.MEDIA: "
+        f"{sorted(_MEDIA_CONTENT_PART_KEYS - MEDIA)}"
+    )
+
+
 def test_vllm_accepts_the_salt_that_tenants_get() -> None:
     from vllm.entrypoints.generate.base.protocol import validate_cache_salt
 

@@ -92,7 +92,7 @@ async def test_no_header_makes_a_request_more_urgent(
     assert "priority is" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params"])
+@pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params", "features"])
 @pytest.mark.parametrize("place", ["{}", "vllm_xargs", "sampling_params"])
 async def test_no_client_speaks_for_a_server_that_shares_the_work(
     client: httpx.AsyncClient, engine: FakeEngine, name: str, place: str

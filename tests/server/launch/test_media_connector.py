@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import threading
 from collections.abc import Iterator
@@ -10,24 +11,32 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 
 from server.launch.media_connector import NAME, guard_media
 from server.launch.vllm_flags import parse_vllm_args
 
 
+def png(width: int, height: int, mode: str = "RGB") -> bytes:
+    made = io.BytesIO()
+    Image.new(mode, (width, height)).save(made, "PNG")
+    return made.getvalue()
+
+
+# More pixels than Pillow opens, and more than are allowed.
+BOMB, LARGE = (f"data:image/png;base64,{base64.b64encode(png(side, side, '1')).decode()}" for side in (20_000, 8_000))
+
+
 @pytest.fixture
 def picture() -> Iterator[str]:
     """The URL of an image of 3 x 2 pixels on this machine."""
-    png = io.BytesIO()
-    Image.new("RGB", (3, 2)).save(png, "PNG")
 
     class Site(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(png.getvalue())
+            self.wfile.write(png(3, 2))
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -72,3 +81,14 @@ def test_an_operators_own_connector_stays(tmp_path: Path) -> None:
     environ = {"VLLM_MEDIA_CONNECTOR": "http"}
     guard_media(args, environ)
     assert (args.allowed_media_domains, environ) == (["images.example"], {"VLLM_MEDIA_CONNECTOR": "http"})
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "file://x", "data:,", "data:image/png;base64,AAAA", "a", BOMB, LARGE]
+)
+async def test_what_cannot_be_read_is_the_clients_fault(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_MEDIA_CONNECTOR", raising=False)
+    with pytest.raises((ValueError, VLLMClientError)):  # which are answered with 400
+        await connector(tmp_path).fetch_image_async(url)
