@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from adapters.apply.adapted_linear import LinearFactors, adapted_linear
 from adapters.apply.reconstruct import matrices
 from adapters.factors.factors import Factors
+from adapters.factors.transformers_model import names_in
 from adapters.vector.adapter import Adapter
 from adapters.vector.errors import FactorsError, VectorError
 from adapters.vector.recipe import DType, Recipe
@@ -44,7 +45,8 @@ class TrainableAdapters:
         self._live: dict[int, _Live] = {}
         self._next_handle = 0
         self._rows: tuple[Tensor, ...] | None = None
-        self._linears = [_linear(model, factors, module) for module in factors.modules]
+        names = names_in(model, factors.modules)
+        self._linears = [_linear(model, factors, module, names[module]) for module in factors.modules]
         # A large model is spread over several GPUs; what a linear needs is where its weight is.
         self._devices = [linear.weight.device for linear in self._linears]
         for index, (linear, module) in enumerate(zip(self._linears, factors.modules, strict=True)):
@@ -144,9 +146,10 @@ class _Live:
         return self.parameter
 
 
-def _linear(model: nn.Module, factors: Factors, module: str) -> nn.Linear:
+def _linear(model: nn.Module, factors: Factors, module: str, name: str) -> nn.Linear:
+    """`module`, whose name in `model` is `name`."""
     try:
-        linear: Any = model.get_submodule(module)
+        linear: Any = model.get_submodule(name)
     except AttributeError as error:
         raise FactorsError(f"the model has no module {module}; use factors built from this model") from error
     if type(linear).forward is not nn.Linear.forward or not linear.weight.is_floating_point():

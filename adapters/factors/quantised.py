@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from adapters.factors.build import find_or_build_factors
 from adapters.factors.channel_scales import find_scales, norms_of, same_norms
@@ -26,7 +26,8 @@ from adapters.factors.dequantised import READABLE, DequantisedWeights, Unreadabl
 from adapters.factors.factors import Factors, Kind, open_factors
 from adapters.factors.kept_scales import has_scales, kept_scales, save_scales
 from adapters.factors.model_files import locate_model
-from adapters.vector.errors import FactorsError
+from adapters.factors.transformers_model import auto_class, names_in
+from adapters.vector.errors import AdapterError, FactorsError
 
 # Of the leading singular vectors, relative, in the middle one of a layer's linears. Rounding to 4 bits changes those of
 # SmolLM2 by 0.06 (0.02 to 0.17), and scales from 1/2 to 2 by 0.45 (0.38 to 0.69).
@@ -82,15 +83,17 @@ def _without_weights(directory: Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(directory)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
+            model: PreTrainedModel = auto_class(config).from_config(config)
+            return model
+    except (OSError, ValueError, KeyError, AdapterError) as error:
         raise FactorsError(f"{directory} is not a causal language model that transformers knows: {error}") from error
 
 
 def _check_shapes(factors: Factors, directory: Path, causal_lm: PreTrainedModel) -> None:
+    names = names_in(causal_lm, factors.modules)
     for module in factors.modules:
         try:
-            shape = tuple(causal_lm.get_parameter(f"{module}.weight").shape)
+            shape = tuple(causal_lm.get_parameter(f"{names[module]}.weight").shape)
         except AttributeError:
             shape = None
         expected = factors.weight_shape(module)

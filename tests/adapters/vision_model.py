@@ -1,12 +1,22 @@
-"""A tiny model of random weights that reads images: SmolVLM's family, whose text model is a Llama."""
+"""Tiny models of random weights that read images: SmolVLM's family, whose text model is a Llama, with all that serving
+takes; and the weights of families whose text model has another name in transformers than in the checkpoint.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor, LlamaConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3Processor,
+    LlamaConfig,
+)
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 
 TEMPLATE = """\
@@ -48,4 +58,46 @@ def save_vision_model(path: Path, tokenizer_of: Path) -> Path:
     )
     processor = Idefics3Processor(image_processor=images, tokenizer=tokenizer, image_seq_len=4, chat_template=TEMPLATE)
     processor.save_pretrained(path)
+    return path
+
+
+TEXT = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 256, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0, "initializer_range": 0.2,
+}  # fmt: skip
+TOWER = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIDE,
+    "patch_size": 14,
+}  # fmt: skip
+
+
+def _gemma3() -> Any:
+    images = {"mm_tokens_per_image": 4, "image_token_index": 255, "boi_token_index": 254, "eoi_token_index": 253}
+    return transformers.Gemma3Config(
+        text_config={**TEXT, "query_pre_attn_scalar": 32}, vision_config=TOWER, initializer_range=0.2, **images
+    )
+
+
+def _qwen2_5_vl() -> Any:
+    tower = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
+    text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}}
+    return transformers.Qwen2_5_VLConfig(text_config=text, vision_config={**tower, "fullatt_block_indexes": [1]})
+
+
+def _mistral3() -> Any:
+    return transformers.Mistral3Config(
+        text_config={**TEXT, "model_type": "mistral"},
+        vision_config={**TOWER, "model_type": "pixtral", "head_dim": 16},
+        image_token_index=255,
+    )
+
+
+VISION = {"gemma3": _gemma3, "qwen2_5_vl": _qwen2_5_vl, "mistral3": _mistral3}
+
+
+def save_vision_family(path: Path, name: str) -> Path:
+    """Save the weights of a model of VISION as `path`, which is returned."""
+    torch.manual_seed(3)
+    AutoModelForImageTextToText.from_config(VISION[name]()).float().save_pretrained(path)
     return path

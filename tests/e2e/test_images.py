@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from server.launch.embedded_model import ensure_embedded_model
 from tests.adapters.vision_model import save_vision_model
 from tests.e2e.running import AS_ADMIN, ServerProcess
 from tests.e2e.tenants import new_tenant
+from tests.e2e.test_training_killed import has_succeeded, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -110,3 +112,22 @@ def test_what_is_no_image_is_told(server: ServerProcess) -> None:
             with pytest.raises(openai.BadRequestError, match=why):
                 ask(client, part(url))
         assert ask(client, part(picture("red")))
+
+
+@pytest.mark.timeout(300)
+def test_such_a_model_is_trained_on_by_texts(server: ServerProcess) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n} + 1?"}, {"role": "assistant", "content": f"{n + 1}"}]}
+        for n in range(8)
+    ]
+    with tenants(server, "four") as [client]:
+        lines = "\n".join(map(json.dumps, rows)).encode()
+        file = client.files.create(file=("rows.jsonl", lines), purpose="fine-tune")
+        job = client.fine_tuning.jobs.create(
+            model="vision",
+            training_file=file.id,
+            method={"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 4, "n_epochs": 1}}},
+        ).id
+        until(lambda: has_succeeded(client, job))
+        trained = client.fine_tuning.jobs.retrieve(job).fine_tuned_model
+        assert ask(client, part(picture("red")), adapter=trained) != ask(client, part(picture("red")))

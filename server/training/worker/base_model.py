@@ -12,8 +12,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
+from adapters.factors.transformers_model import auto_class
 from adapters.vector.errors import AdapterError
 
 FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
@@ -56,11 +57,11 @@ def load_base_model(directory: Path, dtype: torch.dtype, **options: Any) -> nn.M
 
     Of transformers' ways of attention only `eager` caps its logits.
     """
-    config = AutoConfig.from_pretrained(directory).get_text_config()
-    is_capped = getattr(config, "attn_logit_softcapping", None) is not None
+    config = AutoConfig.from_pretrained(directory)
+    is_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     if is_capped:
         options["attn_implementation"] = "eager"
-    return cast(nn.Module, AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, **options).eval())
+    return cast(nn.Module, auto_class(config).from_pretrained(directory, dtype=dtype, **options).eval())
 
 
 def check_logits(causal_lm: Any) -> None:

@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+
+from adapters.factors.transformers_model import auto_class
 
 # Numbers of logits that exist at a time.
 LOGITS = 2**26
@@ -84,7 +85,10 @@ def _norm_width(config: Any) -> int:
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     widths = {"q_norm": text.num_attention_heads * head_size}
     widths["k_norm"] = getattr(text, "num_key_value_heads", text.num_attention_heads) * head_size
-    first = next(module[0] for module in _empty_model(config).modules() if isinstance(module, nn.ModuleList))
+    stacks = [module for module in _empty_model(config).modules() if isinstance(module, nn.ModuleList)]
+    # A tower that reads images has a stack of its own.
+    text_layers = [stack for stack in stacks if len(stack) == text.num_hidden_layers]
+    first = max(text_layers or stacks[:1], key=lambda stack: sum(one.numel() for one in stack.parameters()))[0]
     names = [
         name.rpartition(".")[2] for name, module in first.named_modules() if type(module).__name__.endswith("Norm")
     ]
@@ -93,5 +97,5 @@ def _norm_width(config: Any) -> int:
 
 def _empty_model(config: Any) -> nn.Module:
     with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config)
+        model: nn.Module = auto_class(config).from_config(config)
     return model

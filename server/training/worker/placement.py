@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from accelerate.utils import get_balanced_memory, infer_auto_device_map
 from torch import nn
-from transformers import AutoModelForCausalLM
 
+from adapters.factors.transformers_model import auto_class
 from server.core.host_memory import gib
 from server.training.worker.base_model import load_base_model
 from server.training.worker.device_memory import ADVICE, CudaMemory, DeviceMemory
@@ -72,7 +72,7 @@ def _fits(weights: int, available: int) -> bool:
 def _spread(config: Any, dtype: torch.dtype, most: Mapping[int, int]) -> dict[str, int] | None:
     """Whole layers on each GPU, in order and about as many bytes on each; None when they do not fit."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = auto_class(config).from_config(config, dtype=dtype)
     model.tie_weights()
     layers = list(model._no_split_modules or ())
     balanced = get_balanced_memory(model, dict(most), no_split_module_classes=layers, dtype=dtype)

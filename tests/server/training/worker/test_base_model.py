@@ -9,17 +9,23 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import AutoConfig, CLIPVisionConfig, LlamaForCausalLM
 
+from adapters.apply.reconstruct import delta_weight
 from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.build import build_factors
+from adapters.factors.default_recipe import default_recipe
+from adapters.factors.transformers_model import auto_class, names_in
+from adapters.vector.adapter import Adapter
 from adapters.vector.errors import AdapterError
 from server.training.worker.base_model import LogitShape, check_logits, load_base_model, logit_shape
 from server.training.worker.forward import Task, forward_backward
+from server.training.worker.memory import pass_bytes, weights_bytes
 from server.training.worker.packing import TokenSequence
 from server.training.worker.pass_size import PassLimits
 from server.training.worker.token_scores import TokenScores
 from tests.adapters.families import SHAPE, Merged, save_family
+from tests.adapters.vision_model import VISION, save_vision_family
 
 # Of those that do something else than Llama between the embedding and the log-probabilities.
 FAMILIES = ["cohere", "gemma2", "gemma3", "granite", "olmo2", "phi3", "qwen3_moe", "smollm3"]
@@ -100,3 +106,43 @@ def test_a_model_that_does_something_else_to_its_logits_cannot_be_trained_on(tmp
         check_logits(load_base_model(path, dtype))
         with pytest.raises(AdapterError, match="TwiceTheLogits changes its logits"):
             check_logits(TwiceTheLogits.from_pretrained(path, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", [*VISION])
+def test_models_that_read_images_are_trained_on_by_texts(tmp_path: Path, name: str) -> None:
+    path = save_vision_family(tmp_path / name, name)
+    config = AutoConfig.from_pretrained(path)
+    factors = build_factors(path, progress=False)
+    assert len(factors.modules) == 2 * 7  # the text model's, not the tower's
+    causal_lm = load_base_model(path, torch.float32)
+    check_logits(causal_lm)
+    assert weights_bytes(config, torch.float32) == 4 * sum(one.numel() for one in causal_lm.parameters())
+    assert pass_bytes(config, torch.float32, checkpointing=False).per_token > 0
+
+    recipe = default_recipe(factors)
+    vector = 0.5 * torch.randn(recipe.groups, recipe.u, generator=torch.Generator().manual_seed(5))
+    adapter = Adapter.from_vector(vector, recipe, factors.digest, "float32")
+    ids_T = torch.randint(3, 200, (25,), generator=torch.Generator().manual_seed(2))
+    # transformers' own answer, with the adapter added to its weights
+    merged = load_base_model(path, torch.float32)
+    names = names_in(merged, factors.modules)
+    assert names.keys() != set(names.values())
+    with torch.no_grad():
+        base_TV = merged(input_ids=ids_T[None]).logits[0].log_softmax(-1)
+        for module, name_there in names.items():
+            merged.get_submodule(name_there).weight.data += delta_weight(adapter, factors, module)
+        expected_TV = merged(input_ids=ids_T[None]).logits[0].log_softmax(-1)
+    expected = [expected_TV[place - 1, ids_T[place]] for place in range(20, 25)]
+    assert not torch.allclose(base_TV, expected_TV, atol=1e-2)
+
+    model = TrainableAdapters(causal_lm, factors)
+    handle = model.add(adapter)
+    batch = [TokenSequence(handle, ids_T[:20].tolist(), ids_T[20:].tolist(), 1.0)]
+    measured = forward_backward(model, [Task(batch, SumOfLogprobs(range(1)))], SMALL)[0]
+    torch.testing.assert_close(measured.logprobs_BC[0], torch.stack(expected), atol=1e-4, rtol=1e-4)
+    assert model.vector(handle).grad is not None and bool(model.vector(handle).grad.abs().sum() > 0)
+
+
+def test_a_model_without_a_head_for_texts_is_refused() -> None:
+    with pytest.raises(AdapterError, match="CLIPVisionConfig, so it cannot be trained on with gradients"):
+        auto_class(CLIPVisionConfig())
