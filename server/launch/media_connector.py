@@ -79,7 +79,8 @@ class _Connection:
         self, url: str, *, timeout: float | None = None, allow_redirects: bool = True, max_bytes: int | None = None
     ) -> bytes:
         """Raises vLLM's VLLMValidationError, which is the client's fault."""
-        limits = [envs.VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB * _MIB or None, max_bytes]
+        most = envs.VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB  # 0 or less is no limit
+        limits = [most * _MIB if most > 0 else None, max_bytes]
         try:
             return await self._fetcher.fetch(
                 url,
