@@ -147,15 +147,15 @@ class _Layer:
 
 
 def _stack(stacks: Mapping[str, Mapping[int, _Layer]], count: int, directory: Path) -> list[_Layer]:
-    """The layers of the one stack that has `count` of them. A vision tower beside it has another number, or fewer of
-    the adapted kinds in a layer, because its MLP has other names."""
+    """The layers of the one stack that has `count` of them. A vision tower beside it has another number, or fewer
+    adapted weights, because its MLPs have other names."""
     adapted = {name: layers for name, layers in stacks.items() if any(layer.weights for layer in layers.values())}
     # Layers behind the last one only draft tokens, and are not part of the model.
     whole = [layers for layers in adapted.values() if layers.keys() == set(range(count))] or [
         layers for layers in adapted.values() if layers.keys() > set(range(count))
     ]
-    most = max((len(layers[0].types) for layers in whole), default=0)
-    whole = [layers for layers in whole if len(layers[0].types) == most]
+    sizes = [sum(len(layer.types) for layer in layers.values()) for layers in whole]
+    whole = [layers for layers, size in zip(whole, sizes, strict=True) if size == max(sizes)]
     if len(whole) != 1:
         found = ", ".join(f"{name}layers ({len(layers)})" for name, layers in adapted.items())
         other = ", ".join(

@@ -26,7 +26,7 @@ from adapters.factors.dequantised import READABLE, DequantisedWeights, Unreadabl
 from adapters.factors.factors import Factors, Kind, open_factors
 from adapters.factors.kept_scales import has_scales, kept_scales, save_scales
 from adapters.factors.model_files import locate_model
-from adapters.factors.transformers_model import auto_class, names_in
+from adapters.factors.transformers_model import auto_class
 from adapters.vector.errors import AdapterError, FactorsError
 
 # Of the leading singular vectors, relative, in the middle one of a layer's linears. Rounding to 4 bits changes those of
@@ -90,10 +90,9 @@ def _without_weights(directory: Path) -> PreTrainedModel:
 
 
 def _check_shapes(factors: Factors, directory: Path, causal_lm: PreTrainedModel) -> None:
-    names = names_in(causal_lm, factors.modules)
     for module in factors.modules:
         try:
-            shape = tuple(causal_lm.get_parameter(f"{names[module]}.weight").shape)
+            shape = tuple(causal_lm.get_parameter(f"{module}.weight").shape)
         except AttributeError:
             shape = None
         expected = factors.weight_shape(module)

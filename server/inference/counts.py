@@ -7,10 +7,12 @@ body may hold is bounded by its values (core/json_values.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from server.core.errors import BadRequest, quoted
 from server.core.paths import RESPONSES_PATH, is_below
+from server.inference.media_ids import media_in
 from server.inference.misnomers import NESTED
 
 # The engine's largest request model has about 70.
@@ -23,8 +25,12 @@ MAX_PARTS = 10_000
 MAX_TOOLS = 1000
 # The engine looks for each of them at every token. OpenAI takes 4.
 MAX_STOPS = 256
-# The engine's scheduler compares so many tokens with those before them, at every token, for as many sizes.
+# Of a pattern that is to be found, and how often. At every token the engine's scheduler compares up to size * size *
+# count tokens with others, a thousand in a tenth of a millisecond.
 MAX_REPETITION = 256
+MAX_COMPARED = 32_768
+# Of images, sounds and videos: all of them are read, or fetched, and in memory at once.
+MAX_MEDIA = 32
 
 
 def check_counts(payload: Mapping[str, object], path: str) -> None:
@@ -52,6 +58,13 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
     of_parameters = parameters.get("repetition_detection") if isinstance(parameters, Mapping) else None
     _check_repetition("repetition_detection", payload.get("repetition_detection"))
     _check_repetition("sampling_params.repetition_detection", of_parameters)
+    media = sum(1 for _ in media_in(payload))
+    if media > MAX_MEDIA:
+        raise BadRequest(
+            f"There are {media} images, sounds and videos, expected at most {MAX_MEDIA} in a request.",
+            param=conversation,
+            code="list_too_long",
+        )
     parts = _parts(payload.get(conversation))
     if parts > MAX_PARTS:
         raise BadRequest(
@@ -62,22 +75,35 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
 
 
 def _check_repetition(name: str, sought: object) -> None:
+    if not isinstance(sought, Mapping):
+        return
+    sizes = []
     for field in ("max_pattern_size", "min_count"):
-        size = sought.get(field) if isinstance(sought, Mapping) else None
-        # As a text or a fraction, too, which the engine takes for the number.
-        if isinstance(size, int | float | str) and not _is_at_most(size, MAX_REPETITION):
+        size = sought.get(field)
+        sizes.append(_number(size))
+        if sizes[-1] > MAX_REPETITION:
             raise BadRequest(
                 f"{name}.{field} is {quoted(size)}, expected at most {MAX_REPETITION}.",
                 param=f"{name}.{field}",
                 code="invalid_value",
             )
+    if sizes[0] ** 2 * sizes[1] > MAX_COMPARED:
+        raise BadRequest(
+            f"{name}: the square of max_pattern_size times min_count is {sizes[0] ** 2 * sizes[1]:g}, expected at most "
+            f"{MAX_COMPARED}.",
+            param=name,
+            code="invalid_value",
+        )
 
 
-def _is_at_most(number: float | str, most: int) -> bool:
+def _number(value: object) -> float:
+    """`value`, also as a text, which the engine takes for the number; 0 for what is none, which the engine refuses."""
     try:
-        return float(number) <= most
-    except (ValueError, OverflowError):
-        return not isinstance(number, int)  # no number at all is the engine's to refuse
+        return max(0.0, float(value)) if isinstance(value, int | float | str) else 0.0
+    except ValueError:
+        return 0.0
+    except OverflowError:
+        return math.inf
 
 
 def _parts(messages: object) -> int:

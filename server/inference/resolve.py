@@ -94,8 +94,7 @@ class Resolver:
             check_elsewhere(scope)
             await off_loop(len(body), check_own_fields, payload, path, self._engine.why_no_tools)
         served = await self._adapter(payload, principal)
-        has_named_media = await off_loop(len(body), own_media_ids, payload, principal.tenant.id)
-        unchanged = served is None and "adapter" not in payload and not runs_model and not has_named_media
+        unchanged = served is None and "adapter" not in payload and not runs_model
         payload.pop("adapter", None)
         background = state_of(scope).background
         standing = await self._settle(payload, principal, background=background) if runs_model else Standing()
@@ -107,6 +106,8 @@ class Resolver:
         if served is not None:
             payload["model"] = served.name
         response = await self._plan(payload, scope, len(body), model) if path == RESPONSES_PATH else None
+        # Behind what is stored of it, where names are those that the client knows.
+        unchanged = not await off_loop(len(body), own_media_ids, payload, principal.tenant.id) and unchanged
         rewritten = await off_loop(len(body), engine_json, payload)
         if response is not None and response.background:
             await off_loop(len(rewritten), self._engine.check_responses_request, payload)

@@ -28,9 +28,9 @@ logger = init_logger("vllm.tinylora")
 NAME = "tinylora"
 _SETTING = "VLLM_MEDIA_CONNECTOR"
 _MIB = 2**20
-# vLLM's 256 MB and 179 million pixels (half a GB, of a file of 30 kB), times the requests that run at once, are more
-# than most machines have.
-LIMITS = {"VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB": 64, "VLLM_MAX_IMAGE_PIXELS": 50_000_000}
+# Of each image. vLLM's 256 MB and 179 million pixels (0.7 GB in memory, of a file of 30 kB), times the images of a
+# request and the requests that run at once, are more than most machines have.
+LIMITS = {"VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB": 32, "VLLM_MAX_IMAGE_PIXELS": 25_000_000}
 
 
 def guard_media(args: Namespace, environ: MutableMapping[str, str]) -> None:

@@ -15,7 +15,10 @@ from server.core.paths import MODEL_ROUTES, OPEN_PATHS, OPERATIONS, is_below
 
 _VALID = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 # What workers, probes and users ask for without a prefix: with one of these names taken off, it would be gone.
-_TAKEN = ("/v1", "/v2", "/console", *ALIASES, *sorted(OPEN_PATHS | OPERATIONS | MODEL_ROUTES))
+_TAKEN = (
+    "/v1", "/v2", "/console", "/tokenize", "/detokenize", "/tokenizer_info", "/ping", "/version", "/load", *ALIASES,
+    *sorted(OPEN_PATHS | OPERATIONS | MODEL_ROUTES),
+)  # fmt: skip
 
 
 def checked_root_path(root_path: str | None) -> str:
@@ -23,7 +26,7 @@ def checked_root_path(root_path: str | None) -> str:
     path = (root_path or "").rstrip("/")
     if path and not _VALID.fullmatch(path):
         raise ValueError(f"--root-path is {root_path!r}, expected a path such as /llm")
-    own = next((one for one in _TAKEN if is_below(path, (one,))), None)
+    own = next((one for one in _TAKEN if path and (is_below(path, (one,)) or is_below(one, (path,)))), None)
     if own is not None:
         raise ValueError(
             f"--root-path is {root_path!r}, but the server has paths of its own at {own}; give only what the proxy has "

@@ -28,6 +28,8 @@ class _Site(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(404 if self.path == "/missing" else 200)
+        if self.path == "/compressed":
+            self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         self.wfile.write(PICTURE)
 
@@ -55,10 +57,10 @@ async def fetch(patterns: str, url: str, **options: Any) -> bytes:
 
 async def test_what_is_there_comes_from_a_host_that_is_named(site: Any) -> None:
     port = site.server_port
-    assert await fetch("127.0.0.1", f"http://127.0.0.1:{port}/a%20b?c=1#d") == PICTURE
+    assert await fetch("127.0.0.1", f"http://127.0.0.1:{port}/a%20b;e=2?c=1#d") == PICTURE
     assert await fetch("localhost,127.0.0.1", f"http://localhost:{port}/to?http://127.0.0.1:{port}/b") == PICTURE
     assert await fetch("127.0.0.1", f"http://127.0.0.1:{port}/to?/c") == PICTURE
-    assert site.asked[0] == ("/a%20b?c=1", f"127.0.0.1:{port}")
+    assert site.asked[0] == ("/a%20b;e=2?c=1", f"127.0.0.1:{port}")
     assert [path for path, _ in site.asked[2:]] == ["/b", "/to?/c", "/c"]
 
 
@@ -90,6 +92,7 @@ async def test_nor_does_a_redirect(site: Any) -> None:
     ("path", "options", "why"),
     [
         ("/missing", {}, "the host answered with status 404"),
+        ("/compressed", {}, "the host sent it compressed"),
         ("/large", {"max_bytes": len(PICTURE) - 1}, "it is larger than 6999 bytes"),
         ("/hangs", {"timeout_s": 0.2}, r"it did not come within 0\.2 s"),
     ],

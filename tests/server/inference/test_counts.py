@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from server.inference.counts import MAX_FIELDS, MAX_MESSAGES, MAX_PARTS, MAX_REPETITION, MAX_STOPS, MAX_TOOLS
+from server.inference.counts import MAX_FIELDS, MAX_MEDIA, MAX_MESSAGES, MAX_PARTS, MAX_REPETITION, MAX_STOPS, MAX_TOOLS
 
 CHAT = "/v1/chat/completions"
 
@@ -74,6 +74,28 @@ async def test_a_repetition_that_is_looked_for_is_short(client: httpx.AsyncClien
     ):
         response = await client.post(CHAT, json=body)
         assert (response.status_code, response.json()["error"]["param"]) == (400, f"{where}.{field}")
-    for fits in (MAX_REPETITION, "3", None, "many", {}):  # what is no number is the engine's to refuse
+    for fits in (48, "3", -5, None, "many", {}):  # what is no number is the engine's to refuse
         body = {"messages": [], "repetition_detection": {**sought, field: fits}}
         assert (await client.post(CHAT, json=body)).status_code == 200
+
+
+async def test_nor_does_it_compare_much_at_every_token(client: httpx.AsyncClient) -> None:
+    for size, count, status in ((100, 3, 200), (64, 8, 200), (16, 128, 200), (32, 256, 400), (64, 9, 400)):
+        sought = {"min_pattern_size": 1, "max_pattern_size": size, "min_count": count}
+        response = await client.post(CHAT, json={"messages": [], "repetition_detection": sought})
+        assert response.status_code == status
+        if status == 400:
+            assert response.json()["error"]["param"] == "repetition_detection"
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+async def test_images_are_counted_over_all_messages(client: httpx.AsyncClient, path: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:x"}}
+    for number, status in ((MAX_MEDIA, 200), (MAX_MEDIA + 1, 400)):
+        said = [{"role": "user", "content": [image]} for _ in range(number - 2)]
+        nested = [{"type": "tool_result", "content": [{"type": "image", "source": {}}, {"image_url": "x"}]}]
+        response = await client.post(path, json={"messages": [*said, {"role": "user", "content": nested}]})
+        assert response.status_code == status
+    assert "There are 33 images, sounds and videos, expected at most 32" in response.json()["error"]["message"]
+    bare = await client.post("/v1/completions", json={"prompt": "x", "images": ["data:x"] * (MAX_MEDIA + 1)})
+    assert bare.status_code == 400

@@ -36,9 +36,30 @@ def test_a_name_is_its_tenants(body: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("uuid", ["", 5, True, "7:logo", ["x"]])
 def test_whatever_a_name_is(uuid: object) -> None:
-    part = {"input_audio": {}, "uuid": uuid}
-    assert own_media_ids({"messages": [{"content": [part]}]}, 7)
-    assert part["uuid"] == f"7:{uuid}"
+    payload = {"messages": [{"content": [{"input_audio": {}, "uuid": uuid}]}]}
+    assert own_media_ids(payload, 7)
+    assert payload["messages"][0]["content"] == [{"input_audio": {}, "uuid": f"7:{uuid}"}]
+
+
+def test_what_others_hold_too_stays() -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "x"}, NAMED]}]
+    payload = {"messages": messages, "model": "m"}
+    assert own_media_ids(payload, 7)
+    assert messages[0]["content"] == [{"type": "text", "text": "x"}, NAMED]
+    assert payload["messages"][0]["content"][0] is messages[0]["content"][0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", [[], {}, None, 5, ["image_url"]])
+def test_whatever_a_type_is(kind: object) -> None:
+    payload = {"messages": [{"content": [{"type": kind, "uuid": "x"}]}]}
+    assert not own_media_ids(payload, 7)
+
+
+def test_however_deep_a_body_is() -> None:
+    deep: Any = NAMED
+    for _ in range(500):
+        deep = {"content": [deep]}
+    assert not own_media_ids({"messages": [deep]}, 7)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def test_a_misspelt_flag_is_told_in_a_line_with_the_one_that_was_meant(
         ("/adapters/", "the server has paths of its own at /adapters"),
         ("/docs", "the server has paths of its own at /docs"),
         ("/console/llm", "the server has paths of its own at /console"),
+        ("/inference", "the server has paths of its own at /inference/v1/generate"),
+        ("/tokenize", "the server has paths of its own at /tokenize"),
         ("/health", "the server has paths of its own at /health"),
     ],
 )
