@@ -58,18 +58,21 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
     of_parameters = parameters.get("repetition_detection") if isinstance(parameters, Mapping) else None
     _check_repetition("repetition_detection", payload.get("repetition_detection"))
     _check_repetition("sampling_params.repetition_detection", of_parameters)
-    media = sum(1 for _ in media_in(payload))
-    if media > MAX_MEDIA:
-        raise BadRequest(
-            f"There are {media} images, sounds and videos, expected at most {MAX_MEDIA} in a request.",
-            param=conversation,
-            code="list_too_long",
-        )
     parts = _parts(payload.get(conversation))
     if parts > MAX_PARTS:
         raise BadRequest(
             f"The messages in {conversation} have {parts} parts, expected at most {MAX_PARTS} in all of them.",
             param=conversation,
+            code="list_too_long",
+        )
+
+
+def check_media(payload: Mapping[str, object]) -> None:
+    """BadRequest for too many images, sounds and videos. Takes a tenth of a microsecond for each value of the body."""
+    media = sum(1 for _ in media_in(payload))
+    if media > MAX_MEDIA:
+        raise BadRequest(
+            f"There are {media} images, sounds and videos, expected at most {MAX_MEDIA} in a request.",
             code="list_too_long",
         )
 

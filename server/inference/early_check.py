@@ -15,7 +15,7 @@ from server.engine.protocol import Engine
 from server.inference.adapter_field import AdapterField
 from server.inference.admission import Admission
 from server.inference.answer_limits import lower_limits
-from server.inference.counts import check_counts
+from server.inference.counts import check_counts, check_media
 from server.inference.engine_json import engine_json
 from server.inference.own_fields import check_own_fields
 from server.inference.refused_values import leave_out_refused
@@ -43,6 +43,7 @@ class EarlyCheck:
         """BadRequest for the first field at fault of the body of a request to a model route. May take a millisecond."""
         engine = self._engine
         check_counts(payload, path)
+        check_media(payload)
         check_own_fields(payload, path, engine.why_no_tools)
         tier_of(payload)
         self._admission.check_width(path, principal, estimate(payload, engine.max_model_len))

@@ -26,7 +26,7 @@ from server.engine.grammar import Grammar, grammars_of
 from server.engine.protocol import Engine, ServedAdapter
 from server.inference.adapter_field import AdapterField
 from server.inference.answer_limits import lower_limits
-from server.inference.counts import check_counts
+from server.inference.counts import check_counts, check_media
 from server.inference.engine_json import engine_json
 from server.inference.gateway_fields import (
     asks_for_prompt_only,
@@ -86,6 +86,7 @@ class Resolver:
         if payload is None:
             return InferenceRequest(principal, path, _headers(scope, {}, len(body)), body)
         check_counts(payload, path)
+        await off_loop(len(body), check_media, payload)
         runs_model = path in MODEL_ROUTES
         if path == SAGEMAKER_PATH:
             take_adapter_of_header(payload, scope)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.mark.parametrize(
     ("delta", "engine"),
-    [("auto", {}), ("kernel", {}), pytest.param("auto", {"pipeline_parallel_size": 2}, id="pipeline")],
+    [("kernel", {}), pytest.param("auto", {"pipeline_parallel_size": 2}, id="pipeline")],
 )
 @pytest.mark.skipif(not TRITON.is_dir(), reason="Triton is not installed: make triton")
 @pytest.mark.timeout(600)
