@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from server.endpoints.guarded_network import AllowedHosts, GuardedBackend, NotAllowed
+from server.endpoints.guarded_network import CONNECTION_ERRORS, AllowedHosts, GuardedBackend, NotAllowed
 
 MAX_ANSWER_BYTES = 2**20
 MAX_ATTEMPTS = 4
@@ -157,8 +157,7 @@ async def _answering(timeout_s: float) -> AsyncIterator[None]:
         raise _TryAgain(f"the endpoint did not answer within {timeout_s:g} s") from None
     except NotAllowed as error:
         raise EndpointFailed(str(error)) from None
-    # The last one: what TLS and sockets raise once they are connected, which httpcore passes on as it is.
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+    except CONNECTION_ERRORS as error:
         raise _TryAgain(f"no answer from the endpoint ({type(error).__name__}: {error!s:.200})") from error
 
 

@@ -28,6 +28,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 # Public by their range, but of protocols (RFC 6890, RFC 7526), or of the machine's own cloud (Azure's WireServer).
 _SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+# What connections raise. The last one: TLS and sockets once they are connected, which httpcore passes on as it is.
+CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError)
 # This machine in every network (RFC 6761), and so are the names below it.
 _LOCALHOST = "localhost"
 

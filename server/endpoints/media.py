@@ -12,7 +12,7 @@ import httpcore
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
-from server.endpoints.guarded_network import AllowedHosts, GuardedBackend, NotAllowed
+from server.endpoints.guarded_network import CONNECTION_ERRORS, AllowedHosts, GuardedBackend, NotAllowed
 
 MAX_REDIRECTS = 5
 # A host that lets every connection wait would keep the request, and its place in the queue.
@@ -52,8 +52,7 @@ class MediaFetcher:
             raise MediaNotFetched(str(error)) from None
         except TimeoutError:
             raise MediaNotFetched(f"it did not come within {timeout_s:g} s") from None
-        # The last one: what TLS and sockets raise once they are connected.
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
+        except CONNECTION_ERRORS as error:
             raise MediaNotFetched(f"the connection failed: {error or type(error).__name__}") from None
 
     def _context(self) -> ssl.SSLContext:

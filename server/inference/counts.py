@@ -67,14 +67,15 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
         )
 
 
-def check_media(payload: Mapping[str, object]) -> None:
-    """BadRequest for too many images, sounds and videos. Takes a tenth of a microsecond for each value of the body."""
+def check_media(payload: Mapping[str, object]) -> bool:
+    """BadRequest for too many images, sounds and videos; else whether there are any."""
     media = sum(1 for _ in media_in(payload))
     if media > MAX_MEDIA:
         raise BadRequest(
             f"There are {media} images, sounds and videos, expected at most {MAX_MEDIA} in a request.",
             code="list_too_long",
         )
+    return media > 0
 
 
 def _check_repetition(name: str, sought: object) -> None:

@@ -44,11 +44,11 @@ def media_in(payload: Mapping[str, Any]) -> Iterator[object]:
     while pending:
         value = pending.pop()
         if isinstance(value, list):
-            pending.extend(value)
+            pending += [one for one in value if isinstance(one, (list, dict))]  # of tokens there may be a million
         elif isinstance(value, dict):
             if _is_medium(value):
                 yield value
-            pending.extend(value.get(field) for field in _INNER)
+            pending += map(value.get, _INNER)
 
 
 def _owned(value: Any, prefix: str, depth: int) -> Any:
@@ -67,4 +67,4 @@ def _owned(value: Any, prefix: str, depth: int) -> Any:
 
 def _is_medium(part: dict[str, Any]) -> bool:
     kind = part.get("type")
-    return bool(part.keys() & MEDIA) or (isinstance(kind, str) and kind in MEDIA) or kind == "image"
+    return not MEDIA.isdisjoint(part) or (isinstance(kind, str) and kind in MEDIA) or kind == "image"

@@ -86,7 +86,7 @@ class Resolver:
         if payload is None:
             return InferenceRequest(principal, path, _headers(scope, {}, len(body)), body)
         check_counts(payload, path)
-        await off_loop(len(body), check_media, payload)
+        has_media = await off_loop(len(body), check_media, payload)
         runs_model = path in MODEL_ROUTES
         if path == SAGEMAKER_PATH:
             take_adapter_of_header(payload, scope)
@@ -107,8 +107,9 @@ class Resolver:
         if served is not None:
             payload["model"] = served.name
         response = await self._plan(payload, scope, len(body), model) if path == RESPONSES_PATH else None
-        # Behind what is stored of it, where names are those that the client knows.
-        unchanged = not await off_loop(len(body), own_media_ids, payload, principal.tenant.id) and unchanged
+        if has_media or response is not None:  # which may go on from one with media
+            # Behind what is stored of it, where names are those that the client knows.
+            unchanged = not await off_loop(len(body), own_media_ids, payload, principal.tenant.id) and unchanged
         rewritten = await off_loop(len(body), engine_json, payload)
         if response is not None and response.background:
             await off_loop(len(rewritten), self._engine.check_responses_request, payload)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from server.launch.embedded_model import ensure_embedded_model
 from tests.adapters.vision_model import save_vision_model
-from tests.e2e.running import AS_ADMIN, ServerProcess
+from tests.e2e.running import AS_ADMIN, ServerProcess, started
 from tests.e2e.tenants import new_tenant
 from tests.e2e.test_training_killed import has_succeeded, until
 
@@ -29,12 +29,8 @@ Logprobs = list[float]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     model = save_vision_model(tmp_path_factory.mktemp("models") / "vision", ensure_embedded_model())
     flags = ("--dtype", "float32", "--enforce-eager")
-    running = ServerProcess(tmp_path_factory.mktemp("server"), model, more_flags=flags)
-    running.start()
-    try:
-        yield running
-    finally:
-        running.kill()
+    with started(ServerProcess(tmp_path_factory.mktemp("server"), model, more_flags=flags)) as server:
+        yield server
 
 
 @contextmanager

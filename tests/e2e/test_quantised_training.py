@@ -10,7 +10,7 @@ import pytest
 
 from server.launch.embedded_model import ensure_embedded_model
 from tests.adapters.quantised_checkpoints import quantise
-from tests.e2e.running import ADMIN_KEY, AS_ADMIN, ServerProcess
+from tests.e2e.running import ADMIN_KEY, AS_ADMIN, ServerProcess, started
 from tests.e2e.test_evolution import STEPS, new_job
 from tests.e2e.test_training_killed import has_succeeded, steps, until, vector
 
@@ -22,12 +22,8 @@ def quantised_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     original = ensure_embedded_model()
     quantised, _ = quantise(original, "int4", tmp_path_factory.mktemp("models"))
     flags = ("--factors-from", str(original), "--dtype", "bfloat16")
-    server = ServerProcess(tmp_path_factory.mktemp("server"), quantised, more_flags=flags)
-    server.start()
-    try:
+    with started(ServerProcess(tmp_path_factory.mktemp("server"), quantised, more_flags=flags)) as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.mark.timeout(600)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from server.endpoints.guarded_network import AllowedHosts
 from server.endpoints.media import MAX_REDIRECTS, MediaFetcher, MediaNotFetched
+from tests.server.support.endpoint import endpoint
 
 PICTURE = b"picture" * 1000
 
 
 class _Site(BaseHTTPRequestHandler):
-    server: Any
+    asked: list[tuple[str, str | None]]
+    ends: threading.Event
 
     def do_GET(self) -> None:
-        self.server.asked.append((self.path, self.headers["host"]))
+        self.asked.append((self.path, self.headers["host"]))
         if self.path == "/hangs":
-            self.server.ends.wait(10)
+            self.ends.wait(10)
         if self.path.startswith("/to?"):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to?"))
@@ -40,14 +44,13 @@ class _Site(BaseHTTPRequestHandler):
 @pytest.fixture
 def site() -> Iterator[Any]:
     """A web server on 127.0.0.1. asked: paths and hosts of its requests."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Site)
-    server.asked, server.ends = [], threading.Event()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.ends.set()
-    server.shutdown()
-    server.server_close()
+
+    class Own(_Site):
+        asked, ends = [], threading.Event()
+
+    with endpoint(Own) as url:
+        yield SimpleNamespace(asked=Own.asked, server_port=urlsplit(url).port)
+        Own.ends.set()
 
 
 async def fetch(patterns: str, url: str, **options: Any) -> bytes:

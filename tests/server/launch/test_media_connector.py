@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 
 from server.launch.media_connector import NAME, guard_media
 from server.launch.vllm_flags import parse_vllm_args
+from tests.server.support.endpoint import endpoint
 
 
 def png(width: int, height: int, mode: str = "RGB") -> bytes:
@@ -38,11 +38,8 @@ def picture() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(png(3, 2))
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/a.png"
-    server.shutdown()
-    server.server_close()
+    with endpoint(Site) as url:
+        yield f"{url.replace('localhost', '127.0.0.1')}a.png"
 
 
 def connector(tmp_path: Path, *flags: str) -> MediaConnector:
