@@ -70,7 +70,7 @@ bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind docs/figures.md
 	@$(BIN)/python -m benchmarks.train_step
 	@$(BIN)/python -m benchmarks.train
 
-bench-gpu: $(PROJECT) $(EMBEDDED_MODEL) ## Measure everything on one GPU, in eight minutes (with DEVICE=gpu)
+bench-gpu: $(PROJECT) $(EMBEDDED_MODEL) ## Measure one GPU, in under five minutes (with DEVICE=gpu)
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 evidence: $(PROJECT) ## Write docs/evidence.md from the runs in benchmarks/learning/runs
