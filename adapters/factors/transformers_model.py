@@ -32,8 +32,8 @@ def auto_class(config: Any) -> Any:
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText
     raise AdapterError(
-        f"transformers has no model with a language model's head for {type(config).__name__}, so it cannot be trained "
-        "on with gradients; jobs of method evolution need none"
+        f"transformers has no model with a language model's head for {type(config).__name__}. Training with "
+        "gradients, and factors of quantised models, need it; jobs of method evolution do not"
     )
 
 

@@ -156,7 +156,7 @@ def _lease(
     if row is None:
         return None
     if row.attempts > MAX_ATTEMPTS:
-        message = f"{MAX_ATTEMPTS} workers in a row ended without getting on with the job."
+        message = f"{MAX_ATTEMPTS} attempts in a row ended without a step. What workers said of them is in the events."
         fail_job(database, connection, row, "worker_failed", message)
         return None
     if row.attempts > 1:

@@ -96,6 +96,8 @@ def finish(
         status = waiting_status(row) if row.status == "running" else row.status
         attempts = 0 if request.status == "released" else row.attempts
         return _finished(change_job(connection, row, status=status, attempts=attempts, **NO_LEASE)), True
+    if request.status == "dropped":
+        return _finished(row), True
     if request.status == "stalled":
         return _finished(change_job(connection, row, status="paused", **NO_LEASE)), True
     if request.status == "failed":

@@ -37,7 +37,7 @@ from server.training.jobs.config import METHODS, JobConfig, Method
 from server.training.jobs.sampled_group import SampledGroup
 
 # Raised with every change of what is said here or in JobConfig; a test holds it.
-PROTOCOL = 4
+PROTOCOL = 5
 PROTOCOL_HEADER = "x-tinylora-worker-protocol"
 PROTOCOL_HEADERS = {PROTOCOL_HEADER: str(PROTOCOL)}
 PROTOCOL_MISMATCH = "protocol_mismatch"
@@ -213,11 +213,12 @@ class BestVector(Message):
 
 class FinishRequest(Message):
     """How the work on a job ends here. succeeded: `best` is published. failed: `error` says why. paused, cancelled: as
-    was wanted. released: somebody else is to go on (this worker shuts down). stalled: what the job needs beside this
-    server does not answer, so it is paused until its owner resumes it."""
+    was wanted. released: somebody else is to go on (this worker shuts down). dropped: the worker failed, not the job,
+    which is tried again when the lease has run out. stalled: what the job needs beside this server does not answer, so
+    it is paused until its owner resumes it."""
 
     worker: WorkerName
-    status: Literal["succeeded", "failed", "cancelled", "paused", "released", "stalled"]
+    status: Literal["succeeded", "failed", "cancelled", "paused", "released", "dropped", "stalled"]
     best: BestVector | None = None
     error: JobError | None = None
     events: list[WorkerEvent] = Field(default=[], max_length=100)

@@ -4,8 +4,8 @@ The claim is the heartbeat: every few seconds it renews the leases of all runnin
 is wanted of the running ones. A job that is to stop is cancelled at once; its unfinished step is taken again later,
 with the same result. A worker that is to end finishes the running steps and gives the jobs back.
 
-An unexpected exception ends that job's run here, and its lease expires. The gateway counts such runs, and fails a job
-when several workers in a row ended without a step.
+An unexpected exception ends that job's run here, which is among its events, and its lease expires. The gateway counts
+such runs, and fails a job when several in a row ended without a step.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from server.training.worker.fair_semaphore import TenantSemaphores
 from server.training.worker.gateway_client import LeaseLost
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_run import JobRun
+from server.training.worker.outcome import dropped
 
 MAX_BACKOFF_S = 30.0
 logger = structlog.get_logger(__name__)
@@ -168,10 +169,16 @@ class Worker:
         except LeaseLost as error:
             self.log(f"{job.id} ({job.tenant}) is dropped: {error}")
         except GatewayRefused as error:
-            self.log(f"{job.id} ({job.tenant}) is dropped: the gateway refuses ({error.status}): {error.message}")
-        except Exception:  # It ends this job's run and no other; see the module.
+            await self._drop(job, f"the gateway refuses ({error.status}): {error.message}")
+        except Exception as error:  # It ends this job's run and no other; see the module.
             logger.exception("job_failed", job=job.id)
-            self.log(f"{job.id} ({job.tenant}) is dropped, because of an error in the worker")
+            await self._drop(job, f"an error in the worker ({type(error).__name__}), which is in its log")
+
+    async def _drop(self, job: ClaimedJob, why: str) -> None:
+        """Tell the operator and the job's owner. The lease is kept: what failed may be over when it has run out."""
+        self.log(f"{job.id} ({job.tenant}) is dropped: {why}")
+        with suppress(LeaseLost, GatewayRefused):
+            await self.tools.gateway.finish(job.id, dropped(self.name, why))
 
     async def _report_stopped(self, job: ClaimedJob) -> None:
         """Tell the gateway that a job was paused or cancelled, if that is why its task was."""

@@ -31,6 +31,13 @@ def failed(worker: str, code: str, message: str, param: str | None = None) -> Fi
     return FinishRequest(worker=worker, status="failed", error=error)
 
 
+def dropped(worker: str, why: str) -> FinishRequest:
+    """The request that tells of a worker's own failure."""
+    text = f"The worker drops the job: {why.rstrip('.')}. It is tried again within minutes."
+    event = WorkerEvent(level="error", message=printable(text)[:MAX_MESSAGE_CHARS])
+    return FinishRequest(worker=worker, status="dropped", events=[event])
+
+
 def stalled(worker: str, step: int, message: str) -> FinishRequest:
     """The request that pauses a job behind `step`, for what grades it does not answer."""
     text = f"Paused behind step {step}: {message.rstrip('.')}. Resume the job when it answers again."

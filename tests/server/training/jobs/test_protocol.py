@@ -21,7 +21,7 @@ from server.training.worker.http_retry import RetryPolicy
 from tests.server.support.site import CONTAINS, rows, site
 
 # Of the JSON schemas of all messages, without their descriptions.
-DIGESTS = {4: "256224e69206ad312fd5ada7d5f7cfbfa11e066937f0199fe5ea18ddbeedbfa6"}
+DIGESTS = {5: "492de88710230d08a7087024a78bec2621a064f404901077c442a773a022c8cb"}
 # As many as would fail a job if each had cost it an attempt.
 REFUSALS = MAX_ATTEMPTS + 1
 

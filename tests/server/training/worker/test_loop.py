@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from adapters.factors.factors import Factors
 from server.db.training_tables import JOBS
+from server.training.jobs.leases import MAX_ATTEMPTS
 from tests.server.support.site import SIMILAR, Line, Site, rows, site
 
 TINY = {
@@ -238,6 +239,43 @@ async def test_an_engine_that_breaks_down_fails_no_job(tmp_path: Path, path: Pat
             here.engine.refused = []
             here.expire_lease(job_id)
             await here.wait(job_id, "succeeded")
+        told = [event.message for event in await here.events(job_id) if event.level == "error"]
+        assert told and all("The worker drops the job: the gateway refuses (500)" in message for message in told)
+
+
+class BadLibrary(Line):
+    """Has a defect that shows when completions are asked for."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/completions"):
+            raise ZeroDivisionError
+        return await super().handle_async_request(request)
+
+
+def drops(here: Site) -> list[str]:
+    return [line for line in here.lines if "is dropped: an error in the worker" in line]
+
+
+async def test_an_error_of_the_worker_is_told_to_the_owner_and_fails_the_job_after_some_attempts(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        async with (
+            httpx.AsyncClient(transport=BadLibrary(here.app), base_url="http://localhost") as http,
+            here.worker(http=http),
+        ):
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                await until(lambda attempt=attempt: len(drops(here)) >= attempt)
+                assert (await here.client.fine_tuning.jobs.retrieve(job_id)).status == "running"
+                here.expire_lease(job_id)
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "worker_failed" and "in the events" in job.error.message
+        told = [event.message for event in await here.events(job_id) if event.level == "error"]
+        assert (
+            sum("an error in the worker (ZeroDivisionError), which is in its log" in message for message in told)
+            == MAX_ATTEMPTS
+        )
 
 
 async def test_prompts_that_the_engine_refuses_to_the_last_fail_the_job(
