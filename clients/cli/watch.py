@@ -30,7 +30,7 @@ def watch(client: TinyLoRA, job_id: str) -> Job:
     """The job, when it has succeeded. Ends the command with the reason when it did not, and at Ctrl-C."""
     from rich.console import Console
 
-    from tinylora_client import JobFailedError
+    from tinylora_client import JobFailedError, JobPausedError
 
     console = Console(stderr=True, highlight=False)
     view = _View(job_id)
@@ -59,6 +59,8 @@ def watch(client: TinyLoRA, job_id: str) -> Job:
             )
     except JobFailedError as error:
         fail(str(error))
+    except JobPausedError as error:
+        fail(f"{error}. tinylora jobs resume {job_id} lets it go on.")
     except KeyboardInterrupt:
         say(f"The job goes on. tinylora jobs watch {job_id} shows it again, tinylora jobs cancel {job_id} ends it.")
         raise typer.Exit(INTERRUPTED) from None

@@ -108,6 +108,15 @@ class JobFailedError(OpenAIError):
         self.job = job
 
 
+class JobPausedError(OpenAIError):
+    """A job that is waited for is paused, and goes on when somebody resumes it. `job` is as the server shows it."""
+
+    def __init__(self, job: Job, last_event: str | None) -> None:
+        why = f"; its last event: {last_event}" if last_event else ""
+        super().__init__(f"the job {job.id} is paused, and goes on when it is resumed{why}")
+        self.job = job
+
+
 class JobWaitTimeoutError(OpenAIError, TimeoutError):
     """A job has not ended within the `timeout` of `wait`. It goes on; `job` is how it was last seen."""
 

@@ -14,7 +14,7 @@ from openai.pagination import SyncCursorPage, SyncPage
 from openai.types import FileObject, Model
 from openai.types.fine_tuning import FineTuningJobEvent
 
-from tinylora_client.errors import JobFailedError, JobWaitTimeoutError
+from tinylora_client.errors import JobFailedError, JobPausedError, JobWaitTimeoutError
 from tinylora_client.objects import Job, JobSample
 from tinylora_client.operation import Call, Emit, Listing, Pause, Series, Steps
 from tinylora_client.patience import PATIENCE_S, patiently
@@ -133,8 +133,9 @@ def wait(
     and in a notebook. on_update: is called at every look at the job, on_silence with the error where the server does
     not answer. Interrupting it leaves the job alone, and waiting again goes on.
 
-    Raises JobFailedError when it failed or was cancelled, JobWaitTimeoutError, and the error of a server that does not
-    answer for `patience_s` seconds, or at the end of `timeout`.
+    Raises JobFailedError when it failed or was cancelled, JobPausedError when it is paused, which only resuming ends,
+    JobWaitTimeoutError, and the error of a server that does not answer for `patience_s` seconds, or at the end of
+    `timeout`.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     last: str | None = None
@@ -156,6 +157,8 @@ def wait(
                 return job
             if job.status in ENDS:
                 raise JobFailedError(job)
+            if job.status == "paused":
+                raise JobPausedError(job, update.events[-1].message if update.events else None)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise JobWaitTimeoutError(job, timeout or 0.0)

@@ -77,6 +77,16 @@ def test_failure_and_cancellation_raise_with_the_reason(
         client.fine_tuning.jobs.wait("ftjob-none", **QUICK)
 
 
+def test_a_job_that_is_paused_is_not_waited_for(client: Any, rows: Path) -> None:
+    job = client.fine_tuning.jobs.create(training_file=rows, method=REINFORCEMENT)
+    client.fine_tuning.jobs.pause(job.id)
+    with pytest.raises(
+        tinylora_client.JobPausedError, match=r"resumed; its last event: Fine-tuning job paused"
+    ) as caught:
+        client.fine_tuning.jobs.wait(job.id, **QUICK)
+    assert caught.value.job.status == "paused"
+
+
 def test_waiting_ends_in_time_and_leaves_the_job_alone(client: Any, rows: Path) -> None:
     job = client.fine_tuning.jobs.create(training_file=rows, method=REINFORCEMENT)
     with pytest.raises(tinylora_client.JobWaitTimeoutError, match="it goes on") as caught:
