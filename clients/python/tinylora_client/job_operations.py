@@ -157,7 +157,8 @@ def wait(
                 return job
             if job.status in ENDS:
                 raise JobFailedError(job)
-            if job.status == "paused":
+            status: str = job.status  # more than openai's type knows
+            if status == "paused":
                 raise JobPausedError(job, update.events[-1].message if update.events else None)
             left = deadline - time.monotonic()
             if left <= 0:
