@@ -90,6 +90,8 @@ class MatrixTable:
         entry = self.entries.get(request.lora_int_id)
         if entry is None or entry[1] != request.lora_path:
             return False
+        # That of this request is kept: its next step then compares it with itself, and not with an equal megabyte.
+        self.entries[request.lora_int_id] = (entry[0], request.lora_path)
         self.entries.move_to_end(request.lora_int_id)
         return True
 

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from vllm import envs
 
 from server.launch.engine_output import reason_in
 from server.launch.start_checks import CannotStart
 
-# How vLLM calls its processes once they run.
-TITLE = "VLLM::"
 # With the process that it is said of: another server may print into the same file.
 FAILED = re.compile(r"^\(\S+ pid=(\d+)\).*EngineCore failed to start", re.MULTILINE)
 POLL_S = 0.5
@@ -88,9 +87,10 @@ def _watch(over: threading.Event, printed: Callable[[], str]) -> None:
 def engine_processes() -> list[psutil.Process]:
     """Those of this process's engine that run under their titles."""
     found = []
+    title = f"{envs.VLLM_PROCESS_NAME_PREFIX}::"
     for process in psutil.Process().children(recursive=True):
         try:
-            if (process.cmdline() or [""])[0].startswith(TITLE):
+            if (process.cmdline() or [""])[0].startswith(title):
                 found.append(process)
         except psutil.Error:  # it has just ended
             continue

@@ -9,6 +9,7 @@ could not be imported or that VLLM_PLUGINS leaves out, so only an answer shows w
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from typing import Any
@@ -32,6 +33,8 @@ STRONG = 1.0
 # Share of the strong vector's effect that the zero vector may seem to have, by sums in another order.
 TOLERANCE = 0.01
 NOTHING = 1e-3
+# For all three answers, of a token each.
+TIMEOUT_S = 600
 WITHOUT_PLUGIN = (
     "vLLM seems to run without the plugin 'tinylora': if VLLM_PLUGINS is set, add tinylora to it; else install this "
     "project again into the environment that runs it, and look for the plugin's import error in the log."
@@ -44,6 +47,16 @@ class AdaptersWithoutEffect(CannotStart):
 
 async def check_adapters_work(client: AdapterLLM, factors: Factors, tasks: tuple[Any, ...]) -> None:
     """Returns when they do. Raises AdaptersWithoutEffect, with what to do."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await _check(client, factors, tasks)
+    except TimeoutError:
+        raise AdaptersWithoutEffect(
+            f"The engine has not answered its first requests within {TIMEOUT_S} s; its log says what it does."
+        ) from None
+
+
+async def _check(client: AdapterLLM, factors: Factors, tasks: tuple[Any, ...]) -> None:
     try:
         base = await _answer(client, tasks, None)
     except EngineDeadError as error:

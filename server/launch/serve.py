@@ -133,7 +133,7 @@ async def _serve(
         # Now, for vLLM's lifespan deletes `app.state` at its end.
         ending.push_async_callback(app.state.gateway.reads.close)
         await engine.start(app)
-        with watched_start(log):
+        with _progress("Asking the engine whether adapters work"), watched_start(log):
             await check_adapters_work(client, factors, engine.supported_tasks)
         announce = partial(_announce, address, engine, mode)
         async with AsyncExitStack() as working:

@@ -60,7 +60,7 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     parser = make_arg_parser(_Flags(prog="tinylora serve"))
     parser.set_defaults(scheduling_policy="priority")  # so that requests may ask to come after others
     parser.set_defaults(enable_prompt_tokens_details=True)  # cached_tokens, of the tenant's own cache
-    parser.set_defaults(gpu_memory_utilization=None)
+    parser.set_defaults(gpu_memory_utilization=None, shutdown_timeout=None)
     leave_tools_open(parser)
     args = parser.parse_args([model, *vllm_flags])
     args.model = args.model_tag
@@ -76,7 +76,7 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
         parser.error("stored responses can be read with their id by any tenant; unset VLLM_ENABLE_RESPONSES_API_STORE")
     if args.served_model_name is None and Path(model).is_dir():
         args.served_model_name = [Path(model).resolve().name]
-    if not args.shutdown_timeout:
+    if args.shutdown_timeout is None:
         args.shutdown_timeout = SHUTDOWN_TIMEOUT_S
     if current_platform.is_cpu():
         set_cpu_defaults(args)

@@ -48,3 +48,11 @@ def test_rows_that_are_kept_take_no_more_than_their_bytes(modules: int, rank: in
     factors = factors_of(modules, rank)
     assert cached_rows(factors) == rows
     assert rows * modules * rank**2 * 4 <= CACHED_BYTES
+
+
+def test_an_adapter_of_megabytes_is_compared_with_itself_from_its_requests_second_step_on() -> None:
+    table = MatrixTable(factors_of(3, 2), RESERVED_ROWS + 4, torch.device("cpu"))
+    table._take_row(Warmup(1, "matrices"))
+    again = Warmup(1, "".join(["mat", "rices"]))  # equal, and another object
+    table.rows_for([again])
+    assert table.entries[1][1] is again.lora_path

@@ -58,3 +58,8 @@ def test_a_root_path_that_could_not_work_is_refused(
         parse_vllm_args(str(tmp_path), ["--root-path", root_path])
     assert told in capsys.readouterr().err
     assert parse_vllm_args(str(tmp_path), ["--root-path", "/llm/"]).root_path == "/llm"
+
+
+def test_running_answers_have_a_minute_to_end_unless_the_operator_says_otherwise(tmp_path: Path) -> None:
+    assert parse_vllm_args(str(tmp_path), []).shutdown_timeout == 60
+    assert parse_vllm_args(str(tmp_path), ["--shutdown-timeout", "0"]).shutdown_timeout == 0
