@@ -82,7 +82,9 @@ class Settings(BaseSettings):
         description="sequences in the engine at once; by default as many as it runs (max_num_seqs of each "
         "data-parallel rank)",
     )
-    max_queued_requests: int = Field(default=256, ge=0, description="requests of each tenant waiting for the engine")
+    max_queued_requests: int = Field(
+        default=256, ge=0, description="requests of each tenant waiting for the engine, without less urgent ones"
+    )
 
     max_batch_requests: int | None = Field(
         default=None,

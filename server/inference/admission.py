@@ -114,8 +114,8 @@ class Admission:
         except QueueFull:
             ticket.cancel()
             raise TooManyRequests(
-                f"{self._queue.max_waiting} requests of tenant {tenant.name} are waiting for the model, as many as "
-                "may wait. Try again when some of them have been served.",
+                f"{self._queue.max_waiting} requests of tenant {tenant.name} that go before this one are waiting for "
+                "the model, as many as may wait. Try again when some of them have been served.",
                 counted="requests",
                 reason="queue_full",
                 headers={**ticket.headers(), **retry_headers(QUEUE_FULL_RETRY_S)},

@@ -22,7 +22,7 @@ It does not count quotas (quotas.py) and does not know what a request is.
 from __future__ import annotations
 
 import asyncio
-from bisect import insort
+from bisect import bisect, insort
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
@@ -32,7 +32,7 @@ from server.limits.background_pace import BackgroundPace
 
 
 class QueueFull(Exception):
-    """The tenant has as many requests waiting as may wait."""
+    """As many of the tenant's requests as may wait would go before this one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +124,8 @@ class FairOrder:
 class FairQueue:
     """`max_running` slots, and at most `max_waiting` requests of each tenant waiting. For one event loop.
 
+    Less urgent ones do not count among them: however many of a tenant's rollouts wait, its chats find room.
+
     Without a `pace`, work of the background may have all slots that no request wants.
     """
 
@@ -173,7 +175,7 @@ class FairQueue:
             self.waiting += 1
             self.pace.request_came()
         self._dispatch()
-        if not background and not place.running and len(place.flow.waiting) > self.max_waiting:
+        if not background and not place.running and bisect(place.flow.waiting, place) > self.max_waiting:
             self.leave(place)
             raise QueueFull
         return place

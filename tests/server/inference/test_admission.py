@@ -119,8 +119,8 @@ async def test_a_full_queue_is_full_for_its_tenant_only(
     refused = await chat(client, "a")
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert refused.json()["error"] == {
-        "message": "3 requests of tenant a are waiting for the model, as many as may wait. Try again when some of them "
-        "have been served.",
+        "message": "3 requests of tenant a that go before this one are waiting for the model, as many as may wait. Try "
+        "again when some of them have been served.",
         "type": "requests",
         "param": None,
         "code": "rate_limit_exceeded",
@@ -130,6 +130,20 @@ async def test_a_full_queue_is_full_for_its_tenant_only(
     engine.hold.set()
     assert {response.status_code for response in await asyncio.gather(*tasks)} == {200}
     assert 'tinylora_rejected_requests_total{reason="queue_full",tenant="all"} 1.0' in await metrics(client)
+
+
+async def test_less_urgent_requests_of_a_tenant_leave_room_for_its_others(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, held: "asyncio.Task[Any]"
+) -> None:
+    """Rollouts of training come again and again, as long as their jobs run."""
+    tasks = await enqueue(app, client, "a", ["rollout 1", "rollout 2", "rollout 3"], priority=10)
+    assert (await chat(client, "a", priority=10)).status_code == 429
+    tasks += await enqueue(app, client, "a", ["chat 1", "chat 2", "chat 3"])
+    assert (await chat(client, "a")).status_code == 429
+    assert engine.hold
+    engine.hold.set()
+    assert {response.status_code for response in await asyncio.gather(*tasks)} == {200}
+    assert order(engine)[1:4] == ["chat 1", "chat 2", "chat 3"]
 
 
 def start(app: FastAPI, tenant: str, **fields: Any) -> tuple["asyncio.Task[None]", "asyncio.Queue[Any]", list[Any]]:
