@@ -40,6 +40,7 @@ from server.limits.spending import check_month
 from server.registry.versions import StoredVersion
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.environment import check_has_environment, parse_environment
+from server.training.graders.in_thread import in_thread
 from server.training.jobs.checkpoints import list_checkpoints
 from server.training.jobs.events import add_event, list_events
 from server.training.jobs.lifecycle import PREFIX as ID_PREFIX
@@ -102,7 +103,7 @@ async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: Gra
     shown: dict[str, Any] = {"hyperparameters": shown_hyperparameters(config, given)}
     if isinstance(part, RewardedMethod):
         param = f"method.{method.type}.grader"
-        spec = parse_spec(part.grader, param)
+        spec = await in_thread(parse_spec, part.grader, param)
         await tools.check(spec, param)
         shown["grader"] = spec.to_wire()
         environment = None

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar, get_args
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
 
 from server.api.bodies.json_body import json_of, parsed
 from server.api.deps import PrincipalDep, TrainingDep
@@ -26,10 +25,12 @@ from server.api.schemas.graders import (
 )
 from server.auth.middleware import key_of
 from server.core.errors import Unavailable
+from server.core.off_loop import off_loop
 from server.core.principal import ORGANIZATION_HEADER
 from server.core.request_body import read_json
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import ErrorKind, Grade, GraderError, Sample, grade_row
+from server.training.graders.in_thread import in_thread
 from server.training.graders.multi import MultiSpec
 from server.training.graders.spec import GraderSpec, without_secrets
 
@@ -38,7 +39,7 @@ MAX_BODY_BYTES = 4 * 2**20
 GRADING_TIMEOUT_S = 120
 router = APIRouter(prefix=PREFIX, tags=["fine-tuning"], route_class=OwnRoute)
 
-RequestT = TypeVar("RequestT", bound=BaseModel)
+RequestT = TypeVar("RequestT", GraderRunRequest, GraderValidateRequest)
 
 
 def _tools(request: Request, training: TrainingDep) -> GraderTools:
@@ -62,9 +63,8 @@ ToolsDep = Annotated[GraderTools, Depends(_tools)]
 @router.post("/run", openapi_extra=json_of(GraderRunRequest))
 async def run_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> GraderRunResponse:
     """Grade one sample."""
-    body = await _read(request, GraderRunRequest)
-    spec = parse_spec(body.grader)
-    grader = tools.build(spec)
+    body, spec = await _read(request, GraderRunRequest)
+    grader = await in_thread(tools.build, spec)
     started = time.perf_counter()
     try:
         async with asyncio.timeout(GRADING_TIMEOUT_S):
@@ -80,14 +80,15 @@ async def run_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> Grade
 @router.post("/validate", openapi_extra=json_of(GraderValidateRequest))
 async def validate_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> GraderValidateResponse:
     """Check a definition without grading anything."""
-    spec = parse_spec((await _read(request, GraderValidateRequest)).grader)
+    _, spec = await _read(request, GraderValidateRequest)
     await tools.check(spec)
     return GraderValidateResponse(grader=without_secrets(spec.to_wire()))
 
 
-async def _read(request: Request, model: type[RequestT]) -> RequestT:
-    body = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "graders' MAX_BODY_BYTES")
-    return await parsed(body, model)
+async def _read(request: Request, model: type[RequestT]) -> tuple[RequestT, GraderSpec]:
+    sent = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "graders' MAX_BODY_BYTES")
+    body = await parsed(sent, model)
+    return body, await off_loop(len(sent), parse_spec, body.grader)
 
 
 def _response(spec: GraderSpec, grade: Grade, seconds: float) -> GraderRunResponse:

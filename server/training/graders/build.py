@@ -21,6 +21,7 @@ from server.endpoints.guarded_network import NotAllowed
 from server.training.graders.endpoint import EndpointGrader, EndpointSpec
 from server.training.graders.environment import EnvironmentReward, EnvironmentRewardSpec
 from server.training.graders.grade import Grader
+from server.training.graders.in_thread import in_thread
 from server.training.graders.judge import JudgeSpec
 from server.training.graders.label_model import LabelModel, LabelModelSpec
 from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, math_of_string_check
@@ -104,7 +105,7 @@ class GraderTools:
 
         Raises BadRequest, or Unavailable when this machine has too much to do to find out.
         """
-        self.build(spec, param)
+        await in_thread(self.build, spec, param)
         if isinstance(spec, MultiSpec):
             for name, part in spec.graders.items():
                 await self.check(part, f"{param}.graders.{name}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal, Self
 
 import openai
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from server.training.graders.grade import GraderError, Sample, printable
 from server.training.graders.spec import GraderSpec
-from server.training.graders.template import Template, TemplateText
+from server.training.graders.template import Template, TemplateText, fill_in
 
 _STEP = {"type": "object", "properties": {"description": {"type": "string"}, "conclusion": {"type": "string"}}}
 _STRICT = {"required": ["description", "conclusion"], "additionalProperties": False}
@@ -122,8 +123,9 @@ class Judge:
     async def ask(self, sample: Sample, item: Mapping[str, Any]) -> Answer:
         """The judge's answer. GraderError when it gives none, or none that is JSON."""
         create: Any = self._client.chat.completions.create
+        messages = await self._filled_in(sample, item)
         try:
-            completion = await create(messages=self._render(sample, item), **self._request)
+            completion = await create(messages=messages, **self._request)
         except openai.OpenAIError as error:
             raise GraderError(
                 "model_grader_server_error", f"the judge {self._model!r}: {printable(str(error))[:300]}"
@@ -137,10 +139,11 @@ class Judge:
         tokens = {self._model: completion.usage.total_tokens} if completion.usage else {}
         return Answer(_result(text), text, printable(completion.model), tokens)
 
-    def _render(self, sample: Sample, item: Mapping[str, Any]) -> list[dict[str, str]]:
+    async def _filled_in(self, sample: Sample, item: Mapping[str, Any]) -> list[dict[str, str]]:
+        filled_in = iter(await fill_in([text for _, texts in self._messages for text in texts], sample, item))
         messages = []
         for role, texts in self._messages:
-            content = "\n".join(text.render(sample, item) for text in texts)
+            content = "\n".join(islice(filled_in, len(texts)))
             # Only OpenAI's own models know the role developer.
             messages.append({"role": "system" if role == "developer" else role, "content": content})
         # Chat templates take one system message, as the first.

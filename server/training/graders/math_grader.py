@@ -21,7 +21,7 @@ from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.math_extract import ALL, Extractor, extract
 from server.training.graders.math_pool import MathPool, MathPoolError, MathUnavailable
 from server.training.graders.spec import GraderSpec, Name
-from server.training.graders.template import Template, TemplateText
+from server.training.graders.template import Template, TemplateText, fill_in
 
 MAX_ANSWER_CHARS = 1000
 EQUALITY = "equality"
@@ -72,7 +72,7 @@ class MathGrader:
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the answers are equal; `detail` has both, and the extractor."""
-        solution = self._reference.render(sample, item)
+        solution, given = await fill_in((self._reference, self._input), sample, item)
         found = extract(solution, ("boxed", "hashes"))
         reference = found.text if found else solution.strip()
         if not 0 < len(reference) <= MAX_ANSWER_CHARS:
@@ -81,7 +81,7 @@ class MathGrader:
                 f"the reference answer has {len(reference)} characters, expected 1 to {MAX_ANSWER_CHARS}; give the "
                 "answer alone, or a solution that ends in \\boxed{...} or ####",
             )
-        answer = extract(self._input.render(sample, item), self._extractors)
+        answer = extract(given, self._extractors)
         if answer is None:
             return Grade(0.0, False, {"extractor": None, "reference": reference})
         detail = {"extractor": answer.extractor, "answer": answer.text[:MAX_ANSWER_CHARS], "reference": reference}

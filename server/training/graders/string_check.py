@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from server.training.graders.grade import Grade, Sample
 from server.training.graders.spec import GraderSpec, Name
-from server.training.graders.template import Template, TemplateText
+from server.training.graders.template import Template, TemplateText, fill_in
 
 
 class StringCheckSpec(GraderSpec):
@@ -41,7 +41,7 @@ class StringCheck:
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the comparison holds, else 0."""
-        given, reference = self._input.render(sample, item), self._reference.render(sample, item)
+        given, reference = await fill_in((self._input, self._reference), sample, item)
         match self._operation:
             case "eq":
                 passes = given == reference

@@ -19,9 +19,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from server.training.graders.grade import GraderError, Sample
+from server.training.graders.in_thread import in_thread
 
 MAX_CHARS = 100_000
 MAX_RENDERED_CHARS = 1_000_000
+# Most texts and variables that are filled in on the event loop.
+MAX_ON_LOOP = 200
 NAMESPACES = ("item", "sample")
 SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices", "messages")
 
@@ -80,16 +83,45 @@ class Template:
 
     def render(self, sample: Sample, item: Mapping[str, Any]) -> str:
         """The text with its variables filled in. GraderError for a missing variable, or beyond MAX_RENDERED_CHARS."""
-        texts = [self.pieces[0]]
-        for variable, piece in zip(self.variables, self.pieces[1:], strict=True):
-            texts.append(_text(_value(variable, sample, item)))
+        return _render((self,), sample, item)[0]
+
+
+async def fill_in(templates: Sequence[Template], sample: Sample, item: Mapping[str, Any]) -> list[str]:
+    """The texts of a grader's templates, in their order; MAX_RENDERED_CHARS is for all of them together.
+
+    In a thread where there are many, or a value is to be written as JSON, whose length is not known before.
+    """
+    variables = [variable for template in templates for variable in template.variables]
+    if len(templates) + len(variables) <= MAX_ON_LOOP and not any(
+        isinstance(_value(variable, sample, item), dict | list) for variable in variables
+    ):
+        return _render(templates, sample, item)
+    return await in_thread(_render, templates, sample, item)
+
+
+def _render(templates: Sequence[Template], sample: Sample, item: Mapping[str, Any]) -> list[str]:
+    """Each variable is written once, and nothing behind the limit: a short template can ask for a long row often."""
+    left = MAX_RENDERED_CHARS
+    written: dict[Variable, str] = {}
+    rendered = []
+    for template in templates:
+        texts: list[str] = []
+        for variable, piece in zip((None, *template.variables), template.pieces, strict=True):
+            if variable is not None:
+                if variable not in written:
+                    written[variable] = _text(_value(variable, sample, item))
+                texts.append(written[variable])
+                left -= len(written[variable])
             texts.append(piece)
-        if (length := sum(map(len, texts))) > MAX_RENDERED_CHARS:
-            raise GraderError(
-                "truncated_observation_error",
-                f"a filled-in template has {length} characters, expected at most {MAX_RENDERED_CHARS}",
-            )
-        return "".join(texts)
+            left -= len(piece)
+            if left < 0:
+                raise GraderError(
+                    "truncated_observation_error",
+                    f"the filled-in templates of the grader have more characters than the {MAX_RENDERED_CHARS} that "
+                    "they may have together at most; insert less of the row or the sample",
+                )
+        rendered.append("".join(texts))
+    return rendered
 
 
 def _split(text: str) -> list[str]:

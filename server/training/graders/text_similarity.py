@@ -16,11 +16,14 @@ from rapidfuzz import fuzz
 
 from server.training.graders import ngrams
 from server.training.graders.grade import Grade, GraderError, Sample
+from server.training.graders.in_thread import in_thread
 from server.training.graders.spec import GraderSpec, Name
-from server.training.graders.template import Template, TemplateText
+from server.training.graders.template import Template, TemplateText, fill_in
 
 # The time of some metrics grows with the product of the lengths.
 MAX_CHARS = 50_000
+# A millisecond's work.
+MAX_ON_LOOP_CHARS = 2_000
 _METRICS: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
     {
         "fuzzy_match": lambda candidate, reference: fuzz.ratio(candidate, reference) / 100,
@@ -82,9 +85,11 @@ class TextSimilarity:
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """The metric of the input against the reference. GraderError for texts of more than MAX_CHARS characters."""
-        given, reference = self._input.render(sample, item), self._reference.render(sample, item)
+        given, reference = await fill_in((self._input, self._reference), sample, item)
         if (longest := max(len(given), len(reference))) > MAX_CHARS:
             raise GraderError(
                 "truncated_observation_error", f"a text has {longest} characters, expected at most {MAX_CHARS}"
             )
-        return Grade(self._metric(given, reference))
+        if len(given) + len(reference) <= MAX_ON_LOOP_CHARS:
+            return Grade(self._metric(given, reference))
+        return Grade(await in_thread(self._metric, given, reference))

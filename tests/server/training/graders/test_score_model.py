@@ -137,3 +137,13 @@ async def test_an_error_of_the_judge_is_an_error_with_its_words(status: int) -> 
 def test_a_definition_that_no_judge_could_use_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ScoreModelSpec.model_validate({**SPEC, **fields})
+
+
+async def test_many_short_texts_ask_for_no_more_of_a_row_than_one() -> None:
+    """A list of ten thousand variables of a long row made gigabytes of it."""
+    many = [{"role": "user", "content": ["{{sample.output_text}}", *["{{item.answer}}"] * 1000]}]
+    client, requests = judge('{"result": 1}')
+    grader = ScoreModel(ScoreModelSpec.model_validate({**SPEC, "input": many}), client)
+    with pytest.raises(GraderError, match="together at most") as caught:
+        await grader.grade(Sample.of_text("it is 34"), {"answer": "x" * 10_000})
+    assert (caught.value.kind, requests) == ("truncated_observation_error", [])

@@ -1,7 +1,9 @@
 """Templates fill in paths, and say which one is missing."""
 
+import asyncio
 import json
 import re
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.training.graders.grade import GraderError, Sample
-from server.training.graders.template import MAX_CHARS, MAX_RENDERED_CHARS, Template, _split
+from server.training.graders.template import MAX_CHARS, MAX_RENDERED_CHARS, Template, _split, fill_in
 
 SAMPLE = Sample.of_text(
     '{"answer": {"value": [3, "four"]}}', ({"type": "function", "function": {"name": "add", "arguments": "{}"}},)
@@ -139,6 +141,37 @@ def test_a_template_that_multiplies_its_row_is_stopped() -> None:
 
     with pytest.raises(GraderError, match="at most"):
         template.render(SAMPLE, {"answer": "x" * (MAX_RENDERED_CHARS // 10)})
+
+
+def test_a_long_value_is_written_once_and_no_more_than_is_kept() -> None:
+    """A short template of ten thousand variables took minutes and gigabytes before it was refused."""
+    many, distinct = "{{item.a}}" * 500, "".join(f"{{{{item.lists[{number}]}}}}" for number in range(500))
+    item = {"a": [1] * 100_000, "lists": [[1] * 100_000] * 500}
+    tracemalloc.start()
+    try:
+        for text in (many, distinct):
+            with pytest.raises(GraderError, match="at most"):
+                Template.parse(text).render(SAMPLE, item)
+        assert tracemalloc.get_traced_memory()[1] < 10 * MAX_RENDERED_CHARS
+    finally:
+        tracemalloc.stop()
+
+
+async def test_the_limit_is_for_all_texts_of_a_grader_together() -> None:
+    text, item = Template.parse("{{item.answer}}"), {"answer": "x" * (MAX_RENDERED_CHARS // 10)}
+    assert await fill_in([text] * 10, SAMPLE, item) == [item["answer"]] * 10
+    with pytest.raises(GraderError, match="together"):
+        await fill_in([text] * 11, SAMPLE, item)
+
+
+@pytest.mark.parametrize(
+    ("text", "at_once"), [("{{item.answer}}", True), ("{{item.list}}", False), ("{{item.answer}}" * 1000, False)]
+)
+async def test_others_go_on_while_much_or_json_is_filled_in(text: str, at_once: bool) -> None:
+    filling = asyncio.create_task(fill_in([Template.parse(text)], SAMPLE, ITEM))
+    await asyncio.sleep(0)
+    assert filling.done() is at_once
+    assert await filling == [Template.parse(text).render(SAMPLE, ITEM)]
 
 
 def test_the_variables_of_rows_are_known_beforehand() -> None:

@@ -4,6 +4,7 @@ There BLEU is sentence_bleu(SmoothingFunction(epsilon=0.1).method1) and GLEU sen
 marks, ROUGE the F-measure of RougeScorer without stemming.
 """
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,12 @@ def test_what_cannot_be_computed_soundly_is_refused_with_the_reason(metric: str,
 async def test_texts_that_would_take_too_long_are_refused() -> None:
     with pytest.raises(GraderError, match="at most"):
         await grader("rouge_l").grade(Sample.of_text("x" * (MAX_CHARS + 1)), {"reference": "y"})
+
+
+@pytest.mark.parametrize("metric", METRICS)
+async def test_others_go_on_while_long_texts_are_compared(metric: str) -> None:
+    text = "so many words " * 1000
+    grading = asyncio.create_task(grader(metric).grade(Sample.of_text(text), {"reference": text}))
+    await asyncio.sleep(0)
+    assert not grading.done()
+    assert (await grading).score == pytest.approx(1)
