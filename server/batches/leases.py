@@ -180,15 +180,11 @@ def settle(
     return change(connection, batch_id, **values)
 
 
-def end(connection: Connection, row: Row[Any], owner: str, **files: Any) -> bool:
-    """The files are written: the batch has ended. False when it is no longer `owner`'s."""
-    seen = standing(connection, row.id, owner, lock=True).row
-    if seen.lease_owner != owner or seen.status in FINISHED:
-        return False
-    outcome: Outcome = cast(Outcome, seen.outcome)
+def end(connection: Connection, row: Row[Any], **files: Any) -> None:
+    """The files are written: the batch has ended. `row` is locked, and its lease the caller's."""
+    outcome: Outcome = cast(Outcome, row.outcome)
     values = {"status": outcome, f"{outcome}_at": now(), "lease_owner": None, "lease_expires_at": None, **files}
     change(connection, row.id, **values)
-    return True
 
 
 def release(connection: Connection, batch_id: str, owner: str, *, counted: bool, rest_s: int = 0) -> None:

@@ -102,28 +102,41 @@ def write_files(
     """Write the files of a batch that is being finalised, and end it with them. False when it is no more `owner`'s.
 
     chunks, reason: of the input file, and what is said of its lines that have no answer; None when all have one.
-    Blocks. Unavailable when the storage or the database fails.
+    Blocks. Unavailable when the storage or the database fails. No file stays of a batch that surely was not ended here.
     """
-    made = {
-        "output": write_file(files, batch.tenant_id, stored_results(database, batch.id, errors=False)),
-        "error": write_file(files, batch.tenant_id, errors(database, batch, chunks, reason)),
-    }
+    made: dict[str, WrittenFile] = {}
+    may_have_ended = False
 
     def end(connection: Connection) -> bool:
+        nonlocal may_have_ended
+        may_have_ended = False
+        seen = leases.standing(connection, batch.id, owner, lock=True)
+        if seen.wanted == "nothing":
+            return False
         values: dict[str, Any] = {}
         for kind, file in made.items():
-            if file is not None:
-                file.insert(connection, batch, kind)
-                values[f"{kind}_file_id"] = file.id
-        if made["error"] is not None:
+            file.insert(connection, batch, kind)
+            values[f"{kind}_file_id"] = file.id
+        if "error" in made:
             values["failed"] = made["error"].lines
-        return leases.end(connection, batch, owner, **values)
+        leases.end(connection, seen.row, **values)
+        may_have_ended = True
+        return True
 
-    if not database.transact(end):
-        for file in made.values():
+    try:
+        for kind, lines in (
+            ("output", stored_results(database, batch.id, errors=False)),
+            ("error", errors(database, batch, chunks, reason)),
+        ):
+            file = write_file(files, batch.tenant_id, lines)
             if file is not None:
+                made[kind] = file
+        if not database.transact(end):
+            return False
+    finally:
+        if not may_have_ended:
+            for file in made.values():
                 files.delete(file.location)
-        return False
     while database.transact(lambda to: delete_results(to, batch.id)):
         pass
     return True
