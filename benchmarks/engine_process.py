@@ -25,7 +25,8 @@ OUTPUT_KEPT = 4000
 @dataclass(frozen=True, slots=True)
 class EngineJob:
     """variant: base, tinylora or vllm-lora. factors: a factors file; None: those of the model. count: most requests at
-    once. loras: different adapters, which requests share in turn. new: adapters besides, for first tokens.
+    once. loras: different adapters of vllm-lora, which requests share in turn; None: each request has its own. new:
+    adapters besides, for first tokens.
     """
 
     model: str
@@ -73,10 +74,13 @@ class Engine:
 
 
 @contextmanager
-def engine(job: EngineJob, label: str) -> Iterator[Engine]:
-    """An engine that has started and run once. EngineEnded, here and in all it is asked, when it ends."""
+def engine(job: EngineJob, label: str, log: Path | None = None) -> Iterator[Engine]:
+    """An engine that has started and run once. EngineEnded, here and in all it is asked, when it ends.
+
+    log: where it prints (default: a file that only EngineEnded's message is from).
+    """
     reading, writing = os.pipe()
-    output = tempfile.TemporaryFile()  # noqa: SIM115, closed below
+    output = tempfile.TemporaryFile() if log is None else log.open("w+b")  # noqa: SIM115, closed below
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.engine_process", json.dumps({**asdict(job), "answers": writing})],
         env={**os.environ, "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")},
@@ -109,7 +113,7 @@ def run_engine(job: EngineJob, answers: IO[str]) -> None:
     distinct: list[Any] = [None] * count
     new: list[Any] = []
     if job.variant != "base":
-        different = min(job.loras or count, count)
+        different = min(job.loras or count, count) if job.variant == "vllm-lora" else count
         made, more = _requests(job, different + job.new)
         options |= more
         distinct, new = [made[i % different] for i in range(count)], made[different:]

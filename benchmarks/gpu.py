@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 
 from benchmarks.dummy_model import Shape
-from benchmarks.gpu_options import Options
+from benchmarks.gpu_options import Options, engine_tests
 from benchmarks.gpu_table import print_table
 
 # Parts of one stage run side by side; whoever measures takes the lock of the card. Seconds that each may take of five
@@ -44,11 +44,12 @@ LINES_SHOWN = 15
 
 @dataclass(slots=True)
 class Running:
-    """A part in a process of its own, which prints into `log`."""
+    """A part in a process of its own, which prints into `log`; what it starts, into files in `more_logs`."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    more_logs: Path
     began: float
     until: float
 
@@ -66,7 +67,11 @@ class Running:
         self.process.wait()
 
     def last_lines(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
+        """Of what it printed, and of what that printed that it started."""
+        return "\n".join(
+            f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
+            for log in [self.log, *sorted(self.more_logs.glob("*.log"))]
+        )
 
 
 def main() -> None:
@@ -81,7 +86,7 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=_default(Options, name))
     for name in (field.name for field in fields(Shape)):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=_default(Shape, name), help="of the model")
-    parser.add_argument("--tests", nargs="+", default=list(_default(Options, "test_arguments")), help="for pytest")
+    parser.add_argument("--tests", nargs="+", default=list(engine_tests()), help="for pytest")
     parser.add_argument("--eager", action="store_true")
     args = parser.parse_args()
     directory = (args.out or Path(tempfile.mkdtemp(prefix="tinylora-gpu-"))).absolute()
@@ -138,7 +143,7 @@ def _start(options: Options, name: str, now: float, until: float) -> Running:
     with log.open("wb") as output:
         command = [sys.executable, "-m", "benchmarks.gpu_part", name, options.to_json()]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    return Running(name, process, log, now, until)
+    return Running(name, process, log, options.directory / name, now, until)
 
 
 def _ended(options: Options, part: Running, status: str) -> None:

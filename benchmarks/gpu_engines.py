@@ -1,16 +1,19 @@
 """Part of benchmarks.gpu: tokens per second of vLLM, of every way to compute the delta, and of vLLM's own multi-LoRA.
 
-`base` stays alive. The others start side by side, as many as the card has room for; whoever is ready takes the lock of
-the card and is asked in turn with `base`, so that a ratio is of neighbours in time.
+`base` stays alive. The others start side by side, as many as the card has room for; of those that are ready, the one
+that comes first in VARIANTS takes the lock of the card and is asked in turn with `base`, so that a ratio is of
+neighbours in time. What adapters cost in FP8 is the ratio of both lines in FP8.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,6 +25,7 @@ from benchmarks.dummy_model import Shape, write_dummy_model
 from benchmarks.engine_process import Engine, EngineEnded, EngineJob, engine
 from benchmarks.gpu_machine import machine, with_layers_that_fit
 from benchmarks.gpu_options import Options
+from benchmarks.gpu_turns import Turns
 from benchmarks.paired import in_turn
 
 GIB = 2**30
@@ -59,36 +63,39 @@ def run(options: Options) -> None:
     jobs = {name: _job(options, str(factors.path), name) for name in options.engines or VARIANTS}
     base = jobs.pop(BASE)
     workers = max(1, _most_at_once(options) - 1)
+    turns = Turns(list(jobs))
     ready: Future[Engine] = Future()
     done: Future[None] = Future()
     with ThreadPoolExecutor(workers + 1) as pool:
-        running = pool.submit(_keep_base, options, base, ready, done)
-        for finished in [pool.submit(_measure, options, name, job, ready) for name, job in jobs.items()]:
+        running = pool.submit(_keep_base, options, base, turns, ready, done)
+        for finished in [pool.submit(_measure, options, name, job, turns, ready) for name, job in jobs.items()]:
             finished.result()
         done.set_result(None)
         running.result()
 
 
-def _keep_base(options: Options, job: EngineJob, ready: Future[Engine], done: Future[None]) -> None:
+def _keep_base(options: Options, job: EngineJob, turns: Turns, ready: Future[Engine], done: Future[None]) -> None:
     """Base alone, first, so that there is something to compare with; alive until `done`."""
     try:
-        with engine(job, BASE) as base:
+        with engine(job, BASE, _log(options, BASE)) as base:
             with FileLock(options.card):
                 _record(options, BASE, {BASE: base})
             ready.set_result(base)
+            turns.begin()
             done.result()
     except Exception as error:
         _failed(options, BASE, error)
         if not ready.done():
             ready.set_exception(error)
+            turns.begin()
 
 
-def _measure(options: Options, name: str, job: EngineJob, ready: Future[Engine]) -> None:
+def _measure(options: Options, name: str, job: EngineJob, turns: Turns, ready: Future[Engine]) -> None:
     try:
-        with engine(job, name) as one:
+        with engine(job, name, _log(options, name)) as one:
             print(f"{name} is ready", file=sys.stderr, flush=True)
-            base = None if ready.exception() else ready.result()
-            with FileLock(options.card):
+            with turns.turn(name), FileLock(options.card):
+                base = None if ready.exception() else ready.result()
                 _record(options, name, {name: one} if base is None else {BASE: base, name: one})
     except Exception as error:
         _failed(options, name, error)
@@ -97,13 +104,15 @@ def _measure(options: Options, name: str, job: EngineJob, ready: Future[Engine])
 def _record(options: Options, name: str, engines: Mapping[str, Engine]) -> None:
     """Ask all of `engines` in turn and record their seconds, round by round, under `name`."""
     requests, length = options.prefill
+    # It takes four times as long as the others, and is as far from them.
+    rounds = min(2, options.rounds) if VARIANTS[name][0] == "vllm-lora" else options.rounds
     for label, batch, tokens, prompt in [
         *((f"{batch} at once", batch, options.tokens, options.prompt_tokens) for batch in options.batches),
         ("prefill", requests, 1, length),
     ]:
         runs = {who: partial(one.seconds, batch, tokens, "distinct", prompt) for who, one in engines.items()}
         in_turn(runs, 1)  # shapes that were not seen before
-        took = in_turn(runs, options.rounds)
+        took = in_turn(runs, rounds)
         per_s = batch * (prompt if label == "prefill" else tokens) / median(took[name])
         options.results.record("engines", name, label, value={"seconds": took, "tokens_per_s": round(per_s, 1)})
     if name not in (BASE, "base, FP8"):
@@ -112,6 +121,12 @@ def _record(options: Options, name: str, engines: Mapping[str, Engine]) -> None:
         took = in_turn(runs, options.first_tokens)
         milliseconds = {who: round(1000 * median(seconds), 2) for who, seconds in took.items()}
         options.results.record("engines", name, "first token", value=milliseconds)
+
+
+def _log(options: Options, name: str) -> Path:
+    directory = options.directory / "engines"
+    directory.mkdir(exist_ok=True)
+    return directory / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.log"
 
 
 def _failed(options: Options, name: str, error: Exception) -> None:

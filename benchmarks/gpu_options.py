@@ -10,11 +10,15 @@ from pathlib import Path
 from benchmarks.dummy_model import Shape
 from benchmarks.results import Results
 
-# All tests of the engine, those first that say most, because the time may not be enough for all.
-FIRST_TESTS = (
-    "tests/engine/test_answers.py", "tests/engine/test_sixteen_bits.py", "tests/engine/test_speculative.py",
-    "tests/engine",
-)  # fmt: skip
+ENGINE_TESTS = Path(__file__).parents[1] / "tests" / "engine"
+# Those that say most, because the time may not be enough for all.
+FIRST_TESTS = ("test_answers.py", "test_sixteen_bits.py", "test_speculative.py")
+
+
+def engine_tests() -> tuple[str, ...]:
+    """All files of them, FIRST_TESTS first. Not their directory, among whose files pytest would sort those again."""
+    names = sorted(path.name for path in ENGINE_TESTS.glob("test_*.py"))
+    return tuple(str(ENGINE_TESTS / name) for name in [*FIRST_TESTS, *(one for one in names if one not in FIRST_TESTS)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Options:
     """directory: of the results, logs and the model without weights.
 
     engines: names as in gpu_engines.VARIANTS; None: all of them. prefill: requests and tokens of each.
+    loras: different adapters of vLLM's multi-LoRA, for which it needs slots; with ours every request has its own.
     update: prompts, completions of each, and tokens of both, in an update of the trainer.
     job: steps, prompts in a step and completions of each, of the job on the embedded model.
     eager: without compilation, which a CPU does not need to show that everything runs.
@@ -38,7 +43,7 @@ class Options:
     rounds: int = 3
     loras: int = 32
     eager: bool = False
-    test_arguments: Sequence[str] = FIRST_TESTS
+    test_arguments: Sequence[str] = field(default_factory=engine_tests)
     update: tuple[int, int, int, int] = (8, 8, 200, 300)
     job: tuple[int, int, int] = (12, 8, 8)
 

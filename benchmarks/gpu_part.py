@@ -29,7 +29,9 @@ def main() -> None:
 
 def _tests(options: Options) -> int:
     """Nobody measures meanwhile. How many passed and which failed is recorded as they come."""
-    command = [sys.executable, "-m", "pytest", "-v", "--no-header", "-p", "no:cacheprovider", *options.test_arguments]
+    # A file that needs a package that is missing leaves the others alone.
+    flags = ["-v", "--no-header", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command = [sys.executable, "-m", "pytest", *flags, *options.test_arguments]
     environ = {**os.environ, "TINYLORA_TEST_GPU_SHARE": TESTS_SHARE}
     passed, failed = 0, []
     with FileLock(options.card):

@@ -32,7 +32,10 @@ def engines_table(options: Options, engines: Mapping[str, Mapping[str, Any]]) ->
     """Tokens per second, and the ratio to `base`: median of rounds, lowest and highest."""
     requests, length = options.prefill
     columns = [*(f"{batch} at once" for batch in options.batches), "prefill"]
-    table = Table(title=f"tokens/s (ratio to base); {options.tokens} tokens a request; prefill: {requests} x {length}")
+    table = Table(
+        title=f"tokens/s (ratio to base); {options.tokens} tokens a request; prefill: {requests} x {length}; an "
+        f"adapter for every request, vLLM's multi-LoRA {options.loras}"
+    )
     table.add_column("engine")
     for column in columns:
         table.add_column(column, justify="right")

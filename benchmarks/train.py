@@ -201,7 +201,7 @@ def server(args: argparse.Namespace, directory: Path, workers: int = 0) -> Itera
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = ["--host", "127.0.0.1", "--port", str(port), *(["--enforce-eager"] if args.eager else [])]
-    log, url = directory / "server.txt", f"http://127.0.0.1:{port}"
+    log, url = directory / "server.log", f"http://127.0.0.1:{port}"
     settings = environment(directory) | {"TINYLORA_TRAINING_WORKERS": str(workers)}
     with running(["serve", args.model, *flags], settings, log) as process:
         if not started(process, url):
@@ -232,6 +232,8 @@ def environment(directory: Path) -> dict[str, str]:
     return kept | {
         "TINYLORA_DATABASE_URL": f"sqlite:///{directory / 'tinylora.db'}",
         "TINYLORA_FILES_URL": str(directory / "files"),
+        "TINYLORA_ENGINE_LOG": str(directory / "engine.log"),
+        "TINYLORA_TRAINING_LOG_DIR": str(directory / "training"),
         "TINYLORA_TRAINING_WORKERS": "0",
     }
 

@@ -1,20 +1,24 @@
-"""What all tests share: PostgreSQL, Redis and a browser, started when first asked for; how they run side by side."""
+"""What all tests share: PostgreSQL, Redis and a browser, started when first asked for; how they run side by side.
+
+Packages that only these need are imported with them: the tests of the engine run on a GPU machine that has none.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from playwright.sync_api import Browser
 from xdist.scheduler import LoadScopeScheduling
 
-from server.db.database import Database
-from tests.chromium import NoChromium, Visitor, running_chromium
-from tests.postgres import PostgresServer, running_server
-from tests.redis_server import RedisServer, find_program
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.chromium import Visitor
+    from tests.postgres import PostgresServer
+    from tests.redis_server import RedisServer
 
 WITH_ENGINES = ("tests/engine/", "tests/e2e/", "tests/benchmarks/test_gpu.py")
 
@@ -49,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A real server."""
+    from tests.postgres import running_server
+
     with running_server() as server:
         yield server
 
@@ -56,6 +62,8 @@ def postgres() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres: PostgresServer) -> str:
     """The name of a database with all tables and no connections, to copy."""
+    from server.db.database import Database
+
     name = postgres.new_database()
     Database(postgres.url(name)).close()
     return name
@@ -72,6 +80,8 @@ def postgres_url(postgres: PostgresServer, migrated_postgres: str) -> Iterator[s
 @pytest.fixture(scope="session")
 def running_redis() -> Iterator[RedisServer]:
     """A real server, as it is left by the tests before."""
+    from tests.redis_server import RedisServer, find_program
+
     server = RedisServer(find_program())
     try:
         server.start()
@@ -93,6 +103,8 @@ def chromium() -> Iterator[Browser]:
 
     For one module: as long as Playwright runs, its event loop does, and no test of another module could run one.
     """
+    from tests.chromium import NoChromium, running_chromium
+
     try:
         with running_chromium() as browser:
             yield browser
@@ -103,6 +115,8 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture
 def visit(chromium: Browser) -> Iterator[Callable[..., Visitor]]:
     """Makes visitors of a server; in the end their browsers have had nothing against its pages."""
+    from tests.chromium import Visitor
+
     visitors: list[Visitor] = []
 
     def visit(base_url: str, **how: Any) -> Visitor:

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.dummy_model import Shape, write_dummy_model
 from benchmarks.gpu_machine import with_layers_that_fit
-from benchmarks.gpu_options import Options
+from benchmarks.gpu_options import FIRST_TESTS, Options, engine_tests
 
 pytestmark = pytest.mark.engine
 
@@ -113,3 +113,10 @@ def test_options_survive_the_way_to_a_part(tmp_path: Path) -> None:
     options = Options(tmp_path, Shape(layers=3), ["base"], (1, 2))
     again = Options.from_json(options.to_json())
     assert again.to_json() == options.to_json() and again.shape == options.shape
+
+
+def test_the_tests_that_say_most_come_first() -> None:
+    """As files: among those of a directory that is given, too, pytest would sort them again."""
+    listed = [Path(name) for name in engine_tests()]
+    assert [path.name for path in listed[:3]] == list(FIRST_TESTS)
+    assert sorted(listed) == sorted((Path(__file__).parents[1] / "engine").glob("test_*.py"))
