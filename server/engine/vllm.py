@@ -44,6 +44,7 @@ from server.engine.progress import EngineProgress
 from server.engine.prompt_count import prompt_count
 from server.engine.protocol import ServedAdapter, TokenObserver
 from server.engine.responses_check import check_responses_request
+from server.engine.sampling_check import check_sampling
 from server.engine.template_cost import TemplateCost, measure_template
 from server.engine.token_count import TokenCount
 from server.engine.tools import why_no_tools
@@ -95,8 +96,12 @@ class AdapterLLM(AsyncLLM):
         lora_request: LoRARequest | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """As vLLM's; `lora_request` is what `ActiveAdapters` gave. WrongAdapter when that is not the request's."""
+        """As vLLM's; `lora_request` is what `ActiveAdapters` gave. WrongAdapter when that is not the request's.
+
+        VLLMValidationError for what would end the engine.
+        """
         active = ACTIVE.get()
+        check_sampling(sampling_params, self.input_processor)
         await self.grammars.check(sampling_params.structured_outputs)
         count = TokenCount(cumulative=sampling_params.output_kind == RequestOutputKind.CUMULATIVE)
         with self._identity(lora_request) as identity:

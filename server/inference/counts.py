@@ -1,8 +1,9 @@
-"""How many fields, messages, tools and stop texts a request to the engine may have, and how long a repetition it may
-look for: more than real ones do.
+"""How many fields, messages, tools, stop texts and ids of tokens a request to the engine may have, and how long a
+repetition it may look for: more than real ones do.
 
-Each of them costs time within the event loop, here or in the engine, in which every other request waits. What else a
-body may hold is bounded by its values (core/json_values.py).
+Each of them costs time within the event loop, here or in the engine, in which every other request waits, or a place in
+an array of the engine (engine/sampling_limits.py; what only the engine can count is in engine/sampling_check.py). What
+else a body may hold is bounded by its values (core/json_values.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 
 from server.core.errors import BadRequest, quoted
 from server.core.paths import RESPONSES_PATH, is_below
+from server.engine.sampling_limits import MAX_ALLOWED_TOKENS, MAX_BIASED_TOKENS
 from server.inference.media_ids import media_in
 from server.inference.misnomers import NESTED
 
@@ -25,6 +27,8 @@ MAX_PARTS = 10_000
 MAX_TOOLS = 1000
 # The engine looks for each of them at every token. OpenAI takes 4.
 MAX_STOPS = 256
+# Sampling parameters, which a body of token ids has in an object of their own.
+SAMPLING = (("stop", MAX_STOPS), ("logit_bias", MAX_BIASED_TOKENS), ("allowed_token_ids", MAX_ALLOWED_TOKENS))
 # Of a pattern that is to be found, and how often. At every token the engine's scheduler compares up to size * size *
 # count tokens with others, a thousand in a tenth of a millisecond.
 MAX_REPETITION = 256
@@ -42,22 +46,23 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
                 param=name,
                 code="too_many_fields",
             )
-    parameters = payload.get("sampling_params")
+    nested = payload.get("sampling_params")
+    parameters = nested if isinstance(nested, Mapping) else {}
     conversation = "input" if is_below(path, (RESPONSES_PATH,)) else "messages"
     for name, items, most in (
         (conversation, payload.get(conversation), MAX_MESSAGES),
         ("tools", payload.get("tools"), MAX_TOOLS),
-        ("stop", payload.get("stop"), MAX_STOPS),
         ("stop_sequences", payload.get("stop_sequences"), MAX_STOPS),
-        ("sampling_params.stop", parameters.get("stop") if isinstance(parameters, Mapping) else None, MAX_STOPS),
+        *((field, payload.get(field), most) for field, most in SAMPLING),
+        *((f"sampling_params.{field}", parameters.get(field), most) for field, most in SAMPLING),
     ):
-        if isinstance(items, list) and len(items) > most:
+        if isinstance(items, list | Mapping) and len(items) > most:
+            kind = "a list" if isinstance(items, list) else "an object"
             raise BadRequest(
-                f"{name} is {quoted(items)}, expected a list of at most {most}.", param=name, code="list_too_long"
+                f"{name} is {quoted(items)}, expected {kind} of at most {most}.", param=name, code="list_too_long"
             )
-    of_parameters = parameters.get("repetition_detection") if isinstance(parameters, Mapping) else None
     _check_repetition("repetition_detection", payload.get("repetition_detection"))
-    _check_repetition("sampling_params.repetition_detection", of_parameters)
+    _check_repetition("sampling_params.repetition_detection", parameters.get("repetition_detection"))
     parts = _parts(payload.get(conversation))
     if parts > MAX_PARTS:
         raise BadRequest(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import httpx
+import openai
 import pytest
 
+from server.engine.sampling_limits import MAX_ALLOWED_TOKENS, MAX_BIASED_TOKENS
 from server.inference.counts import MAX_FIELDS, MAX_MEDIA, MAX_MESSAGES, MAX_PARTS, MAX_REPETITION, MAX_STOPS, MAX_TOOLS
 
 CHAT = "/v1/chat/completions"
@@ -47,6 +52,32 @@ async def test_stop_texts_beside_token_ids_are_counted_too(client: httpx.AsyncCl
     body = {"token_ids": [1], "sampling_params": {"stop": ["x"] * (MAX_STOPS + 1)}}
     error = (await client.post("/inference/v1/generate", json=body)).json()["error"]
     assert (error["param"], error["code"]) == ("sampling_params.stop", "list_too_long")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ids_of_tokens_are_counted(openai_client: openai.OpenAI, stream: bool) -> None:
+    create: Any = openai_client.chat.completions.create
+    for field, most, kind in (
+        ("logit_bias", MAX_BIASED_TOKENS, "an object"),
+        ("allowed_token_ids", MAX_ALLOWED_TOKENS, "a list"),
+    ):
+        for number in (most, most + 1):
+            ids = {str(token): 1 for token in range(number)} if kind == "an object" else list(range(number))
+            ask = partial(create, model="base-alias", messages=[], max_tokens=1, stream=stream, extra_body={field: ids})
+            if number == most:
+                ask()
+                continue
+            with pytest.raises(openai.BadRequestError, match=f"expected {kind} of at most {most}") as refused:
+                ask()
+            assert (refused.value.param, refused.value.code) == (field, "list_too_long")
+
+
+@pytest.mark.parametrize("field", ["logit_bias", "allowed_token_ids"])
+async def test_nor_more_of_them_beside_token_ids(client: httpx.AsyncClient, field: str) -> None:
+    ids = dict.fromkeys(map(str, range(1025)), 1)
+    body = {"token_ids": [1], "sampling_params": {field: ids if field == "logit_bias" else [*ids]}}
+    error = (await client.post("/inference/v1/generate", json=body)).json()["error"]
+    assert (error["param"], error["code"]) == (f"sampling_params.{field}", "list_too_long")
 
 
 @pytest.mark.parametrize(
