@@ -6,7 +6,8 @@ GPU, so there can be one whatever else the machine has room for, and whatever th
 
 A worker is started when there is a job for it that nobody works on, and then stays. It runs at a low priority, because
 it shares the machine's cores with the serving engine. If it dies, another one is started when its leases have expired;
-if workers keep dying soon, less and less often.
+if workers keep dying soon, less and less often. The server stops them when it answers nobody any more, so it gives
+back their jobs itself.
 
 It is a client like any other worker and gets its key in its environment; without a worker key in the settings the
 server makes one that is never shown.
@@ -18,6 +19,7 @@ import asyncio
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from argparse import Namespace
@@ -25,6 +27,7 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -42,11 +45,12 @@ from server.db.training_tables import JOBS
 from server.launch.gpu_facts import VISIBLE_VARIABLE
 from server.launch.gpu_plan import WorkerGpus
 from server.training.jobs.config import GRADIENT_METHODS, METHODS, Method, needs_weights
+from server.training.jobs.progress import give_back
 
 log = structlog.get_logger(__name__)
 
 NICE = 10
-# What a worker that the server outlives by this long has not finished, it does again later.
+# The server no longer answers by then, so there is nothing that a worker could wait for.
 STOP_S = 3.0
 MAX_BACKOFF_S = 300.0
 KEY_VARIABLE = "TINYLORA_WORKER_KEY"
@@ -55,10 +59,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, slots=True)
 class _Started:
-    """When a process was started, and which of the places it has."""
+    """When a process was started, which of the places it has, and the name by which it claims jobs."""
 
     at: float
     place: int
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ class OwnWorkers:
             supervisor.cancel()
             await asyncio.gather(supervisor, return_exceptions=True)
             await asyncio.gather(*map(_stop, started))
+            await self._give_back(database, [one.name for one in started.values()])
 
     async def _supervise(self, database: Database, started: dict[Process, _Started]) -> None:
         """Keeps the processes in `started`."""
@@ -109,7 +115,9 @@ class OwnWorkers:
                 log.info("worker_starts", methods=list(self.methods))
                 place = min(set(range(self.count)) - {one.place for one in started.values()})
                 gpus = self.gpus[place] if self.gpus else None
-                command, environment = [*self.command, *_memory_flags(gpus)], self._environment(gpus)
+                # Never used again: a lease must not pass to another process.
+                name = f"{socket.gethostname()[:80]}-own-{secrets.token_hex(8)}"
+                command, environment = [*self.command, "--name", name, *_memory_flags(gpus)], self._environment(gpus)
                 try:
                     process = await asyncio.create_subprocess_exec(*command, env=environment)
                 except OSError as error:  # no memory for it at the moment, say
@@ -117,7 +125,15 @@ class OwnWorkers:
                     backoff_s = self._next_backoff(backoff_s)
                     not_before = now + backoff_s
                 else:
-                    started[process] = _Started(now, place)
+                    started[process] = _Started(now, place, name)
+
+    async def _give_back(self, database: Database, names: Iterable[str]) -> None:
+        """The jobs of workers that have been stopped wait for others, and none is thought to have ended them."""
+        for name in names:
+            try:
+                await asyncio.to_thread(database.transact, partial(give_back, database, worker=name))
+            except (Unavailable, sa.exc.SQLAlchemyError) as error:
+                log.warning("jobs_not_given_back", worker=name, reason=str(error))
 
     def _next_backoff(self, backoff_s: float) -> float:
         return min(MAX_BACKOFF_S, max(self.poll_s, 2 * backoff_s))

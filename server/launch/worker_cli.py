@@ -17,7 +17,7 @@ from clients.cli.calls import fail, say
 LOG_DIR = Path("data/tensorboard")
 MOST_GIB = 2**20
 # Options that say how workers are run; a key is not for lists of processes.
-NOT_THE_WORKERS = ("ray", "ray_address", "ray_workers", "ray_cpus", "ray_gpus", "key", "parent")
+NOT_THE_WORKERS = ("ray", "ray_address", "ray_workers", "ray_cpus", "ray_gpus", "key", "parent", "name")
 
 
 class Method(StrEnum):
@@ -65,6 +65,7 @@ def worker(
     ray_cpus: Annotated[float, typer.Option(min=0, max=1024, help="CPUs that Ray keeps for each")] = 1,
     ray_gpus: Annotated[float, typer.Option(min=0, max=64, help="GPUs that Ray keeps for each, which sees these")] = 0,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+    name: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train the jobs of a server, until SIGTERM. Several workers share the jobs.
 
@@ -73,10 +74,10 @@ def worker(
     if ray:
         _run_on_ray(context, url, key, ray_address, ray_workers, ray_cpus, ray_gpus)
         return
-    for name in ("ray_address", "ray_workers", "ray_cpus", "ray_gpus"):
-        source = context.get_parameter_source(name)
+    for option in ("ray_address", "ray_workers", "ray_cpus", "ray_gpus"):
+        source = context.get_parameter_source(option)
         if source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter("it is for workers on Ray: add --ray", param_hint=f"--{name.replace('_', '-')}")
+            raise typer.BadParameter("it is for workers on Ray: add --ray", param_hint=f"--{option.replace('_', '-')}")
     os.nice(nice)
     # Before torch is there, which reads it. Threads that wait by spinning take the cores that the engine is on, and
     # their own partner's: beside other work an update took 29 s with them and 15 s without.
@@ -95,7 +96,7 @@ def worker(
     try:
         chosen = torch_device(device)
         settings = Settings() if factors_from is None else Settings(factors_from=factors_from)
-        name = model or str(ensure_embedded_model(progress=say))
+        base_model = model or str(ensure_embedded_model(progress=say))
         from adapters.vector.errors import AdapterError
         from server.training.jobs.config import METHODS
         from server.training.worker.main import WorkerOptions, run_worker
@@ -107,7 +108,7 @@ def worker(
     options = WorkerOptions(
         url=url,
         key=key or admin_key,
-        model=name,
+        model=base_model,
         chat_template=chat_template,
         max_jobs=max_jobs,
         concurrency=concurrency,
@@ -116,6 +117,7 @@ def worker(
         device=chosen,
         log_dir=log_dir,
         parent=parent,
+        name=name,
         methods=tuple(one.value for one in method) if method else METHODS,
     )
     try:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
 from server.core.errors import BadRequest
 from server.db.database import Database
+from server.db.training_tables import JOBS
 from server.training.jobs.checkpoints import checked_vector, publish, store_checkpoint
 from server.training.jobs.events import add_event, add_events
 from server.training.jobs.leases import held_job, lease_lost
@@ -29,7 +31,7 @@ from server.training.jobs.protocol import (
     ValidatedRequest,
 )
 from server.training.jobs.samples import store_samples
-from server.training.states import FINISHED, wanted_of
+from server.training.states import ACTIVE, FINISHED, wanted_of
 
 
 def validated(connection: Connection, job_id: str, request: ValidatedRequest) -> LeaseAnswer:
@@ -104,6 +106,13 @@ def finish(
         error = request.error or JobError(code="training_failed", message="The worker gave no reason.", param=None)
         return _finished(fail_job(database, connection, row, error.code, error.message, error.param)), True
     return _finished(_succeed(database, connection, row, request)), True
+
+
+def give_back(database: Database, connection: Connection, worker: str) -> None:
+    """Give all jobs of `worker`, whose process has ended, to the next one, as it would have done itself."""
+    held = sa.select(JOBS.c.id).where(JOBS.c.status.in_(sorted(ACTIVE)), JOBS.c.lease_owner == worker)
+    for job_id in connection.execute(held.order_by(JOBS.c.id)).scalars().all():
+        finish(database, connection, job_id, FinishRequest(worker=worker, status="released"))
 
 
 def _succeed(database: Database, connection: Connection, row: Row[Any], request: FinishRequest) -> Row[Any]:

@@ -2,7 +2,8 @@
 
 The claim is the heartbeat: every few seconds it renews the leases of all running jobs and brings back new jobs and what
 is wanted of the running ones. A job that is to stop is cancelled at once; its unfinished step is taken again later,
-with the same result. A worker that is to end finishes the running steps and gives the jobs back.
+with the same result. A worker that is to end finishes the running steps, those that do not take too long, and gives the
+jobs back.
 
 An unexpected exception ends that job's run here, which is among its events, and its lease expires. The gateway counts
 such runs, and fails a job when several in a row ended without a step.
@@ -33,6 +34,10 @@ from server.training.worker.job_run import JobRun
 from server.training.worker.outcome import dropped
 
 MAX_BACKOFF_S = 30.0
+# Of running steps, when the worker is to end.
+GRACE_S = 30.0
+# For the last word of a worker that ends; nobody waits longer for it.
+GIVE_BACK_S = 5.0
 logger = structlog.get_logger(__name__)
 
 
@@ -78,7 +83,7 @@ class Worker:
         """The ids of the jobs that it works on."""
         return sorted(self._running)
 
-    async def run(self, grace_s: float = 30.0) -> None:
+    async def run(self, grace_s: float = GRACE_S) -> None:
         """Work until `stopping` is set, then give the jobs back; steps that run have `grace_s` seconds to end."""
         stopped = asyncio.create_task(self.stopping.wait())
         backoff_s, poll_s = 0.0, self.poll_s
@@ -93,6 +98,7 @@ class Worker:
                         self._start(job)
                 await self._wait(backoff_s or poll_s, stopped)
             await self._drain(grace_s)
+            await self._give_back()
         finally:
             stopped.cancel()
             await self._cancel_all()
@@ -141,6 +147,21 @@ class Worker:
             await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.ALL_COMPLETED)
             if self._running and time.monotonic() < end:
                 await self._claim()
+
+    async def _give_back(self) -> None:
+        """End the steps that still run, and have others go on with their jobs at once."""
+        left = [running for running in self._running.values() if running.wanted == "run"]
+        for running in left:
+            # Its pass may run on for long, but nobody reports it any more.
+            self._interrupt(running.job.id, "lost")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GIVE_BACK_S):
+                await asyncio.gather(*(self._release(running.job) for running in left))
+
+    async def _release(self, job: ClaimedJob) -> None:
+        self.log(f"{job.id} ({job.tenant}) is given back in the middle of a step, which takes too long to wait for")
+        with suppress(LeaseLost, GatewayRefused):
+            await self.tools.gateway.finish(job.id, FinishRequest(worker=self.name, status="released"))
 
     async def _cancel_all(self) -> None:
         for running in self._running.values():

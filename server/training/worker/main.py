@@ -59,7 +59,8 @@ class WorkerOptions:
     key: None on a server without keys. chat_template: a file, or the template itself; None: the model's own.
     concurrency: requests for completions at a time. pass_tokens: most tokens in one pass, if they fit; None: by device.
     memory_limit: most bytes of the device's memory, or of each GPU's, that it takes; None: what is free there.
-    parent: id of the process to end with, if any. methods: of the jobs that it does.
+    parent: id of the process to end with, if any. methods: of the jobs that it does. name: of this process alone; None:
+    one is made.
     """
 
     url: str
@@ -74,6 +75,7 @@ class WorkerOptions:
     log_dir: Path | None = None
     parent: int | None = None
     methods: Sequence[Method] = METHODS
+    name: str | None = None
 
 
 def run_worker(settings: Settings, options: WorkerOptions) -> None:
@@ -100,7 +102,7 @@ async def _run(settings: Settings, options: WorkerOptions, factors: Factors) -> 
 
     async with worker_tools(settings, options, factors, log) as tools:
         # Process ids are used again; a lease must never pass to another process of the same name.
-        name = f"{socket.gethostname()[:80]}-{os.getpid()}-{secrets.token_hex(4)}"
+        name = options.name or f"{socket.gethostname()[:80]}-{os.getpid()}-{secrets.token_hex(4)}"
         worker = Worker(name, tools, log, options.methods, max_jobs=options.max_jobs)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

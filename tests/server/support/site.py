@@ -31,7 +31,7 @@ from server.training.worker.context import WorkerTools
 from server.training.worker.device_memory import DeviceMemory
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.http_retry import RetryPolicy
-from server.training.worker.loop import Worker
+from server.training.worker.loop import GRACE_S, Worker
 from server.training.worker.rollout import RolloutClient
 from server.training.worker.trainer import Trainer
 from tests.adapters.tiny_models import SHAPE, load_model
@@ -78,10 +78,11 @@ class Site:
         http: httpx.AsyncClient | None = None,
         memory: DeviceMemory | None = None,
         can_load: bool = True,
+        grace_s: float = GRACE_S,
     ) -> AsyncIterator[Worker]:
         """A running worker, killed at the end if it has not ended. memory: as the Trainer's.
 
-        can_load: whether it could read the model's weights.
+        can_load: whether it could read the model's weights. grace_s: of its last steps.
         """
         http = http or self.http
 
@@ -102,7 +103,7 @@ class Site:
             log_dir=self.log_dir,
         )
         worker = Worker(name, tools, self.lines.append, max_jobs=max_jobs, poll_s=0.02)
-        task = asyncio.create_task(worker.run())
+        task = asyncio.create_task(worker.run(grace_s))
         try:
             yield worker
         finally:

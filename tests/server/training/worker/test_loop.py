@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import sqlalchemy as sa
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from adapters.factors.factors import Factors
@@ -199,6 +200,23 @@ async def test_a_worker_that_is_told_to_end_gives_its_job_back_behind_the_step(
             worker.stopping.set()
             job = await here.wait(job_id, "queued")
         assert 1 <= job.model_dump()["step"] < 30
+
+
+async def test_a_worker_whose_step_outlasts_its_grace_gives_its_job_back_in_the_middle_of_it(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        async with here.worker(grace_s=0.1) as worker:
+            await stuck_in_a_step(here, job_id)
+            worker.stopping.set()
+            await here.wait(job_id, "queued")
+            await until(lambda: not worker.running)
+        with here.database.read() as connection:
+            assert connection.execute(sa.select(JOBS.c.attempts).where(JOBS.c.id == job_id)).scalar_one() == 0
+        here.engine.hold = None
+        async with here.worker("next"):
+            await here.wait(job_id, "succeeded")
 
 
 async def test_a_job_that_another_worker_has_is_dropped_at_once(tmp_path: Path, path: Path, factors: Factors) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from adapters.vector.errors import FactorsError
 from server.core.errors import Unavailable
 from server.core.settings import Settings
 from server.db.database import Database
+from server.db.training_tables import JOBS
 from server.launch.gpu_plan import WorkerGpus
 from server.launch.own_workers import (
     OwnWorkers,
@@ -35,6 +38,7 @@ from server.launch.own_workers import (
 )
 from server.launch.vllm_flags import parse_vllm_args
 from server.training.jobs.config import METHODS
+from server.training.jobs.protocol import PROTOCOL
 from server.training.worker.main import WorkerOptions, run_worker, worker_tools
 from tests.adapters.quantised_checkpoints import quantise
 from tests.server.support.sampling_engine import tiny_tokenizer
@@ -210,6 +214,32 @@ async def test_a_worker_that_dies_is_followed_by_another(tmp_path: Path, path: P
             assert await started(written, 2) != first
 
 
+# Claims a job by its name, and works for ever.
+CLAIMS = """
+import sys, time, urllib.request
+url, factors, protocol, _, name = sys.argv[1:]
+claim = '{"worker": "%s", "base_model": "m", "factors": "%s", "capacity": 1}' % (name, factors)
+headers = {"x-tinylora-worker-protocol": protocol, "content-type": "application/json"}
+urllib.request.urlopen(urllib.request.Request(url + "/v1/worker/claim", claim.encode(), headers)).read()
+time.sleep(600)
+"""
+
+
+async def test_the_jobs_of_workers_that_the_server_stops_are_given_back(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here, listening(here.app) as url:
+        command = [sys.executable, "-c", CLAIMS, url, factors.digest, str(PROTOCOL)]
+        job_id = await here.job(rows(4), CONTAINS, **JOB)
+        with here.database.write() as connection:
+            connection.execute(JOBS.update().values(status="queued", total_steps=2))
+        async with OwnWorkers(1, command, None, factors.digest, poll_s=0.05).running(here.database):
+            await here.wait(job_id, "running")
+        with here.database.read() as connection:
+            job = connection.execute(sa.select(JOBS)).one()
+        assert (job.status, job.lease_owner, job.lease_expires_at, job.attempts) == ("queued", None, None, 0)
+
+
 # Writes down which GPUs it sees, and how much of them it may take.
 TELLS = """
 import os, sys, time
@@ -233,7 +263,7 @@ async def test_every_worker_has_its_own_gpus_and_the_next_one_those_of_one_that_
             first = int(written.read_text().splitlines()[0].split()[-1])
             os.kill(first, signal.SIGKILL)
             await started(written, 3)
-        told = [line.rpartition(" ")[0] for line in written.read_text().splitlines()]
+        told = [re.sub(r"--name \S+ | \d+$", "", line) for line in written.read_text().splitlines()]
         assert told == ["2 --memory-gib 1.500", "0,GPU-b --memory-gib 1.000", "2 --memory-gib 1.500"]
 
 
@@ -273,6 +303,9 @@ class AwayAtFirst:
         if self.asked <= 3:
             raise Unavailable("the database does not answer")
         return self.database.read()
+
+    def transact(self, do: Callable[[sa.Connection], Any]) -> Any:
+        return self.database.transact(do)
 
 
 async def test_a_database_that_is_away_for_a_while_does_not_end_the_watch(
