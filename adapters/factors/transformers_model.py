@@ -7,10 +7,12 @@ Most are called as in the checkpoint. A model that reads images has its text mod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -35,6 +37,19 @@ def auto_class(config: Any) -> Any:
         f"transformers has no model with a language model's head for {type(config).__name__}. Training with "
         "gradients, and factors of quantised models, need it; jobs of method evolution do not"
     )
+
+
+def names_there(directory: Path, modules: Sequence[str]) -> dict[str, str]:
+    """Names in transformers of all `modules` of the checkpoint in `directory`; empty when they are the checkpoint's.
+
+    Those of a model of texts alone always are.
+    """
+    config = AutoConfig.from_pretrained(directory)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return {}
+    with torch.device("meta"):
+        names = names_in(auto_class(config).from_config(config), modules)
+    return names if any(name != module for module, name in names.items()) else {}
 
 
 def names_in(model: nn.Module, modules: Sequence[str]) -> dict[str, str]:

@@ -44,6 +44,7 @@ def export(
     from adapters.checkpoints.lora_export import export_lora
     from adapters.checkpoints.merged_export import export_merged
     from adapters.factors.model_files import locate_model
+    from adapters.factors.transformers_model import names_there
     from adapters.vector.adapter import Adapter
     from adapters.vector.errors import AdapterError, FactorsError
     from server.launch.embedded_model import EmbeddedModelError, ensure_embedded_model
@@ -56,7 +57,7 @@ def export(
         factors = _factors(parsed, name)
         found: dict[str, str | float] = {"adapter": adapter, "as": as_what, "directory": str(output)}
         if as_what == "lora":
-            export_lora(parsed, factors, output, name)
+            export_lora(parsed, factors, output, name, names_there(locate_model(name), factors.modules))
         else:
             merged = export_merged(parsed, factors, locate_model(name), output, dtype)
             if merged.loss > NOTABLE_LOSS:
@@ -67,7 +68,7 @@ def export(
         if error.field == "factors":
             hint = f" (Where the server has factors of its own, copy their file to {name}/tinylora.)"
         fail(f"{error}{hint}")
-    except (AdapterError, EmbeddedModelError, OSError) as error:
+    except (AdapterError, EmbeddedModelError, OSError, ValueError) as error:
         fail(str(error))
     print(json.dumps(found) if as_json else output)
 

@@ -6,15 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from transformers import AutoModelForImageTextToText
 
 from adapters.apply.reconstruct import delta_weight
 from adapters.checkpoints.lora_export import export_lora
 from adapters.factors.build import build_factors
+from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
+from adapters.factors.transformers_model import names_there
 from adapters.vector.adapter import Adapter
 from adapters.vector.errors import FactorsError
 from adapters.vector.recipe import Recipe
 from tests.adapters.tiny_models import ALL_TARGETS, load_model, logits, merged_logits, save_model
+from tests.adapters.vision_model import VISION, save_vision_family
 
 Base = tuple[Path, Factors]
 
@@ -47,6 +51,24 @@ def test_peft_loads_the_export_and_gives_the_same_logits(base: Base, tmp_path: P
     expected = merged_logits(path, adapter, factors)
     assert (expected - logits(load_model(path))).abs().max() > 0.1
     torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", [*VISION])
+def test_peft_loads_the_export_for_models_that_read_images_too(family: str, tmp_path: Path) -> None:
+    path = save_vision_family(tmp_path / family, family)
+    factors = build_factors(path, progress=False)
+    adapter = random_adapter(factors, default_recipe(factors), std=0.5)
+    names = names_there(path, factors.modules)
+    directory = export_lora(adapter, factors, tmp_path / "lora", str(path), names)
+    base, merged = (AutoModelForImageTextToText.from_pretrained(path).eval() for _ in range(2))
+    before = logits(base)
+    model = PeftModel.from_pretrained(base, directory).eval()
+    for module, name in names.items():
+        merged.get_submodule(name).weight.data += delta_weight(adapter, factors, module)
+    assert (logits(merged) - before).abs().max() > 0.1
+    torch.testing.assert_close(logits(model), logits(merged), rtol=1e-4, atol=2e-5)
+    adapted = {name.rpartition(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
+    assert adapted == {f"base_model.model.{name}" for name in names.values()}, "and nothing of the tower"
 
 
 def test_configuration_names_the_base_model_the_rank_and_every_target(base: Base, tmp_path: Path) -> None:
