@@ -10,13 +10,21 @@ With another backend nothing is checked here: vLLM's own checks are what there i
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from math import inf
 from typing import Any
+from weakref import WeakValueDictionary
 
 import xgrammar
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.utils.mistral import is_mistral_tokenizer
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
@@ -30,8 +38,12 @@ from server.engine.grammar_worker import objects_in
 BACKEND = "xgrammar"
 # However busy the machine is; the process itself ends after some seconds of computing (grammar_worker.MAX_CPU_S).
 TIMEOUT_S = 30.0
-# One tenant asks one question at a time: with two, nobody waits for another's.
+# Of the questions of one tenant at most one is with a process, so that with two another finds a free one.
 PROCESSES = 2
+# What was too much for the process may only have met a busy machine, so it is asked again after some minutes.
+REFUSED_S = 300.0
+# For the tenant's turn, of a request that is in the engine: it keeps a slot meanwhile, and nothing runs in it.
+MAX_WAIT_S = 2.0
 # Lengths and numbers of items are written out in the grammar, state by state.
 MAX_REPEATS = 10_000
 REPEATS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
@@ -47,13 +59,26 @@ def settle_backend(vllm_config: Any) -> None:
         vllm_config.structured_outputs_config.backend = BACKEND
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Why a grammar cannot be compiled; None when it can. So it is taken to be until a time of `time.monotonic`."""
+
+    why: str | None
+    until: float = inf
+
+
 class EngineGrammars:
-    """What is known of grammars, and the process that finds out more; it starts with the first question."""
+    """What is known of grammars, and the processes that find out more; they start with the first questions.
+
+    Tenants take turns: each has one question with the processes, and the next ones wait behind everyone else's first.
+    Equal questions of a tenant are asked once, since each is looked up again when its turn has come.
+    """
 
     def __init__(self, vllm_config: Any) -> None:
         model_config = vllm_config.model_config
         self._pool: ChildPool | None = None
-        self._known: OrderedDict[bytes, str | None] = OrderedDict()
+        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()  # by tenant
         if vllm_config.structured_outputs_config.backend == BACKEND and not model_config.skip_tokenizer_init:
             tokenizer = xgrammar.TokenizerInfo.from_huggingface(
                 cached_tokenizer_from_config(model_config), vocab_size=model_config.get_vocab_size()
@@ -61,33 +86,33 @@ class EngineGrammars:
             greeting = json.dumps({"tokenizer": tokenizer.serialize_json()})
             self._pool = ChildPool("server.engine.grammar_worker", processes=PROCESSES, greeting=greeting)
 
-    async def why_not(self, kind: str, spec: str) -> str | None:
-        """Why the engine cannot compile it; None when it can. ChildUnavailable when that cannot be found out."""
+    async def why_not(self, kind: str, spec: str, tenant: Hashable, max_wait_s: float | None = None) -> str | None:
+        """Why the engine cannot compile it; None when it can. ChildUnavailable when that cannot be found out.
+
+        GracefulHTTPError (503) when the turn of `tenant` does not come within `max_wait_s`.
+        """
         if self._pool is None:
             return None
         key = hashlib.sha256(f"{kind}\n{spec}".encode()).digest()
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
-        try:
-            why = self._known[key] = await self._find_out(self._pool, kind, spec)
-        except ChildError:
-            # Not remembered: it may have been a busy moment.
-            return "compiling it takes too much time or memory. Make it smaller"
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return why
+        known = self._recall(key)
+        if known is None:
+            async with self._turn(tenant, max_wait_s):
+                known = self._recall(key) or self._remember(key, await self._find_out(self._pool, kind, spec))
+        return known.why
 
-    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+    async def why_no_grammar(self, grammar: Grammar, tenant: Hashable) -> str | None:
         """As `why_not`, of a request's field."""
-        return await self.why_not(grammar.kind, grammar.spec)
+        return await self.why_not(grammar.kind, grammar.spec, tenant)
 
-    async def check(self, structured_outputs: Any) -> None:
-        """Of what vLLM has made of a request: VLLMValidationError for a grammar that cannot be compiled."""
+    async def check(self, structured_outputs: Any, tenant: Hashable) -> None:
+        """Of what vLLM has made of a request, which is in the engine.
+
+        VLLMValidationError for a grammar that cannot be compiled; GracefulHTTPError (503) while `tenant` asks much.
+        """
         if self._pool is None or structured_outputs is None or structured_outputs.json_object:
             return
         kind, spec = get_structured_output_key(structured_outputs)
-        why = await self.why_not(kind.name.lower(), spec)
+        why = await self.why_not(kind.name.lower(), spec, tenant, MAX_WAIT_S)
         if why is not None:
             raise VLLMValidationError(f"This grammar cannot be used: {why}", parameter="structured_outputs")
 
@@ -95,15 +120,50 @@ class EngineGrammars:
         if self._pool is not None:
             await self._pool.close()
 
-    async def _find_out(self, pool: ChildPool, kind: str, spec: str) -> str | None:
+    @asynccontextmanager
+    async def _turn(self, tenant: Hashable, max_wait_s: float | None) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(tenant, asyncio.Lock())
+        try:
+            async with asyncio.timeout(max_wait_s):
+                await turn.acquire()
+        except TimeoutError:
+            raise GracefulHTTPError(
+                "Other grammars and tools of yours are being compiled. Try again when that is done, or send fewer "
+                "different ones at once.",
+                HTTPStatus.SERVICE_UNAVAILABLE,
+            ) from None
+        try:
+            yield
+        finally:
+            turn.release()
+
+    def _recall(self, key: bytes) -> Known | None:
+        known = self._known.get(key)
+        if known is None or known.until < time.monotonic():
+            return None
+        self._known.move_to_end(key)
+        return known
+
+    def _remember(self, key: bytes, known: Known) -> Known:
+        self._known[key] = known
+        self._known.move_to_end(key)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return known
+
+    async def _find_out(self, pool: ChildPool, kind: str, spec: str) -> Known:
         if kind == "json" and (unsupported := _unsupported(spec)) is not None:
-            return unsupported
+            return Known(unsupported)
         if kind == "choice":
             kind, spec = "grammar", choice_as_grammar(json.loads(spec))
         if kind == "grammar" and grammar_is_likely_lark(spec):
             kind = "lark"
-        answer = await pool.ask({"kind": kind, "spec": spec}, TIMEOUT_S)
-        return str(answer["error"]) if "error" in answer else None
+        try:
+            answer = await pool.ask({"kind": kind, "spec": spec}, TIMEOUT_S)
+        except ChildError:
+            why = "compiling it takes too much time or memory. Make it smaller"
+            return Known(why, time.monotonic() + REFUSED_S)
+        return Known(str(answer["error"]) if "error" in answer else None)
 
 
 def _unsupported(spec: str) -> str | None:

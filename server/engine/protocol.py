@@ -85,8 +85,8 @@ class Engine(Protocol):
     def silent_s(self) -> float:
         """Seconds for which requests have waited for it and it has given nothing for any of them."""
 
-    async def why_no_grammar(self, grammar: Grammar) -> str | None:
-        """Why answers cannot be held to `grammar`; None when they can."""
+    async def why_no_grammar(self, grammar: Grammar, tenant: int) -> str | None:
+        """Why answers cannot be held to `grammar` of `tenant`; None when they can. Tenants take turns."""
 
     async def message_of(
         self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]
@@ -110,11 +110,17 @@ class Engine(Protocol):
         """Return when the engine is alive; raise any exception when it is not."""
 
     def activate(
-        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+        self,
+        served: ServedAdapter | None,
+        observe: TokenObserver | None = None,
+        *,
+        prompt_only: bool = False,
+        tenant: int | None = None,
     ) -> None:
         """Run the current request with `served` and tell `observe` its tokens; None is the base model, and nobody.
 
-        With `prompt_only` it asks for no answer, and what the engine generates all the same is nobody's.
+        With `prompt_only` it asks for no answer, and what the engine generates all the same is nobody's. `tenant` is
+        whose request it is, for what they take turns in.
 
         None matters: a server may start a request in the context of another one on the same connection.
         """

@@ -52,7 +52,7 @@ from server.engine.tools import why_no_tools
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """The adapter of the request in whose context it is read, if it has one, and who is told its tokens.
+    """The adapter of the request in whose context it is read, if it has one, who is told its tokens, and whose it is.
 
     `prompt_only`: no answer was asked for. vLLM generates a token even so.
     """
@@ -60,6 +60,7 @@ class Active:
     served: ServedAdapter | None = None
     observe: TokenObserver | None = None
     prompt_only: bool = False
+    tenant: int | None = None
 
     @property
     def announced(self) -> LoRARequest | None:
@@ -102,7 +103,7 @@ class AdapterLLM(AsyncLLM):
         """
         active = ACTIVE.get()
         check_sampling(sampling_params, self.input_processor)
-        await self.grammars.check(sampling_params.structured_outputs)
+        await self.grammars.check(sampling_params.structured_outputs, active.tenant)
         count = TokenCount(cumulative=sampling_params.output_kind == RequestOutputKind.CUMULATIVE)
         with self._identity(lora_request) as identity:
             outputs = super().generate(prompt, sampling_params, request_id, lora_request=identity, **kwargs)
@@ -235,6 +236,11 @@ class VllmEngine:
         await self.client.check_health()
 
     def activate(
-        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+        self,
+        served: ServedAdapter | None,
+        observe: TokenObserver | None = None,
+        *,
+        prompt_only: bool = False,
+        tenant: int | None = None,
     ) -> None:
-        ACTIVE.set(Active(served, observe, prompt_only))
+        ACTIVE.set(Active(served, observe, prompt_only, tenant))

@@ -35,13 +35,19 @@ MIN_WEIGHT = 1e-3
 WEIGHTS: dict[str | None, float] = {"priority": 4.0}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
-    """What an admitted request holds: its charges and its place in the queue or in the engine."""
+    """What a charged request holds: its charges and, once it has entered, its place in the queue or in the engine."""
 
-    tenant: Tenant
+    request: InferenceRequest
+    estimate: Estimate
     ticket: Ticket
-    place: Place
+    place: Place | None = None
+    is_refused: bool = False
+
+    @property
+    def tenant(self) -> Tenant:
+        return self.request.principal.tenant
 
 
 class Admission:
@@ -53,7 +59,7 @@ class Admission:
         self._metrics = metrics
 
     async def charge(self, request: InferenceRequest, estimate: Estimate) -> Turn:
-        """Take `estimate` from the quotas of `request`, and a place in the queue.
+        """Take `estimate` from the quotas of `request`.
 
         Raises TooManyRequests, or BadRequest for more answers than the engine generates at once; nothing is charged.
         """
@@ -63,13 +69,37 @@ class Admission:
             check_month(principal)
             more = {} if principal.may("admin") else month_headers(principal.tenant)
             ticket = await self._quotas.admit(principal, estimate.tokens, more, background=request.background)
-            return Turn(principal.tenant, ticket, self._enter(ticket, request, estimate))
+            return Turn(request, estimate, ticket)
         except TooManyRequests as error:
             self._metrics.observe_rejected(principal.tenant, error.reason)
             raise
 
+    def enter(self, turn: Turn) -> None:
+        """Give `turn` a place in the queue. Raises TooManyRequests where there is none; nothing will be charged."""
+        request = turn.request
+        try:
+            turn.place = self._queue.enter(
+                turn.tenant.id,
+                cost=turn.estimate.tokens,
+                weight=max(turn.tenant.weight, MIN_WEIGHT) * WEIGHTS.get(request.standing.tier, 1.0),
+                width=turn.estimate.sequences,
+                priority=request.standing.priority,
+                background=request.background,
+            )
+        except QueueFull:
+            turn.is_refused = True
+            self._metrics.observe_rejected(turn.tenant, "queue_full")
+            raise TooManyRequests(
+                f"{self._queue.max_waiting} requests of tenant {turn.tenant.name} that go before this one are waiting "
+                "for the model, as many as may wait. Try again when some of them have been served.",
+                counted="requests",
+                reason="queue_full",
+                headers={**turn.ticket.headers(), **retry_headers(QUEUE_FULL_RETRY_S)},
+            ) from None
+
     async def admit(self, turn: Turn, exchange: Exchange) -> bool:
-        """Wait until the request may run: True, or until its client has left: False."""
+        """Wait until the request, which has entered, may run: True, or until its client has left: False."""
+        assert turn.place is not None
         began = time.monotonic()
         if not turn.place.granted.done() and await exchange.left_before(turn.place.granted):
             return False
@@ -82,8 +112,12 @@ class Admission:
         Of an answer that its client `left` the engine may have told nothing, and then the estimate stands.
         """
         tokens = None if left and not usage.total_tokens else usage.total_tokens
-        self._queue.leave(turn.place, tokens)
-        turn.ticket.close(tokens)
+        if turn.place is not None:
+            self._queue.leave(turn.place, tokens)
+        if turn.is_refused:
+            turn.ticket.cancel()
+        else:
+            turn.ticket.close(tokens)
 
     def check_width(self, path: str, principal: Principal, estimate: Estimate) -> None:
         """BadRequest for more sequences than run at once: they would hold all slots, over and over, until they end.
@@ -99,27 +133,6 @@ class Admission:
                 param="n",
                 code="too_many_answers",
             )
-
-    def _enter(self, ticket: Ticket, request: InferenceRequest, estimate: Estimate) -> Place:
-        tenant = request.principal.tenant
-        try:
-            return self._queue.enter(
-                tenant.id,
-                cost=estimate.tokens,
-                weight=max(tenant.weight, MIN_WEIGHT) * WEIGHTS.get(request.standing.tier, 1.0),
-                width=estimate.sequences,
-                priority=request.standing.priority,
-                background=request.background,
-            )
-        except QueueFull:
-            ticket.cancel()
-            raise TooManyRequests(
-                f"{self._queue.max_waiting} requests of tenant {tenant.name} that go before this one are waiting for "
-                "the model, as many as may wait. Try again when some of them have been served.",
-                counted="requests",
-                reason="queue_full",
-                headers={**ticket.headers(), **retry_headers(QUEUE_FULL_RETRY_S)},
-            ) from None
 
 
 def max_batch_requests(settings: Settings, engine: Engine) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -35,8 +36,11 @@ class Exchange:
         self._answered = False
 
     def charged(self, ticket: Ticket) -> None:
-        """The request is taken, and waits for its turn."""
+        """Its estimate is taken from the quotas."""
         self.ticket = ticket
+
+    def queued(self) -> None:
+        """The request is taken, and waits for its turn."""
 
     async def begins(self) -> None:
         """Its turn has come."""
@@ -69,6 +73,17 @@ class Exchange:
             self.status = HTTPStatus.INTERNAL_SERVER_ERROR.value
         elif self.status < HTTPStatus.BAD_REQUEST:
             state_of(self.scope).broke_off = True
+
+    async def left_during(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Does `work`, which ends where it is when the client leaves: then True. Raises what it raises."""
+        task = asyncio.ensure_future(work)
+        try:
+            if await self.left_before(task):
+                return True
+            await task
+            return False
+        finally:
+            task.cancel()
 
     async def left_before(self, granted: asyncio.Future[None]) -> bool:
         """Waits for `granted` or for the client to leave. The body has been read, so nothing else can come of it."""

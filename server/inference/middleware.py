@@ -2,8 +2,9 @@
 
     resolve   its body becomes what the engine gets, with its adapter and an estimate of its cost (resolve.py)
     charge    the estimate is taken from the quotas of its tenant and key (admission.py)
-    admit     it waits in the fair queue for its turn, which it has until the last byte of its answer
-    run       the engine is asked about its grammars (grammar_check.py), and then its own route answers
+    admit     the engine is asked about its grammars (grammar_check.py), and then it waits in the fair queue for its
+              turn, which it has until the last byte of its answer
+    run       the engine's own route answers
 
 It covers whatever the engine serves by POST with a JSON body, not a list of paths; only those that run the model are
 charged and queued. Answers pass as they come, so streams are not held back, and a client that leaves, waiting or not,
@@ -23,8 +24,8 @@ from server.core.errors import ApiError, BadRequest, TooManyRequests
 from server.core.paths import MODEL_ROUTES, OWN_PREFIXES
 from server.core.request_body import is_json, replay
 from server.core.request_state import principal_of, state_of
-from server.engine.protocol import Engine
-from server.inference.admission import Admission
+from server.engine.protocol import Engine, TokenObserver
+from server.inference.admission import Admission, Turn
 from server.inference.exchange import Exchange
 from server.inference.grammar_check import GrammarCheck
 from server.inference.request import InferenceRequest
@@ -96,7 +97,7 @@ class InferenceMiddleware:
         state.adapter = None if request.served is None else request.served.name
         if state.trace is not None:
             state.trace.enter_admission()
-        self._engine.activate(request.served, request.usage.add, prompt_only=request.prompt_only)
+        self._activate(request, request.usage.add)
         try:
             with self._meter.counted(request.principal, request.served, request.usage):
                 if request.estimate is None:
@@ -124,25 +125,36 @@ class InferenceMiddleware:
             request.usage.add(prompt_tokens, completion_tokens, cached_tokens)
             turn.ticket.used(request.usage.total_tokens)
 
-        self._engine.activate(request.served, observe, prompt_only=request.prompt_only)
+        self._activate(request, observe)
         try:
-            if await self._admission.admit(turn, exchange):
+            if await self._admit(turn, exchange):
                 await self._run(request, exchange)
         finally:
             self._admission.end(turn, request.usage, left=exchange.left)
 
+    async def _admit(self, turn: Turn, exchange: Exchange) -> bool:
+        """Whether the request may run, once its turn has come; False when it is refused, or its client has left."""
+        try:
+            if turn.request.grammars and await exchange.left_during(self._grammars.check(turn.request)):
+                return False
+            self._admission.enter(turn)
+        except (BadRequest, TooManyRequests) as error:
+            await exchange.refuse(error)
+            return False
+        exchange.queued()
+        return await self._admission.admit(turn, exchange)
+
     async def _run(self, request: InferenceRequest, exchange: Exchange) -> None:
         await exchange.begins()
-        try:
-            await self._grammars.check(request)
-        except BadRequest as error:
-            await exchange.refuse(error)
-            return
         trace = state_of(exchange.scope).trace
         headers = request.headers if trace is None else trace.enter_engine(request.headers, request.call)
         tier = request.standing.tier
         send = exchange.send if tier is None else TierEcho(exchange.send, tier)
         await self._app({**exchange.scope, "headers": headers}, replay(request.body, exchange.receive), send)
+
+    def _activate(self, request: InferenceRequest, observe: TokenObserver) -> None:
+        tenant = request.principal.tenant.id
+        self._engine.activate(request.served, observe, prompt_only=request.prompt_only, tenant=tenant)
 
 
 def _is_for_the_engine(scope: Scope) -> bool:

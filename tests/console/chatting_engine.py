@@ -33,9 +33,14 @@ class ChattingEngine(SamplingEngine):
         app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
 
     def activate(
-        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+        self,
+        served: ServedAdapter | None,
+        observe: TokenObserver | None = None,
+        *,
+        prompt_only: bool = False,
+        tenant: int | None = None,
     ) -> None:
-        super().activate(served, observe, prompt_only=prompt_only)
+        super().activate(served, observe, prompt_only=prompt_only, tenant=tenant)
         self._observe.set(observe)
 
     async def _chat(self, request: Request) -> Any:

@@ -46,7 +46,7 @@ Serve = Callable[[InferenceRequest, Exchange], Awaitable[None]]
 
 
 class _Client(Exchange):
-    """The client that a background request has. `accepted` is None once it is charged, or why it is not."""
+    """The client that a background request has. `accepted` is None once it waits for its turn, or why it does not."""
 
     def __init__(self, scope: Scope, plan: ResponsePlan, store: ResponseStore, logs: EventLogs, tenant_id: int) -> None:
         self.accepted: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
@@ -67,8 +67,7 @@ class _Client(Exchange):
         self.error = error
         self._gone.set()
 
-    def charged(self, ticket: Ticket) -> None:
-        super().charged(ticket)
+    def queued(self) -> None:
         self.accepted.set_result(None)
 
     async def begins(self) -> None:

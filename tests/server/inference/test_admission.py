@@ -180,6 +180,26 @@ async def test_a_client_that_leaves_the_queue_is_forgotten_at_once(
     assert order(engine) == ["held", "after"]
 
 
+async def test_a_grammar_that_is_being_compiled_keeps_no_slot_and_ends_when_its_client_leaves(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.hold_grammars = asyncio.Event()
+    fields = {"structured_outputs": {"regex": "slow"}}
+    leaving, incoming, sent = start(app, "single", **fields)
+    staying = asyncio.create_task(chat(client, "a", **fields))
+    await until(lambda: len(engine.grammars) == 2)
+    async with asyncio.timeout(5):
+        assert (await chat(client, "b", "b1")).status_code == 200  # by the only slot
+        assert (await chat(client, "single")).status_code == 429  # it is open
+        incoming.put_nowait({"type": "http.disconnect"})
+        await leaving
+    assert sent == []
+    assert (await chat(client, "single", "single")).status_code == 200
+    engine.hold_grammars.set()
+    assert (await staying).status_code == 200
+    assert order(engine) == ["b1", "single", ""]
+
+
 @pytest.mark.parametrize("is_cancelled", [False, True])
 async def test_a_client_that_leaves_the_queue_is_no_error_of_the_server_in_any_metric(
     app: FastAPI, client: httpx.AsyncClient, held: "asyncio.Task[Any]", is_cancelled: bool

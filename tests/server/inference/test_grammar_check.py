@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.grammar import grammars_of
 from tests.server.support.fake_engine import FakeEngine
-from tests.server.support.keyed import Operator, bearer
 
 SCHEMA = {"type": "object"}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
@@ -107,24 +104,25 @@ async def test_a_grammar_that_can_be_used_is_asked_about_and_let_through(
     assert [grammar.field for grammar in engine.grammars] == ["response_format.json_schema.schema"]
 
 
-async def test_one_tenant_asks_one_question_at_a_time_and_another_does_not_wait_for_it(
-    keyed_app: FastAPI, engine: FakeEngine, operator: Operator
+async def test_a_request_with_more_strict_tools_than_are_compiled_is_refused(
+    client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    engine.hold_grammars = slow = asyncio.Event()
-    keys = [await operator.new_key(name, "infer") for name in ("acme", "globex")]
+    body = {"messages": [], "tools": [function(True)] * 129}
+    refused = await client.post("/v1/chat/completions", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "list_too_long")
+    assert refused.json()["error"]["param"] == "tools[128].function.parameters"
+    assert "129 grammars" in refused.json()["error"]["message"] and "at most 128" in refused.json()["error"]["message"]
+    assert engine.grammars == []
+    body["tools"] = [function(False)] * 129
+    assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
 
-    async def ask(key: str, title: str) -> httpx.Response:
-        schema = {"type": "object", "title": title}
-        body = {
-            "messages": [],
-            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}},
-        }
-        return await operator.http.post("/v1/chat/completions", json=body, headers=bearer(key))
 
-    waiting = [asyncio.create_task(ask(keys[0], f"slow {number}")) for number in range(3)]
-    while not engine.grammars:
-        await asyncio.sleep(0.01)
-    assert (await ask(keys[1], "quick")).status_code == 200
-    assert len(engine.grammars) == 2
-    slow.set()
-    assert [response.status_code for response in await asyncio.gather(*waiting)] == [200] * 3
+async def test_a_background_response_whose_grammar_cannot_be_used_is_not_created(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.bad_grammars[json.dumps(SCHEMA)] = "items must be an object"
+    form = {"type": "json_schema", "name": "a", "schema": SCHEMA}
+    body = {"input": "x", "background": True, "store": True, "text": {"format": form}}
+    refused = await client.post("/v1/responses", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "text.format.schema")
+    assert (await client.get("/v1/responses")).json()["data"] == []

@@ -124,7 +124,7 @@ class FakeEngine:
         ):
             app.add_api_route(path, handle, methods=["POST"], dependencies=[Depends(self._hear)])
 
-    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+    async def why_no_grammar(self, grammar: Grammar, tenant: int) -> str | None:
         self.grammars.append(grammar)
         if self.hold_grammars is not None and "slow" in grammar.spec:
             await self.hold_grammars.wait()
@@ -148,7 +148,12 @@ class FakeEngine:
             raise RuntimeError("the engine's process is gone")
 
     def activate(
-        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+        self,
+        served: ServedAdapter | None,
+        observe: TokenObserver | None = None,
+        *,
+        prompt_only: bool = False,
+        tenant: int | None = None,
     ) -> None:
         self._active.set(served)
         self._observe.set(observe)

@@ -81,7 +81,7 @@ class SamplingEngine:
     def check_responses_request(self, payload: Mapping[str, Any]) -> None:
         pass
 
-    async def why_no_grammar(self, grammar: Grammar) -> str | None:
+    async def why_no_grammar(self, grammar: Grammar, tenant: int) -> str | None:
         return None
 
     async def message_of(
@@ -104,7 +104,12 @@ class SamplingEngine:
         pass
 
     def activate(
-        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+        self,
+        served: ServedAdapter | None,
+        observe: TokenObserver | None = None,
+        *,
+        prompt_only: bool = False,
+        tenant: int | None = None,
     ) -> None:
         self._active.set(served)
 
