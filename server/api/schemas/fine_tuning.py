@@ -10,7 +10,7 @@ import json
 from itertools import takewhile
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 from sqlalchemy.engine import Row
 
 from server.api.schemas.metadata import PrintableMetadata
@@ -93,8 +93,14 @@ class JobObject(BaseModel):
 
     @classmethod
     def of(cls, row: Row[Any], tenant: str) -> JobObject:
-        """The wire form of a row of JOBS of the tenant with this name."""
-        config = JOB_CONFIG.validate_json(row.config)
+        """The wire form of a row of JOBS of the tenant with this name; another version's settings are as stored."""
+        hyperparameters: dict[str, Any] = {}
+        try:
+            config = JOB_CONFIG.validate_json(row.config)
+            tinylora = config.model_dump(exclude={"method"})
+            hyperparameters = shown_hyperparameters(config) if config.method == "supervised" else {}
+        except ValidationError:
+            tinylora = {name: value for name, value in json.loads(row.config).items() if name != "method"}
         same = ["id", "created_at", "started_at", "finished_at", "model", "fine_tuned_model", "status"]
         same += ["training_file", "validation_file", "seed", "step", "total_steps"]
         return cls(
@@ -103,12 +109,12 @@ class JobObject(BaseModel):
             estimated_finish=_estimated_finish(row),
             result_files=json.loads(row.result_files),
             trained_tokens=None if row.started_at is None else row.trained_tokens,
-            hyperparameters=shown_hyperparameters(config) if config.method == "supervised" else {},
+            hyperparameters=hyperparameters,
             method=method_with_secrets(json.loads(row.method), lambda _: HIDDEN),
             metadata=json.loads(row.metadata),
             integrations=json.loads(row.integrations),
             error=None if row.error is None else json.loads(row.error),
-            tinylora=config.model_dump(exclude={"method"}),
+            tinylora=tinylora,
         )
 
 

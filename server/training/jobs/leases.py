@@ -3,7 +3,8 @@
 Claims are made one after the other, under a lock of their own on PostgreSQL (SQLite has one writer anyway), so that the
 choice is fair: next is the tenant with the fewest running jobs for its weight, and of its jobs the oldest that the
 worker can do. A job whose worker no longer renews its lease is handed on; a job whose workers ended MAX_ATTEMPTS times
-in a row without a step is failed.
+in a row without a step is failed. One that this version cannot read, as after a downgrade, is left for one that can,
+and an event says so.
 
 Functions of a connection.
 """
@@ -11,9 +12,12 @@ Functions of a connection.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
+from pydantic import ValidationError
 from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
@@ -21,7 +25,7 @@ from server.core.errors import BadRequest
 from server.core.seals import CannotOpen, Seals
 from server.db.database import Database
 from server.db.tables import TENANTS
-from server.db.training_tables import JOB_CHECKPOINTS, JOBS
+from server.db.training_tables import JOB_CHECKPOINTS, JOB_EVENTS, JOBS
 from server.training.jobs.config import JOB_CONFIG
 from server.training.jobs.events import add_event
 from server.training.jobs.lifecycle import change_job, fail_job, locked_job
@@ -33,6 +37,8 @@ MAX_ATTEMPTS = 5
 VALIDATING = 4
 # PostgreSQL's lock under which workers claim. Any number will do.
 CLAIM_LOCK = 0x71_4E_10_2B
+
+log = structlog.get_logger(__name__)
 
 
 def claim(database: Database, connection: Connection, request: ClaimRequest, lease_s: int, seals: Seals) -> ClaimAnswer:
@@ -95,20 +101,38 @@ def _claim_some(
     capacity: int,
 ) -> list[ClaimedJob]:
     claimed: list[ClaimedJob] = []
+    unreadable: set[str] = set()
     while len(claimed) < capacity:
-        job_id = _next_job_id(connection, request, statuses)
+        job_id = _next_job_id(connection, request, statuses, unreadable)
         if job_id is None:
             break
-        row = _lease(database, connection, job_id, request.worker, statuses, lease_s)
-        # None: its owner paused or cancelled it meanwhile, so the next query does not find it.
-        if row is not None:
-            try:
-                method = method_with_secrets(json.loads(row.method), seals.open)
-            except CannotOpen as error:
-                fail_job(database, connection, row, error.code, error.message)
-                continue
-            claimed.append(_claimed(connection, row, method))
+        try:
+            # Taken back for a job that cannot be read; everyone's renewals stay.
+            with connection.begin_nested():
+                row = _lease(database, connection, job_id, request.worker, statuses, lease_s)
+                # None: its owner paused or cancelled it meanwhile, so the next query does not find it.
+                if row is None:
+                    continue
+                try:
+                    method = method_with_secrets(json.loads(row.method), seals.open)
+                except CannotOpen as error:
+                    fail_job(database, connection, row, error.code, error.message)
+                    continue
+                claimed.append(_claimed(connection, row, method))
+        except ValidationError as error:
+            unreadable.add(job_id)
+            _say_unreadable(connection, job_id, error)
     return claimed
+
+
+def _say_unreadable(connection: Connection, job_id: str, error: ValidationError) -> None:
+    first = error.errors(include_url=False, include_input=False)[0]
+    why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    message = f"This version of the server cannot read the job ({why}), so the job waits for one that can."
+    said = sa.exists().where(JOB_EVENTS.c.job_id == job_id, JOB_EVENTS.c.message == message)
+    if not connection.execute(sa.select(said)).scalar_one():
+        add_event(connection, job_id, message, level="warn")
+        log.warning("job cannot be read", job=job_id, why=why)
 
 
 def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
@@ -117,7 +141,9 @@ def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
     return sa.and_(JOBS.c.status.in_(statuses), unleased)
 
 
-def _next_job_id(connection: Connection, request: ClaimRequest, statuses: tuple[str, ...]) -> str | None:
+def _next_job_id(
+    connection: Connection, request: ClaimRequest, statuses: tuple[str, ...], but_not: Collection[str]
+) -> str | None:
     held = sa.and_(
         JOBS.c.status.in_(("validating_files", "running")),
         JOBS.c.factors == request.factors,
@@ -127,6 +153,7 @@ def _next_job_id(connection: Connection, request: ClaimRequest, statuses: tuple[
     oldest = (
         sa.select(JOBS.c.tenant_id, sa.func.min(JOBS.c.id).label("id"))
         .where(_claimable(statuses), JOBS.c.factors == request.factors, JOBS.c.method_type.in_(request.methods))
+        .where(JOBS.c.id.not_in(but_not))
         .group_by(JOBS.c.tenant_id)
         .subquery()
     )

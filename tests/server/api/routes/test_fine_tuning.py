@@ -273,6 +273,17 @@ def test_listing_pages_and_filters_by_metadata(openai_client: openai.OpenAI) -> 
     assert refused.value.param == "status"
 
 
+def test_a_job_of_another_version_is_shown_as_stored(openai_client: openai.OpenAI, app_database: Database) -> None:
+    jobs = openai_client.fine_tuning.jobs
+    job, other = create_job(openai_client), create_job(openai_client)
+    config = sa.literal('{"temperament":1,').concat(sa.func.substr(JOBS.c.config, 2))
+    app_database.transact(lambda to: to.execute(JOBS.update().where(JOBS.c.id == job.id).values(config=config)))
+    assert [one.id for one in jobs.list()] == [other.id, job.id]
+    shown: Any = jobs.retrieve(job.id).to_dict()["tinylora"]
+    known: Any = other.to_dict()["tinylora"]
+    assert shown == {"temperament": 1, **known}
+
+
 def test_cancel_takes_effect_at_once_and_only_once(openai_client: openai.OpenAI, worker: Worker) -> None:
     jobs = openai_client.fine_tuning.jobs
     job = create_job(openai_client)

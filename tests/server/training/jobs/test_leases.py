@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -144,6 +145,30 @@ def test_a_step_forgives_earlier_attempts(gateway: TrainingProcess) -> None:
         gateway.report(f"w{step}", job_id, step)
         gateway.expire(job_id)
     assert gateway.status(job_id) == "running"
+
+
+def test_a_job_of_another_version_waits_for_it_and_stops_nobody(gateway: TrainingProcess) -> None:
+    running, checked = gateway.new_job(), gateway.new_job(waits=False)
+    assert gateway.claimed("w", 2) == [checked, running]
+    newer = [gateway.new_job(), gateway.new_job(waits=False)]
+    config = gateway.do(lambda to: get_job(to, DEFAULT_TENANT_ID, newer[0])).config
+    for job_id in newer:
+        gateway.set(job_id, config=json.dumps({**json.loads(config), "temperament": 1}))
+    readable = gateway.new_job()
+    gateway.expire(running)
+    for claimed in ([readable], []):
+        answer = gateway.claim("w", 3, (running,))
+        assert [job.id for job in answer.jobs] == claimed
+        assert answer.running[running].wanted == "run" and answer.running[running].lease_expires_at > 1
+    for job_id in newer:
+        row = gateway.do(lambda to, job_id=job_id: get_job(to, DEFAULT_TENANT_ID, job_id))
+        assert (row.lease_owner, row.attempts, row.started_at) == (None, 0, None)
+        assert [message for message in gateway.events(job_id) if "temperament" in message] == [
+            "This version of the server cannot read the job (reinforcement.temperament: Extra inputs are not permitted)"
+            ", so the job waits for one that can."
+        ]
+        gateway.set(job_id, config=config)
+    assert sorted(gateway.claimed("w", 3)) == sorted(newer)
 
 
 def test_two_workers_never_have_one_job(gateway: TrainingProcess, other: TrainingProcess) -> None:
