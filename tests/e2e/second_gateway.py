@@ -45,7 +45,12 @@ class RemoteEngine(FakeEngine):
         app.add_api_route("/v1/responses", self._relay, methods=["POST"])
 
     def activate(
-        self, served: ServedAdapter | None, observe: TokenObserver | None = None, *, prompt_only: bool = False
+        self,
+        served: ServedAdapter | None,
+        observe: TokenObserver | None = None,
+        *,
+        prompt_only: bool = False,
+        tenant: int | None = None,
     ) -> None:
         self._served.set(served)
 
