@@ -16,8 +16,8 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ from server.endpoints.guarded_network import CONNECTION_ERRORS, AllowedHosts, Gu
 
 MAX_ANSWER_BYTES = 2**20
 MAX_ATTEMPTS = 4
+MAX_CONNECTIONS = 64
 MAX_RETRY_AFTER_S = 60.0
 SECRET_PREFIX = "whsec_"
 _BUSY = frozenset({408, 425, 429})
@@ -54,28 +55,40 @@ class Endpoint:
 
 
 class EndpointClient:
-    """For one event loop. first_delay_s: before the second attempt; it doubles."""
+    """For one event loop. first_delay_s: before the second attempt; it doubles.
+
+    turn: of a tenant, held while one of its endpoints is asked by `post`. Without turns, tenants whose endpoints hang
+    could have all connections.
+    """
 
     def __init__(
-        self, allowed: AllowedHosts, *, first_delay_s: float = 1.0, backend: httpcore.AsyncNetworkBackend | None = None
+        self,
+        allowed: AllowedHosts,
+        *,
+        first_delay_s: float = 1.0,
+        backend: httpcore.AsyncNetworkBackend | None = None,
+        turn: Callable[[str], AbstractAsyncContextManager[None]] = lambda tenant: nullcontext(),
     ) -> None:
         self._allowed = allowed
+        self._turn = turn
         self._first_delay_s = first_delay_s
         self._pool = httpcore.AsyncConnectionPool(
-            max_connections=64, keepalive_expiry=30, network_backend=GuardedBackend(allowed, backend)
+            max_connections=MAX_CONNECTIONS, keepalive_expiry=30, network_backend=GuardedBackend(allowed, backend)
         )
 
     def check(self, url: str) -> None:
         """NotAllowed for a `url` that would not be asked, as far as that is known without resolving its name."""
         self._allowed.check_host(urlsplit(url).hostname or "")
 
-    async def post(self, endpoint: Endpoint, body: object) -> Any:
-        """What the endpoint answers with 2xx, parsed. EndpointFailed, also for an address that is not allowed."""
+    async def post(self, endpoint: Endpoint, body: object, tenant: str = "") -> Any:
+        """What the endpoint of `tenant` answers with 2xx, parsed. EndpointFailed, also for an address that is not
+        allowed."""
         content, message_id = json.dumps(body).encode(), f"msg_{uuid.uuid4().hex}"
         delay_s = self._first_delay_s
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                return await self._attempt(endpoint, content, message_id)
+                async with self._turn(tenant):
+                    return await self._attempt(endpoint, content, message_id)
             except _TryAgain as error:
                 if attempt == MAX_ATTEMPTS:
                     raise EndpointFailed(f"{error}, in {MAX_ATTEMPTS} attempts") from None

@@ -1,7 +1,7 @@
 """How many graders, and webhooks, a tenant may try: at once, and in a minute.
 
-Trying one takes one of the gateway's few processes (for mathematics, for code) or connections. With a bound on each
-tenant, nobody waits for more than a few runs of every other one. They are this gateway's, and so is the count.
+Trying one, and making a job with one, takes one of the gateway's few processes (for mathematics, for code) or
+connections, for which tenants take turns (fair_semaphore.py). Trials are this gateway's, and so is the count.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Row
 from starlette.concurrency import run_in_threadpool
 
 from server.api.bodies.json_body import json_of, parsed
-from server.api.deps import AuthorDep, Gateway, GatewayDep, PrincipalDep, TrainingDep
+from server.api.deps import AuthorDep, Gateway, GatewayDep, PrincipalDep, Training, TrainingDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.fine_tuning import (
     CheckpointList,
@@ -38,7 +38,7 @@ from server.core.request_body import read_json
 from server.inference.adapter_field import model_not_found
 from server.limits.spending import check_month
 from server.registry.versions import StoredVersion
-from server.training.graders.build import GraderTools, parse_spec
+from server.training.graders.build import parse_spec
 from server.training.graders.environment import check_has_environment, parse_environment
 from server.training.graders.in_thread import in_thread
 from server.training.jobs.checkpoints import list_checkpoints
@@ -72,7 +72,7 @@ async def create(
     check_month(author.principal)
     sent = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "jobs' MAX_BODY_BYTES")
     body = await parsed(sent, JobCreate)
-    job = await _checked(body, gateway, author, training.graders)
+    job = await _checked(body, gateway, author, training)
 
     def do(connection: Connection) -> Answer:
         most = gateway.settings.max_tenant_jobs
@@ -91,7 +91,7 @@ async def create(
     return answer.response()
 
 
-async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: GraderTools) -> NewJob:
+async def _checked(body: JobCreate, gateway: Gateway, author: Author, training: Training) -> NewJob:
     method = _method(body)
     init = await _init(body.model, gateway, author)
     recipe = None if init is None else (init.id, init.adapter.recipe)
@@ -104,7 +104,9 @@ async def _checked(body: JobCreate, gateway: Gateway, author: Author, tools: Gra
     if isinstance(part, RewardedMethod):
         param = f"method.{method.type}.grader"
         spec = await in_thread(parse_spec, part.grader, param)
-        await tools.check(spec, param)
+        tools = training.graders.on_behalf_of(author.principal.tenant.name, {})
+        async with training.grader_runs.counted(author.principal):
+            await tools.check(spec, param)
         shown["grader"] = spec.to_wire()
         environment = None
         if part.environment is not None:

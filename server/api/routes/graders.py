@@ -42,12 +42,13 @@ router = APIRouter(prefix=PREFIX, tags=["fine-tuning"], route_class=OwnRoute)
 RequestT = TypeVar("RequestT", GraderRunRequest, GraderValidateRequest)
 
 
-def _tools(request: Request, training: TrainingDep) -> GraderTools:
+def _tools(request: Request, training: TrainingDep, principal: PrincipalDep) -> GraderTools:
     """Those of the app, which ask models on behalf of whoever asks here."""
     key, tenant = key_of(request.headers), request.headers.get(ORGANIZATION_HEADER)
     # In the spelling in which the openai client lets its own be replaced.
     asker = {"Authorization": key and f"Bearer {key}", ORGANIZATION_HEADER: tenant}
-    return training.graders.on_behalf_of({name: value for name, value in asker.items() if value is not None})
+    headers = {name: value for name, value in asker.items() if value is not None}
+    return training.graders.on_behalf_of(principal.tenant.name, headers)
 
 
 async def _turn(training: TrainingDep, principal: PrincipalDep) -> AsyncIterator[None]:

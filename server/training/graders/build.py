@@ -55,6 +55,7 @@ class GraderTools:
     """What graders need from outside. No judge: none that ask a model. No sandbox, no endpoint client: none of those.
 
     judge_is_this_server: its requests are then sent for the tenant whose completions are graded, with low priority.
+    tenant: whose graders these build; what all tenants share is used in its turn.
     """
 
     math: MathPool
@@ -62,12 +63,14 @@ class GraderTools:
     sandbox: Sandbox | None = None
     endpoints: EndpointClient | None = None
     judge_is_this_server: bool = False
+    tenant: str = ""
 
-    def on_behalf_of(self, headers: Mapping[str, str]) -> GraderTools:
-        """These tools, with `headers` on requests to a judge that is this server; other judges never get them."""
-        if self.judge is None or not self.judge_is_this_server:
-            return self
-        return replace(self, judge=self.judge.with_options(default_headers=headers))
+    def on_behalf_of(self, tenant: str, headers: Mapping[str, str]) -> GraderTools:
+        """These tools for `tenant`, with `headers` on requests to a judge that is this server; others never do."""
+        judge = self.judge
+        if judge is not None and self.judge_is_this_server:
+            judge = judge.with_options(default_headers=headers)
+        return replace(self, judge=judge, tenant=tenant)
 
     def build(self, spec: GraderSpec, param: str = "grader") -> Grader:
         """The grader that `spec` defines. Raises BadRequest when this server has no tool for it."""
@@ -77,13 +80,13 @@ class GraderTools:
             case TextSimilaritySpec():
                 return TextSimilarity(spec)
             case MathSpec():
-                return MathGrader(spec, self.math)
+                return MathGrader(spec, self.math, self.tenant)
             case PythonSpec():
                 if self.sandbox is None:
                     raise _unavailable(
                         "python graders are off on this server; its operator can set TINYLORA_PYTHON_GRADERS", param
                     )
-                return PythonGrader(spec, self.sandbox)
+                return PythonGrader(spec, self.sandbox, self.tenant)
             case ScoreModelSpec() | LabelModelSpec():
                 if self.judge is None:
                     raise _unavailable(f"this server has no judge for {spec.type} graders", param)
@@ -92,7 +95,7 @@ class GraderTools:
                     return LabelModel(spec, self.judge, extra_body)
                 return ScoreModel(spec, self.judge, extra_body)
             case EndpointSpec():
-                return EndpointGrader(spec, self.endpoints_for(spec.url, param))
+                return EndpointGrader(spec, self.endpoints_for(spec.url, param), tenant=self.tenant)
             case EnvironmentRewardSpec():
                 return EnvironmentReward(spec)
             case MultiSpec():
@@ -111,7 +114,7 @@ class GraderTools:
                 await self.check(part, f"{param}.graders.{name}")
         if isinstance(spec, PythonSpec) and self.sandbox is not None:
             try:
-                await self.sandbox.check(spec.source)
+                await self.sandbox.check(spec.source, self.tenant)
             except SandboxedCodeError as error:
                 raise BadRequest(f"{param}.source: {error.message}", param=f"{param}.source") from error
             except IsolationUnavailable as error:

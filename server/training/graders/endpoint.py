@@ -53,10 +53,11 @@ class EndpointGrader:
         client: EndpointClient,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        tenant: str = "",
     ) -> None:
         self.name = spec.name
         self._spec = spec
-        self._client = client
+        self._client, self._tenant = client, tenant
         self._endpoint = spec.endpoint
         self._waiting: list[tuple[dict[str, Any], asyncio.Future[float]]] = []
         self._sending: set[asyncio.Task[None]] = set()
@@ -130,7 +131,7 @@ class EndpointGrader:
     async def _post(self, body: object) -> Any:
         await self._turn()
         try:
-            return await self._client.post(self._endpoint, body)
+            return await self._client.post(self._endpoint, body, self._tenant)
         except EndpointFailed as error:
             raise GraderError("endpoint_grader_server_error", str(error)) from error
 

@@ -63,12 +63,12 @@ def math_of_string_check(fields: Mapping[str, Any]) -> dict[str, Any]:
 class MathGrader:
     """Compares the final answers of completion and reference."""
 
-    def __init__(self, spec: MathSpec, pool: MathPool) -> None:
+    def __init__(self, spec: MathSpec, pool: MathPool, tenant: str = "") -> None:
         self.name = spec.name
         self._extractors = spec.extract
         self._input = Template.parse(spec.input)
         self._reference = Template.parse(spec.reference)
-        self._pool = pool
+        self._pool, self._tenant = pool, tenant
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the answers are equal; `detail` has both, and the extractor."""
@@ -88,7 +88,7 @@ class MathGrader:
         if len(answer.text) > MAX_ANSWER_CHARS:
             return Grade(0.0, False, detail | {"not_compared": f"longer than {MAX_ANSWER_CHARS} characters"})
         try:
-            passes = await self._pool.equal(reference, answer.text)
+            passes = await self._pool.equal(reference, answer.text, self._tenant)
         except MathPoolError as error:
             return Grade(0.0, False, detail | {"not_compared": str(error)})
         except MathUnavailable as error:

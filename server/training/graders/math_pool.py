@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from server.core.child_pool import ChildError, ChildPool, ChildUnavailable
+from server.limits.fair_semaphore import FairSemaphore
 
 
 class MathPoolError(Exception):
@@ -14,18 +17,21 @@ class MathUnavailable(Exception):
 
 
 class MathPool:
-    """At most `processes` comparisons at a time, each of at most `timeout_s` whole seconds."""
+    """At most `processes` comparisons at a time, each of at most `timeout_s` whole seconds; tenants take turns."""
 
     def __init__(self, processes: int = 1, timeout_s: int = 5) -> None:
         self._timeout_s = timeout_s
         self._pool = ChildPool("server.training.graders.math_worker", processes=processes)
+        self._turns = FairSemaphore(processes, time.monotonic)
 
-    async def equal(self, reference: str, answer: str) -> bool:
-        """Whether the two are mathematically equal. MathPoolError when that cannot be found out; MathUnavailable."""
+    async def equal(self, reference: str, answer: str, tenant: str = "") -> bool:
+        """Whether the two are mathematically equal, for `tenant`. MathPoolError when that cannot be found out;
+        MathUnavailable."""
         question = {"reference": reference, "answer": answer, "timeout_s": self._timeout_s}
         try:
             # The worker limits each of its steps itself; this limit is for what hangs all the same.
-            result = await self._pool.ask(question, self._timeout_s + 1.0)
+            async with self._turns.slot(tenant):
+                result = await self._pool.ask(question, self._timeout_s + 1.0)
         except ChildError as error:
             raise MathPoolError(str(error)) from error
         except ChildUnavailable as error:

@@ -34,15 +34,15 @@ class PythonSpec(GraderSpec):
 class PythonGrader:
     """Runs the source in the sandbox, once per completion."""
 
-    def __init__(self, spec: PythonSpec, sandbox: Sandbox) -> None:
+    def __init__(self, spec: PythonSpec, sandbox: Sandbox, tenant: str = "") -> None:
         self.name = spec.name
         self._source = spec.source
-        self._sandbox = sandbox
+        self._sandbox, self._tenant = sandbox, tenant
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """The number that the source's `grade` returns; `detail` has what it printed and how it was isolated."""
         try:
-            result = await self._sandbox.grade(self._source, sample.fields, item)
+            result = await self._sandbox.grade(self._source, sample.fields, item, self._tenant)
         except SandboxedCodeError as error:
             printed = f" (printed: {error.printed})" if error.printed else ""
             raise GraderError("python_grader_runtime_error", f"{error.message}{printed}") from error

@@ -25,12 +25,14 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.limits.fair_semaphore import FairSemaphore
 from server.training.graders.grade import printable
 
 MAX_ANSWER_BYTES = 65_536
@@ -76,25 +78,28 @@ class SandboxResult:
 
 
 class Sandbox:
-    """Runs at most `concurrency` calls at a time, each in a new process."""
+    """Runs at most `concurrency` calls at a time, each in a new process; tenants take turns."""
 
     def __init__(self, limits: SandboxLimits | None = None, concurrency: int = 2) -> None:
         self._limits = limits or SandboxLimits()
-        self._semaphore = asyncio.Semaphore(concurrency)
+        self._turns = FairSemaphore(concurrency, time.monotonic)
 
-    async def grade(self, source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> SandboxResult:
-        """Run `source` and call its grade. Raises IsolationUnavailable, SandboxBusy or SandboxedCodeError."""
-        answer = await self._call({"source": source, "sample": dict(sample), "item": dict(item)})
+    async def grade(
+        self, source: str, sample: Mapping[str, Any], item: Mapping[str, Any], tenant: str = ""
+    ) -> SandboxResult:
+        """Run `source`, which is of `tenant`, and call its grade. Raises IsolationUnavailable, SandboxBusy or
+        SandboxedCodeError."""
+        answer = await self._call({"source": source, "sample": dict(sample), "item": dict(item)}, tenant)
         return SandboxResult(answer["score"], answer["printed"], answer["isolation"])
 
-    async def check(self, source: str) -> Mapping[str, Any]:
+    async def check(self, source: str, tenant: str = "") -> Mapping[str, Any]:
         """Compile `source` without running it; returns what was verified inside. Raises as `grade`."""
-        isolation: Mapping[str, Any] = (await self._call({"source": source}))["isolation"]
+        isolation: Mapping[str, Any] = (await self._call({"source": source}, tenant))["isolation"]
         return isolation
 
-    async def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, request: dict[str, Any], tenant: str) -> dict[str, Any]:
         limits = self._limits
-        async with self._semaphore:
+        async with self._turns.slot(tenant):
             with tempfile.TemporaryDirectory(prefix="tinylora-grader-") as root:
                 request |= {
                     "root": root,

@@ -8,18 +8,24 @@ from typing import Any
 import openai
 
 from server.core.settings import Settings
-from server.endpoints.endpoint_client import EndpointClient
+from server.endpoints.endpoint_client import MAX_CONNECTIONS, EndpointClient
 from server.endpoints.guarded_network import AllowedHosts
+from server.limits.fair_semaphore import ShareSemaphore
 from server.training.graders.build import GraderTools
 from server.training.graders.math_pool import MathPool
 from server.training.graders.sandbox import Sandbox
+
+# As many of a tenant's completions as a worker grades at once (server.training.worker.loop).
+CONNECTIONS_EACH = 16
 
 
 def grader_tools(settings: Settings, this_server: openai.AsyncOpenAI) -> GraderTools:
     """The tools as the operator has set them. The caller closes them, and their judge."""
     sandbox = Sandbox() if settings.python_graders else None
     hosts = AllowedHosts(settings.endpoint_hosts)
-    tools = GraderTools(MathPool(), sandbox=sandbox, endpoints=EndpointClient(hosts) if hosts.patterns else None)
+    turns = ShareSemaphore(MAX_CONNECTIONS, CONNECTIONS_EACH)
+    endpoints = EndpointClient(hosts, turn=turns.slot) if hosts.patterns else None
+    tools = GraderTools(MathPool(), sandbox=sandbox, endpoints=endpoints)
     if settings.judge_url is None:
         return replace(tools, judge=this_server, judge_is_this_server=True)
     key = "none" if settings.judge_api_key is None else settings.judge_api_key.get_secret_value()

@@ -25,13 +25,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from server.limits.fair_semaphore import Slots
 from server.training.graders.gather import gather_or_cancel
 from server.training.graders.grade import GraderError
 from server.training.worker.chat_turns import ChatTurns, TemplateRefuses
 from server.training.worker.conversation import Conversation, Message
 from server.training.worker.dataset import Row
 from server.training.worker.environment import Environment, EnvironmentAnswer
-from server.training.worker.fair_semaphore import Slots
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Completion, Group, RolloutClient, RolloutRequest, seed_of

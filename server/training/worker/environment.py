@@ -42,10 +42,10 @@ class EnvironmentAnswer(BaseModel):
 class Environment:
     """Asks the endpoint of `spec`."""
 
-    def __init__(self, spec: EnvironmentSpec, client: EndpointClient) -> None:
+    def __init__(self, spec: EnvironmentSpec, client: EndpointClient, tenant: str = "") -> None:
         self.max_turns = spec.max_turns
         self._endpoint = spec.endpoint
-        self._client = client
+        self._client, self._tenant = client, tenant
 
     async def answer(self, asked: Mapping[str, Any], calls: Collection[str]) -> EnvironmentAnswer:
         """What it answers to the request `asked`. calls: the ids of the model's tool calls in its last turn.
@@ -53,7 +53,7 @@ class Environment:
         GraderError when there is no answer, or one that is not in the format.
         """
         try:
-            answer = await self._client.post(self._endpoint, asked)
+            answer = await self._client.post(self._endpoint, asked, self._tenant)
         except EndpointFailed as error:
             raise self.failed("environment_server_error", str(error)) from error
         try:

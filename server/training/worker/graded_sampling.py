@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters.vector.adapter import Adapter
+from server.limits.fair_semaphore import Slots
 from server.training.graders.grade import Grader
 from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
 from server.training.worker import probe
 from server.training.worker.conversations import Conversations
-from server.training.worker.fair_semaphore import Slots
 from server.training.worker.grading import GRADER_OUTAGES, Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData

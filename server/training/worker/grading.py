@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from server.limits.fair_semaphore import Slots
 from server.training.graders.gather import gather_or_cancel
 from server.training.graders.grade import Grade, Grader, GraderError, Sample, grade_row
-from server.training.worker.fair_semaphore import Slots
 from server.training.worker.grading_timer import GradingTimer
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Completion, Group, RolloutRequest

@@ -91,7 +91,7 @@ async def open_job_data(
     Raises BadRequest for what cannot be trained on; for a row that is a DataError with its line.
     """
     _check_integrations(job)
-    tools = tools.on_behalf_of({ORGANIZATION_HEADER: job.tenant})
+    tools = tools.on_behalf_of(job.tenant, {ORGANIZATION_HEADER: job.tenant})
     config, grader, variables = job.config, None, frozenset[Any]()
     environment, turns = None, ChatTurns(chat)
     if isinstance(config, RewardedConfig):
@@ -102,7 +102,7 @@ async def open_job_data(
         if "environment" in method:
             param = f"{param}.environment"
             named = parse_environment(method["environment"], param)
-            environment = Environment(named, tools.endpoints_for(named.url, param))
+            environment = Environment(named, tools.endpoints_for(named.url, param), job.tenant)
 
     def rows(file: BinaryIO, param: str, seen: SeenRows) -> RowStore[Examples]:
         def checked() -> Iterator[Row]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.core.errors import ApiError
+from server.limits.fair_semaphore import TenantSemaphores
 from server.training.jobs.config import EvolutionConfig, GradientConfig, ReinforcementConfig, RewardedConfig
 from server.training.jobs.protocol import ClaimedJob, FinishRequest, ValidatedRequest
 from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.context import WorkerContext
 from server.training.worker.evolution import evolution
-from server.training.worker.fair_semaphore import TenantSemaphores
 from server.training.worker.graded_sampling import GradedSampling
 from server.training.worker.gradient import Loss, gradient_training
 from server.training.worker.job import train

@@ -24,10 +24,10 @@ from pydantic import ValidationError
 
 from server.core.background import cancelled
 from server.core.errors import ApiError
+from server.limits.fair_semaphore import TenantSemaphores
 from server.training.jobs.config import METHODS, Method
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, Wanted
 from server.training.worker.context import WorkerContext, WorkerTools
-from server.training.worker.fair_semaphore import TenantSemaphores
 from server.training.worker.gateway_client import LeaseLost
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_run import JobRun

@@ -33,9 +33,9 @@ import httpx
 
 from adapters.vector.adapter import Adapter
 from server.core.principal import ORGANIZATION_HEADER
+from server.limits.fair_semaphore import FairSemaphore
 from server.training.jobs.protocol import PRIORITY, PROTOCOL_HEADERS, MessageAnswer, MessageRequest
 from server.training.worker.conversation import Conversation, Message
-from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.http_retry import GatewayRefused, RetryPolicy, request_with_retries
 
 

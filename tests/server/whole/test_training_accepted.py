@@ -22,13 +22,13 @@ from adapters.factors.factors import Factors
 from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
+from server.limits.fair_semaphore import FairSemaphore
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.math_pool import MathPool
 from server.training.jobs.config import EvolutionConfig, ReinforcementConfig, RewardedConfig
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ReportedCheckpoint, ReportRequest
 from server.training.worker.dataset import Sampler, read_rows
 from server.training.worker.evolution import Evolution
-from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.graded_sampling import GradedSampling
 from server.training.worker.job_data import Example, JobData
 from server.training.worker.job_state import JobState

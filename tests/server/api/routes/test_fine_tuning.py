@@ -454,3 +454,17 @@ async def test_a_tenant_has_so_many_jobs_that_have_not_ended(
         assert (await client.post("/v1/fine_tuning/jobs", json=body)).status_code == 429
         await client.post(f"{first}/cancel")
         assert (await client.post("/v1/fine_tuning/jobs", json=body)).status_code == 200
+
+
+async def test_a_job_counts_as_a_grader_that_is_tried(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    few = settings.model_copy(update={"grader_runs_per_minute": 2})
+    async with client_of(create_app(few, engine, app_database)) as client:
+        file = await client.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("t.jsonl", ROWS)})
+        job = {"model": BASE, "training_file": file.json()["id"], "method": REINFORCEMENT}
+        tried = await client.post("/v1/fine_tuning/alpha/graders/validate", json={"grader": GRADER})
+        made = [await client.post("/v1/fine_tuning/jobs", json=job) for _ in range(2)]
+        assert [answer.status_code for answer in (tried, *made)] == [200, 200, 429]
+        supervised = {"model": BASE, "training_file": file.json()["id"]}
+        assert (await client.post("/v1/fine_tuning/jobs", json=supervised)).status_code == 200

@@ -7,18 +7,22 @@ import base64
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
 import pytest
 from pydantic import ValidationError
 
+from server.core.settings import Settings
 from server.endpoints.endpoint_client import MAX_ATTEMPTS, Endpoint, EndpointClient, EndpointFailed
 from server.endpoints.guarded_network import AllowedHosts
+from server.training.graders.build import parse_spec
 from server.training.graders.endpoint import MAX_ITEM_BYTES, EndpointGrader, EndpointSpec
 from server.training.graders.endpoint_fields import HIDDEN
 from server.training.graders.grade import Grade, Grader, GraderError, Sample, grade_row
 from server.training.graders.spec import without_secrets
+from server.training.graders.tools import grader_tools
 from tests.server.training.graders.endpoint_app import EndpointApp, endpoint_app
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -170,6 +174,49 @@ async def test_a_batch_that_nobody_waits_for_is_not_sent_again(build: Build) -> 
             while asyncio.all_tasks() != before:
                 await asyncio.sleep(0.01)
     assert len(app.requests) == 1
+
+
+async def test_endpoints_that_hang_leave_other_tenants_their_connections() -> None:
+    tools = grader_tools(Settings(endpoint_hosts="localhost"), openai.AsyncOpenAI(api_key="k"))
+
+    def build(tenant: str, app: EndpointApp, timeout_s: float) -> Grader:
+        part = {"type": "endpoint", "url": app.url, "timeout_s": timeout_s}
+        parts = {"type": "multi", "graders": {f"g{n}": part for n in range(16)}, "calculate_output": "g0"}
+        return tools.on_behalf_of(tenant, {}).build(parse_spec(parts))
+
+    with endpoint_app((200, {"score": 1})) as hangs, endpoint_app((200, {"score": 1})) as healthy:
+        hangs.hold = threading.Event()
+        hanging = [asyncio.create_task(build("acme", hangs, 60.0).grade(Sample.of_text("x"), ROW)) for _ in range(4)]
+        async with asyncio.timeout(10):
+            while len(hangs.requests) < 16:
+                await asyncio.sleep(0.01)
+        grader = build("globex", healthy, 5.0)
+        grades = await asyncio.gather(*(grader.grade(Sample.of_text("x"), ROW) for _ in range(4)))
+        assert [grade.score for grade in grades] == [1, 1, 1, 1]
+        assert (len(hangs.requests), len(healthy.requests)) == (16, 64)
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+    await tools.close()
+
+
+async def test_waiting_for_a_turn_is_no_time_of_the_endpoint() -> None:
+    turn = asyncio.Semaphore(1)
+
+    @asynccontextmanager
+    async def one_at_a_time(tenant: str) -> AsyncIterator[None]:
+        async with turn:
+            yield
+
+    client = EndpointClient(AllowedHosts("localhost"), turn=one_at_a_time)
+    await turn.acquire()
+    with endpoint_app((200, {"score": 1})) as app:
+        asked = asyncio.create_task(client.post(Endpoint(app.url, {}, None, 0.5), {}, "acme"))
+        await asyncio.sleep(0.7)
+        turn.release()
+        assert await asked == {"score": 1}
+    assert len(app.requests) == 1
+    await client.close()
 
 
 async def test_requests_keep_to_the_rate(build: Build) -> None:

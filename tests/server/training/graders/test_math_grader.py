@@ -130,6 +130,19 @@ async def test_an_answer_that_never_ends_is_wrong_and_the_next_one_is_graded(has
     assert after.passes is True
 
 
+async def test_answers_that_never_end_are_waited_for_by_their_tenant(hasty: MathPool) -> None:
+    wait = asyncio.create_task
+    endless = [wait(hasty.equal("1", r"9^{9^{9^{9}}}", "acme")) for _ in range(8)]
+    async with asyncio.timeout(60):
+        verdicts = await asyncio.gather(*(hasty.equal("1", "1.0", "globex") for _ in range(8)))
+
+    assert all(verdicts)
+    assert sum(one.done() for one in endless) <= 3
+    for one in endless:
+        one.cancel()
+    await asyncio.gather(*endless, return_exceptions=True)
+
+
 async def test_an_answer_is_never_read_by_another_caller(pool: MathPool) -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(pool.equal("3", r"\int_0^1 \sin(\sin(x^x)) dx"), 0.2)

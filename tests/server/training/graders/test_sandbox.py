@@ -1,5 +1,6 @@
 """A stranger's code, run: what it may do, what it cannot reach, and that nothing runs where it cannot be shut in."""
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
@@ -216,3 +217,17 @@ async def test_a_machine_that_is_too_busy_to_start_it_says_nothing_of_the_code(m
     assert caught.value.kind == "python_grader_server_error"
     with pytest.raises(Unavailable, match="grader could not be tried: the sandbox did not start"):
         await GraderTools(MathPool(), sandbox=Sandbox()).check(spec)
+
+
+async def test_code_that_hangs_is_waited_for_by_its_tenant(namespaces: None) -> None:
+    sandbox = Sandbox(SandboxLimits(timeout_s=3), concurrency=1)
+    sleeps = "import time\ndef grade(sample, item):\n    time.sleep(2)\n    return 0"
+    hanging = [asyncio.create_task(sandbox.grade(sleeps, SAMPLE, {}, "acme")) for _ in range(8)]
+    quick = "def grade(sample, item):\n    return 1"
+    results = await asyncio.gather(*(sandbox.grade(quick, SAMPLE, {}, "globex") for _ in range(6)))
+
+    assert [result.score for result in results] == [1] * 6
+    assert sum(one.done() for one in hanging) <= 3
+    for one in hanging:
+        one.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)

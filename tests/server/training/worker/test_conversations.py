@@ -17,6 +17,7 @@ from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.factors import Factors
 from server.endpoints.endpoint_client import EndpointClient
 from server.endpoints.guarded_network import AllowedHosts
+from server.limits.fair_semaphore import FairSemaphore
 from server.training.graders.environment import EnvironmentSpec
 from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.chat_turns import ChatTurns
@@ -24,7 +25,6 @@ from server.training.worker.conversation import Conversation
 from server.training.worker.conversations import Conversations
 from server.training.worker.dataset import Row
 from server.training.worker.environment import Environment
-from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.forward import score
 from server.training.worker.job_data import Example
 from server.training.worker.packing import TokenSequence

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from server.limits.fair_semaphore import FairSemaphore
 from server.training.graders.grade import Grade, Grader, GraderError, Sample
-from server.training.worker.fair_semaphore import FairSemaphore
 from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example

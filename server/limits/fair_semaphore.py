@@ -3,13 +3,17 @@
 The queue is the gateway's (limits/fair_queue.py), which is fair to tenants and takes a tenant's lowest priority first.
 Here a priority is the number of the request in its own job, counted from where the tenant's other jobs are, so a job of
 a thousand prompts and one of ten are served alternately.
+
+Where what is done in a slot may hang, turns are counted by time: after one that was held for five seconds come five
+seconds of the others, and not one of theirs.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
@@ -24,9 +28,13 @@ class Slots(Protocol):
 
 
 class FairSemaphore:
-    """At most `at_once` slots are held at a time. For one event loop."""
+    """At most `at_once` slots are held at a time. For one event loop.
 
-    def __init__(self, at_once: int) -> None:
+    clock: turns are counted by the seconds that a slot is held; None: each counts the same.
+    """
+
+    def __init__(self, at_once: int, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
         self._queue = FairQueue(max_running=at_once, max_waiting=sys.maxsize)
         # By tenant: how many hold a slot or wait, and the number of the latest that got one. By job: the next number.
         self._present: Counter[str] = Counter()
@@ -41,12 +49,15 @@ class FairSemaphore:
         number = max(numbers.get(job, 0), self._latest.get(tenant, 0))
         numbers[job] = number + 1
         place = self._queue.enter(tenant, cost=1, priority=number)
+        since: float | None = None
         try:
             await place.granted
+            since = self._clock and self._clock()
             self._latest[tenant] = max(number, self._latest.get(tenant, 0))
             yield
         finally:
-            self._queue.leave(place)
+            held_s = None if self._clock is None or since is None else self._clock() - since
+            self._queue.leave(place, held_s)
             self._present[tenant] -= 1
             if not self._present[tenant]:
                 del self._present[tenant], self._next[tenant]
@@ -76,3 +87,19 @@ class TenantSemaphores:
             self._present[tenant] -= 1
             if not self._present[tenant]:
                 del self._present[tenant], self._semaphores[tenant]
+
+
+class ShareSemaphore:
+    """At most `at_once` slots are held at a time, and at most `each` of them by one tenant; in turn, by time.
+
+    For what is shared by all tenants and waits for servers of theirs. For one event loop.
+    """
+
+    def __init__(self, at_once: int, each: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._all, self._own = FairSemaphore(at_once, clock), TenantSemaphores(each)
+
+    @asynccontextmanager
+    async def slot(self, tenant: str, job: str = "") -> AsyncIterator[None]:
+        """Waits for a slot and holds it as long as the block runs."""
+        async with self._own.slot(tenant, job), self._all.slot(tenant, job):
+            yield

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from server.training.worker.fair_semaphore import FairSemaphore, TenantSemaphores
+from server.limits.fair_semaphore import FairSemaphore, ShareSemaphore, TenantSemaphores
 
 
 async def served(at_once: int, *crowds: tuple[str, str, int]) -> list[str]:
@@ -97,3 +97,40 @@ async def test_a_tenant_has_no_more_slots_than_its_own() -> None:
 
     await asyncio.gather(*(hold() for _ in range(9)))
     assert most == 2
+
+
+async def test_by_time_a_tenant_of_short_turns_waits_for_few_long_ones() -> None:
+    now = 0.0
+    semaphore, order = FairSemaphore(1, lambda: now), []
+
+    async def one(tenant: str, seconds: float) -> None:
+        nonlocal now
+        async with semaphore.slot(tenant):
+            order.append(tenant)
+            await asyncio.sleep(0)
+            now += seconds
+
+    await asyncio.gather(*(one("hangs", 5.0) for _ in range(16)), *(one("quick", 0.01) for _ in range(16)))
+    last = 31 - order[::-1].index("quick")
+    assert order[:last].count("hangs") <= 3
+
+
+async def test_a_tenant_has_no_more_than_its_share_of_what_all_share() -> None:
+    semaphore, ends = ShareSemaphore(4, 2), asyncio.Event()
+    inside: list[str] = []
+
+    async def hang(tenant: str) -> None:
+        async with semaphore.slot(tenant):
+            inside.append(tenant)
+            await ends.wait()
+
+    hanging = [asyncio.create_task(hang("acme")) for _ in range(9)]
+    for _ in range(9):
+        await asyncio.sleep(0)
+    hanging += [asyncio.create_task(hang(tenant)) for tenant in ("globex", "globex", "initech")]
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert inside == ["acme", "acme", "globex", "globex"]
+    ends.set()
+    await asyncio.gather(*hanging)
+    assert sorted(inside) == ["acme"] * 9 + ["globex"] * 2 + ["initech"]
