@@ -9,7 +9,7 @@ else a body may hold is bounded by its values (core/json_values.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from server.core.errors import BadRequest, quoted
 from server.core.paths import RESPONSES_PATH, is_below
@@ -19,7 +19,7 @@ from server.inference.misnomers import NESTED
 
 # The engine's largest request model has about 70.
 MAX_FIELDS = 256
-# The engine reads one in a twentieth of a millisecond.
+# The engine reads one in a twentieth of a millisecond. Of all conversations together.
 MAX_MESSAGES = 10_000
 # Of all messages together.
 MAX_PARTS = 10_000
@@ -63,13 +63,17 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
             )
     _check_repetition("repetition_detection", payload.get("repetition_detection"))
     _check_repetition("sampling_params.repetition_detection", parameters.get("repetition_detection"))
-    parts = _parts(payload.get(conversation))
-    if parts > MAX_PARTS:
-        raise BadRequest(
-            f"The messages in {conversation} have {parts} parts, expected at most {MAX_PARTS} in all of them.",
-            param=conversation,
-            code="list_too_long",
-        )
+    messages = _messages(payload.get(conversation))
+    for within, number, what, most in (
+        ("conversations", len(messages), "messages", MAX_MESSAGES),
+        ("messages", _parts(messages), "parts", MAX_PARTS),
+    ):
+        if number > most:
+            raise BadRequest(
+                f"The {within} in {conversation} have {number} {what}, expected at most {most} in all of them.",
+                param=conversation,
+                code="list_too_long",
+            )
 
 
 def check_media(payload: Mapping[str, object]) -> bool:
@@ -115,8 +119,13 @@ def _number(value: object) -> float:
         return math.inf
 
 
-def _parts(messages: object) -> int:
+def _messages(said: object) -> list[object]:
+    """Of a conversation, or of a list of several, as /v1/chat/completions/batch takes them."""
+    items = said if isinstance(said, list) else []
+    return [message for item in items for message in (item if isinstance(item, list) else (item,))]
+
+
+def _parts(messages: Iterable[object]) -> int:
     """Of all `messages` whose content is a list."""
-    said = messages if isinstance(messages, list) else []
-    contents = (message.get("content") for message in said if isinstance(message, Mapping))
+    contents = (message.get("content") for message in messages if isinstance(message, Mapping))
     return sum(len(content) for content in contents if isinstance(content, list))

@@ -92,6 +92,25 @@ async def test_parts_of_all_messages_are_counted(client: httpx.AsyncClient, path
     assert f"{MAX_PARTS + 1} parts" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("half", "what", "most"),
+    [
+        ([{}] * (MAX_MESSAGES // 2), "messages", MAX_MESSAGES),
+        ([{"content": [0] * (MAX_PARTS // 2)}], "parts", MAX_PARTS),
+    ],
+)
+async def test_they_are_counted_over_all_conversations(
+    client: httpx.AsyncClient, half: list[dict[str, Any]], what: str, most: int
+) -> None:
+    path = "/v1/chat/completions/batch"
+    fits = await client.post(path, json={"messages": [half, half]})
+    assert fits.status_code == 404, fits.text  # the test's engine has no such route
+    refused = await client.post(path, json={"messages": [half, [*half, *half[:1]]]})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"], error["code"]) == (400, "messages", "list_too_long")
+    assert f"{what}, expected at most {most} in all of them." in error["message"]
+
+
 @pytest.mark.parametrize("field", ["max_pattern_size", "min_count"])
 @pytest.mark.parametrize("size", [MAX_REPETITION + 1, 10**400, "257", 256.5, "1e9", "inf"])
 async def test_a_repetition_that_is_looked_for_is_short(client: httpx.AsyncClient, field: str, size: object) -> None:
