@@ -50,6 +50,9 @@ MODEL_ROUTES = POOLING_ROUTES | {
     "/invocations",
     "/cohere/v2/chat",
 }
+# Here `query`, `documents`, `items` and the like are pairs to be compared, each a prompt; the documents of a chat are
+# text within its prompt. /invocations is any of them.
+PAIR_ROUTES = POOLING_ROUTES | {"/generative_scoring", "/invocations"}
 # Why they are not served. Audio is in forms, or comes piece by piece over a WebSocket.
 _NEITHER = "its requests could be neither queued nor counted; for audio run a server of vLLM's own"
 REFUSED_ROUTES = {

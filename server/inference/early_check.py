@@ -46,7 +46,7 @@ class EarlyCheck:
         check_media(payload)
         check_own_fields(payload, path, engine.why_no_tools)
         tier_of(payload)
-        self._admission.check_width(path, principal, estimate(payload, engine.max_model_len))
+        self._admission.check_width(path, principal, estimate(payload, engine.max_model_len, path=path))
         engine_json(payload)
         if path == RESPONSES_PATH:
             check_storing(payload, self._limits)

@@ -18,7 +18,7 @@ from server.core.genai_call import genai_call
 from server.core.json_text import parse_json
 from server.core.json_values import VALUE_BYTES, check_values
 from server.core.off_loop import off_loop
-from server.core.paths import MODEL_ROUTES, POOLING_ROUTES, RESPONSES_PATH
+from server.core.paths import MODEL_ROUTES, RESPONSES_PATH
 from server.core.principal import Principal
 from server.core.request_body import read_body, read_json
 from server.core.request_state import RawHeaders, held_body, principal_of, state_of
@@ -158,7 +158,7 @@ class Resolver:
 
     async def _estimate(self, payload: dict[str, Any], scope: Scope) -> Estimate:
         size, longest, template = held_body(scope).bytes, self._engine.max_model_len, self._engine.template_cost
-        return await off_loop(size, estimate, payload, longest, template, generates=scope["path"] not in POOLING_ROUTES)
+        return await off_loop(size, estimate, payload, longest, template, path=scope["path"])
 
 
 def _parsed(body: bytes) -> dict[str, Any] | None:

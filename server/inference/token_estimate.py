@@ -10,10 +10,11 @@ Fields of a wrong type are passed over: they are the engine's to refuse.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from server.core.paths import PAIR_ROUTES, POOLING_ROUTES
 from server.engine.template_cost import TemplateCost
 
 BYTES_PER_TOKEN = 4
@@ -29,7 +30,7 @@ _PROMPT_FIELDS = (
 _SEVERAL_FIELDS = ("messages", "prompt", "input", "token_ids", "texts", "images")
 _EMBEDDED_PROMPTS = "prompt_embeds"
 # Pairs to be compared come in two of these fields, each a single value or a list. Every item of a list is a prompt,
-# with its counterpart in the other list, or with the other field's single value.
+# with its counterpart in the other list, or with the other field's single value. So on PAIR_ROUTES.
 _PAIRED_FIELDS = ("inputs", "query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2")
 _SYSTEM_ROLES = ("system", "developer")
 _URLS = frozenset(("url", "image_url", "video_url", "audio_url"))
@@ -49,29 +50,32 @@ def estimate(
     max_model_len: int,
     template: TemplateCost = TemplateCost(),  # noqa: B008, it is frozen
     *,
-    generates: bool = True,
+    path: str = "",
 ) -> Estimate:
     """The estimate for a request body; no sequence is longer than `max_model_len` tokens.
 
     `template`: what the model's chat template adds to conversations.
-    A request that does not `generate` is a sequence per prompt without an answer: embeddings, scores and the like.
+    `path`: where the body is sent to; without one, where answers are generated. A request that generates none is a
+    sequence per prompt: embeddings, scores and the like.
     """
-    prompts = _prompts(payload)
+    generates = path not in POOLING_ROUTES
+    pairs = [payload.get(field) for field in _PAIRED_FIELDS] if path in PAIR_ROUTES else []
+    prompts = _prompts(payload, pairs)
     sequences = min(prompts * (_answers(payload) if generates else 1), MAX_SEQUENCES)
     tokens = ceil(sum(_tokens(payload.get(field)) for field in (*_PROMPT_FIELDS, _EMBEDDED_PROMPTS)))
     tokens += _written(payload, template, generates=generates)
-    shared = ceil(sum(_tokens(side) for side in map(payload.get, _PAIRED_FIELDS) if not isinstance(side, list)))
+    shared = ceil(sum(_tokens(side) for side in pairs if not isinstance(side, list)))
     prompt = min(max(1, ceil((tokens + shared * (prompts - 1)) / prompts)), max_model_len)
     answer = min(_answer_limit(payload), max_model_len - prompt) if generates else 0
     return Estimate(prompts * prompt + sequences * answer, sequences)
 
 
-def _prompts(payload: Mapping[str, object]) -> int:
+def _prompts(payload: Mapping[str, object], pairs: Sequence[object]) -> int:
     several = max(_list_length(payload.get(field)) for field in _SEVERAL_FIELDS)
     if payload.get(_EMBEDDED_PROMPTS) is not None:
         embedded = _list_length(payload.get(_EMBEDDED_PROMPTS))
         several = embedded if payload.get("prompt") is None else several + embedded
-    paired = max(len(side) if isinstance(side, list) else 1 for side in map(payload.get, _PAIRED_FIELDS))
+    paired = max((len(side) for side in pairs if isinstance(side, list)), default=1)
     questions = payload.get("questions")
     asked = len(questions) if isinstance(questions, Mapping) else 1
     return max(1, several, paired, asked)

@@ -76,7 +76,7 @@ async def test_the_embedded_models_template_is_most_of_a_short_chat() -> None:
         assert abs(estimate({**payload, "max_tokens": 1}, 10**6, cost).tokens - took) <= 6
     # A prompt is not written by the template, and neither is what is only embedded.
     assert estimate({"prompt": "hi", "max_tokens": 1}, 10**6, cost).tokens == 2
-    assert estimate({"input": "hi"}, 10**6, cost, generates=False).tokens == 1
+    assert estimate({"input": "hi"}, 10**6, cost, path="/v1/embeddings").tokens == 1
 
 
 async def test_tools_count_with_their_schemas() -> None:

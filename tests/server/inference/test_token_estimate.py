@@ -79,7 +79,15 @@ def test_tokens_and_sequences(payload: dict[str, Any], expected: Estimate) -> No
     ],
 )
 def test_prompts_without_answers(payload: dict[str, Any], expected: Estimate) -> None:
-    assert estimate(payload, 1000, generates=False) == expected
+    assert estimate(payload, 1000, path="/rerank") == expected
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/cohere/v2/chat"])
+def test_the_documents_of_a_chat_are_text_of_its_one_prompt(path: str) -> None:
+    payload = {"messages": user("x" * 40), "documents": [{"title": "", "text": "x" * 40}] * 9, "max_tokens": 20}
+    assert estimate(payload, 1000, path=path) == Estimate(1 + 100 + 20, 1)
+    compared = {"query": "x" * 40, "items": ["x" * 40] * 9, "max_tokens": 1}
+    assert estimate(compared, 1000, path="/generative_scoring") == Estimate(9 * 21, 9)
 
 
 @pytest.mark.skipif(not TOKENIZER.exists(), reason="the embedded model is not here")
