@@ -119,7 +119,10 @@ class JobObject(BaseModel):
 
 
 class JobList(BaseModel):
-    """A page of jobs, newest first; ask for the next one with `after` = the last one's id."""
+    """A page of jobs, newest first; ask for the next one with `after` = the last one's id.
+
+    It ends before `limit` where the jobs' definitions have some MiB.
+    """
 
     object: Literal["list"] = "list"
     data: list[JobObject]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,6 +32,8 @@ from server.training.jobs.events import add_event
 from server.training.states import ACTIVE, FINISHED, Status
 
 PREFIX = "ftjob-"
+# A definition may have megabytes of its own.
+MAX_PAGE_CHARS = 4 * 2**20
 NO_LEASE: dict[str, None] = {"lease_owner": None, "lease_expires_at": None}
 
 
@@ -107,9 +110,12 @@ def list_jobs(
 ) -> tuple[Sequence[Row[Any]], bool]:
     """(the tenant's jobs, newest first, after the id `after`; whether there are more).
 
+    Fewer than `limit` where their definitions would have more than MAX_PAGE_CHARS together, and one at least.
+
     metadata: only jobs with all of these pairs; None: only jobs without metadata.
     """
-    rows = sa.select(JOBS).where(JOBS.c.tenant_id == tenant_id)
+    chars = sa.func.length(JOBS.c.method) + sa.func.length(JOBS.c.integrations)
+    rows = sa.select(JOBS.c.id, chars.label("chars")).where(JOBS.c.tenant_id == tenant_id)
     if after is not None:
         check_after(after, PREFIX, "a job")
         rows = rows.where(JOBS.c.id < after)
@@ -119,7 +125,10 @@ def list_jobs(
         pair = sa.and_(JOB_METADATA.c.key == key, JOB_METADATA.c.value == value)
         rows = rows.where(JOBS.c.id.in_(sa.select(JOB_METADATA.c.job_id).where(pair)))
     found = connection.execute(rows.order_by(JOBS.c.id.desc()).limit(limit + 1)).all()
-    return found[:limit], len(found) > limit
+    totals = accumulate(row.chars for row in found[:limit])
+    ids = [row.id for row, total in zip(found, totals, strict=False) if row is found[0] or total <= MAX_PAGE_CHARS]
+    page = sa.select(JOBS).where(JOBS.c.id.in_(ids)).order_by(JOBS.c.id.desc())
+    return connection.execute(page).all(), len(found) > len(ids)
 
 
 def cancel_job(database: Database, connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:

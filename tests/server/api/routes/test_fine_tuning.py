@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,22 @@ def test_listing_pages_and_filters_by_metadata(openai_client: openai.OpenAI) -> 
     with pytest.raises(openai.BadRequestError) as refused:
         jobs.list(extra_query={"status": "running"})
     assert refused.value.param == "status"
+
+
+def test_a_page_of_long_definitions_is_short(openai_client: openai.OpenAI) -> None:
+    """A hundred of them would be hundreds of MiB."""
+    file, long = upload(openai_client).id, {**GRADER, "reference": "x" * 95_000 + "{{ item.answer }}"}
+    part = {f"p{number}": long for number in range(16)}
+    grader = {"type": "multi", "graders": part, "calculate_output": "p0"}
+    method = {"type": "reinforcement", "reinforcement": {"grader": grader}}
+    short = [create_job(openai_client, training_file=file).id for _ in range(3)]
+    ids = short + [create_job(openai_client, training_file=file, method=method).id for _ in range(5)]
+    jobs = openai_client.fine_tuning.jobs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # openai's type has one grader in a multi
+        pages = [[job.id for job in page.data] for page in jobs.list(limit=100).iter_pages()]
+    assert [job_id for page in pages for job_id in page] == ids[::-1]
+    assert [len(page) for page in pages] == [2, 2, 4]
 
 
 def test_a_job_of_another_version_is_shown_as_stored(openai_client: openai.OpenAI, app_database: Database) -> None:
