@@ -7,6 +7,9 @@ client reads the answer into the store, and leaves when the response is cancelle
 leaves is anyway.
 
 Another gateway cancels a response by ending its row, which is seen when its lease is renewed (leases.py).
+
+How one has ended is stored when its request has ended, and its turn at the engine with it. While the database is away,
+it is kept here and tried again.
 """
 
 from __future__ import annotations
@@ -14,16 +17,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 
-import sqlalchemy as sa
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
-from server.core.errors import ApiError
+from server.core.errors import ApiError, Unavailable
 from server.core.request_state import RequestState, held_body, put_state, state_of
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
@@ -35,6 +37,7 @@ from server.inference.responses.store import FIRST_EVENTS, LOST, ResponseStore
 from server.limits.quotas import Ticket
 
 END_S = 10.0
+RETRY_S = 1.0
 MAX_ERROR_CHARS = 1000
 _CODES: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "invalid_prompt",
@@ -46,21 +49,35 @@ Serve = Callable[[InferenceRequest, Exchange], Awaitable[None]]
 
 
 class _Client(Exchange):
-    """The client that a background request has. `accepted` is None once it waits for its turn, or why it does not."""
+    """The client that a background request has. `accepted` is None once it waits for its turn, or why it does not.
+
+    `answer` is OpenAI's object once the engine has answered; `error` is why it has not.
+    """
 
     def __init__(self, scope: Scope, plan: ResponsePlan, store: ResponseStore, logs: EventLogs, tenant_id: int) -> None:
         self.accepted: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
+        self.answer: dict[str, Any] | None = None
         self.error: dict[str, Any] = BROKE_OFF
         self._gone = asyncio.Event()
         self._refusal = b""
         self._id, self._store, self._logs, self._tenant_id = plan.id, store, logs, tenant_id
-        self._answer = ResponseAnswer(plan, self._keep, self._read)
-        super().__init__(scope, self._wait_until_gone, self._answer.send, {})
+        self._sender = ResponseAnswer(plan, self._keep, self._read)
+        super().__init__(scope, self._wait_until_gone, self._sender.send, {})
 
     @property
     def was_refused(self) -> bool:
         """Whether its request was answered with an error instead of being taken."""
         return self.accepted.done() and self.accepted.result() is not None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether nobody waits for its answer any more."""
+        return self._gone.is_set()
+
+    async def leaves_within(self, seconds: float) -> None:
+        """Returns when it has left, or after so many seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), seconds)
 
     def leave(self, error: dict[str, Any]) -> None:
         """As a client that closes its connection."""
@@ -71,7 +88,10 @@ class _Client(Exchange):
         self.accepted.set_result(None)
 
     async def begins(self) -> None:
-        await self._store.begin(self._id)
+        try:
+            await self._store.begin(self._id)
+        except Unavailable as error:  # it looks queued until it has ended, which is no reason not to run it
+            structlog.get_logger().warning("begin of a response not stored", response=self._id, error=str(error))
 
     async def refuse(self, error: ApiError) -> None:
         if self.accepted.done():
@@ -85,13 +105,13 @@ class _Client(Exchange):
         return {"type": "http.disconnect"}
 
     async def _keep(self, response: dict[str, Any]) -> bool:
-        await self._logs.end(self._tenant_id, self._id, response)
+        self.answer = response
         return True
 
     async def _read(self, message: Message) -> None:
-        if message["type"] != "http.response.body":
-            return
-        if self._answer.streams:
+        if message["type"] != "http.response.body" or self.answer is not None:
+            return  # the last event of a stream is made of what is stored
+        if self._sender.streams:
             self._logs.add(self._id, message.get("body", b""))
         elif self.status != HTTPStatus.OK:
             self._refusal += message.get("body", b"")
@@ -161,7 +181,6 @@ class BackgroundResponses:
                     await asyncio.wait(self._tasks, timeout=END_S)
 
     async def _run(self, request: InferenceRequest, plan: ResponsePlan, client: _Client, serve: Serve) -> None:
-        tenant_id = request.principal.tenant.id
         try:
             await serve(request, client)
         except ClientDisconnect:
@@ -169,18 +188,34 @@ class BackgroundResponses:
         except Exception:
             self._log.exception("background response failed", response=plan.id)
         finally:
-            try:
-                if client.was_refused:
-                    self.logs.close(plan.id)
-                    await self._store.forget(tenant_id, plan.id)
-                else:  # it has ended if it was kept; this is for any other end
-                    await self.logs.end(tenant_id, plan.id, {"status": "failed", "error": client.error})
-            except (ApiError, sa.exc.SQLAlchemyError) as error:
-                self._log.error("end of a background response not stored", response=plan.id, error=str(error))
-            self.leases.give_up(plan.id)
-            del self._clients[plan.id]
             if not client.accepted.done():
                 client.accepted.set_result(None)
+            try:
+                await self._store_end(request.principal.tenant.id, plan.id, client)
+            finally:
+                self.logs.close(plan.id)
+                self.leases.give_up(plan.id)
+                del self._clients[plan.id]
+
+    async def _store_end(self, tenant_id: int, response_id: str, client: _Client) -> None:
+        """Store how a response has ended, however long the database is away, unless nobody asks for it any more."""
+        while True:
+            is_last_try = client.was_refused or client.has_left
+            try:
+                if client.was_refused:
+                    await self._store.forget(tenant_id, response_id)
+                else:
+                    failed = {"status": "failed", "error": client.error}
+                    await self.logs.end(tenant_id, response_id, client.answer or failed)
+                return
+            except Unavailable as error:
+                self._log.error("end of a background response not stored", response=response_id, error=str(error))
+                if is_last_try:
+                    return
+                await client.leaves_within(RETRY_S)
+            except Exception:  # which will not change; its lease ends, and the response with it, as failed
+                self._log.exception("background response cannot be stored", response=response_id)
+                return
 
 
 def _scope_of_its_own(scope: Scope) -> Scope:

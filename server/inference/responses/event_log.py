@@ -99,16 +99,14 @@ class EventLogs:
         return None if log is None else log.stored
 
     async def end(self, tenant_id: int, response_id: str, ended: Mapping[str, Any]) -> None:
-        """End a response as `ResponseStore.end`, with what waits of its events. It is closed then."""
+        """End a response as `ResponseStore.end`, with what waits of its events. It is closed once that is stored."""
         log = self._logs.get(response_id)
         if log is None:
             await self._store.end(tenant_id, response_id, ended)
             return
         async with self._writing:
-            try:
-                await self._store.end(tenant_id, response_id, ended, log.batch())
-            finally:
-                self.close(response_id)
+            await self._store.end(tenant_id, response_id, ended, log.batch())
+            self.close(response_id)
 
     def close(self, response_id: str) -> None:
         """No more events of this response are taken."""
