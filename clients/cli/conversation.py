@@ -118,7 +118,8 @@ class Conversation:
         return (await self._client.models.list()).data[0].id
 
     async def _exists(self, adapter: str) -> None:
-        await self._client.adapters.get(adapter)
+        # As a model, for a key may be one for answers alone.
+        await self._client.models.retrieve(adapter)
 
 
 def _side_by_side(titles: Sequence[str], texts: Sequence[Text]) -> Table:

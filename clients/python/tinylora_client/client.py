@@ -141,3 +141,8 @@ def _own_headers(client: OpenAI | AsyncOpenAI, options: dict[str, Any]) -> None:
     client._idempotency_header = IDEMPOTENCY_HEADER
     client.organization = options.get("organization")
     client.project = options.get("project")
+    # It has read OPENAI_CUSTOM_HEADERS, OPENAI_ADMIN_KEY and OPENAI_WEBHOOK_SECRET, and sends the first two.
+    client._custom_headers = dict(options.get("default_headers") or {})
+    client._ambient_authorizations = frozenset()
+    client.admin_api_key = options.get("admin_api_key")
+    client.webhook_secret = options.get("webhook_secret")

@@ -60,7 +60,7 @@ def test_json_has_an_answer_of_each(engine: FakeEngine) -> None:
 
 
 def test_mistakes_are_sentences() -> None:
-    assert "There is no adapter 'acme/none'" in run("hello", "-a", "acme/none", code=1).stderr
+    assert "The model 'acme/none' does not exist" in run("hello", "-a", "acme/none", code=1).stderr
     assert "there is no question" in run(stdin="", code=1).stderr
     assert "no answer of a TinyLoRA server" in run("hello", "--url", "http://127.0.0.1:9", code=1).stderr
 
@@ -86,7 +86,7 @@ def test_a_conversation_on_a_terminal(engine: FakeEngine) -> None:
     said = on_terminal("\n".join(lines) + "\n")
     assert "acme/math will answer" in said and "[0.5, 0.5" in said
     assert "acme/math x 0.5 will answer" in said and "[0.25, 0.25" in said
-    assert "! There is no adapter 'acme/none'" in said
+    assert "! The model 'acme/none' does not exist" in said
     assert "! /strength takes a number" in said
     assert "there is no command /nonsense" in said and "/temperature NUMBER" in said
     assert "base, acme/calm x 0.5 will answer" in said and "first token" in said

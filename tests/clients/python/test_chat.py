@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
 import tinylora_client
 from tests.server.support.fake_engine import BASE
-from tinylora_client import TinyLoRA, Vector, adapter_field
+from tinylora_client import AsyncTinyLoRA, TinyLoRA, Vector, adapter_field
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
@@ -86,3 +87,37 @@ def test_variables_of_openai_are_not_read_and_ours_are(monkeypatch: pytest.Monke
         assert not isinstance(client.default_headers["OpenAI-Organization"], str)
         assert BASE in [model.id for model in client.models.list().data]
     assert isinstance(client, openai.OpenAI)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_no_secret_of_openai_leaves_for_this_server(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    for name in ("API_KEY", "ADMIN_KEY", "WEBHOOK_SECRET", "ORG_ID", "PROJECT_ID"):
+        monkeypatch.setenv(f"OPENAI_{name}", f"of-openai-{name}")
+    monkeypatch.setenv(
+        "OPENAI_CUSTOM_HEADERS", "Authorization: Bearer of-openai\nHelicone-Auth: of-openai\nX-A: of-openai"
+    )
+    sent: list[dict[str, str]] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(dict(request.headers))
+        return httpx2.Response(200, json={"object": "list", "data": []})
+
+    made: dict[str, Any] = {
+        "base_url": "http://tinylora.invalid",
+        "api_key": "sk-tl-ours",
+        "default_headers": {"X-A": "1"},
+    }
+    if kind == "sync":
+        client = TinyLoRA(**made, http_client=httpx2.Client(transport=httpx2.MockTransport(answer)))
+        for one in (client, client.with_options(timeout=3)):
+            one.models.list()
+            assert (one.admin_api_key, one.webhook_secret) == (None, None)
+    else:
+        asynchronous = AsyncTinyLoRA(**made, http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(answer)))
+        for other in (asynchronous, asynchronous.with_options(timeout=3)):
+            await other.models.list()
+            assert (other.admin_api_key, other.webhook_secret) == (None, None)
+    assert len(sent) == 2
+    for headers in sent:
+        assert headers["authorization"] == "Bearer sk-tl-ours" and headers["x-a"] == "1"
+        assert not any("of-openai" in value for value in headers.values())
