@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,11 +19,23 @@ _FILES = (
 
 def available_memory(cgroup: Path = ROOT, own: Path = OWN) -> int:
     """Bytes that a new program could have, in a container those that its limit leaves."""
-    left = (_left(group) for group in groups("memory", cgroup, own))
-    return min([int(psutil.virtual_memory().available), *(size for size in left if size is not None)])
+    left = [limit - used for limit, used in _limits(cgroup, own)]
+    return min([int(psutil.virtual_memory().available), *(max(0, size) for size in left)])
 
 
-def _left(group: Path) -> int | None:
+def total_memory(cgroup: Path = ROOT, own: Path = OWN) -> int:
+    """Bytes that all programs together could have, in a container those of its limit."""
+    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _limits(cgroup, own))])
+
+
+def _limits(cgroup: Path, own: Path) -> Iterator[tuple[int, int]]:
+    """The limit of each group that has one, and what is used of it."""
+    for group in groups("memory", cgroup, own):
+        if (found := _limit(group)) is not None:
+            yield found
+
+
+def _limit(group: Path) -> tuple[int, int] | None:
     for limit_file, used_file, given_up in _FILES:
         try:
             limit, used = (group / limit_file).read_text().strip(), int((group / used_file).read_text())
@@ -30,7 +43,7 @@ def _left(group: Path) -> int | None:
         except (OSError, ValueError):
             continue
         # What was read from files counts as used, and is given up when it is needed.
-        return None if limit == "max" else max(0, int(limit) - used + int(statistics.get(given_up, 0)))
+        return None if limit == "max" else (int(limit), used - int(statistics.get(given_up, 0)))
     return None
 
 

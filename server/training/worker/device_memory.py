@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import psutil
 import torch
 
-from server.core.host_memory import available_memory, gib
+from server.core.host_memory import available_memory, gib, total_memory
 from server.training.worker.live_bytes import LiveBytes
 from server.training.worker.memory import PROCESS_BYTES
 
@@ -27,6 +27,10 @@ class DeviceMemory(Protocol):
     def can_try(self) -> bool: ...
     def available(self) -> int:
         """Bytes that this process can still take, beside what it has and what other processes have."""
+        ...
+
+    def at_best(self) -> int:
+        """Bytes that it could take if no other process had any."""
         ...
 
     def peak_of(self, run: Callable[[], T]) -> tuple[T, int]:
@@ -59,6 +63,14 @@ class CudaMemory:
 
     def available(self) -> int:
         return len(self.gpus) * min(map(self.left_on, self.gpus))
+
+    def at_best(self) -> int:
+        def on(gpu: int) -> int:
+            total = torch.cuda.mem_get_info(gpu)[1]
+            most = total if self.limit is None else min(total, self.limit)
+            return most - PROCESS_BYTES - torch.cuda.memory_allocated(gpu)
+
+        return len(self.gpus) * min(map(on, self.gpus))
 
     def left_on(self, gpu: int) -> int:
         """Bytes that this process can still take of one GPU."""
@@ -98,6 +110,11 @@ class HostMemory:
         if self.limit is None:
             return available
         return min(available, self.limit - int(psutil.Process().memory_info().rss))
+
+    def at_best(self) -> int:
+        total = total_memory()
+        most = total if self.limit is None else min(total, self.limit)
+        return most - int(psutil.Process().memory_info().rss)
 
     def peak_of(self, run: Callable[[], T]) -> tuple[T, int]:
         with LiveBytes() as live:

@@ -43,7 +43,7 @@ from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
 from server.training.worker.method import GraderOutage, Method, TrainingFailed
 from server.training.worker.outcome import chosen_event, failed, stalled
-from server.training.worker.pass_size import DoesNotFit
+from server.training.worker.pass_size import DoesNotFit, DoesNotFitNow
 from server.training.worker.step_report import finite, step_event
 from server.training.worker.step_timer import StepTimer
 from server.training.worker.tracking import Trackers
@@ -59,7 +59,8 @@ async def train(
 ) -> FinishRequest:
     """Train `job` to its end, by the method that is `opened`; the request says how it ended.
 
-    Raises LeaseLost and GatewayRefused. Errors that are about the job itself fail it instead.
+    Raises LeaseLost, GatewayRefused, and for what is the worker's trouble CannotLoad and DoesNotFitNow. Errors that are
+    about the job itself fail it instead.
     """
     try:
         async with opened as method:
@@ -68,11 +69,13 @@ async def train(
         return failed(context.worker, error.code or "training_failed", error.message, getattr(error, "param", None))
     except AdapterError as error:
         return failed(context.worker, "training_failed", error.message)
+    except DoesNotFitNow:
+        raise
     except DoesNotFit as error:
         return failed(context.worker, "out_of_memory", str(error))
-    except torch.OutOfMemoryError:  # beside a pass, while the model is read, for example
+    except torch.OutOfMemoryError as error:  # beside a pass
         text = "The worker's device has no memory left; end what else uses it, or take one that has more."
-        return failed(context.worker, "out_of_memory", text)
+        raise DoesNotFitNow(text) from error
 
 
 class _Job:

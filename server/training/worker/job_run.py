@@ -45,7 +45,8 @@ class JobRun:
     async def run(self) -> None:
         """Check its data, or train it to its end, as its status says.
 
-        Raises LeaseLost when the job is another worker's by now, GatewayRefused for an answer that ends its run here.
+        Raises LeaseLost when the job is another worker's by now, GatewayRefused for an answer that ends its run here,
+        CannotLoad and DoesNotFitNow where the worker has too little memory.
         """
         if self.job.status == "validating_files":
             await self._validate()

@@ -5,6 +5,7 @@ is wanted of the running ones. A job that is to stop is cancelled at once; its u
 with the same result. A worker that is to end finishes the running steps, those that do not take too long, and gives the
 jobs back.
 
+A worker that has no room for the model gives jobs back, and asks for none that need it for a while, then for longer.
 An unexpected exception ends that job's run here, which is among its events, and its lease expires. The gateway counts
 such runs, and fails a job when several in a row ended without a step.
 """
@@ -25,15 +26,18 @@ from pydantic import ValidationError
 from server.core.background import cancelled
 from server.core.errors import ApiError
 from server.limits.fair_semaphore import TenantSemaphores
-from server.training.jobs.config import METHODS, Method
+from server.training.jobs.config import METHODS, Method, needs_weights
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, Wanted
 from server.training.worker.context import WorkerContext, WorkerTools
 from server.training.worker.gateway_client import LeaseLost
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_run import JobRun
-from server.training.worker.outcome import dropped
+from server.training.worker.outcome import dropped, unloaded
+from server.training.worker.pass_size import DoesNotFitNow
+from server.training.worker.trainer import CannotLoad
 
 MAX_BACKOFF_S = 30.0
+MAX_LOAD_PAUSE_S = 600.0
 # Of running steps, when the worker is to end.
 GRACE_S = 30.0
 # For the last word of a worker that ends; nobody waits longer for it.
@@ -58,6 +62,7 @@ class Worker:
     methods: of the jobs that it does. max_jobs: trained together. max_grading: completions of a
     tenant graded at once.
     poll_s: seconds between two claims; less when a third of a lease is less.
+    load_pause_s: before it is tried again to read the model's weights; longer every time.
     """
 
     name: str
@@ -67,9 +72,12 @@ class Worker:
     max_jobs: int = 4
     poll_s: float = 5.0
     max_grading: int = 16
+    load_pause_s: float = 60.0
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[str, _RunningJob] = field(init=False, default_factory=dict)
     _reasoning: bool = field(init=False, default=False)
+    _load_at: float = field(init=False, default=0.0)
+    _load_pause_s: float = field(init=False, default=0.0)
     _job_ended: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _context: WorkerContext = field(init=False)
     _grading_semaphore: TenantSemaphores = field(init=False)
@@ -105,12 +113,13 @@ class Worker:
 
     async def _claim(self) -> ClaimAnswer | None:
         """Renew the leases and ask for jobs; None when the gateway gave no answer."""
+        methods = self._methods()
         request = ClaimRequest(
             worker=self.name,
             base_model=self.tools.base_model,
             factors=self.tools.factors,
-            methods=list(self.methods),
-            capacity=0 if self.stopping.is_set() else max(0, self.max_jobs - len(self._running)),
+            methods=methods or list(self.methods),
+            capacity=0 if self.stopping.is_set() or not methods else max(0, self.max_jobs - len(self._running)),
             running=self.running,
         )
         try:
@@ -189,11 +198,32 @@ class Worker:
             await self._report_stopped(job)
         except LeaseLost as error:
             self.log(f"{job.id} ({job.tenant}) is dropped: {error}")
+        except CannotLoad as error:
+            self._pause_loading()
+            self.log(
+                f"{job.id} ({job.tenant}) is given back, the next is asked for in {self._load_pause_s:.0f} s: {error}"
+            )
+            with suppress(LeaseLost, GatewayRefused):
+                await self.tools.gateway.finish(job.id, unloaded(self.name, str(error)))
+        except DoesNotFitNow as error:
+            await self._drop(job, str(error))
         except GatewayRefused as error:
             await self._drop(job, f"the gateway refuses ({error.status}): {error.message}")
         except Exception as error:  # It ends this job's run and no other; see the module.
             logger.exception("job_failed", job=job.id)
             await self._drop(job, f"an error in the worker ({type(error).__name__}), which is in its log")
+
+    def _pause_loading(self) -> None:
+        """Ask for no job that needs the model for a while, which its other jobs that fail by now do not prolong."""
+        at = time.monotonic()
+        if at >= self._load_at:
+            self._load_pause_s = min(MAX_LOAD_PAUSE_S, max(self.load_pause_s, 2 * self._load_pause_s))
+            self._load_at = at + self._load_pause_s
+
+    def _methods(self) -> list[Method]:
+        """Of the jobs that it can do now."""
+        loads = time.monotonic() >= self._load_at
+        return [method for method in self.methods if loads or not needs_weights([method])]
 
     async def _drop(self, job: ClaimedJob, why: str) -> None:
         """Tell the operator and the job's owner. The lease is kept: what failed may be over when it has run out."""

@@ -38,6 +38,13 @@ def dropped(worker: str, why: str) -> FinishRequest:
     return FinishRequest(worker=worker, status="dropped", events=[event])
 
 
+def unloaded(worker: str, why: str) -> FinishRequest:
+    """The request that gives a job to another worker, for this one has no room for the model."""
+    text = f"The worker gives the job back: {why.rstrip('.')}. The job waits for a worker that has the memory."
+    event = WorkerEvent(level="warn", message=printable(text)[:MAX_MESSAGE_CHARS])
+    return FinishRequest(worker=worker, status="released", events=[event])
+
+
 def stalled(worker: str, step: int, message: str) -> FinishRequest:
     """The request that pauses a job behind `step`, for what grades it does not answer."""
     text = f"Paused behind step {step}: {message.rstrip('.')}. Resume the job when it answers again."

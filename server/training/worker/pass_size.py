@@ -5,7 +5,7 @@ fit then. What it really took corrects the formula, and the next ones take what 
 other processes, the serving engine among them, may be on the device too. Where not even the longest sequence fits, or
 passes would be so small that the device idles, activations are computed again in the backward pass
 (activation_checkpointing.py). A pass that does not fit after all is run again as two. A sequence that does not fit
-alone is an error that says so.
+alone is an error that says so, and whether it would fit once other processes left the device.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ LEAST_TOKENS = {"cuda": 512, "cpu": 64}
 
 class DoesNotFit(Exception):
     """A model, or one sequence of a job, does not fit into the device's memory. The message is for the job's owner."""
+
+
+class DoesNotFitNow(DoesNotFit):
+    """It would, were it not for what other processes have of that memory: another attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,8 @@ class FittingPasses:
             return PassPlan(max(1, min(fitting[mode] // first, self._limits.tokens)), mode)
         if self._memory.can_try and longest < self._too_many.get(mode, longest + 1):
             return PassPlan(longest, mode)
-        raise DoesNotFit(self._sum(longest, available, mode))
+        could = self._formula[mode].tokens_in(int(self._share * max(0, self._memory.at_best()) / self._factor(mode)))
+        raise (DoesNotFitNow if could >= longest else DoesNotFit)(self._sum(longest, available, mode))
 
     def attempt(self, plan: PassPlan, tokens: int, longest: int, run: Callable[[], T], *, gradient: bool) -> T | None:
         mode, known = plan.checkpointing, self._measured.get(plan.checkpointing)

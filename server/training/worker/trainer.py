@@ -17,18 +17,31 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from accelerate.utils.memory import clear_device_cache
 from torch import nn
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.vector.adapter import Adapter
-from server.training.worker.device_memory import DeviceMemory
+from server.training.worker.device_memory import ADVICE, DeviceMemory
 from server.training.worker.forward import MicroBatch, Task, forward_backward, micro_batches, score
 from server.training.worker.packing import TokenSequence
-from server.training.worker.pass_size import DEFAULT_LIMITS, FittingPasses, PassLimits, PassSizes
+from server.training.worker.pass_size import (
+    DEFAULT_LIMITS,
+    DoesNotFit,
+    FittingPasses,
+    PassLimits,
+    PassSizes,
+    is_out_of_memory,
+)
 from server.training.worker.token_scores import TokenScores, joined
 
 T = TypeVar("T")
 TURN_PASSES = 8
+
+
+class CannotLoad(Exception):
+    """There is no room for the model's weights at present. It says nothing of the job for which they were to be read.
+    The message is for people."""
 
 
 @dataclass(slots=True)
@@ -69,7 +82,7 @@ class Trainer:
         """Put a copy of `adapter` into training; returns its handle and its vector.
 
         The vector is float32 (groups, u) on the CPU, and only the caller moves it. Raises FactorsError or RecipeError
-        when the adapter does not fit the model's factors.
+        when the adapter does not fit the model's factors, and CannotLoad.
         """
 
         def add(model: TrainableAdapters) -> tuple[int, nn.Parameter]:
@@ -154,9 +167,22 @@ class Trainer:
     async def _in_thread(self, work: Callable[[TrainableAdapters], T]) -> T:
         def run() -> T:
             if self._loaded is None:
-                self._loaded = self._load()
+                self._loaded = self._read()
                 if self._memory is not None:
                     self._sizes = FittingPasses(self._limits, self._loaded.model, self._memory)
             return work(self._loaded)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+
+    def _read(self) -> TrainableAdapters:
+        try:
+            return self._load()
+        except DoesNotFit as error:
+            why = str(error)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            why = f"The weights of the model do not fit into the device's memory: {ADVICE}."
+        # Behind the handlers, whose error refers to what was read until then.
+        clear_device_cache(garbage_collection=True)
+        raise CannotLoad(why)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from server.core.cgroups import cpu_quota
-from server.core.host_memory import available_memory
+from server.core.host_memory import available_memory, total_memory
 from server.launch.cpu_defaults import keep_to_quota
 from server.launch.start_checks import (
     CannotStart,
@@ -113,6 +113,7 @@ def test_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
     (tmp_path / "memory.current").write_text("900000\n")
     (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 300000\n")
     assert available_memory(tmp_path) == 400_000
+    assert total_memory(tmp_path) == 1_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory(tmp_path) > 1_000_000
 

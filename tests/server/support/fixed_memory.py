@@ -11,15 +11,19 @@ from server.training.worker.live_bytes import LiveBytes
 
 @dataclass
 class FixedMemory:
-    """`peaks` is what passes took. See DeviceMemory for the rest."""
+    """others: bytes that other processes have. `peaks` is what passes took. See DeviceMemory for the rest."""
 
     left: int
     can_try: bool = False
     name: str = "the device"
     peaks: list[int] = field(default_factory=list)
+    others: int = 0
 
     def available(self) -> int:
         return self.left
+
+    def at_best(self) -> int:
+        return self.left + self.others
 
     def peak_of(self, run: Callable[[], Any]) -> tuple[Any, int]:
         with LiveBytes() as live:

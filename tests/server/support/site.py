@@ -78,16 +78,19 @@ class Site:
         http: httpx.AsyncClient | None = None,
         memory: DeviceMemory | None = None,
         can_load: bool = True,
+        check_memory: Callable[[], None] = lambda: None,
         grace_s: float = GRACE_S,
     ) -> AsyncIterator[Worker]:
         """A running worker, killed at the end if it has not ended. memory: as the Trainer's.
 
-        can_load: whether it could read the model's weights. grace_s: of its last steps.
+        can_load: whether it could read the model's weights. check_memory: called before it does. grace_s: of its last
+        steps.
         """
         http = http or self.http
 
         def load() -> TrainableAdapters:
             assert can_load, "nothing of this needs the weights"
+            check_memory()
             return TrainableAdapters(load_model(self.path), self.factors)
 
         trainer = Trainer(load, memory=memory)
@@ -102,7 +105,7 @@ class Site:
             max_tokens=SHAPE["max_position_embeddings"],
             log_dir=self.log_dir,
         )
-        worker = Worker(name, tools, self.lines.append, max_jobs=max_jobs, poll_s=0.02)
+        worker = Worker(name, tools, self.lines.append, max_jobs=max_jobs, poll_s=0.02, load_pause_s=0.2)
         task = asyncio.create_task(worker.run(grace_s))
         try:
             yield worker

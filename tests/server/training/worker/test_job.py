@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
+from transformers import AutoConfig
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.default_recipe import trained_recipe
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
+from server.training.worker.memory import weights_bytes
 from server.training.worker.outcome import failed
+from server.training.worker.pass_size import check_weights
 from tests.adapters.tiny_models import load_model
 from tests.server.support.fixed_memory import FixedMemory
 from tests.server.support.sampling_engine import WORDS
@@ -383,6 +387,32 @@ async def test_a_step_is_the_sum_of_its_parts_and_the_metrics_count_them(
         assert set(counted) == {"sampling", "grading", "training", "eval"}
         for phase, seconds in counted.items():
             assert seconds == pytest.approx(sum(timing["step"].get(phase, 0) for timing in timings))
+
+
+async def test_what_others_have_of_the_memory_fails_no_job(tmp_path: Path, path: Path, factors: Factors) -> None:
+    data = [{"messages": [*row["messages"], {"role": "assistant", "content": WORD}]} for row in rows(12)]
+    config = AutoConfig.from_pretrained(path)
+    weights = weights_bytes(config, torch.float32)
+    for_weights, for_passes = FixedMemory(weights - 1), FixedMemory(1000, others=400_000)
+    async with site(tmp_path, path, factors) as here:
+
+        async def told(text: str) -> None:
+            async with asyncio.timeout(30):
+                while not any(text in event.message for event in await here.events(job_id)):
+                    await asyncio.sleep(0.01)
+
+        job_id = await here.job(data, max_steps=2, validation_fraction=0)
+        async with here.worker(
+            memory=for_passes, check_memory=lambda: check_weights(config, torch.float32, for_weights)
+        ):
+            await told("The worker gives the job back: The weights of the model take")
+            await here.wait(job_id, "queued")
+            for_weights.left = weights
+            await told("The worker drops the job: A sequence of")
+            assert (await here.client.fine_tuning.jobs.retrieve(job_id)).status == "running"
+            for_passes.left = 400_000
+            here.expire_lease(job_id)
+            await here.wait(job_id, "succeeded")
 
 
 async def test_a_sequence_for_which_there_is_no_memory_ends_a_job_with_the_sum(
