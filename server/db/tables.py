@@ -68,7 +68,7 @@ ADAPTERS = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("last_version", sa.Integer, nullable=False),  # the highest ever given
     sa.Column("latest_version", sa.Integer),  # the highest that is not deleted; null when all are
-    sa.Column("revision", sa.BigInteger, nullable=False),  # raised by every change of anything about the adapter
+    sa.Column("revision", sa.BigInteger, nullable=False),  # raised, by chance, by every change of the adapter
     sa.Column("public", sa.Boolean, nullable=False),  # false when all versions are deleted
     sa.UniqueConstraint("tenant_id", "name"),
     sa.Index(

@@ -7,7 +7,6 @@ that of two batches one waits for the other, and they do not deadlock.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ from server.core.clock import now
 from server.db.database import Database
 from server.db.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS
 from server.registry.etags import NO_PRECONDITION, Precondition, revision_etag
-from server.registry.rows import count_adapters, drop_dangling_aliases, metadata_rows
+from server.registry.rows import count_adapters, drop_dangling_aliases, metadata_rows, revision_step
 from server.registry.versions import Entry, StoredVersion, version_values
 
 
@@ -54,14 +53,14 @@ def create_versions(
     for item in items:
         last_version[item.name] += 1
         stored.append(_stored(item, last_version[item.name]))
-    added = Counter(item.name for item in items)
-    revisions = {name: row.revision + added[name] for name, row in rows.items()}
+    revisions = {name: row.revision + revision_step() for name, row in rows.items()}
     _update_rows(connection, rows, last_version, revisions)
     connection.execute(
         ADAPTER_VERSIONS.insert(), [version_values(rows[version.name].id, version) for version in stored]
     )
     _replace_metadata(connection, rows, {version.name: version for version in stored})
-    drop_dangling_aliases(connection, [row.id for row in rows.values() if row.latest_version is None and row.revision])
+    deleted_before = [row.id for row in rows.values() if row.latest_version is None and row.last_version]
+    drop_dangling_aliases(connection, deleted_before)
     count_adapters(connection, tenant_id, sum(row.latest_version is None for row in rows.values()))
     return [Entry(version, revisions[version.name], rows[version.name].public) for version in stored]
 

@@ -9,6 +9,7 @@ Functions of a connection, to be called within a transaction.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ from server.core.names import Reference
 from server.db.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS, ALIAS_MOVES, ALIASES, TENANTS
 from server.registry.etags import Precondition, revision_etag
 from server.registry.versions import VERSION_ROWS, Entry, entry_of
+
+# Leaves room for four billion changes of an adapter.
+MAX_REVISION_STEP = 2**32
 
 
 def visible_row(connection: Connection, tenant_id: int, reference: Reference) -> Row[Any]:
@@ -92,9 +96,14 @@ def versions_changed(connection: Connection, before: Row[Any]) -> int | None:
 
 def raise_revision(connection: Connection, adapter_id: int, **values: Any) -> None:
     """Change the row, so that whatever is remembered of the adapter is read again."""
-    connection.execute(
-        ADAPTERS.update().where(ADAPTERS.c.id == adapter_id).values(revision=ADAPTERS.c.revision + 1, **values)
-    )
+    revision = ADAPTERS.c.revision + revision_step()
+    connection.execute(ADAPTERS.update().where(ADAPTERS.c.id == adapter_id).values(revision=revision, **values))
+
+
+def revision_step() -> int:
+    """By how much a change raises a revision: by chance, so that a database that was restored from a backup, and gives
+    ids and versions a second time, never comes to a revision at which a gateway remembers something else."""
+    return 1 + secrets.randbelow(MAX_REVISION_STEP)
 
 
 def set_public(

@@ -2,7 +2,8 @@
 
 Design decision: nothing remembered ends by time, and gateways send each other no messages. What is remembered of an
 adapter has the revision at which it was read, and every request reads the current revision, one row by an index. So any
-number of gateways may write, each serves what was committed last, and vectors are read from the database once.
+number of gateways may write, each serves what was committed last, and a vector is read from the database once after
+each change of its adapter.
 
 Only `look_up` and `resolve` are for the event loop; the rest blocks on the database. Writes are functions of a
 connection, run by `server.api.writes`: creation.py, deletion.py, aliases.py.
@@ -97,15 +98,13 @@ class Registry:
     def _remembered(
         self, adapter_id: int, revision: int, reference: Reference, pick: float | None
     ) -> tuple[AdapterState, StoredVersion | None] | None:
+        """What was read at this revision. At no other, be it higher: the database may have been restored since."""
         state = self._states.get(adapter_id)
-        if state is None or state.revision < revision:
+        if state is None or state.revision != revision:
             return None
         version = state.version_of(reference, pick)
         kept = None if version is None else self._versions.get((adapter_id, version))
-        # The latest version and those of aliases are not deleted, or the state would say so.
-        if kept is None or (reference.version not in (None, state.latest_version) and kept.revision < revision):
-            return None
-        return state, kept.stored
+        return None if kept is None or kept.revision != revision else (state, kept.stored)
 
     def _load(
         self, adapter_id: int, reference: Reference, pick: float | None

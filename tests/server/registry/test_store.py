@@ -9,12 +9,14 @@ import sqlalchemy as sa
 
 from server.core.errors import BadRequest, NotFound, PreconditionFailed
 from server.core.names import Reference
-from server.db.tables import ADAPTER_METADATA, TENANTS
+from server.db.tables import ADAPTER_METADATA, ADAPTER_VERSIONS, ADAPTERS, TENANTS
 from server.registry.creation import NewVersion, create_versions
 from server.registry.etags import NO_PRECONDITION, Precondition
 from server.registry.rows import entry_at, set_public
 from server.registry.store import Registry
 from tests.server.support.process import Process, adapter
+
+RESTORED = (ADAPTERS, ADAPTER_VERSIONS)
 
 
 async def test_what_was_stored_comes_back_unchanged_after_a_restart(process: Process, database_url: str) -> None:
@@ -89,6 +91,34 @@ async def test_what_is_in_memory_is_found_there_until_its_adapter_changes(proces
     assert await was_cached("a")
     process.create("a")
     assert [await was_cached("a"), await was_cached("a", 1), await was_cached("a", 1)] == [False, False, True]
+
+
+async def test_nothing_of_the_time_that_a_restored_backup_undoes_is_served(
+    process: Process, other_process: Process
+) -> None:
+    process.create("m", 1.0)
+    backup = {table: process.read(lambda of, table=table: of.execute(sa.select(table)).all()) for table in RESTORED}
+    process.create("m", 2.0)
+    process.create("secret", 3.0)
+    assert [(await process.resolve(name)).adapter.vector()[0, 0] for name in ("m", "secret")] == [2, 3]
+
+    def restore(connection: sa.Connection) -> None:
+        for table in reversed(RESTORED):
+            connection.execute(table.delete())
+        for table, rows in backup.items():
+            connection.execute(table.insert(), [row._asdict() for row in rows])
+        if not process.database.is_sqlite:  # which gives the lowest free id by itself
+            last_id = "SELECT setval(pg_get_serial_sequence('adapters', 'id'), max(id)) FROM adapters"
+            connection.execute(sa.text(last_id))
+
+    other_process.write(restore)
+    assert (await process.resolve("m")).id == "m@1"
+    other = other_process.new_tenant("other")
+    other.create("own", 4.0)
+    other_process.create("m", 5.0)
+    own, again = await process.of(other.tenant_id).resolve("own"), await process.resolve("m")
+    assert (own.id, own.adapter.vector()[0, 0]) == ("own@1", 4)
+    assert (again.id, again.adapter.vector()[0, 0]) == ("m@2", 5)
 
 
 async def test_readers_among_writers_never_see_a_version_go_back(process: Process, other_process: Process) -> None:
