@@ -25,6 +25,8 @@ from server.inference.responses.input_items import Item, for_engine, items_of, w
 from server.inference.responses.rows import PREFIX, RUNNING, find_items, find_response
 
 MAX_REFERENCES = 1000
+# What is read for them at most, in times of what a response may have.
+READ_TIMES = 16
 _ENDED_WELL = ("completed", "incomplete")
 _ECHOED = (
     "instructions", "max_output_tokens", "max_tool_calls", "metadata", "reasoning", "safety_identifier",
@@ -201,7 +203,7 @@ def _resolve_references(payload: dict[str, Any], limits: ResponseLimits, connect
             param="input",
             code="invalid_value",
         )
-    found = find_items(connection, tenant_id, wanted, limits.most_bytes)
+    found = find_items(connection, tenant_id, wanted, READ_TIMES * limits.most_bytes)
     items: list[object] = []
     for place, item in enumerate(payload["input"]):
         if isinstance(item, dict) and item.get("type") == "item_reference":

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from server.core.clock import now
-from server.core.errors import NotFound, quoted
+from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id
 from server.core.names import INLINE_LABEL, MIX_LABEL
 from server.db.database import Database
@@ -104,18 +104,26 @@ def response_of(row: Row[Any]) -> dict[str, Any]:
 
 
 def find_items(connection: Connection, tenant_id: int, item_ids: Iterable[str], most_bytes: int) -> dict[str, Any]:
-    """Items of the tenant's outputs by their ids, of at most `most_bytes` of responses; those there are."""
-    wanted = sorted(set(item_ids))
-    of_item = sa.and_(RESPONSE_ITEMS.c.tenant_id == tenant_id, RESPONSE_ITEMS.c.item_id.in_(wanted))
-    holders = sa.select(RESPONSE_ITEMS.c.response_id).where(of_item)
-    sizes = sa.select(RESPONSES.c.id, RESPONSES.c.bytes).where(RESPONSES.c.id.in_(holders)).order_by(RESPONSES.c.id)
+    """Items of the tenant's outputs by their ids; those there are.
+
+    BadRequest when the responses that they are of, without their inputs, have more than `most_bytes` together.
+    """
+    wanted = set(item_ids)
+    of_item = sa.and_(RESPONSE_ITEMS.c.tenant_id == tenant_id, RESPONSE_ITEMS.c.item_id.in_(sorted(wanted)))
+    holders = connection.execute(sa.select(RESPONSE_ITEMS.c.response_id).where(of_item).distinct()).scalars().all()
     found: dict[str, Any] = {}
-    room = most_bytes
-    for holder in connection.execute(sizes).all():
-        room -= holder.bytes
-        if room < 0:
-            break
-        text = connection.execute(sa.select(RESPONSES.c.response).where(RESPONSES.c.id == holder.id)).scalar_one()
+    read = 0
+    for holder in holders:
+        text = connection.execute(sa.select(RESPONSES.c.response).where(RESPONSES.c.id == holder)).scalar_one()
+        read += len(text.encode())
+        if read > most_bytes:
+            raise BadRequest(
+                f"input refers to items of responses that have more than {most_bytes} bytes together as JSON, with the "
+                "instructions and tools that each of them repeats. Send some of the items themselves, or go on from "
+                "the last response with previous_response_id.",
+                param="input",
+                code="too_many_references",
+            )
         found |= {item["id"]: item for item in json.loads(text)["output"] if item.get("id") in wanted}
     return found
 

@@ -112,6 +112,38 @@ async def test_items_are_referred_to_by_their_ids(asking: openai.AsyncOpenAI, en
         await asking.responses.create(model=BASE, input=[{"type": "item_reference", "id": "msg_none"}])
 
 
+async def test_a_conversation_by_references_lasts_as_long_as_it_can_be_stored(
+    settings: Settings, engine: FakeEngine, database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"max_response_bytes": 10_000}), engine, database)
+    async with client_of(app) as http:
+        client = official(http)
+        items: list[Any] = []
+        for turn in range(20):
+            items.append({"role": "user", "content": f"{turn:0100}"})
+            response = await client.responses.create(model=BASE, input=items, store=True)
+            assert len(engine.asked[-1]["input"]) == 2 * turn + 1
+            items.append({"type": "item_reference", "id": response.output[0].id})
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.sum(RESPONSES.c.bytes))).scalar_one() > 50_000
+
+
+async def test_references_to_more_than_is_read_say_so(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"max_response_bytes": 3000}), engine, app_database)
+    engine.base_answer = "x" * 1000
+    async with client_of(app) as http:
+        client = official(http)
+        made = [(await client.responses.create(model=BASE, input="one")).output[0].id for _ in range(40)]
+        references: Any = [{"type": "item_reference", "id": item_id} for item_id in made]
+        with pytest.raises(openai.BadRequestError, match="more than 48000 bytes together") as caught:
+            await client.responses.create(model=BASE, input=references)
+        assert (caught.value.param, caught.value.code) == ("input", "too_many_references")
+        await client.responses.create(model=BASE, input=references[:10])
+        assert len(engine.asked[-1]["input"]) == 10
+
+
 async def test_what_is_retrieved_is_what_was_answered(asking: openai.AsyncOpenAI) -> None:
     response = await asking.responses.create(model=BASE, input="one", metadata={"of": "a test"}, max_output_tokens=2)
     assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")  # type: ignore[union-attr]
