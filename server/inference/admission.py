@@ -29,6 +29,8 @@ from server.limits.spending import check_month, month_headers
 QUEUE_FULL_RETRY_S = 1.0
 # Of the sequences that batches may have when nobody else asks, so many times fewer beside a request.
 BESIDE_SHARE = 16
+# Of embeddings, scores and the like, which hold all slots until the last of them ends. OpenAI takes so many.
+MAX_INPUTS = 2048
 # A tenant of weight 0 still has to be served some time.
 MIN_WEIGHT = 1e-3
 # Of what a tier counts in the turns of tenants.
@@ -120,13 +122,21 @@ class Admission:
             turn.ticket.close(tokens)
 
     def check_width(self, path: str, principal: Principal, estimate: Estimate) -> None:
-        """BadRequest for more sequences than run at once: they would hold all slots, over and over, until they end.
+        """BadRequest for more answers than run at once: they would hold all slots, over and over, until they end;
+        and for very many inputs of a request that generates nothing.
 
         An admin may ask for more.
         """
-        if path in POOLING_ROUTES or principal.may("admin"):
+        if principal.may("admin"):
             return
-        if estimate.sequences > self._queue.max_running:
+        if path in POOLING_ROUTES:
+            if estimate.sequences > MAX_INPUTS:
+                raise BadRequest(
+                    f"The request has {estimate.sequences} inputs, expected at most {MAX_INPUTS}; send several "
+                    "requests instead.",
+                    code="too_many_inputs",
+                )
+        elif estimate.sequences > self._queue.max_running:
             raise BadRequest(
                 f"The request asks for {estimate.sequences} answers (n times the number of prompts), expected at most "
                 f"{self._queue.max_running}, as many as run at once here; send several requests instead.",

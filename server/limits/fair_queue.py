@@ -9,6 +9,9 @@ While a tenant waits, it is served at least as a fluid server would serve it (to
 proportion to its weight) that is behind by one request of each other tenant. No slot stays free that the next request
 fits in.
 
+A request for several slots waits until so many are free, and nobody overtakes it. What others would have done meanwhile
+in the slots that it keeps free is a part of its cost, by what a slot has lately done in a second.
+
 A tenant without requests stays in the heap until the virtual time has passed its tag, which then no longer matters. So
 nothing is remembered of anyone while slots are free.
 
@@ -22,13 +25,17 @@ It does not count quotas (quotas.py) and does not know what a request is.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect, insort
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from itertools import count
 
 from server.limits.background_pace import BackgroundPace
+
+# How far back counts what a slot has done in a second.
+LATELY_S = 60.0
 
 
 class QueueFull(Exception):
@@ -42,6 +49,7 @@ class Flow:
     tenant: Hashable
     start: float
     order: int
+    weight: float = 1.0
     waiting: list[Place] = field(default_factory=list)
     correction: float = 0.0
 
@@ -96,6 +104,7 @@ class FairOrder:
             heappush(self._heap, flow)
         granted = asyncio.get_running_loop().create_future()
         place = Place(flow, cost, weight, width, priority, next(self._order), granted, background)
+        flow.weight = weight
         insort(flow.waiting, place)
         return place
 
@@ -106,6 +115,10 @@ class FairOrder:
             self._virtual_time = flow.start
             if flow.waiting:
                 return flow.waiting[0]
+            if flow.correction > 0:  # it owes that also when it has left
+                self._move_on(flow, flow.correction / flow.weight)
+                flow.correction = 0.0
+                continue
             heappop(self._heap)
             del self._flows[flow.tenant]
         self._virtual_time = 0.0
@@ -117,8 +130,11 @@ class FairOrder:
         place = flow.waiting.pop(0)
         cost = place.cost + flow.correction
         flow.correction = min(cost, 0.0)
-        flow.start += max(cost, 0.0) / place.weight
-        heapreplace(self._heap, flow)
+        self._move_on(flow, max(cost, 0.0) / place.weight)
+
+    def _move_on(self, first: Flow, by: float) -> None:
+        first.start += by
+        heapreplace(self._heap, first)
 
 
 class FairQueue:
@@ -129,7 +145,14 @@ class FairQueue:
     Without a `pace`, work of the background may have all slots that no request wants.
     """
 
-    def __init__(self, *, max_running: int, max_waiting: int, pace: BackgroundPace | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_running: int,
+        max_waiting: int,
+        pace: BackgroundPace | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.max_running = max_running
         self.max_waiting = max_waiting
         self.waiting = 0  # requests, without the background's
@@ -138,6 +161,12 @@ class FairQueue:
         self._requests = FairOrder()
         self._background = FairOrder()
         self._look_again: asyncio.TimerHandle | None = None
+        self._clock = clock
+        # Whose request waits for more slots than are free; since when what it keeps free is counted.
+        self._blocking: Flow | None = None
+        self._counted_at = 0.0
+        # What ended lately: its cost, and for how many seconds it had slots, times their number.
+        self._lately_cost = self._lately_s = 0.0
 
     @property
     def running(self) -> int:
@@ -169,6 +198,7 @@ class FairQueue:
         `cost` and `weight` are above 0; among one tenant's requests lower `priority` goes first. Raises QueueFull, but
         not for the background, of which whoever asks bounds how much waits.
         """
+        self._count_kept_free()
         order = self._background if background else self._requests
         place = order.add(tenant, cost, weight, min(width, self.max_running), priority, background=background)
         if not background:
@@ -188,12 +218,15 @@ class FairQueue:
         if place.left:
             return
         place.left = True
+        self._count_kept_free()
         if not place.background:
             self.pace.request_ended()
         if place.running:
             self._free += place.width
             if place.background:
                 self.pace.ended(place.width, place.started_at)
+            else:
+                self._count_done(place.cost if true_cost is None else true_cost, place)
             if true_cost is not None:
                 place.flow.correction += true_cost - place.cost
         else:
@@ -203,10 +236,13 @@ class FairQueue:
         self._dispatch()
 
     def _dispatch(self) -> None:
+        self._blocking = None
         while self._free and (place := self._requests.first()) is not None:
             if place.width > self._free:
+                self._blocking, self._counted_at = place.flow, self._clock()
                 return  # nobody overtakes it, or it might wait for ever
             self._requests.take_first()
+            place.started_at = self._clock()
             self._grant(place)
         while self._free and (place := self._background.first()) is not None:
             too_wide = place.width > self._free and self.pace.running > 0
@@ -217,6 +253,22 @@ class FairQueue:
             place.width = min(place.width, self._free)
             place.started_at = self.pace.started(place.width)
             self._grant(place)
+
+    def _count_kept_free(self) -> None:
+        """Add to the cost of who blocks the queue what the slots that others wait for would have done since last."""
+        flow = self._blocking
+        if flow is None or not self._lately_s:
+            return
+        now = self._clock()
+        wanted = min(self._free, self.waiting - len(flow.waiting))
+        flow.correction += wanted * (now - self._counted_at) * self._lately_cost / self._lately_s
+        self._counted_at = now
+
+    def _count_done(self, cost: float, place: Place) -> None:
+        self._lately_cost += cost
+        self._lately_s += place.width * (self._clock() - place.started_at)
+        if self._lately_s > self.max_running * LATELY_S:
+            self._lately_cost, self._lately_s = self._lately_cost / 2, self._lately_s / 2
 
     def _grant(self, place: Place) -> None:
         self.waiting -= not place.background

@@ -374,3 +374,12 @@ async def test_more_answers_than_run_at_once_are_refused_but_for_the_operator(
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_answers")
         assert "5 answers" in refused.json()["error"]["message"] and "at most 4" in refused.json()["error"]["message"]
         assert (await chat(client, "o", n=5)).status_code == 200
+
+
+async def test_inputs_of_one_request_are_bounded(client: httpx.AsyncClient) -> None:
+    async def embed(count: int) -> httpx.Response:
+        return await client.post("/v1/embeddings", json={"input": ["x"] * count}, headers={HEADER: "a"})
+
+    refused = await embed(2049)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_inputs")
+    assert (await embed(2048)).status_code == 404  # by the engine, which has no such route

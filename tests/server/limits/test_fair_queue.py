@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Mapping
+from heapq import heappop, heappush
 from typing import Any
 
 import pytest
@@ -57,6 +58,74 @@ def test_waiting_tenants_get_a_fluid_servers_share_less_one_request_of_each_othe
                 assert got[tenant] >= fluid(got.total() - behind, backlogs, weights, tenant) - 1e-6
 
     run(serve())
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 100)), min_size=1, max_size=8)
+
+
+@FUZZ
+@given(st.lists(st.tuples(WEIGHTS, SIZES), min_size=2, max_size=4))
+def test_slots_that_a_wide_request_keeps_free_are_of_its_tenants_share(
+    tenants: list[tuple[float, list[tuple[int, int]]]],
+) -> None:
+    """As above, of requests that take `width` slots for some seconds and cost as much; slots number 4."""
+
+    async def serve() -> None:
+        now = 0.0
+        queue = FairQueue(max_running=4, max_waiting=100, clock=lambda: now)
+        weights = {t: weight for t, (weight, _) in enumerate(tenants)}
+        ends = [(1.0, 0, queue.enter("blocker", cost=4, width=4))]
+        waiting: list[Place] = []
+        granted: list[Place] = []
+        for tenant, (weight, sizes) in enumerate(tenants):
+            for width, seconds in sizes:
+                waiting.append(queue.enter(tenant, cost=width * seconds, weight=weight, width=width))
+                waiting[-1].granted.add_done_callback(lambda _, place=waiting[-1]: granted.append(place))
+        got: Counter[int] = Counter()
+        largest: Counter[int] = Counter()
+        seen: list[tuple[Counter[int], set[int]]] = []
+        kept: list[tuple[float, int, Counter[int]]] = []  # for how long, how many slots, and who waited for them
+        while ends:
+            until, _, ended = heappop(ends)
+            kept.append((until - now, 4 - queue.running, Counter(int(str(p.flow.tenant)) for p in waiting)))
+            now = until
+            queue.leave(ended)
+            await asyncio.sleep(0)
+            for place in granted:
+                tenant = int(str(place.flow.tenant))
+                idle = sum(s * min(free, who.total() - who[tenant]) for s, free, who in kept)
+                kept = []
+                got[tenant] += place.cost + idle  # type: ignore[assignment]
+                largest[tenant] = max(largest[tenant], place.cost + idle)  # type: ignore[assignment]
+                heappush(ends, (now + place.cost / place.width, place.order, place))
+                waiting.remove(place)
+            granted.clear()
+            seen.append((got.copy(), {int(str(p.flow.tenant)) for p in waiting}))
+        assert not waiting
+        for so_far, still_waiting in seen:
+            for tenant in still_waiting:
+                behind = sum(largest[t] for t in weights if t != tenant)
+                assert so_far[tenant] >= fluid(so_far.total() - behind, got, weights, tenant) - 1e-6
+
+    run(serve())
+
+
+async def test_a_wide_request_that_leaves_before_its_turn_has_kept_its_slots_free_all_the_same() -> None:
+    now = 0.0
+    queue = FairQueue(max_running=2, max_waiting=100, clock=lambda: now)
+    running = [queue.enter("narrow", cost=10) for _ in range(2)]
+    wide = queue.enter("wide", cost=1, width=2)
+    narrow = [queue.enter("narrow", cost=10) for _ in range(40)]
+    now = 10.0
+    queue.leave(running[0])
+    now = 100.0  # for 90 seconds a slot is free, and does nothing
+    queue.leave(wide)
+    again = queue.enter("wide", cost=1, width=1)
+    ahead = 0
+    while not again.granted.done():
+        queue.leave(next(place for place in narrow if place.granted.done() and not place.left))
+        ahead += 1
+    assert 7 <= ahead <= 10  # of ten seconds each
 
 
 @FUZZ
