@@ -134,6 +134,7 @@ version: ## Set the version of package, client, chart and images: VERSION=0.2.0
 	@[ -n '$(VERSION)' ] || { echo "make version VERSION=0.2.0" >&2; exit 1; }
 	@old=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) && \
 		sed -i "s/^version = \"$$old\"/version = \"$(VERSION)\"/" pyproject.toml clients/python/pyproject.toml && \
+		sed -i "s/\"tinylora-client==$$old\"/\"tinylora-client==$(VERSION)\"/" pyproject.toml && \
 		sed -i "s/ersion: $$old$$/ersion: $(VERSION)/" deploy/chart/Chart.yaml && \
 		sed -i "s/tinylora-serve:$$old-/tinylora-serve:$(VERSION)-/" deploy/compose.yaml deploy/compose.gpu.yaml Dockerfile && \
 		echo "$$old -> $(VERSION); docs/openapi.json has it too: make openapi"

@@ -40,6 +40,8 @@ def versions(root: Path) -> set[str]:
 
 def test_all_files_have_the_version_of_the_package() -> None:
     assert versions(ROOT) == {version()}
+    # The command line is made of the client, and both are published together.
+    assert f'"tinylora-client=={version()}"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_one_command_changes_all_of_them(tmp_path: Path) -> None:
@@ -51,6 +53,7 @@ def test_one_command_changes_all_of_them(tmp_path: Path) -> None:
     assert versions(tmp_path) == {"7.8.9"}
     # Nothing else that looks like a version.
     before = (ROOT / "pyproject.toml").read_text().replace(f'version = "{version()}"', 'version = "7.8.9"', 1)
+    before = before.replace(f"tinylora-client=={version()}", "tinylora-client==7.8.9")
     assert (tmp_path / "pyproject.toml").read_text() == before
 
 
@@ -97,6 +100,8 @@ def test_a_release_publishes_both_wheels_both_images_and_the_chart() -> None:
     assert (image["with"]["sbom"], image["with"]["target"]) == (True, "${{ matrix.device }}")
     assert re.search(r"^  repository: tinylora-serve$", (ROOT / "deploy/chart/values.yaml").read_text(), re.MULTILINE)
     assert "helm push" in text
+    assert {"run": "bash .ci/run"} in jobs["tests"]["steps"]
+    assert {"tests", "images"} < set(jobs["pypi"]["needs"]), "what cannot be taken back comes last"
     # Whoever may write says so by job, and nobody by default.
     workflow = yaml.safe_load((ROOT / ".github/workflows/release.yaml").read_text())
     assert workflow["permissions"] == {"contents": "read"}

@@ -33,7 +33,7 @@ WORD: Mapping[str, Any] = MappingProxyType(
         "reference": "{{ item.answer }}",
     }
 )
-REASONING_GYM = Path(".venv/reasoning-gym")
+REASONING_GYM = Path(sys.prefix) / "reasoning-gym"
 SEED = 5
 # Questions that come again are left out, so more are asked for than are wanted.
 TRIES = 20
