@@ -59,10 +59,21 @@ def check_content_type(headers: Headers) -> None:
 
 
 def charset_of(headers: Headers) -> str | None:
-    """The charset of the content type, in lower case; None when it says none."""
+    """The charset of the content type, in lower case; None when it says none. BadRequest when it cannot be read."""
     message = Message()
     message["content-type"] = headers.get("content-type", "")
-    return message.get_content_charset()
+    try:
+        return message.get_content_charset()
+    except (
+        TypeError,
+        ValueError,
+    ):  # of the library, for parts that are no continuation, and for bytes that are no text
+        raise BadRequest(
+            f"The charset of the header Content-Type, {quoted(message['content-type'])}, cannot be read; send JSON in "
+            "UTF-8, as application/json.",
+            param="content-type",
+            code="invalid_value",
+        ) from None
 
 
 def is_json(headers: Headers) -> bool:

@@ -83,6 +83,16 @@ async def test_json_in_another_charset_is_refused(client: httpx.AsyncClient, pat
         assert (await sent_as(right)).status_code != 415
 
 
+@pytest.mark.parametrize("charset", ["charset*=utf-8''x; charset*0=y", "charset*=a%00b''x"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/adapters", "/tokenize"])
+async def test_a_charset_that_cannot_be_read_is_refused(client: httpx.AsyncClient, path: str, charset: str) -> None:
+    headers = {"content-type": f"application/json; {charset}"}
+    response = await client.post(path, content=b'{"messages": []}', headers=headers)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (400, "content-type", "invalid_value")
+    assert "send JSON in UTF-8" in error["message"]
+
+
 async def test_head_answers_as_get_without_a_body(app: FastAPI, operator: Operator) -> None:
     await operator.send("POST", "/v1/adapters", json={"name": "a", **VECTOR})
     paths = ("/health", "/ready", "/docs", "/v1/models", f"/v1/models/{BASE}", "/v1/adapters/a", "/adapters", "/v1/no")
