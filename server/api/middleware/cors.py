@@ -17,22 +17,23 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from server.api.middleware.anthropic_errors import REQUEST_ID
 from server.core.error_responses import response_to
 from server.core.errors import Forbidden, quoted
+from server.limits.rate_limit_headers import NO_RETRY, limit_headers, retry_headers
 
 # Of the headers of an answer a page sees only a few, unless it is told that it may see others.
 EXPOSED_HEADERS = (
     "x-request-id",
-    "x-tinylora-adapter",
-    "retry-after",
+    REQUEST_ID,
+    *(f"x-tinylora-{what}" for what in ("adapter", "dtype", "recipe", "factors")),
     "etag",
     "location",
     "link",
-    *(
-        f"x-ratelimit-{what}-{counted}"
-        for counted in ("requests", "tokens")
-        for what in ("limit", "remaining", "reset")
-    ),
+    "idempotent-replayed",
+    *retry_headers(0),
+    *NO_RETRY,
+    *(name for counted in ("requests", "tokens", "month-tokens") for name in limit_headers(counted, 0, 0, 0)),
 )
 
 

@@ -12,12 +12,12 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adapters.factors.factors import Factors
 from server.api.app import create_app
-from server.api.middleware.cors import take_cors
+from server.api.middleware.cors import CorsRules, take_cors
 from server.core.settings import Settings
 from server.db.database import Database
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import FakeEngine
-from tests.server.support.keyed import with_admin_key
+from tests.server.support.keyed import Operator, bearer, with_admin_key
 
 CHAT = "/v1/chat/completions"
 PAGE = "https://app.example"
@@ -76,3 +76,29 @@ async def test_only_what_the_flags_allow_is_allowed_and_said_once(
                 assert asked.status_code == (200 if allowed else 403)
                 private = ["true"] if allowed else []
                 assert asked.headers.get_list("access-control-allow-private-network") == private
+
+
+async def test_a_page_sees_all_that_is_said_in_headers(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(with_admin_key(settings), engine, app_database, cors=CorsRules((PAGE,)))
+    async with client_of(app) as client:
+        client.headers["origin"] = PAGE
+        operator = Operator(client)
+        limits = {"requests_per_minute": 3, "tokens_per_minute": 1000, "tokens_per_month": 1000}
+        await operator.make_tenant("acme", **limits)
+        key = bearer((await operator.make_key("acme", "infer", "adapters"))["key"])
+        upload = {"json": {"name": "a", "vector": [1.0] * 13}, "headers": {**key, "idempotency-key": "1"}}
+        answers = [await client.post("/v1/adapters", **upload) for _ in range(2)]
+        answers.append(await client.get("/v1/adapters/a/vector", headers=key))
+        for path in (CHAT, "/v1/messages", CHAT, CHAT):
+            answers.append(await client.post(path, json={"messages": [], "max_tokens": 1}, headers=key))
+        await operator.send("GET", "/v1/usage", params={"start_time": 0})  # usage is then in the database
+        await operator.send("PATCH", "/v1/tenants/acme", json={"tokens_per_month": 1})
+        answers.append(await client.post(CHAT, json={"messages": [], "max_tokens": 1}, headers=key))
+        assert [answer.status_code for answer in answers] == [201, 201, 200, 200, 200, 200, 429, 429]
+    said = {name for answer in answers for name in answer.headers}
+    seen = set(answers[0].headers["access-control-expose-headers"].split(", "))
+    ours = ("x-ratelimit-", "x-tinylora-", "retry-", "request-id", "x-request-id", "x-should-", "idempotent-", "etag")
+    assert {name for name in said if name.startswith(ours)} <= seen
+    assert {"request-id", "x-should-retry", "retry-after-ms", "x-ratelimit-remaining-month-tokens"} <= said & seen
