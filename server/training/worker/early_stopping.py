@@ -43,8 +43,10 @@ class EarlyStopping:
         self.start, self.start_error = evaluation.value, evaluation.error
         self.start_by_row = list(evaluation.by_row)
 
-    def after_step(self, is_flat: bool, reward: float | None) -> None:
-        """Count a step with mean reward `reward`."""
+    def after_step(self, is_flat: bool | None, reward: float | None) -> None:
+        """Count a step with mean reward `reward`. One of which nothing is known (None) counts as if it were not."""
+        if is_flat is None:
+            return
         self.flat_steps = self.flat_steps + 1 if is_flat else 0
         self.has_learned |= not is_flat
         self.last_reward = reward

@@ -20,7 +20,7 @@ from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
 from server.training.worker import probe
 from server.training.worker.conversations import Conversations
-from server.training.worker.grading import GRADER_OUTAGES, Graded, GradedRollouts
+from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example, JobData
 from server.training.worker.learnable_prompts import LearnablePrompts
@@ -144,14 +144,14 @@ class GradedSampling:
 
 
 def mean_reward(graded: Graded, of: str) -> float:
-    """The mean reward. When there is no reward: GatewayRefused if the engine failed, GraderOutage if the graders did,
-    else TrainingFailed."""
+    """The mean reward. When there is no reward: GatewayRefused if the engine failed, GraderOutage if the graders did
+    for all that was sampled, else TrainingFailed."""
     if graded.mean is not None:
         return graded.mean
     for group in graded.groups:
         if group.group.status is not None and group.group.status >= 500:
             raise GatewayRefused(group.group.status, "", f"no completions: {group.group.error}")
-    error = GraderOutage if graded.errors.keys() <= GRADER_OUTAGES else TrainingFailed
+    error = GraderOutage if graded.is_outage else TrainingFailed
     raise error("no_rewards", f"Not one completion of {of} could be sampled and graded: {graded.first_error}")
 
 

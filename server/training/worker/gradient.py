@@ -38,14 +38,14 @@ UNMEASURED_RATE = 2e-3
 class Batch:
     """The loss of one step, and what is known before the model has run; see StepResult.
 
-    trained_tokens: of sequences with a gradient. is_flat: all advantages are zero.
+    trained_tokens: of sequences with a gradient. is_flat: as in StepResult.
     grading_wait_s: seconds from the last completion to the last grade; None without graders.
     """
 
     task: Task[Any]
     trained_tokens: int
     metrics: Mapping[str, float]
-    is_flat: bool = False
+    is_flat: bool | None = False
     event_data: Mapping[str, Any] = field(default_factory=dict)
     grading_wait_s: float | None = None
 

@@ -109,9 +109,17 @@ class Graded:
         return math.sqrt(math.fsum((mean - centre) ** 2 for mean in means) / (len(means) - 1) / len(means))
 
     @property
-    def is_flat(self) -> bool:
-        """Whether no group has two different rewards, so that all advantages are zero."""
-        return all(group.is_flat for group in self.groups)
+    def is_outage(self) -> bool:
+        """Whether all that could be sampled was left without a reward by what grades it, if anything was sampled."""
+        kinds = self.errors.keys() - {SAMPLING_ERROR}
+        return bool(kinds) and not self.rewards and kinds <= GRADER_OUTAGES
+
+    @property
+    def is_flat(self) -> bool | None:
+        """Whether no group has two different rewards, so that all advantages are zero; None where no group has two
+        rewards, which says nothing."""
+        known = [group.differs for group in self.groups if group.differs is not None]
+        return not any(known) if known else None
 
     def by_prompt(self, prompts: int) -> Graded:
         """The groups that follow each other every `prompts` places as one, for they are of the same prompt."""
@@ -156,11 +164,10 @@ class Graded:
 
     @property
     def first_error(self) -> str | None:
-        """The message of the first error, if there is one."""
-        for group in self.groups:
-            if group.group.error is not None:
-                return group.group.error
-        return next((grade.error.message for group in self.groups for grade in group.grades if grade.error), None)
+        """The message of the first error, if there is one; in an outage, of what grades them."""
+        sampling = [group.group.error for group in self.groups if group.group.error is not None]
+        grading = [grade.error.message for group in self.groups for grade in group.grades if grade.error]
+        return next(iter(grading + sampling if self.is_outage else sampling + grading), None)
 
     @property
     def parts(self) -> dict[str, float]:

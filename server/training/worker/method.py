@@ -37,13 +37,13 @@ class StepResult:
     """What one step did.
 
     trained_tokens: those that it learned from. metrics: by name, for the report. is_flat: no two rewards that could be
-    compared differed, so there was nothing to learn. event_data: more for the `data` of the step's event. samples: some
-    of what was sampled, what tells most first.
+    compared differed, so there was nothing to learn; None where none could be compared. event_data: more for the `data`
+    of the step's event. samples: some of what was sampled, what tells most first.
     """
 
     trained_tokens: int
     metrics: Mapping[str, float]
-    is_flat: bool = False
+    is_flat: bool | None = False
     event_data: Mapping[str, Any] = field(default_factory=dict)
     samples: Sequence[SampledGroup] = ()
 

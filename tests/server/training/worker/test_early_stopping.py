@@ -13,7 +13,7 @@ def evaluation(value: float, error: float = 0.0) -> Evaluation:
     return Evaluation({}, value, error)
 
 
-def after_steps(watch: EarlyStopping, flat: list[bool], total: int = 1000) -> list[bool]:
+def after_steps(watch: EarlyStopping, flat: list[bool | None], total: int = 1000) -> list[bool]:
     """Whether each of these steps ends the job."""
     ends = []
     for step, one in enumerate(flat, 1):
@@ -40,7 +40,7 @@ def test_rewards_that_never_differ_end_a_job_after_several_steps() -> None:
 
 
 def test_one_step_that_can_be_learned_from_starts_the_count_again() -> None:
-    flat = [step % MOST > 0 for step in range(5 * MOST)]
+    flat: list[bool | None] = [step % MOST > 0 for step in range(5 * MOST)]
     assert not any(after_steps(EarlyStopping(), flat, total=len(flat)))
 
 
@@ -48,6 +48,12 @@ def test_a_job_without_a_step_to_learn_from_ends_as_a_failure_at_its_last_step()
     assert after_steps(EarlyStopping(), [True, True, True], total=3) == [False, False, True]
     assert not any(after_steps(EarlyStopping(), [False, True, True, True], total=4))
     assert not any(after_steps(EarlyStopping(), [True, True], total=2))
+
+
+def test_steps_in_an_outage_are_not_counted() -> None:
+    watch = EarlyStopping()
+    assert after_steps(watch, [True] * (MOST - 1) + [None] * MOST + [True]) == [False] * (2 * MOST - 1) + [True]
+    assert not watch.has_learned
 
 
 def test_a_reward_that_stays_far_below_the_start_ends_a_job() -> None:

@@ -114,12 +114,20 @@ async def test_prompts_that_could_not_be_sampled_count_in_no_mean() -> None:
 
 async def test_nothing_can_be_learned_where_no_group_has_different_rewards() -> None:
     assert (await graded(["a", "b"], ["cc", "dd"])).is_flat
-    assert (await graded(["a", "away"])).is_flat
+    assert (await graded(["a", "b"], ["a", "away"])).is_flat
+    assert (await graded(["a", "away"], [])).is_flat is None
     assert not (await graded(["a", "b"], ["cc", "d"])).is_flat
 
 
 async def test_without_a_single_reward_there_is_no_mean() -> None:
     assert (await graded(["away"], [])).mean is None
+
+
+async def test_prompts_that_were_refused_beside_an_outage_do_not_hide_it() -> None:
+    outage = await graded([], ["away", "away"])
+    assert outage.is_outage and outage.first_error == "grader 'lengths', row 1: no answer"
+    assert not (await graded([])).is_outage
+    assert not (await graded(["a", "away"], [])).is_outage
 
 
 async def test_the_error_of_a_mean_is_that_of_the_means_of_prompts() -> None:

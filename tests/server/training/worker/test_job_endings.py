@@ -144,6 +144,25 @@ async def test_a_grader_that_stops_answering_pauses_a_job_which_then_goes_on(
         assert job.model_dump()["step"] == 4
 
 
+async def test_an_outage_in_which_the_engine_refuses_a_prompt_pauses_a_job_too(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors, endpoint_hosts="localhost") as here:
+
+        def reply(place: int | None, count: int) -> float | None:
+            if place is None and count == 15:
+                here.engine.refused = [400]
+            return None if place is None and count >= 16 else count % 8 / 8
+
+        with endpoint_app(Graded(reply)) as endpoint:
+            job_id = await create(here, endpoint.url, held_out=False, max_steps=4)
+            async with here.worker():
+                job = await here.wait(job_id, "paused")
+        assert job.model_dump()["step"] == 2
+        warning = [event.message for event in await here.events(job_id) if event.level == "warn"][-1]
+        assert "status 500" in warning and "status 400" not in warning
+
+
 async def test_an_evaluation_that_was_graded_in_part_chooses_nothing(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
