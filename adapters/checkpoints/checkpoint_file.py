@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from adapters.vector.errors import CheckpointError
+from adapters.vector.safetensors_file import read_safetensors
 
 TENSORS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -129,13 +128,13 @@ def _parse(source: bytes | Path) -> dict[str, Tensor]:
     if isinstance(source, bytes):
         check_tensor_count(source, MAX_TENSORS)
     try:
-        return safetensors.torch.load(source) if isinstance(source, bytes) else safetensors.torch.load_file(source)
-    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
+        return read_safetensors(source)
+    except CheckpointError as error:
         start = source[:32] if isinstance(source, bytes) else _first_bytes(source, 32)
         for magic, what in _OTHER_FILES:
             if start.startswith(magic):
                 raise CheckpointError(f"the checkpoint is {what}") from error
-        raise CheckpointError(f"the checkpoint is not a readable safetensors file: {error}") from error
+        raise CheckpointError(f"the checkpoint is {error.message}") from error
 
 
 def _first_bytes(path: Path, count: int) -> bytes:

@@ -14,12 +14,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from adapters.vector.codec import decode, encode, numbers, parse_dtype
 from adapters.vector.errors import AdapterError, CheckpointError, FactorsError, VectorError
 from adapters.vector.recipe import DType, Recipe
+from adapters.vector.safetensors_file import read_safetensors, safetensors_metadata
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DTYPES: dict[torch.dtype, DType] = {
@@ -88,10 +88,7 @@ class Adapter:
     @classmethod
     def from_safetensors(cls, data: bytes) -> "Adapter":
         """The adapter that `to_safetensors` wrote. CheckpointError for another file; raises as construction does."""
-        try:
-            tensors = safetensors.torch.load(data)
-        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
-            raise CheckpointError(f"not a readable safetensors file: {error}") from error
+        tensors = read_safetensors(data)
         if tensors.keys() != {"vector"}:
             raise CheckpointError(f"expected one tensor named 'vector', got {list(tensors)!r:.200}")
         vector = tensors["vector"]
@@ -106,13 +103,6 @@ class Adapter:
                 f"the metadata key 'tinylora' must hold recipe and factors, got {list(content)!r:.200}", field="file"
             )
         return cls.from_vector(vector, Recipe.from_dict(content["recipe"]), content["factors"], _DTYPES[vector.dtype])
-
-
-def safetensors_metadata(data: bytes) -> Mapping[str, str]:
-    """The metadata of a safetensors file in memory, which the library does not return; it must have parsed the file."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    found: Mapping[str, str] = header.get("__metadata__") or {}
-    return found
 
 
 @lru_cache(maxsize=1024)

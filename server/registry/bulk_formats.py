@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from adapters.checkpoints.checkpoint_file import check_tensor_count
 from adapters.factors.factors import Factors
-from adapters.vector.adapter import Adapter, safetensors_metadata
+from adapters.vector.adapter import Adapter
 from adapters.vector.codec import parse_dtype
 from adapters.vector.errors import CheckpointError
+from adapters.vector.safetensors_file import read_safetensors, safetensors_metadata
 from server.core.errors import ApiError, BadRequest, PayloadTooLarge, quoted
 from server.core.json_text import InvalidJson, parse_json
 from server.core.metadata import metadata_of
@@ -136,12 +136,13 @@ def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str
     wrong."""
     try:
         check_tensor_count(data, MAX_FILE_ADAPTERS)
-        tensors = safetensors.torch.load(data)
-        metadata = safetensors_metadata(data)
     except CheckpointError as error:
         raise BadRequest(f"{error.message}; send them in several files", code="invalid_checkpoint") from error
-    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
-        raise BadRequest(f"the body is not a safetensors file: {error}", code="invalid_checkpoint") from error
+    try:
+        tensors = read_safetensors(data)
+    except CheckpointError as error:
+        raise BadRequest(f"the body is {error.message}", code="invalid_checkpoint") from error
+    metadata = safetensors_metadata(data)
     common = _description(metadata, COMMON_KEY)
     parse_recipe(common.get("recipe"), factors, COMMON_KEY)
     for name, tensor in tensors.items():

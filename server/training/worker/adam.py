@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from adapters.vector.errors import CheckpointError
+from adapters.vector.safetensors_file import read_safetensors
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -85,10 +85,7 @@ class Adam:
 
         Raises CheckpointError when `data` is not such a file, or its vector has another shape.
         """
-        try:
-            tensors = safetensors.torch.load(data)
-        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch has no name for
-            raise CheckpointError(f"not a readable optimiser state: {error}") from error
+        tensors = read_safetensors(data)
         shape = self._parameter.shape
         expected = {"vector": shape, "step": torch.Size(()), **dict.fromkeys(_MOMENTS, shape)}
         found = {name: tensor.shape for name, tensor in tensors.items()}

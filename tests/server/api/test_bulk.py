@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import safetensors.torch
 import torch
 
@@ -132,6 +133,15 @@ async def test_other_content_types_and_broken_files_are_refused_as_a_whole(clien
         "/adapters/bulk", content=b"nonsense", headers={"content-type": "application/safetensors"}
     )
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_checkpoint")
+
+
+@pytest.mark.parametrize("shape", [[0, 2**62, 2**62], [0, 2**63]])
+async def test_an_empty_tensor_of_a_shape_that_none_has_is_refused(client: httpx.AsyncClient, shape: list[int]) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    file = len(header).to_bytes(8, "little") + header
+    for path in ("/adapters/bulk", "/adapters?name=a"):
+        response = await client.post(path, content=file, headers={"content-type": "application/safetensors"})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_checkpoint")
 
 
 async def test_empty_registry_exports_an_empty_body_of_either_format(client: httpx.AsyncClient) -> None:
