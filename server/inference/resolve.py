@@ -150,7 +150,7 @@ class Resolver:
 
     async def _settle(self, payload: dict[str, Any], principal: Principal, *, background: bool) -> Standing:
         """Set what only a request that runs the model has; returns how soon it is served."""
-        standing = await self._tiers.settle(payload, principal)
+        standing = await self._tiers.settle(payload, principal, background=background)
         set_gateway_fields(payload, principal.tenant.id, background=background)
         leave_out_refused(payload)
         lower_limits(payload, self._engine.max_model_len, has_thinking_budgets=self._engine.has_thinking_budgets)

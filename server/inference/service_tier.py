@@ -5,8 +5,8 @@
     flex                after its tenant's other requests
 
 The operator says how many requests of a tenant may have priority in a minute; without that, or beyond it, a request is
-served as default, as OpenAI does. Answers say which tier it was. Other services' tiers (scale, fast, ultrafast,
-standard_only) are default here.
+served as default, as OpenAI does, and so is a line of a batch: it comes after all others. Answers say which tier it
+was. Other services' tiers (scale, fast, ultrafast, standard_only) are default here.
 
 The engine gets the number that stands for the tier: where its KV cache is full, it stops the requests with the highest.
 """
@@ -54,8 +54,8 @@ class ServiceTiers:
     def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas
 
-    async def settle(self, payload: dict[str, Any], principal: Principal) -> Standing:
-        """Take `service_tier` out of `payload`, and set its `priority` accordingly.
+    async def settle(self, payload: dict[str, Any], principal: Principal, *, background: bool = False) -> Standing:
+        """Take `service_tier` out of `payload`, and set its `priority` accordingly. background: it is of a batch.
 
         Raises as `tier_of`.
         """
@@ -63,7 +63,7 @@ class ServiceTiers:
         payload.pop("service_tier", None)
         if tier is None:
             return Standing(priority)
-        if tier == "priority" and not await self._quotas.grants_priority(principal):
+        if tier == "priority" and (background or not await self._quotas.grants_priority(principal)):
             tier = "default"
         if tier == "default":
             return Standing(priority, tier)

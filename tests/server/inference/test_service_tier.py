@@ -12,13 +12,15 @@ import pytest
 from fastapi import FastAPI
 
 from server.api.app import create_app
+from server.batches.asking import ask
 from server.core.principal import Limits, Principal, Tenant
 from server.core.settings import Settings
 from server.db.database import Database
+from server.inference.gateway_fields import BACKGROUND_PRIORITY
 from server.inference.service_tier import TierEcho
 from tests.server.inference.test_admission import until
 from tests.server.support.acting import HEADER, act_as
-from tests.server.support.fake_engine import FakeEngine
+from tests.server.support.fake_engine import BASE, FakeEngine
 
 CHAT = "/v1/chat/completions"
 # Two have a number of it, the third has none.
@@ -54,6 +56,19 @@ async def test_priority_is_given_as_often_as_the_operator_says_and_the_answer_sa
     tiers = [(await chat(client, "granted", service_tier="priority"))["service_tier"] for _ in range(3)]
     assert tiers == ["priority", "priority", "default"]
     assert (await chat(client, "plain", service_tier="priority"))["service_tier"] == "default"
+
+
+async def test_lines_of_batches_leave_priority_to_requests(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    granted = Principal(Tenant(2, "granted", limits=Limits(priority_requests_per_minute=2)), None, frozenset({"infer"}))
+    for sent, served in (("priority", "default"), ("priority", "default"), ("flex", "flex")):
+        body = {"model": BASE, "messages": [{"role": "user", "content": ""}], "service_tier": sent}
+        answered = await ask(app, CHAT, json.dumps(body).encode(), granted, "line")
+        assert json.loads(answered.body)["service_tier"] == served
+        assert (engine.received[-1].model_extra or {})["priority"] == BACKGROUND_PRIORITY
+    tiers = [(await chat(client, "granted", service_tier="priority"))["service_tier"] for _ in range(3)]
+    assert tiers == ["priority", "priority", "default"]
 
 
 @pytest.mark.parametrize(
