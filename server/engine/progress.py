@@ -18,47 +18,45 @@ class EngineProgress:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting = 0  # requests that wait for the engine's next output
+        self._waiting = 0  # requests that wait for their next output
         self._since = 0.0  # when `_before_s` was last true
         self._before_s = 0.0
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last output of any request, of which only those count in which one was waited for.
+        """Seconds since the engine last gave anything, of which only those count in which a request waited.
 
         Requests that are given up do not end a silence: clients lose patience before anybody calls an engine dead. The
         time that a client takes to read its answer is no silence.
         """
         return self._before_s + (self._clock() - self._since if self._waiting else 0.0)
 
+    def gave(self) -> None:
+        """The engine gave something, for whichever request: also what is not handed out before the answer's end."""
+        self._before_s, self._since = 0.0, self._clock()
+
     async def watch(self, outputs: AsyncGenerator[OutputT, None]) -> AsyncGenerator[OutputT, None]:
         """The outputs of one request, as they come. Runs once per token: nothing here makes an object."""
         async with aclosing(outputs):
-            waits = True
             self._wait()
+            waits = True
             try:
                 async for output in outputs:
-                    waits = False
-                    self._gave()
+                    waits = self._wait_no_more()
                     yield output
-                    waits = True
-                    self._wait()
-                waits = False
-                self._gave()
+                    waits = self._wait()
             finally:
                 if waits:
-                    self._gave_up()
+                    self._wait_no_more()
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
         if not self._waiting:
             self._since = self._clock()
         self._waiting += 1
+        return True
 
-    def _gave(self) -> None:
-        """An output, or the end of an answer."""
+    def _wait_no_more(self) -> bool:
         self._waiting -= 1
-        self._before_s, self._since = 0.0, self._clock()
-
-    def _gave_up(self) -> None:
-        self._before_s, self._since = self.silent_s, self._clock()
-        self._waiting -= 1
+        if not self._waiting:
+            self._before_s += self._clock() - self._since
+        return False

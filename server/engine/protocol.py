@@ -18,8 +18,8 @@ from adapters.vector.adapter import Adapter
 from server.engine.grammar import Grammar
 from server.engine.template_cost import TemplateCost
 
-# Called with the tokens of the prompt, once, those newly generated, as they come, and those of the prompt that were in
-# the prefix cache.
+# Called with the tokens of the prompt, once, those newly generated, as the engine gives them (which an answer that is
+# not streamed is not), and those of the prompt that were in the prefix cache. All requests wait while it runs.
 TokenObserver = Callable[[int, int, int], None]
 
 

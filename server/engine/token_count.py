@@ -1,30 +1,25 @@
-"""How many tokens each output of the engine adds to an answer."""
+"""How many tokens one call of the engine takes: of its prompt, and of all answers to it."""
 
 from __future__ import annotations
 
-from vllm.outputs import RequestOutput
+from server.engine.protocol import TokenObserver
 
 
 class TokenCount:
-    """Counts the tokens of one generation, whose outputs repeat what was generated before when `cumulative`."""
+    """Tells `observe` what each output of the engine adds. With `prompt_only`, what is generated is nobody's."""
 
-    def __init__(self, *, cumulative: bool) -> None:
-        self._cumulative = cumulative
+    def __init__(self, observe: TokenObserver, *, prompt_only: bool = False) -> None:
+        self._observe = observe
+        self._prompt_only = prompt_only
         self._prompt_tokens = 0
-        self._generated: dict[int, int] = {}
 
-    def new(self, output: RequestOutput) -> tuple[int, int, int]:
-        """The tokens of the prompt and of the answers in `output` that no output before it had; and how many of the
-        prompt's were cached."""
-        prompt_tokens = 0 if self._prompt_tokens else len(output.prompt_token_ids or ())
-        self._prompt_tokens += prompt_tokens
-        cached_tokens = (output.num_cached_tokens or 0) if prompt_tokens else 0
-        new_tokens = 0
-        for completion in output.outputs:
-            tokens = len(completion.token_ids)
-            if self._cumulative:
-                new_tokens += tokens - self._generated.get(completion.index, 0)
-                self._generated[completion.index] = tokens
-            else:
-                new_tokens += tokens
-        return prompt_tokens, new_tokens, cached_tokens
+    def add(self, prompt_tokens: int, cached_tokens: int, new_tokens: int) -> None:
+        """An output with so many new tokens of an answer whose prompt has so many by now, the cached ones among them.
+
+        Several answers share a prompt, and one that arrives in pieces grows: what was counted of it before is not
+        counted again.
+        """
+        more = prompt_tokens - self._prompt_tokens
+        cached = 0 if self._prompt_tokens else cached_tokens
+        self._prompt_tokens = prompt_tokens
+        self._observe(more, 0 if self._prompt_only else new_tokens, cached)

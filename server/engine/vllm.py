@@ -32,7 +32,6 @@ from vllm.entrypoints.serve.middleware.register import init_entrypoints_middlewa
 from vllm.lora.request import LoRARequest
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.renderers.online_derenderer import OnlineDerenderer
-from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapters.factors.factors import Factors
@@ -40,6 +39,7 @@ from server.engine.error_handlers import add_engine_error_handlers
 from server.engine.grammar_pool import EngineGrammars
 from server.engine.identity import EngineIdentities
 from server.engine.messages import message_of
+from server.engine.output_watch import COUNT, watch_outputs
 from server.engine.progress import EngineProgress
 from server.engine.prompt_count import prompt_count
 from server.engine.protocol import ServedAdapter, TokenObserver
@@ -67,6 +67,10 @@ class Active:
         """What vLLM's handlers are shown of the adapter: the name to answer with. The engine never sees it."""
         return None if self.served is None else LoRARequest(self.served.name, 1, "announced")
 
+    def count(self) -> TokenCount | None:
+        """Of one call of the engine, of which a request may make several."""
+        return None if self.observe is None else TokenCount(self.observe, prompt_only=self.prompt_only)
+
 
 # The adapter of the request that is being served, set by `VllmEngine.activate`.
 ACTIVE: ContextVar[Active] = ContextVar("tinylora_active", default=Active())  # noqa: B039, which does not see that it is frozen
@@ -87,6 +91,7 @@ class AdapterLLM(AsyncLLM):
         self.identities = EngineIdentities()
         self.grammars = EngineGrammars(self.vllm_config)
         self.progress = EngineProgress()
+        watch_outputs(self.output_processor, self.progress.gave)
 
     async def generate(
         self,
@@ -104,7 +109,7 @@ class AdapterLLM(AsyncLLM):
         active = ACTIVE.get()
         check_sampling(sampling_params, self.input_processor)
         await self.grammars.check(sampling_params.structured_outputs, active.tenant)
-        count = TokenCount(cumulative=sampling_params.output_kind == RequestOutputKind.CUMULATIVE)
+        COUNT.set(active.count())
         with self._identity(lora_request) as identity:
             outputs = super().generate(prompt, sampling_params, request_id, lora_request=identity, **kwargs)
             async with aclosing(self.progress.watch(outputs)) as watched:
@@ -112,22 +117,17 @@ class AdapterLLM(AsyncLLM):
                     if active.prompt_only:
                         for completion in output.outputs:
                             completion.token_ids = []
-                    if active.observe is not None:
-                        active.observe(*count.new(output))
                     yield output
 
     async def encode(
         self, prompt: Any, pooling_params: Any, request_id: str, lora_request: LoRARequest | None = None, **kwargs: Any
     ) -> AsyncGenerator[PoolingRequestOutput, None]:
         """As vLLM's; see `generate`."""
-        observe = ACTIVE.get().observe
+        COUNT.set(ACTIVE.get().count())
         with self._identity(lora_request) as identity:
             outputs = super().encode(prompt, pooling_params, request_id, lora_request=identity, **kwargs)
             async with aclosing(self.progress.watch(outputs)) as watched:
                 async for output in watched:
-                    if observe is not None:
-                        observe(len(output.prompt_token_ids), 0, 0)
-                        observe = None  # of the prompt, once
                     yield output
 
     @contextmanager

@@ -95,7 +95,10 @@ class Ticket:
         return {**self._levels.headers(), **self._more}
 
     def used(self, tokens: int) -> None:
-        """It runs, and has used so many tokens until now: what goes beyond its charge is charged too."""
+        """It runs, and has used so many tokens until now: what goes beyond its charge is charged too.
+
+        Does nothing once it has ended, which the engine may hear a step later.
+        """
         draws = self._token_draws
         if draws and tokens > draws[0].amount + self._grown:
             grows = max(GROWTH, tokens - draws[0].amount - self._grown)
@@ -106,6 +109,7 @@ class Ticket:
     def close(self, tokens: int | None) -> None:
         """It has ended and used so many tokens; None: as many as were charged."""
         more = [] if tokens is None else [Draw(d.bucket, tokens - d.amount - self._grown) for d in self._token_draws]
+        self._token_draws = ()
         self._store.give_back(self._taken, [draw for draw in more if draw.amount])
 
     def cancel(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from http.client import HTTPConnection
 
 import httpx
 import openai
@@ -68,6 +70,23 @@ def test_usage_is_what_the_answers_said(client: openai.OpenAI, http: httpx.Clien
     assert after[0] - before[0] == 3
     assert after[1] - before[1] > expected[1]  # the prompt of the stream that was left counts too
     assert expected[2] < after[2] - before[2] < expected[2] + 900
+
+
+def test_an_answer_that_is_not_streamed_is_counted_while_it_grows(http: httpx.Client, server: ServerProcess) -> None:
+    def generated() -> int:
+        page = http.get("/usage", params={"start_time": int(time.time()) - 86_400, "adapters": "base"}).json()
+        return sum(result["output_tokens"] for bucket in page["data"] for result in bucket["results"])
+
+    body = {"model": server.model, "prompt": "Count", "max_tokens": 900, "ignore_eos": True}
+    before, ends = generated(), time.monotonic() + 60
+    leaving = HTTPConnection(http.base_url.host, http.base_url.port or 80)
+    leaving.request(
+        "POST", "/v1/completions", json.dumps(body), {**dict(http.headers), "content-type": "application/json"}
+    )
+    while (counted := generated()) == before and time.monotonic() < ends:
+        time.sleep(0.05)
+    leaving.close()
+    assert before < counted < before + 900
 
 
 def test_the_metrics_that_dashboard_and_alerts_read_are_there(http: httpx.Client) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import psutil
 import pytest
 from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from adapters.apply.engine_form import engine_form
 from adapters.vector.adapter import Adapter
-from server.engine.protocol import ServedAdapter
+from server.core.request_state import RequestUsage
+from server.engine.protocol import ServedAdapter, TokenObserver
 from server.engine.vllm import ACTIVE, Active, AdapterLLM, WrongAdapter
 from server.launch.self_check import AdaptersWithoutEffect, check_adapters_work
 from tests.engine.conftest import Tiny
@@ -140,31 +143,66 @@ def test_embeddings_move_with_the_adapter_and_are_guarded_too(llama: Tiny) -> No
         running.close()
 
 
+def unstreamed(tokens: int, **options: Any) -> SamplingParams:
+    """As HTTP requests without `stream` send: nothing is handed out before the last token."""
+    kind = RequestOutputKind.FINAL_ONLY
+    return SamplingParams(max_tokens=tokens, ignore_eos=True, detokenize=False, output_kind=kind, **options)
+
+
+async def ask(llm: Any, request_id: str, params: SamplingParams, observe: TokenObserver | None = None) -> list[Any]:
+    ACTIVE.set(Active(None, observe))
+    return [output async for output in llm.generate({"prompt_token_ids": [5, 6, 7]}, params, request_id)]
+
+
 def test_an_engine_that_hangs_is_silent_until_it_goes_on(llama: Tiny, adapted: RunningEngine) -> None:
-    core = next(one for one in psutil.Process().children() if "EngineCore" in " ".join(one.cmdline()))
-    params = SamplingParams(temperature=0, max_tokens=2, detokenize=False)
+    alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+    core = next(one for one in alive if "EngineCore" in " ".join(one.cmdline()))
+    llm = adapted.llm
 
-    async def ask(request_id: str) -> int:
-        async for output in adapted.llm.generate({"prompt_token_ids": [5, 6, 7]}, params, request_id):
-            tokens = len(output.outputs[0].token_ids)
-        return tokens
-
-    async def hang() -> tuple[float, float, int]:
-        ACTIVE.set(Active(None))
-        await ask("hangs-before")
-        before = adapted.llm.progress.silent_s
+    async def hang() -> tuple[float, float]:
+        await ask(llm, "hangs-before", unstreamed(2))
+        before = llm.progress.silent_s
         core.suspend()
         try:
-            answer = asyncio.create_task(ask("hangs"))
-            await adapted.llm.check_health()
+            answer = asyncio.create_task(ask(llm, "hangs", unstreamed(2)))
+            await llm.check_health()
             await asyncio.sleep(1)
-            during = adapted.llm.progress.silent_s
+            during = llm.progress.silent_s
         finally:
             core.resume()
-        return before, during, await answer
+        (output,) = await answer
+        assert len(output.outputs[0].token_ids) == 2
+        return before, during
 
-    before, during, tokens = adapted.run(hang())
-    assert before == 0
+    before, during = adapted.run(hang())
+    assert before < 0.1
     assert during > 0.9
-    assert tokens == 2
-    assert adapted.llm.progress.silent_s == 0
+    assert llm.progress.silent_s < 0.1
+
+
+def test_an_answer_is_counted_and_a_sign_of_life_before_it_is_handed_out(llama: Tiny, adapted: RunningEngine) -> None:
+    """Answers of 100 tokens, of which their client leaves before the end."""
+
+    async def leave() -> tuple[RequestUsage, list[float]]:
+        usage, silences = RequestUsage(), [0.0]
+        answers = asyncio.create_task(ask(adapted.llm, "left", unstreamed(100, n=3), usage.add))
+        while usage.completion_tokens < 60 and not answers.done():
+            silences.append(adapted.llm.progress.silent_s)
+            await asyncio.sleep(0.001)
+        assert not answers.done()
+        answers.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await answers
+        return usage, silences
+
+    usage, silences = adapted.run(leave())
+    assert usage.prompt_tokens == 3
+    assert 60 <= usage.completion_tokens < 300
+    ended = sum(later < earlier for earlier, later in pairwise(silences))
+    assert ended > 3, "one silence from the first to the last of these tokens"
+    counted = usage.completion_tokens
+    whole = RequestUsage()
+    (output,) = adapted.run(ask(adapted.llm, "whole", unstreamed(20, n=3), whole.add))
+    assert [len(one.token_ids) for one in output.outputs] == [20, 20, 20]
+    assert (whole.prompt_tokens, whole.completion_tokens) == (3, 60)
+    assert usage.completion_tokens == counted

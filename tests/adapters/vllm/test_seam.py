@@ -22,6 +22,8 @@ from vllm.model_executor.layers.fused_moe import config as fused_moe_config  # n
 from vllm.model_executor.layers.fused_moe import layer as fused_moe_layer  # noqa: E402
 from vllm.ray.ray_env import get_env_vars_to_copy  # noqa: E402
 from vllm.v1.core import kv_cache_utils  # noqa: E402
+from vllm.v1.engine import output_processor  # noqa: E402
+from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.executor.ray_env_utils import get_driver_env_vars  # noqa: E402
 from vllm.v1.worker import gpu_model_runner, lora_model_runner_mixin  # noqa: E402
 from vllm.v1.worker.gpu import lora_utils  # noqa: E402
@@ -126,6 +128,26 @@ def test_serving_classes_look_adapters_up_in_the_mapping_that_is_replaced() -> N
         "vLLM's handlers no longer find adapters in OpenAIServingModels.lora_requests: see server/engine/vllm.py"
     )
     assert "self.lora_requests" in inspect.getsource(OpenAIServingModels.__init__)
+
+
+def test_all_that_the_engine_gives_passes_the_methods_that_count_tokens() -> None:
+    see = "tokens would not be counted, and a healthy engine would seem to hang: see server/engine/output_watch.py"
+    handler = inspect.getsource(AsyncLLM._run_output_handler)
+    for line in ("output_processor = self.output_processor\n", "await engine_core.get_output_async()"):
+        assert line in handler, f"vLLM's output handler has no {line.strip()!r} now: {see}"
+    # It looks the method up at every step, and so finds the one that is put in its place.
+    assert handler.count("output_processor.process_outputs(") == 1, f"vLLM hands outputs to another method: {see}"
+    module = inspect.getsource(inspect.getmodule(AsyncLLM))  # type: ignore[arg-type]
+    added = [module.count(f"self.{where}.add_request") for where in ("output_processor", "engine_core")]
+    assert added == [2, 3], f"AsyncLLM hands requests to its engine and its output processor elsewhere now: {see}"
+    processor = output_processor.OutputProcessor
+    for method, first in (("add_request", "request"), ("process_outputs", "engine_core_outputs")):
+        _, parameter, *_ = inspect.signature(getattr(processor, method)).parameters
+        assert parameter == first, f"OutputProcessor.{method} takes {parameter!r} first, not {first!r}: {see}"
+    assert "self.request_states[request_id] = req_state" in inspect.getsource(processor.add_request), see
+    assert "self.request_states.get(req_id)" in inspect.getsource(processor.process_outputs), see
+    for name in ("prompt_len", "num_cached_tokens"):
+        assert f"self.{name} = " in inspect.getsource(output_processor.RequestState.__init__), f"no {name}: {see}"
 
 
 def test_runners_hand_adapters_over_where_runs_take_the_place_of_tokens() -> None:

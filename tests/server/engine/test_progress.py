@@ -52,32 +52,42 @@ async def test_time_without_requests_is_no_silence(progress: EngineProgress, clo
     task = await waits(progress, queue)
     clock.now += 7
     assert progress.silent_s == 7
+    progress.gave()
     queue.put_nowait("a")
     assert await task == "a"
     clock.now += 100
     assert progress.silent_s == 0
 
 
-async def test_an_output_for_anybody_ends_the_silence_of_all(progress: EngineProgress, clock: Clock) -> None:
-    queues: list[asyncio.Queue[str | None]] = [asyncio.Queue(), asyncio.Queue()]
-    stuck, other = [await waits(progress, queue) for queue in queues]
+async def test_what_the_engine_gives_ends_the_silence_of_all_handed_out_or_not(
+    progress: EngineProgress, clock: Clock
+) -> None:
+    tasks = [await waits(progress, asyncio.Queue()) for _ in range(2)]
     clock.now += 50
-    queues[1].put_nowait("b")
-    await other
+    assert progress.silent_s == 50
+    progress.gave()
     assert progress.silent_s == 0
     clock.now += 5
     assert progress.silent_s == 5
-    stuck.cancel()
+    for task in tasks:
+        task.cancel()
 
 
-async def test_requests_that_are_given_up_add_up(progress: EngineProgress, clock: Clock) -> None:
-    for _ in range(3):
+async def test_requests_that_are_given_up_add_up_until_the_engine_gives_something(
+    progress: EngineProgress, clock: Clock
+) -> None:
+    async def give_up(*, silent: bool) -> None:
         task = await waits(progress, asyncio.Queue())
         clock.now += 30
+        if not silent:
+            progress.gave()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         clock.now += 1000  # with no request
+
+    for _ in range(3):
+        await give_up(silent=True)
     assert progress.silent_s == 90
     queue: asyncio.Queue[str | None] = asyncio.Queue()
     failing = await waits(progress, queue)
@@ -85,6 +95,9 @@ async def test_requests_that_are_given_up_add_up(progress: EngineProgress, clock
     with pytest.raises(Ended):
         await failing
     assert progress.silent_s == 90
+    for _ in range(3):
+        await give_up(silent=False)
+    assert progress.silent_s == 0
 
 
 async def test_a_client_that_does_not_read_is_not_the_engines_silence(progress: EngineProgress, clock: Clock) -> None:

@@ -170,6 +170,7 @@ async def test_an_answer_that_grows_beyond_its_estimate_is_charged_at_once(quota
     assert lefts[:2] == [900, 900] and 700 <= lefts[2] < 900 and 200 <= lefts[3] <= 300
     assert (await refused(quotas, who)).reason == "concurrent_requests", "it is still open"
     ticket.close(710)
+    ticket.used(900)  # told too late
     await settled(store)
     assert round((await quotas.levels(who)).left(0)) == 290
 
