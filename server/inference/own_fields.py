@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from server.core.metadata import metadata_of
+from server.inference.beam_search import check_beam_search
 from server.inference.end_user import check_end_user
 from server.inference.misnomers import check_names
 from server.inference.tools_check import check_hosted_tools, check_tools
@@ -18,6 +19,7 @@ def check_own_fields(payload: Mapping[str, object], path: str, why_no_tools: str
     """BadRequest for the first field of `payload` at fault. why_no_tools: of the model, None where it has tools."""
     check_names(payload)
     check_transfer(payload)
+    check_beam_search(payload)
     check_hosted_tools(payload, path)
     check_tools(payload, why_no_tools)
     check_end_user(payload)
