@@ -43,11 +43,14 @@ def validated(connection: Connection, job_id: str, request: ValidatedRequest) ->
         return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=None)
     if row.total_steps is not None or row.status in FINISHED:
         return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=row.lease_expires_at)
+    status = "queued" if row.status == "validating_files" else row.status
     rows = f"{request.training_rows} training rows"
     if request.validation_rows:
         rows += f", {request.validation_rows} validation rows"
     add_event(connection, job_id, f"Files validated ({rows}), moving job to queued state")
-    status = "queued" if row.status == "validating_files" else row.status
+    if status == "queued" and _others_run(connection, row):
+        text = "Other jobs are running. This one starts when a worker has room for it; tenants take turns at that."
+        add_event(connection, job_id, text)
     row = change_job(connection, row, status=status, total_steps=request.total_steps, attempts=0, **NO_LEASE)
     return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=None)
 
@@ -131,6 +134,13 @@ def _succeed(database: Database, connection: Connection, row: Row[Any], request:
     add_event(connection, row.id, f"New fine-tuned model created: {stored.name}")
     add_event(connection, row.id, "The job has successfully completed")
     return change_job(connection, row, status="succeeded", finished_at=now(), fine_tuned_model=stored.name, **NO_LEASE)
+
+
+def _others_run(connection: Connection, row: Row[Any]) -> bool:
+    running = sa.select(sa.literal(1)).where(
+        JOBS.c.status == "running", JOBS.c.factors == row.factors, JOBS.c.lease_expires_at > now()
+    )
+    return connection.execute(running.limit(1)).first() is not None
 
 
 def _check_next(row: Row[Any], step: int) -> None:

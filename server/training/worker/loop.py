@@ -37,6 +37,8 @@ from server.training.worker.pass_size import DoesNotFitNow
 from server.training.worker.trainer import CannotLoad
 
 MAX_BACKOFF_S = 30.0
+# Whose files are read beside the jobs that are trained: these may take hours, and reading takes little.
+MAX_VALIDATING = 4
 MAX_LOAD_PAUSE_S = 600.0
 # Of running steps, when the worker is to end.
 GRACE_S = 30.0
@@ -113,13 +115,15 @@ class Worker:
 
     async def _claim(self) -> ClaimAnswer | None:
         """Renew the leases and ask for jobs; None when the gateway gave no answer."""
-        methods = self._methods()
+        methods, ends = self._methods(), self.stopping.is_set()
+        trained = sum(running.job.status == "running" for running in self._running.values())
         request = ClaimRequest(
             worker=self.name,
             base_model=self.tools.base_model,
             factors=self.tools.factors,
             methods=methods or list(self.methods),
-            capacity=0 if self.stopping.is_set() or not methods else max(0, self.max_jobs - len(self._running)),
+            capacity=max(0, self.max_jobs - trained) if methods and not ends else 0,
+            validating=0 if ends else max(0, MAX_VALIDATING - (len(self._running) - trained)),
             running=self.running,
         )
         try:

@@ -308,6 +308,24 @@ async def test_prompts_that_the_engine_refuses_to_the_last_fail_the_job(
         assert "status 400" in job.error.message
 
 
+async def test_files_are_validated_though_the_worker_has_no_room_for_another_job(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        first = await here.job(rows(10), SIMILAR, **TINY)
+        async with here.worker(max_jobs=1):
+            await stuck_in_a_step(here, first)
+            good, bad = await here.job(rows(10), SIMILAR, **TINY), await here.job("[]\n", SIMILAR, **TINY)
+            await here.wait(good, "queued")
+            assert (await here.wait(bad, lambda job: job.status == "failed")).error.param == "training_file"
+            told = [event.message for event in await here.events(good)]
+            assert told[-1].startswith("Other jobs are running. This one starts when a worker has room for it")
+            here.engine.hold.set()  # type: ignore[union-attr]
+            here.engine.hold = None
+            for job_id in (first, good):
+                await here.wait(job_id, "succeeded")
+
+
 async def test_two_workers_share_the_jobs(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
         job_ids = [await here.job(rows(10), SIMILAR, **TINY) for _ in range(3)]
