@@ -42,14 +42,16 @@ def find_program() -> str:
 
 
 class RedisServer:
-    """A server that keeps nothing on disk, on a port that stays the same when it is started again."""
+    """A server that keeps nothing on disk, on a port that stays the same when it is started again.
 
-    def __init__(self, program: str) -> None:
+    `cluster`: in cluster mode, with all slots its own. Then the keys of a script have to be in one slot.
+    """
+
+    def __init__(self, program: str, *, cluster: bool = False) -> None:
         self._program = program
+        self._cluster = cluster
         self._directory = tempfile.mkdtemp(prefix="tinylora-redis-")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port: int = probe.getsockname()[1]
+        self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -65,6 +67,7 @@ class RedisServer:
     def start(self) -> None:
         """Start, and wait until it answers."""
         options = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--requirepass", PASSWORD]
+        options += ["--cluster-enabled", "yes"] if self._cluster else []
         dies_with_us = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
         self._process = subprocess.Popen(
             [*dies_with_us, self._program, *options], cwd=self._directory, stdout=subprocess.DEVNULL
@@ -74,10 +77,15 @@ class RedisServer:
             while True:
                 try:
                     client.ping()
-                    return
+                    break
                 except redis.ConnectionError:
                     if self._process.poll() is not None or time.monotonic() > deadline:
                         raise RuntimeError(f"{self._program} did not start") from None
+                    time.sleep(0.02)
+            if self._cluster:
+                client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+                while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+                    assert time.monotonic() < deadline, f"{self._program} makes no cluster"
                     time.sleep(0.02)
 
     def kill(self) -> None:
@@ -101,3 +109,13 @@ class RedisServer:
     def remove(self) -> None:
         self.kill()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _free_port() -> int:
+    """Not one of the last 10,000: in cluster mode a server has a second port, which is so much higher."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 55_000:
+            return port

@@ -190,13 +190,17 @@ class RedisQuotas:
         self._log.info("Redis answers again: quotas are counted for all gateways together")
 
     async def _try(self) -> None:
-        """Raises one of FAILURES where quotas cannot be counted. A replica that takes no writes would answer a ping."""
+        """Raises one of FAILURES where quotas, two at once, cannot be counted. A replica that takes no writes would
+        answer a ping."""
         async with asyncio.timeout(self._timeout_s):
-            await self._take_shared([Draw(Bucket("trial", 60_000), 1)], [], "")
+            draws = [Draw(Bucket(f"trial:{counted}", 60_000), 1) for counted in ("requests", "tokens")]
+            await self._take_shared(draws, [], "")
 
     def _keys(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> list[str]:
-        names = (*(draw.bucket.key for draw in draws), *(hold.key for hold in holds))
-        return [f"{self._prefix}:{name}" for name in names]
+        names = [*(str(draw.bucket.key) for draw in draws), *(str(hold.key) for hold in holds)]
+        # Braces around the tenant, so that all keys of a script are in one slot where Redis is in cluster mode.
+        parts = (name.partition(":") for name in names)
+        return [f"{self._prefix}:{{{tenant}}}:{what}" for tenant, _, what in parts]
 
     def _now(self) -> str:
         return "" if self._clock is None else f"{self._clock():.6f}"

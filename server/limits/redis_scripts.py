@@ -1,8 +1,8 @@
 """The quotas of all gateways in Redis: its keys, and the scripts that change them, each at once.
 
-    <prefix>:tenant-7:requests           when the bucket is full again, seconds since 1970; absent or past: it is
-    <prefix>:tenant-7:key_ab:tokens      the same, of a key by its id, which is no secret
-    <prefix>:tenant-7:open               the open requests, each with the time until which it counts
+    <prefix>:{tenant-7}:requests         when the bucket is full again, seconds since 1970; absent or past: it is
+    <prefix>:{tenant-7}:key_ab:tokens    the same, of a key by its id, which is no secret
+    <prefix>:{tenant-7}:open             the open requests, each with the time until which it counts
 
 Time is Redis's own, so that gateways need not agree on it, unless the first argument says what time it is. A bucket is
 changed by seconds: what is drawn of it, divided by what it gains in a second. Its key stays for a minute after it is

@@ -6,19 +6,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
 from server.core.errors import TooManyRequests
 from server.core.principal import Limits, Principal, Tenant
 from server.limits.quota_store import Hold, ProcessQuotas, QuotaStore
 from server.limits.quotas import Quotas, Ticket
 from server.limits.redis_quotas import LEASE_S, RedisQuotas
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, find_program
 from tests.server.limits.test_token_bucket import Clock
 
 UNLIMITED = Limits()
@@ -30,12 +30,14 @@ def principal(tenant: Limits = UNLIMITED, key: Limits = UNLIMITED, number: int =
     return Principal(Tenant(number, f"acme{number}", limits=tenant), f"key_{number}", scopes, key)  # type: ignore[arg-type]
 
 
-def redis_quotas(server: RedisServer, clock: Clock, timeout_s: float = 5) -> RedisQuotas:
+def redis_quotas(
+    server: RedisServer, clock: Clock, timeout_s: float = 5, fallbacks: Counter | None = None
+) -> RedisQuotas:
     return RedisQuotas(
         server.url,
         prefix="test",
         timeout_s=timeout_s,
-        fallbacks=Counter("f", "", registry=None),
+        fallbacks=fallbacks or Counter("f", "", registry=None),
         clock=lambda: TODAY + clock.now,
     )
 
@@ -43,6 +45,16 @@ def redis_quotas(server: RedisServer, clock: Clock, timeout_s: float = 5) -> Red
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture(scope="module")
+def redis_cluster() -> Iterator[RedisServer]:
+    server = RedisServer(find_program(), cluster=True)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture(params=["process", "redis"])
@@ -324,3 +336,17 @@ async def test_no_request_stays_open_in_a_redis_that_did_not_answer(redis_server
                 await asyncio.sleep(0.05)
         with redis_server.client() as client:
             assert [client.zcard(f"test:{name}") for name in holds] == [0, 0, 0]
+
+
+async def test_a_redis_in_cluster_mode_counts_all_quotas_of_a_request(redis_cluster: RedisServer, clock: Clock) -> None:
+    registry = CollectorRegistry()
+    counted = redis_quotas(redis_cluster, clock, fallbacks=Counter("fallbacks", "", registry=registry))
+    limits = Limits(requests_per_minute=2, tokens_per_minute=100, concurrent_requests=2)
+    async with counted.running():
+        quotas = Quotas(counted)
+        tickets = [await quotas.admit(principal(limits, limits), 10) for _ in range(2)]
+        await refused(quotas, principal(limits, limits))
+        for ticket in tickets:
+            ticket.close(10)
+        await counted.settled()
+    assert registry.get_sample_value("fallbacks_total") == 0
