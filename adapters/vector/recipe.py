@@ -16,7 +16,8 @@ Tying = Literal["tiled", "structured"]
 Projection = Literal["sha256", "peft", "elementary"]
 Convention = Literal["paper", "sqrt"]
 
-_BOUNDS = {"rank": (1, 64), "u": (1, 4096), "groups": (1, 65536), "seed": (0, 2**63 - 1)}
+MAX_U = 4096
+_BOUNDS = {"rank": (1, 64), "u": (1, MAX_U), "groups": (1, 65536), "seed": (0, 2**63 - 1)}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "tying": get_args(Tying),
     "projection": get_args(Projection),

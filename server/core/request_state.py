@@ -30,7 +30,10 @@ class HeldBody(Protocol):
         """So many bytes more. Unavailable when there is no room for them."""
 
     def stream(self) -> None:
-        """The reader keeps nothing of what it has read and will read."""
+        """The reader keeps nothing of what it has read and will read, but for what it says (`keep`)."""
+
+    def keep(self, amount: int) -> None:
+        """So many bytes of what it streams wait to be read on. Unavailable when there is no room for them."""
 
     def hand_over(self) -> HeldBody:
         """All that it holds, for a request that goes on with the same body when this one has ended."""

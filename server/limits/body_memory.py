@@ -70,9 +70,17 @@ class HeldBody:
             self.bytes += amount
 
     def stream(self) -> None:
-        """The reader keeps nothing of what it has read and will read."""
+        """The reader keeps nothing of what it has read and will read, but for what it says (`keep`)."""
         self.close()
         self._streamed = True
+
+    def keep(self, amount: int) -> None:
+        """So many bytes of what it streams wait to be read on. Unavailable when there is no room for them."""
+        if amount > self.bytes:
+            self._room.take(self._tenant_id, amount - self.bytes)
+        else:
+            self._room.give_back(self._tenant_id, self.bytes - amount)
+        self.bytes = amount
 
     def hand_over(self) -> HeldBody:
         """All that it holds, for a request that goes on with the same body when this one has ended."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,11 @@ from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.codec import parse_dtype
 from adapters.vector.errors import CheckpointError
+from adapters.vector.recipe import MAX_U
 from adapters.vector.safetensors_file import read_safetensors, safetensors_metadata
 from server.core.errors import ApiError, BadRequest, PayloadTooLarge, quoted
 from server.core.json_text import InvalidJson, parse_json
+from server.core.json_values import most_values, too_many
 from server.core.metadata import metadata_of
 from server.core.names import check_new_name
 from server.registry.creation import NewVersion
@@ -45,7 +47,10 @@ from server.registry.spec import (
 from server.registry.versions import StoredVersion
 
 NDJSON = "application/x-ndjson"
-MAX_LINE_BYTES = 2**20
+# Of any server, so that vectors of small models may be long lists of numbers.
+LEAST_LINE_LIMIT = 2**20
+# What may be in a line beside the vector: metadata, in which a character takes at most 12 bytes, and short fields.
+MOST_DESCRIPTION_BYTES = 2**17
 MAX_FILE_ADAPTERS = 50_000
 COMMON_KEY = "tinylora"
 ONE_KEY = "tinylora:"
@@ -65,10 +70,18 @@ class Rejected:
 Item = NewVersion | Rejected
 
 
-async def lines_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+def most_line_bytes(factors: Factors) -> int:
+    """How long a line may be: as long as one that is exported of the longest vector there can be for `factors`."""
+    vector_bytes = 4 * len(factors.modules) * MAX_U  # a group for each module, in float32
+    return max(LEAST_LINE_LIMIT, 4 * -(-vector_bytes // 3) + MOST_DESCRIPTION_BYTES)
+
+
+async def lines_of(
+    chunks: AsyncIterable[bytes], most_bytes: int, keep: Callable[[int], None] = lambda _: None
+) -> AsyncIterator[bytes]:
     """The lines of a body that comes in pieces, without their ends; empty lines too, so that they can be counted.
 
-    PayloadTooLarge for a line beyond MAX_LINE_BYTES.
+    Of a line beyond `most_bytes` only one byte more than that. `keep` hears how many bytes wait for the end of theirs.
     """
     line = bytearray()
     async for chunk in chunks:
@@ -77,11 +90,8 @@ async def lines_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
             if number > 0:
                 yield bytes(line)
                 line.clear()
-            line += piece
-            if len(line) > MAX_LINE_BYTES:
-                raise PayloadTooLarge(
-                    f"A line has more than {MAX_LINE_BYTES} bytes, expected one adapter per line, ended by a line feed."
-                )
+            line += piece[: most_bytes + 1 - len(line)]
+        keep(len(line))
     if line.strip():
         yield bytes(line)
 
@@ -110,6 +120,7 @@ def parse_line(line: bytes, factors: Factors, base_models: Collection[str]) -> I
     """The adapter that one line of NDJSON writes out."""
     name: str | None = None
     try:
+        _check_size(line, factors)
         try:
             fields: Any = parse_json(line)
         except InvalidJson as error:
@@ -129,6 +140,19 @@ def parse_line(line: bytes, factors: Factors, base_models: Collection[str]) -> I
         return NewVersion(name, parse_spec(fields, factors), metadata_of(fields.get("metadata"), printable=True))
     except ApiError as error:
         return Rejected(name, error)
+
+
+def _check_size(line: bytes, factors: Factors) -> None:
+    """PayloadTooLarge for a line that is longer, or would take more memory, than any adapter for `factors` needs."""
+    most = most_line_bytes(factors)
+    if len(line) > most:
+        raise PayloadTooLarge(
+            f"the line has more than {most} bytes, expected one adapter per line, ended by a line feed",
+            code="line_too_long",
+        )
+    most_numbers = len(factors.modules) * MAX_U + LEAST_LINE_LIMIT
+    if (values := most_values(line)) > most_numbers:
+        raise PayloadTooLarge(f"the line {too_many(values, most_numbers)}", code="line_too_long")
 
 
 def parse_safetensors(data: bytes, factors: Factors, base_models: Collection[str]) -> Iterator[Item]:

@@ -36,6 +36,7 @@ from server.registry.bulk_formats import (
     batches_of,
     fitting_file,
     lines_of,
+    most_line_bytes,
     ndjson_line,
     parse_line,
     parse_safetensors,
@@ -99,9 +100,11 @@ async def _batches(request: Request, gateway: Gateway) -> AsyncIterator[Callable
     """The body in batches. Each is yet to be parsed, by the thread that stores it and then forgets what it parsed."""
     kind = media_type(request.headers)
     if kind == NDJSON:
-        held_body(request.scope).stream()
+        held = held_body(request.scope)
+        held.stream()
+        most = most_line_bytes(gateway.engine.factors)
         chunks = body_chunks(request.headers, request.receive, gateway.settings.max_bulk_bytes, "max_bulk_bytes")
-        async for lines in batches_of(lines_of(chunks), most_lines=BATCH, most_bytes=BATCH_BYTES):
+        async for lines in batches_of(lines_of(chunks, most, held.keep), most_lines=BATCH, most_bytes=BATCH_BYTES):
             yield partial(_parse_lines, lines, gateway)
     elif kind in SAFETENSORS:
         data = await read_body(request.headers, request.receive, gateway.settings.max_upload_bytes, "max_upload_bytes")

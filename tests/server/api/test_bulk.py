@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import httpx
@@ -13,8 +13,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from server.api.app import create_app
+from server.core.settings import Settings
+from server.db.database import Database
 from server.registry.bulk_export import BATCH
-from tests.server.support.fake_engine import BASE
+from tests.server.conftest import client_of
+from tests.server.support.fake_engine import BASE, FakeEngine
 
 VECTOR = base64.b64encode(bytes(26)).decode()
 
@@ -114,15 +118,23 @@ async def test_import_that_is_sent_again_under_its_key_stores_nothing_twice(clie
     assert {outcome["version"] for outcome in third[:-1]} == {2}
 
 
-async def test_body_that_breaks_off_has_stored_what_came_before(client: httpx.AsyncClient) -> None:
-    body = ndjson({"name": f"n{number}", "vector": VECTOR} for number in range(BATCH)) + b"x" * (2**20 + 1)
-    *outcomes, totals = await send(client, body)
-    assert len(outcomes) == totals["stored"] == BATCH
-    assert totals["complete"] is False
-    assert totals["error"]["code"] == "request_too_large"
-    response = await client.post(
-        "/adapters/bulk", content=b"x" * (2**20 + 1), headers={"content-type": "application/x-ndjson"}
-    )
+async def test_body_that_breaks_off_has_stored_what_came_before(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"max_bulk_bytes": 2**20}), engine, app_database)
+    kind = {"content-type": "application/x-ndjson"}
+
+    async def too_much() -> AsyncIterator[bytes]:
+        yield ndjson({"name": f"n{number}", "vector": VECTOR} for number in range(BATCH))
+        yield b"x" * 2**20
+
+    async with client_of(app) as client:
+        response = await client.post("/adapters/bulk", content=too_much(), headers=kind)
+        *outcomes, totals = [json.loads(line) for line in response.text.splitlines()]
+        assert len(outcomes) == totals["stored"] == BATCH
+        assert totals["complete"] is False
+        assert totals["error"]["code"] == "request_too_large"
+        response = await client.post("/adapters/bulk", content=b"x" * (2**20 + 1), headers=kind)
     assert response.status_code == 413
 
 

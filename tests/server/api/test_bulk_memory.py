@@ -6,6 +6,7 @@ import json
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -15,7 +16,7 @@ import torch
 
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
-from adapters.vector.recipe import Recipe
+from adapters.vector.recipe import MAX_U, Recipe
 from server.api.app import create_app
 from server.core.principal import DEFAULT_TENANT_ID
 from server.core.settings import Settings
@@ -25,7 +26,7 @@ from server.registry.bulk_formats import MAX_FILE_ADAPTERS, batches_of, fitting_
 from server.registry.creation import NewVersion, create_versions
 from server.registry.versions import StoredVersion
 from tests.server.conftest import client_of
-from tests.server.support.fake_engine import MODULES, FakeEngine
+from tests.server.support.fake_engine import MODULES, PARTS, FakeEngine, tiny_factors
 from tests.server.support.process import Process
 
 MIB = 2**20
@@ -82,7 +83,7 @@ async def pieces(body: bytes, length: int) -> AsyncIterator[bytes]:
 
 
 async def cut(body: bytes, length: int) -> list[Sequence[bytes]]:
-    return [batch async for batch in batches_of(lines_of(pieces(body, length)), most_lines=3, most_bytes=20)]
+    return [batch async for batch in batches_of(lines_of(pieces(body, length), MIB), most_lines=3, most_bytes=20)]
 
 
 async def test_batches_are_cut_by_the_lines_and_not_by_the_pieces_they_came_in() -> None:
@@ -96,8 +97,37 @@ async def test_batches_are_cut_by_the_lines_and_not_by_the_pieces_they_came_in()
 async def test_a_line_in_many_pieces_is_read_in_the_memory_of_a_few() -> None:
     body = b"v" * MIB + b"\n"
     with peak() as held:
-        assert [line async for line in lines_of(pieces(body, 16))] == [body[:-1]]
+        assert [line async for line in lines_of(pieces(body, 16), MIB)] == [body[:-1]]
     assert held.bytes < 4 * MIB
+
+
+async def test_of_a_line_that_is_too_long_little_is_held_and_the_next_one_is_read() -> None:
+    kept: list[int] = []
+    for length in (1, 7, 1000):
+        found = [line async for line in lines_of(pieces(b"x" * 5000 + b"\nnext\n", length), 100, kept.append)]
+        assert found == [b"x" * 101, b"next"]
+    assert max(kept) == 101
+
+
+async def test_the_longest_adapter_there_can_be_is_imported_as_it_was_exported(
+    settings: Settings, app_database: Database, tmp_path: Path
+) -> None:
+    modules = [f"model.layers.{layer}.{part}" for layer in range(20) for part in PARTS]
+    factors = tiny_factors(tmp_path, modules=modules)
+    recipe = Recipe(rank=1, u=MAX_U, groups=len(modules))
+    longest = Adapter.from_vector(torch.full((recipe.groups, recipe.u), 0.1), recipe, factors.digest, "float32")
+    metadata = {f"{number:064d}": "\N{GRINNING FACE}" * 512 for number in range(16)}
+    with app_database.write() as connection:
+        create_versions(app_database, connection, DEFAULT_TENANT_ID, [NewVersion("long", longest, metadata)])
+    async with client_of(create_app(settings, FakeEngine(factors), app_database)) as client:
+        exported = (await client.get("/adapters/export")).content
+        too_long = exported.replace(b"{", b"{" + b" " * MIB, 1)
+        response = await client.post(
+            "/adapters/bulk", content=too_long + exported, headers={"content-type": "application/x-ndjson"}
+        )
+    refused, stored, totals = (json.loads(line) for line in response.text.splitlines())
+    assert len(exported) > 2 * MIB
+    assert (refused["error"]["code"], stored["version"], totals["complete"]) == ("line_too_long", 2, True)
 
 
 def test_an_export_holds_a_few_megabytes_at_a_time(process: Process, factors: Factors) -> None:
