@@ -126,7 +126,9 @@ class Settings(BaseSettings):
         default=16 * MIB, ge=0, description="samples kept of a job, as JSON, with fewer prompts of each step; 0: none"
     )
     max_step_tokens: int = Field(
-        default=2**23, ge=1, description="tokens of the completions of a training step, or of an evaluation"
+        default=2**23,
+        ge=1,
+        description="tokens of the completions of a training step or an evaluation, and of the rows that it reads",
     )
     max_grader_runs: int = Field(
         default=4, ge=1, description="graders and webhooks that a tenant may be trying at once"

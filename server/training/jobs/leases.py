@@ -3,8 +3,9 @@
 Claims are made one after the other, under a lock of their own on PostgreSQL (SQLite has one writer anyway), so that the
 choice is fair: next is the tenant with the fewest running jobs for its weight, and of its jobs the oldest that the
 worker can do. A job whose worker no longer renews its lease is handed on; a job whose workers ended MAX_ATTEMPTS times
-in a row without a step is failed. One that this version cannot read, as after a downgrade, is left for one that can,
-and an event says so.
+in a row without a step is failed. Behind SUSPECT of them it starts by itself, and its worker gets no other job until it
+has made a step: a job that takes all memory uses up its own attempts and not those of others. One that this version
+cannot read, as after a downgrade, is left for one that can, and an event says so.
 
 Functions of a connection.
 """
@@ -34,6 +35,7 @@ from server.training.jobs.protocol import Checkpoint, ClaimAnswer, ClaimedJob, C
 from server.training.states import wanted_of
 
 MAX_ATTEMPTS = 5
+SUSPECT = 2
 VALIDATING = 4
 # PostgreSQL's lock under which workers claim. Any number will do.
 CLAIM_LOCK = 0x71_4E_10_2B
@@ -50,10 +52,10 @@ def claim(database: Database, connection: Connection, request: ClaimRequest, lea
     if not database.is_sqlite:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
     validating = (VALIDATING if request.capacity else 0) if request.validating is None else request.validating
-    jobs = [
-        *_claim_some(database, connection, request, lease_s, seals, ("validating_files",), validating),
-        *_claim_some(database, connection, request, lease_s, seals, ("queued", "running"), request.capacity),
-    ]
+    jobs: list[ClaimedJob] = []
+    for statuses, capacity in ((("validating_files",), validating), (("queued", "running"), request.capacity)):
+        if not _has_suspect(connection, [*request.running, *(job.id for job in jobs)], SUSPECT + 1):
+            jobs += _claim_some(database, connection, request, lease_s, seals, statuses, capacity, bool(jobs))
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)
 
 
@@ -99,12 +101,16 @@ def _claim_some(
     seals: Seals,
     statuses: tuple[str, ...],
     capacity: int,
+    has_others: bool,
 ) -> list[ClaimedJob]:
     claimed: list[ClaimedJob] = []
     unreadable: set[str] = set()
     while len(claimed) < capacity:
         job_id = _next_job_id(connection, request, statuses, unreadable)
         if job_id is None:
+            break
+        is_suspect = _has_suspect(connection, [job_id], SUSPECT)
+        if is_suspect and (claimed or has_others):
             break
         try:
             # Taken back for a job that cannot be read; everyone's renewals stay.
@@ -119,10 +125,18 @@ def _claim_some(
                     fail_job(database, connection, row, error.code, error.message)
                     continue
                 claimed.append(_claimed(connection, row, method))
+                if is_suspect:
+                    break
         except ValidationError as error:
             unreadable.add(job_id)
             _say_unreadable(connection, job_id, error)
     return claimed
+
+
+def _has_suspect(connection: Connection, job_ids: Collection[str], attempts: int) -> bool:
+    """Whether one of the jobs was claimed so often since its last step."""
+    found = sa.exists().where(JOBS.c.id.in_(job_ids), JOBS.c.attempts >= attempts)
+    return bool(connection.execute(sa.select(found)).scalar_one())
 
 
 def _say_unreadable(connection: Connection, job_id: str, error: ValidationError) -> None:

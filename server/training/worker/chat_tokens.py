@@ -57,12 +57,27 @@ class ChatTokens:
             )
         return tokens
 
-    def examples(self, row: Row, param: str = "training_file") -> list[tuple[list[int], list[int]]]:
-        """(prompt ids, answer ids) of every message that is trained.
+    def examples(
+        self, row: Row, param: str = "training_file", most: int | None = None
+    ) -> list[tuple[list[int], list[int]]]:
+        """(prompt ids, answer ids) of every message that is trained; all of them together have at most `most` tokens.
 
-        DataError when they are too long together, or the chat template does not write the message or its tools.
+        DataError when they are too long, or the chat template does not write the message or its tools.
         """
-        return [self._example(row, index, param) for index, message in enumerate(row.messages) if is_trained(message)]
+        examples: list[tuple[list[int], list[int]]] = []
+        tokens = 0
+        for index in (index for index, message in enumerate(row.messages) if is_trained(message)):
+            prompt, answer = self._example(row, index, param)
+            tokens += len(prompt) + len(answer)
+            if most is not None and tokens > most:
+                raise DataError(
+                    row.line,
+                    f"up to messages[{index}] its answers, each with all messages before it, have {tokens} tokens",
+                    f"at most {most} in a row (the server's setting max_step_tokens), or the weight 0 for some answers",
+                    param=param,
+                )
+            examples.append((prompt, answer))
+        return examples
 
     def _example(self, row: Row, index: int, param: str) -> tuple[list[int], list[int]]:
         where = f"messages[{index}]"

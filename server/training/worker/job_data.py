@@ -28,6 +28,10 @@ from server.training.worker.environment import Environment
 from server.training.worker.gateway_client import GatewayClient
 from server.training.worker.row_store import RowStore
 from server.training.worker.seen_rows import SeenRows, notes
+from server.training.worker.step_size import check_rows
+
+# Of held-out rows that are scored together; some hundred bytes each.
+PORTION_TOKENS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,28 @@ class JobData:
         """The examples of the validation rows."""
         return _flatten(await self.validation.read())
 
+    async def held_out_portions(self) -> AsyncIterator[Examples]:
+        """The examples of the validation rows, as many rows at a time as have PORTION_TOKENS when padded."""
+        portion: Examples = []
+        longest = 0
+        for index in range(len(self.validation)):
+            examples = _flatten(await self.validation.read([index]))
+            portion += examples
+            longest = max(longest, *(len(one.prompt) + len(one.completion) for one in examples))
+            if len(portion) * longest >= PORTION_TOKENS:
+                yield portion
+                portion, longest = [], 0
+        if portion:
+            yield portion
+
 
 @asynccontextmanager
 async def open_job_data(
-    job: ClaimedJob, gateway: GatewayClient, tools: GraderTools, chat: ChatTokens
+    job: ClaimedJob, gateway: GatewayClient, tools: GraderTools, chat: ChatTokens, max_step_tokens: int
 ) -> AsyncIterator[JobData]:
     """The data of `job`, every row checked; usable as long as the block runs.
+
+    max_step_tokens: the most that a step reads, or an evaluation whose rows are read at once.
 
     Raises BadRequest for what cannot be trained on; for a row that is a DataError with its line.
     """
@@ -107,13 +127,13 @@ async def open_job_data(
     def rows(file: BinaryIO, param: str, seen: SeenRows) -> RowStore[Examples]:
         def checked() -> Iterator[Row]:
             for row in read_rows(file, config.method, variables=variables, param=param):
-                seen.add(_examples(row, config, chat, param), chat)
+                seen.add(_examples(row, config, chat, param, max_step_tokens), chat)
                 if environment is not None:
                     turns.check(row, param)
                 yield row
 
         def make(line: int, text: bytes) -> Examples:
-            return _examples(read_row(line, text, config.method, DataLimits()), config, chat, param)
+            return _examples(read_row(line, text, config.method, DataLimits()), config, chat, param, max_step_tokens)
 
         return RowStore.of(file, checked(), make)
 
@@ -130,6 +150,11 @@ async def open_job_data(
             training, validation = training.only(kept), training.only(held_out)
             trained, tested = trained.only(kept), trained.only(held_out)
         sampler = Sampler(len(training), config.batch_size, job.seed)
+        check_rows(trained.tokens, config.batch_size, "batch_size", "a step", max_step_tokens)
+        if isinstance(config, RewardedConfig):
+            check_rows(
+                tested.tokens, min(config.eval_rows, len(validation)), "eval_rows", "an evaluation", max_step_tokens
+            )
         yield JobData(
             training=training,
             validation=_subsample(validation, config.eval_rows, job.seed),
@@ -166,11 +191,13 @@ def _check_integrations(job: ClaimedJob) -> None:
         )
 
 
-def _examples(row: Row, config: AnyConfig, chat: ChatTokens, param: str) -> Examples:
+def _examples(row: Row, config: AnyConfig, chat: ChatTokens, param: str, max_step_tokens: int) -> Examples:
     if isinstance(config, RewardedConfig):
         prompt = chat.prompt(row, config.max_completion_tokens, param)
         return [Example(row.line, prompt, (), row.item, row.messages, row.tools)]
-    return [Example(row.line, prompt, answer, row.item) for prompt, answer in chat.examples(row, param)]
+    return [
+        Example(row.line, prompt, answer, row.item) for prompt, answer in chat.examples(row, param, max_step_tokens)
+    ]
 
 
 def _subsample(rows: RowStore[Examples], most: int, seed: int) -> RowStore[Examples]:

@@ -91,7 +91,8 @@ class JobRun:
         limit, kwargs = min(longest, tools.max_tokens), self.job.config.chat_template_kwargs
         chat = ChatTokens(tools.tokenizer, limit, kwargs, tools.end_tokens)
         try:
-            return await files.enter_async_context(open_job_data(self.job, tools.gateway, tools.graders, chat))
+            data = open_job_data(self.job, tools.gateway, tools.graders, chat, tools.max_step_tokens)
+            return await files.enter_async_context(data)
         except ApiError as error:
             if error.status >= 500:  # It says nothing of the job, which another attempt may open.
                 raise

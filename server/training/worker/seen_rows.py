@@ -19,20 +19,24 @@ class Tokens(Protocol):
 
 
 class SeenRows:
-    """Of every row a digest of its tokens. endless: answers that do not end where the engine stops."""
+    """Of every row a digest of its tokens, and how many there are. endless: answers that do not end where the engine
+    stops."""
 
-    def __init__(self, digests: Iterable[int] = (), endless: int = 0) -> None:
+    def __init__(self, digests: Iterable[int] = (), tokens: Iterable[int] = (), endless: int = 0) -> None:
         self.digests = array("q", digests)
+        self.tokens = array("Q", tokens)
         self.endless = endless
 
     def add(self, examples: Sequence[Tokens], chat: ChatTokens) -> None:
         """Count a row."""
         self.digests.append(hash(tuple((tuple(one.prompt), tuple(one.completion)) for one in examples)))
+        self.tokens.append(sum(len(one.prompt) + len(one.completion) for one in examples))
         self.endless += sum(bool(one.completion) and not chat.ends(one.completion) for one in examples)
 
-    def only(self, indices: Iterable[int]) -> SeenRows:
+    def only(self, indices: Sequence[int]) -> SeenRows:
         """Some of the rows; `endless` stays that of all."""
-        return SeenRows((self.digests[index] for index in indices), self.endless)
+        digests, tokens = ((numbers[index] for index in indices) for numbers in (self.digests, self.tokens))
+        return SeenRows(digests, tokens, self.endless)
 
 
 def notes(training: SeenRows, held_out: SeenRows) -> list[str]:

@@ -52,10 +52,14 @@ class Supervised:
         return {}
 
     async def evaluate(self, handle: int, adapter: Adapter | None) -> Evaluation:
-        tokens = await self.trainer.score(_sequences(await self.data.held_out(), handle))
-        count = int(tokens.mask_BC.sum())
-        loss = -tokens.logprobs_BC.double().sum().item() / count
-        return Evaluation({"valid_loss": loss, "valid_mean_token_accuracy": int(tokens.hits_BC.sum()) / count}, -loss)
+        count, hits, logprobs = 0, 0, 0.0
+        async for examples in self.data.held_out_portions():
+            tokens = await self.trainer.score(_sequences(examples, handle))
+            count += int(tokens.mask_BC.sum())
+            hits += int(tokens.hits_BC.sum())
+            logprobs += tokens.logprobs_BC.double().sum().item()
+        loss = -logprobs / count
+        return Evaluation({"valid_loss": loss, "valid_mean_token_accuracy": hits / count}, -loss)
 
 
 def _sequences(examples: Sequence[Example], handle: int) -> list[TokenSequence]:

@@ -138,6 +138,27 @@ def test_job_that_outlives_no_worker_is_failed(gateway: TrainingProcess) -> None
     assert gateway.status(job_id) == "failed"
 
 
+def test_a_job_that_ended_its_workers_takes_no_other_with_it(gateway: TrainingProcess) -> None:
+    jobs = [gateway.new_job() for _ in range(3)]
+    for worker in ("a", "b"):
+        assert gateway.claimed(worker, 4) == jobs
+        for job_id in jobs:
+            gateway.expire(job_id)
+    assert gateway.claimed("c", 4) == jobs[:1]
+    assert gateway.claimed("c", 3, running=(jobs[0],)) == []
+    gateway.report("c", jobs[0], 1)
+    assert gateway.claimed("c", 3, running=(jobs[0],)) == jobs[1:2]
+    gateway.report("c", jobs[1], 1)
+    assert gateway.claimed("c", 2, running=tuple(jobs[:2])) == jobs[2:]
+
+
+def test_a_job_that_ended_its_workers_is_not_claimed_with_others(gateway: TrainingProcess) -> None:
+    fresh, suspect, checked = gateway.new_job(), gateway.new_job(), gateway.new_job(waits=False)
+    gateway.set(suspect, attempts=2)
+    assert gateway.claimed("w", 4) == [checked, fresh]
+    assert gateway.claimed("w", 3, running=(checked, fresh)) == [suspect]
+
+
 def test_a_step_forgives_earlier_attempts(gateway: TrainingProcess) -> None:
     job_id = gateway.new_job()
     for step in range(1, MAX_ATTEMPTS + 2):
