@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.engine import Connection, Row
@@ -74,8 +74,9 @@ async def add(
     training: TrainingDep,
     author: AuthorDep,
     _query: Annotated[NoQuery, Query()],
-) -> UploadPart:
-    """Send a part of at most 64 MiB. Parts may come in any order, and several at once."""
+) -> Response:
+    """Send a part of at most 64 MiB. Parts may come in any order, and several at once. One whose answer was lost is
+    sent again, and has another id; the same one with an Idempotency-Key."""
     tenant_id = author.principal.tenant.id
 
     def check() -> None:
@@ -84,23 +85,31 @@ async def add(
 
     await run_in_threadpool(check)  # before it is read
     async with read_part(request, min(MAX_PART_BYTES, gateway.settings.max_file_bytes)) as source:
+        answer = await run_in_threadpool(_store_part, upload_id, source, gateway, training, author)
+    return answer.response()
 
-        def store() -> Row[Any]:
-            part_id = new_id(PART_PREFIX)
-            location = location_of(tenant_id, part_id)
-            size = training.files.write(source, location).size
-            try:
-                return gateway.database.transact(
-                    lambda connection: add_part(connection, tenant_id, upload_id, part_id, location, size)
-                )
-            except Unavailable:
-                raise  # the transaction may have been committed
-            except ApiError:
-                training.files.delete(location)
-                raise
 
-        row = await run_in_threadpool(store)
-    return UploadPart(id=row.id, created_at=row.created_at, upload_id=row.upload_id)
+def _store_part(upload_id: str, source: BinaryIO, gateway: Gateway, training: Training, author: Author) -> Answer:
+    tenant_id = author.principal.tenant.id
+    part_id = new_id(PART_PREFIX)
+    location = location_of(tenant_id, part_id)
+    stored = training.files.write(source, location)
+
+    def do(connection: Connection) -> Answer:
+        row = add_part(connection, tenant_id, upload_id, part_id, location, stored.size)
+        part = UploadPart(id=row.id, created_at=row.created_at, upload_id=row.upload_id)
+        return Answer(part.model_dump(), detail={"part": part_id, "bytes": stored.size})
+
+    try:
+        answer = gateway.writes.run(author, "upload.add_part", upload_id, do, fingerprint=stored.sha256)
+    except Unavailable:
+        raise  # the transaction may have been committed
+    except ApiError:
+        training.files.delete(location)
+        raise
+    if answer.body["id"] != part_id:
+        training.files.delete(location)
+    return answer
 
 
 @router.post("/{upload_id}/complete", response_model=UploadObject)

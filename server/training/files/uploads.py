@@ -1,7 +1,8 @@
 """Files that are uploaded in parts: announced, then sent part by part, in any order and at once, then put together.
 
 An upload has an hour. Its bytes count as a file's from when it is announced, so that parts never have to be refused for
-the tenant's other files. Functions of a connection; joined_parts.py makes one file of the parts' bytes.
+the tenant's other files; a part that was sent again takes its bytes a second time until the upload has ended. Functions
+of a connection; joined_parts.py makes one file of the parts' bytes.
 """
 
 from __future__ import annotations
@@ -115,18 +116,24 @@ def get_upload(connection: Connection, tenant_id: int, upload_id: str, *, lock: 
 def add_part(
     connection: Connection, tenant_id: int, upload_id: str, part_id: str, location: str, size: int
 ) -> Row[Any]:
-    """A part whose bytes are durable; its row. BadRequest when they are more than was announced."""
+    """A part whose bytes are durable; its row. BadRequest when they are more than was announced, or all are more than
+    that sent twice: a client whose answer was lost sends a part again. `complete_upload` takes those that are named."""
     upload = pending_upload(connection, tenant_id, upload_id, lock=True)
     parts = UPLOAD_PARTS.c.upload_id == upload_id
     count, used = connection.execute(
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(UPLOAD_PARTS.c.bytes), 0)).where(parts)
     ).one()
-    if count >= MAX_PARTS or used + size > upload.bytes:
-        said = f"{count} parts" if count >= MAX_PARTS else f"{used + size} bytes in its parts"
-        most = f"{MAX_PARTS}" if count >= MAX_PARTS else f"{upload.bytes}, as were announced"
-        raise BadRequest(
-            f"With this part the upload has {said}, expected at most {most}.", param="data", code="upload_too_large"
+    wrong = None
+    if size > upload.bytes:
+        wrong = f"The part has {size} bytes, expected at most {upload.bytes}, as were announced."
+    elif used + size > 2 * upload.bytes:
+        wrong = (
+            f"With this part the upload has {used + size} bytes, expected at most twice the {upload.bytes} announced."
         )
+    elif count >= MAX_PARTS:
+        wrong = f"The upload has {count} parts, expected at most {MAX_PARTS}; send fewer that are larger."
+    if wrong is not None:
+        raise BadRequest(wrong, param="data", code="upload_too_large")
     values = {"id": part_id, "upload_id": upload_id, "bytes": size, "location": location, "created_at": now()}
     return connection.execute(UPLOAD_PARTS.insert().values(values).returning(UPLOAD_PARTS)).one()
 

@@ -146,11 +146,28 @@ def test_cancelled_and_late_uploads_leave_nothing(
     assert rule.remove(app_database, now() + 2 * 24 * 3600, 10) == 2, "the rows go a day later"
 
 
+def test_a_part_whose_answer_was_lost_is_sent_again(openai_client: openai.OpenAI, settings: Settings) -> None:
+    half, other = WHOLE[:1000], WHOLE[1000:]
+    upload = announce(openai_client)
+    add = partial(openai_client.uploads.parts.create, upload.id)
+    keyed = [add(data=half, extra_headers={"Idempotency-Key": "part 1"}).id for _ in range(3)]
+    assert len(set(keyed)) == 1 and stored(settings) == 1
+    with pytest.raises(openai.UnprocessableEntityError):
+        add(data=other, extra_headers={"Idempotency-Key": "part 1"})
+    again, second = add(data=half).id, add(data=other).id
+    assert stored(settings) == 3
+    with pytest.raises(openai.BadRequestError, match="at most twice the 2048 announced"):
+        add(data=WHOLE)
+    done = openai_client.uploads.complete(upload.id, part_ids=[again, second])
+    assert done.file is not None and openai_client.files.content(done.file.id).read() == WHOLE
+    assert stored(settings) == 1
+
+
 def test_more_than_was_announced_or_is_allowed_is_refused(
     openai_client: openai.OpenAI, base_url: str, settings: Settings
 ) -> None:
     upload = announce(openai_client, 10)
-    with pytest.raises(openai.BadRequestError, match="11 bytes in its parts, expected at most 10"):
+    with pytest.raises(openai.BadRequestError, match="has 11 bytes, expected at most 10"):
         openai_client.uploads.parts.create(upload.id, data=b"x" * 11)
     with pytest.raises(openai.APIStatusError) as caught:
         announce(openai_client, settings.max_file_bytes + 1)
