@@ -13,8 +13,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
 
 import httpcore
 import structlog
@@ -30,6 +33,8 @@ _UNICAST = ipaddress.IPv6Network("2000::/3")
 _SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
 # What connections raise. The last one: TLS and sockets once they are connected, which httpcore passes on as it is.
 CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError)
+# Names that are looked up at once.
+RESOLVERS = 32
 # This machine in every network (RFC 6761), and so are the names below it.
 _LOCALHOST = "localhost"
 
@@ -89,11 +94,22 @@ def is_public(address: Address) -> bool:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to allowed hosts alone. TLS still asks for a certificate of the host, not of the address."""
+    """Connects to allowed hosts alone. TLS still asks for a certificate of the host, not of the address.
 
-    def __init__(self, allowed: AllowedHosts, inner: httpcore.AsyncNetworkBackend | None = None) -> None:
+    look_up: as socket.getaddrinfo.
+    """
+
+    def __init__(
+        self,
+        allowed: AllowedHosts,
+        inner: httpcore.AsyncNetworkBackend | None = None,
+        look_up: Callable[..., Any] = socket.getaddrinfo,
+    ) -> None:
         self._allowed = allowed
         self._inner = inner or httpcore.AnyIOBackend()
+        # Its own, for a name whose server is silent holds a thread for half a minute, and others work in the loop's.
+        self._look_up = look_up
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
 
     async def connect_tcp(
         self,
@@ -106,7 +122,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         """A connection to an allowed address of `host`. Raises NotAllowed, and httpcore's ConnectError."""
         self._allowed.check_host(host)
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            look_up = partial(self._look_up, host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().run_in_executor(self._resolvers, look_up)
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"the host {host!r:.100} has no address: {error}") from error
         addresses = list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -45,12 +47,13 @@ def test_hosts_are_allowed_by_patterns() -> None:
     assert AllowedHosts("").patterns == ()
 
 
-class Resolver(asyncio.SelectorEventLoop):
-    """An event loop whose names are in `addresses`, the next ones with each look-up."""
+@dataclass
+class LookUp:
+    """Names have `addresses`, the next ones with each look-up."""
 
     addresses: list[list[str]]
 
-    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+    def __call__(self, host: Any, port: Any, **options: Any) -> Any:
         families = {4: socket.AF_INET, 6: socket.AF_INET6}
         return [
             (families[ip_address(one).version], socket.SOCK_STREAM, 6, "", (one, port)) for one in self.addresses.pop(0)
@@ -73,16 +76,29 @@ class Connections(httpcore.AsyncMockBackend):
 def connected(patterns: str, host: str, addresses: list[list[str]], fail: tuple[str, ...] = ()) -> list[str]:
     """The addresses that were connected to."""
     connections = Connections(fail)
-    loop = Resolver()
-    loop.addresses = addresses
+    network = GuardedBackend(AllowedHosts(patterns), connections, LookUp(addresses))
     try:
-        loop.run_until_complete(GuardedBackend(AllowedHosts(patterns), connections).connect_tcp(host, 443))
+        asyncio.run(network.connect_tcp(host, 443))
     except NotAllowed:
         assert not connections.to
         raise
-    finally:
-        loop.close()
     return connections.to
+
+
+async def test_names_whose_servers_are_silent_hold_up_no_other_work_of_the_process() -> None:
+    over = threading.Event()
+
+    def silent(*_: Any, **__: Any) -> Any:
+        over.wait()
+        raise OSError("no server")
+
+    network = GuardedBackend(AllowedHosts("*"), Connections(), silent)
+    asked = [asyncio.create_task(network.connect_tcp("a.example", 443)) for _ in range(100)]
+    async with asyncio.timeout(10):
+        assert await asyncio.to_thread(lambda: "done") == "done"
+    over.set()
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(error, httpcore.ConnectError) for error in ended)
 
 
 def test_the_connection_is_to_the_address_that_was_checked() -> None:
