@@ -20,7 +20,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, PreTrainedModel
 
-from adapters.factors.build import find_or_build_factors
+from adapters.factors.build import Device, find_or_build_factors
 from adapters.factors.channel_scales import find_scales, norms_of, same_norms
 from adapters.factors.dequantised import READABLE, DequantisedWeights, UnreadableWeights, quantisation
 from adapters.factors.factors import Factors, Kind, open_factors
@@ -35,17 +35,24 @@ _MOST_OF_ROUNDING = 0.2
 
 
 def served_factors(
-    model: str | Path, original: str | Path | None, *, rank: int = 2, kind: Kind = "svd", progress: bool = True
+    model: str | Path,
+    original: str | Path | None,
+    *,
+    rank: int = 2,
+    kind: Kind = "svd",
+    progress: bool = True,
+    device: Device = "cpu",
 ) -> Factors:
     """The factors to serve or train `model` with: its own, or those of `original`.
 
     original: the model that a quantised `model` was made from, or a file of factors, whose rank and kind then hold.
+    device: computes them, where they are not there yet.
 
     Raises FactorsError when the factors do not fit the shapes of `model`, or its weights are not those of the original
     scaled and rounded; without `original` as `find_or_build_factors`.
     """
     if not original:
-        return find_or_build_factors(model, rank=rank, kind=kind, progress=progress)
+        return find_or_build_factors(model, rank=rank, kind=kind, progress=progress, device=device)
     directory = locate_model(model)
     if is_factors_file(original):
         factors = open_factors(Path(original).expanduser())
@@ -53,7 +60,7 @@ def served_factors(
         _check_shapes(factors, directory, causal_lm)
         return replace(factors, scales=_scales_without_original(factors, directory, causal_lm))
     try:
-        factors = find_or_build_factors(original, rank=rank, kind=kind, progress=progress)
+        factors = find_or_build_factors(original, rank=rank, kind=kind, progress=progress, device=device)
     except FactorsError as error:
         raise FactorsError(f"no factors from {original} (--factors-from): {error}", field=error.field) from error
     causal_lm = _without_weights(directory)

@@ -88,8 +88,13 @@ def run_worker(settings: Settings, options: WorkerOptions) -> None:
             f"{options.model} is quantised, and gradients are of original weights: --model ORIGINAL (or only "
             "--method evolution)"
         )
+    # On its GPU, as a gateway does: whichever comes first builds them, and the other waits.
     factors = served_factors(
-        options.model, settings.factors_from, rank=settings.factors_rank, kind=settings.factors_kind
+        options.model,
+        settings.factors_from,
+        rank=settings.factors_rank,
+        kind=settings.factors_kind,
+        device=options.device,
     )
     asyncio.run(_run(settings, options, factors))
 
