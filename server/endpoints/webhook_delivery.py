@@ -5,7 +5,8 @@ meanwhile, another one goes on then. So an endpoint may be told an event twice, 
 told by two gateways at once.
 
 An attempt fails when there is no answer with 2xx within 15 seconds. The endpoint is tried again after 5 seconds, then
-after four times as long each, at most six hours; an event that waits for a day and a half is given up.
+after four times as long each, at most six hours, or as soon as it gets another URL or secret or answers a test; an
+event that waits for a day and a half is given up.
 
 Design decision: what is tried again later is the endpoint, not each event. One that is away costs one attempt, however
 many events wait for it, and holds up nobody else's.
@@ -182,6 +183,16 @@ def settle(connection: Connection, endpoint_id: str, told: list[str], error: str
     if connection.execute(sa.select(deliveries.event_id).where(of_endpoint).limit(1)).scalar() is None:
         seen["next_at"] = None
     connection.execute(WEBHOOK_ENDPOINTS.update().where(endpoints.id == endpoint_id).values(**seen))
+
+
+def soon() -> dict[str, Any]:
+    """The columns of an endpoint that was mended: what waits for it is told now, not after the delay of its failures.
+
+    One that is due within a lease is left to it, since a gateway may be telling it.
+    """
+    at = now()
+    next_at = sa.case((WEBHOOK_ENDPOINTS.c.next_at > at + LEASE_S, at), else_=WEBHOOK_ENDPOINTS.c.next_at)
+    return {"failures": 0, "next_at": next_at}
 
 
 def delay_s(failures: int) -> float:

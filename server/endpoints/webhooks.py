@@ -22,6 +22,7 @@ from server.core.ids import check_after, is_id, new_id
 from server.core.seals import CannotOpen
 from server.db.tenant_lock import lock_tenant
 from server.db.webhook_tables import WEBHOOK_DELIVERIES, WEBHOOK_ENDPOINTS
+from server.endpoints.webhook_delivery import soon
 from server.endpoints.webhook_secrets import NO_SEED, WebhookSecrets
 
 PREFIX = "we_"
@@ -120,12 +121,20 @@ def list_endpoints(
 
 
 def update_endpoint(connection: Connection, tenant_id: int, endpoint_id: str, **values: Any) -> Row[Any]:
-    """Change columns of an endpoint; the row then. NotFound."""
+    """Change columns of an endpoint, of which another URL or secret may mend it; the row then. NotFound."""
     row = get_endpoint(connection, tenant_id, endpoint_id)
     if not values:
         return row
+    if "url" in values or "secret" in values:
+        values |= soon()
     change = WEBHOOK_ENDPOINTS.update().where(WEBHOOK_ENDPOINTS.c.id == row.id).values(**values, updated_at=now())
     return connection.execute(change.returning(WEBHOOK_ENDPOINTS)).one()
+
+
+def endpoint_answered(connection: Connection, tenant_id: int, endpoint_id: str) -> None:
+    """An endpoint took an event that its tenant had sent to it: what else waits for it is told. NotFound."""
+    row = get_endpoint(connection, tenant_id, endpoint_id)
+    connection.execute(WEBHOOK_ENDPOINTS.update().where(WEBHOOK_ENDPOINTS.c.id == row.id).values(**soon()))
 
 
 def rotate_secret(connection: Connection, tenant_id: int, endpoint_id: str, secret: str, *, keep_old: bool) -> Row[Any]:

@@ -37,6 +37,7 @@ from server.endpoints.webhooks import (
     EVENT_TYPES,
     create_endpoint,
     delete_endpoint,
+    endpoint_answered,
     get_endpoint,
     list_endpoints,
     new_event,
@@ -157,7 +158,7 @@ async def test_webhook(
     principal: PrincipalDep,
     _query: Annotated[NoQuery, Query()],
 ) -> WebhookTestResult:
-    """Tell an endpoint of an event that never was, once, and say what it answers."""
+    """Tell an endpoint of an event that never was, once, and say what it answers; with 2xx it is told what waits."""
 
     def read() -> Row[Any]:
         with gateway.database.read() as connection:
@@ -170,6 +171,12 @@ async def test_webhook(
             status = await gateway.webhooks.send(row, event_id, event)
     except EndpointFailed as error:
         raise BadRequest(f"The event was not delivered: {error}.", code="webhook_not_delivered") from error
+    if 200 <= status < 300:
+        tenant_id = principal.tenant.id
+        await run_in_threadpool(
+            gateway.database.transact,
+            lambda connection: endpoint_answered(connection, tenant_id, webhook_endpoint_id),
+        )
     return WebhookTestResult(webhook_endpoint_id=row.id, event_type=body.event_type, status_code=status)
 
 

@@ -144,6 +144,46 @@ async def test_an_event_that_was_not_taken_is_told_again(
         assert connection.execute(sa.select(WEBHOOK_DELIVERIES)).all() == []
 
 
+@pytest.mark.parametrize("mended", ["url", "secret", "test"])
+async def test_an_endpoint_that_was_mended_is_told_what_waits(
+    app: FastAPI, asking: openai.AsyncOpenAI, database: Database, mended: str
+) -> None:
+    failures = 7
+    with endpoint_app(*[(500, {})] * failures, (200, {})) as endpoint, endpoint_app((200, {})) as other:
+        webhook = await register(asking, endpoint)
+        await a_cancelled_job(asking)
+        at = time.time()
+        for attempt in range(1, failures + 1):
+            with following(lambda at=at: at):
+                await deliver(app)
+            at += delay_s(attempt) * 1.3
+        await deliver(app)
+        assert len(endpoint.requests) == failures
+        if mended == "url":
+            await asking.webhooks.update(webhook.id, url=other.url)
+        elif mended == "secret":
+            await asking.webhooks.rotate_secret(webhook.id)
+        else:
+            await asking.webhooks.test(webhook.id, event_type="batch.completed")
+        await deliver(app)
+        told = (other if mended == "url" else endpoint).requests[-1]
+    assert "fine_tuning.job.cancelled" in str(told[1])
+    with database.read() as connection:
+        assert connection.execute(sa.select(WEBHOOK_DELIVERIES)).all() == []
+
+
+async def test_an_endpoint_that_is_changed_while_it_is_told_is_told_by_nobody_else(
+    app: FastAPI, asking: openai.AsyncOpenAI, database: Database
+) -> None:
+    with endpoint_app((200, {})) as endpoint:
+        webhook = await register(asking, endpoint)
+        await a_cancelled_job(asking)
+        assert len(database.transact(lambda connection: take_due(connection, 9))) == 1
+        await asking.webhooks.rotate_secret(webhook.id)
+        await deliver(app)
+    assert endpoint.requests == []
+
+
 async def test_an_event_is_given_up_some_time(app: FastAPI, asking: openai.AsyncOpenAI, database: Database) -> None:
     with endpoint_app((500, {})) as endpoint:
         await register(asking, endpoint)
