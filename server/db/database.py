@@ -58,7 +58,7 @@ class Database:
     """Connections to one database, migrated to the newest schema. Safe to use from any thread.
 
     Raises DatabaseStartError, a sentence for the operator, when it cannot be opened. Later, whatever cannot be done
-    because the database is gone, locked for too long or full raises Unavailable (503).
+    because the database is gone, read-only, locked for too long or full raises Unavailable (503).
     """
 
     def __init__(self, url: str, *, busy_timeout_s: float = 10.0) -> None:
@@ -190,6 +190,10 @@ def _unavailable_when_lost() -> Iterator[None]:
         yield
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         raise unavailable(error) from error
+    except sa.exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise unavailable(error) from error
 
 
 def _was_sacrificed(error: BaseException) -> bool:
@@ -225,6 +229,13 @@ def _configure_postgresql(engine: Engine, busy_timeout_s: float) -> None:
             f"SET idle_in_transaction_session_timeout = {statement_ms}"
         )
         driver.autocommit = False
+
+    @event.listens_for(engine, "handle_error")
+    def on_error(context: sa.engine.ExceptionContext) -> None:
+        reads = context.connection is not None and context.connection.get_execution_options().get("postgresql_readonly")
+        if not reads and isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
+            # It took writes when we connected: the next connection is to the one that does now.
+            context.is_disconnect = True
 
 
 def _switch_to_wal(engine: Engine, timeout_s: float) -> None:

@@ -220,6 +220,17 @@ def test_postgresql_that_restarts_costs_no_request_but_those_in_flight(
     database.close()
 
 
+def test_a_connection_on_which_nothing_can_be_written_is_not_used_again(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.write() as connection:
+        connection.exec_driver_sql("SET SESSION default_transaction_read_only = on")
+    with pytest.raises(Unavailable):
+        add(database, "before")
+    add(database, "after")
+    assert names(database) == ["after"]
+    database.close()
+
+
 def test_connection_cut_within_a_transaction_is_unavailable_and_leaves_nothing(
     postgres: PostgresServer, postgres_url: str
 ) -> None:
