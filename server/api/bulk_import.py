@@ -20,7 +20,7 @@ from server.core.error_responses import error_object
 from server.core.errors import ApiError
 from server.db.database import Database
 from server.registry.bulk_formats import Item, Rejected
-from server.registry.creation import NewVersion, create_versions
+from server.registry.creation import NewVersion, create_versions, drop_without_versions, lock_adapters
 from server.registry.versions import Entry
 
 
@@ -61,8 +61,12 @@ class BulkImport:
                 entries = create_versions(self.database, connection, tenant_id, items)
             return [_outcome(entry) for entry in entries]
         except ApiError:
-            # One of them is refused, the tenant's limit being reached: only one by one shows which.
-            return [self._create_one(connection, tenant_id, item) for item in items]
+            # One of them is refused, the tenant's limit being reached: only one by one shows which. All are locked
+            # before, since the first new one locks the tenant's row, behind which no adapters may be locked.
+            rows = lock_adapters(self.database, connection, tenant_id, {item.name for item in items})
+            outcomes = [self._create_one(connection, tenant_id, item) for item in items]
+            drop_without_versions(connection, rows.values())
+            return outcomes
 
     def _create_one(self, connection: Connection, tenant_id: int, item: NewVersion) -> dict[str, Any]:
         try:

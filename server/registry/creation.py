@@ -7,7 +7,7 @@ that of two batches one waits for the other, and they do not deadlock.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,12 @@ def lock_adapters(
         .with_for_update()
     )
     return {row.name: row for row in found}
+
+
+def drop_without_versions(connection: Connection, rows: Iterable[Row[Any]]) -> None:
+    """Remove those of the rows that `lock_adapters` made and that got no version after all."""
+    made = [row.id for row in rows if row.last_version == 0]
+    connection.execute(ADAPTERS.delete().where(ADAPTERS.c.id.in_(made), ADAPTERS.c.last_version == 0))
 
 
 def _stored(item: NewVersion, version: int) -> StoredVersion:

@@ -9,8 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from prometheus_client import Counter
 
-from server.core.principal import DEFAULT_TENANT, DEFAULT_TENANT_ID, Principal
+from server.api.bulk_import import BulkImport
+from server.api.writes import AuditedWrites, Author
+from server.core.principal import DEFAULT_TENANT, DEFAULT_TENANT_ID, Principal, Tenant
 from server.core.request_state import RequestUsage
+from server.db.tables import ADAPTERS
 from server.engine.protocol import ServedAdapter
 from server.inference.usage_meter import UsageMeter
 from server.registry.creation import NewVersion, create_versions
@@ -47,6 +50,21 @@ def test_adapters_of_a_batch_by_name(process: Process) -> None:
         process.write(lambda to: create_versions(process.database, to, DEFAULT_TENANT_ID, items))
     assert texts(rows, NAMES) == sorted(NAMES)
     assert [process.versions(name) for name in NAMES] == [[1]] * 5
+
+
+def test_adapters_of_an_import_by_name_though_some_are_refused(process: Process) -> None:
+    limited = process.new_tenant("limited", max_adapters=4)
+    limited.create("z")
+    author = Author(Principal(Tenant(limited.tenant_id, "limited"), None, frozenset()))
+    importing = BulkImport(AuditedWrites(process.database), process.database, author)
+    with inserted("adapters") as rows:
+        outcomes = importing.store(0, 0, [NewVersion(name, adapter()) for name in NAMES])
+    assert [outcome.get("version") for outcome in outcomes] == [1, 1, 2, 1, None]
+    # Twice: all at once is refused as a whole. Then one by one those that are locked already.
+    assert texts(rows, NAMES)[:10] == sorted(NAMES) * 2
+    with process.database.read() as connection:
+        left = connection.execute(sa.select(ADAPTERS.c.name).where(ADAPTERS.c.tenant_id == limited.tenant_id))
+        assert sorted(left.scalars()) == sorted(set(NAMES) - {"b"})
 
 
 def test_usage_by_its_key(process: Process) -> None:
