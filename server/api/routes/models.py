@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from server.api.deps import Gateway, GatewayDep, PreconditionDep, PrincipalDep, WriteDep
 from server.api.own_route import OwnRoute
+from server.api.routes.adapter_paths import written_by
 from server.api.schemas.models import ModelDeleted, ModelList, ModelObject, ModelQuery, ModelsQuery
 from server.api.writes import Answer
 from server.core.clock import now
@@ -86,7 +87,7 @@ def delete_model(
         versions = delete(connection, write.tenant_id, reference, precondition)
         return Answer(ModelDeleted(id=model).model_dump(), detail={"versions": versions})
 
-    return write.run("adapter.delete", str(reference), do)
+    return write.run("adapter.delete", written_by(write.author, reference), do)
 
 
 def _before(query: ModelsQuery, gateway: Gateway, tenant_id: int) -> ModelList:

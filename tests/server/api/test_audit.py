@@ -76,6 +76,13 @@ async def test_an_entry_says_who_did_what_in_which_request(client: httpx.AsyncCl
     }  # fmt: skip
 
 
+async def test_an_adapter_has_one_name_however_it_was_called(client: httpx.AsyncClient) -> None:
+    for path in ("/adapters/math", "/adapters/~acme/math", "/v1/models/math", "/v1/models/~acme/math"):
+        await upload(client, "acme", "math")
+        assert (await client.delete(path, headers={HEADER: "acme"})).status_code == 200, path
+    assert await targets(client, "acme", target="math", action="adapter.delete") == ["math"] * 4
+
+
 async def test_a_tenant_sees_its_own_and_an_admin_all_if_asked_for(client: httpx.AsyncClient) -> None:
     for who in ("acme", "globex", "root"):
         await upload(client, who, f"of-{who}")
