@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import IO, Annotated, Any
@@ -24,7 +24,7 @@ from server.api.own_route import OwnRoute
 from server.api.schemas.adapters import ExportQuery
 from server.api.schemas.pages import NoQuery
 from server.core.error_responses import error_object
-from server.core.errors import ApiError, UnsupportedMediaType, quoted
+from server.core.errors import ApiError, BadRequest, UnsupportedMediaType, quoted
 from server.core.names import parse_reference
 from server.core.request_body import body_chunks, media_type, read_body
 from server.core.request_state import held_body
@@ -45,6 +45,7 @@ from server.registry.bulk_formats import (
 from server.registry.versions import StoredVersion
 
 MAX_SPOOLED_IN_MEMORY = 2**20
+PIECE_BYTES = 2**16
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=OwnRoute)
 
 _BULK_DOCS = {
@@ -125,7 +126,7 @@ def _parse_lines(lines: Sequence[bytes], gateway: Gateway) -> list[Item]:
 
 def _drain(spool: IO[bytes]) -> Iterator[bytes]:
     with spool:
-        while chunk := spool.read(2**16):
+        while chunk := spool.read(PIECE_BYTES):
             yield chunk
 
 
@@ -136,19 +137,24 @@ async def export_adapters(
     """All of the tenant's adapters, by name, as NDJSON (any number) or safetensors (the latest versions, in files).
 
     A safetensors file that is not the last one has a Link header to the next; each is short enough to be uploaded as it
-    is. Adapters that change during an export
-    may or may not be in it as changed.
+    is. Adapters that change during an export may or may not be in it as changed.
     """
+    if query.format == "safetensors" and query.versions == "all":
+        raise BadRequest(
+            "versions is 'all' and format 'safetensors', in which a name has one version; ask for the format ndjson",
+            param="versions",
+            code="invalid_value",
+        )
     after = "" if query.after is None else parse_reference(query.after, "after").name
     versions = export_versions(
         gateway.database,
         principal.tenant.id,
         after=after,
         prefix=query.prefix,
-        all_versions=query.versions == "all" and query.format == "ndjson",
+        all_versions=query.versions == "all",
     )
     if query.format == "ndjson":
-        return StreamingResponse(map(ndjson_line, islice(versions, query.limit)), media_type=NDJSON)
+        return StreamingResponse(_joined(map(ndjson_line, islice(versions, query.limit))), media_type=NDJSON)
     limit = min(query.limit or MAX_FILE_ADAPTERS, MAX_FILE_ADAPTERS)
     most_bytes = gateway.settings.max_upload_bytes
     # In memory until all of it is sent, which is up to the client.
@@ -156,9 +162,21 @@ async def export_adapters(
     file, next_after = await run_in_threadpool(_export_file, versions, limit, most_bytes)
     headers = {}
     if next_after is not None:
-        url = request.url.include_query_params(after=next_after)
-        headers["link"] = f'<{url.path}?{url.query}>; rel="next"'
+        # Relative to this one, whose path a proxy may have changed.
+        headers["link"] = f'<export?{request.url.include_query_params(after=next_after).query}>; rel="next"'
     return Response(file, media_type=SAFETENSORS[0], headers=headers)
+
+
+def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """`lines` in pieces of many: what a piece costs on its way is more than what a line does."""
+    piece = bytearray()
+    for line in lines:
+        piece += line
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)
 
 
 def _export_file(versions: Iterator[StoredVersion], limit: int, most_bytes: int) -> tuple[bytes, str | None]:

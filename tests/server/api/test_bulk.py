@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from server.api.app import create_app
 from server.core.settings import Settings
@@ -105,8 +107,38 @@ async def test_safetensors_export_goes_on_in_a_next_file(client: httpx.AsyncClie
     while url is not None:
         response = await client.get(url)
         names += safetensors.torch.load(response.content)
-        url = response.links.get("next", {}).get("url")
+        following = response.links.get("next", {}).get("url")
+        url = None if following is None else str(response.url.join(following))
     assert sorted(names) == [f"n{number}" for number in range(5)]
+
+
+async def test_the_next_file_is_beside_this_one_whatever_path_a_proxy_has_for_it(client: httpx.AsyncClient) -> None:
+    await send(client, ndjson({"name": name, "vector": VECTOR} for name in "ab"))
+    response = await client.get("/v1/adapters/export?format=safetensors&limit=1")
+    assert response.links["next"]["url"] == "export?format=safetensors&limit=1&after=a"
+
+
+async def test_all_versions_are_refused_in_the_format_that_has_one_of_a_name(client: httpx.AsyncClient) -> None:
+    response = await client.get("/adapters/export", params={"format": "safetensors", "versions": "all"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "versions")
+
+
+async def test_an_export_leaves_in_pieces_of_many_lines(app: FastAPI, client: httpx.AsyncClient) -> None:
+    await send(client, ndjson({"name": f"n{number}", "vector": VECTOR} for number in range(BATCH)))
+    sizes: list[int] = []
+
+    async def counting(scope: Scope, receive: Receive, send_on: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                sizes.append(len(message.get("body", b"")))
+            await send_on(message)
+
+        await app(scope, receive, counted)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(counting), base_url=client.base_url) as counted_client:
+        response = await counted_client.get("/adapters/export")
+    assert len(response.text.splitlines()) == BATCH
+    assert len(sizes) < BATCH / 50
 
 
 async def test_import_that_is_sent_again_under_its_key_stores_nothing_twice(client: httpx.AsyncClient) -> None:
