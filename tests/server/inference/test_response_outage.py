@@ -28,6 +28,9 @@ def impatient(settings: Settings, engine: FakeEngine, database_url: str) -> Iter
     database.close()
 
 
+another = impatient  # of a database of its own
+
+
 @asynccontextmanager
 async def locked(database_url: str) -> AsyncIterator[None]:
     """No response can be written while the block runs, and for long enough that it is tried."""
@@ -80,3 +83,22 @@ async def test_an_answer_waits_for_the_database(
         row = connection.execute(sa.select(RESPONSES.c.lease_expires_at, RESPONSES.c.bytes)).one()
         assert row.lease_expires_at is None
         assert connection.execute(sa.select(RESPONSE_ROOM.c.bytes)).scalar_one() == row.bytes
+
+
+async def test_gateways_leave_each_other_time_to_renew_behind_an_outage(
+    impatient: FastAPI, another: FastAPI, engine: FakeEngine, database_url: str
+) -> None:
+    engine.hold = asyncio.Event()
+    async with clients_of(impatient, another) as clients, another.state.gateway.responses.tending(0.2):
+        made = [await client.responses.create(model=BASE, input="one", background=True) for client in clients]
+        await asyncio.sleep(0.5)
+        async with locked(database_url):
+            pass
+        with impatient.state.gateway.database.write() as connection:  # as if it had been away for longer than a lease
+            connection.execute(RESPONSES.update().values(lease_expires_at=1))
+        await asyncio.sleep(0.5)
+        async with impatient.state.gateway.responses.tending(0.02):
+            await asyncio.sleep(0.1)
+            engine.hold.set()
+            for response in made:
+                assert (await ended(clients[0], response.id)).status == "completed"
