@@ -1,5 +1,5 @@
-"""How many fields, messages, tools, stop texts and ids of tokens a request to the engine may have, and how long a
-repetition it may look for: more than real ones do.
+"""How many fields, messages, tools, stop texts and ids of tokens a request to the engine may have, and how long its bad
+words and a repetition that it looks for may be: more than real ones are.
 
 Each of them costs time within the event loop, here or in the engine, in which every other request waits, or a place in
 an array of the engine (engine/sampling_limits.py; what only the engine can count is in engine/sampling_check.py). What
@@ -33,6 +33,8 @@ SAMPLING = (("stop", MAX_STOPS), ("logit_bias", MAX_BIASED_TOKENS), ("allowed_to
 # count tokens with others, a thousand in a tenth of a millisecond.
 MAX_REPETITION = 256
 MAX_COMPARED = 32_768
+# Of all words of `bad_words` together: the engine splits each into tokens, twice, before it counts these.
+MAX_BAD_WORDS_CHARS = 16_384
 # Of images, sounds and videos: all of them are read, or fetched, and in memory at once.
 MAX_MEDIA = 32
 
@@ -63,6 +65,8 @@ def check_counts(payload: Mapping[str, object], path: str) -> None:
             )
     _check_repetition("repetition_detection", payload.get("repetition_detection"))
     _check_repetition("sampling_params.repetition_detection", parameters.get("repetition_detection"))
+    _check_bad_words("bad_words", payload.get("bad_words"))
+    _check_bad_words("sampling_params.bad_words", parameters.get("bad_words"))
     messages = _messages(payload.get(conversation))
     for within, number, what, most in (
         ("conversations", len(messages), "messages", MAX_MESSAGES),
@@ -106,6 +110,16 @@ def _check_repetition(name: str, sought: object) -> None:
             f"{MAX_COMPARED}.",
             param=name,
             code="invalid_value",
+        )
+
+
+def _check_bad_words(name: str, words: object) -> None:
+    chars = sum(len(word) for word in words if isinstance(word, str)) if isinstance(words, list | str) else 0
+    if chars > MAX_BAD_WORDS_CHARS:
+        raise BadRequest(
+            f"The words in {name} have {chars} characters, expected at most {MAX_BAD_WORDS_CHARS} in all of them.",
+            param=name,
+            code="list_too_long",
         )
 
 

@@ -10,7 +10,16 @@ import openai
 import pytest
 
 from server.engine.sampling_limits import MAX_ALLOWED_TOKENS, MAX_BIASED_TOKENS
-from server.inference.counts import MAX_FIELDS, MAX_MEDIA, MAX_MESSAGES, MAX_PARTS, MAX_REPETITION, MAX_STOPS, MAX_TOOLS
+from server.inference.counts import (
+    MAX_BAD_WORDS_CHARS,
+    MAX_FIELDS,
+    MAX_MEDIA,
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_REPETITION,
+    MAX_STOPS,
+    MAX_TOOLS,
+)
 
 CHAT = "/v1/chat/completions"
 
@@ -78,6 +87,24 @@ async def test_nor_more_of_them_beside_token_ids(client: httpx.AsyncClient, fiel
     body = {"token_ids": [1], "sampling_params": {field: ids if field == "logit_bias" else [*ids]}}
     error = (await client.post("/inference/v1/generate", json=body)).json()["error"]
     assert (error["param"], error["code"]) == (f"sampling_params.{field}", "list_too_long")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_characters_of_bad_words_are_counted_over_all_of_them(openai_client: openai.OpenAI, stream: bool) -> None:
+    create: Any = openai_client.chat.completions.create
+    half = "x" * (MAX_BAD_WORDS_CHARS // 2)
+    ask = partial(create, model="base-alias", messages=[], max_tokens=1, stream=stream)
+    ask(extra_body={"bad_words": [half, half, 1]})  # what is no text is the engine's to refuse
+    with pytest.raises(openai.BadRequestError, match=f"expected at most {MAX_BAD_WORDS_CHARS} in all") as refused:
+        ask(extra_body={"bad_words": [half, half, "x"]})
+    assert (refused.value.param, refused.value.code) == ("bad_words", "list_too_long")
+
+
+async def test_nor_are_they_longer_beside_token_ids(client: httpx.AsyncClient) -> None:
+    for words in (["x" * (MAX_BAD_WORDS_CHARS + 1)], "x" * (MAX_BAD_WORDS_CHARS + 1)):
+        body = {"token_ids": [1], "sampling_params": {"bad_words": words}}
+        error = (await client.post("/inference/v1/generate", json=body)).json()["error"]
+        assert (error["param"], error["code"]) == ("sampling_params.bad_words", "list_too_long")
 
 
 @pytest.mark.parametrize(
