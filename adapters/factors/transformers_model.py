@@ -6,6 +6,7 @@ Most are called as in the checkpoint. A model that reads images has its text mod
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
 from adapters.vector.errors import AdapterError
@@ -44,9 +46,10 @@ def names_there(directory: Path, modules: Sequence[str]) -> dict[str, str]:
 
     Those of a model of texts alone always are.
     """
-    config = AutoConfig.from_pretrained(directory)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    kind = json.loads((directory / "config.json").read_bytes()).get("model_type")
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return {}
+    config = AutoConfig.from_pretrained(directory)
     with torch.device("meta"):
         names = names_in(auto_class(config).from_config(config), modules)
     return names if any(name != module for module, name in names.items()) else {}

@@ -114,9 +114,10 @@ class EndpointClient:
         """
         try:
             async with (
-                _answering(timeout_s),
+                _answering(timeout_s) as deadline,
                 self._pool.stream("POST", url, **_request(url, headers, content)) as response,
             ):
+                deadline.reschedule(None)  # it has answered
                 await _read_to_its_end(response)
                 return response.status
         except _TryAgain as error:
@@ -179,11 +180,11 @@ def checked_url(url: str) -> str:
 
 
 @asynccontextmanager
-async def _answering(timeout_s: float) -> AsyncIterator[None]:
+async def _answering(timeout_s: float) -> AsyncIterator[asyncio.Timeout]:
     """Around a request: _TryAgain when there is no answer in time, EndpointFailed where it may not go."""
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
+        async with asyncio.timeout(timeout_s) as deadline:
+            yield deadline
     except TimeoutError:
         raise _TryAgain(f"the endpoint did not answer within {timeout_s:g} s") from None
     except NotAllowed as error:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 
 import httpcore
@@ -33,8 +33,8 @@ _UNICAST = ipaddress.IPv6Network("2000::/3")
 _SPECIAL = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
 # What connections raise. The last one: TLS and sockets once they are connected, which httpcore passes on as it is.
 CONNECTION_ERRORS = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError)
-# Names that are looked up at once.
-RESOLVERS = 32
+# Names looked up at once, far beyond what endpoints that answer need.
+MOST_LOOK_UPS = 256
 # This machine in every network (RFC 6761), and so are the names below it.
 _LOCALHOST = "localhost"
 
@@ -107,9 +107,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     ) -> None:
         self._allowed = allowed
         self._inner = inner or httpcore.AnyIOBackend()
-        # Its own, for a name whose server is silent holds a thread for half a minute, and others work in the loop's.
         self._look_up = look_up
-        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
+        self._looking_up: dict[str, asyncio.Future[Any]] = {}
 
     async def connect_tcp(
         self,
@@ -122,8 +121,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         """A connection to an allowed address of `host`. Raises NotAllowed, and httpcore's ConnectError."""
         self._allowed.check_host(host)
         try:
-            look_up = partial(self._look_up, host, port, type=socket.SOCK_STREAM)
-            found = await asyncio.get_running_loop().run_in_executor(self._resolvers, look_up)
+            found = await self._addresses(host)
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"the host {host!r:.100} has no address: {error}") from error
         addresses = list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
@@ -137,6 +135,33 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 failed = error
         raise failed
 
+    async def _addresses(self, host: str) -> Any:
+        """As getaddrinfo; OSError. One look-up of a name at a time, in a thread of its own.
+
+        A name whose server is silent holds its thread for half a minute, whoever still waits for it: it would take them
+        from other names, and from other work, if all had the same few.
+        """
+        running = self._looking_up.get(host)
+        if running is None:
+            if len(self._looking_up) >= MOST_LOOK_UPS:
+                raise OSError("too many names are being looked up")
+            running = self._looking_up[host] = asyncio.get_running_loop().create_future()
+            running.add_done_callback(lambda _: self._looking_up.pop(host, None))
+            threading.Thread(
+                target=self._resolve, args=(host, running, running.get_loop()), name="resolver", daemon=True
+            ).start()
+        return await asyncio.shield(running)
+
+    def _resolve(self, host: str, into: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+        result: Any = None
+        error: Exception | None = None
+        try:
+            result = self._look_up(host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as failed:
+            error = failed
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(_tell, into, result, error)
+
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
     ) -> httpcore.AsyncNetworkStream:
@@ -145,6 +170,14 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def _tell(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+        future.exception()  # nobody may be waiting any more
 
 
 def _plain(host: str) -> str:

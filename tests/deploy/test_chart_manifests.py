@@ -129,9 +129,9 @@ def test_gateways_on_postgresql_roll_and_those_on_sqlite_are_one() -> None:
     assert (single["replicas"], single["strategy"]) == (1, {"type": "Recreate"})
     (data,) = [volume for volume in single["template"]["spec"]["volumes"] if volume["name"] == "data"]
     # A second pod on another machine would wait for the volume of the models, which the first one keeps.
-    assert find(manifests({**POSTGRESQL, "models": {"accessMode": "ReadWriteOnce"}}), "Deployment")["spec"][
-        "strategy"
-    ] == {"type": "Recreate"}
+    for models in ({}, {"existingClaim": "mine"}):
+        alone = {**POSTGRESQL, "models": {"accessMode": "ReadWriteOnce", **models}}
+        assert find(manifests(alone), "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
     claim = find(manifests(), "PersistentVolumeClaim", data["persistentVolumeClaim"]["claimName"])
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
 

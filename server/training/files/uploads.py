@@ -29,6 +29,8 @@ from server.training.files.storage import FileStorage
 PREFIX, PART_PREFIX = "upload_", "part_"
 OPEN_S = 3600
 MAX_PART_BYTES = 64 * 2**20
+# OpenAI's client sends what has no answer twice more.
+SENT_TIMES = 3
 MAX_PARTS = 10_000
 
 
@@ -116,8 +118,11 @@ def get_upload(connection: Connection, tenant_id: int, upload_id: str, *, lock: 
 def add_part(
     connection: Connection, tenant_id: int, upload_id: str, part_id: str, location: str, size: int
 ) -> Row[Any]:
-    """A part whose bytes are durable; its row. BadRequest when they are more than was announced, or all are more than
-    that sent twice: a client whose answer was lost sends a part again. `complete_upload` takes those that are named."""
+    """A part whose bytes are durable; its row.
+
+    BadRequest when they are more than was announced, or all are more than SENT_TIMES that: a client whose answer was
+    lost sends a part again. `complete_upload` takes those that are named.
+    """
     upload = pending_upload(connection, tenant_id, upload_id, lock=True)
     parts = UPLOAD_PARTS.c.upload_id == upload_id
     count, used = connection.execute(
@@ -126,9 +131,10 @@ def add_part(
     wrong = None
     if size > upload.bytes:
         wrong = f"The part has {size} bytes, expected at most {upload.bytes}, as were announced."
-    elif used + size > 2 * upload.bytes:
+    elif used + size > SENT_TIMES * upload.bytes:
         wrong = (
-            f"With this part the upload has {used + size} bytes, expected at most twice the {upload.bytes} announced."
+            f"With this part the upload has {used + size} bytes, "
+            f"expected at most {SENT_TIMES} times the {upload.bytes} announced."
         )
     elif count >= MAX_PARTS:
         wrong = f"The upload has {count} parts, expected at most {MAX_PARTS}; send fewer that are larger."

@@ -85,20 +85,30 @@ def connected(patterns: str, host: str, addresses: list[list[str]], fail: tuple[
     return connections.to
 
 
-async def test_names_whose_servers_are_silent_hold_up_no_other_work_of_the_process() -> None:
-    over = threading.Event()
+async def test_names_whose_servers_are_silent_hold_up_neither_other_names_nor_other_work() -> None:
+    over, asked = threading.Event(), []
 
-    def silent(*_: Any, **__: Any) -> Any:
+    def look_up(host: str, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        if host == "b.example":
+            return LookUp([["8.8.8.8"]])(host, None)
         over.wait()
         raise OSError("no server")
 
-    network = GuardedBackend(AllowedHosts("*"), Connections(), silent)
-    asked = [asyncio.create_task(network.connect_tcp("a.example", 443)) for _ in range(100)]
-    async with asyncio.timeout(10):
+    connections = Connections()
+    network = GuardedBackend(AllowedHosts("*"), connections, look_up)
+    silent = [asyncio.create_task(network.connect_tcp(f"a{number % 9}.example", 443)) for number in range(200)]
+    async with asyncio.timeout(30):
+        await asyncio.sleep(0)
+        for one in silent[:50]:
+            one.cancel()  # its endpoint's time is up; the look-up goes on
         assert await asyncio.to_thread(lambda: "done") == "done"
-    over.set()
-    ended = await asyncio.gather(*asked, return_exceptions=True)
-    assert all(isinstance(error, httpcore.ConnectError) for error in ended)
+        await network.connect_tcp("b.example", 443)
+        assert connections.to == ["8.8.8.8"]
+        over.set()
+        ended = await asyncio.gather(*silent, return_exceptions=True)
+    assert len(asked) == 10, "one look-up of a name"
+    assert all(isinstance(error, httpcore.ConnectError) for error in ended[50:])
 
 
 def test_the_connection_is_to_the_address_that_was_checked() -> None:

@@ -156,7 +156,8 @@ def test_a_part_whose_answer_was_lost_is_sent_again(openai_client: openai.OpenAI
         add(data=other, extra_headers={"Idempotency-Key": "part 1"})
     again, second = add(data=half).id, add(data=other).id
     assert stored(settings) == 3
-    with pytest.raises(openai.BadRequestError, match="at most twice the 2048 announced"):
+    add(data=WHOLE)
+    with pytest.raises(openai.BadRequestError, match="at most 3 times the 2048 announced"):
         add(data=WHOLE)
     done = openai_client.uploads.complete(upload.id, part_ids=[again, second])
     assert done.file is not None and openai_client.files.content(done.file.id).read() == WHOLE

@@ -278,3 +278,22 @@ def test_what_only_the_endpoint_may_know_is_not_shown() -> None:
     for shown in (without_secrets(wire), without_secrets(multi)["graders"]["own"]):
         assert (shown["headers"], shown["secret"], shown["url"]) == ({"X-Key": HIDDEN}, HIDDEN, "https://a.example")
     assert "k3y" not in json.dumps(without_secrets(multi)) and wire["secret"] == SECRET
+
+
+async def test_an_answer_whose_body_does_not_end_is_told_all_the_same() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    client = EndpointClient(AllowedHosts("localhost"), first_delay_s=0.001)
+    server = await asyncio.start_server(answer, "localhost")
+    try:
+        port = server.sockets[0].getsockname()[1]
+        # Less time than is spent on the end of the body.
+        assert await client.tell(f"http://localhost:{port}/", {}, b"{}", timeout_s=0.9) == 200
+    finally:
+        await client.close()
+        server.close()
