@@ -155,7 +155,7 @@ class OwnWorkers:
         return environment if self.key is None else {**environment, KEY_VARIABLE: self.key}
 
     def _has_unleased_job(self, database: Database) -> bool:
-        unleased = sa.or_(JOBS.c.lease_owner.is_(None), JOBS.c.lease_expires_at <= now())
+        unleased = sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= now())
         jobs = sa.select(sa.literal(1)).where(
             JOBS.c.status.in_(("validating_files", "queued", "running")),
             unleased,

@@ -2,10 +2,13 @@
 
 Claims are made one after the other, under a lock of their own on PostgreSQL (SQLite has one writer anyway), so that the
 choice is fair: next is the tenant with the fewest running jobs for its weight, and of its jobs the oldest that the
-worker can do. A job whose worker no longer renews its lease is handed on; a job whose workers ended MAX_ATTEMPTS times
-in a row without a step is failed. Behind SUSPECT of them it starts by itself, and its worker gets no other job until it
-has made a step: a job that takes all memory uses up its own attempts and not those of others. One that this version
-cannot read, as after a downgrade, is left for one that can, and an event says so.
+worker can do; files are read by any worker. A job whose worker no longer renews its lease is handed on; a job whose
+workers ended MAX_ATTEMPTS times in a row without a step is failed. One that this version cannot read, as after a
+downgrade, is left for one that can, and an event says so.
+
+A job is a suspect when its worker vanished without a word, and SUSPECT attempts or more ended without a step. A worker
+is given one suspect at a time: until it has got something done, or for TRIAL_S, the others wait, and they alone. So a
+job that ends its workers, by taking all memory, takes another one with it SUSPECT times at most, and is failed then.
 
 Functions of a connection.
 """
@@ -13,7 +16,7 @@ Functions of a connection.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,7 +39,9 @@ from server.training.states import wanted_of
 
 MAX_ATTEMPTS = 5
 SUSPECT = 2
+TRIAL_S = 600
 VALIDATING = 4
+TRIAL = "Workers of the job have ended without a word. It is tried beside no other of which this is so."
 # PostgreSQL's lock under which workers claim. Any number will do.
 CLAIM_LOCK = 0x71_4E_10_2B
 
@@ -54,8 +59,8 @@ def claim(database: Database, connection: Connection, request: ClaimRequest, lea
     validating = (VALIDATING if request.capacity else 0) if request.validating is None else request.validating
     jobs: list[ClaimedJob] = []
     for statuses, capacity in ((("validating_files",), validating), (("queued", "running"), request.capacity)):
-        if not _has_suspect(connection, [*request.running, *(job.id for job in jobs)], SUSPECT + 1):
-            jobs += _claim_some(database, connection, request, lease_s, seals, statuses, capacity, bool(jobs))
+        held = [*request.running, *(job.id for job in jobs)]
+        jobs += _claim_some(database, connection, request, lease_s, seals, statuses, capacity, held)
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)
 
 
@@ -101,16 +106,14 @@ def _claim_some(
     seals: Seals,
     statuses: tuple[str, ...],
     capacity: int,
-    has_others: bool,
+    held: Sequence[str],
 ) -> list[ClaimedJob]:
     claimed: list[ClaimedJob] = []
     unreadable: set[str] = set()
     while len(claimed) < capacity:
-        job_id = _next_job_id(connection, request, statuses, unreadable)
+        on_trial = _has_trial(connection, [*held, *(job.id for job in claimed)])
+        job_id = _next_job_id(connection, request, statuses, unreadable, suspects=not on_trial)
         if job_id is None:
-            break
-        is_suspect = _has_suspect(connection, [job_id], SUSPECT)
-        if is_suspect and (claimed or has_others):
             break
         try:
             # Taken back for a job that cannot be read; everyone's renewals stay.
@@ -125,17 +128,26 @@ def _claim_some(
                     fail_job(database, connection, row, error.code, error.message)
                     continue
                 claimed.append(_claimed(connection, row, method))
-                if is_suspect:
-                    break
         except ValidationError as error:
             unreadable.add(job_id)
             _say_unreadable(connection, job_id, error)
     return claimed
 
 
-def _has_suspect(connection: Connection, job_ids: Collection[str], attempts: int) -> bool:
-    """Whether one of the jobs was claimed so often since its last step."""
-    found = sa.exists().where(JOBS.c.id.in_(job_ids), JOBS.c.attempts >= attempts)
+def _suspect() -> sa.ColumnElement[bool]:
+    # A lease that ran out has its owner still, unless that one has dropped the job.
+    return sa.and_(JOBS.c.attempts >= SUSPECT, JOBS.c.lease_owner.is_not(None))
+
+
+def _has_trial(connection: Connection, job_ids: Collection[str]) -> bool:
+    """Whether one of these claimed jobs was a suspect, and has got nothing done since."""
+    found = sa.exists().where(
+        JOBS.c.id.in_(job_ids),
+        JOBS.c.attempts > SUSPECT,
+        JOB_EVENTS.c.job_id == JOBS.c.id,
+        JOB_EVENTS.c.message == TRIAL,
+        JOB_EVENTS.c.created_at > now() - TRIAL_S,
+    )
     return bool(connection.execute(sa.select(found)).scalar_one())
 
 
@@ -156,7 +168,12 @@ def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
 
 
 def _next_job_id(
-    connection: Connection, request: ClaimRequest, statuses: tuple[str, ...], but_not: Collection[str]
+    connection: Connection,
+    request: ClaimRequest,
+    statuses: tuple[str, ...],
+    but_not: Collection[str],
+    *,
+    suspects: bool,
 ) -> str | None:
     held = sa.and_(
         JOBS.c.status.in_(("validating_files", "running")),
@@ -164,13 +181,15 @@ def _next_job_id(
         JOBS.c.lease_expires_at > now(),
     )
     busy = sa.select(JOBS.c.tenant_id, sa.func.count().label("jobs")).where(held).group_by(JOBS.c.tenant_id).subquery()
-    oldest = (
+    claimable = (
         sa.select(JOBS.c.tenant_id, sa.func.min(JOBS.c.id).label("id"))
-        .where(_claimable(statuses), JOBS.c.factors == request.factors, JOBS.c.method_type.in_(request.methods))
-        .where(JOBS.c.id.not_in(but_not))
+        .where(_claimable(statuses), JOBS.c.factors == request.factors, JOBS.c.id.not_in(but_not))
+        .where(sa.or_(JOBS.c.status == "validating_files", JOBS.c.method_type.in_(request.methods)))
         .group_by(JOBS.c.tenant_id)
-        .subquery()
     )
+    if not suspects:
+        claimable = claimable.where(sa.not_(_suspect()))
+    oldest = claimable.subquery()
     share = sa.func.coalesce(busy.c.jobs, 0) / TENANTS.c.weight
     rows = (
         sa.select(oldest.c.id)
@@ -187,6 +206,7 @@ def _lease(
     database: Database, connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...], lease_s: int
 ) -> Row[Any] | None:
     at = now()
+    is_suspect = connection.execute(sa.select(_suspect()).where(JOBS.c.id == job_id)).scalar_one()
     taken = (
         JOBS.update()
         .where(JOBS.c.id == job_id, _claimable(statuses))
@@ -202,6 +222,8 @@ def _lease(
         return None
     if row.attempts > 1:
         add_event(connection, job_id, f"Another worker goes on with the job (attempt {row.attempts})", level="warn")
+    if is_suspect:
+        add_event(connection, job_id, TRIAL, level="warn")
     if row.status == "validating_files":
         return row
     if row.started_at is None:

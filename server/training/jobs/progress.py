@@ -92,7 +92,7 @@ def finish(
     """
     row = locked_job(connection, job_id)
     if row.lease_owner != request.worker:
-        if row.lease_owner is None and request.status in (row.status, "released"):
+        if row.lease_owner is None and request.status in (row.status, "released", "dropped"):
             return _finished(row), False
         raise lease_lost(job_id)
     add_events(connection, job_id, request.events)
@@ -102,7 +102,8 @@ def finish(
         attempts = 0 if request.status == "released" else row.attempts
         return _finished(change_job(connection, row, status=status, attempts=attempts, **NO_LEASE)), True
     if request.status == "dropped":
-        return _finished(row), True
+        # Nobody's, and tried again when the lease has run out.
+        return _finished(change_job(connection, row, lease_owner=None)), True
     if request.status == "stalled":
         return _finished(change_job(connection, row, status="paused", **NO_LEASE)), True
     if request.status == "failed":

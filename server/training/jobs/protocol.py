@@ -70,8 +70,8 @@ class Message(BaseModel):
 class ClaimRequest(Message):
     """`worker` names one process, never two, also not one after the other. `base_model` and `factors` (the digest) are
     what it trains, `methods` how (by default every way); `capacity` how many more jobs it can train, `validating` how
-    many it can read the files of, which takes little (by default a few, none without capacity); `running` the jobs it
-    holds, of either kind, whose leases are renewed."""
+    many, of any method, it can read the files of, which takes little (by default a few, none without capacity);
+    `running` the jobs it holds, of either kind, whose leases are renewed."""
 
     worker: WorkerName
     base_model: str = Field(max_length=4096)

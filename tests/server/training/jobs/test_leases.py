@@ -18,7 +18,7 @@ from server.db.database import Database
 from server.db.tables import TENANTS
 from server.training.files.rows import delete_file
 from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
-from server.training.jobs.leases import MAX_ATTEMPTS
+from server.training.jobs.leases import MAX_ATTEMPTS, SUSPECT, TRIAL, TRIAL_S
 from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, get_job
 from server.training.jobs.progress import validated
 from server.training.jobs.protocol import ValidatedRequest
@@ -138,25 +138,49 @@ def test_job_that_outlives_no_worker_is_failed(gateway: TrainingProcess) -> None
     assert gateway.status(job_id) == "failed"
 
 
-def test_a_job_that_ended_its_workers_takes_no_other_with_it(gateway: TrainingProcess) -> None:
+def test_a_worker_has_one_job_at_a_time_of_those_that_ended_their_workers(gateway: TrainingProcess) -> None:
     jobs = [gateway.new_job() for _ in range(3)]
     for worker in ("a", "b"):
         assert gateway.claimed(worker, 4) == jobs
         for job_id in jobs:
             gateway.expire(job_id)
-    assert gateway.claimed("c", 4) == jobs[:1]
-    assert gateway.claimed("c", 3, running=(jobs[0],)) == []
+    # The others go on as ever: those that wait, and those whose files are to be read.
+    fresh, checked = gateway.new_job(), gateway.new_job(waits=False)
+    assert gateway.claimed("c", 4) == [checked, jobs[0], fresh]
+    assert TRIAL in gateway.events(jobs[0]) and TRIAL not in gateway.events(fresh)
+    running = (checked, jobs[0], fresh)
+    later, unread = gateway.new_job(new_tenant(gateway.database, "later").id), gateway.new_job(waits=False)
+    assert gateway.claimed("c", 4, running=running) == [unread, later]
+    assert gateway.claimed("d", 1) == jobs[1:2]
     gateway.report("c", jobs[0], 1)
-    assert gateway.claimed("c", 3, running=(jobs[0],)) == jobs[1:2]
-    gateway.report("c", jobs[1], 1)
-    assert gateway.claimed("c", 2, running=tuple(jobs[:2])) == jobs[2:]
+    assert gateway.claimed("c", 4, running=running) == jobs[2:]
 
 
-def test_a_job_that_ended_its_workers_is_not_claimed_with_others(gateway: TrainingProcess) -> None:
-    fresh, suspect, checked = gateway.new_job(), gateway.new_job(), gateway.new_job(waits=False)
-    gateway.set(suspect, attempts=2)
-    assert gateway.claimed("w", 4) == [checked, fresh]
-    assert gateway.claimed("w", 3, running=(checked, fresh)) == [suspect]
+def test_a_job_that_ended_its_workers_keeps_others_waiting_for_minutes_at_most(gateway: TrainingProcess) -> None:
+    stuck, waiting = gateway.new_job(), gateway.new_job()
+    for job_id in (stuck, waiting):
+        gateway.set(job_id, attempts=SUSPECT, lease_owner="gone", lease_expires_at=1)
+    with following(lambda: 1000):
+        assert gateway.claimed("w", 4) == [stuck]
+    with following(lambda: 1000 + TRIAL_S - 1):
+        assert gateway.claimed("w", 3, running=(stuck,)) == []
+    with following(lambda: 1000 + TRIAL_S):
+        assert gateway.claimed("w", 3, running=(stuck,)) == [waiting]
+
+
+def test_jobs_that_workers_dropped_and_said_why_keep_nobody_waiting(gateway: TrainingProcess) -> None:
+    jobs = [gateway.new_job() for _ in range(3)]
+    for worker in ("a", "b", "c"):
+        assert gateway.claimed(worker, 4) == jobs
+        for job_id in jobs:
+            for _ in range(2):
+                assert gateway.finish(worker, job_id, "dropped").status == "running"
+        # They are tried again when the lease has run out.
+        assert gateway.claimed("eager", 4) == []
+        for job_id in jobs:
+            gateway.expire(job_id)
+    assert gateway.claimed("d", 4) == jobs
+    assert TRIAL not in gateway.events(jobs[0])
 
 
 def test_a_step_forgives_earlier_attempts(gateway: TrainingProcess) -> None:
@@ -264,9 +288,9 @@ def test_file_is_either_deleted_or_trained_on(gateway: TrainingProcess, other: T
         assert deleted != created
 
 
-def test_a_worker_gets_only_jobs_of_its_methods(gateway: TrainingProcess) -> None:
+def test_a_worker_trains_only_jobs_of_its_methods_and_reads_files_of_all(gateway: TrainingProcess) -> None:
     gradient, evolution = gateway.new_job(), gateway.new_job(config=EvolutionConfig())
     checked = gateway.new_job(waits=False)
-    assert gateway.claimed("light", 4, methods=["evolution"]) == [evolution]
+    assert gateway.claimed("light", 4, methods=["evolution"]) == [checked, evolution]
     assert gateway.claimed("light", 4, methods=["evolution"]) == []
-    assert gateway.claimed("full", 4) == [checked, gradient]
+    assert gateway.claimed("full", 4) == [gradient]
