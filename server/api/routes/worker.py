@@ -86,7 +86,8 @@ async def claim_jobs(request: Request, gateway: GatewayDep) -> ClaimAnswer:
     answer = await _transact(
         gateway, lambda connection: claim(gateway.database, connection, body, lease_s, gateway.seals)
     )
-    return answer.model_copy(update={"reasoning": gateway.engine.has_reasoning})
+    told = {"reasoning": gateway.engine.has_reasoning, "max_step_tokens": gateway.settings.max_step_tokens}
+    return answer.model_copy(update=told)
 
 
 @router.post("/jobs/{job_id}/validated", openapi_extra=json_of(ValidatedRequest))

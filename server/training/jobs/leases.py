@@ -255,5 +255,6 @@ def _claimed(connection: Connection, row: Row[Any], method: dict[str, Any]) -> C
         total_steps=row.total_steps,
         init_vector=row.init_vector,
         checkpoint=checkpoint,
+        attempts=row.attempts,
         lease_expires_at=row.lease_expires_at,
     )

@@ -95,7 +95,8 @@ class ClaimedJob(Message):
     """A job to validate or to train. `tenant` is who to send requests for (the header OpenAI-Organization).
 
     `method` is OpenAI's object, with the grader; `config` has all settings resolved. `total_steps` is what `validated`
-    said. `init_vector` is where training starts when there is no checkpoint; null, at zeros.
+    said. `init_vector` is where training starts when there is no checkpoint; null, at zeros. `attempts`: claims since
+    the last step, with this one.
     """
 
     id: str
@@ -112,6 +113,7 @@ class ClaimedJob(Message):
     total_steps: int | None
     init_vector: Annotated[bytes, Base64("init_vector")] | None
     checkpoint: Checkpoint | None
+    attempts: int = 1
     lease_expires_at: int
 
     @property
@@ -130,12 +132,14 @@ class LeaseAnswer(Message):
 class ClaimAnswer(Message):
     """New jobs, and about each of the `running` ones what is wanted now. `lease_s`: how long a lease lasts.
     `reasoning`: whether the engine takes what the model thinks out of its answers, so that graders should not see it.
+    `max_step_tokens`: the server's setting, for the rows of a step.
     """
 
     jobs: list[ClaimedJob]
     running: dict[str, LeaseAnswer]
     lease_s: int
     reasoning: bool = False
+    max_step_tokens: int | None = None
 
 
 class ValidatedRequest(Message):
@@ -213,7 +217,7 @@ class BestVector(Message):
 
 class FinishRequest(Message):
     """How the work on a job ends here. succeeded: `best` is published. failed: `error` says why. paused, cancelled: as
-    was wanted. released: somebody else is to go on (this worker shuts down, or has no room for the model). dropped: the
+    was wanted. released: somebody else is to go on (this worker shuts down, or cannot load the model). dropped: the
     worker failed, not the job, which is tried again when the lease has run out. stalled: what the
     job needs beside this server does not answer, so it is paused until its owner resumes it."""
 

@@ -20,7 +20,7 @@ class WorkerTools:
 
     base_model, factors: name and digest by which the gateway knows the model. tokenizer: of transformers.
     max_tokens: the longest sequence of the base model; the engine's may be shorter. end_tokens: at which the engine
-    stops, beside the tokenizer's own. log_dir: for TensorBoard. max_step_tokens: of the rows of a step.
+    stops, beside the tokenizer's own. log_dir: for TensorBoard.
     """
 
     base_model: str
@@ -33,7 +33,6 @@ class WorkerTools:
     max_tokens: int
     end_tokens: frozenset[int] = frozenset()
     log_dir: Path | None = None
-    max_step_tokens: int = 2**23
 
 
 @dataclass(frozen=True, slots=True)

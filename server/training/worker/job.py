@@ -48,6 +48,9 @@ from server.training.worker.step_report import finite, step_event
 from server.training.worker.step_timer import StepTimer
 from server.training.worker.tracking import Trackers
 
+# In a row without a step, before what does not fit for the moment fails a job.
+MEMORY_ATTEMPTS = 3
+
 
 async def train(
     job: ClaimedJob,
@@ -69,9 +72,10 @@ async def train(
         return failed(context.worker, error.code or "training_failed", error.message, getattr(error, "param", None))
     except AdapterError as error:
         return failed(context.worker, "training_failed", error.message)
-    except DoesNotFitNow:
-        raise
     except DoesNotFit as error:
+        # What others have of the memory, a serving engine for one, may never leave it.
+        if isinstance(error, DoesNotFitNow) and job.attempts < MEMORY_ATTEMPTS:
+            raise
         return failed(context.worker, "out_of_memory", str(error))
     except torch.OutOfMemoryError as error:  # beside a pass
         text = "The worker's device has no memory left; end what else uses it, or take one that has more."

@@ -102,11 +102,11 @@ class JobData:
 
 @asynccontextmanager
 async def open_job_data(
-    job: ClaimedJob, gateway: GatewayClient, tools: GraderTools, chat: ChatTokens, max_step_tokens: int
+    job: ClaimedJob, gateway: GatewayClient, tools: GraderTools, chat: ChatTokens, max_step_tokens: int | None
 ) -> AsyncIterator[JobData]:
     """The data of `job`, every row checked; usable as long as the block runs.
 
-    max_step_tokens: the most that a step reads, or an evaluation whose rows are read at once.
+    max_step_tokens: the most that a step reads, or an evaluation whose rows are read at once; None: not checked.
 
     Raises BadRequest for what cannot be trained on; for a row that is a DataError with its line.
     """
@@ -150,11 +150,11 @@ async def open_job_data(
             training, validation = training.only(kept), training.only(held_out)
             trained, tested = trained.only(kept), trained.only(held_out)
         sampler = Sampler(len(training), config.batch_size, job.seed)
-        check_rows(trained.tokens, config.batch_size, "batch_size", "a step", max_step_tokens)
-        if isinstance(config, RewardedConfig):
-            check_rows(
-                tested.tokens, min(config.eval_rows, len(validation)), "eval_rows", "an evaluation", max_step_tokens
-            )
+        if max_step_tokens is not None:
+            check_rows(trained.tokens, config.batch_size, "batch_size", "a step", max_step_tokens)
+            if isinstance(config, RewardedConfig):
+                tests = min(config.eval_rows, len(validation))
+                check_rows(tested.tokens, tests, "eval_rows", "an evaluation", max_step_tokens)
         yield JobData(
             training=training,
             validation=_subsample(validation, config.eval_rows, job.seed),
@@ -191,7 +191,7 @@ def _check_integrations(job: ClaimedJob) -> None:
         )
 
 
-def _examples(row: Row, config: AnyConfig, chat: ChatTokens, param: str, max_step_tokens: int) -> Examples:
+def _examples(row: Row, config: AnyConfig, chat: ChatTokens, param: str, max_step_tokens: int | None) -> Examples:
     if isinstance(config, RewardedConfig):
         prompt = chat.prompt(row, config.max_completion_tokens, param)
         return [Example(row.line, prompt, (), row.item, row.messages, row.tools)]

@@ -34,19 +34,20 @@ class JobRun:
     """One claimed job.
 
     grading: how many completions of a tenant are graded at once. has_reasoning: whether the engine takes what
-    the model thinks out of its answers.
+    the model thinks out of its answers. max_step_tokens: the server's setting, by which the files are checked.
     """
 
     job: ClaimedJob
     context: WorkerContext
     grading: TenantSemaphores
     has_reasoning: bool
+    max_step_tokens: int | None
 
     async def run(self) -> None:
         """Check its data, or train it to its end, as its status says.
 
         Raises LeaseLost when the job is another worker's by now, GatewayRefused for an answer that ends its run here,
-        CannotLoad and DoesNotFitNow where the worker has too little memory.
+        CannotLoad where the worker cannot read the model, DoesNotFitNow where it has too little memory.
         """
         if self.job.status == "validating_files":
             await self._validate()
@@ -91,7 +92,9 @@ class JobRun:
         limit, kwargs = min(longest, tools.max_tokens), self.job.config.chat_template_kwargs
         chat = ChatTokens(tools.tokenizer, limit, kwargs, tools.end_tokens)
         try:
-            data = open_job_data(self.job, tools.gateway, tools.graders, chat, tools.max_step_tokens)
+            # A job that was found to be in order is trained, whatever the setting is by then.
+            most = self.max_step_tokens if self.job.status == "validating_files" else None
+            data = open_job_data(self.job, tools.gateway, tools.graders, chat, most)
             return await files.enter_async_context(data)
         except ApiError as error:
             if error.status >= 500:  # It says nothing of the job, which another attempt may open.

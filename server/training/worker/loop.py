@@ -5,7 +5,7 @@ is wanted of the running ones. A job that is to stop is cancelled at once; its u
 with the same result. A worker that is to end finishes the running steps, those that do not take too long, and gives the
 jobs back.
 
-A worker that has no room for the model gives jobs back, and asks for none that need it for a while, then for longer.
+A worker that cannot load the model gives jobs back, and asks for none that need it for a while, then for longer.
 An unexpected exception ends that job's run here, which is among its events, and its lease expires. The gateway counts
 such runs, and fails a job when several in a row ended without a step.
 """
@@ -78,6 +78,7 @@ class Worker:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[str, _RunningJob] = field(init=False, default_factory=dict)
     _reasoning: bool = field(init=False, default=False)
+    _max_step_tokens: int | None = field(init=False, default=None)
     _load_at: float = field(init=False, default=0.0)
     _load_pause_s: float = field(init=False, default=0.0)
     _job_ended: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -132,7 +133,7 @@ class Worker:
         except (httpx.HTTPError, GatewayRefused, ValidationError, ApiError) as error:
             self.log(f"the gateway gave no work: {str(error) or type(error).__name__}")
             return None
-        self._reasoning = answer.reasoning
+        self._reasoning, self._max_step_tokens = answer.reasoning, answer.max_step_tokens
         for job_id, lease in answer.running.items():
             if lease.wanted != "run":
                 self._interrupt(job_id, lease.wanted)
@@ -197,7 +198,8 @@ class Worker:
 
     async def _run_job(self, job: ClaimedJob) -> None:
         try:
-            await JobRun(job, self._context, self._grading_semaphore, self._reasoning).run()
+            run = JobRun(job, self._context, self._grading_semaphore, self._reasoning, self._max_step_tokens)
+            await run.run()
         except asyncio.CancelledError:
             await self._report_stopped(job)
         except LeaseLost as error:

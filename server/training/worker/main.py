@@ -166,7 +166,6 @@ async def worker_tools(
                 max_tokens=config.get_text_config().max_position_embeddings,
                 end_tokens=end_tokens(source, config),
                 log_dir=options.log_dir,
-                max_step_tokens=settings.max_step_tokens,
             )
     finally:
         trainer.close()

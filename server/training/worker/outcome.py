@@ -39,8 +39,8 @@ def dropped(worker: str, why: str) -> FinishRequest:
 
 
 def unloaded(worker: str, why: str) -> FinishRequest:
-    """The request that gives a job to another worker, for this one has no room for the model."""
-    text = f"The worker gives the job back: {why.rstrip('.')}. The job waits for a worker that has the memory."
+    """The request that gives a job to another worker, for this one cannot load the model."""
+    text = f"The worker gives the job back: {why.rstrip('.')}. The job waits for a worker that can load the model."
     event = WorkerEvent(level="warn", message=printable(text)[:MAX_MESSAGE_CHARS])
     return FinishRequest(worker=worker, status="released", events=[event])
 

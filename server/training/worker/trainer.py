@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import structlog
 from accelerate.utils.memory import clear_device_cache
 from torch import nn
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.vector.adapter import Adapter
+from adapters.vector.errors import AdapterError
 from server.training.worker.device_memory import ADVICE, DeviceMemory
 from server.training.worker.forward import MicroBatch, Task, forward_backward, micro_batches, score
 from server.training.worker.packing import TokenSequence
@@ -37,11 +39,12 @@ from server.training.worker.token_scores import TokenScores, joined
 
 T = TypeVar("T")
 TURN_PASSES = 8
+log = structlog.get_logger(__name__)
 
 
 class CannotLoad(Exception):
-    """There is no room for the model's weights at present. It says nothing of the job for which they were to be read.
-    The message is for people."""
+    """This worker cannot read the model's weights at present, or they are of a model that it cannot train. It says
+    nothing of the job for which they were to be read. The message is for people."""
 
 
 @dataclass(slots=True)
@@ -179,10 +182,14 @@ class Trainer:
             return self._load()
         except DoesNotFit as error:
             why = str(error)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            why = f"The weights of the model do not fit into the device's memory: {ADVICE}."
+        except AdapterError as error:
+            why = f"The model cannot be trained: {error.message}"
+        except Exception as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                why = f"The weights of the model do not fit into the device's memory: {ADVICE}."
+            else:
+                log.exception("model_not_read")
+                why = f"The weights of the model cannot be read ({type(error).__name__}): {error}"
         # Behind the handlers, whose error refers to what was read until then.
         clear_device_cache(garbage_collection=True)
         raise CannotLoad(why)

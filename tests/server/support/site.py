@@ -80,12 +80,11 @@ class Site:
         can_load: bool = True,
         check_memory: Callable[[], None] = lambda: None,
         grace_s: float = GRACE_S,
-        max_step_tokens: int = 2**23,
     ) -> AsyncIterator[Worker]:
         """A running worker, killed at the end if it has not ended. memory: as the Trainer's.
 
         can_load: whether it could read the model's weights. check_memory: called before it does. grace_s: of its last
-        steps. max_step_tokens: a setting of the server.
+        steps.
         """
         http = http or self.http
 
@@ -105,7 +104,6 @@ class Site:
             tokenizer=tiny_tokenizer(TOOLS_TEMPLATE),
             max_tokens=SHAPE["max_position_embeddings"],
             log_dir=self.log_dir,
-            max_step_tokens=max_step_tokens,
         )
         worker = Worker(name, tools, self.lines.append, max_jobs=max_jobs, poll_s=0.02, load_pause_s=0.2)
         task = asyncio.create_task(worker.run(grace_s))

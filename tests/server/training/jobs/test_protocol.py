@@ -21,7 +21,7 @@ from server.training.worker.http_retry import RetryPolicy
 from tests.server.support.site import CONTAINS, rows, site
 
 # Of the JSON schemas of all messages, without their descriptions.
-DIGESTS = {5: "492de88710230d08a7087024a78bec2621a064f404901077c442a773a022c8cb"}
+DIGESTS = {5: "791183aa867093b30760de45cd9a342cd34e57aac9993c9adbc43b8012cf0ea9"}
 # As many as would fail a job if each had cost it an attempt.
 REFUSALS = MAX_ATTEMPTS + 1
 

@@ -16,6 +16,8 @@ from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.default_recipe import trained_recipe
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
+from adapters.vector.errors import AdapterError
+from server.training.worker.job import MEMORY_ATTEMPTS
 from server.training.worker.memory import weights_bytes
 from server.training.worker.outcome import failed
 from server.training.worker.pass_size import check_weights
@@ -412,6 +414,50 @@ async def test_what_others_have_of_the_memory_fails_no_job(tmp_path: Path, path:
             assert (await here.client.fine_tuning.jobs.retrieve(job_id)).status == "running"
             for_passes.left = 400_000
             here.expire_lease(job_id)
+            await here.wait(job_id, "succeeded")
+
+
+async def test_what_others_never_leave_fails_a_job_with_the_sum_in_the_third_attempt(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    data = [{"messages": [*row["messages"], {"role": "assistant", "content": WORD}]} for row in rows(12)]
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(data, max_steps=1, validation_fraction=0)
+        async with here.worker(memory=FixedMemory(1000, others=400_000)):
+            for attempt in range(1, MEMORY_ATTEMPTS):
+                async with asyncio.timeout(30):
+                    while sum("drops the job" in event.message for event in await here.events(job_id)) < attempt:
+                        await asyncio.sleep(0.01)
+                here.expire_lease(job_id)
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "out_of_memory" and "left on the device" in job.error.message
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(5, "Input/output error"), "The weights of the model cannot be read (OSError): [Errno 5]"),
+        (AdapterError("It changes its logits."), "The model cannot be trained: It changes its logits."),
+    ],
+)
+async def test_a_worker_that_cannot_load_the_model_fails_no_job(
+    tmp_path: Path, path: Path, factors: Factors, error: Exception, said: str
+) -> None:
+    data = [{"messages": [*row["messages"], {"role": "assistant", "content": WORD}]} for row in rows(12)]
+    broken = True
+
+    def check() -> None:
+        if broken:
+            raise error
+
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(data, max_steps=1, validation_fraction=0)
+        async with here.worker(check_memory=check):
+            async with asyncio.timeout(30):
+                while not any(f"gives the job back: {said}" in one.message for one in await here.events(job_id)):
+                    await asyncio.sleep(0.01)
+            await here.wait(job_id, "queued")
+            broken = False
             await here.wait(job_id, "succeeded")
 
 

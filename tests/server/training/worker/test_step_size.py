@@ -34,23 +34,36 @@ async def here(tmp_path: Path, path: Path, factors: Factors) -> AsyncIterator[Si
 
 
 async def failed(here: Site, job_id: str, most: int) -> Any:
-    async with here.worker(max_step_tokens=most, can_load=False):
-        return (await here.wait(job_id, lambda job: job.status == "failed")).error
+    """The error of the job, on the server when it was started again with this setting."""
+    settings = {"max_step_tokens": most}
+    async with site(here.log_dir.parent, here.path, here.factors, **settings) as again, again.worker(can_load=False):
+        return (await again.wait(job_id, lambda job: job.status == "failed")).error
+
+
+USER, ANSWER = {"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}
+TALKS = [{"messages": [USER, ANSWER] * 3}] * 8
 
 
 async def test_a_step_and_an_evaluation_read_no_more_than_the_server_allows(here: Site) -> None:
-    user, answer = {"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}
-    talks = [{"messages": [user, answer] * 3}] * 8
-    error = await failed(here, await here.job(talks, batch_size=8, validation_fraction=0.0), 200)
+    error = await failed(here, await here.job(TALKS, batch_size=8, validation_fraction=0.0), 200)
     assert (error.code, error.param) == ("step_too_large", "tinylora.batch_size"), error
     assert "a step of 8 rows may have" in error.message and "use a batch_size of at most" in error.message
-    error = await failed(here, await here.job(talks), 20)
+    error = await failed(here, await here.job(TALKS), 20)
     assert error.code == "invalid_training_file" and "line 1: up to messages[" in error.message, error
-    graded = [{"messages": [user], "answer": "1"}] * 40
+    graded = [{"messages": [USER], "answer": "1"}] * 40
     settings = {"batch_size": 1, "validation_fraction": 0.5, "max_completion_tokens": 2}
     error = await failed(here, await here.job(graded, SIMILAR, **settings), 60)
     assert (error.code, error.param) == ("step_too_large", "tinylora.eval_rows"), error
     assert "an evaluation of 20 rows" in error.message
+
+
+async def test_a_job_that_is_under_way_goes_on_under_a_lower_limit(here: Site) -> None:
+    job_id = await here.job(TALKS, batch_size=8, validation_fraction=0.0, max_steps=2)
+    async with here.worker(can_load=False):
+        await here.wait(job_id, lambda job: job.status != "validating_files")
+    here.expire_lease(job_id)
+    async with site(here.log_dir.parent, here.path, here.factors, max_step_tokens=20) as again, again.worker("next"):
+        await again.wait(job_id, "succeeded")
 
 
 async def test_held_out_rows_are_read_in_portions() -> None:
