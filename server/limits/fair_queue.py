@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect, insort
+from bisect import bisect_right, insort
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
@@ -39,7 +39,7 @@ LATELY_S = 60.0
 
 
 class QueueFull(Exception):
-    """As many of the tenant's requests as may wait would go before this one."""
+    """As many of the tenant's requests as may wait are of its class, or of one that goes before it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +78,11 @@ class Place:
 
     def __lt__(self, other: Place) -> bool:
         return (self.priority, self.order) < (other.priority, other.order)
+
+    @property
+    def priority_class(self) -> int:
+        """-1: before ordinary requests; 0: one of them; 1: after them, however long."""
+        return (self.priority > 0) - (self.priority < 0)
 
 
 class FairOrder:
@@ -140,7 +145,8 @@ class FairOrder:
 class FairQueue:
     """`max_running` slots, and at most `max_waiting` requests of each tenant waiting. For one event loop.
 
-    Less urgent ones do not count among them: however many of a tenant's rollouts wait, its chats find room.
+    Those of a class that is less urgent do not count among them: however many of a tenant's rollouts wait, its chats find
+    room. There are three classes, not as many as priorities, which a client chooses.
 
     Without a `pace`, work of the background may have all slots that no request wants.
     """
@@ -205,10 +211,15 @@ class FairQueue:
             self.waiting += 1
             self.pace.request_came()
         self._dispatch()
-        if not background and not place.running and bisect(place.flow.waiting, place) > self.max_waiting:
+        if not background and not place.running and self._ahead(place) > self.max_waiting:
             self.leave(place)
             raise QueueFull
         return place
+
+    @staticmethod
+    def _ahead(place: Place) -> int:
+        """How many of its tenant wait in its class and those before it, with itself."""
+        return bisect_right(place.flow.waiting, place.priority_class, key=lambda one: one.priority_class)
 
     def leave(self, place: Place, true_cost: float | None = None) -> None:
         """Give up `place`, waiting or running; once more does nothing.

