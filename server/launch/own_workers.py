@@ -37,7 +37,7 @@ from pydantic import SecretStr
 from adapters.factors.quantised import is_factors_file, is_quantised
 from server.auth.middleware import Mode
 from server.core.clock import now
-from server.core.errors import Unavailable
+from server.core.errors import ApiError, Unavailable
 from server.core.host_memory import GIB
 from server.core.settings import Settings
 from server.db.database import Database
@@ -93,8 +93,10 @@ class OwnWorkers:
         finally:
             supervisor.cancel()
             await asyncio.gather(supervisor, return_exceptions=True)
+            # Of those that died by themselves a job may be the cause, and its attempts go on being counted.
+            names = [one.name for process, one in started.items() if process.returncode in (None, 0)]
             await asyncio.gather(*map(_stop, started))
-            await self._give_back(database, [one.name for one in started.values()])
+            await self._give_back(database, names)
 
     async def _supervise(self, database: Database, started: dict[Process, _Started]) -> None:
         """Keeps the processes in `started`."""
@@ -132,7 +134,7 @@ class OwnWorkers:
         for name in names:
             try:
                 await asyncio.to_thread(database.transact, partial(give_back, database, worker=name))
-            except (Unavailable, sa.exc.SQLAlchemyError) as error:
+            except (ApiError, sa.exc.SQLAlchemyError) as error:
                 log.warning("jobs_not_given_back", worker=name, reason=str(error))
 
     def _next_backoff(self, backoff_s: float) -> float:

@@ -145,8 +145,8 @@ class FairOrder:
 class FairQueue:
     """`max_running` slots, and at most `max_waiting` requests of each tenant waiting. For one event loop.
 
-    Those of a class that is less urgent do not count among them: however many of a tenant's rollouts wait, its chats find
-    room. There are three classes, not as many as priorities, which a client chooses.
+    Those of a less urgent class do not count among them: however many of a tenant's rollouts wait, its chats find room.
+    There are three classes, not as many as priorities, which a client chooses.
 
     Without a `pace`, work of the background may have all slots that no request wants.
     """

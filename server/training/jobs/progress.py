@@ -115,7 +115,8 @@ def finish(
 def give_back(database: Database, connection: Connection, worker: str) -> None:
     """Give all jobs of `worker`, whose process has ended, to the next one, as it would have done itself."""
     held = sa.select(JOBS.c.id).where(JOBS.c.status.in_(sorted(ACTIVE)), JOBS.c.lease_owner == worker)
-    for job_id in connection.execute(held.order_by(JOBS.c.id)).scalars().all():
+    # Locked, or another worker could get one of them meanwhile, whose lease has run out.
+    for job_id in connection.execute(held.order_by(JOBS.c.id).with_for_update()).scalars().all():
         finish(database, connection, job_id, FinishRequest(worker=worker, status="released"))
 
 

@@ -25,6 +25,7 @@ from server.registry import aliases
 from server.registry.deletion import purge
 from server.training.jobs.checkpoints import list_checkpoints
 from server.training.jobs.lifecycle import get_job, pause_jobs_of_disabled, resume_job
+from server.training.jobs.progress import give_back
 from tests.server.support.fake_engine import MODULES
 from tests.server.support.training_kit import vector
 from tests.server.support.training_process import TrainingProcess
@@ -43,6 +44,10 @@ with database.write() as connection:
     print("written", flush=True)
     sys.stdin.read()
 """
+
+WAITING = sa.text(
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 
 
 @pytest.fixture
@@ -214,9 +219,6 @@ def test_a_report_waits_for_adapters_before_it_has_the_tenants_row(
     assert published(gateway, job_id) == [2, 3, 4]
     withdrawn = sa.select(ADAPTERS).where(ADAPTERS.c.name == f"ft:{job_id}:ckpt-step-2").with_for_update()
     tenant = sa.select(TENANTS).where(TENANTS.c.id == DEFAULT_TENANT_ID)
-    waiting = sa.text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
 
     with ThreadPoolExecutor(1) as thread:
         with database.write() as connection:
@@ -224,9 +226,29 @@ def test_a_report_waits_for_adapters_before_it_has_the_tenants_row(
             report = thread.submit(gateway.report, "w", job_id, 5, 0.9)
             while not report.done():
                 with database.read() as reading:
-                    if reading.execute(waiting).scalar_one():
+                    if reading.execute(WAITING).scalar_one():
                         break
             assert not report.done()
             connection.execute(tenant.with_for_update(nowait=True, key_share=True))
         report.result()
     assert published(gateway, job_id) == [3, 4, 5]
+
+
+def test_a_job_that_another_worker_gets_meanwhile_is_not_given_back_and_the_others_are(
+    gateway: TrainingProcess, database: Database, job_id: str
+) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer")
+    second = gateway.new_job()
+    assert gateway.claimed("w", running=(job_id,)) == [second]
+    with ThreadPoolExecutor(1) as thread:
+        with database.write() as connection:
+            connection.execute(JOBS.update().where(JOBS.c.id == job_id).values(lease_owner="other"))
+            giving = thread.submit(gateway.do, lambda to: give_back(database, to, "w"))
+            while not giving.done():
+                with database.read() as reading:
+                    if reading.execute(WAITING).scalar_one():
+                        break
+        giving.result()
+    owners = sa.select(JOBS.c.id, JOBS.c.lease_owner)
+    assert dict(gateway.do(lambda to: [tuple(row) for row in to.execute(owners)])) == {job_id: "other", second: None}

@@ -240,6 +240,25 @@ async def test_the_jobs_of_workers_that_the_server_stops_are_given_back(
         assert (job.status, job.lease_owner, job.lease_expires_at, job.attempts) == ("queued", None, None, 0)
 
 
+async def test_a_job_with_which_a_worker_died_by_itself_keeps_its_count_of_attempts(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here, listening(here.app) as url:
+        command = [sys.executable, "-c", CLAIMS, url, factors.digest, str(PROTOCOL)]
+        job_id = await here.job(rows(4), CONTAINS, **JOB)
+        with here.database.write() as connection:
+            connection.execute(JOBS.update().values(status="queued", total_steps=2))
+        # It looks after its workers so seldom that it has not seen the end of this one.
+        async with OwnWorkers(1, command, None, factors.digest, poll_s=3).running(here.database):
+            await here.wait(job_id, "running")
+            (worker,) = [one for one in psutil.Process().children() if factors.digest in one.cmdline()]
+            worker.kill()
+            await asyncio.sleep(0.2)
+        with here.database.read() as connection:
+            job = connection.execute(sa.select(JOBS)).one()
+        assert job.status == "running" and job.lease_owner is not None and job.attempts > 0
+
+
 # Writes down which GPUs it sees, and how much of them it may take.
 TELLS = """
 import os, sys, time
