@@ -15,10 +15,9 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Hashable
 from dataclasses import dataclass
-from http import HTTPStatus
+from functools import partial
 from math import inf
 from typing import Any
 from weakref import WeakValueDictionary
@@ -32,7 +31,9 @@ from vllm.v1.structured_output.request import get_structured_output_key
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
 from server.core.child_pool import ChildError, ChildPool
+from server.core.errors import TooManyRequests
 from server.engine.grammar import Grammar
+from server.engine.grammar_turns import GrammarTurns
 from server.engine.grammar_worker import objects_in
 
 BACKEND = "xgrammar"
@@ -42,8 +43,6 @@ TIMEOUT_S = 30.0
 PROCESSES = 2
 # What was too much for the process may only have met a busy machine, so it is asked again after some minutes.
 REFUSED_S = 300.0
-# For the tenant's turn, of a request that is in the engine: it keeps a slot meanwhile, and nothing runs in it.
-MAX_WAIT_S = 2.0
 # Lengths and numbers of items are written out in the grammar, state by state.
 MAX_REPEATS = 10_000
 REPEATS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
@@ -71,14 +70,15 @@ class EngineGrammars:
     """What is known of grammars, and the processes that find out more; they start with the first questions.
 
     Tenants take turns: each has one question with the processes, and the next ones wait behind everyone else's first.
-    Equal questions of a tenant are asked once, since each is looked up again when its turn has come.
+    What two tenants ask is found out once, since it is looked up again when the turn has come.
     """
 
     def __init__(self, vllm_config: Any) -> None:
         model_config = vllm_config.model_config
         self._pool: ChildPool | None = None
         self._known: OrderedDict[bytes, Known] = OrderedDict()
-        self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()  # by tenant
+        self._turns: GrammarTurns[Known] = GrammarTurns()
+        self._asking: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         if vllm_config.structured_outputs_config.backend == BACKEND and not model_config.skip_tokenizer_init:
             tokenizer = xgrammar.TokenizerInfo.from_huggingface(
                 cached_tokenizer_from_config(model_config), vocab_size=model_config.get_vocab_size()
@@ -86,18 +86,17 @@ class EngineGrammars:
             greeting = json.dumps({"tokenizer": tokenizer.serialize_json()})
             self._pool = ChildPool("server.engine.grammar_worker", processes=PROCESSES, greeting=greeting)
 
-    async def why_not(self, kind: str, spec: str, tenant: Hashable, max_wait_s: float | None = None) -> str | None:
+    async def why_not(self, kind: str, spec: str, tenant: Hashable, *, urgent: bool = False) -> str | None:
         """Why the engine cannot compile it; None when it can. ChildUnavailable when that cannot be found out.
 
-        GracefulHTTPError (503) when the turn of `tenant` does not come within `max_wait_s`.
+        Urgent is what a request in the engine waits for. TooManyRequests when `tenant` has too many questions.
         """
         if self._pool is None:
             return None
         key = hashlib.sha256(f"{kind}\n{spec}".encode()).digest()
         known = self._recall(key)
         if known is None:
-            async with self._turn(tenant, max_wait_s):
-                known = self._recall(key) or self._remember(key, await self._find_out(self._pool, kind, spec))
+            known = await self._turns.ask(tenant, key, partial(self._once, self._pool, key, kind, spec), urgent=urgent)
         return known.why
 
     async def why_no_grammar(self, grammar: Grammar, tenant: Hashable) -> str | None:
@@ -107,35 +106,26 @@ class EngineGrammars:
     async def check(self, structured_outputs: Any, tenant: Hashable) -> None:
         """Of what vLLM has made of a request, which is in the engine.
 
-        VLLMValidationError for a grammar that cannot be compiled; GracefulHTTPError (503) while `tenant` asks much.
+        VLLMValidationError for a grammar that cannot be compiled; GracefulHTTPError (429) for too many of `tenant`.
         """
         if self._pool is None or structured_outputs is None or structured_outputs.json_object:
             return
         kind, spec = get_structured_output_key(structured_outputs)
-        why = await self.why_not(kind.name.lower(), spec, tenant, MAX_WAIT_S)
+        try:
+            why = await self.why_not(kind.name.lower(), spec, tenant, urgent=True)
+        except TooManyRequests as error:
+            raise GracefulHTTPError(error.message, error.status) from None
         if why is not None:
             raise VLLMValidationError(f"This grammar cannot be used: {why}", parameter="structured_outputs")
 
     async def close(self) -> None:
+        await self._turns.close()
         if self._pool is not None:
             await self._pool.close()
 
-    @asynccontextmanager
-    async def _turn(self, tenant: Hashable, max_wait_s: float | None) -> AsyncIterator[None]:
-        turn = self._turns.setdefault(tenant, asyncio.Lock())
-        try:
-            async with asyncio.timeout(max_wait_s):
-                await turn.acquire()
-        except TimeoutError:
-            raise GracefulHTTPError(
-                "Other grammars and tools of yours are being compiled. Try again when that is done, or send fewer "
-                "different ones at once.",
-                HTTPStatus.SERVICE_UNAVAILABLE,
-            ) from None
-        try:
-            yield
-        finally:
-            turn.release()
+    async def _once(self, pool: ChildPool, key: bytes, kind: str, spec: str) -> Known:
+        async with self._asking.setdefault(key, asyncio.Lock()):
+            return self._recall(key) or self._remember(key, await self._find_out(pool, kind, spec))
 
     def _recall(self, key: bytes) -> Known | None:
         known = self._known.get(key)

@@ -86,7 +86,10 @@ class Engine(Protocol):
         """Seconds for which requests have waited for it and it has given nothing for any of them."""
 
     async def why_no_grammar(self, grammar: Grammar, tenant: int) -> str | None:
-        """Why answers cannot be held to `grammar` of `tenant`; None when they can. Tenants take turns."""
+        """Why answers cannot be held to `grammar` of `tenant`; None when they can.
+
+        Tenants take turns; TooManyRequests for one that has too many questions waiting.
+        """
 
     async def message_of(
         self, tokens: Sequence[int], tools: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]

@@ -77,7 +77,7 @@ class Admission:
             raise
 
     def enter(self, turn: Turn) -> None:
-        """Give `turn` a place in the queue. Raises TooManyRequests where there is none; nothing will be charged."""
+        """Give `turn` a place in the queue. Raises TooManyRequests where there is none."""
         request = turn.request
         try:
             turn.place = self._queue.enter(
@@ -89,8 +89,6 @@ class Admission:
                 background=request.background,
             )
         except QueueFull:
-            turn.is_refused = True
-            self._metrics.observe_rejected(turn.tenant, "queue_full")
             raise TooManyRequests(
                 f"{self._queue.max_waiting} requests of tenant {turn.tenant.name} that go before this one are waiting "
                 "for the model, as many as may wait. Try again when some of them have been served.",
@@ -98,6 +96,11 @@ class Admission:
                 reason="queue_full",
                 headers={**turn.ticket.headers(), **retry_headers(QUEUE_FULL_RETRY_S)},
             ) from None
+
+    def refuse(self, turn: Turn, error: TooManyRequests) -> None:
+        """`turn` ends with `error`, and nothing is charged."""
+        turn.is_refused = True
+        self._metrics.observe_rejected(turn.tenant, error.reason)
 
     async def admit(self, turn: Turn, exchange: Exchange) -> bool:
         """Wait until the request, which has entered, may run: True, or until its client has left: False."""

@@ -57,6 +57,6 @@ class AdmissionMetrics:
         self._wait.labels(self._label(tenant)).observe(seconds)
 
     def observe_rejected(self, tenant: Tenant, reason: str) -> None:
-        """`reason`: "requests_per_minute", "tokens_per_minute", "tokens_per_month", "concurrent_requests", "never_fits"
-        or "queue_full"."""
+        """`reason`: "requests_per_minute", "tokens_per_minute", "tokens_per_month", "concurrent_requests",
+        "never_fits", "queue_full" or "grammars"."""
         self._rejected.labels(reason, self._label(tenant)).inc()

@@ -78,10 +78,10 @@ class Exchange:
         """Does `work`, which ends where it is when the client leaves: then True. Raises what it raises."""
         task = asyncio.ensure_future(work)
         try:
-            if await self.left_before(task):
-                return True
-            await task
-            return False
+            left = await self.left_before(task)
+            if task.done():
+                task.result()  # also when the client leaves in the same moment, or it would be a lost error
+            return left
         finally:
             task.cancel()
 

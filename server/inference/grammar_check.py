@@ -10,9 +10,6 @@ from server.core.errors import BadRequest
 from server.engine.protocol import Engine
 from server.inference.request import InferenceRequest
 
-# Each may take seconds of computing. OpenAI takes 128 tools.
-MAX_GRAMMARS = 128
-
 
 class GrammarCheck:
     """Asks `engine` about every grammar of a request, one after the other."""
@@ -21,14 +18,7 @@ class GrammarCheck:
         self._engine = engine
 
     async def check(self, request: InferenceRequest) -> None:
-        """BadRequest for the first grammar that cannot be used, or for too many of them."""
-        if len(request.grammars) > MAX_GRAMMARS:
-            raise BadRequest(
-                f"The request has {len(request.grammars)} grammars: schemas of its format and of tools with strict. "
-                f"Expected at most {MAX_GRAMMARS}; make fewer tools strict.",
-                param=request.grammars[MAX_GRAMMARS].field,
-                code="list_too_long",
-            )
+        """BadRequest for the first grammar that cannot be used; TooManyRequests while its tenant asks about many."""
         for grammar in request.grammars:
             why = await self._engine.why_no_grammar(grammar, request.principal.tenant.id)
             if why is not None:

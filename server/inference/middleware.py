@@ -139,6 +139,8 @@ class InferenceMiddleware:
                 return False
             self._admission.enter(turn)
         except (BadRequest, TooManyRequests) as error:
+            if isinstance(error, TooManyRequests):
+                self._admission.refuse(turn, error)
             await exchange.refuse(error)
             return False
         exchange.queued()

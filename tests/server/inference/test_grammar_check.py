@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.grammar import grammars_of
+from server.engine.grammar_turns import MAX_WAITING
 from tests.server.support.fake_engine import FakeEngine
 
 SCHEMA = {"type": "object"}
@@ -104,17 +107,33 @@ async def test_a_grammar_that_can_be_used_is_asked_about_and_let_through(
     assert [grammar.field for grammar in engine.grammars] == ["response_format.json_schema.schema"]
 
 
-async def test_a_request_with_more_strict_tools_than_are_compiled_is_refused(
+async def test_hundreds_of_tools_may_be_strict(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    body = {"messages": [], "tools": [function(True)] * 300}
+    assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+    assert len(engine.grammars) == 300
+
+
+async def test_so_many_different_grammars_of_a_tenant_wait_and_what_is_refused_is_not_charged(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    body = {"messages": [], "tools": [function(True)] * 129}
-    refused = await client.post("/v1/chat/completions", json=body)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "list_too_long")
-    assert refused.json()["error"]["param"] == "tools[128].function.parameters"
-    assert "129 grammars" in refused.json()["error"]["message"] and "at most 128" in refused.json()["error"]["message"]
-    assert engine.grammars == []
-    body["tools"] = [function(False)] * 129
-    assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+    def ask(number: int) -> Awaitable[httpx.Response]:
+        body = {"messages": [], "structured_outputs": {"regex": f"slow{number}"}}
+        return asyncio.ensure_future(client.post("/v1/chat/completions", json=body))
+
+    engine.hold_grammars = asyncio.Event()
+    waiting = [ask(number) for number in [*range(MAX_WAITING), *[0] * 10]]
+    async with asyncio.timeout(20):
+        while len(engine.grammars) < len(waiting):
+            await asyncio.sleep(0.01)
+        refused = await ask(MAX_WAITING)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert "64 other grammars" in refused.json()["error"]["message"]
+    metrics = (await client.get("/metrics")).text
+    assert 'tinylora_rejected_requests_total{reason="grammars"' in metrics
+    engine.hold_grammars.set()
+    assert {(await answer).status_code for answer in waiting} == {200}
+    assert (await ask(MAX_WAITING)).status_code == 200
 
 
 async def test_a_background_response_whose_grammar_cannot_be_used_is_not_created(

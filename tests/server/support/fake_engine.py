@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from adapters.factors.factors import Factors, save_factors
 from server.core.error_responses import validation_error
 from server.engine.grammar import Grammar
+from server.engine.grammar_turns import GrammarTurns
 from server.engine.protocol import ServedAdapter, TokenObserver
 from server.engine.template_cost import TemplateCost
 
@@ -97,6 +99,7 @@ class FakeEngine:
         self.has_thinking_budgets = False
         self.grammars: list[Grammar] = []
         self.bad_grammars: dict[str, str] = {}
+        self._turns: GrammarTurns[str | None] = GrammarTurns()
         self.alive = True
         self.silent_s = 0.0
         self.prompt_tokens = 3  # of a chat
@@ -126,6 +129,9 @@ class FakeEngine:
 
     async def why_no_grammar(self, grammar: Grammar, tenant: int) -> str | None:
         self.grammars.append(grammar)
+        return await self._turns.ask(tenant, grammar.spec, partial(self._why_not, grammar), urgent=False)
+
+    async def _why_not(self, grammar: Grammar) -> str | None:
         if self.hold_grammars is not None and "slow" in grammar.spec:
             await self.hold_grammars.wait()
         return self.bad_grammars.get(grammar.spec)
