@@ -131,10 +131,14 @@ class Settings(BaseSettings):
         description="tokens of the completions of a training step or an evaluation, and of the rows that it reads",
     )
     max_grader_runs: int = Field(
-        default=4, ge=1, description="graders and webhooks that a tenant may be trying at once"
+        default=4,
+        ge=1,
+        description="graders, webhooks and jobs with a python grader that a tenant may be trying at once",
     )
     grader_runs_per_minute: int = Field(
-        default=120, ge=1, description="graders and webhooks that a tenant may try in a minute"
+        default=120,
+        ge=1,
+        description="graders, webhooks and jobs with a python grader that a tenant may try in a minute",
     )
     worker_lease_s: int = Field(
         default=30, ge=5, le=3600, description="how long a worker may be silent before its training jobs are another's"

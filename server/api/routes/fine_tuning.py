@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Any
 
@@ -34,13 +35,13 @@ from server.api.writes import Answer, Author, fingerprint_of
 from server.core.errors import BadRequest, NotFound
 from server.core.ids import new_id
 from server.core.names import parse_reference
+from server.core.off_loop import off_loop
 from server.core.request_body import read_json
 from server.inference.adapter_field import model_not_found
 from server.limits.spending import check_month
 from server.registry.versions import StoredVersion
-from server.training.graders.build import parse_spec
+from server.training.graders.build import parse_spec, starts_process
 from server.training.graders.environment import check_has_environment, parse_environment
-from server.training.graders.in_thread import in_thread
 from server.training.jobs.checkpoints import list_checkpoints
 from server.training.jobs.events import add_event, list_events
 from server.training.jobs.lifecycle import PREFIX as ID_PREFIX
@@ -72,7 +73,7 @@ async def create(
     check_month(author.principal)
     sent = await read_json(request.headers, request.receive, MAX_BODY_BYTES, "jobs' MAX_BODY_BYTES")
     body = await parsed(sent, JobCreate)
-    job = await _checked(body, gateway, author, training)
+    job = await _checked(body, len(sent), gateway, author, training)
 
     def do(connection: Connection) -> Answer:
         most = gateway.settings.max_tenant_jobs
@@ -91,7 +92,8 @@ async def create(
     return answer.response()
 
 
-async def _checked(body: JobCreate, gateway: Gateway, author: Author, training: Training) -> NewJob:
+async def _checked(body: JobCreate, size: int, gateway: Gateway, author: Author, training: Training) -> NewJob:
+    """The job that `body`, of `size` bytes, asks for."""
     method = _method(body)
     init = await _init(body.model, gateway, author)
     recipe = None if init is None else (init.id, init.adapter.recipe)
@@ -103,9 +105,9 @@ async def _checked(body: JobCreate, gateway: Gateway, author: Author, training: 
     shown: dict[str, Any] = {"hyperparameters": shown_hyperparameters(config, given)}
     if isinstance(part, RewardedMethod):
         param = f"method.{method.type}.grader"
-        spec = await in_thread(parse_spec, part.grader, param)
+        spec = await off_loop(size, parse_spec, part.grader, param)
         tools = training.graders.on_behalf_of(author.principal.tenant.name, {})
-        async with training.grader_runs.counted(author.principal):
+        async with training.grader_runs.counted(author.principal) if starts_process(spec) else nullcontext():
             await tools.check(spec, param)
         shown["grader"] = spec.to_wire()
         environment = None

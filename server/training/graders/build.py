@@ -161,6 +161,11 @@ def parse_spec(value: object, param: str = "grader") -> GraderSpec:
     return spec
 
 
+def starts_process(spec: GraderSpec) -> bool:
+    """Whether `GraderTools.check` starts one of the gateway's few processes for it."""
+    return any(isinstance(part, PythonSpec) for part in spec.parts())
+
+
 def _parse(value: object, param: str) -> GraderSpec:
     if not isinstance(value, Mapping):
         raise BadRequest(f"{param}: expected an object, got {quoted(value)}", param=param, code="invalid_value")

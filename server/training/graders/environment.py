@@ -17,7 +17,6 @@ from server.core.error_responses import validation_error
 from server.core.errors import BadRequest
 from server.training.graders.endpoint_fields import EndpointFields
 from server.training.graders.grade import Grade, GraderError, Sample
-from server.training.graders.multi import MultiSpec
 from server.training.graders.spec import GraderSpec, Name
 
 MAX_TURNS = 64
@@ -77,8 +76,7 @@ def parse_environment(value: object, param: str) -> EnvironmentSpec:
 
 def check_has_environment(grader: GraderSpec, environment: EnvironmentSpec | None, param: str) -> None:
     """BadRequest when `grader` takes the reward of an environment, and the job has none."""
-    parts = list(grader.graders.values()) if isinstance(grader, MultiSpec) else [grader]
-    if environment is None and any(isinstance(part, EnvironmentRewardSpec) for part in parts):
+    if environment is None and any(isinstance(part, EnvironmentRewardSpec) for part in grader.parts()):
         raise BadRequest(
             f"{param}: the type environment takes the reward of the job's environment, and there is none; name it "
             f"beside the grader, as {param.removesuffix('grader')}environment",

@@ -66,6 +66,9 @@ class MultiSpec(GraderSpec):
             Formula.parse(formula, info.data["graders"])
         return formula
 
+    def parts(self) -> tuple[GraderSpec, ...]:
+        return tuple(self.graders.values())
+
     def templates(self) -> tuple[str, ...]:
         return tuple(text for part in self.graders.values() for text in part.templates())
 

@@ -30,6 +30,10 @@ class GraderSpec(BaseModel):
         """Its texts that have variables."""
         return ()
 
+    def parts(self) -> tuple[GraderSpec, ...]:
+        """The graders whose scores it is made of: itself, where it is not a formula over others."""
+        return (self,)
+
     def item_variables(self) -> frozenset[Variable]:
         """The variables that every row of the data must have."""
         return frozenset[Variable]().union(*(Template.parse(text).item_variables for text in self.templates()))

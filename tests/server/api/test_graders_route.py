@@ -303,7 +303,7 @@ async def test_a_tenant_may_try_so_many_graders_at_once_and_in_a_minute(
         await asyncio.sleep(0)
     refused = await http.post("/run", json=body)
     assert refused.status_code == 429
-    assert "open requests: limit 2, used 2" in refused.json()["error"]["message"]
+    assert "as it may at once: 2 (the server's setting max_grader_runs)" in refused.json()["error"]["message"]
     assert refused.headers["retry-after"]
     release.set()
     assert [(await one).status_code for one in waiting] == [200, 200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -473,15 +474,21 @@ async def test_a_tenant_has_so_many_jobs_that_have_not_ended(
         assert (await client.post("/v1/fine_tuning/jobs", json=body)).status_code == 200
 
 
-async def test_a_job_counts_as_a_grader_that_is_tried(
+async def test_a_job_with_a_python_grader_counts_as_a_grader_that_is_tried(
     settings: Settings, engine: FakeEngine, app_database: Database
 ) -> None:
-    few = settings.model_copy(update={"grader_runs_per_minute": 2})
+    few = settings.model_copy(update={"grader_runs_per_minute": 2, "max_grader_runs": 1})
     async with client_of(create_app(few, engine, app_database)) as client:
         file = await client.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("t.jsonl", ROWS)})
         job = {"model": BASE, "training_file": file.json()["id"], "method": REINFORCEMENT}
+        made = await asyncio.gather(*(client.post("/v1/fine_tuning/jobs", json=job) for _ in range(8)))
+        assert {answer.status_code for answer in made} == {200}
+        code = {"type": "python", "source": "def grade(sample, item): return 1"}
+        grader = {"type": "multi", "graders": {"exact": GRADER, "own": code}, "calculate_output": "exact + own"}
+        own = {**job, "method": {"type": "reinforcement", "reinforcement": {"grader": grader}}}
         tried = await client.post("/v1/fine_tuning/alpha/graders/validate", json={"grader": GRADER})
-        made = [await client.post("/v1/fine_tuning/jobs", json=job) for _ in range(2)]
-        assert [answer.status_code for answer in (tried, *made)] == [200, 200, 429]
-        supervised = {"model": BASE, "training_file": file.json()["id"]}
-        assert (await client.post("/v1/fine_tuning/jobs", json=supervised)).status_code == 200
+        tries = [await client.post("/v1/fine_tuning/jobs", json=own) for _ in range(2)]
+        # Python graders are off here, and count all the same.
+        assert [answer.status_code for answer in (tried, *tries)] == [200, 400, 429]
+        assert "2 (the server's setting grader_runs_per_minute)" in tries[1].json()["error"]["message"]
+        assert (await client.post("/v1/fine_tuning/jobs", json=job)).status_code == 200
