@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 import torch
+from pydantic import ValidationError
 from sqlalchemy.engine import Connection, Row
 
 from adapters.vector.adapter import Adapter
@@ -91,7 +92,8 @@ def store_checkpoint(
 def publish_last(database: Database, connection: Connection, job: Row[Any]) -> None:
     """Publish what a job that ends without a result has learned: the checkpoint of its last step, if it has taken one.
 
-    When the tenant may have no more adapters it stays unpublished, and an event says so.
+    When the tenant may have no more adapters, or this version cannot read the job, it stays unpublished, and an event
+    says so.
     """
     rows = sa.select(JOB_CHECKPOINTS).where(
         JOB_CHECKPOINTS.c.job_id == job.id, JOB_CHECKPOINTS.c.step == job.step, JOB_CHECKPOINTS.c.step > 0
@@ -100,7 +102,14 @@ def publish_last(database: Database, connection: Connection, job: Row[Any]) -> N
     if last is None or last.adapter_name is not None:
         return
     name = checkpoint_name(job.adapter_name, last.step)
-    vector = checked_vector(job, last.vector, "checkpoint.vector")
+    try:
+        vector = checked_vector(job, last.vector, "checkpoint.vector")
+    except ValidationError:
+        message = (
+            f"The checkpoint of step {last.step} cannot be served: this version of the server cannot read the job."
+        )
+        add_event(connection, job.id, message, level="warn")
+        return
     published = publish(database, connection, job, name, vector, last.step, json.loads(last.metrics))
     if published is None:
         _say_unpublished(connection, job, last.step)

@@ -19,7 +19,7 @@ from server.db.tables import TENANTS
 from server.training.files.rows import delete_file
 from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
 from server.training.jobs.leases import MAX_ATTEMPTS, SUSPECT, TRIAL, TRIAL_S
-from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, get_job
+from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, fail_job, get_job
 from server.training.jobs.progress import validated
 from server.training.jobs.protocol import ValidatedRequest
 from tests.server.support.acting import new_tenant
@@ -214,6 +214,24 @@ def test_a_job_of_another_version_waits_for_it_and_stops_nobody(gateway: Trainin
         ]
         gateway.set(job_id, config=config)
     assert sorted(gateway.claimed("w", 3)) == sorted(newer)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+def test_a_job_of_another_version_can_be_ended(gateway: TrainingProcess, end: str) -> None:
+    job_id = gateway.new_job()
+    gateway.claim("w")
+    gateway.report("w", job_id, 1)
+    config = gateway.do(lambda to: get_job(to, DEFAULT_TENANT_ID, job_id)).config
+    gateway.set(job_id, config=json.dumps({**json.loads(config), "temperament": 1}))
+    if end == "cancelled":
+        gateway.do(lambda to: cancel_job(gateway.database, to, DEFAULT_TENANT_ID, job_id))
+    else:
+        row = gateway.do(lambda to: get_job(to, DEFAULT_TENANT_ID, job_id))
+        gateway.do(lambda to: fail_job(gateway.database, to, row, "server_error", "why"))
+    assert gateway.status(job_id) == end
+    assert gateway.events(job_id)[-1] == (
+        "The checkpoint of step 1 cannot be served: this version of the server cannot read the job."
+    )
 
 
 def test_two_workers_never_have_one_job(gateway: TrainingProcess, other: TrainingProcess) -> None:
