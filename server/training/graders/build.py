@@ -26,7 +26,7 @@ from server.training.graders.judge import JudgeSpec
 from server.training.graders.label_model import LabelModel, LabelModelSpec
 from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, math_of_string_check
 from server.training.graders.math_pool import MathPool
-from server.training.graders.multi import Multi, MultiSpec
+from server.training.graders.multi import MAX_GRADERS, Multi, MultiSpec
 from server.training.graders.python_grader import PythonGrader, PythonSpec
 from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxBusy, SandboxedCodeError
 from server.training.graders.score_model import ScoreModel, ScoreModelSpec
@@ -201,7 +201,20 @@ def _math_fields(value: Mapping[str, Any], param: str) -> dict[str, Any]:
 
 
 def _parse_parts(parts: Mapping[str, Any], param: str) -> dict[str, GraderSpec]:
-    if isinstance(parts.get("type"), str):
+    """The parts of a multi. Whether they are too many, or multis themselves, is known before any is parsed."""
+    is_one = isinstance(parts.get("type"), str)
+    if not is_one and len(parts) > MAX_GRADERS:
+        raise BadRequest(
+            f"{param} has {len(parts)} graders, expected at most {MAX_GRADERS}", param=param, code="invalid_value"
+        )
+    for part in [parts] if is_one else parts.values():
+        if isinstance(part, Mapping) and part.get("type") == "multi":
+            raise BadRequest(
+                f"{param} has a grader that is itself a multi grader; write one formula over all parts",
+                param=param,
+                code="invalid_value",
+            )
+    if is_one:
         spec = _parse(parts, param)
         return {spec.name: spec}
     return {name: _parse(part, f"{param}.{name}") for name, part in parts.items()}

@@ -43,8 +43,6 @@ class MultiSpec(GraderSpec):
     @classmethod
     def _are_parts(cls, graders: dict[str, GraderSpec]) -> dict[str, GraderSpec]:
         for name, part in graders.items():
-            if part.type == "multi":
-                raise ValueError(f"the grader {name!r} is itself a multi grader; write one formula over all parts")
             if not _NAME.fullmatch(name) or keyword.iskeyword(name) or name in FUNCTION_NAMES:
                 raise ValueError(
                     f"the grader {name[:80]!r} cannot be named in a formula; use at most {MAX_NAME_CHARS} of the "

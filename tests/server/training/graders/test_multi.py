@@ -89,10 +89,13 @@ async def test_one_grader_in_place_of_a_map_goes_by_its_own_name() -> None:
         (multi("reward_error", reward_error=check("eq")), "grader.graders"),
         (multi("a", a=check("eq"), b={**check("eq", "right"), "input": "wrong"}), "grader.graders"),
         (multi("a", a=multi("b", b=check("eq"))), "grader.graders"),
+        (multi("a", a=multi("b", b=7)), "grader.graders"),
+        ({**multi("a"), "graders": multi("b", b=7)}, "grader.graders"),
         (multi("a", a=check("gt")), "grader.graders.a.operation"),
         (multi("a", a=check("eq"), b={"type": "lable_model"}), "grader.graders.b.type"),
         (multi("a", a=7), "grader.graders.a"),
         (multi("a0", **{f"a{n}": check("eq") for n in range(17)}), "grader.graders"),
+        (multi("a0", **{f"a{n}": 7 for n in range(17)}), "grader.graders"),
         ({**multi("a"), "graders": [check("eq")]}, "grader.graders"),
     ],
 )
