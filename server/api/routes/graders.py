@@ -65,7 +65,7 @@ ToolsDep = Annotated[GraderTools, Depends(_tools)]
 async def run_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> GraderRunResponse:
     """Grade one sample."""
     body, spec = await _read(request, GraderRunRequest)
-    grader = await in_thread(tools.build, spec)
+    grader = await in_thread(tools.build, spec, tenant=tools.tenant)
     started = time.perf_counter()
     try:
         async with asyncio.timeout(GRADING_TIMEOUT_S):

@@ -76,9 +76,9 @@ class GraderTools:
         """The grader that `spec` defines. Raises BadRequest when this server has no tool for it."""
         match spec:
             case StringCheckSpec():
-                return StringCheck(spec)
+                return StringCheck(spec, self.tenant)
             case TextSimilaritySpec():
-                return TextSimilarity(spec)
+                return TextSimilarity(spec, self.tenant)
             case MathSpec():
                 return MathGrader(spec, self.math, self.tenant)
             case PythonSpec():
@@ -92,8 +92,8 @@ class GraderTools:
                     raise _unavailable(f"this server has no judge for {spec.type} graders", param)
                 extra_body = {"priority": PRIORITY} if self.judge_is_this_server else None
                 if isinstance(spec, LabelModelSpec):
-                    return LabelModel(spec, self.judge, extra_body)
-                return ScoreModel(spec, self.judge, extra_body)
+                    return LabelModel(spec, self.judge, extra_body, self.tenant)
+                return ScoreModel(spec, self.judge, extra_body, self.tenant)
             case EndpointSpec():
                 return EndpointGrader(spec, self.endpoints_for(spec.url, param), tenant=self.tenant)
             case EnvironmentRewardSpec():
@@ -108,7 +108,7 @@ class GraderTools:
 
         Raises BadRequest, or Unavailable when this machine has too much to do to find out.
         """
-        await in_thread(self.build, spec, param)
+        await in_thread(self.build, spec, param, tenant=self.tenant)
         if isinstance(spec, MultiSpec):
             for name, part in spec.graders.items():
                 await self.check(part, f"{param}.graders.{name}")

@@ -108,8 +108,9 @@ class Judge:
         result: Mapping[str, Any],
         params: Mapping[str, Any],
         extra_body: Mapping[str, Any] | None = None,
+        tenant: str = "",
     ) -> None:
-        self._client = client
+        self._client, self._tenant = client, tenant
         self._model = spec.model
         self._messages = [(message.role, tuple(map(Template.parse, message.texts()))) for message in spec.input]
         self._rule = rule
@@ -140,7 +141,8 @@ class Judge:
         return Answer(_result(text), text, printable(completion.model), tokens)
 
     async def _filled_in(self, sample: Sample, item: Mapping[str, Any]) -> list[dict[str, str]]:
-        filled_in = iter(await fill_in([text for _, texts in self._messages for text in texts], sample, item))
+        templates = [text for _, texts in self._messages for text in texts]
+        filled_in = iter(await fill_in(templates, sample, item, self._tenant))
         messages = []
         for role, texts in self._messages:
             content = "\n".join(islice(filled_in, len(texts)))

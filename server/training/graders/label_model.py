@@ -46,7 +46,11 @@ class LabelModel:
     """Asks the judge once per completion. `extra_body`: request fields beyond OpenAI's parameters."""
 
     def __init__(
-        self, spec: LabelModelSpec, judge: openai.AsyncOpenAI, extra_body: Mapping[str, Any] | None = None
+        self,
+        spec: LabelModelSpec,
+        judge: openai.AsyncOpenAI,
+        extra_body: Mapping[str, Any] | None = None,
+        tenant: str = "",
     ) -> None:
         self.name = spec.name
         self._labels = {_plain(label): label for label in reversed(spec.labels)} | {one: one for one in spec.labels}
@@ -54,7 +58,7 @@ class LabelModel:
         self._listed = ", ".join(repr(label) for label in spec.labels)
         rule = answer_rule("string", f"the one of these labels that fits, as it is written here: {self._listed}")
         schema = {"type": "string", "enum": list(spec.labels)}
-        self._judge = Judge(judge, spec, rule, schema, {}, extra_body)
+        self._judge = Judge(judge, spec, rule, schema, {}, extra_body, tenant)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the label passes, else 0; `detail` has the label. GraderError when the judge gives none of them."""

@@ -72,7 +72,7 @@ class MathGrader:
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the answers are equal; `detail` has both, and the extractor."""
-        solution, given = await fill_in((self._reference, self._input), sample, item)
+        solution, given = await fill_in((self._reference, self._input), sample, item, self._tenant)
         found = extract(solution, ("boxed", "hashes"))
         reference = found.text if found else solution.strip()
         if not 0 < len(reference) <= MAX_ANSWER_CHARS:

@@ -55,13 +55,17 @@ class ScoreModel:
     """Asks the judge once per completion. `extra_body`: request fields beyond OpenAI's parameters."""
 
     def __init__(
-        self, spec: ScoreModelSpec, judge: openai.AsyncOpenAI, extra_body: Mapping[str, Any] | None = None
+        self,
+        spec: ScoreModelSpec,
+        judge: openai.AsyncOpenAI,
+        extra_body: Mapping[str, Any] | None = None,
+        tenant: str = "",
     ) -> None:
         self.name = spec.name
         self._low, self._high = spec.range
         rule = answer_rule("number", f"the score as a number from {self._low:g} to {self._high:g}")
         params = spec.sampling_params.of_request() if spec.sampling_params else {}
-        self._judge = Judge(judge, spec, rule, {"type": "number"}, params, extra_body)
+        self._judge = Judge(judge, spec, rule, {"type": "number"}, params, extra_body, tenant)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """The judge's score within the range; `detail` has its answer. Raises GraderError when it gives none."""

@@ -33,15 +33,15 @@ class StringCheckSpec(GraderSpec):
 class StringCheck:
     """Compares two filled-in templates."""
 
-    def __init__(self, spec: StringCheckSpec) -> None:
-        self.name = spec.name
+    def __init__(self, spec: StringCheckSpec, tenant: str = "") -> None:
+        self.name, self._tenant = spec.name, tenant
         self._operation = spec.operation
         self._input = Template.parse(spec.input)
         self._reference = Template.parse(spec.reference)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the comparison holds, else 0."""
-        given, reference = await fill_in((self._input, self._reference), sample, item)
+        given, reference = await fill_in((self._input, self._reference), sample, item, self._tenant)
         match self._operation:
             case "eq":
                 passes = given == reference

@@ -86,17 +86,20 @@ class Template:
         return _render((self,), sample, item)[0]
 
 
-async def fill_in(templates: Sequence[Template], sample: Sample, item: Mapping[str, Any]) -> list[str]:
+async def fill_in(
+    templates: Sequence[Template], sample: Sample, item: Mapping[str, Any], tenant: str = ""
+) -> list[str]:
     """The texts of a grader's templates, in their order; MAX_RENDERED_CHARS is for all of them together.
 
-    In a thread where there are many, or a value is to be written as JSON, whose length is not known before.
+    In a thread, in the tenant's turn, where there are many, or a value is to be written as JSON, whose length is not
+    known before.
     """
     variables = [variable for template in templates for variable in template.variables]
     if len(templates) + len(variables) <= MAX_ON_LOOP and not any(
         isinstance(_value(variable, sample, item), dict | list) for variable in variables
     ):
         return _render(templates, sample, item)
-    return await in_thread(_render, templates, sample, item)
+    return await in_thread(_render, templates, sample, item, tenant=tenant)
 
 
 def _render(templates: Sequence[Template], sample: Sample, item: Mapping[str, Any]) -> list[str]:

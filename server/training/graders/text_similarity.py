@@ -77,19 +77,19 @@ class TextSimilaritySpec(GraderSpec):
 class TextSimilarity:
     """Computes a metric of two filled-in templates."""
 
-    def __init__(self, spec: TextSimilaritySpec) -> None:
-        self.name = spec.name
+    def __init__(self, spec: TextSimilaritySpec, tenant: str = "") -> None:
+        self.name, self._tenant = spec.name, tenant
         self._metric = _METRICS[spec.evaluation_metric]
         self._input = Template.parse(spec.input)
         self._reference = Template.parse(spec.reference)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """The metric of the input against the reference. GraderError for texts of more than MAX_CHARS characters."""
-        given, reference = await fill_in((self._input, self._reference), sample, item)
+        given, reference = await fill_in((self._input, self._reference), sample, item, self._tenant)
         if (longest := max(len(given), len(reference))) > MAX_CHARS:
             raise GraderError(
                 "truncated_observation_error", f"a text has {longest} characters, expected at most {MAX_CHARS}"
             )
         if len(given) + len(reference) <= MAX_ON_LOOP_CHARS:
             return Grade(self._metric(given, reference))
-        return Grade(await in_thread(self._metric, given, reference))
+        return Grade(await in_thread(self._metric, given, reference, tenant=self._tenant))
