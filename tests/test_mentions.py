@@ -13,7 +13,10 @@ PAGES = [
     path.relative_to(ROOT) for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"))
 ]
 # Of other projects, or made by a test.
-OTHER_FILES = {"math_verify.py", "system_utils.py", "multiproc_executor.py", "core.py"}
+OTHER_FILES = {
+    "math_verify.py", "system_utils.py", "multiproc_executor.py", "core.py", "bad_words.py", "logit_bias.py",
+    "logprob.py", "parent.py",
+}  # fmt: skip
 NO_MODULES = {"clients.md", "adapters.id", "adapters.name", "adapters.ndjson", "server.log", "server.txt"}
 
 FILE = re.compile(r"(?<![\w./-])([\w/]+\.py)\b")
