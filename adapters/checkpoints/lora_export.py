@@ -33,11 +33,11 @@ def export_lora(
     rank = adapter.recipe.rank
     matrices_MKK = matrices(adapter, factors)[:, :rank, :rank].double()
     tensors = {}
-    named = dict(names or {})
+    names = names or {}
     for module, matrix_KK in zip(factors.modules, matrices_MKK, strict=True):
         u_OR, s_R, v_IR = factors.triplet(module)
         expand_OK = (u_OR[:, :rank].double() * s_R[:rank].double()) @ matrix_KK
-        name = named.get(module, module)
+        name = names.get(module, module)
         tensors[f"base_model.model.{name}.lora_A.weight"] = v_IR[:, :rank].T.float().contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = expand_OK.float().contiguous()
     config = {
@@ -48,7 +48,7 @@ def export_lora(
         "lora_alpha": rank,
         "lora_dropout": 0.0,
         # In full where a tower beside the text model has modules that end alike.
-        "target_modules": sorted(named.values() or {module.rpartition(".")[2] for module in factors.modules}),
+        "target_modules": sorted(names.values() or {module.rpartition(".")[2] for module in factors.modules}),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

@@ -64,10 +64,8 @@ def charset_of(headers: Headers) -> str | None:
     message["content-type"] = headers.get("content-type", "")
     try:
         return message.get_content_charset()
-    except (
-        TypeError,
-        ValueError,
-    ):  # of the library, for parts that are no continuation, and for bytes that are no text
+    # Of the library, for parts that are no continuation, and for bytes that are no text.
+    except (TypeError, ValueError):
         raise BadRequest(
             f"The charset of the header Content-Type, {quoted(message['content-type'])}, cannot be read; send JSON in "
             "UTF-8, as application/json.",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from server.core.errors import TooManyRequests
+from server.core.retry_headers import retry_headers
 
 # Different ones of a tenant. Requests and lines of batches that meet this try again.
 MAX_WAITING = 64
@@ -99,5 +100,5 @@ def _too_many() -> TooManyRequests:
         "some of them are done, or send fewer different ones at once.",
         counted="requests",
         reason="grammars",
-        headers={"retry-after": str(RETRY_S), "retry-after-ms": str(RETRY_S * 1000)},
+        headers=retry_headers(RETRY_S),
     )

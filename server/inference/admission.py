@@ -14,6 +14,7 @@ from server.core.errors import BadRequest, TooManyRequests
 from server.core.paths import POOLING_ROUTES
 from server.core.principal import Principal, Tenant
 from server.core.request_state import RequestUsage
+from server.core.retry_headers import retry_headers
 from server.core.settings import Settings
 from server.engine.protocol import Engine
 from server.inference.admission_metrics import AdmissionMetrics
@@ -23,7 +24,6 @@ from server.inference.token_estimate import Estimate
 from server.limits.background_pace import BackgroundPace
 from server.limits.fair_queue import FairQueue, Place, QueueFull
 from server.limits.quotas import Quotas, Ticket
-from server.limits.rate_limit_headers import retry_headers
 from server.limits.spending import check_month, month_headers
 
 QUEUE_FULL_RETRY_S = 1.0

@@ -19,7 +19,6 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from argparse import Namespace
@@ -36,7 +35,6 @@ from pydantic import SecretStr
 
 from adapters.factors.quantised import is_factors_file, is_quantised
 from server.auth.middleware import Mode
-from server.core.clock import now
 from server.core.errors import ApiError, Unavailable
 from server.core.host_memory import GIB
 from server.core.settings import Settings
@@ -45,7 +43,9 @@ from server.db.training_tables import JOBS
 from server.launch.gpu_facts import VISIBLE_VARIABLE
 from server.launch.gpu_plan import WorkerGpus
 from server.training.jobs.config import GRADIENT_METHODS, METHODS, Method, needs_weights
+from server.training.jobs.leases import unleased
 from server.training.jobs.progress import give_back
+from server.training.jobs.worker_name import new_worker_name
 
 log = structlog.get_logger(__name__)
 
@@ -117,8 +117,7 @@ class OwnWorkers:
                 log.info("worker_starts", methods=list(self.methods))
                 place = min(set(range(self.count)) - {one.place for one in started.values()})
                 gpus = self.gpus[place] if self.gpus else None
-                # Never used again: a lease must not pass to another process.
-                name = f"{socket.gethostname()[:80]}-own-{secrets.token_hex(8)}"
+                name = new_worker_name()
                 command, environment = [*self.command, "--name", name, *_memory_flags(gpus)], self._environment(gpus)
                 try:
                     process = await asyncio.create_subprocess_exec(*command, env=environment)
@@ -157,10 +156,9 @@ class OwnWorkers:
         return environment if self.key is None else {**environment, KEY_VARIABLE: self.key}
 
     def _has_unleased_job(self, database: Database) -> bool:
-        unleased = sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= now())
         jobs = sa.select(sa.literal(1)).where(
             JOBS.c.status.in_(("validating_files", "queued", "running")),
-            unleased,
+            unleased(),
             JOBS.c.factors == self.factors,
             JOBS.c.method_type.in_(self.methods),
         )

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.core.errors import Unavailable
 from server.core.request_state import state_of
-from server.limits.rate_limit_headers import retry_headers
+from server.core.retry_headers import retry_headers
 
 RETRY_S = 1.0
 SETTING = "max_held_body_bytes"

@@ -19,8 +19,9 @@ from typing import Literal
 
 from server.core.errors import TooManyRequests
 from server.core.principal import Limits, Principal
+from server.core.retry_headers import retry_headers
 from server.limits.quota_store import Draw, Hold, ProcessQuotas, QuotaStore, Taken
-from server.limits.rate_limit_headers import NO_RETRY, duration, limit_headers, retry_headers
+from server.limits.rate_limit_headers import NO_RETRY, duration, limit_headers
 from server.limits.token_bucket import MINUTE_S, Bucket
 
 Counted = Literal["requests", "tokens"]

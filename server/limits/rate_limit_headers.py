@@ -1,7 +1,6 @@
 """Quotas in response headers, by the names and in the formats of OpenAI's API.
 
     x-ratelimit-limit-requests: 60      x-ratelimit-remaining-requests: 59     x-ratelimit-reset-requests: 1s
-    retry-after: 2                      retry-after-ms: 1250
 
 Where several quotas limit one thing, the headers show the one with the least left.
 
@@ -20,11 +19,6 @@ def limit_headers(counted: str, limit: int, left: float, reset_s: float) -> dict
         f"x-ratelimit-remaining-{counted}": str(max(0, floor(left + 1e-6))),
         f"x-ratelimit-reset-{counted}": duration(reset_s),
     }
-
-
-def retry_headers(seconds: float) -> dict[str, str]:
-    """Try again after so many seconds: in whole ones for every client, in milliseconds for OpenAI's."""
-    return {"retry-after": str(max(1, ceil(seconds))), "retry-after-ms": str(max(1, ceil(seconds * 1000)))}
 
 
 # OpenAI's clients take a 429 for a reason to try again, unless this is said.

@@ -19,7 +19,7 @@ from math import ceil
 from adapters.vector.recipe import Recipe
 from server.core.errors import BadRequest, TooManyRequests
 from server.core.principal import Principal
-from server.limits.rate_limit_headers import retry_headers
+from server.core.retry_headers import retry_headers
 from server.limits.token_bucket import Bucket, TokenBuckets
 
 MODULE_MS, NUMBER_MS = 0.05, 0.002

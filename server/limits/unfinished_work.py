@@ -7,7 +7,8 @@ through two retries of a minute each without a word, and then fail all the same.
 from __future__ import annotations
 
 from server.core.errors import TooManyRequests
-from server.limits.rate_limit_headers import NO_RETRY, retry_headers
+from server.core.retry_headers import retry_headers
+from server.limits.rate_limit_headers import NO_RETRY
 
 # When one of them ends is not known.
 RETRY_S = 60.0

@@ -20,7 +20,8 @@ from starlette.types import ASGIApp
 from server.api.middleware.anthropic_errors import REQUEST_ID
 from server.core.error_responses import response_to
 from server.core.errors import Forbidden, quoted
-from server.limits.rate_limit_headers import NO_RETRY, limit_headers, retry_headers
+from server.core.retry_headers import retry_headers
+from server.limits.rate_limit_headers import NO_RETRY, limit_headers
 
 # Of the headers of an answer a page sees only a few, unless it is told that it may see others.
 EXPOSED_HEADERS = (

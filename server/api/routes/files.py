@@ -31,7 +31,6 @@ from server.api.schemas.files import FileDeleted, FileList, FileObject, FilesQue
 from server.api.schemas.pages import NoQuery
 from server.api.writes import Answer, Author, fingerprint_of
 from server.core.clock import now
-from server.core.errors import ApiError, Unavailable
 from server.core.ids import new_id
 from server.db.tenant_lock import lock_tenant
 from server.training.files.rows import PREFIX as ID_PREFIX
@@ -95,13 +94,8 @@ def _store(upload: FileUpload, request: Request, gateway: Gateway, training: Tra
     # Of the content, not of its bytes: a form has other bytes every time it is sent.
     content = json.dumps([upload.filename, stored.sha256, upload.fields.model_dump()])
     fingerprint = fingerprint_of(request, content.encode())
-    try:
+    with training.files.deleted_if_refused(location):
         answer = gateway.writes.run(author, "file.create", upload.filename, do, fingerprint=fingerprint)
-    except Unavailable:
-        raise  # the transaction may have been committed
-    except ApiError:
-        training.files.delete(location)
-        raise
     if answer.body["id"] != file_id:
         training.files.delete(location)
     return answer

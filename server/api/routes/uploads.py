@@ -14,7 +14,7 @@ from server.api.own_route import OwnRoute
 from server.api.schemas.pages import NoQuery
 from server.api.schemas.uploads import UploadComplete, UploadCreate, UploadObject, UploadPart
 from server.api.writes import Answer, Author, fingerprint_of
-from server.core.errors import ApiError, PayloadTooLarge, Unavailable
+from server.core.errors import ApiError, PayloadTooLarge
 from server.core.ids import new_id
 from server.training.files.joined_parts import join_parts
 from server.training.files.rows import PREFIX as FILE_PREFIX
@@ -100,13 +100,8 @@ def _store_part(upload_id: str, source: BinaryIO, gateway: Gateway, training: Tr
         part = UploadPart(id=row.id, created_at=row.created_at, upload_id=row.upload_id)
         return Answer(part.model_dump(), detail={"part": part_id, "bytes": stored.size})
 
-    try:
+    with training.files.deleted_if_refused(location):
         answer = gateway.writes.run(author, "upload.add_part", upload_id, do, fingerprint=stored.sha256)
-    except Unavailable:
-        raise  # the transaction may have been committed
-    except ApiError:
-        training.files.delete(location)
-        raise
     if answer.body["id"] != part_id:
         training.files.delete(location)
     return answer
@@ -167,13 +162,8 @@ def _complete(
         return Answer(UploadObject.of(row, made).model_dump(), detail={"file": file_id, "bytes": stored.size})
 
     fingerprint = f"{completion.parts_sha256} {md5}"
-    try:
+    with training.files.deleted_if_refused(location):
         answer = gateway.writes.run(author, "upload.complete", upload_id, do, fingerprint=fingerprint)
-    except Unavailable:
-        raise  # the transaction may have been committed
-    except ApiError:
-        training.files.delete(location)
-        raise
     if answer.body["file"]["id"] != file_id:
         training.files.delete(location)
     for part in no_longer_used:

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 import structlog
 
 from server.core.errors import ApiError, BadRequest, TooManyRequests
+from server.core.retry_headers import retry_headers
 from server.inference.responses.event_log import EventLogs
 from server.inference.responses.event_rows import StreamPart, sent_event
 from server.inference.responses.store import ResponseStore
-from server.limits.rate_limit_headers import retry_headers
 
 LOOK_S = 0.5
 # Proxies close what is silent for a minute, and a response may wait for longer in the queue.

@@ -20,7 +20,7 @@ import structlog
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-from server.core.errors import Unavailable
+from server.core.errors import ApiError, Unavailable
 
 CHUNK_BYTES = 2**20
 # One part of a transfer to a bucket, held in memory. S3 takes at most 10,000 parts.
@@ -90,6 +90,18 @@ class FileStorage:
             pass
         except Exception as error:  # of whatever library the URL stands for
             structlog.get_logger().warning("file left in storage", location=location, reason=str(error))
+
+    @contextmanager
+    def deleted_if_refused(self, location: str) -> Iterator[None]:
+        """Remove a file when the block, which stores its row, is refused; not for Unavailable, after which the row may
+        be there."""
+        try:
+            yield
+        except Unavailable:
+            raise
+        except ApiError:
+            self.delete(location)
+            raise
 
     def _path(self, location: str) -> str:
         return f"{self._root}/{location}"

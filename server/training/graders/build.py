@@ -109,18 +109,21 @@ class GraderTools:
         Raises BadRequest, or Unavailable when this machine has too much to do to find out.
         """
         await in_thread(self.build, spec, param, tenant=self.tenant)
-        if isinstance(spec, MultiSpec):
-            for name, part in spec.graders.items():
-                await self.check(part, f"{param}.graders.{name}")
-        if isinstance(spec, PythonSpec) and self.sandbox is not None:
-            try:
-                await self.sandbox.check(spec.source, self.tenant)
-            except SandboxedCodeError as error:
-                raise BadRequest(f"{param}.source: {error.message}", param=f"{param}.source") from error
-            except IsolationUnavailable as error:
-                raise _unavailable(str(error), param) from error
-            except SandboxBusy as error:
-                raise Unavailable(f"{param} could not be tried: {error}; try again in a moment.") from error
+        parts = spec.graders if isinstance(spec, MultiSpec) else {}
+        named = {f"{param}.graders.{name}": part for name, part in parts.items()} or {param: spec}
+        for where, part in named.items():
+            if isinstance(part, PythonSpec) and self.sandbox is not None:
+                await self._check_source(part, self.sandbox, where)
+
+    async def _check_source(self, spec: PythonSpec, sandbox: Sandbox, param: str) -> None:
+        try:
+            await sandbox.check(spec.source, self.tenant)
+        except SandboxedCodeError as error:
+            raise BadRequest(f"{param}.source: {error.message}", param=f"{param}.source") from error
+        except IsolationUnavailable as error:
+            raise _unavailable(str(error), param) from error
+        except SandboxBusy as error:
+            raise Unavailable(f"{param} could not be tried: {error}; try again in a moment.") from error
 
     def endpoints_for(self, url: str, param: str) -> EndpointClient:
         """What asks the tenant's endpoint `url`, which `param` names. BadRequest when it would not be asked."""

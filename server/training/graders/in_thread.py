@@ -1,8 +1,8 @@
 """A grader's work on long texts, in a thread, so that others' requests go on meanwhile.
 
 Design decision: one thread for all graders. The work holds the interpreter's lock, so several would not be faster, and
-the event loop would wait for each of them in turn. Tenants take turns at it by time: however
-much one's graders have to compare, another's wait for one piece of it.
+the event loop would wait for each of them in turn. Tenants take turns at it by time: however much one's graders have to
+compare, another's wait for one piece of it.
 """
 
 from __future__ import annotations

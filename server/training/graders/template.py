@@ -81,10 +81,6 @@ class Template:
         """Whether a part of the completion is inserted."""
         return any(variable.namespace == "sample" for variable in self.variables)
 
-    def render(self, sample: Sample, item: Mapping[str, Any]) -> str:
-        """The text with its variables filled in. GraderError for a missing variable, or beyond MAX_RENDERED_CHARS."""
-        return _render((self,), sample, item)[0]
-
 
 async def fill_in(
     templates: Sequence[Template], sample: Sample, item: Mapping[str, Any], tenant: str = ""
@@ -98,12 +94,15 @@ async def fill_in(
     if len(templates) + len(variables) <= MAX_ON_LOOP and not any(
         isinstance(_value(variable, sample, item), dict | list) for variable in variables
     ):
-        return _render(templates, sample, item)
-    return await in_thread(_render, templates, sample, item, tenant=tenant)
+        return render(templates, sample, item)
+    return await in_thread(render, templates, sample, item, tenant=tenant)
 
 
-def _render(templates: Sequence[Template], sample: Sample, item: Mapping[str, Any]) -> list[str]:
-    """Each variable is written once, and nothing behind the limit: a short template can ask for a long row often."""
+def render(templates: Sequence[Template], sample: Sample, item: Mapping[str, Any]) -> list[str]:
+    """As `fill_in`, here. GraderError for a missing variable, or beyond MAX_RENDERED_CHARS in all of them.
+
+    Each variable is written once, and nothing behind the limit: a short template can ask for a long row often.
+    """
     left = MAX_RENDERED_CHARS
     written: dict[Variable, str] = {}
     rendered = []

@@ -161,10 +161,13 @@ def _say_unreadable(connection: Connection, job_id: str, error: ValidationError)
         log.warning("job cannot be read", job=job_id, why=why)
 
 
+def unleased() -> sa.ColumnElement[bool]:
+    """Whether no worker has the lease of a job: one that was released or resumed has none, or an expired one."""
+    return sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= now())
+
+
 def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
-    # A running job has a lease; one that was released or resumed has none, or an expired one.
-    unleased = sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= now())
-    return sa.and_(JOBS.c.status.in_(statuses), unleased)
+    return sa.and_(JOBS.c.status.in_(statuses), unleased())
 
 
 def _next_job_id(

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +31,7 @@ from server.core.settings import Settings
 from server.observability.logging import configure_logging
 from server.training.graders.tools import client_of_this_server, grader_tools
 from server.training.jobs.config import METHODS, Method, needs_weights
+from server.training.jobs.worker_name import new_worker_name
 from server.training.worker.base_model import check_logits, end_tokens
 from server.training.worker.context import WorkerTools
 from server.training.worker.device_memory import CudaMemory, device_memory
@@ -106,8 +105,7 @@ async def _run(settings: Settings, options: WorkerOptions, factors: Factors) -> 
         console.print(f"worker: {line}", highlight=False, markup=False, soft_wrap=True)
 
     async with worker_tools(settings, options, factors, log) as tools:
-        # Process ids are used again; a lease must never pass to another process of the same name.
-        name = options.name or f"{socket.gethostname()[:80]}-{os.getpid()}-{secrets.token_hex(4)}"
+        name = options.name or new_worker_name()
         worker = Worker(name, tools, log, options.methods, max_jobs=options.max_jobs)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from server.limits.fair_semaphore import FairSemaphore, ShareSemaphore, TenantSemaphores
+from server.limits.fair_semaphore import FairSemaphore, ShareSemaphore, Slots, TenantSemaphores
 
 
 async def served(at_once: int, *crowds: tuple[str, str, int]) -> list[str]:
@@ -17,6 +17,21 @@ async def served(at_once: int, *crowds: tuple[str, str, int]) -> list[str]:
     await asyncio.gather(*(one(tenant, job) for tenant, job, count in crowds for _ in range(count)))
     assert not semaphore._present and not semaphore._next and not semaphore._latest
     return order
+
+
+class Held:
+    """How many slots a tenant holds at a time, at most."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._now = self.most = 0
+
+    async def once(self) -> None:
+        async with self._slots.slot("acme"):
+            self._now += 1
+            self.most = max(self.most, self._now)
+            await asyncio.sleep(0)
+            self._now -= 1
 
 
 async def test_a_tenant_that_comes_last_waits_for_one_of_each_other() -> None:
@@ -48,25 +63,18 @@ async def test_a_place_given_up_while_waiting_is_nobodys() -> None:
 
 
 async def test_waiting_that_is_cancelled_makes_no_slot() -> None:
-    semaphore, inside, most = FairSemaphore(1), 0, 0
-
-    async def hold() -> None:
-        nonlocal inside, most
-        async with semaphore.slot("acme"):
-            inside, most = inside + 1, max(most, inside + 1)
-            await asyncio.sleep(0)
-            inside -= 1
-
+    semaphore = FairSemaphore(1)
+    held = Held(semaphore)
     async with semaphore.slot("acme"):
-        waiting = [asyncio.create_task(hold()) for _ in range(4)]
+        waiting = [asyncio.create_task(held.once()) for _ in range(4)]
         await asyncio.sleep(0)
         for task in waiting[:3]:
             task.cancel()
     # The slot was free while the cancelled ones had not left yet.
     async with asyncio.timeout(1):
-        await asyncio.gather(*waiting, *(hold() for _ in range(5)), return_exceptions=True)
+        await asyncio.gather(*waiting, *(held.once() for _ in range(5)), return_exceptions=True)
     assert not any(task.exception() for task in waiting[3:])
-    assert most == 1
+    assert held.most == 1
 
 
 async def test_a_tenant_whose_slots_hang_keeps_nobody_else_waiting() -> None:
@@ -86,17 +94,9 @@ async def test_a_tenant_whose_slots_hang_keeps_nobody_else_waiting() -> None:
 
 
 async def test_a_tenant_has_no_more_slots_than_its_own() -> None:
-    semaphores, inside, most = TenantSemaphores(2), 0, 0
-
-    async def hold() -> None:
-        nonlocal inside, most
-        async with semaphores.slot("acme"):
-            inside, most = inside + 1, max(most, inside + 1)
-            await asyncio.sleep(0)
-            inside -= 1
-
-    await asyncio.gather(*(hold() for _ in range(9)))
-    assert most == 2
+    held = Held(TenantSemaphores(2))
+    await asyncio.gather(*(held.once() for _ in range(9)))
+    assert held.most == 2
 
 
 async def test_by_time_a_tenant_of_short_turns_waits_for_few_long_ones() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.limits.rate_limit_headers import duration, limit_headers, retry_headers
+from server.core.retry_headers import retry_headers
+from server.limits.rate_limit_headers import duration, limit_headers
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.training.graders.grade import GraderError, Sample
-from server.training.graders.template import MAX_CHARS, MAX_RENDERED_CHARS, Template, _split, fill_in
+from server.training.graders.template import MAX_CHARS, MAX_RENDERED_CHARS, Template, _split, fill_in, render
 
 SAMPLE = Sample.of_text(
     '{"answer": {"value": [3, "four"]}}', ({"type": "function", "function": {"name": "add", "arguments": "{}"}},)
@@ -41,21 +41,21 @@ JSON = st.recursive(
     ],
 )
 def test_paths_are_filled_in(text: str, rendered: str) -> None:
-    assert Template.parse(text).render(SAMPLE, ITEM) == rendered
+    assert render([Template.parse(text)], SAMPLE, ITEM)[0] == rendered
 
 
 @given(st.text(), JSON)
 def test_strings_come_as_they_are_and_values_as_json(text: str, value: object) -> None:
     template = Template.parse("{{sample.output_text}}|{{item.value}}")
 
-    output, _, rest = template.render(Sample.of_text(text), {"value": value})[len(text) :].partition("|")
+    output, _, rest = render([template], Sample.of_text(text), {"value": value})[0][len(text) :].partition("|")
 
     assert output == ""
     assert rest == value if isinstance(value, str) else json.loads(rest) == value
 
 
 def test_what_is_filled_in_is_not_a_template_again() -> None:
-    assert Template.parse("{{item.answer}}").render(SAMPLE, {"answer": "{{item.secret}}"}) == "{{item.secret}}"
+    assert render([Template.parse("{{item.answer}}")], SAMPLE, {"answer": "{{item.secret}}"})[0] == "{{item.secret}}"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_is_filled_in_is_not_a_template_again() -> None:
 )
 def test_a_missing_variable_is_named_with_what_there_is(text: str, missing: str) -> None:
     with pytest.raises(GraderError, match="is missing") as caught:
-        Template.parse(text).render(SAMPLE, ITEM)
+        render([Template.parse(text)], SAMPLE, ITEM)
 
     assert caught.value.kind == "invalid_variable_error"
     assert f"variable {missing} is missing" in caught.value.message
@@ -78,7 +78,7 @@ def test_a_missing_variable_is_named_with_what_there_is(text: str, missing: str)
 
 def test_a_sample_that_is_not_json_is_said_to_be_the_reason() -> None:
     with pytest.raises(GraderError, match="the sample is not JSON") as caught:
-        Template.parse("{{sample.output_json.a}}").render(Sample.of_text("prose"), {})
+        render([Template.parse("{{sample.output_json.a}}")], Sample.of_text("prose"), {})
 
     assert caught.value.kind == "sample_parse_error"
 
@@ -128,19 +128,19 @@ def test_braces_are_text_or_refused_and_never_lost(text: str) -> None:
         template = Template.parse(text)
     except ValueError:
         return
-    assert template.render(SAMPLE, ITEM) == text
+    assert render([template], SAMPLE, ITEM)[0] == text
 
 
 def test_attributes_of_python_objects_are_out_of_reach() -> None:
     with pytest.raises(GraderError, match="__class__"):
-        Template.parse("{{item.answer.__class__}}").render(SAMPLE, ITEM)
+        render([Template.parse("{{item.answer.__class__}}")], SAMPLE, ITEM)
 
 
 def test_a_template_that_multiplies_its_row_is_stopped() -> None:
     template = Template.parse("{{item.answer}}" * 11)
 
     with pytest.raises(GraderError, match="at most"):
-        template.render(SAMPLE, {"answer": "x" * (MAX_RENDERED_CHARS // 10)})
+        render([template], SAMPLE, {"answer": "x" * (MAX_RENDERED_CHARS // 10)})
 
 
 def test_a_long_value_is_written_once_and_no_more_than_is_kept() -> None:
@@ -151,7 +151,7 @@ def test_a_long_value_is_written_once_and_no_more_than_is_kept() -> None:
     try:
         for text in (many, distinct):
             with pytest.raises(GraderError, match="at most"):
-                Template.parse(text).render(SAMPLE, item)
+                render([Template.parse(text)], SAMPLE, item)
         assert tracemalloc.get_traced_memory()[1] < 10 * MAX_RENDERED_CHARS
     finally:
         tracemalloc.stop()
@@ -171,7 +171,7 @@ async def test_others_go_on_while_much_or_json_is_filled_in(text: str, at_once: 
     filling = asyncio.create_task(fill_in([Template.parse(text)], SAMPLE, ITEM))
     await asyncio.sleep(0)
     assert filling.done() is at_once
-    assert await filling == [Template.parse(text).render(SAMPLE, ITEM)]
+    assert await filling == render([Template.parse(text)], SAMPLE, ITEM)
 
 
 def test_the_variables_of_rows_are_known_beforehand() -> None:

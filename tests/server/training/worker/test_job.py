@@ -41,6 +41,11 @@ SMALL = {
 }
 
 
+def answered_rows() -> list[dict[str, Any]]:
+    """Rows to imitate."""
+    return [{"messages": [*row["messages"], {"role": "assistant", "content": WORD}]} for row in rows(12)]
+
+
 def probability_of_word(path: Path, factors: Factors, v: list[float] | None) -> float:
     """How probable WORD is as the first word of an answer, over all prompts, by the model alone (None: the base)."""
     model = TrainableAdapters(load_model(path), factors)
@@ -393,7 +398,6 @@ async def test_a_step_is_the_sum_of_its_parts_and_the_metrics_count_them(
 
 
 async def test_what_others_have_of_the_memory_fails_no_job(tmp_path: Path, path: Path, factors: Factors) -> None:
-    data = [{"messages": [*row["messages"], {"role": "assistant", "content": WORD}]} for row in rows(12)]
     config = AutoConfig.from_pretrained(path)
     weights = weights_bytes(config, torch.float32)
     for_weights, for_passes = FixedMemory(weights - 1), FixedMemory(1000, others=400_000)
@@ -404,7 +408,7 @@ async def test_what_others_have_of_the_memory_fails_no_job(tmp_path: Path, path:
                 while not any(text in event.message for event in await here.events(job_id)):
                     await asyncio.sleep(0.01)
 
-        job_id = await here.job(data, max_steps=2, validation_fraction=0)
+        job_id = await here.job(answered_rows(), max_steps=2, validation_fraction=0)
         async with here.worker(
             memory=for_passes, check_memory=lambda: check_weights(config, torch.float32, for_weights)
         ):
@@ -421,9 +425,8 @@ async def test_what_others_have_of_the_memory_fails_no_job(tmp_path: Path, path:
 async def test_what_others_never_leave_fails_a_job_with_the_sum_in_the_third_attempt(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
-    data = [{"messages": [*row["messages"], {"role": "assistant", "content": WORD}]} for row in rows(12)]
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(data, max_steps=1, validation_fraction=0)
+        job_id = await here.job(answered_rows(), max_steps=1, validation_fraction=0)
         async with here.worker(memory=FixedMemory(1000, others=400_000)):
             for attempt in range(1, MEMORY_ATTEMPTS):
                 async with asyncio.timeout(30):
@@ -444,7 +447,6 @@ async def test_what_others_never_leave_fails_a_job_with_the_sum_in_the_third_att
 async def test_a_worker_that_cannot_load_the_model_fails_no_job(
     tmp_path: Path, path: Path, factors: Factors, error: Exception, said: str
 ) -> None:
-    data = [{"messages": [*row["messages"], {"role": "assistant", "content": WORD}]} for row in rows(12)]
     broken = True
 
     def check() -> None:
@@ -452,7 +454,7 @@ async def test_a_worker_that_cannot_load_the_model_fails_no_job(
             raise error
 
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(data, max_steps=1, validation_fraction=0)
+        job_id = await here.job(answered_rows(), max_steps=1, validation_fraction=0)
         async with here.worker(check_memory=check):
             async with asyncio.timeout(30):
                 while not any(f"gives the job back: {said}" in one.message for one in await here.events(job_id)):
@@ -465,14 +467,13 @@ async def test_a_worker_that_cannot_load_the_model_fails_no_job(
 async def test_a_sequence_for_which_there_is_no_memory_ends_a_job_with_the_sum(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
-    data = [{"messages": [*row["messages"], {"role": "assistant", "content": WORD}]} for row in rows(12)]
     async with site(tmp_path, path, factors) as here:
-        job_id = await here.job(data, max_steps=1, validation_fraction=0)
+        job_id = await here.job(answered_rows(), max_steps=1, validation_fraction=0)
         async with here.worker(memory=FixedMemory(1000)):
             job = await here.wait(job_id, lambda job: job.status == "failed")
         assert job.error.code == "out_of_memory"
         assert "tokens takes" in job.error.message and "left on the device" in job.error.message
         # Little, but enough.
-        job_id = await here.job(data, max_steps=2, validation_fraction=0)
+        job_id = await here.job(answered_rows(), max_steps=2, validation_fraction=0)
         async with here.worker(memory=FixedMemory(400_000)):
             await here.wait(job_id, "succeeded")

@@ -43,7 +43,7 @@ from server.training.worker.main import WorkerOptions, run_worker, worker_tools
 from tests.adapters.quantised_checkpoints import quantise
 from tests.server.support.sampling_engine import tiny_tokenizer
 from tests.server.support.served import listening
-from tests.server.support.site import CONTAINS, SIMILAR, rows, site
+from tests.server.support.site import CONTAINS, SIMILAR, Site, rows, site
 
 JOB = {"batch_size": 2, "group_size": 4, "max_completion_tokens": 2, "epochs": 9, "max_steps": 2}
 # Writes down its key and its process, and works for ever.
@@ -225,14 +225,23 @@ time.sleep(600)
 """
 
 
+def claims(url: str, factors: Factors) -> list[str]:
+    """The command of a worker that claims one job and does nothing."""
+    return [sys.executable, "-c", CLAIMS, url, factors.digest, str(PROTOCOL)]
+
+
+async def queued_job(here: Site) -> str:
+    job_id = await here.job(rows(4), CONTAINS, **JOB)
+    with here.database.write() as connection:
+        connection.execute(JOBS.update().values(status="queued", total_steps=2))
+    return job_id
+
+
 async def test_the_jobs_of_workers_that_the_server_stops_are_given_back(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
     async with site(tmp_path, path, factors) as here, listening(here.app) as url:
-        command = [sys.executable, "-c", CLAIMS, url, factors.digest, str(PROTOCOL)]
-        job_id = await here.job(rows(4), CONTAINS, **JOB)
-        with here.database.write() as connection:
-            connection.execute(JOBS.update().values(status="queued", total_steps=2))
+        command, job_id = claims(url, factors), await queued_job(here)
         async with OwnWorkers(1, command, None, factors.digest, poll_s=0.05).running(here.database):
             await here.wait(job_id, "running")
         with here.database.read() as connection:
@@ -244,10 +253,7 @@ async def test_a_job_with_which_a_worker_died_by_itself_keeps_its_count_of_attem
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
     async with site(tmp_path, path, factors) as here, listening(here.app) as url:
-        command = [sys.executable, "-c", CLAIMS, url, factors.digest, str(PROTOCOL)]
-        job_id = await here.job(rows(4), CONTAINS, **JOB)
-        with here.database.write() as connection:
-            connection.execute(JOBS.update().values(status="queued", total_steps=2))
+        command, job_id = claims(url, factors), await queued_job(here)
         # It looks after its workers so seldom that it has not seen the end of this one.
         async with OwnWorkers(1, command, None, factors.digest, poll_s=3).running(here.database):
             await here.wait(job_id, "running")
