@@ -6,17 +6,14 @@ here. Weak keys, and a URL for files whose package is not installed, are refused
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from fsspec.core import split_protocol  # type: ignore[import-untyped]
-from fsspec.registry import get_filesystem_class  # type: ignore[import-untyped]
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.asyncio import connection as redis_url
 
 from server.core.error_responses import plain_message
 from server.core.key_strength import why_not_a_key, why_weak
+from server.core.settings_urls import why_no_redis, why_no_storage, without_password
 
 MIB = 2**20
 MAX_DAYS = 36_500
@@ -279,26 +276,3 @@ def explain(error: ValidationError) -> str:
         said = sentences.get(name)
         sentences[name] = f"TINYLORA_{name.upper()} {value}{message}" if said is None else f"{said}, or: {message}"
     return "; ".join(sentences.values())
-
-
-def without_password(url: str) -> str:
-    """`url` as it may be shown: without the password, or the secret of a bucket, that may be in it."""
-    return re.sub(r"(?<=://)[^/@]*:[^/]*@", "***@", url)
-
-
-def why_no_redis(url: str) -> str | None:
-    """Why there can be no Redis at `url`, for the operator, without the password in it. None: there can."""
-    try:
-        redis_url.parse_url(url)
-    except ValueError:
-        return "expected redis://[[user]:password@]host[:port][/database], rediss://... for TLS, or unix://path"
-    return None
-
-
-def why_no_storage(url: str) -> str | None:
-    """Why there can be no files at `url`, for the operator: the package to install, say. None: there can."""
-    try:
-        get_filesystem_class(split_protocol(url)[0])
-    except (ImportError, ValueError) as error:
-        return str(error)
-    return None

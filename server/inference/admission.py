@@ -22,7 +22,8 @@ from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
 from server.inference.token_estimate import Estimate
 from server.limits.background_pace import BackgroundPace
-from server.limits.fair_queue import FairQueue, Place, QueueFull
+from server.limits.fair_order import Place
+from server.limits.fair_queue import FairQueue, QueueFull
 from server.limits.quotas import Quotas, Ticket
 from server.limits.spending import check_month, month_headers
 

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr, ValidationError
 
 from clients.cli.finding import Finding
-from server.core.settings import Settings, explain, without_password
+from server.core.settings import Settings, explain
+from server.core.settings_urls import without_password
 from server.db.url import DatabaseStartError, described, parse_url, why_unusable
 from server.launch.embedded_model import MODELS_DIR_VARIABLE
 from server.launch.start_checks import can_hold_files, nearest_existing

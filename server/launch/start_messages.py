@@ -17,7 +17,8 @@ from adapters.factors.model_files import locate_model, read_model
 from adapters.factors.quantised import is_factors_file
 from clients.cli.calls import say
 from server.core.host_memory import GIB
-from server.core.settings import Settings, without_password
+from server.core.settings import Settings
+from server.core.settings_urls import without_password
 from server.launch.adapter_support import what_is_left_out
 from server.launch.compiler import why_not_compile
 from server.launch.gpu_facts import VISIBLE_VARIABLE, gpu_facts, order_as_nvml, visible_gpus

@@ -1,9 +1,4 @@
-"""Who goes next into a full engine: weighted fair order across tenants.
-
-Start-time fair queueing (Goyal, Vin and Cheng, 1996) over several slots (Jin, Chase and Kaur, 2004). Every tenant with
-requests has a start tag; whoever has the lowest goes next. That tag is then the virtual time, and the tenant's own tag
-moves on by cost / weight. A tenant that comes new starts at the virtual time: it is next in line, and has no credit
-from when it was away.
+"""Who goes next into a full engine: the fair order of fair_order.py over several slots (Jin, Chase and Kaur, 2004).
 
 While a tenant waits, it is served at least as a fluid server would serve it (to every waiting tenant at once, in
 proportion to its weight) that is behind by one request of each other tenant. No slot stays free that the next request
@@ -11,9 +6,6 @@ fits in.
 
 A request for several slots waits until so many are free, and nobody overtakes it. What others would have done meanwhile
 in the slots that it keeps free is a part of its cost, by what a slot has lately done in a second.
-
-A tenant without requests stays in the heap until the virtual time has passed its tag, which then no longer matters. So
-nothing is remembered of anyone while slots are free.
 
 Work of the background (lines of batches) has an order of its own, by the same rule. It starts when no request waits,
 and as many at once as background_pace.py allows. While none of it runs, the next line starts in what is free, however
@@ -26,13 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from heapq import heappop, heappush, heapreplace
-from itertools import count
 
 from server.limits.background_pace import BackgroundPace
+from server.limits.fair_order import FairOrder, Flow, Place
 
 # How far back counts what a slot has done in a second.
 LATELY_S = 60.0
@@ -40,106 +30,6 @@ LATELY_S = 60.0
 
 class QueueFull(Exception):
     """As many of the tenant's requests as may wait are of its class, or of one that goes before it."""
-
-
-@dataclass(slots=True, eq=False)
-class Flow:
-    """One tenant: its start tag in virtual time, and its waiting requests, most urgent and then oldest first."""
-
-    tenant: Hashable
-    start: float
-    order: int
-    weight: float = 1.0
-    waiting: list[Place] = field(default_factory=list)
-    correction: float = 0.0
-
-    def __lt__(self, other: Flow) -> bool:
-        return (self.start, self.order) < (other.start, other.order)
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """One request in the queue or in the engine. `granted` is done when it may run, since the time `started_at`.
-
-    Whoever awaits `granted` and is cancelled cancels it too, so `running` says whether it has slots.
-    """
-
-    flow: Flow
-    cost: float
-    weight: float
-    width: int
-    priority: int
-    order: int
-    granted: asyncio.Future[None]
-    background: bool = False
-    started_at: float = 0.0
-    running: bool = False
-    left: bool = False
-
-    def __lt__(self, other: Place) -> bool:
-        return (self.priority, self.order) < (other.priority, other.order)
-
-    @property
-    def priority_class(self) -> int:
-        """-1: before ordinary requests; 0: one of them; 1: after them, however long."""
-        return (self.priority > 0) - (self.priority < 0)
-
-
-class FairOrder:
-    """The fair order of the requests that wait."""
-
-    def __init__(self) -> None:
-        self._virtual_time = 0.0
-        self._heap: list[Flow] = []
-        self._flows: dict[Hashable, Flow] = {}
-        self._order = count()
-
-    @property
-    def remembered(self) -> int:
-        """Tenants of which anything is remembered."""
-        return len(self._flows)
-
-    def add(
-        self, tenant: Hashable, cost: float, weight: float, width: int, priority: int, *, background: bool
-    ) -> Place:
-        """A new place, behind those of its tenant that are as urgent."""
-        flow = self._flows.get(tenant)
-        if flow is None:
-            flow = self._flows[tenant] = Flow(tenant, self._virtual_time, next(self._order))
-            heappush(self._heap, flow)
-        granted = asyncio.get_running_loop().create_future()
-        place = Place(flow, cost, weight, width, priority, next(self._order), granted, background)
-        flow.weight = weight
-        insort(flow.waiting, place)
-        return place
-
-    def first(self) -> Place | None:
-        """Who goes next; None when nobody waits."""
-        while self._heap:
-            flow = self._heap[0]
-            self._virtual_time = flow.start
-            if flow.waiting:
-                return flow.waiting[0]
-            if flow.correction > 0:  # it owes that also when it has left
-                self._move_on(flow, flow.correction / flow.weight)
-                flow.correction = 0.0
-                continue
-            heappop(self._heap)
-            del self._flows[flow.tenant]
-        self._virtual_time = 0.0
-        return None
-
-    def take_first(self) -> None:
-        """The one of `first` goes."""
-        flow = self._heap[0]
-        place = flow.waiting.pop(0)
-        cost = place.cost + flow.correction
-        flow.correction = min(cost, 0.0)
-        self._move_on(flow, max(cost, 0.0) / place.weight)
-
-    def _move_on(self, first: Flow, by: float) -> None:
-        first.start += by
-        heapreplace(self._heap, first)
 
 
 class FairQueue:

@@ -35,7 +35,7 @@ class FairSemaphore:
 
     def __init__(self, at_once: int, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock
-        self._queue = FairQueue(max_running=at_once, max_waiting=sys.maxsize)
+        self._queue = FairQueue(max_running=at_once, max_waiting=sys.maxsize, clock=clock or time.monotonic)
         # By tenant: how many hold a slot or wait, and the number of the latest that got one. By job: the next number.
         self._present: Counter[str] = Counter()
         self._latest: dict[str, int] = {}
@@ -49,14 +49,12 @@ class FairSemaphore:
         number = max(numbers.get(job, 0), self._latest.get(tenant, 0))
         numbers[job] = number + 1
         place = self._queue.enter(tenant, cost=1, priority=number)
-        since: float | None = None
         try:
             await place.granted
-            since = self._clock and self._clock()
             self._latest[tenant] = max(number, self._latest.get(tenant, 0))
             yield
         finally:
-            held_s = None if self._clock is None or since is None else self._clock() - since
+            held_s = self._clock() - place.started_at if self._clock and place.running else None
             self._queue.leave(place, held_s)
             self._present[tenant] -= 1
             if not self._present[tenant]:

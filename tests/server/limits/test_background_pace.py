@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from server.limits.background_pace import MAX_REST_S, QUIET_S, REST_FACTOR, BackgroundPace
-from server.limits.fair_queue import FairQueue, Place
+from server.limits.fair_order import Place
+from server.limits.fair_queue import FairQueue
 from tests.server.limits.test_token_bucket import Clock
 
 

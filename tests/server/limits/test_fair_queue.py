@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.limits.fair_queue import FairQueue, Place, QueueFull
+from server.limits.fair_order import Place
+from server.limits.fair_queue import FairQueue, QueueFull
 
 FUZZ = settings(max_examples=200, deadline=None, derandomize=True)
 WEIGHTS = st.sampled_from([0.25, 1.0, 2.0, 7.0])
