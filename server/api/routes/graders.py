@@ -30,7 +30,6 @@ from server.core.principal import ORGANIZATION_HEADER
 from server.core.request_body import read_json
 from server.training.graders.build import GraderTools, parse_spec
 from server.training.graders.grade import ErrorKind, Grade, GraderError, Sample, grade_row
-from server.training.graders.in_thread import in_thread
 from server.training.graders.multi import MultiSpec
 from server.training.graders.spec import GraderSpec, without_secrets
 
@@ -65,7 +64,7 @@ ToolsDep = Annotated[GraderTools, Depends(_tools)]
 async def run_grader(request: Request, tools: ToolsDep, _turn: TurnDep) -> GraderRunResponse:
     """Grade one sample."""
     body, spec = await _read(request, GraderRunRequest)
-    grader = await in_thread(tools.build, spec, tenant=tools.tenant)
+    grader = await tools.in_thread(tools.build, spec)
     started = time.perf_counter()
     try:
         async with asyncio.timeout(GRADING_TIMEOUT_S):

@@ -6,8 +6,8 @@ missing is refused when the grader is defined, not when the first completion is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +21,7 @@ from server.endpoints.guarded_network import NotAllowed
 from server.training.graders.endpoint import EndpointGrader, EndpointSpec
 from server.training.graders.environment import EnvironmentReward, EnvironmentRewardSpec
 from server.training.graders.grade import Grader
-from server.training.graders.in_thread import in_thread
+from server.training.graders.grader_thread import GraderThread, T, Ts
 from server.training.graders.judge import JudgeSpec
 from server.training.graders.label_model import LabelModel, LabelModelSpec
 from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, math_of_string_check
@@ -64,6 +64,7 @@ class GraderTools:
     endpoints: EndpointClient | None = None
     judge_is_this_server: bool = False
     tenant: str = ""
+    thread: GraderThread = field(default_factory=GraderThread)
 
     def on_behalf_of(self, tenant: str, headers: Mapping[str, str]) -> GraderTools:
         """These tools for `tenant`, with `headers` on requests to a judge that is this server; others never do."""
@@ -72,15 +73,19 @@ class GraderTools:
             judge = judge.with_options(default_headers=headers)
         return replace(self, judge=judge, tenant=tenant)
 
+    async def in_thread(self, work: Callable[[*Ts], T], /, *args: *Ts) -> T:
+        """What `work` returns or raises, done in the thread of the graders, in the tenant's turn."""
+        return await self.thread.run(self.tenant, work, *args)
+
     def build(self, spec: GraderSpec, param: str = "grader") -> Grader:
         """The grader that `spec` defines. Raises BadRequest when this server has no tool for it."""
         match spec:
             case StringCheckSpec():
-                return StringCheck(spec, self.tenant)
+                return StringCheck(spec, self.in_thread)
             case TextSimilaritySpec():
-                return TextSimilarity(spec, self.tenant)
+                return TextSimilarity(spec, self.in_thread)
             case MathSpec():
-                return MathGrader(spec, self.math, self.tenant)
+                return MathGrader(spec, self.math, self.tenant, self.in_thread)
             case PythonSpec():
                 if self.sandbox is None:
                     raise _unavailable(
@@ -92,8 +97,8 @@ class GraderTools:
                     raise _unavailable(f"this server has no judge for {spec.type} graders", param)
                 extra_body = {"priority": PRIORITY} if self.judge_is_this_server else None
                 if isinstance(spec, LabelModelSpec):
-                    return LabelModel(spec, self.judge, extra_body, self.tenant)
-                return ScoreModel(spec, self.judge, extra_body, self.tenant)
+                    return LabelModel(spec, self.judge, extra_body, self.in_thread)
+                return ScoreModel(spec, self.judge, extra_body, self.in_thread)
             case EndpointSpec():
                 return EndpointGrader(spec, self.endpoints_for(spec.url, param), tenant=self.tenant)
             case EnvironmentRewardSpec():
@@ -108,7 +113,7 @@ class GraderTools:
 
         Raises BadRequest, or Unavailable when this machine has too much to do to find out.
         """
-        await in_thread(self.build, spec, param, tenant=self.tenant)
+        await self.in_thread(self.build, spec, param)
         parts = spec.graders if isinstance(spec, MultiSpec) else {}
         named = {f"{param}.graders.{name}": part for name, part in parts.items()} or {param: spec}
         for where, part in named.items():
@@ -136,7 +141,8 @@ class GraderTools:
         return self.endpoints
 
     async def close(self) -> None:
-        """End processes and connections. The judge's client is closed by whoever made it."""
+        """End processes, thread and connections. The judge's client is closed by whoever made it."""
+        self.thread.close()
         await self.math.close()
         if self.endpoints is not None:
             await self.endpoints.close()

@@ -12,6 +12,7 @@ Inputs are texts; images and audio are refused when the grader is defined.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import openai
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from server.training.graders.grade import GraderError, Sample, printable
+from server.training.graders.grader_thread import InThread
 from server.training.graders.spec import GraderSpec
 from server.training.graders.template import Template, TemplateText, fill_in
 
@@ -108,9 +110,9 @@ class Judge:
         result: Mapping[str, Any],
         params: Mapping[str, Any],
         extra_body: Mapping[str, Any] | None = None,
-        tenant: str = "",
+        in_thread: InThread = asyncio.to_thread,
     ) -> None:
-        self._client, self._tenant = client, tenant
+        self._client, self._in_thread = client, in_thread
         self._model = spec.model
         self._messages = [(message.role, tuple(map(Template.parse, message.texts()))) for message in spec.input]
         self._rule = rule
@@ -142,7 +144,7 @@ class Judge:
 
     async def _filled_in(self, sample: Sample, item: Mapping[str, Any]) -> list[dict[str, str]]:
         templates = [text for _, texts in self._messages for text in texts]
-        filled_in = iter(await fill_in(templates, sample, item, self._tenant))
+        filled_in = iter(await fill_in(templates, sample, item, self._in_thread))
         messages = []
         for role, texts in self._messages:
             content = "\n".join(islice(filled_in, len(texts)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ import openai
 from pydantic import Field, ValidationInfo, field_validator
 
 from server.training.graders.grade import Grade, Sample
+from server.training.graders.grader_thread import InThread
 from server.training.graders.judge import Judge, JudgeSpec, answer_rule
 from server.training.graders.spec import Name
 
@@ -50,7 +52,7 @@ class LabelModel:
         spec: LabelModelSpec,
         judge: openai.AsyncOpenAI,
         extra_body: Mapping[str, Any] | None = None,
-        tenant: str = "",
+        in_thread: InThread = asyncio.to_thread,
     ) -> None:
         self.name = spec.name
         self._labels = {_plain(label): label for label in reversed(spec.labels)} | {one: one for one in spec.labels}
@@ -58,7 +60,7 @@ class LabelModel:
         self._listed = ", ".join(repr(label) for label in spec.labels)
         rule = answer_rule("string", f"the one of these labels that fits, as it is written here: {self._listed}")
         schema = {"type": "string", "enum": list(spec.labels)}
-        self._judge = Judge(judge, spec, rule, schema, {}, extra_body, tenant)
+        self._judge = Judge(judge, spec, rule, schema, {}, extra_body, in_thread)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the label passes, else 0; `detail` has the label. GraderError when the judge gives none of them."""

@@ -12,12 +12,14 @@ type. OpenAI's client knows its own types only, and would warn of another one wh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from server.training.graders.grade import Grade, GraderError, Sample
+from server.training.graders.grader_thread import InThread
 from server.training.graders.math_extract import ALL, Extractor, extract
 from server.training.graders.math_pool import MathPool, MathPoolError, MathUnavailable
 from server.training.graders.spec import GraderSpec, Name
@@ -63,16 +65,18 @@ def math_of_string_check(fields: Mapping[str, Any]) -> dict[str, Any]:
 class MathGrader:
     """Compares the final answers of completion and reference."""
 
-    def __init__(self, spec: MathSpec, pool: MathPool, tenant: str = "") -> None:
+    def __init__(
+        self, spec: MathSpec, pool: MathPool, tenant: str = "", in_thread: InThread = asyncio.to_thread
+    ) -> None:
         self.name = spec.name
         self._extractors = spec.extract
         self._input = Template.parse(spec.input)
         self._reference = Template.parse(spec.reference)
-        self._pool, self._tenant = pool, tenant
+        self._pool, self._tenant, self._in_thread = pool, tenant, in_thread
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the answers are equal; `detail` has both, and the extractor."""
-        solution, given = await fill_in((self._reference, self._input), sample, item, self._tenant)
+        solution, given = await fill_in((self._reference, self._input), sample, item, self._in_thread)
         found = extract(solution, ("boxed", "hashes"))
         reference = found.text if found else solution.strip()
         if not 0 < len(reference) <= MAX_ANSWER_CHARS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import openai
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator
 
 from server.training.graders.grade import MAX_SCORE, Grade, Sample
+from server.training.graders.grader_thread import InThread
 from server.training.graders.judge import Answer, Judge, JudgeSpec, answer_rule
 from server.training.graders.spec import Name
 
@@ -59,13 +61,13 @@ class ScoreModel:
         spec: ScoreModelSpec,
         judge: openai.AsyncOpenAI,
         extra_body: Mapping[str, Any] | None = None,
-        tenant: str = "",
+        in_thread: InThread = asyncio.to_thread,
     ) -> None:
         self.name = spec.name
         self._low, self._high = spec.range
         rule = answer_rule("number", f"the score as a number from {self._low:g} to {self._high:g}")
         params = spec.sampling_params.of_request() if spec.sampling_params else {}
-        self._judge = Judge(judge, spec, rule, {"type": "number"}, params, extra_body, tenant)
+        self._judge = Judge(judge, spec, rule, {"type": "number"}, params, extra_body, in_thread)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """The judge's score within the range; `detail` has its answer. Raises GraderError when it gives none."""

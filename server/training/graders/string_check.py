@@ -5,10 +5,12 @@ eq and ne compare exactly; like asks whether the input contains the reference, i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from server.training.graders.grade import Grade, Sample
+from server.training.graders.grader_thread import InThread
 from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText, fill_in
 
@@ -33,15 +35,15 @@ class StringCheckSpec(GraderSpec):
 class StringCheck:
     """Compares two filled-in templates."""
 
-    def __init__(self, spec: StringCheckSpec, tenant: str = "") -> None:
-        self.name, self._tenant = spec.name, tenant
+    def __init__(self, spec: StringCheckSpec, in_thread: InThread = asyncio.to_thread) -> None:
+        self.name, self._in_thread = spec.name, in_thread
         self._operation = spec.operation
         self._input = Template.parse(spec.input)
         self._reference = Template.parse(spec.reference)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the comparison holds, else 0."""
-        given, reference = await fill_in((self._input, self._reference), sample, item, self._tenant)
+        given, reference = await fill_in((self._input, self._reference), sample, item, self._in_thread)
         match self._operation:
             case "eq":
                 passes = given == reference

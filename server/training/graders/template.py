@@ -9,6 +9,7 @@ look like a variable and are none ("{{ item.answer }") are refused, because they
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from server.training.graders.grade import GraderError, Sample
-from server.training.graders.in_thread import in_thread
+from server.training.graders.grader_thread import InThread
 
 MAX_CHARS = 100_000
 MAX_RENDERED_CHARS = 1_000_000
@@ -83,19 +84,18 @@ class Template:
 
 
 async def fill_in(
-    templates: Sequence[Template], sample: Sample, item: Mapping[str, Any], tenant: str = ""
+    templates: Sequence[Template], sample: Sample, item: Mapping[str, Any], in_thread: InThread = asyncio.to_thread
 ) -> list[str]:
     """The texts of a grader's templates, in their order; MAX_RENDERED_CHARS is for all of them together.
 
-    In a thread, in the tenant's turn, where there are many, or a value is to be written as JSON, whose length is not
-    known before.
+    In a thread where there are many, or a value is to be written as JSON, whose length is not known before.
     """
     variables = [variable for template in templates for variable in template.variables]
     if len(templates) + len(variables) <= MAX_ON_LOOP and not any(
         isinstance(_value(variable, sample, item), dict | list) for variable in variables
     ):
         return render(templates, sample, item)
-    return await in_thread(render, templates, sample, item, tenant=tenant)
+    return await in_thread(render, templates, sample, item)
 
 
 def render(templates: Sequence[Template], sample: Sample, item: Mapping[str, Any]) -> list[str]:

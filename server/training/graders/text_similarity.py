@@ -6,6 +6,7 @@ the reason: cosine needs an embedding model, meteor needs WordNet.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from rapidfuzz import fuzz
 
 from server.training.graders import ngrams
 from server.training.graders.grade import Grade, GraderError, Sample
-from server.training.graders.in_thread import in_thread
+from server.training.graders.grader_thread import InThread
 from server.training.graders.spec import GraderSpec, Name
 from server.training.graders.template import Template, TemplateText, fill_in
 
@@ -77,19 +78,19 @@ class TextSimilaritySpec(GraderSpec):
 class TextSimilarity:
     """Computes a metric of two filled-in templates."""
 
-    def __init__(self, spec: TextSimilaritySpec, tenant: str = "") -> None:
-        self.name, self._tenant = spec.name, tenant
+    def __init__(self, spec: TextSimilaritySpec, in_thread: InThread = asyncio.to_thread) -> None:
+        self.name, self._in_thread = spec.name, in_thread
         self._metric = _METRICS[spec.evaluation_metric]
         self._input = Template.parse(spec.input)
         self._reference = Template.parse(spec.reference)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """The metric of the input against the reference. GraderError for texts of more than MAX_CHARS characters."""
-        given, reference = await fill_in((self._input, self._reference), sample, item, self._tenant)
+        given, reference = await fill_in((self._input, self._reference), sample, item, self._in_thread)
         if (longest := max(len(given), len(reference))) > MAX_CHARS:
             raise GraderError(
                 "truncated_observation_error", f"a text has {longest} characters, expected at most {MAX_CHARS}"
             )
         if len(given) + len(reference) <= MAX_ON_LOOP_CHARS:
             return Grade(self._metric(given, reference))
-        return Grade(await in_thread(self._metric, given, reference, tenant=self._tenant))
+        return Grade(await self._in_thread(self._metric, given, reference))

@@ -18,9 +18,10 @@ ROW = {"answer": ["a"]}
 
 @pytest.mark.parametrize("kind", ["string_check", "text_similarity"])
 async def test_long_texts_of_one_tenant_keep_another_waiting_for_one_of_them(kind: str) -> None:
+    tools = GraderTools(MathPool())
+
     def grader(tenant: str, kind: str, **fields: Any) -> Grader:
-        tools = GraderTools(MathPool()).on_behalf_of(tenant, {})
-        return tools.build(parse_spec({**DEFINITIONS[kind], **fields}))
+        return tools.on_behalf_of(tenant, {}).build(parse_spec({**DEFINITIONS[kind], **fields}))
 
     long = grader("flood", "text_similarity", evaluation_metric="gleu")
     sample, row = Sample.of_text("ab " * 5_000), {"answer": "ba " * 5_000}
