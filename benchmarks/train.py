@@ -48,7 +48,7 @@ from benchmarks.http_servers import started
 from benchmarks.paired import in_turn, speed
 from clients.examples.make_task import make_task
 from clients.examples.train import MAX_TOKENS, TEMPERATURE
-from server.launch.own_workers import NICE
+from server.launch.own_worker_plan import NICE
 
 GRADER = {
     "type": "text_similarity",

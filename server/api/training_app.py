@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from server.api.deps import Training
 from server.api.lifespan import run_with
-from server.api.routes import file_lines, files, fine_tuning, graders, job_samples, uploads, worker
+from server.api.routes import file_lines, files, fine_tuning, graders, job_creation, job_samples, uploads, worker
 from server.core.settings import Settings
 from server.db.database import Database
 from server.limits.grader_runs import GraderRuns
@@ -30,6 +30,7 @@ ROUTERS = (
     uploads.router,
     file_lines.router,
     graders.router,
+    job_creation.router,
     fine_tuning.router,
     job_samples.router,
     worker.router,

@@ -17,39 +17,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
-import sys
 import time
-from argparse import Namespace
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 import structlog
-from pydantic import SecretStr
 
-from adapters.factors.quantised import is_factors_file, is_quantised
-from server.auth.middleware import Mode
 from server.core.errors import ApiError, Unavailable
 from server.core.host_memory import GIB
-from server.core.settings import Settings
 from server.db.database import Database
 from server.db.training_tables import JOBS
 from server.launch.gpu_facts import VISIBLE_VARIABLE
 from server.launch.gpu_plan import WorkerGpus
-from server.training.jobs.config import GRADIENT_METHODS, METHODS, Method, needs_weights
+from server.training.jobs.config import METHODS, Method, needs_weights
 from server.training.jobs.leases import unleased
 from server.training.jobs.progress import give_back
 from server.training.jobs.worker_name import new_worker_name
 
 log = structlog.get_logger(__name__)
 
-NICE = 10
 # The server no longer answers by then, so there is nothing that a worker could wait for.
 STOP_S = 3.0
 MAX_BACKOFF_S = 300.0
@@ -164,94 +155,6 @@ class OwnWorkers:
         )
         with database.read() as connection:
             return connection.execute(jobs.limit(1)).first() is not None
-
-
-def with_worker_key(settings: Settings, mode: Mode) -> Settings:
-    """`settings` with a key for the own workers, where the server asks for keys and has none for them."""
-    if mode == "open" or settings.worker_key is not None:
-        return settings
-    return settings.model_copy(update={"worker_key": SecretStr(secrets.token_hex(32))})
-
-
-def own_workers(
-    settings: Settings,
-    mode: Mode,
-    model: str,
-    url: str | None,
-    factors: str,
-    chat_template: str | None = None,
-    gpus: Sequence[WorkerGpus] = (),
-) -> OwnWorkers:
-    """Those of a server that listens on `url`; none where that is None. They write messages by the same
-    `chat_template`, a file or the template itself, as the server does. `gpus`: the place of each.
-
-    model: whose weights they load. They leave evolution to those that have none, where there are any.
-    """
-    methods = GRADIENT_METHODS if settings.evolution_workers else METHODS
-    command = _command(settings, model, url, methods, chat_template)
-    if settings.factors_from is not None and is_factors_file(settings.factors_from):
-        command += ["--factors-from", settings.factors_from]
-    count = settings.training_workers if url else 0
-    return OwnWorkers(count, command, _key(settings, mode), factors, gpus=gpus, methods=methods, direct=_direct(url))
-
-
-def evolution_workers(
-    settings: Settings, mode: Mode, model: str, url: str | None, factors: str, chat_template: str | None = None
-) -> OwnWorkers:
-    """Those without weights; arguments as for `own_workers`, but `model` is the one that is served."""
-    methods: Sequence[Method] = ("evolution",)
-    command = _command(settings, model, url, methods, chat_template)
-    if settings.factors_from is not None:
-        command += ["--factors-from", settings.factors_from]
-    count = settings.evolution_workers if url else 0
-    return OwnWorkers(count, command, _key(settings, mode), factors, methods=methods, direct=_direct(url))
-
-
-def methods_of(workers: Iterable[OwnWorkers]) -> frozenset[Method]:
-    """Of the jobs that these do."""
-    return frozenset(method for one in workers if one.count for method in one.methods)
-
-
-def _key(settings: Settings, mode: Mode) -> str | None:
-    return None if mode == "open" or settings.worker_key is None else settings.worker_key.get_secret_value()
-
-
-def _direct(url: str | None) -> tuple[str, ...]:
-    """This machine's names, and the address of it that the server listens on."""
-    return (*LOOPBACK, *filter(None, [urlsplit(url or "").hostname]))
-
-
-def _command(
-    settings: Settings, model: str, url: str | None, methods: Sequence[Method], chat_template: str | None
-) -> list[str]:
-    # Not what is in the directory that the server was started from: there may be another package `server` in it.
-    command = [sys.executable, "-P", "-m", "server.launch.cli", "worker", "--url", url or "", "--model", model]
-    command += ["--log-dir", settings.training_log_dir, "--nice", str(NICE), "--parent", str(os.getpid())]
-    command += [f"--method={method}" for method in methods]
-    return command if chat_template is None else [*command, "--chat-template", chat_template]
-
-
-def trained_model(args: Namespace, settings: Settings) -> str | None:
-    """The model whose weights the server's own workers load: that of vLLM's `args`, or the original of a quantised one.
-
-    None when it starts none that load any: without any wanted, where they cannot reach it (TLS, a socket file), and
-    where the original of a quantised model is known by its factors alone.
-    """
-    if not settings.training_workers or args.uds or args.ssl_certfile:
-        return None
-    original = settings.factors_from
-    if original is not None and not is_factors_file(original):
-        return original
-    served: str = args.model
-    return None if is_quantised(served) else served
-
-
-def reachable(address: str) -> str | None:
-    """Where this machine reaches a server that listens on `address`; None for a socket file or with TLS, whose
-    certificate need not be one for this machine: there, workers are started by hand."""
-    if not address.startswith("http://"):
-        return None
-    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _memory_flags(gpus: WorkerGpus | None) -> list[str]:

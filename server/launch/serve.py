@@ -44,8 +44,7 @@ from server.launch.gpu_plan import WorkerGpus
 from server.launch.http_server import check_tls, serve_http
 from server.launch.listening import keep_local
 from server.launch.listening_socket import listening_socket
-from server.launch.own_workers import (
-    OwnWorkers,
+from server.launch.own_worker_plan import (
     evolution_workers,
     methods_of,
     own_workers,
@@ -53,6 +52,7 @@ from server.launch.own_workers import (
     trained_model,
     with_worker_key,
 )
+from server.launch.own_workers import OwnWorkers
 from server.launch.self_check import check_adapters_work
 from server.launch.start_messages import (
     check_machine,

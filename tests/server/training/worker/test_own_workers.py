@@ -27,8 +27,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.db.training_tables import JOBS
 from server.launch.gpu_plan import WorkerGpus
-from server.launch.own_workers import (
-    OwnWorkers,
+from server.launch.own_worker_plan import (
     evolution_workers,
     methods_of,
     own_workers,
@@ -36,6 +35,7 @@ from server.launch.own_workers import (
     trained_model,
     with_worker_key,
 )
+from server.launch.own_workers import OwnWorkers
 from server.launch.vllm_flags import parse_vllm_args
 from server.training.jobs.config import METHODS
 from server.training.jobs.protocol import PROTOCOL
