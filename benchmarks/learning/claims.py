@@ -53,8 +53,12 @@ CLAIMS = (
     Claim("factors of the weights gain more than random ones", HERE, "grpo", "grpo-random-factors"),
     Claim("with 13 numbers reinforcement gains more than imitation", PAPER, "grpo", "sft"),
     Claim("with 196 too", PAPER, "grpo-196", "sft-196"),
-    Claim("more numbers gain more: 13 than 1", PAPER, "grpo", "grpo-1"),
+    Claim("more numbers gain more: 4 than 1", PAPER, "grpo-4", "grpo-1"),
+    Claim("13 than 1", PAPER, "grpo", "grpo-1"),
+    Claim("13 than 4", PAPER, "grpo", "grpo-4"),
+    Claim("49 than 13", PAPER, "grpo-49", "grpo"),
     Claim("196 than 13", PAPER, "grpo-196", "grpo"),
+    Claim("196 than 49", PAPER, "grpo-196", "grpo-49"),
     Claim("tiled tying gains more than structured, 14 numbers each", PAPER, "grpo-tiled-14", "grpo-structured"),
     Claim(
         "float32 gains more than bfloat16 at about equal bytes (7 numbers, 28 bytes; 13 numbers, 26 bytes)",
