@@ -193,7 +193,11 @@ def create_app(
     document_errors(app, mode)
     read_to_first_fault(app)
     app.add_middleware(RefusedRoutes)
-    app.add_middleware(BodyMemory, room=BodyRoom(settings.max_held_body_bytes))
+    app.add_middleware(
+        BodyMemory,
+        room=BodyRoom(settings.max_held_body_bytes, "max_held_body_bytes"),
+        disk=BodyRoom(settings.spooled_body_bytes, "max_spooled_body_bytes"),
+    )
     app.add_middleware(HeadRequests)
     app.add_middleware(PlainBodies)
     app.add_middleware(PrintablePaths)

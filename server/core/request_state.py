@@ -22,7 +22,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 
 class HeldBody(Protocol):
-    """What a request holds of the server's memory for bodies (limits/body_memory.py)."""
+    """What a request holds of the server's memory, or disk, for bodies (limits/body_memory.py)."""
 
     bytes: int
 
@@ -31,6 +31,9 @@ class HeldBody(Protocol):
 
     def stream(self) -> None:
         """The reader keeps nothing of what it has read and will read, but for what it says (`keep`)."""
+
+    def spool(self) -> None:
+        """The reader writes what it reads to the disk."""
 
     def keep(self, amount: int) -> None:
         """So many bytes of what it streams wait to be read on. Unavailable when there is no room for them."""

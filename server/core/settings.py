@@ -66,6 +66,12 @@ class Settings(BaseSettings):
     max_held_body_bytes: int = Field(
         default=1024 * MIB, ge=1, description="bodies in memory at once, of which one tenant alone may have half"
     )
+    max_spooled_body_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="bodies with files on disk at once while they arrive, of which one tenant alone may have half; by "
+        "default 16 of the longest files",
+    )
     max_mixed_adapters: int = Field(default=32, ge=1, description="most adapters that one request may mix")
 
     max_recipe_ms: int = Field(default=1000, ge=1, description="longest time that drawing a recipe's P may take")
@@ -230,6 +236,11 @@ class Settings(BaseSettings):
     def host_names(self) -> tuple[str, ...]:
         """`allowed_hosts`, one by one, without ports."""
         return tuple(name.strip().lower() for name in (self.allowed_hosts or "").split(",") if name.strip())
+
+    @property
+    def spooled_body_bytes(self) -> int:
+        """`max_spooled_body_bytes`, or its default."""
+        return 16 * self.max_file_bytes if self.max_spooled_body_bytes is None else self.max_spooled_body_bytes
 
     @property
     def sealing_keys(self) -> tuple[str, ...]:

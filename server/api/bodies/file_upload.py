@@ -101,7 +101,7 @@ async def _form(
         raise UnsupportedMediaType(
             f"The content type is {quoted(kind)}, expected multipart/form-data.", param="content-type"
         )
-    held_body(request.scope).stream()
+    held_body(request.scope).spool()
     chunks = body_chunks(request.headers, request.receive, max_bytes + FORM_OVERHEAD_BYTES, SETTING)
     # More fields than are known, to name those that are not.
     parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)

@@ -27,10 +27,12 @@ from server.core.off_loop import MAX_ON_LOOP_BYTES, off_loop
 from server.core.request_body import read_body
 from server.core.settings import Settings
 from server.db.database import Database
-from server.limits.body_memory import BodyRoom
+from server.limits.body_memory import BodyMemory, BodyRoom
 from tests.server.conftest import client_of
+from tests.server.support.acting import HEADER, act_as, new_tenant, principal
 from tests.server.support.fake_engine import BASE, MODULES, FakeEngine
 
+FORM = {"content-type": "multipart/form-data; boundary=x"}
 CHAT, JSON = "/v1/chat/completions", {"content-type": "application/json"}
 MIB = 2**20
 
@@ -51,7 +53,7 @@ def room_for(room: BodyRoom, tenant_id: int) -> int:
 
 
 def test_a_tenant_may_hold_half_and_there_is_always_room_for_another() -> None:
-    room = BodyRoom(1000)
+    room = BodyRoom(1000, "max_held_body_bytes")
     left = []
     for tenant_id in range(4):
         left.append(room_for(room, tenant_id))
@@ -69,7 +71,7 @@ def test_a_tenant_may_hold_half_and_there_is_always_room_for_another() -> None:
 def test_a_refusal_is_the_same_however_much_others_hold() -> None:
     refusals = []
     for of_another in (400, 100):
-        room = BodyRoom(1000)
+        room = BodyRoom(1000, "max_held_body_bytes")
         room.take(1, 100)
         room.take(2, of_another)
         with pytest.raises(Unavailable, match="100 bytes of your requests") as refused:
@@ -93,6 +95,13 @@ def small_app(small: Settings, engine: FakeEngine, app_database: Database) -> Fa
 async def small_client(small_app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(small_app) as client:
         yield client
+
+
+def form(length: int) -> bytes:
+    """An upload of a file of so many bytes."""
+    purpose = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+    file = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n' + b"a" * length
+    return purpose + file + b"\r\n--x--\r\n"
 
 
 def chat(length: int) -> dict[str, Any]:
@@ -131,6 +140,34 @@ async def test_a_background_response_holds_its_body_until_it_has_ended(
     while (await small_client.get(f"/v1/responses/{queued['id']}")).json()["status"] != "completed":
         await asyncio.sleep(0.01)
     assert (await small_client.post("/v1/responses", json=body)).status_code == 200
+
+
+async def test_files_that_arrive_take_room_on_disk_and_none_in_memory(
+    small: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    update = {"max_spooled_body_bytes": 200_000, "max_file_bytes": 100_000}
+    app = create_app(small.model_copy(update=update), engine, app_database)
+    act_as(app, {"other": principal(new_tenant(app_database, "other"), None, "train")}, before=BodyMemory)
+    goes_on = asyncio.Event()
+
+    async def slow_form() -> AsyncIterator[bytes]:
+        yield form(60_000)[:50_000]
+        await goes_on.wait()
+        yield form(60_000)[50_000:]
+
+    async with client_of(app) as client:
+        first = asyncio.create_task(client.post("/v1/files", content=slow_form(), headers=FORM))
+        await asyncio.sleep(0.1)
+        refused = await client.post("/v1/files", content=form(80_000), headers=FORM)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"]) == (503, "too_many_request_bytes")
+        assert "max_spooled_body_bytes is 200000" in error["message"]
+        other = await client.post("/v1/files", content=form(60_000), headers=FORM | {HEADER: "other"})
+        assert other.status_code == 200, other.text
+        assert (await client.post(CHAT, json=chat(40_000))).status_code == 200
+        goes_on.set()
+        assert (await first).status_code == 200
+        assert (await client.post("/v1/files", content=form(80_000), headers=FORM)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/adapters", CHAT, "/v1/adapters/bulk", "/v1/fine_tuning/jobs"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from fastapi import FastAPI
@@ -32,9 +33,9 @@ class ActAs:
         await self._app(scope, receive, send)
 
 
-def act_as(app: FastAPI, principals: Mapping[str, Principal]) -> None:
-    """Make requests to `app` those of `principals`."""
-    position = [middleware.cls for middleware in app.user_middleware].index(InferenceMiddleware)  # type: ignore[comparison-overlap]
+def act_as(app: FastAPI, principals: Mapping[str, Principal], before: type[Any] = InferenceMiddleware) -> None:
+    """Make requests to `app` those of `principals`, as the middleware `before` and those after it see them."""
+    position = [middleware.cls for middleware in app.user_middleware].index(before)
     app.user_middleware.insert(position, Middleware(ActAs, principals=principals))
 
 
