@@ -7,7 +7,6 @@ httpx and rich are imported when they are used, so that --help answers at once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import quote
 
 import typer
+
+from clients.cli.environment import AddressError, EnvironmentVariableError, check_address, key_of_environment, proxied
 
 if TYPE_CHECKING:
     import httpx
@@ -30,24 +31,36 @@ Url = Annotated[str, typer.Option(envvar="TINYLORA_URL", help="Where the server 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs")]
 
 
-def key_of_environment() -> str | None:
-    """The key to send; None when there is none."""
-    return os.environ.get("TINYLORA_ADMIN_KEY") or os.environ.get("TINYLORA_API_KEY") or None
-
-
 @contextmanager
 def connection(url: str) -> Iterator[httpx.Client]:
     """A connection to the server's /v1. Ends the command with a sentence when the server cannot be reached."""
     import httpx
 
+    try:
+        with client_of(url, "/v1", TIMEOUT_S) as client:
+            yield client
+    except (httpx.HTTPError, httpx.InvalidURL, AddressError) as error:
+        fail(f"no answer of a TinyLoRA server from {url}: {error or type(error).__name__}")
+    except EnvironmentVariableError as error:
+        fail(str(error))
+    except ValueError as error:
+        # A number that is none, or text that is not UTF-8.
+        fail(f"this cannot be sent: {error}")
+
+
+def client_of(url: str, path: str, timeout_s: float) -> httpx.Client:
+    """A client of what is below `path` at `url`, with the key.
+
+    Raises httpx.InvalidURL, AddressError and EnvironmentVariableError.
+    """
+    import httpx
+
+    check_address(url)
     key = key_of_environment()
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    try:
-        base_url = f"{url.rstrip('/').removesuffix('/v1')}/v1"
-        with httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT_S) as client:
-            yield client
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        fail(f"no answer of a TinyLoRA server from {url}: {error or type(error).__name__}")
+    base_url = f"{url.rstrip('/').removesuffix('/v1')}{path}"
+    with proxied():
+        return httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s)
 
 
 def checked(response: httpx.Response) -> httpx.Response:
@@ -122,7 +135,8 @@ def writing(file: Path) -> Iterator[None]:
 
 def part(text: str) -> str:
     """`text` as one part of a path."""
-    return quote(text, safe="")
+    # What is not UTF-8 the server says.
+    return quote(text, safe="", errors="surrogateescape")
 
 
 def fail(message: str) -> NoReturn:

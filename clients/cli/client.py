@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from clients.cli.calls import KEY_HINT, fail, key_of_environment, other_server
+from clients.cli.calls import KEY_HINT, fail, other_server
+from clients.cli.environment import AddressError, check_address, key_of_environment, proxied
 
 if TYPE_CHECKING:
     from tinylora_client import AsyncTinyLoRA, TinyLoRA
@@ -22,17 +23,25 @@ def connected(url: str, max_retries: int = 2) -> Iterator[TinyLoRA]:
     """A client of the server. Its errors end the command with a sentence."""
     from tinylora_client import TinyLoRA
 
-    options = {"api_key": key_of_environment(), "timeout": TIMEOUT_S, "max_retries": max_retries}
-    with sentences(url), TinyLoRA(base_url=url, **options) as client:
-        yield client
+    with sentences(url):
+        check_address(url)
+        with proxied():
+            made = TinyLoRA(base_url=url, **_options(max_retries))
+        with made as client:
+            yield client
 
 
 def async_client(url: str, max_retries: int = 2) -> AsyncTinyLoRA:
     """The async client, to be used within `sentences`."""
     from tinylora_client import AsyncTinyLoRA
 
-    options = {"api_key": key_of_environment(), "timeout": TIMEOUT_S, "max_retries": max_retries}
-    return AsyncTinyLoRA(base_url=url, **options)
+    check_address(url)
+    with proxied():
+        return AsyncTinyLoRA(base_url=url, **_options(max_retries))
+
+
+def _options(max_retries: int) -> dict[str, Any]:
+    return {"api_key": key_of_environment(), "timeout": TIMEOUT_S, "max_retries": max_retries}
 
 
 @contextmanager
@@ -45,8 +54,10 @@ def sentences(url: str) -> Iterator[None]:
         yield
     except openai.APIStatusError as error:
         fail(words_of(error))
-    except (openai.APIConnectionError, httpx2.InvalidURL, UnicodeError) as error:
+    except (openai.APIConnectionError, httpx2.InvalidURL, AddressError) as error:
         fail(f"no answer of a TinyLoRA server from {url}: {error.__cause__ or error}")
+    except UnicodeError as error:
+        fail(f"this cannot be sent, for it is not UTF-8: {error}")
     except openai.APIResponseValidationError as error:
         fail(other_server(error.request.url, error.status_code))
     except (openai.OpenAIError, ValueError) as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from clients.cli.calls import key_of_environment, other_server
+from clients.cli.calls import client_of, other_server
+from clients.cli.environment import AddressError, EnvironmentVariableError
 from clients.cli.finding import Finding
 
 if TYPE_CHECKING:
@@ -24,12 +25,9 @@ def server_findings(url: str) -> list[Finding]:
     """Of the server at `url`, each check building on the one before: the first failure is the last finding."""
     import httpx
 
-    key = key_of_environment()
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    base_url = url.rstrip("/").removesuffix("/v1")
     found: list[Finding] = []
     try:
-        with httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT_S) as client:
+        with client_of(url, "", TIMEOUT_S) as client:
             for check in (_health, _ready, _models, _answer):
                 found.append(check(client))
                 if found[-1].status == "failure":
@@ -38,7 +36,9 @@ def server_findings(url: str) -> list[Finding]:
         found.append(Finding("server", "failure", f"{url} is silent", "see its log; is something else on this port?"))
     except OtherServerError as error:
         found.append(Finding("server", "failure", str(error), "give the address of a TinyLoRA server"))
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+    except EnvironmentVariableError as error:
+        found.append(Finding("environment", "failure", error.found, error.advice))
+    except (httpx.HTTPError, httpx.InvalidURL, AddressError) as error:
         advice = "start one (make serve, or tinylora serve), or give its address: --url or TINYLORA_URL"
         found.append(Finding("server", "failure", f"nothing answers at {url}: {error or type(error).__name__}", advice))
     return found

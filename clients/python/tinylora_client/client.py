@@ -133,7 +133,18 @@ def _base_url(given: object) -> str:
 
 
 def _api_key(given: Any) -> Any:
-    return given or os.environ.get(KEY_VARIABLE) or "unused"
+    """Raises ValueError for one that no header can have, and does not show it."""
+    key = given or os.environ.get(KEY_VARIABLE)
+    if not isinstance(key, str):
+        # One that gives the key, say.
+        return key or "unused"
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(
+            f"api_key (or {KEY_VARIABLE}) has characters that no key has, such as typographic quotes or a line break "
+            "within it: copy the key again"
+        )
+    return key or "unused"
 
 
 def _own_headers(client: OpenAI | AsyncOpenAI, options: dict[str, Any]) -> None:

@@ -121,3 +121,14 @@ async def test_no_secret_of_openai_leaves_for_this_server(monkeypatch: pytest.Mo
     for headers in sent:
         assert headers["authorization"] == "Bearer sk-tl-ours" and headers["x-a"] == "1"
         assert not any("of-openai" in value for value in headers.values())
+
+
+@pytest.mark.parametrize("kind", [TinyLoRA, AsyncTinyLoRA])
+def test_a_key_that_no_header_can_have_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, kind: type[TinyLoRA] | type[AsyncTinyLoRA]
+) -> None:
+    assert kind(api_key="sk-tl-ours\n").api_key == "sk-tl-ours"
+    monkeypatch.setenv("TINYLORA_API_KEY", "“sk-tl-ours”")
+    with pytest.raises(ValueError, match=r"TINYLORA_API_KEY.*copy the key again") as caught:
+        kind()
+    assert "sk-tl-ours" not in str(caught.value)

@@ -1,0 +1,58 @@
+"""What commands take from the environment for their requests, and what can be wrong with it: address, key, proxies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+KEYS = ("TINYLORA_ADMIN_KEY", "TINYLORA_API_KEY")
+PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+class EnvironmentVariableError(ValueError):
+    """What a variable of the environment has cannot be used."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}; {advice}")
+        self.found, self.advice = found, advice
+
+
+class AddressError(ValueError):
+    """The server's address has a host by no name that hosts can have."""
+
+
+def check_address(url: str) -> None:
+    """Raise AddressError where the host cannot be looked up: the HTTP clients would raise what says nothing of it."""
+    try:
+        (urlsplit(url).hostname or "").encode("idna")
+    except ValueError as error:
+        raise AddressError(str(error)) from error
+
+
+def key_of_environment() -> str | None:
+    """The key to send; None when there is none. Raises EnvironmentVariableError, which does not show the key."""
+    for name in KEYS:
+        key = os.environ.get(name, "").strip()
+        if key and not (key.isascii() and key.isprintable()):
+            found = f"{name} has characters that no key has, such as typographic quotes or a line break within it"
+            raise EnvironmentVariableError(found, "copy the key again")
+        if key:
+            return key
+    return None
+
+
+@contextmanager
+def proxied() -> Iterator[None]:
+    """Within, an HTTP client is made, with the proxies of the environment. Raises EnvironmentVariableError of those."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        named = [name for name in os.environ if name.upper() in PROXIES and os.environ[name]]
+        if not named:
+            raise
+        found = f"the proxy of {', '.join(named)} cannot be used: {str(error).rstrip('.')}"
+        raise EnvironmentVariableError(
+            found, "set another, or unset it, or go without proxies by NO_PROXY='*'"
+        ) from error
