@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
+from server.core.retry_headers import retry_after_s
 from server.endpoints.guarded_network import CONNECTION_ERRORS, AllowedHosts, GuardedBackend, NotAllowed
 
 MAX_ANSWER_BYTES = 2**20
@@ -217,8 +218,5 @@ def signature(secret: str | None, message_id: str, timestamp: int, content: byte
 def _retry_after(headers: list[tuple[bytes, bytes]]) -> float | None:
     for name, value in headers:
         if name.lower() == b"retry-after":
-            try:
-                return min(max(float(value), 0.0), MAX_RETRY_AFTER_S)
-            except ValueError:
-                return None
+            return retry_after_s(value.decode("latin-1"), MAX_RETRY_AFTER_S)
     return None

@@ -16,6 +16,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
+from server.core.retry_headers import retry_after_s
 from server.training.jobs.protocol import PROTOCOL_MISMATCH
 
 _BUSY = frozenset({429, 502, 503, 504})
@@ -128,11 +129,7 @@ async def _send(
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    try:
-        seconds = float(response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_S)
+    return retry_after_s(response.headers.get("retry-after", ""), _MAX_RETRY_AFTER_S)
 
 
 def refused(response: httpx.Response) -> GatewayRefused:

@@ -95,6 +95,16 @@ async def test_a_busy_endpoint_is_asked_again_by_the_same_id(build: Build) -> No
     assert len(app.requests) == MAX_ATTEMPTS
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "soon", ""])
+async def test_a_retry_after_without_a_number_is_none(value: str) -> None:
+    client = EndpointClient(AllowedHosts("localhost"), first_delay_s=0.2)
+    with endpoint_app((503, {}), (200, {"score": 1}), headers={"retry-after": value}) as app:
+        began = asyncio.get_running_loop().time()
+        assert await client.post(Endpoint(app.url, {}, None, 10), {}) == {"score": 1}
+        assert 0.2 <= asyncio.get_running_loop().time() - began < 10
+    await client.close()
+
+
 async def test_an_endpoint_that_is_away_or_silent_is_told_as_such(build: Build) -> None:
     with endpoint_app((200, {"score": 1})) as app:
         pass

@@ -1,4 +1,4 @@
-"""Answers that come in pieces, and are cut off between two of them."""
+"""Answers that come in pieces, and are cut off between two of them; answers that ask for patience."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from server.training.worker.http_retry import GatewayRefused, RetryPolicy, request_with_retries
+from tests.server.training.graders.endpoint_app import endpoint_app
 
 IMPATIENT = RetryPolicy(first_delay_s=0.01, max_delay_s=0.02, max_attempts=2)
 
@@ -46,3 +47,12 @@ async def test_a_refusal_is_no_file() -> None:
         with pytest.raises(GatewayRefused, match="no such file"):
             await request_with_retries(http, "GET", "/file", retry_policy=IMPATIENT, into=into)
     assert into.getvalue() == b""
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+async def test_a_retry_after_without_a_number_is_none(value: str) -> None:
+    told: list[str] = []
+    with endpoint_app((503, {}), (200, {}), headers={"retry-after": value}) as app:
+        async with httpx.AsyncClient() as http:
+            await request_with_retries(http, "POST", app.url, retry_policy=IMPATIENT, json={}, report=told.append)
+    assert told == [f"{app.url}: status 503; again in 0.0 s"]
