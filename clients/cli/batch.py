@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,8 +42,10 @@ def create(
     from clients.cli.client import connected
 
     with connected(url) as client:
-        stored = client.files.create(file=file, purpose="batch")
-        wanted: Any = endpoint or _endpoint_of(file)
+        # Read once, for it may be a pipe.
+        content = file.read_bytes()
+        stored = client.files.create(file=(file.name, content), purpose="batch")
+        wanted: Any = endpoint or _endpoint_of(content)
         batch = client.batches.create(input_file_id=stored.id, endpoint=wanted, completion_window="24h")
         if watching:
             _print_files(client, _watch(client, batch.id))
@@ -122,10 +125,9 @@ def _print_files(client: TinyLoRA, batch: Batch) -> None:
     sys.stdout.flush()
 
 
-def _endpoint_of(file: Path) -> str:
+def _endpoint_of(content: bytes) -> str:
     """The url of the first line; where there is none, the server says what is wrong with the file."""
-    with file.open("rb") as lines:
-        first = next((line for line in lines if line.strip()), b"")
+    first = next((line for line in BytesIO(content) if line.strip()), b"")
     try:
         line = json.loads(first)
     except ValueError:

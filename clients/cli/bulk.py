@@ -37,7 +37,9 @@ def import_file(url: str, file: Path, key: str) -> BulkResult:
     kind = SAFETENSORS if file.suffix == ".safetensors" else NDJSON
     total = BulkResult(stored=0, rejected=[])
     with connected(url, max_retries=RETRIES) as client, _progress() as progress:
-        task = progress.add_task(file.name, total=_count_lines(file) if kind == NDJSON else None)
+        # A pipe can be read once, so its lines are not counted before.
+        total_lines = _count_lines(file) if kind == NDJSON and file.is_file() else None
+        task = progress.add_task(file.name, total=total_lines)
         bodies = _chunks(file) if kind == NDJSON else iter([file.read_bytes()])
         for number, body in enumerate(bodies):
             done = client.adapters.upload_lines(

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from clients.cli.bulk import LINES
 from server.launch.cli import cli
+from tests.clients.cli.pipe import piped
 
 VECTOR = "AD8APwA/AD8APwA/AD8APwA/AD8APwA/AD8="
 
@@ -73,6 +74,12 @@ def test_import_of_what_was_deleted_stores_it_again(tmp_path: Path, deletion: tu
     run(*deletion, "acme/math")
     assert "1 adapters stored, 0 rejected." in run("import", file).stderr
     assert json.loads(run("show", "acme/math").stdout)["name"] == "acme/math"
+
+
+def test_import_of_what_is_piped(tmp_path: Path) -> None:
+    line = json.dumps({"name": "acme/math", "vector": VECTOR})
+    with piped(tmp_path / "many.ndjson", f"{line}\n".encode()) as pipe:
+        assert "1 adapters stored, 0 rejected." in run("import", pipe).stderr
 
 
 def test_import_of_a_safetensors_file(tmp_path: Path) -> None:

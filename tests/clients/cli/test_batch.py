@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.cli.pipe import piped
 from tests.clients.cli.test_train import run
 from tests.server.support.batch_kit import line
+from tests.server.support.fake_engine import BASE
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +28,13 @@ def test_a_file_becomes_a_batch_and_its_answers(tmp_path: Path) -> None:
     assert "completed, 2/2 lines" in run("batch", "watch", batch["id"]).stdout
     assert len(run("batch", "output", batch["id"]).stdout.splitlines()) == 2
     assert "can no longer be cancelled" in run("batch", "cancel", batch["id"], code=1).stderr
+
+
+def test_the_endpoint_is_that_of_the_first_line_of_a_pipe_too(tmp_path: Path) -> None:
+    body = {"model": BASE, "input": "hello"}
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
+    with piped(tmp_path / "in.jsonl", f"\n{json.dumps(request)}\n".encode()) as pipe:
+        assert json.loads(run("batch", "create", pipe, "--json").stdout)["endpoint"] == "/v1/responses"
 
 
 def test_a_directory_is_no_file_of_requests(tmp_path: Path) -> None:
