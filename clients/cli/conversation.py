@@ -15,6 +15,7 @@ from rich.text import Text
 
 from clients.cli.answers import BASE, Answer, Voice, ask
 from clients.cli.client import async_client
+from tinylora_client.answer_check import base_model_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -115,7 +116,7 @@ class Conversation:
         return [] if self.system is None else [{"role": "system", "content": self.system}]
 
     async def _base_model(self) -> str:
-        return (await self._client.models.list()).data[0].id
+        return base_model_of((await self._client.models.list()).data)
 
     async def _exists(self, adapter: str) -> None:
         # As a model, for a key may be one for answers alone.

@@ -128,6 +128,7 @@ def _run(
 
     from clients.cli.client import async_client, sentences
     from clients.evaluation import evaluate as core
+    from tinylora_client.answer_check import base_model_of
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
@@ -136,7 +137,7 @@ def _run(
             # Before the first is sampled for minutes: is everything there? Nobody waits for a server that is not.
             once = client.with_options(max_retries=0)
             checked = await core.checked_grader(once, grader)
-            models = [(await once.models.list()).data[0].id] if base else []
+            models = [base_model_of((await once.models.list()).data)] if base else []
             models += [await core.exact_name(once, adapter) for adapter in adapters]
             done = []
             with Progress(*columns, console=Console(stderr=True)) as progress:

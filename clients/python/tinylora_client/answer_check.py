@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from openai import APIResponseValidationError
+from openai import APIResponseValidationError, OpenAIError
+from openai.types import Model
 from pydantic import BaseModel
 
 # Of openai, on requests whose answer the caller reads by itself.
@@ -41,6 +42,13 @@ def check_fields(*, data: object, cast_to: Any, response: Any) -> None:
     needed = {name for name, field in cast_to.model_fields.items() if field.is_required()}
     if not isinstance(data, dict) or (needed and needed.isdisjoint(data)):
         raise _other_server(response, f"without {', '.join(sorted(needed))}")
+
+
+def base_model_of(models: Sequence[Model]) -> str:
+    """The name of the model that the server serves: the first that it lists. Raises OpenAIError when it lists none."""
+    if not models:
+        raise OpenAIError("the server lists no model, as no TinyLoRA server would: is its address right?")
+    return models[0].id
 
 
 def _is_model(kind: Any) -> bool:

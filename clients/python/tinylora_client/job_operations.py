@@ -14,6 +14,7 @@ from openai.pagination import SyncCursorPage, SyncPage
 from openai.types import FileObject, Model
 from openai.types.fine_tuning import FineTuningJobEvent
 
+from tinylora_client.answer_check import base_model_of
 from tinylora_client.errors import JobFailedError, JobPausedError, JobWaitTimeoutError
 from tinylora_client.objects import Job, JobSample
 from tinylora_client.operation import Call, Emit, Listing, Pause, Series, Steps
@@ -91,7 +92,7 @@ def create(
 def base_model() -> Steps[str]:
     """The name of the model that the server serves, on which all adapters run."""
     listed = yield from Call("get", "/models", SyncPage[Model], query={"limit": 1})
-    return listed.data[0].id
+    return base_model_of(listed.data)
 
 
 def samples(

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,13 @@ COMMANDS = (
 
 @pytest.fixture(params=ANSWERS)
 def other_server(request: pytest.FixtureRequest) -> Iterator[str]:
-    media_type, body = ANSWERS[request.param]
+    with serving(*ANSWERS[request.param]) as url:
+        yield url
+
+
+@contextmanager
+def serving(media_type: str, body: bytes) -> Iterator[str]:
+    """The address of a server with this one answer."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -93,6 +100,18 @@ def test_an_import_says_that_it_broke_off_and_how_it_goes_on(other_server: str, 
     assert isinstance(result.exception, SystemExit) and result.exit_code == 1
     assert "the answer to the upload has no outcomes in it" in result.stderr
     assert re.search(r"--idempotency-key import-\w+ goes on where it ended", result.stderr)
+
+
+def test_one_that_lists_no_models_is_no_tinylora_server(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "1 + 1 = ?"}], "answer": "2"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with serving("application/json", b'{"object": "list", "data": [], "grader": {}, "id": "file-1"}') as url:
+        for command in (("chat", "hello"), ("eval", str(tmp_path / "rows.jsonl"))):
+            result = run(url, *command)
+            assert isinstance(result.exception, SystemExit), (command, result.exception)
+            assert "tinylora: the server lists no model" in result.stderr, command
+        with TinyLoRA(base_url=url) as client, pytest.raises(openai.OpenAIError, match="lists no model"):
+            client.fine_tuning.jobs.create(training_file="file-1")
 
 
 def test_doctor_says_so(other_server: str) -> None:
