@@ -76,11 +76,13 @@ class Database:
 
     def _create_engine(self, busy_timeout_s: float) -> Engine:
         if self.is_sqlite:
-            engine = sa.create_engine(self.url)
+            engine = sa.create_engine(self.url, hide_parameters=True)
             _configure_sqlite(engine, busy_timeout_s)
             return engine
         engine = sa.create_engine(
             self.url,
+            # Errors are logged, and values are tenants': secrets, vectors, prompts.
+            hide_parameters=True,
             # What the server has as its default is none of ours.
             isolation_level="READ COMMITTED",
             # A server that was restarted costs a reconnection, not a failed request.
@@ -229,6 +231,16 @@ def _configure_postgresql(engine: Engine, busy_timeout_s: float) -> None:
             f"SET idle_in_transaction_session_timeout = {statement_ms}"
         )
         driver.autocommit = False
+
+    @event.listens_for(engine, "handle_error")
+    def hide_values(context: sa.engine.ExceptionContext) -> None:
+        # Details are rows ("Failing row contains ..."). PostgreSQL has them in its own log.
+        error = context.original_exception
+        if isinstance(error, psycopg.Error) and error.diag.message_primary is not None:
+            whole, said = str(error), error.diag.message_primary
+            for told in (error, context.sqlalchemy_exception):
+                if told is not None:
+                    told.args = (str(told.args[0]).replace(whole, said),)
 
     @event.listens_for(engine, "handle_error")
     def on_error(context: sa.engine.ExceptionContext) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -118,6 +119,16 @@ def test_failed_transaction_leaves_nothing_behind(database: Database) -> None:
     assert names(database) == []
     add(database, "whole")
     assert names(database) == ["whole"]
+
+
+def test_errors_are_logged_without_the_values_of_rows(database: Database) -> None:
+    row = {"tenant_id": 1, "name": "top-secret", "last_version": 1, "revision": 1, "public": False}
+    with pytest.raises(sa.exc.IntegrityError) as caught:
+        database.transact(lambda to: to.execute(ADAPTERS.insert().values({**row, "created_at": None})))
+    logged = "".join(traceback.format_exception(caught.value))
+    assert "top-secret" not in logged
+    assert "created_at" in str(caught.value.orig) and "created_at" in str(caught.value)
+    assert "INSERT INTO adapters" in logged
 
 
 def test_readers_do_not_wait_for_a_writer_and_see_what_was_committed(database: Database) -> None:
