@@ -132,6 +132,8 @@ def alias(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Let NAME@ALIAS stand for a version; without versions, say what it stands for, as JSON."""
+    if rollback and versions:
+        fail(f"--rollback goes to what {alias} was before; leave out {' '.join(versions)!r}, or --rollback")
     wanted = _weights(versions) if versions else None
     with connected(url) as client:
         if rollback:
@@ -201,6 +203,9 @@ def _pairs(metadata: list[str] | None) -> dict[str, str]:
 def _weights(versions: list[str]) -> dict[int, float]:
     split = [pair.partition("=") for pair in versions]
     try:
-        return {int(version): float(weight or 1) for version, _, weight in split}
+        weights = {int(version): float(weight or 1) for version, _, weight in split}
     except ValueError:
         fail(f"the versions are {' '.join(versions)!r}, expected a version, or version=weight several times")
+    if len(weights) < len(split):
+        fail(f"the versions are {' '.join(versions)!r}, expected each of them once")
+    return weights

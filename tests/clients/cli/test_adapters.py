@@ -104,6 +104,8 @@ def test_json_has_the_servers_objects(tmp_path: Path) -> None:
 def test_mistakes_are_sentences(tmp_path: Path) -> None:
     assert "has no adapter_model.safetensors" in run("upload", "empty", tmp_path, code=1).stderr
     assert "expected a version" in run("alias", "a", "prod", "one", code=1).stderr
+    assert "expected each of them once" in run("alias", "a", "prod", "3=95", "3=5", code=1).stderr
+    assert "leave out '4', or --rollback" in run("alias", "a", "prod", "4", "--rollback", code=1).stderr
     nowhere = tmp_path / "none" / "x"
     vector = tmp_path / "v.bin"
     vector.write_bytes(bytes(26))
