@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from clients.cli.calls import printable
+
 if TYPE_CHECKING:
     from tinylora_client import AsyncTinyLoRA
 
@@ -72,6 +74,8 @@ async def _one(
     place: int,
     changed: Callable[[int, str], None],
 ) -> None:
+    from openai import APIError
+
     began = time.monotonic()
     messages: Any = [*voice.said, {"role": "user", "content": message}]
     stream = await client.chat.completions.create(
@@ -93,11 +97,6 @@ async def _one(
                     answer.first_token_s = answer.first_token_s or time.monotonic() - began
                     answer.text += text
                     changed(place, text)
+    if answer.finish_reason is None:
+        raise APIError("the answer broke off before its end", stream.response.request, body=None)
     answer.seconds = time.monotonic() - began
-
-
-def printable(text: str) -> str:
-    """Without control characters, by which what a model says could command the terminal."""
-    return "".join(
-        letter for letter in text if letter in "\n\t" or (ord(letter) >= 32 and not 127 <= ord(letter) < 160)
-    )

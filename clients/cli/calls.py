@@ -139,6 +139,13 @@ def part(text: str) -> str:
     return quote(text, safe="", errors="surrogateescape")
 
 
+def printable(text: str) -> str:
+    """Without control characters, by which what a model says could command the terminal."""
+    return "".join(
+        letter for letter in text if letter in "\n\t" or (ord(letter) >= 32 and not 127 <= ord(letter) < 160)
+    )
+
+
 def fail(message: str) -> NoReturn:
     """End the command with `message`."""
     say(f"tinylora: {message}", "bold red")
@@ -149,7 +156,8 @@ def say(message: str, style: str | None = None) -> None:
     """A line for people, which a program that reads the output does not see. `style` is rich's."""
     from rich.console import Console
 
-    Console(stderr=True, emoji=False).print(message, style=style, highlight=False, markup=False, soft_wrap=True)
+    console = Console(stderr=True, emoji=False)
+    console.print(printable(message), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def table(*columns: str, rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:
@@ -159,7 +167,7 @@ def table(*columns: str, rows: Iterable[Sequence[str]], right: Collection[str] =
     """
     from rich.cells import cell_len
 
-    lines = [tuple(columns), *map(tuple, rows)]
+    lines = [tuple(columns), *(tuple(map(printable, row)) for row in rows)]
     widths = [max(cell_len(line[place]) for line in lines) for place in range(len(columns))]
     for number, line in enumerate(lines):
         gaps = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from clients.cli.calls import DEFAULT_URL, AsJson, Url, say, table, when
+from clients.cli.calls import DEFAULT_URL, AsJson, Url, printable, say, table, when
 
 jobs = typer.Typer(no_args_is_help=True, help="List, watch, pause, resume and cancel training jobs.")
 
@@ -74,7 +74,7 @@ def events(job_id: JobId, limit: Limit = 50, url: Url = DEFAULT_URL, as_json: As
             print(json.dumps(_dict(event)))
         else:
             level = "" if event.level == "info" else f"{event.level}: "
-            print(f"{when(event.created_at)}  {level}{event.message}")
+            print(printable(f"{when(event.created_at)}  {level}{event.message}"))
 
 
 @jobs.command("checkpoints")
@@ -110,7 +110,7 @@ def samples(
     if not found:
         say("There are no samples (yet): they come with the steps, and supervised training has none.")
     for sample in found:
-        print(json.dumps(_dict(sample)) if as_json else _sample(sample))
+        print(json.dumps(_dict(sample)) if as_json else printable(_sample(sample)))
 
 
 def _act(action: Literal["cancel", "pause", "resume"], job_id: str, url: str, as_json: bool) -> None:

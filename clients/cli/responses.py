@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from clients.cli.calls import DEFAULT_URL, AsJson, Url, fail, table, when
+from clients.cli.calls import DEFAULT_URL, AsJson, Url, fail, printable, table, when
 
 responses = typer.Typer(no_args_is_help=True, help="List, read, cancel and delete stored responses.")
+
+ENDS = ("response.completed", "response.failed", "response.incomplete", "error")
 
 ResponseId = Annotated[str, typer.Argument(help="The response's id: resp_...")]
 
@@ -55,7 +57,7 @@ def show(response_id: ResponseId, url: Url = DEFAULT_URL, as_json: AsJson = Fals
     elif response.error is not None:
         fail(f"{response.id} is {response.status}: {response.error.message}")
     else:
-        print(response.output_text or f"{response.id} is {response.status}, and has no text")
+        print(printable(response.output_text) or f"{response.id} is {response.status}, and has no text")
 
 
 @responses.command("watch")
@@ -66,22 +68,31 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Print a response as it comes: one that was made with background and stream. With --json its events."""
-    from openai import omit
+    from openai import APIConnectionError, omit
 
     from clients.cli.client import connected
 
+    last = after
     with connected(url) as client:
-        start = omit if after is None else after
-        for event in client.responses.retrieve(response_id, stream=True, starting_after=start):
-            if as_json:
-                print(json.dumps(event.to_dict()), flush=True)
-            elif event.type == "response.output_text.delta":
-                print(event.delta, end="", flush=True)
-            elif event.type in ("response.failed", "response.incomplete"):
-                print()
-                fail(f"{response_id} is {event.response.status}: {_why(event.response)}")
-            elif event.type == "error":
-                fail(event.message)
+        stream = client.responses.retrieve(response_id, stream=True, starting_after=omit if after is None else after)
+        try:
+            for event in stream:
+                last = event.sequence_number
+                if as_json:
+                    print(json.dumps(event.to_dict()), flush=True)
+                elif event.type == "response.output_text.delta":
+                    print(printable(event.delta), end="", flush=True)
+                elif event.type in ("response.failed", "response.incomplete"):
+                    print()
+                    fail(f"{response_id} is {event.response.status}: {_why(event.response)}")
+                elif event.type == "error":
+                    fail(event.message)
+                if event.type in ENDS:
+                    break
+            else:
+                _fail_before_the_end(response_id, last)
+        except APIConnectionError:
+            _fail_before_the_end(response_id, last)
     if not as_json:
         print()
 
@@ -104,6 +115,12 @@ def delete(response_id: ResponseId, url: Url = DEFAULT_URL, as_json: AsJson = Fa
     with connected(url) as client:
         client.responses.delete(response_id)
     print(json.dumps({"id": response_id, "deleted": True}) if as_json else f"{response_id} is deleted")
+
+
+def _fail_before_the_end(response_id: str, last: int | None) -> NoReturn:
+    print()
+    behind = "" if last is None else f" --after {last}"
+    fail(f"the events broke off before their end; tinylora responses watch {response_id}{behind} goes on")
 
 
 def _why(response: Any) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from clients.cli.calls import fail, say
+from clients.cli.calls import fail, printable, say
 from clients.cli.curves import Curves
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class _View:
         parts.append(Text.from_ansi(drawn))
         styles = {"warn": "yellow", "error": "red"}
         parts += [
-            Text(text, style=styles.get(level, "dim"), overflow="ellipsis", no_wrap=True)
+            Text(printable(text), style=styles.get(level, "dim"), overflow="ellipsis", no_wrap=True)
             for level, text in self._messages
         ]
         if problem:

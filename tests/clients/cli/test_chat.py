@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from clients.cli.answers import printable
+from clients.cli.calls import printable
 from server.launch.cli import cli
 from tests.server.support.fake_engine import FakeEngine
 from tinylora_client import TinyLoRA
@@ -63,6 +63,12 @@ def test_mistakes_are_sentences() -> None:
     assert "The model 'acme/none' does not exist" in run("hello", "-a", "acme/none", code=1).stderr
     assert "there is no question" in run(stdin="", code=1).stderr
     assert "no answer of a TinyLoRA server" in run("hello", "--url", "http://127.0.0.1:9", code=1).stderr
+
+
+def test_an_answer_that_breaks_off_is_no_whole_answer(engine: FakeEngine) -> None:
+    engine.breaks_off = True
+    for flags in ((), ("--json",)):
+        assert "tinylora: the answer broke off before its end" in run("hello", *flags, code=1).stderr
 
 
 def test_what_a_model_says_cannot_command_the_terminal() -> None:

@@ -51,15 +51,15 @@ def other_server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @contextmanager
-def serving(media_type: str, body: bytes) -> Iterator[str]:
-    """The address of a server with this one answer."""
+def serving(media_type: str, body: bytes, missing: int = 0) -> Iterator[str]:
+    """The address of a server with this one answer. missing: bytes that are promised behind it, and never come."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             self.send_response(200)
             self.send_header("content-type", media_type)
-            self.send_header("content-length", str(len(body)))
+            self.send_header("content-length", str(len(body) + missing))
             self.end_headers()
             self.wfile.write(body)
 

@@ -8,8 +8,9 @@ from typing import Any
 import openai
 import pytest
 
+from tests.clients.cli.test_other_server import serving
 from tests.clients.cli.test_train import run
-from tests.server.support.fake_engine import BASE
+from tests.server.support.fake_engine import BASE, FakeEngine
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +42,22 @@ def test_one_that_is_streamed_in_the_background_is_watched(openai_client: openai
     cut = openai_client.responses.create(model=BASE, input="1", background=True, stream=True, max_output_tokens=2)
     response = list(cut)[-1].response  # type: ignore[union-attr]
     assert "max_output_tokens" in run("responses", "watch", response.id, code=1).stderr
+
+
+def test_what_a_model_says_cannot_command_the_terminal(openai_client: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.base_answer = "red\x1b[31m \x9b2J"
+    events: list[Any] = list(openai_client.responses.create(model=BASE, input="1", background=True, stream=True))
+    for command in ("show", "watch"):
+        said = run("responses", command, events[-1].response.id).stdout
+        assert "red[31m" in said and not {"\x1b", "\x9b"} & set(said), command
+
+
+@pytest.mark.parametrize("missing", [0, 10])
+def test_events_that_break_off_before_the_end_are_no_whole_answer(missing: int) -> None:
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
+    delta = {"type": "response.output_text.delta", **place, "delta": "half ", "sequence_number": 7}
+    event = f"event: {delta['type']}\ndata: {json.dumps(delta)}\n\n".encode()
+    with serving("text/event-stream", event, missing) as url:
+        result = run("responses", "watch", "resp_1", "--url", url, code=1)
+    assert result.stdout == "half \n"
+    assert "broke off before their end; tinylora responses watch resp_1 --after 7 goes on" in result.stderr

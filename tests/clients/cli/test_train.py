@@ -14,7 +14,7 @@ from server.launch.cli import cli
 from tests.server.support.fake_engine import BASE, MODULES
 from tests.server.support.training_kit import Worker
 
-COMPLETION = {"text": "[bold]2[/bold]", "tokens": 1, "finished": True, "reward": 1.0, "advantage": 0.5}
+COMPLETION = {"text": "[bold]2[/bold]\x1b[2J", "tokens": 1, "finished": True, "reward": 1.0, "advantage": 0.5}
 GROUP = {"messages": [{"role": "user", "content": "1 + 1 = ?"}], "completions": [COMPLETION], "line": 7}
 
 
@@ -111,7 +111,7 @@ def test_jobs_are_listed_looked_into_and_ended(worker: Worker, rows: Path, meanw
 
     samples = run("jobs", "samples", done["id"], "--step", 1).stdout
     assert "user: 1 + 1 = ?" in samples and "[1.000  advantage +0.500]" in samples
-    assert "    [bold]2[/bold]" in samples, "what a model says is no markup"
+    assert "    [bold]2[/bold][2J\n" in samples, "what a model says is no markup, and commands no terminal"
     assert json.loads(run("jobs", "samples", done["id"], "--json").stdout)["line"] == 7
 
     assert run("jobs", "pause", other).stdout == f"{other} is paused\n"

@@ -111,7 +111,7 @@ class FakeEngine:
         self.heard: list[Headers] = []
         self.asked: list[dict[str, Any]] = []  # bodies of /v1/responses
         self.too_long: str | None = None  # an input that is refused when its turn has come
-        self.breaks_off = False  # whether streams of responses end in the middle
+        self.breaks_off = False  # whether streams of responses end in the middle, and those of chats without a reason
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
         self._observe: ContextVar[TokenObserver | None] = ContextVar("observe", default=None)
 
@@ -281,8 +281,10 @@ class FakeEngine:
 
     async def _chunks(self, head: dict[str, Any], content: str) -> AsyncIterator[str]:
         self._report(self.prompt_tokens, 1)
-        for number, text in enumerate(content.split(" ")):
-            choice = {"index": 0, "delta": {"content": text + " "}, "finish_reason": None}
+        words = content.split(" ")
+        for number, text in enumerate(words):
+            is_end = number == len(words) - 1 and not self.breaks_off
+            choice = {"index": 0, "delta": {"content": text + " "}, "finish_reason": "stop" if is_end else None}
             yield f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
             if number == 0 and self.hold is not None:
                 await self.hold.wait()
