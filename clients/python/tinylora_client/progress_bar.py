@@ -44,15 +44,22 @@ class ProgressBar:
         words = [job.status, *(f"{name} {value:.3f}" for name, value in self._rewards.items())]
         if job.estimated_finish is not None:
             words.append(f"{tqdm.format_interval(max(0.0, job.estimated_finish - time.time()))} left")
-        self._bar.total = job.total_steps
+        self._set_total(job.total_steps)
         self._bar.n = job.step or 0
         self._bar.set_postfix_str(", ".join(words))
 
     def show_count(self, done: int, total: int, words: str) -> None:
         """Move the bar to so many of so many; 0 of them is not known yet."""
-        self._bar.total = total or None
+        self._set_total(total or None)
         self._bar.n = done
         self._bar.set_postfix_str(words)
+
+    def _set_total(self, total: int | None) -> None:
+        if total is None:
+            self._bar.total = None
+        elif total != self._bar.total:
+            # A notebook's widget has a total of its own, which only this reaches.
+            self._bar.reset(total)
 
     def show_silence(self, error: APIError) -> None:
         """Say that the server does not answer, until it does again."""
