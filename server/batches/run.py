@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -213,6 +213,8 @@ class BatchRun:
         )
         if row is None:
             raise NotMine
+        # What ended it is no longer wanted: from now on, that its files are written.
+        self._standing = replace(self._standing, wanted="go on", row=row)
         written = await self._beside_the_heart(self._write(row))
         if written is None:
             raise NotMine
