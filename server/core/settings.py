@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     )
     secrets_key: SecretStr | None = Field(
         default=None,
-        description="seals the secrets of webhooks and endpoint graders in the database; new,old replaces it",
+        description="seals the secrets of webhooks and endpoint graders in the database; replaced in three steps",
     )
     webhook_key: SecretStr | None = Field(
         default=None, description="older name of secrets_key; leave it where it was set"

@@ -3,8 +3,8 @@
 Claims are made one after the other, under a lock of their own on PostgreSQL (SQLite has one writer anyway), so that the
 choice is fair: next is the tenant with the fewest running jobs for its weight, and of its jobs the oldest that the
 worker can do; files are read by any worker. A job whose worker no longer renews its lease is handed on; a job whose
-workers ended MAX_ATTEMPTS times in a row without a step is failed. One that this version cannot read, as after a
-downgrade, is left for one that can, and an event says so.
+workers ended MAX_ATTEMPTS times in a row without a step is failed. One that this gateway cannot read is left for
+another one (`unreadable`).
 
 A job is a suspect when its worker vanished without a word, and SUSPECT attempts or more ended without a step. A worker
 is given one suspect at a time: until it has got something done, or for TRIAL_S, the others wait, and they alone. So a
@@ -20,7 +20,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-import structlog
 from pydantic import ValidationError
 from sqlalchemy.engine import Connection, Row
 
@@ -35,6 +34,7 @@ from server.training.jobs.events import add_event
 from server.training.jobs.lifecycle import change_job, fail_job, locked_job
 from server.training.jobs.method_secrets import method_with_secrets
 from server.training.jobs.protocol import Checkpoint, ClaimAnswer, ClaimedJob, ClaimRequest, LeaseAnswer
+from server.training.jobs.unreadable import leave_for_its_key, leave_for_its_version
 from server.training.states import wanted_of
 
 MAX_ATTEMPTS = 5
@@ -45,14 +45,9 @@ TRIAL = "Workers of the job have ended without a word. It is tried beside no oth
 # PostgreSQL's lock under which workers claim. Any number will do.
 CLAIM_LOCK = 0x71_4E_10_2B
 
-log = structlog.get_logger(__name__)
-
 
 def claim(database: Database, connection: Connection, request: ClaimRequest, lease_s: int, seals: Seals) -> ClaimAnswer:
-    """Renew the leases of `running`, and lease as many new jobs to the worker as it has capacity for.
-
-    A job whose graders' secrets `seals` cannot open is failed.
-    """
+    """Renew the leases of `running`, and lease as many new jobs to the worker as it has capacity for."""
     running = {job_id: _renew(connection, job_id, request.worker, lease_s) for job_id in sorted(set(request.running))}
     if not database.is_sqlite:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
@@ -122,15 +117,14 @@ def _claim_some(
                 # None: its owner paused or cancelled it meanwhile, so the next query does not find it.
                 if row is None:
                     continue
-                try:
-                    method = method_with_secrets(json.loads(row.method), seals.open)
-                except CannotOpen as error:
-                    fail_job(database, connection, row, error.code, error.message)
-                    continue
+                method = method_with_secrets(json.loads(row.method), seals.open)
                 claimed.append(_claimed(connection, row, method))
         except ValidationError as error:
             unreadable.add(job_id)
-            _say_unreadable(connection, job_id, error)
+            leave_for_its_version(connection, job_id, error)
+        except CannotOpen as error:
+            unreadable.add(job_id)
+            leave_for_its_key(database, connection, job_id, error)
     return claimed
 
 
@@ -149,16 +143,6 @@ def _has_trial(connection: Connection, job_ids: Collection[str]) -> bool:
         JOB_EVENTS.c.created_at > now() - TRIAL_S,
     )
     return bool(connection.execute(sa.select(found)).scalar_one())
-
-
-def _say_unreadable(connection: Connection, job_id: str, error: ValidationError) -> None:
-    first = error.errors(include_url=False, include_input=False)[0]
-    why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    message = f"This version of the server cannot read the job ({why}), so the job waits for one that can."
-    said = sa.exists().where(JOB_EVENTS.c.job_id == job_id, JOB_EVENTS.c.message == message)
-    if not connection.execute(sa.select(said)).scalar_one():
-        add_event(connection, job_id, message, level="warn")
-        log.warning("job cannot be read", job=job_id, why=why)
 
 
 def unleased() -> sa.ColumnElement[bool]:

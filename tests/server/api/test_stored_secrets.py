@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from asgi_lifespan import LifespanManager
 from pydantic import SecretStr
 
 from server.api.app import create_app
+from server.core.clock import following
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.training_tables import JOBS
 from server.db.webhook_tables import WEBHOOK_ENDPOINTS
+from server.training.jobs.unreadable import KEY_WAIT_S
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import BASE, FakeEngine
 from tests.server.support.training_kit import GRADER, ROWS
@@ -145,6 +148,23 @@ async def test_a_copy_of_the_database_has_no_secret_while_keys_come_and_go(start
             verify(endpoint, another["signing_secret"])
 
 
+async def test_jobs_wait_while_gateways_are_restarted_with_another_key(start: Any) -> None:
+    # The first key ever, and one that replaces it in one step, which docs/security.md advises against.
+    for before, after in ((None, FIRST), (FIRST, f"{SECOND},{FIRST}")):
+        async with start(before) as still_serving:
+            job = await still_serving.make_job()
+            async with start(after) as restarted:
+                for _ in range(2):
+                    assert job["id"] not in [one["id"] for one in await still_serving.claim()]
+                path = f"/v1/fine_tuning/jobs/{job['id']}"
+                shown = (await still_serving.http.get(path)).json()
+                assert (shown["status"], shown["started_at"], shown["error"]) == ("validating_files", None, None)
+                events = (await still_serving.http.get(f"{path}/events")).json()["data"]
+                assert ["TINYLORA_SECRETS_KEY" in event["message"] for event in events] == [True, False, False]
+                [claimed] = [one for one in await restarted.claim() if one["id"] == job["id"]]
+                assert is_unsealed(claimed) and claimed["attempts"] == 1
+
+
 async def test_a_key_that_is_lost_fails_what_needs_it_in_a_sentence_and_nothing_else(
     start: Any, app_database: Database
 ) -> None:
@@ -154,6 +174,8 @@ async def test_a_key_that_is_lost_fails_what_needs_it_in_a_sentence_and_nothing_
         async with start(SECOND) as server:
             after = await server.make_job()
             assert [one["id"] for one in await server.claim()] == [after["id"]]
+            with following(lambda: time.time() + KEY_WAIT_S):
+                await server.claim()
             failed = (await server.http.get(f"/v1/fine_tuning/jobs/{job['id']}")).json()
             assert (failed["status"], failed["error"]["code"]) == ("failed", "secret_unreadable")
             assert "TINYLORA_SECRETS_KEY" in failed["error"]["message"]
