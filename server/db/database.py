@@ -1,4 +1,4 @@
-"""The database behind the registry: SQLite or PostgreSQL, its connections, its transactions and its migrations.
+"""The database behind the registry: SQLite or PostgreSQL, its connections and its transactions.
 
 A write is one transaction, and what it has read stays true until it ends. SQLite, in WAL mode, has one writing
 connection per process, which takes the lock when a write begins (BEGIN IMMEDIATE); readers never wait. On PostgreSQL
@@ -6,7 +6,7 @@ writes are READ COMMITTED and lock the rows that they change: a write waits for 
 sees it. `transact` runs a write again that PostgreSQL ended because of a deadlock.
 
 The statements are SQLAlchemy's and the same for both; what must differ (`insert` with ON CONFLICT) is here. URLs, and
-what is wrong with them, are in `database_url`.
+what is wrong with them, are in `url`; migrations in `upgrade`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import psycopg
 import sqlalchemy as sa
 import structlog
-from alembic import command
-from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -39,11 +36,9 @@ from tenacity import (
 from server.core.errors import Unavailable
 from server.core.principal import DEFAULT_TENANT_ID
 from server.db.tables import ADAPTERS
+from server.db.upgrade import upgrade
 from server.db.url import DatabaseStartError, parse_url, why_unusable
 
-MIGRATIONS = Path(__file__).with_name("migrations")
-# PostgreSQL's lock under which servers that start together migrate one after the other. Any number will do.
-MIGRATION_LOCK = 0x71_4E_10_2A
 # 20 connections to PostgreSQL at most, which allows 100 to all gateways. Threads wait for a free one.
 POOL_SIZE = 5
 MAX_OVERFLOW = 15
@@ -69,7 +64,7 @@ class Database:
         try:
             if self.is_sqlite:
                 _switch_to_wal(self._engine, busy_timeout_s)
-            self._migrate()
+            upgrade(self._begin, is_sqlite=self.is_sqlite)
         except (sa.exc.SQLAlchemyError, sqlite3.Error, CommandError) as error:
             self.close()
             raise DatabaseStartError(why_unusable(self.url, error)) from error
@@ -163,17 +158,6 @@ class Database:
     def close(self) -> None:
         """Close every connection; the object cannot be used afterwards."""
         self._engine.dispose()
-
-    def _migrate(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        with self._begin() as connection:
-            if not self.is_sqlite:
-                # Another server's migration, or a large one of our own, takes the time it takes.
-                connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
 
 
 def unavailable(error: Exception) -> Unavailable:

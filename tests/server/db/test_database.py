@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
 
 from server.core.errors import Unavailable
 from server.core.months import month_start
@@ -91,6 +92,30 @@ def test_many_servers_may_start_on_one_new_database_at_once(new_database_url: st
     assert names(databases[0]) == [f"n{number}" for number in range(8)]
     for database in databases:
         database.close()
+
+
+@pytest.mark.parametrize("new_database_url", ["postgresql"], indirect=True)
+def test_a_migration_that_waits_for_a_long_reader_stops_nobody(new_database_url: str) -> None:
+    with database_at(new_database_url, "0012"):
+        pass
+    engine = sa.create_engine(parse_url(new_database_url), isolation_level="AUTOCOMMIT")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ThreadPoolExecutor(1) as pool, capture_logs() as logs:
+        with engine.connect() as backup, engine.connect() as gateway:
+            backup.exec_driver_sql("BEGIN; LOCK TABLE responses IN ACCESS SHARE MODE")
+            starting = pool.submit(Database, new_database_url)
+            while not gateway.exec_driver_sql(waiting).scalar_one():
+                assert not starting.done()
+                time.sleep(0.02)
+            gateway.exec_driver_sql("SET lock_timeout = '8s'")
+            assert gateway.exec_driver_sql("SELECT count(*) FROM responses").scalar_one() == 0
+            assert not starting.done()
+            backup.exec_driver_sql("COMMIT")
+        database = starting.result()
+    assert any("pg_dump" in line["event"] for line in logs)
+    assert names(database) == []
+    database.close()
+    engine.dispose()
 
 
 def test_database_of_a_newer_version_is_refused_in_a_sentence(database: Database, database_url: str) -> None:

@@ -10,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine import Connection
 
-from server.db.database import MIGRATIONS
+from server.db.upgrade import MIGRATIONS
 from server.db.url import parse_url
 
 
