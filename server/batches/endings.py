@@ -15,6 +15,13 @@ FILE_GONE = {
     "message": "The input file was deleted while the batch was not finished; what had been answered is in its files.",
     "param": "input_file_id",
 }
+FILE_MISSING = {
+    "code": "input_file_missing",
+    "line": None,
+    "message": "The storage no longer has the bytes of the input file, so the lines that were not answered are not in "
+    "the error file. What had been answered is in the batch's files; make a batch of the other lines with a new file.",
+    "param": "input_file_id",
+}
 NO_KEY = {
     "code": "api_key_revoked",
     "line": None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -98,10 +99,12 @@ def write_files(
     owner: str,
     chunks: Iterable[bytes],
     reason: tuple[str, str] | None,
+    told: Sequence[Mapping[str, Any]] = (),
 ) -> bool:
     """Write the files of a batch that is being finalised, and end it with them. False when it is no more `owner`'s.
 
     chunks, reason: of the input file, and what is said of its lines that have no answer; None when all have one.
+    told: errors of the batch that were found on the way.
     Blocks. Unavailable when the storage or the database fails. No file stays of a batch that surely was not ended here.
     """
     made: dict[str, WrittenFile] = {}
@@ -113,7 +116,7 @@ def write_files(
         seen = leases.standing(connection, batch.id, owner, lock=True)
         if seen.wanted == "nothing":
             return False
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"errors": json.dumps([*json.loads(seen.row.errors or "[]"), *told])} if told else {}
         for kind, file in made.items():
             file.insert(connection, batch, kind)
             values[f"{kind}_file_id"] = file.id

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from server.batches import leases, output
 from server.batches.answers import EXPIRED, TOO_MUCH_OUTPUT, Result
-from server.batches.endings import ENDS, GIVEN_UP
+from server.batches.endings import ENDS, FILE_MISSING, GIVEN_UP
 from server.batches.leases import Standing, Wanted
 from server.batches.lines import lines_of, parse_line, some, without
 from server.batches.results import answered_lines
@@ -36,7 +36,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.inference.early_check import EarlyCheck
 from server.inference.usage_meter import UsageMeter
-from server.training.files.storage import FileStorage
+from server.training.files.storage import FileMissing, FileStorage
 
 BEAT_S = 1.0
 ENOUGH_RESULTS, ENOUGH_BYTES = 64, 2**20
@@ -168,7 +168,7 @@ class BatchRun:
         return "go on"
 
     async def _input(self) -> Iterable[bytes]:
-        """The bytes of the input file. Unavailable when they cannot be read."""
+        """The bytes of the input file. Unavailable when they cannot be read, FileMissing when there are none."""
         file_id = self._standing.row.input_file_id
 
         def opened() -> Iterable[bytes]:
@@ -225,9 +225,16 @@ class BatchRun:
         tools = self._tools
         too_much = row.outcome == "completed" and row.completed + row.failed < row.total
         reason = EXPIRED if row.outcome == "expired" else TOO_MUCH_OUTPUT if too_much else None
-        chunks = await self._input() if reason else []
+        errors: tuple[Mapping[str, Any], ...] = ()
+        chunks: Iterable[bytes] = []
+        if reason:
+            try:
+                chunks = await self._input()
+            except FileMissing:
+                # How it ends is settled, and waiting for the bytes would have it never end.
+                reason, errors = None, (FILE_MISSING,)
 
-        write = partial(output.write_files, tools.files, tools.database, row, tools.owner, chunks, reason)
+        write = partial(output.write_files, tools.files, tools.database, row, tools.owner, chunks, reason, errors)
         if not await to_its_end(run_in_threadpool(write)):
             raise NotMine
         return True

@@ -35,6 +35,10 @@ class StoredBytes:
     sha256: str
 
 
+class FileMissing(Unavailable):
+    """The storage says that there is no such file: its bytes are gone, or it is not the storage that has them."""
+
+
 class FileStorage:
     """Files by location, a path below the root of the URL. All methods but `delete` raise Unavailable on a failure.
 
@@ -67,7 +71,7 @@ class FileStorage:
         return StoredBytes(size, digest.hexdigest())
 
     def read(self, location: str) -> Iterator[bytes]:
-        """The bytes of a file in chunks. The file is opened before this returns."""
+        """The bytes of a file in chunks. The file is opened before this returns; FileMissing where there is none."""
         with _unavailable_when_failing():
             source = self._fs.open(self._path(location), "rb", block_size=BLOCK_BYTES)
         return _chunks(source)
@@ -148,7 +152,8 @@ def _unavailable_when_failing() -> Iterator[None]:
         yield
     except Exception as error:  # of whatever library the URL stands for; not all of theirs are OSErrors
         structlog.get_logger().warning("file storage unavailable", error=type(error).__name__, reason=str(error))
-        raise Unavailable(
+        kind = FileMissing if isinstance(error, FileNotFoundError) else Unavailable
+        raise kind(
             "The storage of files failed; try again in a moment. If it goes on, have the operator check "
             "TINYLORA_FILES_URL and its credentials: the server's log has the reason.",
             code="storage_unavailable",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -256,6 +257,22 @@ def test_a_deleted_input_file_ends_its_batch_with_the_reason(openai_client: open
     assert done.status == "failed" and done.errors is not None and done.errors.data
     assert [error.code for error in done.errors.data] == ["input_file_deleted"]
     assert [row["custom_id"] for row in rows(openai_client, done.error_file_id)] == ["bad"]
+
+
+def test_a_batch_whose_input_is_gone_from_the_storage_ends_when_its_time_is_over(
+    openai_client: openai.OpenAI, engine: FakeEngine, app_database: Database, settings: Settings
+) -> None:
+    engine.hold = asyncio.Event()
+    made = make_batch(openai_client, [line("bad", messages=5), line("held")])
+    until(lambda: openai_client.batches.retrieve(made.id).request_counts.failed == 1)  # type: ignore[union-attr]
+    (stored,) = (path for path in Path(settings.files_url).rglob("*") if path.is_file())
+    stored.unlink()
+    change(app_database, expires_at=1)
+    done = ended(openai_client, made)
+    assert done.status == "expired" and done.errors is not None and done.errors.data
+    assert [error.code for error in done.errors.data] == ["input_file_missing"]
+    assert [row["custom_id"] for row in rows(openai_client, done.error_file_id)] == ["bad"]
+    assert done.request_counts is not None and (done.request_counts.total, done.request_counts.failed) == (2, 1)
 
 
 def test_batches_of_a_disabled_tenant_wait_until_it_is_enabled(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.core.errors import Unavailable
-from server.training.files.storage import CHUNK_BYTES, FileStorage
+from server.training.files.storage import CHUNK_BYTES, FileMissing, FileStorage
 
 CONTENT = bytes(range(256)) * (CHUNK_BYTES // 100)
 
@@ -34,9 +34,9 @@ def test_what_is_written_is_read(storage: FileStorage) -> None:
         assert (file.read(7), file.readline()) == (CONTENT[-300:-293], CONTENT[-293:].partition(b"\n")[0] + b"\n")
     storage.delete("1/file-a")
     storage.delete("1/file-a")
-    with pytest.raises(Unavailable):
+    with pytest.raises(FileMissing):
         storage.read("1/file-a")
-    with pytest.raises(Unavailable), storage.opened_at("1/file-a", 0):
+    with pytest.raises(FileMissing), storage.opened_at("1/file-a", 0):
         pass
 
 
