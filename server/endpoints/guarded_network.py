@@ -15,7 +15,7 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from concurrent.futures import Future
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -94,7 +94,8 @@ def is_public(address: Address) -> bool:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to allowed hosts alone. TLS still asks for a certificate of the host, not of the address.
+    """Connects to allowed hosts alone, for any event loop. TLS still asks for a certificate of the host, not of the
+    address.
 
     look_up: as socket.getaddrinfo.
     """
@@ -108,7 +109,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         self._allowed = allowed
         self._inner = inner or httpcore.AnyIOBackend()
         self._look_up = look_up
-        self._looking_up: dict[str, asyncio.Future[Any]] = {}
+        self._looking_up: dict[str, Future[Any]] = {}
+        self._changing = threading.Lock()  # of `_looking_up`, by resolvers and by the event loops that ask
 
     async def connect_tcp(
         self,
@@ -141,26 +143,30 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         A name whose server is silent holds its thread for half a minute, whoever still waits for it: it would take them
         from other names, and from other work, if all had the same few.
         """
-        running = self._looking_up.get(host)
-        if running is None:
-            if len(self._looking_up) >= MOST_LOOK_UPS:
-                raise OSError("too many names are being looked up")
-            running = self._looking_up[host] = asyncio.get_running_loop().create_future()
-            running.add_done_callback(lambda _: self._looking_up.pop(host, None))
-            threading.Thread(
-                target=self._resolve, args=(host, running, running.get_loop()), name="resolver", daemon=True
-            ).start()
-        return await asyncio.shield(running)
+        with self._changing:
+            running = self._looking_up.get(host)
+            if running is None:
+                if len(self._looking_up) >= MOST_LOOK_UPS:
+                    raise OSError("too many names are being looked up")
+                running = Future()
+                running.set_running_or_notify_cancel()  # whoever no longer waits does not end it for others
+                threading.Thread(target=self._resolve, args=(host, running), name="resolver", daemon=True).start()
+                self._looking_up[host] = running
+        return await asyncio.wrap_future(running)
 
-    def _resolve(self, host: str, into: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+    def _resolve(self, host: str, into: Future[Any]) -> None:
         result: Any = None
         error: Exception | None = None
         try:
             result = self._look_up(host, None, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as failed:
+        except Exception as failed:
             error = failed
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(_tell, into, result, error)
+        with self._changing:
+            del self._looking_up[host]
+        if error is None:
+            into.set_result(result)
+        else:
+            into.set_exception(error)
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
@@ -170,14 +176,6 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-
-def _tell(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
-        future.exception()  # nobody may be waiting any more
 
 
 def _plain(host: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -109,6 +110,32 @@ async def test_names_whose_servers_are_silent_hold_up_neither_other_names_nor_ot
         ended = await asyncio.gather(*silent, return_exceptions=True)
     assert len(asked) == 10, "one look-up of a name"
     assert all(isinstance(error, httpcore.ConnectError) for error in ended[50:])
+
+
+def test_a_look_up_outlives_the_event_loop_that_asked_first_and_answers_others() -> None:
+    over, asked = threading.Event(), []
+
+    def look_up(host: str, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        over.wait()
+        return LookUp([["8.8.8.8"]])(host, None)
+
+    network = GuardedBackend(AllowedHosts("*"), Connections(), look_up)
+
+    def connect(timeout_s: float) -> None:
+        asyncio.run(asyncio.wait_for(network.connect_tcp("a.example", 443), timeout_s))
+
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            connect(0.05)
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(connect, 30) for _ in range(2)]
+        threading.Timer(0.2, over.set).start()
+        for one in running:
+            one.result()
+    assert asked == ["a.example"]
+    connect(30)
+    assert asked == ["a.example"] * 2, "it is looked up anew"
 
 
 def test_the_connection_is_to_the_address_that_was_checked() -> None:
