@@ -6,7 +6,8 @@ R itself is stored. Pickles are not read; biases, embeddings and whole modules b
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -81,7 +82,7 @@ def import_peft_tinylora(
     config = {} if config is None else config
     _check_type(config)
     vectors, parts = _sort_tensors(tensors, factors)
-    adapted = tuple(module for module in factors.modules if module in parts)
+    adapted = _numbered(module for module in factors.modules if module in parts)
     rank = _rank(parts[adapted[0]], adapted[0], factors, config)
     vectors_GU, dtype = _stack_vectors(vectors, config)
     groups, u = vectors_GU.shape
@@ -182,6 +183,16 @@ def _stack_vectors(vectors: Mapping[int, Tensor], config: Mapping[str, object]) 
     rows = [check_tensor(f"base_model.tinylora_v.{group}", vectors[group], (u,)) for group in range(len(vectors))]
     dtypes = {vector.dtype for vector in vectors.values()}
     return torch.stack(rows), _DTYPES.get(dtypes.pop(), "float32") if len(dtypes) == 1 else "float32"
+
+
+def _numbered(modules: Iterable[str]) -> tuple[str, ...]:
+    """`modules`, in the factors' order, as PEFT numbers them, which is as the model defines them. In one place that is
+    another order: the attention of Phi-3 and Phi-4 defines o_proj before qkv_proj."""
+    order = list(modules)
+    for index, (module, after) in enumerate(pairwise(tuple(order))):
+        if after.endswith("o_proj") and module == after.removesuffix("o_proj") + "qkv_proj":
+            order[index : index + 2] = after, module
+    return tuple(order)
 
 
 def _groups(modules: int, groups: int, config: Mapping[str, object]) -> list[int]:

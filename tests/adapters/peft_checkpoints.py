@@ -6,6 +6,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from peft import PeftModel, TinyLoraConfig, get_peft_model
+from peft.tuners.tinylora import TinyLoraLayer
 
 from adapters.factors.factors import Factors
 from tests.adapters.tiny_models import ALL_TARGETS, load_model
@@ -27,6 +28,8 @@ def with_our_signs(model: PeftModel, factors: Factors) -> PeftModel:
     """Flip the pairs of A's rows and B's columns to the factors' signs; PEFT then runs with these."""
     for module in factors.modules:
         layer = model.get_submodule(f"base_model.model.{module}")
+        if not isinstance(layer, TinyLoraLayer):
+            continue
         ours = factors.triplet(module)[0][:, : layer.r["default"]]
         signs = torch.sign((layer.tinylora_B["default"] * ours).sum(dim=0))
         layer.tinylora_B["default"] *= signs

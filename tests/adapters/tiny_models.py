@@ -1,4 +1,4 @@
-"""Tiny random Llama and Qwen2 checkpoints, and their logits: what the import and export tests share."""
+"""Tiny random Llama, Qwen2 and Phi-3 checkpoints, and their logits: what the import and export tests share."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -29,12 +31,19 @@ SHAPE = {
     # Ten times the usual spread: weights large enough for an adapter to move the logits visibly.
     "initializer_range": 0.2,
     "tie_word_embeddings": False,
+    "pad_token_id": None,
+}
+CLASSES = {
+    "llama": (LlamaForCausalLM, LlamaConfig),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "phi3": (Phi3ForCausalLM, Phi3Config),
 }
 
 
 def save_model(directory: Path, family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**SHAPE)) if family == "llama" else Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+    of, config = CLASSES[family]
+    model = of(config(**SHAPE))
     for name, weight in model.named_parameters():
         if name.endswith("_proj.weight"):
             weight.data = with_clear_spectrum(weight.data)

@@ -33,6 +33,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return path, build_factors(path, rank=2, progress=False)
 
 
+@pytest.fixture(scope="module")
+def phi3(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    path = save_model(tmp_path_factory.mktemp("phi3"), "phi3")
+    return path, build_factors(path, rank=2, progress=False)
+
+
 @pytest.mark.parametrize(
     ("u", "tying", "save_projection"),
     [(1, 0.0, True), (1, 1 - 4 / MODULES, False), (13, 1.0, False), (13, 0.5, True), (64, 1 - 3 / MODULES, False)],
@@ -47,6 +53,20 @@ def test_imported_adapter_gives_the_logits_of_pefts_own_forward(
     expected = logits(model)
     assert (expected - logits(load_model(path))).abs().max() > 0.1
     torch.testing.assert_close(merged_logits(path, adapter, factors), expected, **FLOAT32)
+
+
+@pytest.mark.parametrize("layers", [None, [1]])
+@pytest.mark.parametrize("tying", [0.0, 0.5, 0.6875])
+@pytest.mark.parametrize("save_projection", [True, False])
+def test_modules_are_numbered_as_phi_defines_them_with_o_proj_before_qkv_proj(
+    phi3: Base, tmp_path: Path, save_projection: bool, tying: float, layers: list[int] | None
+) -> None:
+    path, factors = phi3
+    targets = {"target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], "layers_to_transform": layers}
+    model = peft_model(path, u=2, weight_tying=tying, save_projection=save_projection, **targets)
+    adapter = import_checkpoint(saved(with_our_signs(model, factors), tmp_path), factors).adapter
+    assert adapter.recipe.projection == "elementary", "PEFT's own vector would be spread in the factors' order"
+    torch.testing.assert_close(merged_logits(path, adapter, factors), logits(model), **FLOAT32)
 
 
 @pytest.mark.parametrize("save_projection", [True, False])
