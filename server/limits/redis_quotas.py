@@ -55,11 +55,13 @@ class RedisQuotas:
         fallbacks: Counter,
         clock: Callable[[], float] | None = None,
         own: ProcessQuotas | None = None,
+        renew_s: float = RENEW_S,
     ) -> None:
         self._redis = open_redis(url, timeout_s)
         self._prefix = prefix
         self._timeout_s = timeout_s
         self._clock = clock
+        self._renew_s = renew_s
         self._own = own or ProcessQuotas()
         self._take, self._give_back, self._renew = map(self._redis.register_script, (TAKE, GIVE_BACK, RENEW))
         self._process, self._numbers = uuid.uuid4().hex, count()
@@ -158,7 +160,7 @@ class RedisQuotas:
 
     async def _renew_now_and_then(self) -> None:
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(self._renew_s)
             for name, holds in list(self._open.items()):
                 if self._answers and name in self._open:
                     try:
@@ -166,6 +168,9 @@ class RedisQuotas:
                             await self._renew(self._keys((), holds), [self._now(), LEASE_S, name])
                     except FAILURES as error:
                         self._lose(error)
+                    if name not in self._open:
+                        # It ended meanwhile, which another connection may have said before this one renewed it.
+                        self._settle_soon(name, (), holds)
 
     def _lose(self, error: Exception) -> None:
         """Go on by this process's own count until Redis answers again; said once."""

@@ -7,6 +7,8 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from hashlib import sha1
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +20,7 @@ from server.core.principal import Limits, Principal, Tenant
 from server.limits.quota_store import Hold, ProcessQuotas, QuotaStore
 from server.limits.quotas import Quotas, Ticket
 from server.limits.redis_quotas import LEASE_S, RedisQuotas
+from server.limits.redis_scripts import RENEW
 from tests.redis_server import RedisServer, find_program
 from tests.server.limits.test_token_bucket import Clock
 
@@ -335,7 +338,54 @@ async def test_no_request_stays_open_in_a_redis_that_did_not_answer(redis_server
             while not (await shared.take([], [])).shared:
                 await asyncio.sleep(0.05)
         with redis_server.client() as client:
-            assert [client.zcard(f"test:{name}") for name in holds] == [0, 0, 0]
+            assert [client.zcard(f"test:{{{name}}}:") for name in holds] == [0, 0, 0]
+
+
+class LateRenewals:
+    """A way to Redis on which renewals wait until they may pass."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.waits, self.may_pass, self.passed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._pass_on(reader, redis_writer))
+            both.create_task(self._pass_on(redis_reader, writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            if is_renewal := sha1(RENEW.encode()).hexdigest().encode() in data:
+                self.waits.set()
+                await self.may_pass.wait()
+            writer.write(data)
+            if is_renewal:
+                self.passed.set()
+        writer.close()
+
+
+async def test_a_request_that_ends_while_it_is_renewed_stays_ended(redis_server: RedisServer, clock: Clock) -> None:
+    late = LateRenewals(port := urlsplit(redis_server.url).port or 0)
+    async with await asyncio.start_server(late, "127.0.0.1", 0) as server, asyncio.timeout(30):
+        through = redis_server.url.replace(str(port), str(server.sockets[0].getsockname()[1]))
+        counter = Counter("f", "", registry=None)
+        shared = RedisQuotas(
+            through, prefix="late", timeout_s=20, fallbacks=counter, clock=lambda: TODAY + clock.now, renew_s=0.1
+        )
+        async with shared.running():
+            taken = await shared.take([], [Hold("open", 1)])
+            await late.waits.wait()
+            shared.give_back(taken, [])
+            await shared.settled()
+            with redis_server.client() as client:
+                client.script_load(RENEW)
+                assert client.zcard("late:{open}:") == 0
+                late.may_pass.set()
+                await late.passed.wait()
+                await asyncio.sleep(0.1)
+                while client.zcard("late:{open}:"):
+                    await asyncio.sleep(0.02)
 
 
 async def test_a_redis_in_cluster_mode_counts_all_quotas_of_a_request(redis_cluster: RedisServer, clock: Clock) -> None:
