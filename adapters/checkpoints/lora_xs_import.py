@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adapters.checkpoints.checkpoint_file import CONFIG_FILE, check_tensor, config_float, config_int, some
 from adapters.checkpoints.factor_fit import Imported, LowRankUpdate, elementary_adapter, fit_matrices
+from adapters.checkpoints.module_names import served_names
 from adapters.factors.factors import Factors
 from adapters.vector.errors import CheckpointError
 
@@ -84,20 +85,18 @@ def _rank_and_scaling(config: Mapping[str, object], factors: Factors) -> tuple[i
 def _sort_tensors(tensors: Mapping[str, Tensor], factors: Factors) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {}
     unknown = []
-    known = set(factors.modules)
+    found = {name: match for name in tensors if (match := _LORA_KEY.fullmatch(name) or _LATENT_KEY.fullmatch(name))}
+    served = served_names((match["module"] for match in found.values()), factors.modules)
     for name, tensor in tensors.items():
-        if match := _LORA_KEY.fullmatch(name):
-            kind = f"lora_{match['kind']}"
-        elif match := _LATENT_KEY.fullmatch(name):
-            kind = "lora_latent_mapping"
-        if match and match["module"] in known:
-            parts.setdefault(match["module"], {})[kind] = tensor
+        if (match := found.get(name)) and (module := served.get(match["module"])):
+            kind = f"lora_{match['kind']}" if match.re is _LORA_KEY else "lora_latent_mapping"
+            parts.setdefault(module, {})[kind] = tensor
         else:
             unknown.append(name)
     if unknown:
         raise CheckpointError(
             f"the checkpoint has tensors that cannot be served: {some(unknown)}; expected lora_A, lora_B and "
-            f"lora_latent_mapping of {some(known, 2)}"
+            f"lora_latent_mapping of {some(factors.modules, 2)}"
         )
     if not parts:
         raise CheckpointError("the checkpoint has no tensors; expected lora_A, lora_B and lora_latent_mapping")

@@ -25,6 +25,7 @@ from adapters.checkpoints.checkpoint_file import (
 )
 from adapters.checkpoints.factor_fit import Imported, LowRankUpdate, elementary_adapter, fit_matrices
 from adapters.checkpoints.lora_xs_import import import_lora_xs, is_lora_xs
+from adapters.checkpoints.module_names import served_names
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.errors import CheckpointError, RecipeError
@@ -133,18 +134,19 @@ def _sort_tensors(
     vectors: dict[int, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     unknown = []
-    known = set(factors.modules)
+    found = {name: match for name in tensors if (match := _MODULE_KEY.fullmatch(name))}
+    served = served_names((match["module"] for match in found.values()), factors.modules)
     for name, tensor in tensors.items():
         if match := _VECTOR_KEY.fullmatch(name):
             vectors[int(match["group"])] = tensor
-        elif (match := _MODULE_KEY.fullmatch(name)) and match["module"] in known:
-            parts.setdefault(match["module"], {})[match["kind"]] = tensor
+        elif (match := found.get(name)) and (module := served.get(match["module"])):
+            parts.setdefault(module, {})[match["kind"]] = tensor
         else:
             unknown.append(name)
     if unknown:
         raise CheckpointError(
             f"the checkpoint has tensors that cannot be served: {some(unknown)}; expected tinylora_A, tinylora_B and "
-            f"tinylora_P of {some(known, 2)}, and base_model.tinylora_v"
+            f"tinylora_P of {some(factors.modules, 2)}, and base_model.tinylora_v"
         )
     if not parts or not vectors:
         missing = "tinylora_A and tinylora_B" if vectors else "tinylora_v"

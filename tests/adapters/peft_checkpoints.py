@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from peft import PeftModel, TinyLoraConfig, get_peft_model
 from peft.tuners.tinylora import TinyLoraLayer
+from transformers import PreTrainedModel
 
 from adapters.factors.factors import Factors
 from tests.adapters.tiny_models import ALL_TARGETS, load_model
@@ -16,8 +17,13 @@ State = tuple[dict[str, torch.Tensor], dict[str, object]]
 
 def peft_model(path: Path, dtype: torch.dtype = torch.float32, autocast: bool = True, **options: object) -> PeftModel:
     """PEFT's model with random non-zero vectors, large enough to move the logits."""
+    return with_peft(load_model(path, dtype), autocast, **options)
+
+
+def with_peft(base: PreTrainedModel, autocast: bool = True, **options: object) -> PeftModel:
+    """`peft_model` of a model that is loaded."""
     config = TinyLoraConfig(**{"target_modules": ALL_TARGETS, "u": 1, "task_type": "CAUSAL_LM"} | options)
-    model = get_peft_model(load_model(path, dtype), config, autocast_adapter_dtype=autocast).eval()
+    model = get_peft_model(base, config, autocast_adapter_dtype=autocast).eval()
     torch.manual_seed(7)
     for vector in model.base_model.tinylora_v["default"].values():
         vector.data.normal_(std=0.3 / config.u**0.5)
