@@ -72,6 +72,13 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
         parser.error("tinylora serves one HTTP API process; leave out --api-server-count, --headless and --grpc")
     if args.enable_lora or args.lora_modules:
         parser.error("tinylora takes the place of vLLM's own LoRA; leave out --enable-lora and --lora-modules")
+    for flag in ("revision", "code-revision", "tokenizer-revision"):
+        if (revision := getattr(args, flag.replace("-", "_"))) is not None:
+            parser.error(
+                f"--{flag} {revision} holds for the engine alone: the factors would be of another revision of {model}, "
+                "and training workers would load that one. Leave it out and serve a directory: `hf download "
+                f"{model} --revision {revision} --local-dir DIRECTORY`"
+            )
     if envs.VLLM_ENABLE_RESPONSES_API_STORE:
         parser.error("stored responses can be read with their id by any tenant; unset VLLM_ENABLE_RESPONSES_API_STORE")
     if args.served_model_name is None and Path(model).is_dir():

@@ -37,6 +37,16 @@ def test_a_misspelt_flag_is_told_in_a_line_with_the_one_that_was_meant(
     )
 
 
+@pytest.mark.parametrize("flag", ["--revision", "--code-revision", "--tokenizer-revision"])
+def test_a_revision_that_only_the_engine_would_load_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_vllm_args("acme/small", [flag, "v2"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert f"{flag} v2 holds for the engine alone" in told
+    assert "`hf download acme/small --revision v2 --local-dir DIRECTORY`" in told
+
+
 @pytest.mark.parametrize(
     ("root_path", "told"),
     [
