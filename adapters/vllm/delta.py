@@ -8,7 +8,7 @@
     rows     as fused, but V^T stands in rows below W: one product gives W x and V^T x
     columns  U S stands in columns beside W: the product with x and R (V^T x), side by side, is the whole
 
-V^T x, R (V^T x) and the sum are computed in float32, or as exactly: on a GPU, 16-bit models multiply with V^T, and
+V^T x, R (V^T x) and the sum are computed in float32, or nearly so: on a GPU, 16-bit models multiply with V^T, and
 `columns` with U S, as the sum of two 16-bit matrices (adapters.apply.two_parts), and products are summed in float32.
 So the result is within half a unit in the last place of the exact sum, 2^-9 of it in bfloat16 and 2^-12 in float16,
 besides the rounding of W x, 2^-15 of what the adapter adds, and float32's own rounding. `columns` does not even round

@@ -191,12 +191,19 @@ def test_a_weight_with_a_kernel_for_its_shape_stays_as_it_is(name: str) -> None:
 
 
 def test_two_parts_are_the_matrix() -> None:
-    matrix_LI = torch.randn(6, 96) / 10
+    matrix_LI = torch.randn(6, 96) * 2.0 ** -torch.arange(0, 24, 4)[:, None]
     for dtype in DTYPES[1:]:
         parts_PI = in_two_parts(matrix_LI, dtype)
         assert parts_PI.shape == (16, 96) and not parts_PI[12:].any()
-        error = (parts_PI[:6].float() + parts_PI[6:12].float() - matrix_LI).abs()
-        assert (error <= 2**-16 * matrix_LI.abs() + 2**-24).all()
+        error = (parts_PI[:6].double() + parts_PI[6:12].double() - matrix_LI.double()).abs()
+        relative, least = (2.0**-16, 0.0) if dtype == torch.bfloat16 else (2.0**-21, 2.0**-24)
+        assert (error <= (relative * matrix_LI.double().abs()).clamp(min=least)).all()
+
+
+def test_two_parts_of_singular_vectors_are_them_to_2_to_the_minus_18() -> None:
+    rows_LI = torch.linalg.qr(torch.randn(8192, 2)).Q.T.contiguous()
+    parts_PI = in_two_parts(rows_LI, torch.float16).double()
+    assert ((parts_PI[:2] + parts_PI[2:4] - rows_LI.double()).norm(dim=1) < 2**-18).all()
 
 
 def test_every_way_can_be_set() -> None:
