@@ -59,6 +59,7 @@ CLAIMS = (
     Claim("49 than 13", PAPER, "grpo-49", "grpo"),
     Claim("196 than 13", PAPER, "grpo-196", "grpo"),
     Claim("196 than 49", PAPER, "grpo-196", "grpo-49"),
+    Claim("LoRA of rank 1 by TRL, 305,280 numbers, than 196", HERE, "rank-1-lora", "grpo-196"),
     Claim("tiled tying gains more than structured, 14 numbers each", PAPER, "grpo-tiled-14", "grpo-structured"),
     Claim(
         "float32 gains more than bfloat16 at about equal bytes (7 numbers, 28 bytes; 13 numbers, 26 bytes)",
