@@ -77,8 +77,9 @@ async def claim_jobs(request: Request, gateway: GatewayDep) -> ClaimAnswer:
     if body.factors != gateway.engine.factors.digest:
         raise BadRequest(
             f"The worker trains {quoted(body.base_model)} with the factors {quoted(body.factors)}, this server has "
-            f"{gateway.engine.factors.digest} of {gateway.engine.base_models[0]}; start the worker with the same model "
-            "and factors.",
+            f"{gateway.engine.factors.digest} of {gateway.engine.base_models[0]}; start the worker with the same "
+            "model, and copy the server's factors file into `tinylora/` of the model's directory there, in place of "
+            "its own: another machine computes other factors.",
             param="factors",
             code="factors_mismatch",
         )
