@@ -22,6 +22,7 @@ from server.launch.start_checks import (
     DATA_BYTES,
     DEFAULT_PORT,
     CannotStart,
+    Place,
     check_disk,
     check_libraries,
     check_port,
@@ -117,7 +118,8 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    return _tried("disk", lambda: check_disk({Path("data"): CACHE_BYTES + DATA_BYTES}), "there is room for data/")
+    data = Place(Path("data"), CACHE_BYTES + DATA_BYTES, "start the server in another directory")
+    return _tried("disk", lambda: check_disk(data), "there is room for data/")
 
 
 def _compiler() -> Finding:

@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,6 +36,15 @@ INSTALL_RAY = "make ray (or: pip install --no-deps --requirement deploy/requirem
 
 class CannotStart(Exception):
     """The server cannot start. The message is for the operator: what is missing, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A directory, which need not exist yet, how many bytes it needs, and what to do to have it `elsewhere`."""
+
+    directory: Path
+    size: int
+    elsewhere: str
 
 
 def check_libraries(libraries: Mapping[str, str] | None = None) -> None:
@@ -81,24 +91,23 @@ def cannot_listen(host: str | None, port: int, error: OSError) -> CannotStart:
     return CannotStart(f"Nothing can listen on {host or '0.0.0.0'} port {port} ({error.strerror}): {advice}.")
 
 
-def check_disk(needed: Mapping[Path, int]) -> None:
-    """CannotStart when one of the directories, which need not exist yet, cannot be written, or when the disk that it is
-    on has fewer bytes free than are `needed` there, for all that are on that disk together."""
-    places = {directory: nearest_existing(directory) for directory in needed}
-    devices = {directory: there.stat().st_dev for directory, there in places.items()}
-    for directory, there in places.items():
+def check_disk(*places: Place) -> None:
+    """CannotStart when one of the places cannot be written, or when the disk that it is on has fewer bytes free than
+    all places on that disk need together."""
+    existing = {place: nearest_existing(place.directory) for place in places}
+    devices = {place: there.stat().st_dev for place, there in existing.items()}
+    for place, there in existing.items():
         if not can_hold_files(there):
             raise CannotStart(
-                f"{directory} cannot be written, as {there} cannot: see to who may, or name another directory "
-                "(docs/configuration.md names the variables)."
+                f"{place.directory} cannot be written, as {there} cannot: see to who may, or {place.elsewhere}."
             )
-        together = [other for other in needed if devices[other] == devices[directory]]
-        size, free = sum(needed[other] for other in together), shutil.disk_usage(there).free
+        together = [other for other in places if devices[other] == devices[place]]
+        size, free = sum(other.size for other in together), shutil.disk_usage(there).free
         if free < size:
-            need = f"{directory} needs" if len(together) == 1 else f"{' and '.join(map(str, together))} need"
+            need = f"{' and '.join(str(other.directory) for other in together)} need{'s' * (len(together) == 1)}"
             raise CannotStart(
-                f"{need} {gb(size)} of disk, and {gb(free)} are free there: remove something, or have the directory on "
-                "another disk (docs/configuration.md names the variables)."
+                f"{need} {gb(size)} of disk, and {gb(free)} are free there: remove something, or, for another disk, "
+                f"{' or '.join(other.elsewhere for other in together)}."
             )
 
 

@@ -28,6 +28,7 @@ from server.launch.start_checks import (
     CACHE_BYTES,
     DATA_BYTES,
     CannotStart,
+    Place,
     check_disk,
     check_memory,
     gb,
@@ -41,8 +42,12 @@ def check_machine(args: Namespace, settings: Settings) -> None:
     Switches compilation off in `args`, with a warning, where it is not possible. CannotStart.
     """
     on_cpu = current_platform.is_cpu()
-    cache, data = Path(envs.VLLM_CACHE_ROOT), Path(settings.files_url if "://" not in settings.files_url else ".")
-    check_disk({cache: CACHE_BYTES, data: DATA_BYTES})
+    cache = Path(envs.VLLM_CACHE_ROOT)
+    if "://" in settings.files_url:
+        data = Place(Path(), DATA_BYTES, "start the server in another directory")
+    else:
+        data = Place(Path(settings.files_url), DATA_BYTES, "set TINYLORA_FILES_URL to another directory")
+    check_disk(Place(cache, CACHE_BYTES, "set VLLM_CACHE_ROOT to another directory"), data)
     for unknown, advice in unknown_settings(os.environ):
         say(f"==> {unknown} is no setting, and has no effect: {advice}", "yellow")
     memory = ""

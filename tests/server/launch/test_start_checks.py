@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,15 +17,18 @@ import pytest
 
 from server.core.cgroups import cpu_quota
 from server.core.host_memory import available_memory, total_memory
+from server.core.settings import Settings
 from server.launch.cpu_defaults import keep_to_quota
 from server.launch.start_checks import (
     CannotStart,
+    Place,
     check_disk,
     check_libraries,
     check_memory,
     check_port,
     memory_needed,
 )
+from server.launch.start_messages import check_machine
 
 TINYLORA = Path(sys.executable).with_name("tinylora")
 
@@ -183,29 +187,48 @@ def test_weights_count_twice_as_float32(tmp_path: Path) -> None:
     assert memory_needed(str(tmp_path), 50, as_float32=True) == nothing + 2050
 
 
+def place(directory: Path, size: int) -> Place:
+    return Place(directory, size, f"set {directory.name.upper()}")
+
+
 def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CannotStart, match=r"file/below cannot be written, as .*file cannot"):
-        check_disk({tmp_path / "file" / "below": 1})
+    with pytest.raises(CannotStart, match=r"file/below cannot be written, as .*file cannot: .*, or set BELOW\.$"):
+        check_disk(place(tmp_path / "file" / "below", 1))
+
+
+@pytest.mark.parametrize(
+    ("files_url", "cache", "said"),
+    [
+        ("/dev/null/files", "cache", "set TINYLORA_FILES_URL to another directory"),
+        ("memory://files", "/dev/null/cache", "set VLLM_CACHE_ROOT to another directory"),
+    ],
+)
+def test_a_start_names_the_variable_of_a_directory_that_cannot_be_written(
+    files_url: str, cache: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / cache))
+    with pytest.raises(CannotStart, match=f"/dev/null cannot: see to who may, or {said}"):
+        check_machine(Namespace(), Settings(files_url=files_url))
 
 
 @pytest.mark.skipif(os.access("/proc/sys", os.W_OK), reason="nothing is read-only here, even for root")
 def test_a_disk_that_is_read_only_is_told() -> None:
     with pytest.raises(CannotStart, match="/proc/sys/below cannot be written"):
-        check_disk({Path("/proc/sys/below"): 0})
+        check_disk(place(Path("/proc/sys/below"), 0))
 
 
 def test_directories_on_one_disk_need_their_room_together(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
-    check_disk({tmp_path / "a": free // 3})
-    with pytest.raises(CannotStart, match=r"/a and .*/b need .* of disk"):
-        check_disk({tmp_path / "a": free * 2 // 3, tmp_path / "b": free * 2 // 3})
+    check_disk(place(tmp_path / "a", free // 3))
+    with pytest.raises(CannotStart, match=r"/a and .*/b need .* of disk, .*, set A or set B\.$"):
+        check_disk(place(tmp_path / "a", free * 2 // 3), place(tmp_path / "b", free * 2 // 3))
 
 
 def test_too_little_disk_names_the_directory(tmp_path: Path) -> None:
-    check_disk({tmp_path / "not" / "there": 1})
+    check_disk(place(tmp_path / "not" / "there", 1))
     with pytest.raises(CannotStart, match=r"not/there needs 1000000\.0 GB of disk"):
-        check_disk({tmp_path / "not" / "there": 10**15})
+        check_disk(place(tmp_path / "not" / "there", 10**15))
 
 
 WHY = "from server.launch.compiler import why_not_compile; print(why_not_compile())"
