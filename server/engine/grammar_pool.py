@@ -26,7 +26,6 @@ import xgrammar
 from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.utils.mistral import is_mistral_tokenizer
-from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 from vllm.v1.structured_output.request import get_structured_output_key
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
@@ -34,7 +33,7 @@ from server.core.child_pool import ChildError, ChildPool
 from server.core.errors import TooManyRequests
 from server.engine.grammar import Grammar
 from server.engine.grammar_turns import GrammarTurns
-from server.engine.grammar_worker import objects_in
+from server.engine.schema_keywords import ignored_keywords
 
 BACKEND = "xgrammar"
 # However busy the machine is; the process itself ends after some seconds of computing (grammar_worker.MAX_CPU_S).
@@ -43,9 +42,6 @@ TIMEOUT_S = 30.0
 PROCESSES = 2
 # What was too much for the process may only have met a busy machine, so it is asked again after some minutes.
 REFUSED_S = 300.0
-# Lengths and numbers of items are written out in the grammar, state by state.
-MAX_REPEATS = 10_000
-REPEATS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 REMEMBERED = 4096
 
 
@@ -142,8 +138,6 @@ class EngineGrammars:
         return known
 
     async def _find_out(self, pool: ChildPool, kind: str, spec: str) -> Known:
-        if kind == "json" and (unsupported := _unsupported(spec)) is not None:
-            return Known(unsupported)
         if kind == "choice":
             kind, spec = "grammar", choice_as_grammar(json.loads(spec))
         if kind == "grammar" and grammar_is_likely_lark(spec):
@@ -153,38 +147,7 @@ class EngineGrammars:
         except ChildError:
             why = "compiling it takes too much time or memory. Make it smaller"
             return Known(why, time.monotonic() + REFUSED_S)
-        return Known(str(answer["error"]) if "error" in answer else None)
-
-
-def _unsupported(spec: str) -> str | None:
-    """What xgrammar would ignore, by the place of the innermost schema that has it, or could not bear."""
-    try:
-        schema = json.loads(spec)
-        if (repeated := _most_repeated(schema)) is not None:
-            return f"{repeated} is more than {MAX_REPEATS}. Make it smaller"
-        if not isinstance(schema, dict) or not has_xgrammar_unsupported_json_features(schema):
-            return None
-    except (ValueError, RecursionError):
-        return None  # the compiler says it better
-    place, found = _innermost(schema, "")
-    at = f" in {place}" if place else ""
-    return f"the keywords {sorted(found)}{at} cannot all be enforced together. Leave some out"
-
-
-def _most_repeated(schema: Any) -> str | None:
-    """The first length or number of items beyond MAX_REPEATS, as `keyword = number`."""
-    for part in objects_in(schema):
-        for keyword in REPEATS:
-            number = part.get(keyword)
-            if isinstance(number, int | float) and number > MAX_REPEATS:
-                return f"{keyword} = {number:g}"
-    return None
-
-
-def _innermost(schema: dict[str, Any], place: str) -> tuple[str, dict[str, Any]]:
-    for key, value in schema.items():
-        for name, inner in enumerate(value) if isinstance(value, list) else ((None, value),):
-            if isinstance(inner, dict) and has_xgrammar_unsupported_json_features(inner):
-                step = key if name is None else f"{key}[{name}]"
-                return _innermost(inner, f"{place}.{step}" if place else step)
-    return place, schema
+        if "error" in answer:
+            return Known(str(answer["error"]))
+        # Only now: what the compiler has been through is no longer of any size or depth.
+        return Known(await asyncio.to_thread(ignored_keywords, spec) if kind == "json" else None)

@@ -24,10 +24,13 @@ import xgrammar
 MEMORY_BYTES = 2**30
 # What the engine compiles in this time beside everyone's requests is not felt.
 MAX_CPU_S = 5.0
-# The server's event loop parses each grammar once more, and everybody waits for that.
+# The server's event loop reads each grammar once more, and everybody waits for that.
 MAX_PARSE_S = 0.5
 # Each level is a call on the compiler's stack and a copy of what is inside it.
 MAX_DEPTH = 100
+# Lengths and numbers of items are written out in the grammar, state by state.
+MAX_REPEATS = 10_000
+REPEATS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _SOURCE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
@@ -51,9 +54,11 @@ def main() -> None:
 def why_not(compiler: xgrammar.GrammarCompiler, kind: str, spec: str) -> str | None:
     """Why the engine may not compile `spec`; None when it may."""
     try:
+        began = time.process_time()
         # Read by Python once, for all that looks at it here; the compiler takes text.
         value = read_json(spec) if kind in ("json", "structural_tag") else None
-        began = time.process_time()
+        if kind == "json":
+            check_keywords(value)
         grammar = parse(kind, spec, value)
         took = time.process_time() - began
         if took > MAX_PARSE_S:
@@ -84,6 +89,20 @@ def read_json(spec: str) -> Any:
     if too_deep:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep; make it flatter")
     return value
+
+
+def check_keywords(schema: Any) -> None:
+    """ValueError for what the engine could not bear, or not read, wherever it stands."""
+    for part in objects_in(schema):
+        for keyword in REPEATS:
+            number = part.get(keyword)
+            if isinstance(number, int | float) and number > MAX_REPEATS:
+                raise ValueError(f"{keyword} = {number!s:.20} is more than {MAX_REPEATS}. Make it smaller")
+        kind = part.get("type")
+        if kind == "string" or (isinstance(kind, list) and "string" in kind):
+            named = part.get("format", "")
+            if not isinstance(named, str):
+                raise ValueError(f"format = {json.dumps(named):.80} is no string. Name one format, or leave it out")
 
 
 def check_references(schema: Any) -> None:
