@@ -6,7 +6,6 @@ It does not parse our own flags (cli.py) or prepare the embedded model (embedded
 from __future__ import annotations
 
 import os
-import shlex
 import threading
 import time
 from argparse import Namespace
@@ -22,7 +21,6 @@ from vllm.logger import configure_logging_from_args
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 
-from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
 from adapters.factors.quantised import is_factors_file, served_factors
 from clients.cli.calls import say
@@ -57,6 +55,7 @@ from server.launch.self_check import check_adapters_work
 from server.launch.start_messages import (
     check_machine,
     say_how_secrets_are_stored,
+    say_how_to_try,
     say_original,
     say_what_is_adapted,
     say_who_trains,
@@ -135,7 +134,7 @@ async def _serve(
         await engine.start(app)
         with _progress("Asking the engine whether adapters work"), watched_start(log):
             await check_adapters_work(client, factors, engine.supported_tasks)
-        announce = partial(_announce, address, engine, mode)
+        announce = partial(say_how_to_try, address, engine.base_models[0], factors, mode)
         async with AsyncExitStack() as working:
             if log is not None:
                 await working.enter_async_context(kept_short(log))
@@ -205,29 +204,3 @@ def _progress(sentence: str) -> Iterator[None]:
     finally:
         done.set()
         say(f"    took {time.monotonic() - start:.0f} s")
-
-
-def _announce(address: str, engine: VllmEngine, mode: Mode) -> None:
-    model, count = engine.base_models[0], default_recipe(engine.factors).num_parameters
-    url, curl = address.replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:"), "curl -s"
-    if address.startswith("unix:"):
-        url, curl = "http://localhost", f"curl -s --unix-socket {shlex.quote(address.removeprefix('unix:'))}"
-    if mode == "open":
-        access, key = "Without API keys, and so for this machine only; set TINYLORA_ADMIN_KEY to serve others. ", ""
-    else:
-        make = f"tinylora keys create default me --scope infer --scope adapters --url {url}"
-        access = f"Every request needs an API key; with the admin key, this makes one:\n\n  {make}\n\n"
-        key = ' -H "Authorization: Bearer $TINYLORA_API_KEY"'
-    print(
-        f"""
-{model} is served on {url if curl == "curl -s" else address}, with an adapter of its own in every request.
-{access}To try it:
-
-  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3e" * {count}))' > demo.bin  # {2 * count} bytes
-  {curl} '{url}/adapters?name=demo'{key} -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
-  {curl} {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{
-    "model": "{model}", "adapter": "demo", "max_tokens": 64, "temperature": 0,
-    "messages": [{{"role": "user", "content": "Write one sentence about the sea."}}]}}'
-""",
-        flush=True,
-    )

@@ -1,8 +1,9 @@
-"""What is asked of the machine and told to the operator between the command line and the engine's start."""
+"""What is asked of the machine and told to the operator between the command line and the server's first request."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -12,10 +13,12 @@ from vllm import envs
 from vllm.platforms import current_platform
 from vllm.utils.import_utils import import_pynvml
 
+from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
 from adapters.factors.model_files import locate_model, read_model
 from adapters.factors.quantised import is_factors_file
 from clients.cli.calls import say
+from server.auth.middleware import Mode
 from server.core.host_memory import GIB
 from server.core.settings import Settings
 from server.core.settings_urls import without_password
@@ -138,6 +141,36 @@ def say_what_is_adapted(original: str) -> None:
     sentence = None if is_factors_file(original) else what_is_left_out(read_model(locate_model(original)))
     if sentence is not None:
         say(f"==> {sentence}", "yellow")
+
+
+def say_how_to_try(address: str, model: str, factors: Factors, mode: Mode) -> None:
+    """Say where `model` is served, with commands that make a key, where one is needed, and chat with an adapter."""
+    count = default_recipe(factors).num_parameters
+    url, curl = address.replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:"), "curl -s"
+    if address.startswith("unix:"):
+        url, curl = "http://localhost", f"curl -s --unix-socket {shlex.quote(address.removeprefix('unix:'))}"
+    if mode == "open":
+        access, key = "Without API keys, and so for this machine only; set TINYLORA_ADMIN_KEY to serve others. ", ""
+    else:
+        make = f"tinylora keys create default me --scope infer --scope adapters --url {url}"
+        access = (
+            "Every request needs an API key; in a terminal that has TINYLORA_ADMIN_KEY, this makes one:\n\n"
+            f"  export TINYLORA_API_KEY=$({make})\n\n"
+        )
+        key = ' -H "Authorization: Bearer $TINYLORA_API_KEY"'
+    print(
+        f"""
+{model} is served on {url if curl == "curl -s" else address}, with an adapter of its own in every request.
+{access}To try it:
+
+  python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex("4d3e" * {count}))' > demo.bin  # {2 * count} bytes
+  {curl} '{url}/adapters?name=demo'{key} -H 'Content-Type: application/octet-stream' --data-binary @demo.bin
+  {curl} {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{{
+    "model": "{model}", "adapter": "demo", "max_tokens": 64, "temperature": 0,
+    "messages": [{{"role": "user", "content": "Write one sentence about the sea."}}]}}'
+""",
+        flush=True,
+    )
 
 
 def _kv_cache_space() -> int:

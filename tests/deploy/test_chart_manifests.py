@@ -346,6 +346,7 @@ def test_the_notes_say_how_to_go_on_and_what_is_open(values: Values, said: str, 
     assert done.returncode == 0, done.stderr
     notes = done.stdout.split("\nNOTES:\n")[1]
     assert said in notes and not_said not in notes
+    assert "export TINYLORA_API_KEY=$(tinylora keys create default me " in notes
     assert f"helm --namespace {NAMESPACE} test {RELEASE}" in notes and "{{" not in notes
 
 

@@ -28,7 +28,10 @@ CLEAR_ERRORS = 2.0
 def learning_rate_too_large(history: History, about: Circumstances) -> str | None:
     """An update that changed the model much, or one behind which it talks at random."""
     rate = history.last.get("learning_rate")
-    change = f'the learning rate{"" if rate is None else f" ({rate:.3g})"} is too large. Use "auto", or a tenth of it.'
+    shown = "" if rate is None else f" ({rate:.3g})"
+    change = (
+        f"the learning rate{shown} is too large. Use a third of its learning_rate_multiplier: 0.3 where none was set."
+    )
     kl = history.last.get("step_kl")
     if kl is not None and kl > MOST_STEP_KL:
         return f"the update moved the model by {kl:.3g} nats per token, and {MOST_STEP_KL:g} are much: {change}"

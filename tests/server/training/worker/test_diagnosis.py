@@ -148,6 +148,7 @@ def test_a_rate_that_is_too_large_is_told_of_behind_the_first_step() -> None:
     [(step, name, text)] = told([{"step_kl": 2.3, "learning_rate": 0.4}] + [{}] * 5)
     assert (step, name) == (1, "learning_rate_too_large")
     assert "moved the model by 2.3 nats per token" in text and "(0.4) is too large" in text
+    assert "learning_rate_multiplier: 0.3" in text
     [(step, name, text)] = told([{}, {"entropy": 5.0}, {}])
     assert (step, name) == (2, "learning_rate_too_large") and "nearly random" in text
 
