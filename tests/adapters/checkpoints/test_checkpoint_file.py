@@ -1,5 +1,6 @@
 """Reading uploads: only well-formed safetensors and JSON get through, whatever else they are."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.checkpoints.checkpoint_file import check_tensor, read_checkpoint
+from adapters.checkpoints.checkpoint_file import MAX_TENSORS, check_tensor, check_tensor_count, read_checkpoint
 from adapters.vector.errors import CheckpointError
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3)}
@@ -92,3 +93,34 @@ def test_configuration_file_that_is_not_a_small_json_object_is_refused(tmp_path:
 def test_tensor_of_other_shape_type_or_range_is_refused_by_name(tensor: torch.Tensor, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         check_tensor("a", tensor, (2, 3))
+
+
+@pytest.mark.parametrize("name", ["a", "\\\\", '\\"', "\\\\\\\\"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}',
+        '{"\\u0064type":"F32","sh\\u0061pe":[0],"data_offsets":[0,0]}',
+        '["F32",[0],[0,0]]',
+        '\n[\t{"F32":null},[0],[0,0]]',
+    ],
+)
+def test_tensors_are_counted_however_the_library_lets_them_be_written(entry: str, name: str) -> None:
+    def file(count: int) -> bytes:
+        header = "{" + ",".join(f'"{number}{name}" : {entry}' for number in range(count)) + "}"
+        return len(header).to_bytes(8, "little") + header.encode()
+
+    assert len(safetensors.torch.load(file(3))) == 3
+    check_tensor_count(file(3), 3)
+    with pytest.raises(CheckpointError, match="more than 2 tensors"):
+        check_tensor_count(file(3), 2)
+    with pytest.raises(CheckpointError, match=f"more than {MAX_TENSORS} tensors"):
+        read_checkpoint(file(MAX_TENSORS + 1))
+
+
+def test_what_metadata_says_is_no_tensor() -> None:
+    inner = json.dumps({"recipe": {"u": 1}, "metadata": {"note": json.dumps({"a": {"b": {}}, "c": ["d"]})}})
+    data = safetensors.torch.save(TENSORS, {"tinylora": inner, "tinylora:a": inner})
+    check_tensor_count(data, 1)
+    with pytest.raises(CheckpointError, match="more than 0 tensors"):
+        check_tensor_count(data, 0)
