@@ -16,7 +16,14 @@ from urllib.parse import quote
 
 import typer
 
-from clients.cli.environment import AddressError, EnvironmentVariableError, check_address, key_of_environment, proxied
+from clients.cli.environment import (
+    AddressError,
+    EnvironmentVariableError,
+    acting_for,
+    check_address,
+    key_of_environment,
+    proxied,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -49,7 +56,7 @@ def connection(url: str) -> Iterator[httpx.Client]:
 
 
 def client_of(url: str, path: str, timeout_s: float) -> httpx.Client:
-    """A client of what is below `path` at `url`, with the key.
+    """A client of what is below `path` at `url`, with the key and the tenant.
 
     Raises httpx.InvalidURL, AddressError and EnvironmentVariableError.
     """
@@ -58,6 +65,8 @@ def client_of(url: str, path: str, timeout_s: float) -> httpx.Client:
     check_address(url)
     key = key_of_environment()
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    if (tenant := acting_for.get()) is not None:
+        headers["openai-organization"] = tenant
     base_url = f"{url.rstrip('/').removesuffix('/v1')}{path}"
     with proxied():
         return httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s)

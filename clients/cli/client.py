@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from clients.cli.calls import KEY_HINT, fail, other_server
-from clients.cli.environment import AddressError, check_address, key_of_environment, proxied
+from clients.cli.environment import AddressError, acting_for, check_address, key_of_environment, proxied
 
 if TYPE_CHECKING:
     from tinylora_client import AsyncTinyLoRA, TinyLoRA
@@ -41,7 +41,12 @@ def async_client(url: str, max_retries: int = 2) -> AsyncTinyLoRA:
 
 
 def _options(max_retries: int) -> dict[str, Any]:
-    return {"api_key": key_of_environment(), "timeout": TIMEOUT_S, "max_retries": max_retries}
+    return {
+        "api_key": key_of_environment(),
+        "organization": acting_for.get(),
+        "timeout": TIMEOUT_S,
+        "max_retries": max_retries,
+    }
 
 
 @contextmanager

@@ -1,14 +1,17 @@
-"""What commands take from the environment for their requests, and what can be wrong with it: address, key, proxies."""
+"""What all commands send with their requests, and what can be wrong with it: address, key, tenant, proxies."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 KEYS = ("TINYLORA_ADMIN_KEY", "TINYLORA_API_KEY")
 PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
+# The tenant for whom an admin key acts; None: its own.
+acting_for: ContextVar[str | None] = ContextVar("acting_for", default=None)
 
 
 class EnvironmentVariableError(ValueError):

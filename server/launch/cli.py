@@ -28,6 +28,7 @@ from clients.cli import responses as cli_responses
 from clients.cli import train as cli_train
 from clients.cli import webhooks as cli_webhooks
 from clients.cli.calls import AsJson, fail, say
+from clients.cli.environment import acting_for
 from server.launch import doctor_cli as cli_doctor
 from server.launch import export_cli as cli_export
 from server.launch import worker_cli as cli_worker
@@ -44,8 +45,15 @@ FLAGS_OF_VLLM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 @cli.callback()
-def tinylora() -> None:
+def tinylora(
+    tenant: Annotated[
+        str | None, typer.Option(envvar="TINYLORA_TENANT", help="With an admin key: act for this tenant")
+    ] = None,
+) -> None:
     """Serve one base model with a different TinyLoRA adapter, of 26 bytes, in every request."""
+    if tenant and not (tenant.isascii() and tenant.isprintable()):
+        fail(f"no tenant can be called {tenant!r}; `tinylora tenants list` names those there are")
+    acting_for.set(tenant or None)
 
 
 @cli.command(context_settings=FLAGS_OF_VLLM)

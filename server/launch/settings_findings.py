@@ -27,7 +27,7 @@ from server.launch.start_checks import can_hold_files, nearest_existing
 PREFIX = "TINYLORA_"
 REDIS_TIMEOUT_S = 3.0
 # Of clients, of the example of a grader, and of tests.
-OTHERS = ("TINYLORA_URL", "TINYLORA_API_KEY", "TINYLORA_SECRET", MODELS_DIR_VARIABLE)
+OTHERS = ("TINYLORA_URL", "TINYLORA_API_KEY", "TINYLORA_TENANT", "TINYLORA_SECRET", MODELS_DIR_VARIABLE)
 OF_TESTS = ("TINYLORA_TEST_", "TINYLORA_FUZZ_")
 # What Kubernetes tells every container of a Service whose name begins with tinylora.
 OF_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")

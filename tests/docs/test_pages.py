@@ -51,7 +51,7 @@ def test_commands_within_sentences_are_ones_that_their_programs_take() -> None:
 def test_settings_and_files_exist() -> None:
     text = "\n".join(TEXTS.values())
     settings = {f"TINYLORA_{name.upper()}" for name in Settings.model_fields} | {MODELS_DIR_VARIABLE}
-    of_clients = {"TINYLORA_URL", "TINYLORA_API_KEY"}
+    of_clients = {"TINYLORA_URL", "TINYLORA_API_KEY", "TINYLORA_TENANT"}
     assert set(re.findall(r"TINYLORA_(?!TEST_)[A-Z_]+", text)) <= settings | of_clients
     for path in re.findall(r"`((?:deploy|clients|docs|server)/[\w/.-]+)`", text):
         assert (ROOT / path).exists() or path in ("deploy/.env", "deploy/settings.env"), path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -107,6 +108,37 @@ def test_what_a_tenant_may_spend_and_what_is_left(environment: dict[str, str]) -
     (changed,) = json.loads(run(environment, "tenants", "update", "acme", *none, "--json").stdout)
     assert (changed["tokens_per_month"], changed["priority_requests_per_minute"]) == (None, None)
     assert "no quotas" in run(as_tenant, "limits").stderr
+
+
+def test_an_admin_key_acts_for_a_tenant(environment: dict[str, str], url: str, tmp_path: Path) -> None:
+    run(environment, "tenants", "create", "acme")
+    vector = tmp_path / "math.bin"
+    vector.write_bytes(struct.pack("<13H", *range(13)))
+    assert run(environment, "--tenant", "acme", "adapters", "upload", "math", str(vector)).exit_code == 0
+    by_flag, by_variable = ("--tenant", "acme"), {**environment, "TINYLORA_TENANT": "acme"}
+    file, all_versions = tmp_path / "adapters.ndjson", "--all-versions"
+
+    assert run(environment, "adapters", "list", "--json").stdout == ""
+    assert json.loads(run(environment, *by_flag, "adapters", "list", "--json").stdout)["name"] == "math"
+    assert json.loads(run(by_variable, "adapters", "list", "--json").stdout)["name"] == "math"
+    assert json.loads(run(environment, *by_flag, "limits", "--json").stdout)["tenant"] == "acme"
+    assert run(environment, "adapters", "export", str(file), all_versions).exit_code == 0 and file.read_text() == ""
+    assert run(environment, *by_flag, "adapters", "export", str(file), all_versions).exit_code == 0
+    assert json.loads(file.read_text())["name"] == "math"
+    assert run(environment, "chat", "hello", "--adapter", "math").exit_code == 1
+    answered = run(environment, *by_flag, "chat", "hello", "--adapter", "math")
+    assert answered.exit_code == 0, answered.stderr
+
+
+@pytest.mark.parametrize(
+    ("tenant", "sentence"),
+    [("nobody", "OpenAI-Organization is 'nobody', and there is no tenant"), ("café", "no tenant can be called 'café'")],
+)
+def test_a_tenant_that_there_is_not_is_said(environment: dict[str, str], tenant: str, sentence: str) -> None:
+    for command in (("limits",), ("adapters", "list"), ("chat", "hello")):
+        result = run(environment, "--tenant", tenant, *command)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"tinylora: {sentence}")
 
 
 def test_a_list_is_read_to_its_last_page(environment: dict[str, str], url: str) -> None:
