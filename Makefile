@@ -194,5 +194,5 @@ $(BIN)/python:
 		|| { echo "vLLM needs libnuma.so.1, which is not there: apt-get install libnuma1" >&2; exit 1; }
 	@mkdir -p $(VENV) && free=$$(df -Pk $(VENV) | awk 'NR == 2 { print int($$4 / 1000000) }') && [ "$$free" -ge $(DISK_GB) ] \
 		|| { echo "$(VENV) needs $(DISK_GB) GB of disk, and $$free GB are free; make VENV=... puts it elsewhere" >&2; exit 1; }
-	@echo "==> Making $(VENV) with $(PYTHON): $(DISK_GB) GB of disk, once, in a few minutes; serving takes 4 GB of memory"
+	@echo "==> Making $(VENV) with $(PYTHON): $(DISK_GB) GB of disk, once, in a few minutes; serving takes 5 GB of memory"
 	@$(PYTHON) -m venv $(VENV)

@@ -127,7 +127,7 @@ def restore(reference: Reference, url: Url = DEFAULT_URL, as_json: AsJson = Fals
 def alias(
     name: Name,
     alias: Annotated[str, typer.Argument(help="prod, canary, ...")],
-    versions: Annotated[list[str] | None, typer.Argument(help="3, or 3=95 4=5 to share requests between two")] = None,
+    versions: Annotated[list[str] | None, typer.Argument(help="3, or 3=95 4=5 to share requests, up to 16")] = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="What it was before its last move")] = False,
     url: Url = DEFAULT_URL,
 ) -> None:
