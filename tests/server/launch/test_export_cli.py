@@ -14,6 +14,7 @@ from adapters.factors.build import build_factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.recipe import Recipe
 from server.launch.cli import cli
+from server.launch.embedded_model import MODELS_DIR_VARIABLE, embedded_model_dir
 from tests.adapters.tiny_models import load_model, logits, save_model
 
 
@@ -54,6 +55,16 @@ def test_what_rounding_loses_is_said(model: Path, file: Path, tmp_path: Path) ->
     file.write_bytes(weak.to_safetensors())
     arguments = (file, tmp_path / "merged", "--as", "merged", "--model", model)
     assert "Rounding lost" in run(*arguments, "--dtype", "bfloat16").stderr
+
+
+def test_an_adapter_of_another_model_than_the_embedded_one_asks_for_its_name(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MODELS_DIR_VARIABLE, str(tmp_path / "models"))
+    embedded_model_dir().parent.mkdir()
+    save_model(embedded_model_dir(), seed=1)
+    said = run(file, tmp_path / "out", code=1).stderr
+    assert "made for the factors" in said and "the one that the adapter was made for with --model" in said
 
 
 def test_mistakes_are_sentences(model: Path, file: Path, tmp_path: Path) -> None:
