@@ -65,12 +65,9 @@ def export(
             found["rounding_loss"] = merged.loss
     except FactorsError as error:
         hint = ""
-        if error.field == "factors" and model is None:
-            hint = (
-                f" (That is of {name}, as no other was named: name the one that the adapter was made for with --model.)"
-            )
-        elif error.field == "factors":
-            hint = f" (Where the server has factors of its own, copy their file to {name}/tinylora.)"
+        if error.field == "factors":
+            which = "This is the embedded model: name the adapter's with --model. " if model is None else ""
+            hint = f" ({which}Where the server has factors of its own, copy their file to {name}/tinylora.)"
         fail(f"{error}{hint}")
     except (AdapterError, EmbeddedModelError, OSError, ValueError) as error:
         fail(str(error))

@@ -62,9 +62,9 @@ def test_an_adapter_of_another_model_than_the_embedded_one_asks_for_its_name(
 ) -> None:
     monkeypatch.setenv(MODELS_DIR_VARIABLE, str(tmp_path / "models"))
     embedded_model_dir().parent.mkdir()
-    save_model(embedded_model_dir(), seed=1)
+    save_model(tmp_path, seed=1).rename(embedded_model_dir())
     said = run(file, tmp_path / "out", code=1).stderr
-    assert "made for the factors" in said and "the one that the adapter was made for with --model" in said
+    assert "made for the factors" in said and "name the adapter's with --model" in said
 
 
 def test_mistakes_are_sentences(model: Path, file: Path, tmp_path: Path) -> None:
