@@ -125,8 +125,11 @@ cli.command()(cli_doctor.doctor)
 @cli.command()
 def factors(
     model: Annotated[str, typer.Argument(help="Model directory or Hugging Face id")],
-    rank: Annotated[int, typer.Option(help="Singular triplets per module")] = 2,
-    kind: Annotated[Literal["svd", "random"], typer.Option(help="From the weights, or seeded random")] = "svd",
+    rank: Annotated[int, typer.Option(envvar="TINYLORA_FACTORS_RANK", help="Singular triplets per module")] = 2,
+    kind: Annotated[
+        Literal["svd", "random"],
+        typer.Option(envvar="TINYLORA_FACTORS_KIND", help="From the weights, or seeded random"),
+    ] = "svd",
     seed: Annotated[int, typer.Option(help="Seed of random factors")] = 0,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="What computes them; auto: a GPU if any")

@@ -165,6 +165,7 @@ def test_what_a_page_shows_runs_as_it_stands_there(
         copytree(ROOT / "deploy", directory / "deploy")
         (directory / "data").symlink_to(tmp_path / "data")
         given["postgresql://tinylora@HOST/tinylora"] = request.getfixturevalue("postgres_url")
+        given["=CLASS"] = "=shared"  # names of Kubernetes have no capitals
         given["tinylora factors MODEL"] = f"tinylora factors {save_model(tmp_path / 'tiny')}"
     if page.rows:
         (directory / "train.jsonl").write_bytes(ROWS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import base64
 import dataclasses
 import importlib.util
 import re
@@ -17,7 +19,9 @@ from typer.testing import CliRunner
 from server.core.settings import Settings
 from server.launch.cli import cli
 from server.launch.embedded_model import MODELS_DIR_VARIABLE
-from server.training.jobs.config import ReinforcementConfig
+from server.training.graders.environment import parse_environment
+from server.training.jobs.config import CONFIGS, ReinforcementConfig
+from server.training.jobs.options import MethodParam
 from tests.deploy.monitoring import rules
 from tests.docs.blocks import ROOT, pages
 
@@ -69,6 +73,25 @@ def test_settings_of_trl_and_ours_are_named_as_they_are() -> None:
     theirs, ours = zip(*pairs, strict=True)
     assert set(theirs) <= {field.name for field in dataclasses.fields(GRPOConfig)}
     assert set(ours) <= ReinforcementConfig.model_fields.keys()
+
+
+def test_the_table_of_settings_says_which_methods_have_them() -> None:
+    table = TEXTS["docs/training.md"].split("| In `tinylora` | For |")[1].split("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([RSE ]+) \|", table, re.MULTILINE))
+    of_methods = {method[0].upper(): kind.model_fields.keys() - {"method", "init"} for method, kind in CONFIGS.items()}
+    assert rows.keys() == set().union(*of_methods.values())
+    assert {name: {kind for kind, names in of_methods.items() if name in names} for name in rows} == {
+        name: set(kinds.split()) for name, kinds in rows.items()
+    }
+
+
+def test_the_method_with_an_environment_is_one_that_a_job_takes() -> None:
+    lines = re.search(r"^# method: (\{\n(?:#.*\n)+)", TEXTS["docs/training.md"], re.MULTILINE)
+    assert lines is not None
+    method = MethodParam.model_validate(ast.literal_eval(lines[1].replace("#", "").strip()))
+    assert method.reinforcement is not None and method.reinforcement.environment is not None
+    secret = {"secret": f"whsec_{base64.b64encode(bytes(32)).decode()}"}
+    assert parse_environment({**method.reinforcement.environment, **secret}, "environment").max_turns == 5
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)

@@ -106,7 +106,7 @@ class GradientConfig(TrainingConfig):
 
 
 class SupervisedConfig(GradientConfig):
-    """Imitation of the last message of every row."""
+    """Imitation of the assistant's messages in every row, but for those of weight 0."""
 
     AUTO_EPOCHS = 3
 
