@@ -7,7 +7,7 @@ tenants, are refused in the same words. A server without any key is open: everyo
 everything but make tenants and keys.
 
 `OpenAI-Organization: <tenant>` (the official clients' `organization`) has an admin act for that tenant, with its
-adapters, quotas and audit log. Any other key may only name its own tenant. An open server ignores it.
+adapters and audit log, and without its quotas. Any other key may only name its own tenant. An open server ignores it.
 
 A browser asks without a key whether its page may send one (CORS): that is answered before it comes here where
 --allowed-origins names pages, and refused here like any other request without a key where it does not.

@@ -17,6 +17,8 @@ from server.core.settings_urls import why_no_redis, why_no_storage, without_pass
 
 MIB = 2**20
 MAX_DAYS = 36_500
+# What a form with a file may have beside the file.
+FORM_BYTES = 2**16
 SECRETS = ("admin_key", "worker_key", "judge_api_key", "redis_url", "secrets_key", "webhook_key")
 
 
@@ -65,12 +67,6 @@ class Settings(BaseSettings):
     )
     max_held_body_bytes: int = Field(
         default=1024 * MIB, ge=1, description="bodies in memory at once, of which one tenant alone may have half"
-    )
-    max_spooled_body_bytes: int | None = Field(
-        default=None,
-        ge=1,
-        description="bodies with files on disk at once while they arrive, of which one tenant alone may have half; by "
-        "default 16 of the longest files",
     )
     max_mixed_adapters: int = Field(default=32, ge=1, description="most adapters that one request may mix")
 
@@ -122,6 +118,12 @@ class Settings(BaseSettings):
         default="data/files", description="where uploaded files are: a directory, or a URL that fsspec knows (s3://...)"
     )
     max_file_bytes: int = Field(default=512 * MIB, ge=1, description="longest file of /v1/files")
+    max_spooled_body_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="bodies with files on disk at once while they arrive, of which one tenant alone may have half; by "
+        "default 16 of the longest files, at least two with their forms",
+    )
     max_tenant_files: int = Field(default=10_000, ge=1, description="files that a tenant may have")
     max_tenant_file_bytes: int = Field(default=32 * 1024 * MIB, ge=1, description="bytes in them together")
     max_tenant_jobs: int = Field(default=100, ge=1, description="jobs of a tenant that have not ended")
@@ -247,6 +249,17 @@ class Settings(BaseSettings):
         """Those of tenants' secrets in the database, of which the first seals and all open; none: they are in clear."""
         keys = () if self.secrets_key is None else tuple(self.secrets_key.get_secret_value().split(","))
         return keys if self.webhook_key is None else (*keys, self.webhook_key.get_secret_value())
+
+    @field_validator("max_spooled_body_bytes")
+    @classmethod
+    def _check_room_for_files(cls, most_bytes: int | None, info: ValidationInfo) -> int | None:
+        longest = info.data.get("max_file_bytes")
+        if most_bytes is not None and longest is not None and most_bytes < (least := 2 * (longest + FORM_BYTES)):
+            raise ValueError(
+                f"the longest file ({longest} bytes by max_file_bytes) would never find room in a tenant's half of it; "
+                f"expected at least {least}"
+            )
+        return most_bytes
 
     @field_validator("files_url")
     @classmethod

@@ -22,8 +22,8 @@ from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, quoted
 from server.core.request_body import body_chunks, media_type
 from server.core.request_state import held_body
+from server.core.settings import FORM_BYTES
 
-FORM_OVERHEAD_BYTES = 2**16
 MAX_FIELD_BYTES = 2**10
 MAX_FILENAME_CHARS = 255
 JOINERS = "\u200c\u200d"  # of letters and of emoji, invisible and part of how names are written
@@ -102,7 +102,7 @@ async def _form(
             f"The content type is {quoted(kind)}, expected multipart/form-data.", param="content-type"
         )
     held_body(request.scope).spool()
-    chunks = body_chunks(request.headers, request.receive, max_bytes + FORM_OVERHEAD_BYTES, SETTING)
+    chunks = body_chunks(request.headers, request.receive, max_bytes + FORM_BYTES, SETTING)
     # More fields than are known, to name those that are not.
     parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     try:

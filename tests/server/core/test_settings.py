@@ -129,6 +129,19 @@ def test_a_redis_is_taken_and_its_password_not_shown(monkeypatch: pytest.MonkeyP
     assert "my-secret" not in repr(Settings())
 
 
+def test_room_on_disk_has_to_be_enough_for_the_longest_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYLORA_MAX_SPOOLED_BODY_BYTES", str(2**29))
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    least = 2 * (2**29 + 2**16)
+    assert f"expected at least {least}" in explain(refused.value)
+    monkeypatch.setenv("TINYLORA_MAX_SPOOLED_BODY_BYTES", str(least))
+    assert Settings().spooled_body_bytes == least
+    monkeypatch.setenv("TINYLORA_MAX_SPOOLED_BODY_BYTES", str(2**29))
+    monkeypatch.setenv("TINYLORA_MAX_FILE_BYTES", str(2**20))
+    assert Settings().spooled_body_bytes == 2**29
+
+
 def test_storage_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYLORA_FILES_URL", "s4://bucket")
     with pytest.raises(ValidationError, match="s4"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -114,6 +115,7 @@ async def test_names_whose_servers_are_silent_hold_up_neither_other_names_nor_ot
 
 def test_a_look_up_outlives_the_event_loop_that_asked_first_and_answers_others() -> None:
     over, asked = threading.Event(), []
+    both_wait = threading.Barrier(2, action=over.set)
 
     def look_up(host: str, *_: Any, **__: Any) -> Any:
         asked.append(host)
@@ -122,16 +124,20 @@ def test_a_look_up_outlives_the_event_loop_that_asked_first_and_answers_others()
 
     network = GuardedBackend(AllowedHosts("*"), Connections(), look_up)
 
-    def connect(timeout_s: float) -> None:
-        asyncio.run(asyncio.wait_for(network.connect_tcp("a.example", 443), timeout_s))
+    async def connected(timeout_s: float, when_waiting: Callable[[], object]) -> None:
+        connecting = asyncio.ensure_future(network.connect_tcp("a.example", 443))
+        await asyncio.sleep(0)
+        when_waiting()
+        await asyncio.wait_for(connecting, timeout_s)
+
+    def connect(timeout_s: float, when_waiting: Callable[[], object] = lambda: None) -> None:
+        asyncio.run(connected(timeout_s, when_waiting))
 
     for _ in range(2):
         with pytest.raises(TimeoutError):
             connect(0.05)
     with ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(connect, 30) for _ in range(2)]
-        threading.Timer(0.2, over.set).start()
-        for one in running:
+        for one in [pool.submit(connect, 30, both_wait.wait) for _ in range(2)]:
             one.result()
     assert asked == ["a.example"]
     connect(30)

@@ -148,16 +148,17 @@ async def test_files_that_arrive_take_room_on_disk_and_none_in_memory(
     update = {"max_spooled_body_bytes": 200_000, "max_file_bytes": 100_000}
     app = create_app(small.model_copy(update=update), engine, app_database)
     act_as(app, {"other": principal(new_tenant(app_database, "other"), None, "train")}, before=BodyMemory)
-    goes_on = asyncio.Event()
+    arrived, goes_on = asyncio.Event(), asyncio.Event()
 
     async def slow_form() -> AsyncIterator[bytes]:
         yield form(60_000)[:50_000]
+        arrived.set()
         await goes_on.wait()
         yield form(60_000)[50_000:]
 
     async with client_of(app) as client:
         first = asyncio.create_task(client.post("/v1/files", content=slow_form(), headers=FORM))
-        await asyncio.sleep(0.1)
+        await arrived.wait()
         refused = await client.post("/v1/files", content=form(80_000), headers=FORM)
         error = refused.json()["error"]
         assert (refused.status_code, error["code"]) == (503, "too_many_request_bytes")
