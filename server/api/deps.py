@@ -41,6 +41,7 @@ from server.training.files.storage import FileStorage
 from server.training.graders.build import GraderTools
 from server.training.jobs.config import Method
 from server.training.jobs.metrics import JobMetrics
+from server.training.jobs.unreadable import UnreadableJobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,15 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The parts of training in one app. own_methods: of the jobs for which the server starts workers itself."""
+    """The parts of training in one app. own_methods: of the jobs for which the server starts workers itself.
+    unreadable: the jobs that claims pass over."""
 
     files: FileStorage
     metrics: JobMetrics
     graders: GraderTools
     grader_runs: GraderRuns
     own_methods: frozenset[Method]
+    unreadable: UnreadableJobs = field(default_factory=UnreadableJobs)
 
 
 def _gateway(request: Request) -> Gateway:

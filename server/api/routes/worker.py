@@ -71,7 +71,7 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
 @router.post("/claim", openapi_extra=json_of(ClaimRequest))
-async def claim_jobs(request: Request, gateway: GatewayDep) -> ClaimAnswer:
+async def claim_jobs(request: Request, gateway: GatewayDep, training: TrainingDep) -> ClaimAnswer:
     """Renew leases, and take jobs if there is room for any."""
     body = await _read(request, ClaimRequest)
     if body.factors != gateway.engine.factors.digest:
@@ -85,7 +85,8 @@ async def claim_jobs(request: Request, gateway: GatewayDep) -> ClaimAnswer:
         )
     lease_s = gateway.settings.worker_lease_s
     answer = await _transact(
-        gateway, lambda connection: claim(gateway.database, connection, body, lease_s, gateway.seals)
+        gateway,
+        lambda connection: claim(gateway.database, connection, body, lease_s, gateway.seals, training.unreadable),
     )
     told = {"reasoning": gateway.engine.has_reasoning, "max_step_tokens": gateway.settings.max_step_tokens}
     return answer.model_copy(update=told)

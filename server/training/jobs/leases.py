@@ -4,7 +4,7 @@ Claims are made one after the other, under a lock of their own on PostgreSQL (SQ
 choice is fair: next is the tenant with the fewest running jobs for its weight, and of its jobs the oldest that the
 worker can do; files are read by any worker. A job whose worker no longer renews its lease is handed on; a job whose
 workers ended MAX_ATTEMPTS times in a row without a step is failed. One that this gateway cannot read is left for
-another one (`unreadable`).
+another one, and tried again after a minute (`unreadable`).
 
 A job is a suspect when its worker vanished without a word, and SUSPECT attempts or more ended without a step. A worker
 is given one suspect at a time: until it has got something done, or for TRIAL_S, the others wait, and they alone. So a
@@ -34,7 +34,7 @@ from server.training.jobs.events import add_event
 from server.training.jobs.lifecycle import change_job, fail_job, locked_job
 from server.training.jobs.method_secrets import method_with_secrets
 from server.training.jobs.protocol import Checkpoint, ClaimAnswer, ClaimedJob, ClaimRequest, LeaseAnswer
-from server.training.jobs.unreadable import leave_for_its_key, leave_for_its_version
+from server.training.jobs.unreadable import UnreadableJobs
 from server.training.states import wanted_of
 
 MAX_ATTEMPTS = 5
@@ -46,7 +46,14 @@ TRIAL = "Workers of the job have ended without a word. It is tried beside no oth
 CLAIM_LOCK = 0x71_4E_10_2B
 
 
-def claim(database: Database, connection: Connection, request: ClaimRequest, lease_s: int, seals: Seals) -> ClaimAnswer:
+def claim(
+    database: Database,
+    connection: Connection,
+    request: ClaimRequest,
+    lease_s: int,
+    seals: Seals,
+    unreadable: UnreadableJobs,
+) -> ClaimAnswer:
     """Renew the leases of `running`, and lease as many new jobs to the worker as it has capacity for."""
     running = {job_id: _renew(connection, job_id, request.worker, lease_s) for job_id in sorted(set(request.running))}
     if not database.is_sqlite:
@@ -55,7 +62,7 @@ def claim(database: Database, connection: Connection, request: ClaimRequest, lea
     jobs: list[ClaimedJob] = []
     for statuses, capacity in ((("validating_files",), validating), (("queued", "running"), request.capacity)):
         held = [*request.running, *(job.id for job in jobs)]
-        jobs += _claim_some(database, connection, request, lease_s, seals, statuses, capacity, held)
+        jobs += _claim_some(database, connection, request, lease_s, seals, unreadable, statuses, capacity, held)
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)
 
 
@@ -99,15 +106,16 @@ def _claim_some(
     request: ClaimRequest,
     lease_s: int,
     seals: Seals,
+    unreadable: UnreadableJobs,
     statuses: tuple[str, ...],
     capacity: int,
     held: Sequence[str],
 ) -> list[ClaimedJob]:
     claimed: list[ClaimedJob] = []
-    unreadable: set[str] = set()
+    but_not = unreadable.lately()
     while len(claimed) < capacity:
         on_trial = _has_trial(connection, [*held, *(job.id for job in claimed)])
-        job_id = _next_job_id(connection, request, statuses, unreadable, suspects=not on_trial)
+        job_id = _next_job_id(connection, request, statuses, but_not, suspects=not on_trial)
         if job_id is None:
             break
         try:
@@ -120,11 +128,11 @@ def _claim_some(
                 method = method_with_secrets(json.loads(row.method), seals.open)
                 claimed.append(_claimed(connection, row, method))
         except ValidationError as error:
-            unreadable.add(job_id)
-            leave_for_its_version(connection, job_id, error)
-        except CannotOpen as error:
-            unreadable.add(job_id)
-            leave_for_its_key(database, connection, job_id, error)
+            but_not.add(job_id)
+            unreadable.leave_for_its_version(connection, job_id, error)
+        except CannotOpen:
+            but_not.add(job_id)
+            unreadable.leave_for_its_key(database, connection, job_id)
     return claimed
 
 

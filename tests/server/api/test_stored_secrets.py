@@ -24,7 +24,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.db.training_tables import JOBS
 from server.db.webhook_tables import WEBHOOK_ENDPOINTS
-from server.training.jobs.unreadable import KEY_WAIT_S
+from server.training.jobs.unreadable import COUNTED_S, KEY_WAIT_S
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import BASE, FakeEngine
 from tests.server.support.training_kit import GRADER, ROWS
@@ -174,9 +174,17 @@ async def test_a_key_that_is_lost_fails_what_needs_it_in_a_sentence_and_nothing_
         async with start(SECOND) as server:
             after = await server.make_job()
             assert [one["id"] for one in await server.claim()] == [after["id"]]
-            with following(lambda: time.time() + KEY_WAIT_S):
-                await server.claim()
-            failed = (await server.http.get(f"/v1/fine_tuning/jobs/{job['id']}")).json()
+            path = f"/v1/fine_tuning/jobs/{job['id']}"
+            events = (await server.http.get(f"{path}/events")).json()["data"]
+            assert "fails after 6 hours in which workers asked" in events[0]["message"]
+            # Nobody asked meanwhile, and then workers do all the time.
+            began = time.time() + 7 * 24 * 3600
+            for passed in range(0, KEY_WAIT_S + 1, COUNTED_S):
+                shown = (await server.http.get(path)).json()
+                assert shown["status"] == "validating_files", passed
+                with following(lambda at=began + passed: at):
+                    await server.claim()
+            failed = (await server.http.get(path)).json()
             assert (failed["status"], failed["error"]["code"]) == ("failed", "secret_unreadable")
             assert "TINYLORA_SECRETS_KEY" in failed["error"]["message"]
             refused = await server.test_webhook(webhook["id"])

@@ -31,6 +31,7 @@ from server.training.jobs.protocol import (
     WorkerEvent,
 )
 from server.training.jobs.sampled_group import SampledGroup
+from server.training.jobs.unreadable import UnreadableJobs
 from tests.server.support.fake_engine import MODULES
 from tests.server.support.training_kit import vector
 
@@ -44,6 +45,7 @@ class TrainingProcess:
     def __init__(self, database: Database, most_sample_bytes: int = 2**20) -> None:
         self.database = database
         self.most_sample_bytes = most_sample_bytes
+        self.unreadable = UnreadableJobs()
 
     def do(self, do: Callable[[Connection], T]) -> T:
         return self.database.transact(do)
@@ -93,7 +95,7 @@ class TrainingProcess:
         request = ClaimRequest(
             worker=worker, base_model="base", factors=FACTORS, capacity=capacity, running=list(running), **fields
         )
-        return self.do(lambda to: claim(self.database, to, request, 30, Seals(())))
+        return self.do(lambda to: claim(self.database, to, request, 30, Seals(()), self.unreadable))
 
     def claimed(self, worker: str, capacity: int = 1, **fields: Any) -> list[str]:
         return [job.id for job in self.claim(worker, capacity, **fields).jobs]

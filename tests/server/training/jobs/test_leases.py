@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -22,6 +23,7 @@ from server.training.jobs.leases import MAX_ATTEMPTS, SUSPECT, TRIAL, TRIAL_S
 from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, fail_job, get_job
 from server.training.jobs.progress import validated
 from server.training.jobs.protocol import ValidatedRequest
+from server.training.jobs.unreadable import AGAIN_S
 from tests.server.support.acting import new_tenant
 from tests.server.support.training_kit import vector
 from tests.server.support.training_process import FACTORS, TrainingProcess
@@ -213,7 +215,10 @@ def test_a_job_of_another_version_waits_for_it_and_stops_nobody(gateway: Trainin
             ", so the job waits for one that can."
         ]
         gateway.set(job_id, config=config)
-    assert sorted(gateway.claimed("w", 3)) == sorted(newer)
+    held = (running, checked, readable)
+    assert gateway.claim("w", 3, held).jobs == [], "a claim does not try again what it passed over just now"
+    with following(lambda: time.time() + AGAIN_S):
+        assert sorted(job.id for job in gateway.claim("w", 3, held).jobs) == sorted(newer)
 
 
 @pytest.mark.parametrize("end", ["cancelled", "failed"])
