@@ -22,6 +22,8 @@ FILE_MISSING = {
     "the error file. What had been answered is in the batch's files; make a batch of the other lines with a new file.",
     "param": "input_file_id",
 }
+# So long a batch that is to end waits for them: another gateway may have the storage that this one lacks.
+MISSING_GRACE_S = 24 * 3600
 NO_KEY = {
     "code": "api_key_revoked",
     "line": None,

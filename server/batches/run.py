@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from server.batches import leases, output
 from server.batches.answers import EXPIRED, TOO_MUCH_OUTPUT, Result
-from server.batches.endings import ENDS, FILE_MISSING, GIVEN_UP
+from server.batches.endings import ENDS, FILE_MISSING, GIVEN_UP, MISSING_GRACE_S
 from server.batches.leases import Standing, Wanted
 from server.batches.lines import lines_of, parse_line, some, without
 from server.batches.results import answered_lines
@@ -31,6 +31,7 @@ from server.batches.states import Outcome
 from server.batches.validation import check_file
 from server.batches.window import MAX_WINDOW_BYTES, Window
 from server.core.background import cancelled, to_its_end
+from server.core.clock import now
 from server.core.errors import ApiError
 from server.core.settings import Settings
 from server.db.database import Database
@@ -231,7 +232,9 @@ class BatchRun:
             try:
                 chunks = await self._input()
             except FileMissing:
-                # How it ends is settled, and waiting for the bytes would have it never end.
+                # Another gateway may have them. Waiting for ever would have it never end.
+                if now() < (row.finalizing_at or row.expires_at) + MISSING_GRACE_S:
+                    raise
                 reason, errors = None, (FILE_MISSING,)
 
         write = partial(output.write_files, tools.files, tools.database, row, tools.owner, chunks, reason, errors)

@@ -259,15 +259,30 @@ def test_a_deleted_input_file_ends_its_batch_with_the_reason(openai_client: open
     assert [row["custom_id"] for row in rows(openai_client, done.error_file_id)] == ["bad"]
 
 
-def test_a_batch_whose_input_is_gone_from_the_storage_ends_when_its_time_is_over(
-    openai_client: openai.OpenAI, engine: FakeEngine, app_database: Database, settings: Settings
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_batch_whose_input_is_gone_from_the_storage_waits_for_it_behind_its_end_for_a_day(
+    openai_client: openai.OpenAI, engine: FakeEngine, app_database: Database, settings: Settings, comes_back: bool
 ) -> None:
+    def is_left() -> bool:
+        with app_database.read() as connection:
+            row = connection.execute(sa.select(BATCHES)).one()
+            return bool(row.status == "finalizing" and row.lease_owner is None)
+
     engine.hold = asyncio.Event()
     made = make_batch(openai_client, [line("bad", messages=5), line("held")])
     until(lambda: openai_client.batches.retrieve(made.id).request_counts.failed == 1)  # type: ignore[union-attr]
     (stored,) = (path for path in Path(settings.files_url).rglob("*") if path.is_file())
-    stored.unlink()
+    away = stored.rename(stored.parent / "away")
     change(app_database, expires_at=1)
+    until(is_left)
+    assert openai_client.batches.retrieve(made.id).errors is None
+    if comes_back:
+        away.rename(stored)
+        done = ended(openai_client, made)
+        assert (done.status, done.errors) == ("expired", None)
+        assert [row["custom_id"] for row in rows(openai_client, done.error_file_id)] == ["bad", "held"]
+        return
+    change(app_database, finalizing_at=1)
     done = ended(openai_client, made)
     assert done.status == "expired" and done.errors is not None and done.errors.data
     assert [error.code for error in done.errors.data] == ["input_file_missing"]
