@@ -25,6 +25,7 @@ from server.core.errors import ApiError, Unavailable
 CHUNK_BYTES = 2**20
 # One part of a transfer to a bucket, held in memory. S3 takes at most 10,000 parts.
 BLOCK_BYTES = 8 * 2**20
+FILE_MISSING = "file_missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class FileStorage:
 
     def read(self, location: str) -> Iterator[bytes]:
         """The bytes of a file in chunks. The file is opened before this returns; FileMissing where there is none."""
-        with _unavailable_when_failing():
+        with _unavailable_when_failing(location):
             source = self._fs.open(self._path(location), "rb", block_size=BLOCK_BYTES)
         return _chunks(source)
 
@@ -80,7 +81,7 @@ class FileStorage:
     def opened_at(self, location: str, start: int) -> Iterator[BinaryIO]:
         """The file, open at the byte `start`, for as long as the block runs, which only reads it."""
         with (
-            _unavailable_when_failing(),
+            _unavailable_when_failing(location),
             self._fs.open(self._path(location), "rb", block_size=CHUNK_BYTES) as source,
         ):
             source.seek(start)
@@ -147,13 +148,19 @@ def _chunks(source: BinaryIO) -> Iterator[bytes]:
 
 
 @contextmanager
-def _unavailable_when_failing() -> Iterator[None]:
+def _unavailable_when_failing(read: str | None = None) -> Iterator[None]:
+    """read: the location of a file that is read, for which FileMissing is raised where there is none."""
     try:
         yield
     except Exception as error:  # of whatever library the URL stands for; not all of theirs are OSErrors
         structlog.get_logger().warning("file storage unavailable", error=type(error).__name__, reason=str(error))
-        kind = FileMissing if isinstance(error, FileNotFoundError) else Unavailable
-        raise kind(
+        if read is not None and isinstance(error, FileNotFoundError):
+            raise FileMissing(
+                f"The storage does not have the bytes of {os.path.basename(read)}. Use a new file, or have the "
+                "operator check that TINYLORA_FILES_URL is the storage where it was uploaded, and that it is mounted.",
+                code=FILE_MISSING,
+            ) from error
+        raise Unavailable(
             "The storage of files failed; try again in a moment. If it goes on, have the operator check "
             "TINYLORA_FILES_URL and its credentials: the server's log has the reason.",
             code="storage_unavailable",

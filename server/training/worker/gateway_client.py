@@ -81,7 +81,7 @@ class GatewayClient:
 
     @asynccontextmanager
     async def file(self, tenant: str, file_id: str) -> AsyncIterator[BinaryIO]:
-        """A tenant's file, downloaded to a temporary one. Raises GatewayRefused when it does not exist."""
+        """A tenant's file, downloaded to a temporary one. GatewayRefused when it or its bytes do not exist."""
         path, headers = f"/v1/files/{file_id}/content", {ORGANIZATION_HEADER: tenant}
         with tempfile.TemporaryFile() as file:
             await self._get(path, headers, file)

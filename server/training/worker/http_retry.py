@@ -2,8 +2,8 @@
 
 A worker outlives restarts of the gateway, so a failed connection, 429, 502, 503 or 504 is never an error, and neither
 is a gateway of another version: the request is repeated without a limit, after a growing delay or the one in
-Retry-After. Any other 5xx may be about this one request, so it is tried a few times. Every request sent through here
-must be safe to send twice.
+Retry-After. Any other 5xx may be about this one request, so it is tried a few times, and so is a file whose bytes the
+storage does not have. Every request sent through here must be safe to send twice.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
 from server.core.retry_headers import retry_after_s
+from server.training.files.storage import FILE_MISSING
 from server.training.jobs.protocol import PROTOCOL_MISMATCH
 
 _BUSY = frozenset({429, 502, 503, 504})
@@ -35,7 +36,7 @@ class GatewayRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """first_delay_s, max_delay_s: of the exponential backoff. max_attempts: for a 5xx that is not of a busy server."""
+    """first_delay_s, max_delay_s: of the exponential backoff. max_attempts: for a 5xx that waiting may not help."""
 
     first_delay_s: float = 0.5
     max_delay_s: float = 30.0
@@ -81,8 +82,8 @@ async def request_with_retries(
 
     def stop(state: RetryCallState) -> bool:
         again = state.outcome.exception() if state.outcome else None
-        lasting = isinstance(again, _Retry) and again.response is not None and again.response.status_code not in _BUSY
-        return lasting and state.attempt_number >= retry_policy.max_attempts
+        response = again.response if isinstance(again, _Retry) else None
+        return response is not None and _may_last(response) and state.attempt_number >= retry_policy.max_attempts
 
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(_Retry), wait=wait, stop=stop, before_sleep=before_sleep, reraise=True
@@ -126,6 +127,10 @@ async def _send(
     if response.status_code in _BUSY or response.status_code >= 500:
         raise _Retry(f"status {response.status_code}", _retry_after(response), response)
     return response
+
+
+def _may_last(response: httpx.Response) -> bool:
+    return response.status_code not in _BUSY or refused(response).code == FILE_MISSING
 
 
 def _retry_after(response: httpx.Response) -> float | None:

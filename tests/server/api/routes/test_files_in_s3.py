@@ -152,5 +152,6 @@ async def test_file_whose_object_is_gone_is_a_503_and_can_be_deleted(client: htt
     s3.client.delete_object(Bucket=BUCKET, Key=f"some/folder/1/{file_id}")
     for part in ("content", "lines"):
         response = await client.get(f"/v1/files/{file_id}/{part}")
-        assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_unavailable")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "file_missing")
+        assert file_id in response.json()["error"]["message"]
     assert (await client.delete(f"/v1/files/{file_id}")).json()["deleted"]

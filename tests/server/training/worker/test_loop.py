@@ -296,6 +296,25 @@ async def test_an_error_of_the_worker_is_told_to_the_owner_and_fails_the_job_aft
         )
 
 
+async def test_a_file_that_is_gone_from_the_storage_is_told_to_the_owner_and_fails_the_job_after_some_attempts(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        (stored,) = (file for file in (tmp_path / "files").rglob("*") if file.is_file())
+        stored.unlink()
+        async with here.worker() as worker:
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                await until(lambda attempt=attempt: sum("is dropped" in line for line in here.lines) >= attempt)
+                await until(lambda: not worker.running)
+                here.expire_lease(job_id)
+            job = await here.wait(job_id, lambda job: job.status == "failed")
+        assert job.error.code == "worker_failed" and "in the events" in job.error.message
+        told = [event.message for event in await here.events(job_id) if event.level == "error"]
+        said = f"does not have the bytes of {job.training_file}. Use a new file"
+        assert sum(said in message for message in told) == MAX_ATTEMPTS
+
+
 async def test_prompts_that_the_engine_refuses_to_the_last_fail_the_job(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
