@@ -24,6 +24,7 @@ from server.core.errors import Unavailable
 from server.core.months import month_start
 from server.db.database import Database
 from server.db.tables import ADAPTERS, METADATA, TENANTS, USAGE_MONTHS
+from server.db.upgrade import upgrade
 from server.db.url import DatabaseStartError, parse_url
 from tests.postgres import PASSWORD, PASSWORD_IN_URL, PostgresServer
 from tests.server.support.old_database import database_at
@@ -98,12 +99,13 @@ def test_many_servers_may_start_on_one_new_database_at_once(new_database_url: st
 def test_a_migration_that_waits_for_a_long_reader_stops_nobody(new_database_url: str) -> None:
     with database_at(new_database_url, "0012"):
         pass
-    engine = sa.create_engine(parse_url(new_database_url), isolation_level="AUTOCOMMIT")
+    migrating = sa.create_engine(parse_url(new_database_url))
+    engine = migrating.execution_options(isolation_level="AUTOCOMMIT")
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with ThreadPoolExecutor(1) as pool, capture_logs() as logs:
         with engine.connect() as backup, engine.connect() as gateway:
             backup.exec_driver_sql("BEGIN; LOCK TABLE responses IN ACCESS SHARE MODE")
-            starting = pool.submit(Database, new_database_url)
+            starting = pool.submit(upgrade, migrating.begin, is_sqlite=False, lock_timeout_s=0.5, pause_s=0.1)
             while not gateway.exec_driver_sql(waiting).scalar_one():
                 assert not starting.done()
                 time.sleep(0.02)
@@ -111,8 +113,9 @@ def test_a_migration_that_waits_for_a_long_reader_stops_nobody(new_database_url:
             assert gateway.exec_driver_sql("SELECT count(*) FROM responses").scalar_one() == 0
             assert not starting.done()
             backup.exec_driver_sql("COMMIT")
-        database = starting.result()
+        starting.result()
     assert any("pg_dump" in line["event"] for line in logs)
+    database = Database(new_database_url)
     assert names(database) == []
     database.close()
     engine.dispose()
