@@ -8,6 +8,9 @@ whether it is back. What this process has admitted is also counted here all the 
 it is needed. What was used while Redis was away is not added to it afterwards: buckets refill within a minute anyway.
 Open requests do not: a take that nobody saw answered may have been counted, and requests end while Redis is away. Their
 names are remembered, and taken out of it when it is back.
+
+Commands of several connections reach Redis in any order. So a take whose caller was cancelled, and a renewal when all
+ends, go on to their ends, and what they may have counted is given back behind them.
 """
 
 from __future__ import annotations
@@ -77,14 +80,14 @@ class RedisQuotas:
     async def take(self, draws: Sequence[Draw], holds: Sequence[Hold]) -> Taken:
         if self._answers:
             name = f"{self._process}-{next(self._numbers)}" if holds else ""
+            taking = asyncio.create_task(self._take_in_time(draws, holds, name))
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    taken = await self._take_shared(draws, holds, name)
+                taken = await asyncio.shield(taking)
             except FAILURES as error:
                 self._lose(error)
                 self._remember(name, holds)
             except asyncio.CancelledError:
-                self._settle_soon(name, (), holds)
+                self._settle_soon(name, (), holds, taking)
                 raise
             else:
                 if taken.granted:
@@ -109,11 +112,13 @@ class RedisQuotas:
             await self._try()
         except FAILURES as error:
             self._lose(error)
-        renewing = asyncio.create_task(self._renew_now_and_then())
+        ending = asyncio.Event()
+        renewing = asyncio.create_task(self._renew_until(ending))
         try:
             yield
         finally:
-            renewing.cancel()
+            ending.set()
+            await asyncio.wait([renewing])
             await self.settled()
             if self._waiting is not None:
                 self._waiting.cancel()
@@ -125,6 +130,10 @@ class RedisQuotas:
         if self._settling:
             await asyncio.wait(self._settling)
 
+    async def _take_in_time(self, draws: Sequence[Draw], holds: Sequence[Hold], name: str) -> Taken:
+        async with asyncio.timeout(self._timeout_s):
+            return await self._take_shared(draws, holds, name)
+
     async def _take_shared(self, draws: Sequence[Draw], holds: Sequence[Hold], name: str) -> Taken:
         limits: list[float] = [*(draw.seconds for draw in draws), *(hold.limit for hold in holds)]
         limits += [draw.needed_s for draw in draws]
@@ -134,16 +143,23 @@ class RedisQuotas:
         to_full_s, open_now = state[: len(draws)], [int(value) for value in state[len(draws) :]]
         return Taken(bool(granted), draws, holds, to_full_s, open_now, name, shared=True)
 
-    def _settle_soon(self, name: str, draws: Sequence[Draw], holds: Sequence[Hold]) -> None:
-        if not self._answers:
+    def _settle_soon(
+        self, name: str, draws: Sequence[Draw], holds: Sequence[Hold], taking: asyncio.Task[Taken] | None = None
+    ) -> None:
+        """Give it back in a task, when `taking` has ended."""
+        if taking is None and not self._answers:
             self._remember(name, holds)
         elif len(self._settling) < MAX_SETTLING:
-            task = asyncio.create_task(self._settle(name, draws, holds))
+            task = asyncio.create_task(self._settle(name, draws, holds, taking))
             self._settling.add(task)  # the loop itself does not keep a task alive
             task.add_done_callback(self._settling.discard)
 
-    async def _settle(self, name: str, draws: Sequence[Draw], holds: Sequence[Hold]) -> None:
+    async def _settle(
+        self, name: str, draws: Sequence[Draw], holds: Sequence[Hold], taking: asyncio.Task[Taken] | None
+    ) -> None:
         try:
+            if taking is not None:
+                await taking
             await self._settle_now(name, draws, holds)
         except FAILURES as error:
             self._lose(error)
@@ -158,11 +174,13 @@ class RedisQuotas:
         if holds and len(self._ended) < MAX_SETTLING:
             self._ended[name] = holds
 
-    async def _renew_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(self._renew_s)
+    async def _renew_until(self, ending: asyncio.Event) -> None:
+        while not ending.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._renew_s):
+                    await ending.wait()
             for name, holds in list(self._open.items()):
-                if self._answers and name in self._open:
+                if self._answers and name in self._open and not ending.is_set():
                     try:
                         async with asyncio.timeout(self._timeout_s):
                             await self._renew(self._keys((), holds), [self._now(), LEASE_S, name])

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from hashlib import sha1
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from server.core.principal import Limits, Principal, Tenant
 from server.limits.quota_store import Hold, ProcessQuotas, QuotaStore
 from server.limits.quotas import Quotas, Ticket
 from server.limits.redis_quotas import LEASE_S, RedisQuotas
-from server.limits.redis_scripts import RENEW
+from server.limits.redis_scripts import GIVE_BACK, RENEW, TAKE
 from tests.redis_server import RedisServer, find_program
 from tests.server.limits.test_token_bucket import Clock
 
@@ -341,11 +342,12 @@ async def test_no_request_stays_open_in_a_redis_that_did_not_answer(redis_server
             assert [client.zcard(f"test:{{{name}}}:") for name in holds] == [0, 0, 0]
 
 
-class LateRenewals:
-    """A way to Redis on which renewals wait until they may pass."""
+class LateScript:
+    """A way to Redis on which calls of a script wait until they may pass."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, script: str) -> None:
         self._port = port
+        self._called = sha1(script.encode()).hexdigest().encode()
         self.waits, self.may_pass, self.passed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -356,36 +358,85 @@ class LateRenewals:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(2**16):
-            if is_renewal := sha1(RENEW.encode()).hexdigest().encode() in data:
+            if is_late := self._called in data:
                 self.waits.set()
                 await self.may_pass.wait()
             writer.write(data)
-            if is_renewal:
+            if is_late:
                 self.passed.set()
         writer.close()
 
 
-async def test_a_request_that_ends_while_it_is_renewed_stays_ended(redis_server: RedisServer, clock: Clock) -> None:
-    late = LateRenewals(port := urlsplit(redis_server.url).port or 0)
-    async with await asyncio.start_server(late, "127.0.0.1", 0) as server, asyncio.timeout(30):
-        through = redis_server.url.replace(str(port), str(server.sockets[0].getsockname()[1]))
+@asynccontextmanager
+async def late_redis(server: RedisServer, clock: Clock, script: str) -> AsyncIterator[tuple[RedisQuotas, LateScript]]:
+    """Quotas of a Redis that knows the scripts, behind a way on which one is late."""
+    with server.client() as client:
+        client.flushall()
+        for known in (TAKE, GIVE_BACK, RENEW):
+            client.script_load(known)
+    late = LateScript(port := urlsplit(server.url).port or 0, script)
+    async with await asyncio.start_server(late, "127.0.0.1", 0) as way, asyncio.timeout(30):
+        through = server.url.replace(str(port), str(way.sockets[0].getsockname()[1]))
         counter = Counter("f", "", registry=None)
-        shared = RedisQuotas(
-            through, prefix="late", timeout_s=20, fallbacks=counter, clock=lambda: TODAY + clock.now, renew_s=0.1
+        yield (
+            RedisQuotas(
+                through, prefix="late", timeout_s=20, fallbacks=counter, clock=lambda: TODAY + clock.now, renew_s=0.1
+            ),
+            late,
         )
+
+
+def open_in(server: RedisServer) -> int:
+    """How many requests late_redis has open."""
+    with server.client() as client:
+        return int(client.zcard("late:{open}:"))
+
+
+async def test_a_request_that_ends_while_it_is_renewed_stays_ended(redis_server: RedisServer, clock: Clock) -> None:
+    async with late_redis(redis_server, clock, RENEW) as (shared, late), shared.running():
+        taken = await shared.take([], [Hold("open", 1)])
+        await late.waits.wait()
+        shared.give_back(taken, [])
+        await shared.settled()
+        assert open_in(redis_server) == 0
+        late.may_pass.set()
+        await late.passed.wait()
+        await asyncio.sleep(0.1)
+        while open_in(redis_server):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_request_that_ends_with_its_gateway_while_it_is_renewed_stays_ended(
+    redis_server: RedisServer, clock: Clock
+) -> None:
+    async with late_redis(redis_server, clock, RENEW) as (shared, late):
         async with shared.running():
             taken = await shared.take([], [Hold("open", 1)])
             await late.waits.wait()
             shared.give_back(taken, [])
+            asyncio.get_running_loop().call_later(0.2, late.may_pass.set)
+        await late.passed.wait()
+        await asyncio.sleep(0.1)
+        assert open_in(redis_server) == 0
+
+
+async def test_a_request_that_is_cancelled_while_it_is_admitted_stays_ended(
+    redis_server: RedisServer, clock: Clock
+) -> None:
+    async with late_redis(redis_server, clock, TAKE) as (shared, late):
+        taking = asyncio.create_task(shared.take([], [Hold("open", 1)]))
+        await late.waits.wait()
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        await asyncio.sleep(0.1)
+        late.may_pass.set()
+        await late.passed.wait()
+        await asyncio.sleep(0.1)
+        async with shared.running():
             await shared.settled()
-            with redis_server.client() as client:
-                client.script_load(RENEW)
-                assert client.zcard("late:{open}:") == 0
-                late.may_pass.set()
-                await late.passed.wait()
-                await asyncio.sleep(0.1)
-                while client.zcard("late:{open}:"):
-                    await asyncio.sleep(0.02)
+            assert open_in(redis_server) == 0
+            assert (await shared.take([], [Hold("open", 1)])).granted
 
 
 async def test_a_redis_in_cluster_mode_counts_all_quotas_of_a_request(redis_cluster: RedisServer, clock: Clock) -> None:
