@@ -22,7 +22,7 @@ from clients.cli.environment import (
     acting_for,
     check_address,
     key_of_environment,
-    proxied,
+    making_client,
 )
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def client_of(url: str, path: str, timeout_s: float) -> httpx.Client:
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     if (tenant := acting_for.get()) is not None:
         headers["openai-organization"] = tenant
-    base_url = f"{url.rstrip('/').removesuffix('/v1')}{path}"
-    with proxied():
+    base_url = httpx.URL(f"{url.rstrip('/').removesuffix('/v1')}{path}")
+    with making_client(httpx.InvalidURL):
         return httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s)
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients.cli.calls import KEY_HINT, fail, other_server
-from clients.cli.environment import AddressError, acting_for, check_address, key_of_environment, proxied
+from clients.cli.environment import AddressError, acting_for, check_address, key_of_environment, making_client
 
 if TYPE_CHECKING:
     from tinylora_client import AsyncTinyLoRA, TinyLoRA
 
 TIMEOUT_S = 600
+
+Client = TypeVar("Client", "TinyLoRA", "AsyncTinyLoRA")
 
 
 @contextmanager
@@ -23,30 +25,28 @@ def connected(url: str, max_retries: int = 2) -> Iterator[TinyLoRA]:
     """A client of the server. Its errors end the command with a sentence."""
     from tinylora_client import TinyLoRA
 
-    with sentences(url):
-        check_address(url)
-        with proxied():
-            made = TinyLoRA(base_url=url, **_options(max_retries))
-        with made as client:
-            yield client
+    with sentences(url), _made(TinyLoRA, url, max_retries) as client:
+        yield client
 
 
 def async_client(url: str, max_retries: int = 2) -> AsyncTinyLoRA:
     """The async client, to be used within `sentences`."""
     from tinylora_client import AsyncTinyLoRA
 
+    return _made(AsyncTinyLoRA, url, max_retries)
+
+
+def _made(kind: type[Client], url: str, max_retries: int) -> Client:
+    import httpx2
+
+    # What is wrong with these is found before, so that it is not taken for a proxy's.
     check_address(url)
-    with proxied():
-        return AsyncTinyLoRA(base_url=url, **_options(max_retries))
-
-
-def _options(max_retries: int) -> dict[str, Any]:
-    return {
-        "api_key": key_of_environment(),
-        "organization": acting_for.get(),
-        "timeout": TIMEOUT_S,
-        "max_retries": max_retries,
-    }
+    httpx2.URL(url)
+    key = key_of_environment()
+    with making_client(httpx2.InvalidURL):
+        return kind(
+            base_url=url, api_key=key, organization=acting_for.get(), timeout=TIMEOUT_S, max_retries=max_retries
+        )
 
 
 @contextmanager

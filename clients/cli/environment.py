@@ -1,4 +1,4 @@
-"""What all commands send with their requests, and what can be wrong with it: address, key, tenant, proxies."""
+"""What all commands ask the server with, and what can be wrong with it: address, key, tenant, proxies, certificates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 KEYS = ("TINYLORA_ADMIN_KEY", "TINYLORA_API_KEY")
-PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
+PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+CERTIFICATES = "SSL_CERT_FILE"
 # The tenant for whom an admin key acts; None: its own.
 acting_for: ContextVar[str | None] = ContextVar("acting_for", default=None)
 
@@ -23,12 +24,13 @@ class EnvironmentVariableError(ValueError):
 
 
 class AddressError(ValueError):
-    """The server's address has a host by no name that hosts can have."""
+    """The server's address cannot be sent, or has a host by no name that hosts can have."""
 
 
 def check_address(url: str) -> None:
-    """Raise AddressError where the host cannot be looked up: the HTTP clients would raise what says nothing of it."""
+    """Raise AddressError of what the HTTP clients would raise errors of that say nothing of the address."""
     try:
+        url.encode()
         (urlsplit(url).hostname or "").encode("idna")
     except ValueError as error:
         raise AddressError(str(error)) from error
@@ -47,15 +49,23 @@ def key_of_environment() -> str | None:
 
 
 @contextmanager
-def proxied() -> Iterator[None]:
-    """Within, an HTTP client is made, with the proxies of the environment. Raises EnvironmentVariableError of those."""
+def making_client(invalid_url: type[Exception]) -> Iterator[None]:
+    """Within, an HTTP client is made, and nothing else, with proxies and certificates of the environment.
+
+    invalid_url: what its library raises of an address, of proxies too. Raises EnvironmentVariableError of those.
+    """
     try:
         yield
-    except (ImportError, ValueError) as error:
+    except OSError as error:
+        if not os.environ.get(CERTIFICATES):
+            raise
+        found = f"the certificates of {CERTIFICATES} cannot be read: {error.strerror or error}"
+        raise EnvironmentVariableError(found, "set another, or unset it") from error
+    except (ImportError, ValueError, invalid_url) as error:
         named = [name for name in os.environ if name.upper() in PROXIES and os.environ[name]]
         if not named:
             raise
-        found = f"the proxy of {', '.join(named)} cannot be used: {str(error).rstrip('.')}"
+        found = f"{' or '.join(named)} cannot be used: {str(error).rstrip('.')}"
         raise EnvironmentVariableError(
             found, "set another, or unset it, or go without proxies by NO_PROXY='*'"
         ) from error

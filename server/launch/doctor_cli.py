@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clients.cli.calls import AsJson
+from clients.cli.calls import AsJson, printable
 
 if TYPE_CHECKING:
     from clients.cli.finding import Finding
@@ -68,8 +68,10 @@ def _print(finding: Finding) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    # In it are addresses, paths and what servers say; what is not UTF-8 could not be printed.
+    found = printable(finding.found).encode(errors="backslashreplace").decode()
     line = Text(f"{finding.status:8}", style=STYLES[finding.status])
-    line.append(f" {finding.check:10} {finding.found}", style="default not bold")
+    line.append(f" {finding.check:10} {found}", style="default not bold")
     if finding.advice is not None:
         line.append(f"\n{'':20}-> {finding.advice}", style="default not bold")
     Console(highlight=False, markup=False, file=sys.stdout).print(line, soft_wrap=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from clients.cli.calls import printable
 from clients.cli.server_health import server_findings
 from server.launch.cli import cli
 from tests.server.support.fake_engine import BASE
@@ -17,12 +18,22 @@ from tests.server.support.fake_engine import BASE
 ROOT = Path(__file__).resolve().parents[3]
 # By httpx, by the client, and by its async form.
 COMMANDS = (("limits",), ("adapters", "list"), ("chat", "hello"))
+PROXY = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
 def _server(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYLORA_URL", base_url)
     monkeypatch.delenv("TINYLORA_ADMIN_KEY", raising=False)
+    for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture(params=["", PROXY], ids=["direct", "proxied"])
+def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is not the proxy's, whether there is one or not."""
+    monkeypatch.setenv("HTTP_PROXY", request.param)
 
 
 def run(*arguments: str, code: int = 0) -> Result:
@@ -41,6 +52,7 @@ def test_a_key_with_an_end_of_line_is_sent_without_it(
     run(*command)
 
 
+@pytest.mark.usefixtures("proxy")
 @pytest.mark.parametrize("key", ["“tl-secret-key”", "tl-secret-key\nx"])
 def test_a_key_that_no_header_can_have_is_not_shown(monkeypatch: pytest.MonkeyPatch, key: str, base_url: str) -> None:
     monkeypatch.setenv("TINYLORA_API_KEY", key)
@@ -58,7 +70,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, p
     monkeypatch.setenv("ALL_PROXY", proxy)
     for command in COMMANDS:
         said = run(*command, code=1).stderr
-        assert said.startswith("tinylora: the proxy of ALL_PROXY cannot be used: "), command
+        assert said.startswith("tinylora: ALL_PROXY cannot be used: "), command
         assert "NO_PROXY='*'" in said, command
     (finding,) = server_findings(base_url)
     assert (finding.check, finding.status) == ("environment", "failure") and "ALL_PROXY" in finding.found
@@ -66,13 +78,50 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, p
     run("models")
 
 
-@pytest.mark.parametrize("url", ["http://a..b", "http://["])
+def test_a_proxy_by_no_address_is_named_and_not_the_server(monkeypatch: pytest.MonkeyPatch, base_url: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:port")
+    for command in COMMANDS:
+        said = run(*command, code=1).stderr
+        assert said.startswith("tinylora: HTTP_PROXY cannot be used: Invalid port: 'port'; set another"), command
+    (finding,) = server_findings(base_url)
+    assert (finding.check, finding.found) == ("environment", "HTTP_PROXY cannot be used: Invalid port: 'port'")
+
+
+def test_hosts_without_proxy_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, base_url: str) -> None:
+    monkeypatch.setenv("NO_PROXY", "localhost,[::1]")
+    assert run("limits", code=1).stderr.startswith("tinylora: NO_PROXY cannot be used: Invalid port")
+    (finding,) = server_findings(base_url)
+    assert finding.check == "environment" and finding.found.startswith("NO_PROXY cannot be used: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file or directory"), ("no certificate", "no certificate or crl found")]
+)
+def test_certificates_that_cannot_be_read_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, base_url: str, content: str | None, reason: str
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    for command in COMMANDS:
+        said = run(*command, code=1).stderr
+        assert said.startswith("tinylora: the certificates of SSL_CERT_FILE cannot be read: "), command
+        assert reason in said and said.endswith("; set another, or unset it\n"), command
+    (finding,) = server_findings(base_url)
+    assert (finding.check, finding.status) == ("environment", "failure") and reason in finding.found
+
+
+@pytest.mark.usefixtures("proxy")
+@pytest.mark.parametrize("url", ["http://a..b", "http://[", "http://a:port", "http://a/\udce9", "http://a\x01"])
 def test_a_host_by_no_name_is_no_server(url: str) -> None:
+    shown = printable(url).encode(errors="backslashreplace").decode()
     for command in COMMANDS:
         assert run(*command, "--url", url, code=1).stderr.startswith(
-            f"tinylora: no answer of a TinyLoRA server from {url}: "
+            f"tinylora: no answer of a TinyLoRA server from {shown}: "
         )
     assert server_findings(url)[-1].found.startswith(f"nothing answers at {url}: ")
+    assert f"nothing answers at {shown}: " in run("doctor", "--no-machine", "--url", url, code=1).stdout
 
 
 def test_text_that_is_not_utf_8_is_not_blamed_on_the_server() -> None:
