@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -68,33 +68,30 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Print a response as it comes: one that was made with background and stream. With --json its events."""
-    from openai import APIConnectionError, omit
+    from openai import omit
 
     from clients.cli.client import connected
 
-    last = after
     with connected(url) as client:
         stream = client.responses.retrieve(response_id, stream=True, starting_after=omit if after is None else after)
-        try:
-            for event in stream:
-                last = event.sequence_number
-                if as_json:
-                    print(json.dumps(event.to_dict()), flush=True)
-                elif event.type == "response.output_text.delta":
-                    print(printable(event.delta), end="", flush=True)
-                elif event.type in ("response.failed", "response.incomplete"):
-                    print()
-                    fail(f"{response_id} is {event.response.status}: {_why(event.response)}")
-                elif event.type == "error":
-                    fail(event.message)
-                if event.type in ENDS:
-                    break
-            else:
-                _fail_before_the_end(response_id, last)
-        except APIConnectionError:
-            _fail_before_the_end(response_id, last)
-    if not as_json:
-        print()
+        last = _print_events(stream, as_json)
+        if last is None and after is not None:
+            # Nothing comes behind the last event of a response that has ended.
+            response: Any = client.responses.retrieve(response_id)
+            ended = response.status not in ("queued", "in_progress")
+        else:
+            response = getattr(last, "response", None)
+            ended = last is not None and last.type in ENDS
+    if not ended:
+        number = after if last is None else last.sequence_number
+        behind = "" if number is None else f" --after {number}"
+        fail(f"the events broke off before their end; tinylora responses watch {response_id}{behind} goes on")
+    if as_json:
+        return
+    if response is None:
+        fail(last.message)
+    if response.status != "completed":
+        fail(f"{response_id} is {response.status}: {_why(response)}")
 
 
 @responses.command("cancel")
@@ -117,10 +114,26 @@ def delete(response_id: ResponseId, url: Url = DEFAULT_URL, as_json: AsJson = Fa
     print(json.dumps({"id": response_id, "deleted": True}) if as_json else f"{response_id} is deleted")
 
 
-def _fail_before_the_end(response_id: str, last: int | None) -> NoReturn:
-    print()
-    behind = "" if last is None else f" --after {last}"
-    fail(f"the events broke off before their end; tinylora responses watch {response_id}{behind} goes on")
+def _print_events(stream: Any, as_json: bool) -> Any:
+    """Print what comes; the last event, or None. One that is none of ENDS is the last before the stream broke off."""
+    from openai import APIConnectionError
+
+    event, in_line = None, False
+    try:
+        for event in stream:
+            if as_json:
+                print(json.dumps(event.to_dict()), flush=True)
+            elif event.type == "response.output_text.delta":
+                print(printable(event.delta), end="", flush=True)
+                in_line = True
+            if event.type in ENDS:
+                break
+    except APIConnectionError:
+        if event is None:
+            raise
+    if in_line:
+        print()
+    return event
 
 
 def _why(response: Any) -> str:

@@ -44,6 +44,18 @@ def test_one_that_is_streamed_in_the_background_is_watched(openai_client: openai
     assert "max_output_tokens" in run("responses", "watch", response.id, code=1).stderr
 
 
+def test_nothing_behind_the_last_event_is_the_end(openai_client: openai.OpenAI, engine: FakeEngine) -> None:
+    whole: list[Any] = list(openai_client.responses.create(model=BASE, input="1", background=True, stream=True))
+    for flags in ((), ("--json",)):
+        result = run("responses", "watch", whole[-1].response.id, "--after", whole[-1].sequence_number, *flags)
+        assert (result.stdout, result.stderr) == ("", ""), flags
+    engine.too_long = "2"
+    failed: list[Any] = list(openai_client.responses.create(model=BASE, input="2", background=True, stream=True))
+    for after in (0, failed[-1].sequence_number):
+        result = run("responses", "watch", failed[-1].response.id, "--after", after, code=1)
+        assert (result.stdout, "is failed: The prompt is too long" in result.stderr) == ("", True), after
+
+
 def test_what_a_model_says_cannot_command_the_terminal(openai_client: openai.OpenAI, engine: FakeEngine) -> None:
     engine.base_answer = "red\x1b[31m \x9b2J"
     events: list[Any] = list(openai_client.responses.create(model=BASE, input="1", background=True, stream=True))
@@ -59,5 +71,13 @@ def test_events_that_break_off_before_the_end_are_no_whole_answer(missing: int) 
     event = f"event: {delta['type']}\ndata: {json.dumps(delta)}\n\n".encode()
     with serving("text/event-stream", event, missing) as url:
         result = run("responses", "watch", "resp_1", "--url", url, code=1)
+        as_json = run("responses", "watch", "resp_1", "--url", url, "--json", code=1)
     assert result.stdout == "half \n"
+    assert as_json.stdout.count("\n") == 1 and json.loads(as_json.stdout) == delta
     assert "broke off before their end; tinylora responses watch resp_1 --after 7 goes on" in result.stderr
+
+
+def test_no_event_at_all_is_no_end() -> None:
+    with serving("text/event-stream", b"") as url:
+        result = run("responses", "watch", "resp_1", "--url", url, code=1)
+    assert result.stdout == "" and "tinylora responses watch resp_1 goes on" in result.stderr
