@@ -100,7 +100,8 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 def _file(given: str) -> str | Path:
     """The id of an uploaded file as it is, else a path that is there."""
     path = Path(given)
-    if path.is_file():
+    # A pipe is a file, too.
+    if path.exists() and not path.is_dir():
         return path
     if given.startswith("file-"):
         return given

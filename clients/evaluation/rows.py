@@ -29,9 +29,11 @@ class Row:
 
 def load_rows(data: str, limit: int | None = None) -> list[Row]:
     """The first `limit` rows of the file, or public set, `data`. RowsError when it has none."""
-    if Path(data).is_file():
+    path = Path(data)
+    # A pipe is a file, too.
+    if path.exists() and not path.is_dir():
         try:
-            rows = list(_read(Path(data), limit))
+            rows = list(_read(path, limit))
         except (OSError, UnicodeDecodeError) as error:
             raise RowsError(f"{data} cannot be read: {error}") from error
     elif data in PUBLIC_SETS:

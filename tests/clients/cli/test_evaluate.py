@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from adapters.factors.factors import Factors
 from server.launch.cli import cli
+from tests.clients.cli.pipe import piped
 from tests.server.support.fake_engine import BASE, ChatRequest, FakeEngine
 from tinylora_client import TinyLoRA
 
@@ -123,6 +124,11 @@ def test_what_cannot_be_written_is_said_before_the_first_answer(
 def test_a_disk_that_is_full_in_the_end_costs_no_table(data: Path) -> None:
     result = run(data, "--output", "/dev/full", code=1)
     assert BASE in result.stdout and "/dev/full cannot be written: No space left on device" in result.stderr
+
+
+def test_rows_that_are_piped(data: Path, tmp_path: Path) -> None:
+    with piped(tmp_path / "63", data.read_bytes()) as pipe:
+        assert json.loads(run(pipe, "--json").stdout)["rows"] == ROWS
 
 
 def test_the_chat_template_is_given_what_the_job_gave_it(data: Path, engine: FakeEngine) -> None:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from server.launch.cli import cli
+from tests.clients.cli.pipe import piped
 from tests.server.support.fake_engine import BASE, MODULES
 from tests.server.support.training_kit import Worker
 
@@ -74,6 +75,12 @@ def test_a_setting_inside_an_object_leaves_the_others_of_the_file_alone(
     job_id = run("train", "--config", config, "--set", "recipe.groups=1", "-d").stdout.strip()
     job: Any = openai_client.fine_tuning.jobs.retrieve(job_id)
     assert (job.tinylora["recipe"]["groups"], job.tinylora["recipe"]["u"]) == (1, 3)
+
+
+def test_a_job_of_what_is_piped(worker: Worker, rows: Path, tmp_path: Path, openai_client: openai.OpenAI) -> None:
+    with piped(tmp_path / "63", rows.read_bytes()) as pipe:
+        job = json.loads(run("train", pipe, "--detach", "--json").stdout)
+    assert openai_client.files.content(job["training_file"]).read() == rows.read_bytes()
 
 
 def test_a_job_is_watched_until_it_has_an_adapter(worker: Worker, rows: Path, meanwhile: Any) -> None:
