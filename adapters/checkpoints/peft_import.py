@@ -7,7 +7,7 @@ R itself is stored. Pickles are not read; biases, embeddings and whole modules b
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -188,13 +188,20 @@ def _stack_vectors(vectors: Mapping[int, Tensor], config: Mapping[str, object]) 
 
 
 def _numbered(modules: Iterable[str]) -> tuple[str, ...]:
-    """`modules`, in the factors' order, as PEFT numbers them, which is as the model defines them. In one place that is
-    another order: the attention of Phi-3 and Phi-4 defines o_proj before qkv_proj."""
-    order = list(modules)
-    for index, (module, after) in enumerate(pairwise(tuple(order))):
-        if after.endswith("o_proj") and module == after.removesuffix("o_proj") + "qkv_proj":
-            order[index : index + 2] = after, module
-    return tuple(order)
+    """`modules`, in the factors' order, as PEFT numbers them, which is as the model defines them. In two places that is
+    another order: the attention of Phi-3 and Phi-4 defines o_proj before qkv_proj, that of OPT q_proj after v_proj."""
+    ordered: list[str] = []
+    for parent, members in groupby(modules, lambda module: module.rpartition(".")[0]):
+        of_parent = tuple(members)
+        if f"{parent}.qkv_proj" in of_parent:
+            before: tuple[str, ...] = ("o_proj",)
+        elif ".decoder.layers." in parent:
+            before = ("k_proj", "v_proj")
+        else:
+            before = ()
+        first = [f"{parent}.{kind}" for kind in before if f"{parent}.{kind}" in of_parent]
+        ordered += [*first, *(module for module in of_parent if module not in first)]
+    return tuple(ordered)
 
 
 def _groups(modules: int, groups: int, config: Mapping[str, object]) -> list[int]:

@@ -31,7 +31,9 @@ _ADVICE = {
     r"refused|timeout|timed out|No such file|unreachable|starting up|too many": (
         "Start the server there, or correct host and port in TINYLORA_DATABASE_URL"
     ),
-    r"read-only|readonly|unable to open|disk": "See to the disk, and to who may write the file and its directory",
+    r"read-only|readonly|unable to open|disk": (
+        "See to the disk, and to who may write the file and its directory, or name another one in TINYLORA_DATABASE_URL"
+    ),
     r"not a database": "Name another file in TINYLORA_DATABASE_URL",
     r"locked": "Another process is writing it; stop that one, or raise TINYLORA_DATABASE_BUSY_TIMEOUT_S",
 }
@@ -97,6 +99,7 @@ def _with_directory(url: URL) -> URL:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseStartError(
-            f"The directory {directory} of the database cannot be made: {error.strerror}."
+            f"The directory {directory} of the database cannot be made: {error.strerror}. Name another file "
+            "in TINYLORA_DATABASE_URL, as in sqlite:////var/lib/tinylora/tinylora.db."
         ) from error
     return url

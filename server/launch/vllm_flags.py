@@ -72,13 +72,8 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
         parser.error("tinylora serves one HTTP API process; leave out --api-server-count, --headless and --grpc")
     if args.enable_lora or args.lora_modules:
         parser.error("tinylora takes the place of vLLM's own LoRA; leave out --enable-lora and --lora-modules")
-    for flag in ("revision", "code-revision", "tokenizer-revision"):
-        if (revision := getattr(args, flag.replace("-", "_"))) is not None:
-            parser.error(
-                f"--{flag} {revision} holds for the engine alone: the factors would be of another revision of {model}, "
-                "and training workers would load that one. Leave it out and serve a directory: `hf download "
-                f"{model} --revision {revision} --local-dir DIRECTORY`"
-            )
+    if (wrong := why_no_revision(args, model)) is not None:
+        parser.error(wrong)
     if envs.VLLM_ENABLE_RESPONSES_API_STORE:
         parser.error("stored responses can be read with their id by any tenant; unset VLLM_ENABLE_RESPONSES_API_STORE")
     if args.served_model_name is None and Path(model).is_dir():
@@ -95,6 +90,24 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     return args
+
+
+def why_no_revision(args: Namespace, model: str) -> str | None:
+    """Why the engine would read another revision of `model` than everything else. None: it would not."""
+    if Path(model).is_dir():
+        return None
+    own_tokenizer = args.tokenizer in (None, model)
+    for flag, revision, whose in (
+        ("revision", args.revision, "the factors would be of another revision of the model, and training workers"),
+        ("code-revision", args.code_revision, "training workers"),
+        ("tokenizer-revision", args.tokenizer_revision if own_tokenizer else None, "training workers"),
+    ):
+        if revision is not None:
+            return (
+                f"--{flag} {revision} holds for the engine alone: {whose} would load the newest one. Leave it out and "
+                f"serve a directory: `hf download {model} --revision {revision} --local-dir DIRECTORY`"
+            )
+    return None
 
 
 def check_delta(delta: str) -> None:

@@ -1,4 +1,4 @@
-"""Tiny random Llama, Qwen2 and Phi-3 checkpoints, and their logits: what the import and export tests share."""
+"""Tiny random Llama, Qwen2, OPT and Phi-3 checkpoints, and their logits: what the import and export tests share."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedModel,
@@ -36,6 +38,7 @@ SHAPE = {
 CLASSES = {
     "llama": (LlamaForCausalLM, LlamaConfig),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "opt": (OPTForCausalLM, OPTConfig),
     "phi3": (Phi3ForCausalLM, Phi3Config),
 }
 

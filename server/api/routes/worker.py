@@ -79,7 +79,9 @@ async def claim_jobs(request: Request, gateway: GatewayDep, training: TrainingDe
             f"The worker trains {quoted(body.base_model)} with the factors {quoted(body.factors)}, this server has "
             f"{gateway.engine.factors.digest} of {gateway.engine.base_models[0]}; start the worker with the same "
             "model, and copy the server's factors file into `tinylora/` of the model's directory there, in place of "
-            "its own: another machine computes other factors.",
+            "its own, for another machine computes other factors, with the server's rank and kind "
+            f"(TINYLORA_FACTORS_RANK={gateway.engine.factors.rank}, "
+            f"TINYLORA_FACTORS_KIND={gateway.engine.factors.kind}).",
             param="factors",
             code="factors_mismatch",
         )

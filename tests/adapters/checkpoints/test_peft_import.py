@@ -39,6 +39,12 @@ def phi3(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return path, build_factors(path, rank=2, progress=False)
 
 
+@pytest.fixture(scope="module")
+def opt(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    path = save_model(tmp_path_factory.mktemp("opt"), "opt")
+    return path, build_factors(path, rank=2, progress=False)
+
+
 @pytest.mark.parametrize(
     ("u", "tying", "save_projection"),
     [(1, 0.0, True), (1, 1 - 4 / MODULES, False), (13, 1.0, False), (13, 0.5, True), (64, 1 - 3 / MODULES, False)],
@@ -66,6 +72,17 @@ def test_modules_are_numbered_as_phi_defines_them_with_o_proj_before_qkv_proj(
     model = peft_model(path, u=2, weight_tying=tying, save_projection=save_projection, **targets)
     adapter = import_checkpoint(saved(with_our_signs(model, factors), tmp_path), factors).adapter
     assert adapter.recipe.projection == "elementary", "PEFT's own vector would be spread in the factors' order"
+    torch.testing.assert_close(merged_logits(path, adapter, factors), logits(model), **FLOAT32)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "k_proj", "v_proj"], ["q_proj", "v_proj"]])
+@pytest.mark.parametrize("save_projection", [True, False])
+def test_modules_are_numbered_as_opt_defines_them_with_q_proj_last(
+    opt: Base, tmp_path: Path, save_projection: bool, targets: list[str]
+) -> None:
+    path, factors = opt
+    model = peft_model(path, u=2, weight_tying=0.0, save_projection=save_projection, target_modules=targets)
+    adapter = import_checkpoint(saved(with_our_signs(model, factors), tmp_path), factors).adapter
     torch.testing.assert_close(merged_logits(path, adapter, factors), logits(model), **FLOAT32)
 
 

@@ -376,7 +376,7 @@ def test_file_that_is_no_database_is_refused_in_a_sentence(tmp_path: Path) -> No
     (tmp_path / "notes.txt").write_text("not a database, for sure" * 100)
     with pytest.raises(DatabaseStartError, match=r"not a database.*Name another file"):
         Database(f"sqlite:///{tmp_path}/notes.txt")
-    with pytest.raises(DatabaseStartError, match="cannot be made"):
+    with pytest.raises(DatabaseStartError, match=r"cannot be made.*Name another file"):
         Database(f"sqlite:///{tmp_path}/notes.txt/a.db")
 
 

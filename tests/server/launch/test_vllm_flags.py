@@ -47,6 +47,13 @@ def test_a_revision_that_only_the_engine_would_load_is_refused(flag: str, capsys
     assert "`hf download acme/small --revision v2 --local-dir DIRECTORY`" in told
 
 
+def test_a_revision_that_is_not_the_models_is_taken(tmp_path: Path) -> None:
+    args = parse_vllm_args("acme/small", ["--tokenizer", "acme/words", "--tokenizer-revision", "v2"])
+    assert (args.tokenizer, args.tokenizer_revision) == ("acme/words", "v2")
+    # Of code that the directory's configuration says is on a hub.
+    assert parse_vllm_args(str(tmp_path), ["--code-revision", "v2"]).code_revision == "v2"
+
+
 @pytest.mark.parametrize(
     ("root_path", "told"),
     [

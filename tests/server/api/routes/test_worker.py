@@ -61,6 +61,7 @@ async def test_worker_of_another_model_is_told_so(keyed: httpx.AsyncClient) -> N
     response = await keyed.post("/v1/worker/claim", json=body, headers=key(WORKER))
     assert (response.status_code, response.json()["error"]["code"]) == (400, "factors_mismatch")
     assert "copy the server's factors file into `tinylora/` of the model's directory" in response.text
+    assert "TINYLORA_FACTORS_RANK=2, TINYLORA_FACTORS_KIND=svd" in response.text
 
 
 async def test_worker_reads_a_tenants_files_and_gives_it_the_result(
