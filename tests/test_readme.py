@@ -10,7 +10,7 @@ from adapters.factors.default_recipe import GROUPS_OF_SMALL
 from adapters.vector.recipe import Recipe
 from server.core.settings import Settings
 from server.launch.embedded_model import MODEL_NAME, MODELS_DIR_VARIABLE
-from server.training.jobs.config import ReinforcementConfig
+from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,8 +25,9 @@ def test_the_configuration_table_lists_every_setting_with_its_default() -> None:
 
 def test_the_settings_of_a_job_are_listed_with_their_defaults() -> None:
     settings = TRAINING.split("## Settings")[1].split("\n## ")[0]
-    table = dict(re.findall(r"^\| `([a-z_]+)` \| `?([^|`]*?)`? \|", settings, flags=re.MULTILINE))
-    fields = ReinforcementConfig.model_fields
+    table = dict(re.findall(r"^\| `([a-z_]+)` \| [RSE ]+ \| `?([^|`]*?)`? \|", settings, flags=re.MULTILINE))
+    # Where both have a setting, the row names the default of reinforcement.
+    fields = {**EvolutionConfig.model_fields, **ReinforcementConfig.model_fields}
     # Set by OpenAI's `method` and by `model`.
     defaults = {name: str(field.default) for name, field in fields.items() if name not in ("method", "init")}
     assert table == defaults | {"recipe": f"{Recipe().num_parameters} or {GROUPS_OF_SMALL} numbers"}

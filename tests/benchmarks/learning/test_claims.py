@@ -11,6 +11,7 @@ import pytest
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.claims import BASE, CLAIMS, Claim, Found, Runs, found
 from benchmarks.learning.page import LABELS
+from benchmarks.learning.peft_methods import LEARNING_RATES
 from benchmarks.learning.untrained import SEEDLESS, UNTRAINED
 
 ROWS = 64
@@ -117,6 +118,6 @@ def test_what_has_no_seed_has_one_run_for_all(arm: str) -> None:
 
 
 def test_every_claim_is_of_arms_that_exist() -> None:
-    names = {BASE, *ARMS, *UNTRAINED}
+    names = {BASE, *ARMS, *UNTRAINED, *LEARNING_RATES}
     assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= names
     assert names - {BASE} <= set(LABELS)
