@@ -30,7 +30,7 @@ from server.core.principal import Tenant
 from server.core.request_body import read_json
 from server.db.tables import TENANTS
 from server.db.training_tables import JOBS
-from server.training.jobs.leases import claim
+from server.training.jobs.leases import Leasing, claim
 from server.training.jobs.lifecycle import PREFIX as JOB_PREFIX
 from server.training.jobs.lifecycle import job_not_found
 from server.training.jobs.progress import finish, report, validated
@@ -85,11 +85,8 @@ async def claim_jobs(request: Request, gateway: GatewayDep, training: TrainingDe
             param="factors",
             code="factors_mismatch",
         )
-    lease_s = gateway.settings.worker_lease_s
-    answer = await _transact(
-        gateway,
-        lambda connection: claim(gateway.database, connection, body, lease_s, gateway.seals, training.unreadable),
-    )
+    leasing = Leasing(gateway.database, gateway.settings.worker_lease_s, gateway.seals, training.unreadable)
+    answer = await _transact(gateway, lambda connection: claim(leasing, connection, body))
     told = {"reasoning": gateway.engine.has_reasoning, "max_step_tokens": gateway.settings.max_step_tokens}
     return answer.model_copy(update=told)
 

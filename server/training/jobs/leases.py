@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -46,23 +47,27 @@ TRIAL = "Workers of the job have ended without a word. It is tried beside no oth
 CLAIM_LOCK = 0x71_4E_10_2B
 
 
-def claim(
-    database: Database,
-    connection: Connection,
-    request: ClaimRequest,
-    lease_s: int,
-    seals: Seals,
-    unreadable: UnreadableJobs,
-) -> ClaimAnswer:
+@dataclass(frozen=True, slots=True)
+class Leasing:
+    """What a gateway gives jobs out with. seals: of the jobs' secrets. unreadable: the jobs that it passes over."""
+
+    database: Database
+    lease_s: int
+    seals: Seals
+    unreadable: UnreadableJobs
+
+
+def claim(leasing: Leasing, connection: Connection, request: ClaimRequest) -> ClaimAnswer:
     """Renew the leases of `running`, and lease as many new jobs to the worker as it has capacity for."""
+    lease_s = leasing.lease_s
     running = {job_id: _renew(connection, job_id, request.worker, lease_s) for job_id in sorted(set(request.running))}
-    if not database.is_sqlite:
+    if not leasing.database.is_sqlite:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
     validating = (VALIDATING if request.capacity else 0) if request.validating is None else request.validating
     jobs: list[ClaimedJob] = []
     for statuses, capacity in ((("validating_files",), validating), (("queued", "running"), request.capacity)):
         held = [*request.running, *(job.id for job in jobs)]
-        jobs += _claim_some(database, connection, request, lease_s, seals, unreadable, statuses, capacity, held)
+        jobs += _claim_some(leasing, connection, request, statuses, capacity, held)
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)
 
 
@@ -101,18 +106,15 @@ def _renew(connection: Connection, job_id: str, worker: str, lease_s: int) -> Le
 
 
 def _claim_some(
-    database: Database,
+    leasing: Leasing,
     connection: Connection,
     request: ClaimRequest,
-    lease_s: int,
-    seals: Seals,
-    unreadable: UnreadableJobs,
     statuses: tuple[str, ...],
     capacity: int,
     held: Sequence[str],
 ) -> list[ClaimedJob]:
     claimed: list[ClaimedJob] = []
-    but_not = unreadable.lately()
+    but_not = leasing.unreadable.lately()
     while len(claimed) < capacity:
         on_trial = _has_trial(connection, [*held, *(job.id for job in claimed)])
         job_id = _next_job_id(connection, request, statuses, but_not, suspects=not on_trial)
@@ -121,18 +123,18 @@ def _claim_some(
         try:
             # Taken back for a job that cannot be read; everyone's renewals stay.
             with connection.begin_nested():
-                row = _lease(database, connection, job_id, request.worker, statuses, lease_s)
+                row = _lease(leasing, connection, job_id, request.worker, statuses)
                 # None: its owner paused or cancelled it meanwhile, so the next query does not find it.
                 if row is None:
                     continue
-                method = method_with_secrets(json.loads(row.method), seals.open)
+                method = method_with_secrets(json.loads(row.method), leasing.seals.open)
                 claimed.append(_claimed(connection, row, method))
         except ValidationError as error:
             but_not.add(job_id)
-            unreadable.leave_for_its_version(connection, job_id, error)
+            leasing.unreadable.leave_for_its_version(connection, job_id, error)
         except CannotOpen:
             but_not.add(job_id)
-            unreadable.leave_for_its_key(database, connection, job_id)
+            leasing.unreadable.leave_for_its_key(leasing.database, connection, job_id)
     return claimed
 
 
@@ -198,14 +200,14 @@ def _next_job_id(
 
 
 def _lease(
-    database: Database, connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...], lease_s: int
+    leasing: Leasing, connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...]
 ) -> Row[Any] | None:
     at = now()
     is_suspect = connection.execute(sa.select(_suspect()).where(JOBS.c.id == job_id)).scalar_one()
     taken = (
         JOBS.update()
         .where(JOBS.c.id == job_id, _claimable(statuses))
-        .values(lease_owner=worker, lease_expires_at=at + lease_s, attempts=JOBS.c.attempts + 1)
+        .values(lease_owner=worker, lease_expires_at=at + leasing.lease_s, attempts=JOBS.c.attempts + 1)
         .returning(JOBS)
     )
     row = connection.execute(taken).one_or_none()
@@ -213,7 +215,7 @@ def _lease(
         return None
     if row.attempts > MAX_ATTEMPTS:
         message = f"{MAX_ATTEMPTS} attempts in a row ended without a step. What workers said of them is in the events."
-        fail_job(database, connection, row, "worker_failed", message)
+        fail_job(leasing.database, connection, row, "worker_failed", message)
         return None
     if row.attempts > 1:
         add_event(connection, job_id, f"Another worker goes on with the job (attempt {row.attempts})", level="warn")

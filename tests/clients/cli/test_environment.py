@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clients.cli.calls import printable
+from clients.cli.finding import Finding
 from clients.cli.server_health import server_findings
 from server.launch.cli import cli
 from tests.server.support.fake_engine import BASE
@@ -44,6 +45,13 @@ def run(*arguments: str, code: int = 0) -> Result:
     return result
 
 
+def found_of_environment(url: str) -> Finding:
+    """What `doctor` finds of the server: nothing but that the environment keeps it from asking."""
+    (finding,) = server_findings(url)
+    assert (finding.check, finding.status) == ("environment", "failure")
+    return finding
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_key_with_an_end_of_line_is_sent_without_it(
     monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
@@ -60,8 +68,8 @@ def test_a_key_that_no_header_can_have_is_not_shown(monkeypatch: pytest.MonkeyPa
         output = run(*command, code=1).output
         assert output.startswith("tinylora: TINYLORA_API_KEY has characters that no key has"), command
         assert "secret" not in output, command
-    (finding,) = server_findings(base_url)
-    assert (finding.check, finding.status, finding.advice) == ("environment", "failure", "copy the key again")
+    finding = found_of_environment(base_url)
+    assert finding.advice == "copy the key again"
     assert "secret" not in finding.found
 
 
@@ -72,8 +80,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, p
         said = run(*command, code=1).stderr
         assert said.startswith("tinylora: ALL_PROXY cannot be used: "), command
         assert "NO_PROXY='*'" in said, command
-    (finding,) = server_findings(base_url)
-    assert (finding.check, finding.status) == ("environment", "failure") and "ALL_PROXY" in finding.found
+    assert "ALL_PROXY" in found_of_environment(base_url).found
     monkeypatch.setenv("NO_PROXY", "*")
     run("models")
 
@@ -83,15 +90,13 @@ def test_a_proxy_by_no_address_is_named_and_not_the_server(monkeypatch: pytest.M
     for command in COMMANDS:
         said = run(*command, code=1).stderr
         assert said.startswith("tinylora: HTTP_PROXY cannot be used: Invalid port: 'port'; set another"), command
-    (finding,) = server_findings(base_url)
-    assert (finding.check, finding.found) == ("environment", "HTTP_PROXY cannot be used: Invalid port: 'port'")
+    assert found_of_environment(base_url).found == "HTTP_PROXY cannot be used: Invalid port: 'port'"
 
 
 def test_hosts_without_proxy_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, base_url: str) -> None:
     monkeypatch.setenv("NO_PROXY", "localhost,[::1]")
     assert run("limits", code=1).stderr.startswith("tinylora: NO_PROXY cannot be used: Invalid port")
-    (finding,) = server_findings(base_url)
-    assert finding.check == "environment" and finding.found.startswith("NO_PROXY cannot be used: ")
+    assert found_of_environment(base_url).found.startswith("NO_PROXY cannot be used: ")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +113,7 @@ def test_certificates_that_cannot_be_read_are_named(
         said = run(*command, code=1).stderr
         assert said.startswith("tinylora: the certificates of SSL_CERT_FILE cannot be read: "), command
         assert reason in said and said.endswith("; set another, or unset it\n"), command
-    (finding,) = server_findings(base_url)
-    assert (finding.check, finding.status) == ("environment", "failure") and reason in finding.found
+    assert reason in found_of_environment(base_url).found
 
 
 @pytest.mark.usefixtures("proxy")

@@ -17,7 +17,7 @@ from server.db.training_tables import JOBS
 from server.training.files.rows import insert_file
 from server.training.jobs.config import AnyConfig, ReinforcementConfig
 from server.training.jobs.events import list_events
-from server.training.jobs.leases import claim
+from server.training.jobs.leases import Leasing, claim
 from server.training.jobs.lifecycle import NewJob, create_job, get_job
 from server.training.jobs.progress import finish, report
 from server.training.jobs.protocol import (
@@ -95,7 +95,8 @@ class TrainingProcess:
         request = ClaimRequest(
             worker=worker, base_model="base", factors=FACTORS, capacity=capacity, running=list(running), **fields
         )
-        return self.do(lambda to: claim(self.database, to, request, 30, Seals(()), self.unreadable))
+        leasing = Leasing(self.database, 30, Seals(()), self.unreadable)
+        return self.do(lambda to: claim(leasing, to, request))
 
     def claimed(self, worker: str, capacity: int = 1, **fields: Any) -> list[str]:
         return [job.id for job in self.claim(worker, capacity, **fields).jobs]
