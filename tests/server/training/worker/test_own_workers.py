@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,18 @@ async def started(written: Path, count: int) -> int:
     return int(written.read_text().split()[-1])
 
 
+def child_with(argument: str) -> psutil.Process:
+    """The one child of this process that has `argument` in its command. A child that has ended has no command: other
+    tests may have left some that nobody has waited for."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if argument in child.cmdline():
+                found.append(child)
+    (child,) = found
+    return child
+
+
 @pytest.mark.slow
 async def test_a_job_is_trained_by_a_worker_that_the_server_starts_for_it(
     tmp_path: Path, path: Path, factors: Factors
@@ -79,7 +91,7 @@ async def test_a_job_is_trained_by_a_worker_that_the_server_starts_for_it(
         async with workers.running(here.database):
             job_id = await here.job(rows(10), CONTAINS, **JOB)
             await here.wait(job_id, "succeeded", seconds=240)
-            (process,) = [one for one in psutil.Process().children() if "worker" in one.cmdline()]
+            process = child_with("worker")
             assert process.nice() >= 10
         assert not process.is_running()
         assert list((tmp_path / "curves" / job_id).iterdir())
@@ -257,8 +269,7 @@ async def test_a_job_with_which_a_worker_died_by_itself_keeps_its_count_of_attem
         # It looks after its workers so seldom that it has not seen the end of this one.
         async with OwnWorkers(1, command, None, factors.digest, poll_s=3).running(here.database):
             await here.wait(job_id, "running")
-            (worker,) = [one for one in psutil.Process().children() if factors.digest in one.cmdline()]
-            worker.kill()
+            child_with(factors.digest).kill()
             await asyncio.sleep(0.2)
         with here.database.read() as connection:
             job = connection.execute(sa.select(JOBS)).one()
