@@ -20,7 +20,8 @@ from torch import Tensor
 
 from adapters.apply.reconstruct import merge
 from adapters.factors.factors import Factors
-from adapters.factors.model_files import read_model, weight_files
+from adapters.factors.model_directory import weight_files
+from adapters.factors.model_files import read_model
 from adapters.factors.progress import shown
 from adapters.vector.adapter import Adapter
 from adapters.vector.errors import FactorsError

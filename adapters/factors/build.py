@@ -23,7 +23,8 @@ from typing import Literal
 from filelock import FileLock
 
 from adapters.factors.factors import Factors, Kind, Triplet, find_files, open_factors, read_metadata, save_factors
-from adapters.factors.model_files import ModelFiles, Weight, locate_model, read_model
+from adapters.factors.model_directory import locate_model
+from adapters.factors.model_files import ModelFiles, Weight, read_model
 from adapters.factors.progress import shown
 from adapters.factors.random_triplet import random_triplet
 from adapters.factors.truncated_svd import truncated_svd

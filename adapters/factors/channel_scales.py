@@ -28,7 +28,8 @@ from transformers import PreTrainedModel
 
 from adapters.factors.dequantised import DequantisedWeights
 from adapters.factors.factors import Factors
-from adapters.factors.model_files import read_model, weight_files
+from adapters.factors.model_directory import weight_files
+from adapters.factors.model_files import read_model
 from adapters.factors.progress import shown
 from adapters.vector.errors import FactorsError
 

@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adapters.factors.model_files import weight_files
+from adapters.factors.model_directory import weight_files
 from adapters.vector.errors import FactorsError
 
 READABLE = ("awq", "compressed-tensors")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adapters.factors.build import cache_directories, first_writable
 from adapters.factors.factors import Factors, write_atomically
-from adapters.factors.model_files import weight_files
+from adapters.factors.model_directory import weight_files
 
 _NONE = "none"
 _SAMPLES, _SAMPLE_BYTES = 32, 4096

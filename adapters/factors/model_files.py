@@ -1,4 +1,4 @@
-"""A Hugging Face causal LM on disk, as far as factors need it: which weights it has, where, and whether they changed.
+"""The weights of a Hugging Face causal LM, as far as factors need them: which are adapted, and whether they changed.
 
 Modules are found by their names in the safetensors headers, and weights are read one at a time, so no model class is
 needed and memory is bounded by the largest weight. A linear that a model fuses (Phi-3's qkv_proj and gate_up_proj) is
@@ -11,20 +11,17 @@ confined to a few rows may not.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
-import huggingface_hub
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from adapters.factors.model_directory import layer_count, name_of, read_config, weight_files
 from adapters.vector.errors import FactorsError
 
 # In the order in which a layer's modules are listed.
@@ -89,36 +86,10 @@ class ModelFiles:
         return digest.hexdigest()
 
 
-def locate_model(model: str | Path) -> Path:
-    """The directory of `model`: itself, or the local snapshot of a hub id (safetensors and configuration only).
-
-    Raises FactorsError when it is neither a directory nor a model of the hub.
-    """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    try:
-        snapshot = huggingface_hub.snapshot_download(
-            str(model),
-            allow_patterns=["*.safetensors", "*.safetensors.index.json", "config.json"],
-            ignore_patterns=["*/*", "consolidated*"],
-        )
-    except HFValidationError as error:
-        raise FactorsError(
-            f"{str(model)!r} is neither a directory nor a model the hub could give: ids there are OWNER/NAME",
-            field="model",
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FactorsError(
-            f"{str(model)!r} is neither a directory nor a model the hub could give: {error}", field="model"
-        ) from error
-    return Path(snapshot)
-
-
 def read_model(directory: Path) -> ModelFiles:
     """The adapted weights of the model in `directory`. FactorsError when something is missing or not supported."""
-    config_bytes, config = _read_config(directory)
-    count = _layer_count(directory, config)
+    config_bytes, config = read_config(directory)
+    count = layer_count(directory, config)
     stacks: dict[str, dict[int, _Layer]] = {}
     for path in weight_files(directory):
         for stack, number, part in _scan(path):
@@ -131,7 +102,7 @@ def read_model(directory: Path) -> ModelFiles:
     _check_same_modules(layers, directory)
     ordered = tuple(layer.weights[kind] for layer in layers for kind in layer.types)
     left_out = tuple(sorted(set().union(*(layer.others for layer in layers))))
-    return ModelFiles(directory, _name(directory), hashlib.sha256(config_bytes).hexdigest(), ordered, left_out)
+    return ModelFiles(directory, name_of(directory), hashlib.sha256(config_bytes).hexdigest(), ordered, left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,57 +153,6 @@ def _check_same_modules(layers: Sequence[_Layer], directory: Path) -> None:
             )
 
 
-def _read_config(directory: Path) -> tuple[bytes, Mapping[str, Any]]:
-    path = directory / "config.json"
-    try:
-        content = path.read_bytes()
-        config = json.loads(content)
-    except (OSError, ValueError) as error:
-        raise FactorsError(f"{path} cannot be read: {error}; give a Hugging Face model directory") from error
-    if not isinstance(config, dict):
-        raise FactorsError(f"{path} is not a JSON object; give a Hugging Face model directory")
-    if config.get("quantization_config"):
-        raise FactorsError(
-            f"{directory} holds quantised weights (quantization_config in config.json); build the factors from the "
-            "original weights: serve it with --factors-from ORIGINAL, the model that it was made from (a directory or "
-            "hub id) or a file of that model's factors"
-        )
-    return content, config
-
-
-def _layer_count(directory: Path, config: Mapping[str, Any]) -> int:
-    text_config = config.get("text_config")
-    count = (text_config if isinstance(text_config, dict) else config).get("num_hidden_layers")
-    if count is None:
-        raise FactorsError(
-            f"{directory}/config.json has no num_hidden_layers, which all models have that can be adapted: those with "
-            "plain linears of attention and MLP, named as in Llama"
-        )
-    if type(count) is not int or count < 1:
-        raise FactorsError(f"{directory}/config.json: num_hidden_layers is {count!r:.80}, expected a positive integer")
-    return count
-
-
-def weight_files(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FactorsError(f"{index} is not an index of safetensors files: {error!r}; download it again") from error
-        # A name with a directory in it could point anywhere.
-        paths = [directory / Path(name).name for name in names]
-    else:
-        paths = [directory / "model.safetensors"]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise FactorsError(
-            f"{directory} lacks {', '.join(missing)}; factors are built from safetensors (not .bin or .gguf), so "
-            "download those weights"
-        )
-    return paths
-
-
 def _scan(path: Path) -> list[tuple[str, int, Weight | str]]:
     """Of every matrix in a layer: its stack, the layer, and the weight, or the part of the layer that is left out."""
     try:
@@ -267,15 +187,6 @@ def _part(path: str) -> str:
     if len(parts) > 1 and parts[-1] in MODULE_TYPES:
         parts.pop()
     return ".".join(parts)
-
-
-def _name(directory: Path) -> str:
-    # The hub's cache: models--organisation--name/snapshots/<commit>
-    resolved = directory.resolve()
-    repository = resolved.parent.parent.name
-    if resolved.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.removeprefix("models--").replace("--", "/")
-    return resolved.name
 
 
 def _raw(rows: Tensor) -> bytes:

@@ -25,7 +25,7 @@ from adapters.factors.channel_scales import find_scales, norms_of, same_norms
 from adapters.factors.dequantised import READABLE, DequantisedWeights, UnreadableWeights, quantisation
 from adapters.factors.factors import Factors, Kind, open_factors
 from adapters.factors.kept_scales import has_scales, kept_scales, save_scales
-from adapters.factors.model_files import locate_model
+from adapters.factors.model_directory import locate_model
 from adapters.factors.transformers_model import auto_class
 from adapters.vector.errors import AdapterError, FactorsError
 

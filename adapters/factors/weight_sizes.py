@@ -4,7 +4,8 @@ import json
 import math
 from pathlib import Path
 
-from adapters.factors.model_files import FLOATS, weight_files
+from adapters.factors.model_directory import weight_files
+from adapters.factors.model_files import FLOATS
 from adapters.vector.errors import FactorsError
 
 # Longer headers are no headers; safetensors has the same limit.

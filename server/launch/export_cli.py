@@ -43,7 +43,7 @@ def export(
 
     from adapters.checkpoints.lora_export import export_lora
     from adapters.checkpoints.merged_export import export_merged
-    from adapters.factors.model_files import locate_model
+    from adapters.factors.model_directory import locate_model
     from adapters.factors.transformers_model import names_there
     from adapters.vector.adapter import Adapter
     from adapters.vector.errors import AdapterError, FactorsError
@@ -91,7 +91,8 @@ def _factors(adapter: Adapter, model: str) -> Factors:
     """
     from adapters.factors.build import cache_directories, find_or_build_factors
     from adapters.factors.factors import open_factors
-    from adapters.factors.model_files import locate_model, read_model
+    from adapters.factors.model_directory import locate_model
+    from adapters.factors.model_files import read_model
 
     files = read_model(locate_model(model))
     for directory in cache_directories(files.directory, files.fingerprint()):

@@ -15,7 +15,8 @@ from vllm.utils.import_utils import import_pynvml
 
 from adapters.factors.default_recipe import default_recipe
 from adapters.factors.factors import Factors
-from adapters.factors.model_files import locate_model, read_model
+from adapters.factors.model_directory import locate_model
+from adapters.factors.model_files import read_model
 from adapters.factors.quantised import is_factors_file
 from clients.cli.calls import say
 from server.auth.middleware import Mode

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from adapters.apply.trainable import TrainableAdapters
 from adapters.factors.factors import Factors
-from adapters.factors.model_files import locate_model
+from adapters.factors.model_directory import locate_model
 from adapters.factors.quantised import is_quantised, served_factors
 from adapters.vector.errors import FactorsError
 from server.core.cpu_features import computes_bfloat16

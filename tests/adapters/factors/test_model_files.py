@@ -27,7 +27,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from adapters.factors.model_files import locate_model, read_model
+from adapters.factors.model_directory import locate_model
+from adapters.factors.model_files import read_model
 from adapters.vector.errors import FactorsError
 
 SHAPE = {
