@@ -18,8 +18,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 
-from server.api.writes import IDEMPOTENCY_HEADER, MAX_KEY_CHARS, AuditedWrites, Author, RequestedWrite, fingerprint_of
-from server.core.errors import BadRequest, PayloadTooLarge, quoted
+from server.api.writes import AuditedWrites, Author, RequestedWrite, fingerprint_of
+from server.core.errors import PayloadTooLarge
+from server.core.idempotency import idempotency_key_of
 from server.core.principal import Principal
 from server.core.request_body import MAX_JSON_BYTES
 from server.core.request_state import principal_of, state_of
@@ -98,15 +99,8 @@ def author_of(
         str | None, Header(alias="Idempotency-Key", description="The same request again gets the same answer.")
     ] = None,
 ) -> Author:
-    """The author of `request`. BadRequest for an Idempotency-Key that is empty, too long or no printable ASCII."""
-    key = request.headers.get(IDEMPOTENCY_HEADER)
-    if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()):
-        raise BadRequest(
-            f"The Idempotency-Key is {quoted(key)}, expected 1 to {MAX_KEY_CHARS} printable ASCII characters.",
-            param=IDEMPOTENCY_HEADER,
-            code="invalid_value",
-        )
-    return Author(principal_of(request.scope), state_of(request.scope).id, key)
+    """The author of `request`. BadRequest for an Idempotency-Key that cannot be one."""
+    return Author(principal_of(request.scope), state_of(request.scope).id, idempotency_key_of(request.headers))
 
 
 async def _requested_write(request: Request, gateway: GatewayDep, author: AuthorDep) -> RequestedWrite:

@@ -17,23 +17,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import sqlalchemy as sa
 from fastapi import Request
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
 from server.api.schemas.audit import ID_PREFIX
 from server.core.clock import Clock, now
-from server.core.errors import UnprocessableEntity, quoted
+from server.core.idempotency import REPLAYED_HEADER
 from server.core.ids import new_id
 from server.core.principal import Principal
 from server.db.database import Database
-from server.db.retention import KEY_KEPT_S
-from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS
-
-IDEMPOTENCY_HEADER = "idempotency-key"
-REPLAYED_HEADER = "idempotent-replayed"
-MAX_KEY_CHARS = 255
+from server.db.idempotency import IdempotencyKey, claim_key, keep_answer
+from server.db.tables import AUDIT_LOG
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +81,16 @@ class AuditedWrites:
         another request, and whatever `do` raises, in which case nothing is stored and the key stays free. `do` may be
         called again, for a new transaction.
         """
-        digest = hashlib.sha256(json.dumps([action, target, fingerprint]).encode()).hexdigest()
+        key: IdempotencyKey | None = None
+        if author.idempotency_key is not None:
+            digest = hashlib.sha256(json.dumps([action, target, fingerprint]).encode()).hexdigest()
+            key = IdempotencyKey(author.principal.tenant.id, author.idempotency_key, digest)
 
         def once(connection: Connection) -> Answer:
-            known = self._claim(connection, author, digest)
+            known = None if key is None else claim_key(self._database, connection, key, self._clock())
             if known is not None:
-                return known
+                headers = {**json.loads(known.headers), REPLAYED_HEADER: "true"}
+                return Answer(json.loads(known.body), known.status, headers)
             answer = do(connection)
             if answer.is_news:
                 connection.execute(
@@ -106,46 +105,12 @@ class AuditedWrites:
                         detail=json.dumps({**(detail or {}), **answer.detail}),
                     )
                 )
-            if author.idempotency_key is not None:
-                connection.execute(
-                    IDEMPOTENCY_KEYS.update()
-                    .where(*_is_key(author))
-                    .values(status=answer.status, body=json.dumps(answer.body), headers=json.dumps(answer.headers))
-                )
+            if key is not None:
+                keep_answer(connection, key, answer.status, answer.body, answer.headers)
             return answer
 
         # `transact` and not `write`: when two writes wait for each other, PostgreSQL ends one, which is done again.
         return self._database.transact(once)
-
-    def _claim(self, connection: Connection, author: Author, digest: str) -> Answer | None:
-        """Take the key, waiting for a write in progress that has it; the stored answer when it was taken before."""
-        if author.idempotency_key is None:
-            return None
-        at = int(self._clock())
-        connection.execute(
-            IDEMPOTENCY_KEYS.delete().where(*_is_key(author), IDEMPOTENCY_KEYS.c.created_at < at - KEY_KEPT_S)
-        )
-        claim = self._database.insert(IDEMPOTENCY_KEYS).values(
-            tenant_id=author.principal.tenant.id,
-            key=author.idempotency_key,
-            fingerprint=digest,
-            status=0,
-            body="{}",
-            headers="{}",
-            created_at=at,
-        )
-        claimed = claim.on_conflict_do_nothing().returning(IDEMPOTENCY_KEYS.c.key)
-        if connection.execute(claimed).one_or_none() is not None:
-            return None
-        row = connection.execute(sa.select(IDEMPOTENCY_KEYS).where(*_is_key(author))).one()
-        if row.fingerprint != digest:
-            raise UnprocessableEntity(
-                f"The Idempotency-Key {quoted(author.idempotency_key)} was used for another request; "
-                "send a new key with a new request.",
-                param=IDEMPOTENCY_HEADER,
-                code="idempotency_key_reused",
-            )
-        return Answer(json.loads(row.body), row.status, {**json.loads(row.headers), REPLAYED_HEADER: "true"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +132,6 @@ class RequestedWrite:
         """The response to the request. As `AuditedWrites.run`."""
         answer = self.writes.run(self.author, action, target, do, fingerprint=self.fingerprint, detail=detail)
         return answer.response()
-
-
-def _is_key(author: Author) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        IDEMPOTENCY_KEYS.c.tenant_id == author.principal.tenant.id,
-        IDEMPOTENCY_KEYS.c.key == author.idempotency_key,
-    )
 
 
 def fingerprint_of(request: Request, body: bytes) -> str:

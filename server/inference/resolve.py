@@ -8,6 +8,8 @@ looks at them.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -15,6 +17,7 @@ from starlette.types import Receive, Scope
 
 from server.core.errors import PayloadTooLarge
 from server.core.genai_call import genai_call
+from server.core.idempotency import idempotency_key_of
 from server.core.json_text import parse_json
 from server.core.json_values import VALUE_BYTES, check_values
 from server.core.off_loop import off_loop
@@ -22,6 +25,7 @@ from server.core.paths import MODEL_ROUTES, RESPONSES_PATH
 from server.core.principal import Principal
 from server.core.request_body import read_body, read_json
 from server.core.request_state import RawHeaders, held_body, principal_of, state_of
+from server.db.idempotency import IdempotencyKey
 from server.engine.grammar import Grammar, grammars_of
 from server.engine.protocol import Engine, ServedAdapter
 from server.inference.adapter_field import AdapterField
@@ -106,7 +110,7 @@ class Resolver:
             call = genai_call(path, payload, model, self._engine.base_models[0], standing.tier)
         if served is not None:
             payload["model"] = served.name
-        response = await self._plan(payload, scope, len(body), model) if path == RESPONSES_PATH else None
+        response = await self._plan(payload, scope, body, model) if path == RESPONSES_PATH else None
         if has_media or response is not None:  # which may go on from one with media
             # Behind what is stored of it, where names are those that the client knows.
             unchanged = not await off_loop(len(body), own_media_ids, payload, principal.tenant.id) and unchanged
@@ -134,8 +138,9 @@ class Resolver:
             served = await self._field.resolve(payload, principal)
         return None if served is None else await self._field.prepare(served, payload, principal)
 
-    async def _plan(self, payload: dict[str, Any], scope: Scope, size: int, model: str) -> ResponsePlan:
+    async def _plan(self, payload: dict[str, Any], scope: Scope, body: bytes, model: str) -> ResponsePlan:
         """What the request is to become, answered by `model`; `payload` then has the whole conversation."""
+        size = len(body)
         plan, added = await self._responses.plan(payload, principal_of(scope), size, model)
         if size + added > self._max_bytes:
             raise PayloadTooLarge(
@@ -143,6 +148,9 @@ class Resolver:
                 "(the server's setting max_request_bytes)."
             )
         held_body(scope).add(added)
+        if plan.background and (key := idempotency_key_of(Headers(scope=scope))) is not None:
+            fingerprint = await off_loop(size, _fingerprint, body)
+            plan = replace(plan, key=IdempotencyKey(principal_of(scope).tenant.id, key, fingerprint))
         return plan
 
     async def _grammars(self, payload: dict[str, Any], size: int) -> tuple[Grammar, ...]:
@@ -165,6 +173,11 @@ def _parsed(body: bytes) -> dict[str, Any] | None:
     """None when it is no object, or nothing at all. Raises InvalidJson."""
     payload = parse_json(body) if body else None
     return payload if isinstance(payload, dict) else None
+
+
+def _fingerprint(body: bytes) -> str:
+    """Of a request for a background response, which no other write has."""
+    return hashlib.sha256(b"response.create\0" + body).hexdigest()
 
 
 def _headers(scope: Scope, payload: dict[str, Any], length: int) -> RawHeaders:

@@ -31,7 +31,8 @@ class TinyLoRA(OpenAI):
 
     An answer that cannot be one of such a server is an openai.APIResponseValidationError.
     Writes that are repeated because an answer was lost are done once: all attempts of a call have the same
-    Idempotency-Key. Requests for answers, background responses among them, are answered as often as they are sent.
+    Idempotency-Key. Responses in the background are among them; other requests for answers are answered as often as
+    they are sent.
     OpenAI's own environment variables are not read, so that its keys go nowhere else.
     """
 

@@ -17,10 +17,11 @@ from server.api.deps import AuthorDep, GatewayDep, WriteDep
 from server.api.own_route import OwnRoute
 from server.api.schemas.pages import NoQuery, PageQuery
 from server.api.schemas.tenants import KeyCreate, KeyList, KeyObject, NewKeyObject
-from server.api.writes import IDEMPOTENCY_HEADER, Answer
+from server.api.writes import Answer
 from server.auth.api_keys import NewKey, create_key, find_key, list_keys, new_key_id, new_secret, revoke_key
 from server.auth.tenants import find_tenant
 from server.core.errors import BadRequest
+from server.core.idempotency import IDEMPOTENCY_HEADER
 
 router = APIRouter(prefix="/v1/tenants/{tenant}/keys", tags=["keys"], route_class=OwnRoute)
 

@@ -29,8 +29,9 @@ from server.api.schemas.webhooks import (
     WebhookTestResult,
     WebhookWithSecret,
 )
-from server.api.writes import REPLAYED_HEADER, Answer
+from server.api.writes import Answer
 from server.core.errors import BadRequest
+from server.core.idempotency import REPLAYED_HEADER
 from server.endpoints.endpoint_client import EndpointFailed
 from server.endpoints.guarded_network import NotAllowed
 from server.endpoints.webhooks import (

@@ -139,13 +139,12 @@ class BackgroundResponses:
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
     async def start(self, request: InferenceRequest, plan: ResponsePlan, scope: Scope, serve: Serve) -> Ticket | None:
-        """Store `plan` as queued, and have its request served; what it was charged, once it is.
+        """Have the request of `plan`, which is stored as queued, served; what it was charged, once it is.
 
-        Raises the ApiError that says why it cannot be stored, or is not accepted.
+        Raises the ApiError that says why it is not accepted.
         """
         tenant_id = request.principal.tenant.id
         client = _Client(_scope_of_its_own(scope), plan, self._store, self.logs, tenant_id)
-        await self._store.queue(request.principal, plan)
         self._clients[plan.id] = client
         self.leases.take(plan.id)
         if plan.streams:
@@ -161,6 +160,13 @@ class BackgroundResponses:
             await asyncio.wait({task})  # until nothing of it is left
             raise error
         return client.ticket
+
+    async def accepted(self, response_id: str) -> None:
+        """Wait until a response is accepted, if it is one of this gateway. Raises the ApiError that says why not."""
+        client = self._clients.get(response_id)
+        error = None if client is None else await asyncio.shield(client.accepted)
+        if error is not None:
+            raise error
 
     def leave(self, response_id: str) -> None:
         """End a response's request, if it is one of this gateway: its row has ended, or is gone."""

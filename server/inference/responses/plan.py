@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection, Row
 from server.core.clock import now
 from server.core.errors import BadRequest, quoted
 from server.core.ids import new_id
+from server.db.idempotency import IdempotencyKey
 from server.inference.responses.input_items import Item, for_engine, items_of, with_ids
 from server.inference.responses.rows import PREFIX, RUNNING, find_items, find_response
 
@@ -46,6 +47,7 @@ class ResponsePlan:
     items: tuple[Item, ...]
     fields: dict[str, Any]
     queued: dict[str, Any]  # OpenAI's object before it runs
+    key: IdempotencyKey | None = None  # in the background: whoever sends it again is shown the same response
 
 
 @dataclass(frozen=True, slots=True)

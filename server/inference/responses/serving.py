@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
 import structlog
@@ -9,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server.core.errors import ApiError
+from server.core.idempotency import REPLAYED_HEADER
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
 from server.inference.responses.answer import ResponseAnswer
@@ -64,19 +66,30 @@ class Responses:
             return self._answer(tenant_id, response_id, number)
         return Response(media_type=_EVENTS)
 
-    def _answer(self, tenant_id: int, response_id: str, number: int = 0) -> Response:
-        return StreamingResponse(self._streams.events(tenant_id, response_id, number), media_type=_EVENTS)
+    def _answer(
+        self, tenant_id: int, response_id: str, number: int = 0, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        events = self._streams.events(tenant_id, response_id, number)
+        return StreamingResponse(events, headers=headers, media_type=_EVENTS)
 
     async def _start(self, request: InferenceRequest, plan: ResponsePlan, exchange: Exchange, serve: Serve) -> None:
+        """Answer with what is stored of a response in the background: a new one, or that of the same request before."""
         tenant_id = request.principal.tenant.id
         try:
             if plan.streams:
                 self._streams.check_room(tenant_id)
-            ticket = await self._background.start(request, plan, exchange.scope, serve)
+            earlier = await self.store.queue(request.principal, plan)
+            if earlier is not None:
+                await self._background.accepted(earlier["id"])
+            elif (ticket := await self._background.start(request, plan, exchange.scope, serve)) is not None:
+                exchange.charged(ticket)
         except ApiError as error:
             await exchange.refuse(error)
             return
-        if ticket is not None:
-            exchange.charged(ticket)
-        answer = self._answer(tenant_id, plan.id) if plan.streams else JSONResponse(plan.queued)
+        shown = plan.queued if earlier is None else earlier
+        headers = {} if earlier is None else {REPLAYED_HEADER: "true"}
+        if plan.streams:
+            answer = self._answer(tenant_id, shown["id"], headers=headers)
+        else:
+            answer = JSONResponse(shown, headers=headers)
         await answer(exchange.scope, exchange.receive, exchange.send)

@@ -5,6 +5,7 @@ What the database refuses costs no answer: a response that cannot be kept leaves
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,9 +14,11 @@ import structlog
 from sqlalchemy.engine import Connection, Row
 from starlette.concurrency import run_in_threadpool
 
+from server.core.clock import now
 from server.core.errors import ApiError, BadRequest, NotFound
 from server.core.principal import Principal
 from server.db.database import Database
+from server.db.idempotency import claim_key, keep_answer
 from server.inference.responses.event_rows import (
     EventBatch,
     StreamPart,
@@ -30,6 +33,7 @@ from server.inference.responses.rows import (
     begin_response,
     delete_response,
     end_response,
+    find_response,
     get_response,
     insert_response,
     lost_responses,
@@ -69,41 +73,60 @@ class ResponseStore:
 
         begun: it takes the place of what was stored of it when it began, and is not stored if that has been deleted.
         """
+        tenant_id = principal.tenant.id
+
+        def keep(connection: Connection) -> bool:
+            if begun:
+                try:
+                    delete_response(self._database, connection, tenant_id, plan.id)
+                except NotFound:
+                    return False
+            return self._insert(connection, tenant_id, plan, response)
+
         try:
-            return await self._insert(principal, plan, response, replaces=begun)
+            return await run_in_threadpool(self._database.transact, keep)
         except (ApiError, sa.exc.SQLAlchemyError) as error:
             self._log.error("response not stored", response=plan.id, error=str(error))
             return False
 
-    async def queue(self, principal: Principal, plan: ResponsePlan) -> None:
-        """Store `plan` as a response that is to run. BadRequest when it is too long."""
-        if not await self._insert(principal, plan, plan.queued):
-            raise too_large(self.limits)
+    async def queue(self, principal: Principal, plan: ResponsePlan) -> dict[str, Any] | None:
+        """Store `plan` as a response that is to run; or nothing, and OpenAI's object of the response that there is of
+        the same request, as it is now. BadRequest when it is too long."""
 
-    async def _insert(
-        self, principal: Principal, plan: ResponsePlan, response: Mapping[str, Any], *, replaces: bool = False
-    ) -> bool:
-        def insert(connection: Connection) -> bool:
-            if replaces:
-                try:
-                    delete_response(self._database, connection, principal.tenant.id, plan.id)
-                except NotFound:
-                    return False
-            fits = insert_response(
-                self._database,
-                connection,
-                tenant_id=principal.tenant.id,
-                items=plan.items,
-                response=response,
-                streams=plan.streams,
-                most_bytes=self.limits.most_bytes,
-                most_tenant_bytes=self.limits.most_tenant_bytes,
-            )
-            if fits and plan.streams and not self._append(connection, _first_events(principal.tenant.id, plan)):
+        def queue(connection: Connection) -> dict[str, Any] | None:
+            earlier = self._earlier(connection, principal.tenant.id, plan)
+            if earlier is not None:
+                return response_of(earlier)
+            if not self._insert(connection, principal.tenant.id, plan, plan.queued):
                 raise too_large(self.limits)
-            return fits
+            if plan.streams and not self._append(connection, _first_events(principal.tenant.id, plan)):
+                raise too_large(self.limits)
+            return None
 
-        return await run_in_threadpool(self._database.transact, insert)
+        return await run_in_threadpool(self._database.transact, queue)
+
+    def _earlier(self, connection: Connection, tenant_id: int, plan: ResponsePlan) -> Row[Any] | None:
+        """The response that the plan's Idempotency-Key stands for. Where there is none, or none any more (it was
+        refused, or has been deleted), the key stands for the plan's from now on."""
+        if plan.key is None:
+            return None
+        kept = claim_key(self._database, connection, plan.key, now())
+        row = None if kept is None else find_response(connection, tenant_id, json.loads(kept.body)["id"])
+        if row is None:
+            keep_answer(connection, plan.key, 200, {"id": plan.id}, {})
+        return row
+
+    def _insert(self, connection: Connection, tenant_id: int, plan: ResponsePlan, response: Mapping[str, Any]) -> bool:
+        return insert_response(
+            self._database,
+            connection,
+            tenant_id=tenant_id,
+            items=plan.items,
+            response=response,
+            streams=plan.streams,
+            most_bytes=self.limits.most_bytes,
+            most_tenant_bytes=self.limits.most_tenant_bytes,
+        )
 
     async def begin(self, response_id: str) -> None:
         """A queued response runs now."""

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from tests.clients.python.conftest import Connect
+from tests.server.support.fake_engine import BASE
 from tests.server.support.training_kit import REINFORCEMENT, ROWS
 
 
@@ -75,6 +76,13 @@ def test_no_retry_makes_a_second_version_alias_batch_file_or_job(
     assert [one.id for one in client.fine_tuning.jobs.list()] == [job.id]
     assert None not in transport.keys
     assert [transport.keys.count(key) for key in dict.fromkeys(transport.keys)] == [2] * 5, "each was sent twice"
+
+
+def test_no_retry_makes_a_second_response_in_the_background(losing: tuple[Any, LosingAnswers]) -> None:
+    client, transport = losing
+    made = client.responses.create(model=BASE, input="one", background=True)
+    assert [one.id for one in client.responses.list()] == [made.id]
+    assert transport.keys == [transport.keys[0]] * 2, "it was sent twice"
 
 
 def test_two_calls_are_two_and_a_key_of_ones_own_makes_them_one(client: Any) -> None:
