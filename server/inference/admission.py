@@ -17,7 +17,7 @@ from server.core.request_state import RequestUsage
 from server.core.retry_headers import retry_headers
 from server.core.settings import Settings
 from server.engine.protocol import Engine
-from server.inference.admission_metrics import AdmissionMetrics
+from server.inference.admission_metrics import AdmissionMetrics, Class
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
 from server.inference.token_estimate import Estimate
@@ -94,7 +94,7 @@ class Admission:
                 f"{self._queue.max_waiting} requests of tenant {turn.tenant.name} that go before this one are waiting "
                 "for the model, as many as may wait. Try again when some of them have been served.",
                 counted="requests",
-                reason="queue_full",
+                reason="queue_full" if _class_of(request) == "request" else "less_urgent_queue_full",
                 headers={**turn.ticket.headers(), **retry_headers(QUEUE_FULL_RETRY_S)},
             ) from None
 
@@ -109,7 +109,7 @@ class Admission:
         began = time.monotonic()
         if not turn.place.granted.done() and await exchange.left_before(turn.place.granted):
             return False
-        self._metrics.observe_wait(turn.tenant, time.monotonic() - began)
+        self._metrics.observe_wait(turn.tenant, _class_of(turn.request), time.monotonic() - began)
         return True
 
     def end(self, turn: Turn, usage: RequestUsage, *, left: bool) -> None:
@@ -149,6 +149,12 @@ class Admission:
             )
 
 
+def _class_of(request: InferenceRequest) -> Class:
+    if request.background:
+        return "batch"
+    return "less_urgent" if request.standing.priority > 0 else "request"
+
+
 def max_batch_requests(settings: Settings, engine: Engine) -> int:
     """How many lines of batches are in the engine at once while nobody waits for anything else."""
     slots = settings.max_running_requests or engine.max_num_seqs
@@ -163,7 +169,8 @@ def new_admission(settings: Settings, engine: Engine, quotas: Quotas, registry: 
     queue = FairQueue(max_running=slots, max_waiting=settings.max_queued_requests, pace=pace)
     metrics = AdmissionMetrics(
         registry,
-        waiting=lambda: queue.waiting,
+        waiting=lambda: queue.waiting - queue.less_urgent_waiting,
+        less_urgent_waiting=lambda: queue.less_urgent_waiting,
         running=lambda: queue.running,
         running_requests=lambda: queue.running_requests,
     )

@@ -60,6 +60,11 @@ class Place:
         """-1: before ordinary requests; 0: one of them; 1: after them, however long."""
         return (self.priority > 0) - (self.priority < 0)
 
+    @property
+    def less_urgent(self) -> bool:
+        """A request that comes after its tenant's ordinary ones. What is of the background has an order of its own."""
+        return self.priority > 0 and not self.background
+
 
 class FairOrder:
     """The fair order of the requests that wait."""

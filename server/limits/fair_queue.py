@@ -52,6 +52,8 @@ class FairQueue:
         self.max_running = max_running
         self.max_waiting = max_waiting
         self.waiting = 0  # requests, without the background's
+        self.less_urgent_waiting = 0  # of these
+        self.less_urgent_running = 0  # slots in use
         self.pace = pace or BackgroundPace(max_running, max_running)
         self._free = max_running
         self._requests = FairOrder()
@@ -71,8 +73,8 @@ class FairQueue:
 
     @property
     def running_requests(self) -> int:
-        """Those of them that are not the background's."""
-        return self.running - self.pace.running
+        """Those of them that have neither the background nor less urgent requests."""
+        return self.running - self.pace.running - self.less_urgent_running
 
     @property
     def remembered(self) -> int:
@@ -97,8 +99,8 @@ class FairQueue:
         self._count_kept_free()
         order = self._background if background else self._requests
         place = order.add(tenant, cost, weight, min(width, self.max_running), priority, background=background)
+        self._count_waiting(place, 1)
         if not background:
-            self.waiting += 1
             self.pace.request_came()
         self._dispatch()
         if not background and not place.running and self._ahead(place) > self.max_waiting:
@@ -124,6 +126,7 @@ class FairQueue:
             self.pace.request_ended()
         if place.running:
             self._free += place.width
+            self.less_urgent_running -= place.width * place.less_urgent
             if place.background:
                 self.pace.ended(place.width, place.started_at)
             else:
@@ -133,7 +136,7 @@ class FairQueue:
         else:
             place.flow.waiting.remove(place)
             place.granted.cancel()
-            self.waiting -= not place.background
+            self._count_waiting(place, -1)
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -172,11 +175,16 @@ class FairQueue:
             self._lately_cost, self._lately_s = self._lately_cost / 2, self._lately_s / 2
 
     def _grant(self, place: Place) -> None:
-        self.waiting -= not place.background
+        self._count_waiting(place, -1)
         self._free -= place.width
+        self.less_urgent_running += place.width * place.less_urgent
         place.running = True
         if not place.granted.cancelled():
             place.granted.set_result(None)
+
+    def _count_waiting(self, place: Place, by: int) -> None:
+        self.waiting += by * (not place.background)
+        self.less_urgent_waiting += by * place.less_urgent
 
     def _dispatch_later(self) -> None:
         """Look again when the background may have more, if nothing happens before."""

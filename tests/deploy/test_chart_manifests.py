@@ -146,7 +146,9 @@ def test_an_autoscaler_decides_the_number_alone(kind: str) -> None:
 
 def test_autoscalers_and_picker_read_metrics_that_there_are() -> None:
     registry = CollectorRegistry()
-    AdmissionMetrics(registry, waiting=lambda: 0, running=lambda: 0, running_requests=lambda: 0)
+    AdmissionMetrics(
+        registry, waiting=lambda: 0, less_urgent_waiting=lambda: 0, running=lambda: 0, running_requests=lambda: 0
+    )
     known = {sample for metric in registry.collect() for sample in (metric.name, f"{metric.name}_bucket")}
     triggers = find(manifests(EVERYTHING), "ScaledObject")["spec"]["triggers"]
     queries = [trigger["metadata"]["query"] for trigger in triggers]
@@ -156,7 +158,8 @@ def test_autoscalers_and_picker_read_metrics_that_there_are() -> None:
         promql_parser.parse(query)
         assert 'namespace="models",service="lab-tinylora"' in query
         names |= set(re.findall(r"tinylora_\w+", query))
-    # Lines of batches are no reason for more gateways.
+    # Batches and less urgent requests are no reason for more gateways.
+    assert 'tinylora_wait_seconds_bucket{namespace="models",service="lab-tinylora",class="request"}' in queries[1]
     assert names == {"tinylora_waiting_requests", "tinylora_running_request_sequences", "tinylora_wait_seconds_bucket"}
     names |= set(re.findall(r"Spec: (tinylora_\w+)", (CHART / "values.yaml").read_text()))
     assert names <= known

@@ -106,6 +106,11 @@ def test_only_gateways_are_read_where_prometheus_has_other_servers_too() -> None
     assert len(of_others) == 2 and all('{job="tinylora"}' in expression for expression in of_others)
 
 
+def test_batches_and_less_urgent_requests_wait_without_an_alert() -> None:
+    read = [matchers for text in expressions() for name, matchers in SELECTOR.findall(text) if "wait_seconds_b" in name]
+    assert len(read) == 4 and all('class="request"' in matchers for matchers in read)
+
+
 def test_alerts_of_one_gateway_say_which_and_where() -> None:
     for rule in rules():
         if "instance" in rule["annotations"]["summary"] and not rule["expr"].startswith("up{"):

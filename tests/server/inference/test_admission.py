@@ -11,13 +11,14 @@ import pytest
 from fastapi import FastAPI
 
 from server.api.app import create_app
+from server.batches.asking import ask
 from server.core.principal import Limits, Principal, Tenant
 from server.core.settings import Settings
 from server.db.database import Database
 from server.engine.template_cost import TemplateCost
 from tests.server.conftest import client_of
 from tests.server.support.acting import HEADER, act_as
-from tests.server.support.fake_engine import FakeEngine
+from tests.server.support.fake_engine import BASE, FakeEngine
 
 PATH = "/v1/chat/completions"
 LIMITS = {
@@ -84,8 +85,8 @@ async def enqueue(app: FastAPI, client: httpx.AsyncClient, tenant: str, texts: l
 
 
 async def waiting(client: httpx.AsyncClient) -> int:
-    (line,) = [line for line in await metrics(client) if line.startswith("tinylora_waiting_requests ")]
-    return int(float(line.split()[1]))
+    names = ("tinylora_waiting_requests ", "tinylora_waiting_less_urgent_requests ")
+    return sum(int(float(line.split()[1])) for line in await metrics(client) if line.startswith(names))
 
 
 def order(engine: FakeEngine) -> list[str]:
@@ -138,6 +139,7 @@ async def test_less_urgent_requests_of_a_tenant_leave_room_for_its_others(
     """Rollouts of training come again and again, as long as their jobs run."""
     tasks = await enqueue(app, client, "a", ["rollout 1", "rollout 2", "rollout 3"], priority=10)
     assert (await chat(client, "a", priority=10)).status_code == 429
+    assert 'tinylora_rejected_requests_total{reason="less_urgent_queue_full",tenant="all"} 1.0' in await metrics(client)
     tasks += await enqueue(app, client, "a", ["chat 1", "chat 2", "chat 3"])
     assert (await chat(client, "a")).status_code == 429
     assert engine.hold
@@ -303,12 +305,32 @@ async def test_how_long_requests_waited_is_measured(
 ) -> None:
     assert {"tinylora_running_sequences 1.0", "tinylora_running_request_sequences 1.0"} <= set(await metrics(client))
     tasks = await enqueue(app, client, "b", ["b1"])
-    assert 'tinylora_wait_seconds_count{tenant="all"} 1.0' in await metrics(client)
+    assert 'tinylora_wait_seconds_count{class="request",tenant="all"} 1.0' in await metrics(client)
     assert engine.hold
     engine.hold.set()
     await asyncio.gather(*tasks, held)
     lines = await metrics(client)
-    assert 'tinylora_wait_seconds_count{tenant="all"} 2.0' in lines and "tinylora_running_sequences 0.0" in lines
+    assert 'tinylora_wait_seconds_count{class="request",tenant="all"} 2.0' in lines
+    assert "tinylora_running_sequences 0.0" in lines
+
+
+async def test_less_urgent_requests_are_apart_from_what_gateways_are_added_by(
+    app: FastAPI, client: httpx.AsyncClient, engine: FakeEngine, held: "asyncio.Task[Any]"
+) -> None:
+    tasks = await enqueue(app, client, "a", ["rollout 1", "rollout 2"], priority=100)
+    lines = await metrics(client)
+    assert {"tinylora_waiting_requests 0.0", "tinylora_waiting_less_urgent_requests 2.0"} <= set(lines)
+    assert engine.hold
+    engine.hold.set()
+    await asyncio.gather(*tasks)
+    line = json.dumps({"model": BASE, "messages": [{"role": "user", "content": ""}], "max_tokens": 1}).encode()
+    assert (await ask(app, PATH, line, PRINCIPALS["a"], "line")).status == 200
+    counts = [line for line in await metrics(client) if line.startswith("tinylora_wait_seconds_count")]
+    assert sorted(counts) == [
+        'tinylora_wait_seconds_count{class="batch",tenant="all"} 1.0',
+        'tinylora_wait_seconds_count{class="less_urgent",tenant="all"} 2.0',
+        'tinylora_wait_seconds_count{class="request",tenant="all"} 1.0',
+    ]
 
 
 def test_the_official_client_raises_rate_limit_errors_and_reads_the_headers(openai_client: openai.OpenAI) -> None:

@@ -37,6 +37,9 @@ async def test_what_runs_of_requests_is_told_apart_from_the_background() -> None
     queue.leave(line)
     assert (queue.running, queue.running_requests) == (2, 2)
     queue.leave(request)
+    line = queue.enter("a", cost=1, width=2, priority=10, background=True)  # no less urgent request
+    assert (queue.running, queue.running_requests, queue.less_urgent_running) == (2, 0, 0)
+    queue.leave(line)
     assert (queue.running, queue.running_requests) == (0, 0)
 
 

@@ -146,11 +146,15 @@ def test_no_slot_is_free_while_anyone_waits_and_everyone_is_served(steps: list[t
             assert queue.running == sum(place.granted.done() for place in places) <= 3
             assert queue.waiting == sum(not place.granted.done() for place in places)
             assert queue.waiting == 0 or queue.running == 3
+            less_urgent = [place for place in places if place.priority]
+            assert queue.less_urgent_waiting == sum(not place.granted.done() for place in less_urgent)
+            assert queue.running - queue.running_requests == sum(place.granted.done() for place in less_urgent)
         while places:
             ready = next(place for place in places if place.granted.done())
             queue.leave(ready)
             places.remove(ready)
         assert (queue.waiting, queue.running, queue.remembered) == (0, 0, 0)
+        assert (queue.less_urgent_waiting, queue.less_urgent_running) == (0, 0)
 
     run(serve())
 
