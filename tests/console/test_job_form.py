@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import openai
@@ -32,6 +33,21 @@ def test_what_is_chosen_and_changed_is_there_after_a_reload(
     page.goto(f"/console/#/jobs/new?from={other.id}")
     expect(steps).to_have_value("5")
     expect(page.get_by_label("Validation file")).to_have_value("")
+
+
+def test_settings_of_another_job_keep_all_their_digits(
+    visit: Visit, base_url: str, openai_client: openai.OpenAI
+) -> None:
+    settings = {"learning_rate": 1e-5, "recipe": {"groups": 1, "u": 1, "seed": 2**60 + 1}}
+    job = create_job(openai_client, extra_body={"tinylora": settings})
+    page = visit(base_url).open(f"jobs/new?from={job.id}")
+    others = page.get_by_label("Other settings, as JSON")
+    expect(others).to_have_value(re.compile(f'"seed": {2**60 + 1}'))
+    page.get_by_role("button", name="Create the job").click()
+    page.wait_for_url(re.compile("#/jobs/(?!new)"))
+    again = next(iter(openai_client.fine_tuning.jobs.list())).to_dict()
+    assert again["id"] != job.id
+    assert again["tinylora"] == job.to_dict()["tinylora"]
 
 
 def test_what_is_wrong_is_shown_where_it_is_folded_up(

@@ -1,6 +1,8 @@
 // @ts-check
 // Requests to the server that this page came from: with the key of this browser session, errors as ApiError.
 
+import { parsed } from "./json_text.js";
+
 /** The server's address: this file is at <server>/console/js/api.js. */
 export const SERVER = new URL("../../", import.meta.url);
 
@@ -58,6 +60,7 @@ export const session = {
  * @property {Record<string, unknown>} [query] parameters; lists are repeated, null and undefined left out
  * @property {Record<string, string>} [headers]
  * @property {AbortSignal} [signal]
+ * @property {boolean} [exact] numbers of the answer are as `parsed` has them
  */
 
 /**
@@ -182,10 +185,10 @@ export async function* eventsOf(answer) {
   }
 }
 
-/** What an answer says. @param {Response} answer @returns {Promise<any>} */
-export async function jsonOf(answer) {
+/** What an answer says. @param {Response} answer @param {{exact?: boolean}} [options] @returns {Promise<any>} */
+export async function jsonOf(answer, { exact } = {}) {
   try {
-    return await answer.json();
+    return exact ? parsed(await answer.text()) : await answer.json();
   } catch (error) {
     if (isAbort(error)) throw error;
     throw new ApiError("The answer broke off, or a proxy before the server put something else in its place.");
@@ -194,9 +197,9 @@ export async function jsonOf(answer) {
 
 export const api = {
   /** @param {string} path @param {Options} [options] @returns {Promise<any>} */
-  get: async (path, options) => jsonOf(await send("GET", path, undefined, options)),
+  get: async (path, options) => jsonOf(await send("GET", path, undefined, options), options),
   /** @param {string} path @param {unknown} [body] @param {Options} [options] @returns {Promise<any>} */
-  post: async (path, body, options) => jsonOf(await send("POST", path, body, options)),
+  post: async (path, body, options) => jsonOf(await send("POST", path, body, options), options),
   /** @param {string} path @param {unknown} body @param {Options} [options] @returns {Promise<any>} */
   put: async (path, body, options) => jsonOf(await send("PUT", path, body, options)),
   /** @param {string} path @param {unknown} body @param {Options} [options] @returns {Promise<any>} */

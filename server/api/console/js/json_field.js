@@ -4,6 +4,7 @@
 import { ShownError, field, freshId, h, replace } from "./dom.js";
 import { openAround } from "./form.js";
 import { lineOf, offsetOf, placeOf } from "./json_place.js";
+import { parsed } from "./json_text.js";
 
 /**
  * @typedef {object} JsonField
@@ -63,7 +64,7 @@ export function jsonField(label, { rows = 6, kind = "object", empty, hint, value
     if (!text.trim() && empty !== undefined) return empty;
     let read;
     try {
-      read = JSON.parse(text);
+      read = parsed(text);
     } catch (error) {
       const at = offsetOf(error, text);
       const said = text.trim() ? (error instanceof Error ? error.message : "").replace(/ (in JSON )?at position .*/s, "") : "There is nothing here.";

@@ -10,7 +10,7 @@ const GRADERS = "/v1/fine_tuning/alpha/graders";
 const MOST_TRIES = 8;
 
 /** @param {import("../api.js").Api} api @param {any} grader @param {AbortSignal} signal @returns {Promise<any>} */
-export const validate = async (api, grader, signal) => (await api.post(`${GRADERS}/validate`, { grader }, { signal })).grader;
+export const validate = async (api, grader, signal) => (await api.post(`${GRADERS}/validate`, { grader }, { signal, exact: true })).grader;
 
 /**
  * One run; while the tenant has too many of them it waits and tries again.

@@ -6,6 +6,7 @@ import { button, field, h, replace, table, toastError } from "../dom.js";
 import { form } from "../form.js";
 import { fileChoice } from "../files/choice.js";
 import { digits, number } from "../format.js";
+import { parsed } from "../json_text.js";
 import { run, whyNotGraded } from "./grade.js";
 
 const MOST_ROWS = 100;
@@ -136,7 +137,7 @@ async function firstRows(api, id, count, signal) {
     for (const { line, text, error } of page.data) {
       if (rows.length === count || !text.trim()) continue;
       if (error) throw new ApiError(`Line ${line} of the file cannot be trained on: ${error}`);
-      rows.push({ line, row: JSON.parse(text.replace(/^\uFEFF/, "")) });
+      rows.push({ line, row: parsed(text.replace(/^\uFEFF/, "")) });
     }
     at = { line: page.next_line, start: page.next_start };
   }

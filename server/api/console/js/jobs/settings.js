@@ -3,6 +3,7 @@
 
 import { ApiError } from "../api.js";
 import { field, h } from "../dom.js";
+import { parsed } from "../json_text.js";
 
 const REWARDED = ["reinforcement", "evolution"];
 
@@ -50,7 +51,7 @@ export class Settings {
 
   /** What is set, beside the `others`, which may name none of it. @param {Record<string, any>} others @returns {Record<string, any>} */
   value(others) {
-    const made = structuredClone(others);
+    const made = parsed(JSON.stringify(others));
     for (const { setting, control } of this.controls) {
       if (control.disabled || control.value === "") continue;
       let place = made;
@@ -64,14 +65,15 @@ export class Settings {
 
   /** Put the settings of a job into the controls. @param {Record<string, any>} tinylora @returns {Record<string, any>} the others */
   take(tinylora) {
-    const others = structuredClone(tinylora);
+    const others = parsed(JSON.stringify(tinylora));
     for (const name of OWN) delete others[name];
     for (const { setting, control } of this.controls) {
       /** @type {any} */
       let place = others;
       for (const step of setting.path.slice(0, -1)) place = place?.[step];
       const name = setting.path[setting.path.length - 1];
-      control.value = place?.[name] ?? "";
+      const value = place?.[name] ?? "";
+      control.value = typeof value === "object" ? JSON.stringify(value) : value;
       if (place) delete place[name];
     }
     return others;

@@ -12,7 +12,7 @@ import { asCurl } from "../snippets.js";
  *   on; `params.from`: the id of the job whose settings are taken
  */
 export async function render(root, { api, params, signal }) {
-  const from = params.from ? await api.get(`/v1/fine_tuning/jobs/${encodeURIComponent(params.from)}`, { signal }) : null;
+  const from = params.from ? await api.get(`/v1/fine_tuning/jobs/${encodeURIComponent(params.from)}`, { signal, exact: true }) : null;
   const model = await baseModel(api, signal);
   // The same body again, after an answer that was lost, makes no second job.
   let sent = { body: "", key: "" };
