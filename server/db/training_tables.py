@@ -59,8 +59,9 @@ JOBS = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),  # claims since the last thing that a worker got done
     sa.Column("lease_owner", sa.String(128)),
     sa.Column("lease_expires_at", sa.BigInteger),
+    sa.Column("turn_began_at", sa.BigInteger),  # when a worker last began to train it
     sa.Index(None, "tenant_id", "id"),
-    # All that a claim looks at, so that it reads no rows of jobs that wait.
+    # What claims search by.
     sa.Index("ix_jobs_claims", "status", "factors", "tenant_id", "lease_expires_at", "id"),
 )
 

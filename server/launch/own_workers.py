@@ -35,8 +35,8 @@ from server.db.training_tables import JOBS
 from server.launch.gpu_facts import VISIBLE_VARIABLE
 from server.launch.gpu_plan import WorkerGpus
 from server.training.jobs.config import METHODS, Method, needs_weights
-from server.training.jobs.leases import unleased
 from server.training.jobs.progress import give_back
+from server.training.jobs.turns import unleased
 from server.training.jobs.worker_name import new_worker_name
 
 log = structlog.get_logger(__name__)

@@ -1,10 +1,9 @@
-"""Leases: which worker has which job, and which job is next.
+"""Leases: which worker has which job.
 
 Claims are made one after the other, under a lock of their own on PostgreSQL (SQLite has one writer anyway), so that the
-choice is fair: next is the tenant with the fewest running jobs for its weight, and of its jobs the oldest that the
-worker can do; files are read by any worker. A job whose worker no longer renews its lease is handed on; a job whose
-workers ended MAX_ATTEMPTS times in a row without a step is failed. One that this gateway cannot read is left for
-another one, and tried again after a minute (`unreadable`).
+choice is fair (turns.py); files are read by any worker. A job whose worker no longer renews its lease is handed on; a
+job whose workers ended MAX_ATTEMPTS times in a row without a step is failed. One that this gateway cannot read is left
+for another one, and tried again after a minute (`unreadable`).
 
 A job is a suspect when its worker vanished without a word, and SUSPECT attempts or more ended without a step. A worker
 is given one suspect at a time: until it has got something done, or for TRIAL_S, the others wait, and they alone. So a
@@ -35,16 +34,14 @@ from server.training.jobs.events import add_event
 from server.training.jobs.lifecycle import change_job, fail_job, locked_job
 from server.training.jobs.method_secrets import method_with_secrets
 from server.training.jobs.protocol import Checkpoint, ClaimAnswer, ClaimedJob, ClaimRequest, LeaseAnswer
+from server.training.jobs.turns import CLAIM_LOCK, SUSPECT, TRAINED, claimable, next_job_id, suspect
 from server.training.jobs.unreadable import UnreadableJobs
 from server.training.states import wanted_of
 
 MAX_ATTEMPTS = 5
-SUSPECT = 2
 TRIAL_S = 600
 VALIDATING = 4
 TRIAL = "Workers of the job have ended without a word. It is tried beside no other of which this is so."
-# PostgreSQL's lock under which workers claim. Any number will do.
-CLAIM_LOCK = 0x71_4E_10_2B
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ def claim(leasing: Leasing, connection: Connection, request: ClaimRequest) -> Cl
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CLAIM_LOCK)))
     validating = (VALIDATING if request.capacity else 0) if request.validating is None else request.validating
     jobs: list[ClaimedJob] = []
-    for statuses, capacity in ((("validating_files",), validating), (("queued", "running"), request.capacity)):
+    for statuses, capacity in ((("validating_files",), validating), (TRAINED, request.capacity)):
         held = [*request.running, *(job.id for job in jobs)]
         jobs += _claim_some(leasing, connection, request, statuses, capacity, held)
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)
@@ -117,7 +114,7 @@ def _claim_some(
     but_not = leasing.unreadable.lately()
     while len(claimed) < capacity:
         on_trial = _has_trial(connection, [*held, *(job.id for job in claimed)])
-        job_id = _next_job_id(connection, request, statuses, but_not, suspects=not on_trial)
+        job_id = next_job_id(connection, request.factors, request.methods, statuses, but_not, suspects=not on_trial)
         if job_id is None:
             break
         try:
@@ -138,11 +135,6 @@ def _claim_some(
     return claimed
 
 
-def _suspect() -> sa.ColumnElement[bool]:
-    # A lease that ran out has its owner still, unless that one has dropped the job.
-    return sa.and_(JOBS.c.attempts >= SUSPECT, JOBS.c.lease_owner.is_not(None))
-
-
 def _has_trial(connection: Connection, job_ids: Collection[str]) -> bool:
     """Whether one of these claimed jobs was a suspect, and has got nothing done since."""
     found = sa.exists().where(
@@ -155,58 +147,14 @@ def _has_trial(connection: Connection, job_ids: Collection[str]) -> bool:
     return bool(connection.execute(sa.select(found)).scalar_one())
 
 
-def unleased() -> sa.ColumnElement[bool]:
-    """Whether no worker has the lease of a job: one that was released or resumed has none, or an expired one."""
-    return sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= now())
-
-
-def _claimable(statuses: tuple[str, ...]) -> sa.ColumnElement[bool]:
-    return sa.and_(JOBS.c.status.in_(statuses), unleased())
-
-
-def _next_job_id(
-    connection: Connection,
-    request: ClaimRequest,
-    statuses: tuple[str, ...],
-    but_not: Collection[str],
-    *,
-    suspects: bool,
-) -> str | None:
-    held = sa.and_(
-        JOBS.c.status.in_(("validating_files", "running")),
-        JOBS.c.factors == request.factors,
-        JOBS.c.lease_expires_at > now(),
-    )
-    busy = sa.select(JOBS.c.tenant_id, sa.func.count().label("jobs")).where(held).group_by(JOBS.c.tenant_id).subquery()
-    claimable = (
-        sa.select(JOBS.c.tenant_id, sa.func.min(JOBS.c.id).label("id"))
-        .where(_claimable(statuses), JOBS.c.factors == request.factors, JOBS.c.id.not_in(but_not))
-        .where(sa.or_(JOBS.c.status == "validating_files", JOBS.c.method_type.in_(request.methods)))
-        .group_by(JOBS.c.tenant_id)
-    )
-    if not suspects:
-        claimable = claimable.where(sa.not_(_suspect()))
-    oldest = claimable.subquery()
-    share = sa.func.coalesce(busy.c.jobs, 0) / TENANTS.c.weight
-    rows = (
-        sa.select(oldest.c.id)
-        .join(TENANTS, TENANTS.c.id == oldest.c.tenant_id)
-        .outerjoin(busy, busy.c.tenant_id == oldest.c.tenant_id)
-        .where(TENANTS.c.disabled_at.is_(None))
-        .order_by(share, oldest.c.id)
-        .limit(1)
-    )
-    return connection.execute(rows).scalar()
-
-
 def _lease(
     leasing: Leasing, connection: Connection, job_id: str, worker: str, statuses: tuple[str, ...]
 ) -> Row[Any] | None:
     at = now()
-    is_suspect = connection.execute(sa.select(_suspect()).where(JOBS.c.id == job_id)).scalar_one()
+    is_suspect = connection.execute(sa.select(suspect()).where(JOBS.c.id == job_id)).scalar_one()
     taken = (
         JOBS.update()
-        .where(JOBS.c.id == job_id, _claimable(statuses))
+        .where(JOBS.c.id == job_id, claimable(statuses))
         .values(lease_owner=worker, lease_expires_at=at + leasing.lease_s, attempts=JOBS.c.attempts + 1)
         .returning(JOBS)
     )
@@ -225,7 +173,7 @@ def _lease(
         return row
     if row.started_at is None:
         add_event(connection, job_id, "Fine-tuning job started")
-    return change_job(connection, row, status="running", started_at=row.started_at or at)
+    return change_job(connection, row, status="running", started_at=row.started_at or at, turn_began_at=at)
 
 
 def _claimed(connection: Connection, row: Row[Any], method: dict[str, Any]) -> ClaimedJob:

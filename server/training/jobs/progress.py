@@ -31,7 +31,10 @@ from server.training.jobs.protocol import (
     ValidatedRequest,
 )
 from server.training.jobs.samples import store_samples
+from server.training.jobs.turns import gives_way
 from server.training.states import ACTIVE, FINISHED, wanted_of
+
+GIVES_WAY = "Jobs of other tenants wait, so this one gives its place to one of them."
 
 
 def validated(connection: Connection, job_id: str, request: ValidatedRequest) -> LeaseAnswer:
@@ -63,7 +66,8 @@ def report(
     lease_s: int,
     most_sample_bytes: int,
 ) -> tuple[LeaseAnswer, bool]:
-    """Store one step; (answer, whether it was new). A paused job keeps the step; one that has ended does not.
+    """Store one step; (answer, whether it was new). A paused job keeps the step; one that has ended does not. Behind a
+    step the job may give way to another tenant's.
 
     most_sample_bytes: of samples, kept of a job.
     """
@@ -80,6 +84,10 @@ def report(
         tokens = row.trained_tokens + request.trained_tokens
         row = change_job(connection, row, step=request.step, trained_tokens=tokens, attempts=0)
     row = change_job(connection, row, lease_expires_at=lease_expires_at)
+    if is_news and row.status == "running" and row.step != row.total_steps and gives_way(database, connection, row):
+        add_event(connection, job_id, f"{GIVES_WAY} It goes on behind step {row.step} in its next turn.")
+        change_job(connection, row, status=waiting_status(row), **NO_LEASE)
+        return LeaseAnswer(wanted="lost", lease_expires_at=None), True
     return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=lease_expires_at), is_news
 
 

@@ -38,6 +38,7 @@ from server.training.jobs.protocol import (
 from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.context import WorkerContext
 from server.training.worker.diagnosis import circumstances
+from server.training.worker.gateway_client import LeaseLost
 from server.training.worker.held_out import HeldOut
 from server.training.worker.job_data import JobData
 from server.training.worker.job_state import JobState
@@ -205,7 +206,7 @@ class _Job:
     ) -> None:
         metrics = finite(metrics)
         event = step_event(step, self._total, metrics, seconds, event_data)
-        await self._context.tools.gateway.report(
+        answer = await self._context.tools.gateway.report(
             self._job.id,
             ReportRequest(
                 worker=self._context.worker,
@@ -228,6 +229,8 @@ class _Job:
         trained = {} if trained_tokens is None else {"trained_tokens": float(trained_tokens)}
         self._trackers.write(step, {**metrics, **trained, **{f"seconds/{phase}": s for phase, s in seconds.items()}})
         self._context.log(f"{self._job.id} ({self._job.tenant}) {event.message}, {math.fsum(seconds.values()):.1f} s")
+        if answer.wanted == "lost":
+            raise LeaseLost(f"another tenant has its turn, and the job goes on behind step {step} in its next one")
 
     def _best_or_last(self, *events: WorkerEvent) -> FinishRequest:
         best = self._state.best

@@ -19,10 +19,11 @@ from server.db.database import Database
 from server.db.tables import TENANTS
 from server.training.files.rows import delete_file
 from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
-from server.training.jobs.leases import MAX_ATTEMPTS, SUSPECT, TRIAL, TRIAL_S
+from server.training.jobs.leases import MAX_ATTEMPTS, TRIAL, TRIAL_S
 from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, fail_job, get_job
 from server.training.jobs.progress import validated
 from server.training.jobs.protocol import ValidatedRequest
+from server.training.jobs.turns import SUSPECT
 from server.training.jobs.unreadable import AGAIN_S
 from tests.server.support.acting import new_tenant
 from tests.server.support.training_kit import vector

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from adapters.factors.factors import Factors
 from server.db.training_tables import JOBS
 from server.training.jobs.leases import MAX_ATTEMPTS
+from server.training.jobs.progress import GIVES_WAY
 from tests.server.support.site import SIMILAR, Line, Site, rows, site
 
 TINY = {
@@ -74,23 +75,34 @@ async def test_rollouts_are_the_tenants_and_events_say_what_they_cost(
         assert {body["cache_salt"] for body in here.engine.received} == {"tenant-1"}
 
 
+def caller(here: Site, key: str) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(transport=Line(here.app), base_url="http://localhost", headers=headers)
+
+
+def client_with(here: Site, key: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key=key, http_client=here.http, max_retries=0)
+
+
+def job_row(here: Site, job_id: str) -> sa.Row[Any]:
+    with here.database.read() as connection:
+        return connection.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one()
+
+
+async def client_of_globex(here: Site, operator: httpx.AsyncClient) -> openai.AsyncOpenAI:
+    """The client of a new tenant, globex."""
+    assert (await operator.post("/v1/tenants", json={"name": "globex"})).is_success
+    made = await operator.post("/v1/tenants/globex/keys", json={"name": "k", "scopes": ["infer", "adapters", "train"]})
+    return client_with(here, made.json()["key"])
+
+
 async def test_a_job_of_a_tenant_is_sampled_and_published_for_that_tenant_alone(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
     admin, workers = secrets.token_hex(32), secrets.token_hex(32)
     async with site(tmp_path, path, factors, admin_key=admin, worker_key=workers) as here:
-
-        def caller(key: str) -> httpx.AsyncClient:
-            headers = {"Authorization": f"Bearer {key}"}
-            return httpx.AsyncClient(transport=Line(here.app), base_url="http://localhost", headers=headers)
-
-        async with caller(admin) as operator, caller(workers) as http:
-            assert (await operator.post("/v1/tenants", json={"name": "globex"})).is_success
-            wanted = {"name": "k", "scopes": ["infer", "adapters", "train"]}
-            made = await operator.post("/v1/tenants/globex/keys", json=wanted)
-            here.client = openai.AsyncOpenAI(
-                base_url="http://localhost/v1", api_key=made.json()["key"], http_client=here.http, max_retries=0
-            )
+        async with caller(here, admin) as operator, caller(here, workers) as http:
+            here.client = await client_of_globex(here, operator)
             job_id = await here.job(rows(10), SIMILAR, **TINY)
             async with here.worker(http=http):
                 job = await here.wait(job_id, "succeeded")
@@ -99,6 +111,34 @@ async def test_a_job_of_a_tenant_is_sampled_and_published_for_that_tenant_alone(
             assert (await operator.get(path_of, headers={"OpenAI-Organization": "globex"})).status_code == 200
             assert (await operator.get(path_of)).status_code == 404
         assert {body["cache_salt"] for body in here.engine.received} == {"tenant-2"}
+
+
+async def test_a_long_job_of_one_tenant_lets_the_job_of_another_have_its_turn(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    admin, workers = secrets.token_hex(32), secrets.token_hex(32)
+    async with site(tmp_path, path, factors, admin_key=admin, worker_key=workers) as here:
+        async with caller(here, admin) as operator, caller(here, workers) as http:
+            ours, theirs = client_with(here, admin), await client_of_globex(here, operator)
+            here.client = ours
+            long = await here.job(rows(10), SIMILAR, **TINY | {"max_steps": 40})
+            here.client = theirs
+            short = await here.job(rows(10), SIMILAR, **TINY)
+            async with here.worker(max_jobs=1, http=http):
+                await here.wait(short, "queued")
+                await until(lambda: (job_row(here, long).step or 0) >= 1)
+                assert job_row(here, short).status == "queued", "there is one place"
+                with here.database.write() as connection:  # as if the one had run, and the other waited, for long
+                    connection.execute(JOBS.update().where(JOBS.c.id == long).values(turn_began_at=1))
+                    connection.execute(JOBS.update().where(JOBS.c.id == short).values(created_at=1))
+                await here.wait(short, "succeeded")
+                assert (job_row(here, long).step or 0) < 40
+                here.client = ours
+                await here.wait(long, "succeeded")
+            told = await here.events(long)
+        assert [event.data["step"] for event in told if event.type == "metrics"] == list(range(41)), "each once"
+        assert sum(event.message.startswith(GIVES_WAY) for event in told) == 1
+        assert any("another tenant has its turn" in line or "stops: lost" in line for line in here.lines)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""Whose job is next, and which job gives its place to one that waits. Functions of a connection.
+
+Next is the tenant with the fewest running jobs for its weight, of several such the one whose last turn is longest ago,
+and of its jobs the oldest. A job that has run for TURN_S gives way behind a step, where a tenant that waits would then
+have no more running jobs for its weight than the job's own tenant had. It goes on behind that step in its next turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from server.core.clock import now
+from server.db.database import Database
+from server.db.tables import TENANTS
+from server.db.training_tables import JOBS
+from server.training.jobs.config import GRADIENT_METHODS, METHODS
+
+# Of a job, where others wait. In its next turn its rows are read again.
+TURN_S = 600
+# A worker with room for it has claimed a job by then.
+WAIT_S = 60
+SUSPECT = 2
+# PostgreSQL's lock under which workers claim. Any number will do.
+CLAIM_LOCK = 0x71_4E_10_2B
+TRAINED = ("queued", "running")
+
+
+def next_job_id(
+    connection: Connection,
+    factors: str,
+    methods: Sequence[str],
+    statuses: Sequence[str],
+    but_not: Collection[str],
+    *,
+    suspects: bool,
+) -> str | None:
+    """The job of these `factors` whose turn it is: of those in `statuses`, by one of `methods` where it is trained.
+
+    suspects: whether it may be one.
+    """
+    ours = sa.or_(JOBS.c.status == "validating_files", JOBS.c.method_type.in_(methods))
+    waiting = (
+        sa.select(
+            JOBS.c.tenant_id,
+            sa.func.min(JOBS.c.id).label("id"),
+            sa.func.max(sa.func.coalesce(JOBS.c.turn_began_at, 0)).label("last_turn"),
+        )
+        .where(claimable(statuses), JOBS.c.factors == factors, JOBS.c.id.not_in(but_not), ours)
+        .group_by(JOBS.c.tenant_id)
+    )
+    if not suspects:
+        waiting = waiting.where(sa.not_(suspect()))
+    oldest, busy = waiting.subquery(), _busy(factors)
+    rows = (
+        sa.select(oldest.c.id)
+        .join(TENANTS, TENANTS.c.id == oldest.c.tenant_id)
+        .outerjoin(busy, busy.c.tenant_id == oldest.c.tenant_id)
+        .where(TENANTS.c.disabled_at.is_(None))
+        .order_by(sa.func.coalesce(busy.c.jobs, 0) / TENANTS.c.weight, oldest.c.last_turn, oldest.c.id)
+        .limit(1)
+    )
+    return connection.execute(rows).scalar()
+
+
+def gives_way(database: Database, connection: Connection, row: Row[Any]) -> bool:
+    """Whether the running job of `row` gives its place to another tenant's now.
+
+    Only a job that a worker of the same kind can train counts, and none that may just be about to be claimed. Not while
+    a worker claims, or another job gives way: it is asked again behind the next step.
+    """
+    at = now()
+    if row.turn_began_at is None or at < row.turn_began_at + TURN_S:
+        return False
+    if (
+        not database.is_sqlite
+        and not connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(CLAIM_LOCK))).scalar()
+    ):
+        return False
+    alike = GRADIENT_METHODS if row.method_type in GRADIENT_METHODS else set(METHODS) - set(GRADIENT_METHODS)
+    busy = _busy(row.factors)
+    own_share = (
+        sa.select(busy.c.jobs / TENANTS.c.weight)
+        .join(TENANTS, TENANTS.c.id == busy.c.tenant_id)
+        .where(busy.c.tenant_id == row.tenant_id)
+    )
+    share = (sa.func.coalesce(busy.c.jobs, 0) + 1) / TENANTS.c.weight
+    waits = (
+        sa.select(sa.literal(1))
+        .select_from(JOBS)
+        .join(TENANTS, TENANTS.c.id == JOBS.c.tenant_id)
+        .outerjoin(busy, busy.c.tenant_id == JOBS.c.tenant_id)
+        .where(claimable(TRAINED), JOBS.c.factors == row.factors, JOBS.c.method_type.in_(alike))
+        .where(JOBS.c.tenant_id != row.tenant_id, TENANTS.c.disabled_at.is_(None))
+        .where(JOBS.c.created_at <= at - WAIT_S, sa.not_(suspect()), share <= own_share.scalar_subquery())
+    )
+    return connection.execute(waits.limit(1)).first() is not None
+
+
+def claimable(statuses: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Whether a job in one of `statuses` is for a worker to take."""
+    return sa.and_(JOBS.c.status.in_(statuses), unleased())
+
+
+def unleased() -> sa.ColumnElement[bool]:
+    """Whether no worker has the lease of a job: one that was released or resumed has none, or an expired one."""
+    return sa.or_(JOBS.c.lease_expires_at.is_(None), JOBS.c.lease_expires_at <= now())
+
+
+def suspect() -> sa.ColumnElement[bool]:
+    """Whether a job may have ended its workers (leases.py)."""
+    # A lease that ran out has its owner still, unless that one has dropped the job.
+    return sa.and_(JOBS.c.attempts >= SUSPECT, JOBS.c.lease_owner.is_not(None))
+
+
+def _busy(factors: str) -> sa.Subquery:
+    """`tenant_id`, `jobs`: how many of a tenant's jobs workers have."""
+    held = sa.and_(
+        JOBS.c.status.in_(("validating_files", "running")), JOBS.c.factors == factors, JOBS.c.lease_expires_at > now()
+    )
+    return sa.select(JOBS.c.tenant_id, sa.func.count().label("jobs")).where(held).group_by(JOBS.c.tenant_id).subquery()
