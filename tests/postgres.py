@@ -152,6 +152,17 @@ class PostgresServer:
         with psycopg.connect(self.admin_conninfo, autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    @contextlib.contextmanager
+    def frozen(self, process_id: int) -> Iterator[None]:
+        """Within the block one of the server's processes does nothing, as when its disk hangs; its host still answers
+        TCP."""
+        os.kill(process_id, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGCONT)
+
     def _as_user(self) -> list[str]:
         # pdeathsig: it ends even with tests that were killed.
         if shutil.which("setpriv") is None:

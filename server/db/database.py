@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -35,6 +35,7 @@ from tenacity import (
 
 from server.core.errors import Unavailable
 from server.core.principal import DEFAULT_TENANT_ID
+from server.db.bounded_connection import BoundedConnection
 from server.db.tables import ADAPTERS
 from server.db.upgrade import upgrade
 from server.db.url import DatabaseStartError, parse_url, why_unusable
@@ -44,6 +45,8 @@ POOL_SIZE = 5
 MAX_OVERFLOW = 15
 # No statement of ours takes as long. One that does must not hold its locks forever.
 STATEMENT_TIMEOUT_S = 60.0
+# Times that, and a server that has neither answered nor ended the statement hangs.
+SILENCE = 1.25
 ATTEMPTS = 6
 
 T = TypeVar("T")
@@ -56,20 +59,22 @@ class Database:
     because the database is gone, read-only, locked for too long or full raises Unavailable (503).
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str, *, busy_timeout_s: float = 10.0, statement_timeout_s: float = STATEMENT_TIMEOUT_S
+    ) -> None:
         self.url = parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._engine = self._create_engine(busy_timeout_s)
+        self._engine = self._create_engine(busy_timeout_s, max(statement_timeout_s, 2 * busy_timeout_s))
         self._write_lock = threading.Lock()
         try:
             if self.is_sqlite:
                 _switch_to_wal(self._engine, busy_timeout_s)
-            upgrade(self._begin, is_sqlite=self.is_sqlite)
+            upgrade(self._begin_migration, is_sqlite=self.is_sqlite)
         except (sa.exc.SQLAlchemyError, sqlite3.Error, CommandError) as error:
             self.close()
             raise DatabaseStartError(why_unusable(self.url, error)) from error
 
-    def _create_engine(self, busy_timeout_s: float) -> Engine:
+    def _create_engine(self, busy_timeout_s: float, statement_timeout_s: float) -> Engine:
         if self.is_sqlite:
             engine = sa.create_engine(self.url, hide_parameters=True)
             _configure_sqlite(engine, busy_timeout_s)
@@ -87,7 +92,7 @@ class Database:
             pool_timeout=busy_timeout_s,
             pool_use_lifo=True,
         )
-        _configure_postgresql(engine, busy_timeout_s)
+        _configure_postgresql(engine, busy_timeout_s, statement_timeout_s)
         return engine
 
     @contextmanager
@@ -135,6 +140,13 @@ class Database:
             connection.begin(),
         ):
             yield connection
+
+    @contextmanager
+    def _begin_migration(self) -> Iterator[Connection]:
+        with self._begin() as connection:
+            driver = connection.connection.driver_connection
+            with driver.waits_for_ever() if isinstance(driver, BoundedConnection) else nullcontext():
+                yield connection
 
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
         """An INSERT that knows ON CONFLICT, in this database's dialect."""
@@ -203,8 +215,14 @@ def _configure_sqlite(engine: Engine, busy_timeout_s: float) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _configure_postgresql(engine: Engine, busy_timeout_s: float) -> None:
-    lock_ms, statement_ms = int(busy_timeout_s * 1000), int(max(STATEMENT_TIMEOUT_S, 2 * busy_timeout_s) * 1000)
+def _configure_postgresql(engine: Engine, busy_timeout_s: float, statement_timeout_s: float) -> None:
+    lock_ms, statement_ms = int(busy_timeout_s * 1000), int(statement_timeout_s * 1000)
+
+    @event.listens_for(engine, "do_connect")
+    def do_connect(_dialect: object, _record: object, arguments: Any, parameters: Any) -> BoundedConnection:
+        connection = BoundedConnection.connect(*arguments, **parameters)
+        connection.silence_s = SILENCE * statement_timeout_s
+        return connection
 
     @event.listens_for(engine, "connect")
     def on_connect(driver: Any, _record: object) -> None:

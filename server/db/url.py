@@ -17,7 +17,11 @@ POSTGRESQL_DEFAULTS = {
     "application_name": "tinylora",
     "client_encoding": "utf8",
     "connect_timeout": "5",  # seconds
-    "tcp_user_timeout": "10000",  # milliseconds until a host that vanished counts as gone
+    # Until a host that vanished counts as gone: one that is sent something (milliseconds), one that works (seconds).
+    "tcp_user_timeout": "10000",
+    "keepalives_idle": "10",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
     "target_session_attrs": "read-write",  # never a replica, whose answers would be old
 }
 

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,6 +39,8 @@ from server.engine.protocol import ServedAdapter
 HOUR_S = 3600
 # Rows that wait for the database. Beyond so many, usage is added up by tenant only.
 MAX_ROWS = 100_000
+# No flush takes as long while the database works.
+LATE_S = 30.0
 COLUMNS = ("requests", "prompt_tokens", "completion_tokens")
 MAX_ADAPTER_CHARS: int = USAGE.c.adapter.type.length  # type: ignore[attr-defined]
 
@@ -117,8 +120,9 @@ class UsageMeter:
                 raise
 
     @asynccontextmanager
-    async def flushing(self, every_s: float) -> AsyncIterator[None]:
-        """Flushes every `every_s` seconds while the block runs, and when it ends."""
+    async def flushing(self, every_s: float, late_s: float = LATE_S) -> AsyncIterator[None]:
+        """Flushes every `every_s` seconds while the block runs, and when it ends. One that takes longer than `late_s`
+        counts as a failure, and again each time that it has taken as long."""
         ended = asyncio.Event()
 
         async def flush_until_ended() -> None:
@@ -126,9 +130,9 @@ class UsageMeter:
                 try:
                     await asyncio.wait_for(ended.wait(), every_s)
                 except TimeoutError:
-                    await asyncio.to_thread(self._try_to_flush)
+                    await self._flush_in_thread(late_s)
             # The flush before it may have begun before the block ended.
-            await asyncio.to_thread(self._try_to_flush)
+            await self._flush_in_thread(late_s)
 
         task = asyncio.create_task(flush_until_ended())
         try:
@@ -137,6 +141,14 @@ class UsageMeter:
             # Not cancelled: a batch that is being written would go on in its thread, and nobody would see its result.
             ended.set()
             await task
+
+    async def _flush_in_thread(self, late_s: float) -> None:
+        began = monotonic()
+        flush = asyncio.ensure_future(asyncio.to_thread(self._try_to_flush))
+        while not (await asyncio.wait({flush}, timeout=late_s))[0]:
+            self._failures.inc()
+            self._log.error("usage is still being written: the database hangs", for_s=round(monotonic() - began))
+        await flush
 
     def _try_to_flush(self) -> None:
         try:

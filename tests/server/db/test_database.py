@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from server.core.errors import Unavailable
 from server.core.months import month_start
 from server.db.database import Database
 from server.db.tables import ADAPTERS, METADATA, TENANTS, USAGE_MONTHS
-from server.db.upgrade import upgrade
+from server.db.upgrade import MIGRATION_LOCK, upgrade
 from server.db.url import DatabaseStartError, parse_url
 from tests.postgres import PASSWORD, PASSWORD_IN_URL, PostgresServer
 from tests.server.support.old_database import database_at
@@ -256,6 +258,43 @@ def test_postgresql_that_restarts_costs_no_request_but_those_in_flight(
     postgres.start()
     add(database, "after")
     assert names(database) == ["after", "before"]
+    database.close()
+
+
+def test_a_server_that_freezes_within_a_transaction_is_not_waited_for_for_ever(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    database = Database(postgres_url, busy_timeout_s=0.1, statement_timeout_s=0.4)
+    with pytest.raises(Unavailable), database.write() as connection:
+        insert(connection, "half")
+        with postgres.frozen(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()):
+            insert(connection, "more")
+    add(database, "whole")
+    assert names(database) == ["whole"]
+    database.close()
+
+
+def test_a_migration_takes_the_time_it_takes(postgres_url: str) -> None:
+    other = sa.create_engine(parse_url(postgres_url))
+    with ThreadPoolExecutor(1) as pool, other.connect() as migrating:
+        migrating.exec_driver_sql(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
+        starting = pool.submit(Database, postgres_url, busy_timeout_s=0.2, statement_timeout_s=0.6)
+        time.sleep(1)
+        assert not starting.done()
+        migrating.exec_driver_sql(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})")
+        starting.result().close()
+    other.dispose()
+
+
+def test_a_host_that_vanishes_while_it_works_is_noticed_by_tcp(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.read() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        with socket.socket(fileno=os.dup(driver.fileno())) as tcp:
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert [tcp.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 3, 3]
     database.close()
 
 

@@ -33,6 +33,7 @@ from server.db.tables import USAGE, USAGE_MONTHS
 from server.engine.protocol import ServedAdapter
 from server.inference.usage_meter import UsageMeter
 from server.inference.usage_report import Cursor, UsageQuery, parse_cursor, read_usage
+from tests.postgres import PostgresServer
 from tests.server.conftest import client_of
 from tests.server.support.acting import HEADER, act_as, new_tenant, principal
 from tests.server.support.fake_engine import FakeEngine
@@ -212,6 +213,24 @@ async def test_a_flush_that_fails_is_counted_and_logged(
     )
     assert list(rows(database).values()) == [(2, 6, 4)]
     lock.close()
+    database.close()
+
+
+async def test_a_flush_that_a_frozen_server_holds_up_is_counted_and_ends(
+    postgres: PostgresServer, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = Database(postgres_url, busy_timeout_s=0.1, statement_timeout_s=0.8)
+    failures = PrometheusCounter("failures", "", registry=None)
+    meter = UsageMeter(database, failures)
+    with database.read() as connection:  # the pool gives out the same one next
+        frozen = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    used(meter, principal(), None, 1, 2)
+    with postgres.frozen(frozen):
+        async with meter.flushing(0.01, late_s=0.1):
+            while next(iter(failures.collect())).samples[0].value < 2:
+                await asyncio.sleep(0.01)
+        assert list(rows(database).values()) == [(1, 1, 2)]
+    assert "usage is still being written" in capsys.readouterr().out
     database.close()
 
 
