@@ -1,6 +1,7 @@
 """Which training workers a server starts by itself: how many of each kind, for which jobs, and by which command.
 
-own_workers.py runs them. They read the same model, factors and chat template as the server, and reach it past proxies.
+own_workers.py runs them. They read the same model, factors, tokenizer and chat template as the server, and reach it
+past proxies.
 """
 
 from __future__ import annotations
@@ -38,15 +39,17 @@ def own_workers(
     url: str | None,
     factors: str,
     chat_template: str | None = None,
+    tokenizer: str | None = None,
     gpus: Sequence[WorkerGpus] = (),
 ) -> OwnWorkers:
     """Those of a server that listens on `url`; none where that is None. They write messages by the same
-    `chat_template`, a file or the template itself, as the server does. `gpus`: the place of each.
+    `chat_template`, a file or the template itself, and with the same `tokenizer` as the server does. `gpus`: the place
+    of each.
 
     model: whose weights they load. They leave evolution to those that have none, where there are any.
     """
     methods = GRADIENT_METHODS if settings.evolution_workers else METHODS
-    command = _command(settings, model, url, methods, chat_template)
+    command = _command(settings, model, url, methods, chat_template, tokenizer)
     if settings.factors_from is not None and is_factors_file(settings.factors_from):
         command += ["--factors-from", settings.factors_from]
     count = settings.training_workers if url else 0
@@ -54,11 +57,17 @@ def own_workers(
 
 
 def evolution_workers(
-    settings: Settings, mode: Mode, model: str, url: str | None, factors: str, chat_template: str | None = None
+    settings: Settings,
+    mode: Mode,
+    model: str,
+    url: str | None,
+    factors: str,
+    chat_template: str | None = None,
+    tokenizer: str | None = None,
 ) -> OwnWorkers:
     """Those without weights; arguments as for `own_workers`, but `model` is the one that is served."""
     methods: Sequence[Method] = ("evolution",)
-    command = _command(settings, model, url, methods, chat_template)
+    command = _command(settings, model, url, methods, chat_template, tokenizer)
     if settings.factors_from is not None:
         command += ["--factors-from", settings.factors_from]
     count = settings.evolution_workers if url else 0
@@ -80,13 +89,19 @@ def _direct(url: str | None) -> tuple[str, ...]:
 
 
 def _command(
-    settings: Settings, model: str, url: str | None, methods: Sequence[Method], chat_template: str | None
+    settings: Settings,
+    model: str,
+    url: str | None,
+    methods: Sequence[Method],
+    chat_template: str | None,
+    tokenizer: str | None,
 ) -> list[str]:
     # Not what is in the directory that the server was started from: there may be another package `server` in it.
     command = [sys.executable, "-P", "-m", "server.launch.cli", "worker", "--url", url or "", "--model", model]
     command += ["--log-dir", settings.training_log_dir, "--nice", str(NICE), "--parent", str(os.getpid())]
     command += [f"--method={method}" for method in methods]
-    return command if chat_template is None else [*command, "--chat-template", chat_template]
+    given = {"--chat-template": chat_template, "--tokenizer": tokenizer}
+    return command + [part for flag, value in given.items() if value is not None for part in (flag, value)]
 
 
 def trained_model(args: Namespace, settings: Settings) -> str | None:

@@ -161,10 +161,11 @@ def _workers(
     gpus: Sequence[WorkerGpus],
 ) -> tuple[OwnWorkers, ...]:
     """The server's own, of both kinds."""
-    url, template = reachable(address), args.chat_template
+    url = reachable(address)
+    same = factors.digest, args.chat_template, args.tokenizer
     return (
-        own_workers(settings, mode, trained or "", url if trained else None, factors.digest, template, gpus),
-        evolution_workers(settings, mode, args.model, url, factors.digest, template),
+        own_workers(settings, mode, trained or "", url if trained else None, *same, gpus),
+        evolution_workers(settings, mode, args.model, url, *same),
     )
 
 

@@ -116,7 +116,14 @@ def say_original(args: Namespace, settings: Settings, factors: Factors, trained:
 
 
 def say_who_trains(args: Namespace, settings: Settings, trained: str | None) -> None:
-    """Say which jobs the server's own workers do, where they do not do all; `trained` as in `share_gpus`."""
+    """Say which jobs the server's own workers do, where they do not do all; `trained` as in `share_gpus`. And that
+    workers write messages otherwise than the engine, where a flag of vLLM's has it do that."""
+    if args.tokenizer_mode not in ("auto", "hf"):
+        say(
+            f"==> --tokenizer-mode {args.tokenizer_mode} holds for the engine alone: training workers write messages "
+            "by transformers' tokenizer and its chat template. Without it, jobs are trained as requests are served.",
+            "yellow",
+        )
     if trained is not None:
         return
     sentence = "==> Training: jobs wait for a worker that is started by hand (tinylora worker)"

@@ -72,7 +72,7 @@ def parse_vllm_args(model: str, vllm_flags: Sequence[str]) -> Namespace:
         parser.error("tinylora serves one HTTP API process; leave out --api-server-count, --headless and --grpc")
     if args.enable_lora or args.lora_modules:
         parser.error("tinylora takes the place of vLLM's own LoRA; leave out --enable-lora and --lora-modules")
-    if (wrong := why_no_revision(args, model)) is not None:
+    if (wrong := why_no_revision(args, model) or why_no_tokenizer_revision(args, model)) is not None:
         parser.error(wrong)
     if envs.VLLM_ENABLE_RESPONSES_API_STORE:
         parser.error("stored responses can be read with their id by any tenant; unset VLLM_ENABLE_RESPONSES_API_STORE")
@@ -96,11 +96,9 @@ def why_no_revision(args: Namespace, model: str) -> str | None:
     """Why the engine would read another revision of `model` than everything else. None: it would not."""
     if Path(model).is_dir():
         return None
-    own_tokenizer = args.tokenizer in (None, model)
     for flag, revision, whose in (
         ("revision", args.revision, "the factors would be of another revision of the model, and training workers"),
         ("code-revision", args.code_revision, "training workers"),
-        ("tokenizer-revision", args.tokenizer_revision if own_tokenizer else None, "training workers"),
     ):
         if revision is not None:
             return (
@@ -108,6 +106,18 @@ def why_no_revision(args: Namespace, model: str) -> str | None:
                 f"serve a directory: `hf download {model} --revision {revision} --local-dir DIRECTORY`"
             )
     return None
+
+
+def why_no_tokenizer_revision(args: Namespace, model: str) -> str | None:
+    """Why the engine would read another revision of its tokenizer than training workers. None: it would not."""
+    tokenizer, revision = args.tokenizer or model, args.tokenizer_revision
+    if revision is None or Path(tokenizer).is_dir():
+        return None
+    return (
+        f"--tokenizer-revision {revision} holds for the engine alone: training workers would load the newest one. "
+        f"Leave it out and give a directory: `hf download {tokenizer} --revision {revision} --local-dir DIRECTORY`, "
+        "--tokenizer DIRECTORY"
+    )
 
 
 def check_delta(delta: str) -> None:

@@ -42,6 +42,9 @@ def worker(
     chat_template: Annotated[
         str | None, typer.Option(help="The server's --chat-template, if it was started with one", show_default=False)
     ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="The server's --tokenizer, if it was started with one", show_default=False)
+    ] = None,
     method: Annotated[
         list[Method] | None, typer.Option(help="Of the jobs it does; may be repeated. Evolution needs no weights")
     ] = None,
@@ -110,6 +113,7 @@ def worker(
         key=key or admin_key,
         model=base_model,
         chat_template=chat_template,
+        tokenizer=tokenizer,
         max_jobs=max_jobs,
         concurrency=concurrency,
         pass_tokens=pass_tokens,

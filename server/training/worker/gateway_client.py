@@ -93,6 +93,24 @@ class GatewayClient:
         models = (await self._get("/v1/models", {})).json()["data"]
         return min((model["max_model_len"] for model in models if model.get("max_model_len")), default=None)
 
+    async def tokens_of(self, text: str) -> list[int] | None:
+        """What the engine's tokenizer makes of `text`, without special tokens; None when it does not say."""
+        body = {"prompt": text, "add_special_tokens": False}
+        try:
+            response = await request_with_retries(
+                self.http,
+                "POST",
+                "/tokenize",
+                retry_policy=self.retry_policy,
+                json=body,
+                timeout_s=_TIMEOUT_S,
+                report=self._report,
+            )
+            tokens = response.json().get("tokens")
+        except (GatewayRefused, ValueError, AttributeError):
+            return None
+        return tokens if isinstance(tokens, list) else None
+
     async def _get(self, path: str, headers: Mapping[str, str], into: BinaryIO | None = None) -> httpx.Response:
         return await request_with_retries(
             self.http,

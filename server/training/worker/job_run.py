@@ -26,6 +26,7 @@ from server.training.worker.method import Method
 from server.training.worker.outcome import failed
 from server.training.worker.reinforcement import Reinforcement
 from server.training.worker.supervised import Supervised
+from server.training.worker.tokenizer_check import check_tokenizer
 from server.training.worker.tracking import Trackers
 
 
@@ -47,7 +48,8 @@ class JobRun:
         """Check its data, or train it to its end, as its status says.
 
         Raises LeaseLost when the job is another worker's by now, GatewayRefused for an answer that ends its run here,
-        CannotLoad where the worker cannot read the model, DoesNotFitNow where it has too little memory.
+        CannotLoad where the worker cannot read the model, DoesNotFitNow where it has too little memory, OtherTokenizer
+        where the engine's is not its own.
         """
         if self.job.status == "validating_files":
             await self._validate()
@@ -88,6 +90,7 @@ class JobRun:
     async def _open_data(self, files: AsyncExitStack) -> JobData | None:
         """The job's data until `files` is closed. None when it cannot be used; the job has then been failed."""
         tools = self.context.tools
+        await check_tokenizer(tools.gateway, tools.tokenizer)
         longest = await tools.gateway.max_model_len() or tools.max_tokens
         limit, kwargs = min(longest, tools.max_tokens), self.job.config.chat_template_kwargs
         chat = ChatTokens(tools.tokenizer, limit, kwargs, tools.end_tokens)

@@ -34,6 +34,7 @@ from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_run import JobRun
 from server.training.worker.outcome import dropped, unloaded
 from server.training.worker.pass_size import DoesNotFitNow
+from server.training.worker.tokenizer_check import OtherTokenizer
 from server.training.worker.trainer import CannotLoad
 
 MAX_BACKOFF_S = 30.0
@@ -211,7 +212,7 @@ class Worker:
             )
             with suppress(LeaseLost, GatewayRefused):
                 await self.tools.gateway.finish(job.id, unloaded(self.name, str(error)))
-        except DoesNotFitNow as error:
+        except (DoesNotFitNow, OtherTokenizer) as error:
             await self._drop(job, str(error))
         except GatewayRefused as error:
             await self._drop(job, f"the gateway refuses ({error.status}): {error.message}")

@@ -55,7 +55,8 @@ JUDGE_RETRIES = 60
 class WorkerOptions:
     """The command line of a worker.
 
-    key: None on a server without keys. chat_template: a file, or the template itself; None: the model's own.
+    key: None on a server without keys. chat_template: a file, or the template itself; None: the tokenizer's own.
+    tokenizer: a directory or hub id; None: the model's own.
     concurrency: requests for completions at a time. pass_tokens: most tokens in one pass, if they fit; None: by device.
     memory_limit: most bytes of the device's memory, or of each GPU's, that it takes; None: what is free there.
     parent: id of the process to end with, if any. methods: of the jobs that it does. name: of this process alone; None:
@@ -66,6 +67,7 @@ class WorkerOptions:
     key: str | None
     model: str
     chat_template: str | None = None
+    tokenizer: str | None = None
     max_jobs: int = 4
     concurrency: int = 128
     pass_tokens: int | None = None
@@ -127,7 +129,7 @@ async def worker_tools(
     """The tools of a worker, closed behind the block. `log` is called with a line when something takes long."""
     directory = locate_model(options.model)
     source = directory if Path(options.model).expanduser().is_dir() else options.model
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or source)
     if options.chat_template is not None:
         tokenizer.chat_template = _template_text(options.chat_template)
     config = AutoConfig.from_pretrained(directory)

@@ -47,9 +47,23 @@ def test_a_revision_that_only_the_engine_would_load_is_refused(flag: str, capsys
     assert "`hf download acme/small --revision v2 --local-dir DIRECTORY`" in told
 
 
+@pytest.mark.parametrize("has_directory", [False, True])
+def test_a_revision_of_another_tokenizer_that_only_the_engine_would_load_is_refused(
+    has_directory: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        model = str(tmp_path) if has_directory else "acme/small"
+        parse_vllm_args(model, ["--tokenizer", "acme/words", "--tokenizer-revision", "v2"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "--tokenizer-revision v2 holds for the engine alone: training workers" in told
+    assert "`hf download acme/words --revision v2 --local-dir DIRECTORY`, --tokenizer DIRECTORY" in told
+
+
 def test_a_revision_that_is_not_the_models_is_taken(tmp_path: Path) -> None:
-    args = parse_vllm_args("acme/small", ["--tokenizer", "acme/words", "--tokenizer-revision", "v2"])
-    assert (args.tokenizer, args.tokenizer_revision) == ("acme/words", "v2")
+    # A directory has none.
+    args = parse_vllm_args("acme/small", ["--tokenizer", str(tmp_path), "--tokenizer-revision", "v2"])
+    assert args.tokenizer == str(tmp_path)
     # Of code that the directory's configuration says is on a hub.
     assert parse_vllm_args(str(tmp_path), ["--code-revision", "v2"]).code_revision == "v2"
 

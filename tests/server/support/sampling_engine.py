@@ -39,13 +39,18 @@ TEMPLATE = (
 TOOLS_TEMPLATE = "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}" + TEMPLATE
 
 
-def tiny_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(template: str = TEMPLATE, words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """One token per word."""
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=template
     )
+
+
+def other_tokenizer() -> PreTrainedTokenizerFast:
+    """As the tiny one, but words are other tokens."""
+    return tiny_tokenizer(words=[*SPECIAL[:3], *reversed(WORDS[3:])])
 
 
 class SamplingEngine:
@@ -72,11 +77,13 @@ class SamplingEngine:
         self.refused: list[int] = []
         self.end_bias = 0.0
         self.is_readable = True
+        self.tokenizer = tiny_tokenizer()
         self._model = TrainableAdapters(load_model(path), factors)
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
 
     def mount(self, app: FastAPI) -> None:
         app.add_api_route("/v1/completions", self._complete, methods=["POST"])
+        app.add_api_route("/tokenize", self._tokenize, methods=["POST"])
 
     def check_responses_request(self, payload: Mapping[str, Any]) -> None:
         pass
@@ -112,6 +119,10 @@ class SamplingEngine:
         tenant: int | None = None,
     ) -> None:
         self._active.set(served)
+
+    async def _tokenize(self, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        return {"tokens": self.tokenizer(body["prompt"], add_special_tokens=body["add_special_tokens"])["input_ids"]}
 
     async def _complete(self, request: Request) -> dict[str, Any]:
         body = await request.json()

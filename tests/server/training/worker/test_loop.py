@@ -18,6 +18,7 @@ from adapters.factors.factors import Factors
 from server.db.training_tables import JOBS
 from server.training.jobs.leases import MAX_ATTEMPTS
 from server.training.jobs.progress import GIVES_WAY
+from tests.server.support.sampling_engine import other_tokenizer, tiny_tokenizer
 from tests.server.support.site import SIMILAR, Line, Site, rows, site
 
 TINY = {
@@ -299,6 +300,25 @@ async def test_an_engine_that_breaks_down_fails_no_job(tmp_path: Path, path: Pat
             await here.wait(job_id, "succeeded")
         told = [event.message for event in await here.events(job_id) if event.level == "error"]
         assert told and all("The worker drops the job: the gateway refuses (500)" in message for message in told)
+
+
+async def test_a_worker_whose_tokenizer_is_not_the_servers_trains_nothing_and_says_so(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors) as here:
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        here.engine.tokenizer = other_tokenizer()
+        async with here.worker() as worker:
+            await until(
+                lambda: any("is dropped: the server's tokenizer is not the worker's" in line for line in here.lines)
+            )
+            await until(lambda: not worker.running)
+            assert here.engine.received == []
+            here.engine.tokenizer = tiny_tokenizer()
+            here.expire_lease(job_id)
+            await here.wait(job_id, "succeeded")
+        told = [event.message for event in await here.events(job_id) if event.level == "error"]
+        assert told and all("with its --tokenizer if it has one" in message for message in told)
 
 
 class BadLibrary(Line):

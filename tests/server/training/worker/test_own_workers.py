@@ -41,7 +41,7 @@ from server.training.jobs.config import METHODS
 from server.training.jobs.protocol import PROTOCOL
 from server.training.worker.main import WorkerOptions, run_worker, worker_tools
 from tests.adapters.quantised_checkpoints import quantise
-from tests.server.support.sampling_engine import tiny_tokenizer
+from tests.server.support.sampling_engine import other_tokenizer, tiny_tokenizer
 from tests.server.support.served import listening
 from tests.server.support.site import CONTAINS, SIMILAR, Site, rows, site
 
@@ -172,6 +172,19 @@ async def test_messages_are_written_by_the_servers_chat_template(
     async with worker_tools(Settings(), options, factors, print) as tools:
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         assert tools.tokenizer.apply_chat_template(messages, tokenize=False) == "<a><b>"
+
+
+async def test_texts_are_tokenized_by_the_servers_tokenizer(tmp_path: Path, path: Path, factors: Factors) -> None:
+    tiny_tokenizer().save_pretrained(path)
+    given = str(tmp_path / "other")
+    other_tokenizer().save_pretrained(given)
+    for make in (own_workers, evolution_workers):
+        command = make(Settings(), "open", str(path), "http://a", factors.digest, None, given).command
+        assert command[command.index("--tokenizer") + 1] == given
+    options = WorkerOptions(url="http://127.0.0.1:9", key=None, model=str(path), tokenizer=given)
+    async with worker_tools(Settings(), options, factors, print) as tools:
+        assert tools.tokenizer("user w9")["input_ids"] == other_tokenizer()("user w9")["input_ids"]
+        assert tools.tokenizer("user w9")["input_ids"] != tiny_tokenizer()("user w9")["input_ids"]
 
 
 async def test_nothing_is_started_before_there_is_a_job_and_nothing_is_left(
