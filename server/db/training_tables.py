@@ -28,6 +28,9 @@ FILES = sa.Table(
     sa.Index(None, "tenant_id", "id"),
 )
 
+# One row: the id of the storage that has the bytes, which is in the storage, too (training/files/identity.py).
+FILE_STORE = sa.Table("file_store", METADATA, sa.Column("id", sa.String(36), primary_key=True))
+
 JOBS = sa.Table(
     "jobs",
     METADATA,

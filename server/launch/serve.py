@@ -52,6 +52,7 @@ from server.launch.own_worker_plan import (
 )
 from server.launch.own_workers import OwnWorkers
 from server.launch.self_check import check_adapters_work
+from server.launch.start_checks import check_files
 from server.launch.start_messages import (
     check_machine,
     say_how_secrets_are_stored,
@@ -84,6 +85,7 @@ def serve(settings: Settings, model: str, vllm_flags: Sequence[str]) -> None:
         if mode == "open":
             keep_local(args)
         check_machine(args, settings)
+        check_files(settings, database)
         settings = with_worker_key(settings, mode)
         if current_platform.is_cpu() and settings.max_batch_requests is None:
             settings = settings.model_copy(update={"max_batch_requests": CPU_BATCH_REQUESTS})

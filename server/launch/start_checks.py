@@ -22,6 +22,11 @@ from pathlib import Path
 import psutil
 
 from server.core.host_memory import GIB, available_memory
+from server.core.settings import Settings
+from server.core.settings_urls import without_password
+from server.db.database import Database
+from server.training.files.identity import why_not_the_store
+from server.training.files.storage import FileStorage
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -109,6 +114,14 @@ def check_disk(*places: Place) -> None:
                 f"{need} {gb(size)} of disk, and {gb(free)} are free there: remove something, or, for another disk, "
                 f"{' or '.join(other.elsewhere for other in together)}."
             )
+
+
+def check_files(settings: Settings, database: Database) -> None:
+    """CannotStart when what the settings name for files is not the storage that has those of the database."""
+    url = settings.files_url
+    why = why_not_the_store(database, FileStorage(url), without_password(url))
+    if why is not None:
+        raise CannotStart(why)
 
 
 def nearest_existing(path: Path) -> Path:

@@ -87,6 +87,11 @@ class FileStorage:
             source.seek(start)
             yield source
 
+    def has(self, location: str) -> bool:
+        """Whether there is such a file."""
+        with _unavailable_when_failing():
+            return bool(self._fs.exists(self._path(location)))
+
     def delete(self, location: str) -> None:
         """Remove a file. Neither a missing file nor a failing storage is an error."""
         try:
