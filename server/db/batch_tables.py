@@ -38,8 +38,8 @@ BATCHES = sa.Table(
     sa.Column("cancelling_at", sa.BigInteger),
     sa.Column("cancelled_at", sa.BigInteger),
     sa.Column("errors", sa.Text),  # JSON array of objects
-    sa.Column("output_file_id", sa.String(40), sa.ForeignKey("files.id")),
-    sa.Column("error_file_id", sa.String(40), sa.ForeignKey("files.id")),
+    sa.Column("output_file_id", sa.String(40), sa.ForeignKey("files.id"), index=True),
+    sa.Column("error_file_id", sa.String(40), sa.ForeignKey("files.id"), index=True),
     sa.Column("total", sa.Integer, nullable=False),  # lines, 0 until the file was validated
     sa.Column("completed", sa.Integer, nullable=False),
     sa.Column("failed", sa.Integer, nullable=False),

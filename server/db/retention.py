@@ -32,6 +32,7 @@ from server.core.months import month_start
 from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES, UNFINISHED
 from server.db.database import Database
+from server.db.file_references import forget_deleted
 from server.db.response_tables import RESPONSE_EVENTS, RESPONSE_ITEMS, RESPONSE_ROOM, RESPONSES
 from server.db.tables import AUDIT_LOG, IDEMPOTENCY_KEYS, USAGE, USAGE_MONTHS
 from server.db.training_tables import JOB_EVENTS, JOB_SAMPLES, JOBS
@@ -171,7 +172,12 @@ def _delete_batches(connection: Connection, before: int, most: int) -> int:
     key = sa.tuple_(BATCH_RESULTS.c.batch_id, BATCH_RESULTS.c.line)
     left = sa.select(*BATCH_RESULTS.primary_key).where(BATCH_RESULTS.c.batch_id.in_(ids)).limit(most)
     removed = _deleted(connection, BATCH_RESULTS.delete().where(key.in_(left)))
-    return removed or _deleted(connection, BATCHES.delete().where(BATCHES.c.id.in_(ids)))
+    if removed:
+        return removed
+    files = (BATCHES.c.input_file_id, BATCHES.c.output_file_id, BATCHES.c.error_file_id)
+    gone = connection.execute(BATCHES.delete().where(BATCHES.c.id.in_(ids)).returning(*files)).all()
+    forget_deleted(connection, [file_id for row in gone for file_id in row])
+    return len(gone)
 
 
 def _delete_responses(connection: Connection, before: int, most: int) -> int:

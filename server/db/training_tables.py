@@ -12,6 +12,9 @@ import sqlalchemy as sa
 
 from server.db.tables import METADATA, ROW_ID
 
+# By which files are found that are to be deleted.
+TIMES, LIVE = ("expires_at", "created_at"), sa.text("deleted_at IS NULL")
+
 FILES = sa.Table(
     "files",
     METADATA,
@@ -23,9 +26,10 @@ FILES = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("location", sa.String(255), nullable=False),  # below the storage's root
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("expires_at", sa.BigInteger, index=True),
-    sa.Column("deleted_at", sa.BigInteger),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("deleted_at", sa.BigInteger),  # see db/file_references.py
     sa.Index(None, "tenant_id", "id"),
+    *(sa.Index(f"ix_files_live_{name}", name, sqlite_where=LIVE, postgresql_where=LIVE) for name in TIMES),
 )
 
 # One row: the id of the storage that has the bytes, which is in the storage, too (training/files/identity.py).

@@ -19,7 +19,7 @@ UPLOADS = sa.Table(
     sa.Column("bytes", sa.BigInteger, nullable=False),  # of the whole file, as announced
     sa.Column("file_expires_s", sa.Integer),  # after the file's creation
     sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("file_id", sa.String(40), sa.ForeignKey("files.id")),
+    sa.Column("file_id", sa.String(40), sa.ForeignKey("files.id"), index=True),
     # Of a completed one: of the ids of its parts, in their order (`Completion`), and of the file.
     sa.Column("parts_sha256", sa.String(64)),
     sa.Column("md5", sa.String(32)),

@@ -20,6 +20,7 @@ from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import check_after, is_id
 from server.db.batch_tables import BATCHES, UNFINISHED
+from server.db.file_references import forget_deleted
 from server.db.training_tables import FILES, JOBS
 from server.db.upload_tables import UPLOADS
 from server.training.states import ACTIVE
@@ -131,7 +132,10 @@ def file_to_use(connection: Connection, tenant_id: int, file_id: str, param: str
 
 
 def delete_file(connection: Connection, tenant_id: int, file_id: str) -> Row[Any]:
-    """Mark a file as deleted; its bytes may be removed after the transaction. NotFound; BadRequest if it is in use."""
+    """Delete a file, its row only where nothing refers to it; its bytes may be removed after the transaction.
+
+    NotFound; BadRequest if it is in use.
+    """
     row = None
     if is_id(file_id, PREFIX):
         row = connection.execute(_visible(tenant_id).where(FILES.c.id == file_id).with_for_update()).one_or_none()
@@ -146,21 +150,30 @@ def delete_file(connection: Connection, tenant_id: int, file_id: str) -> Row[Any
             code="file_in_use",
         )
     connection.execute(FILES.update().where(FILES.c.id == file_id).values(deleted_at=now()))
+    forget_deleted(connection, [file_id])
     return row
 
 
 def delete_expired(connection: Connection, before: int, most: int) -> list[str]:
-    """Mark at most so many files as deleted that have expired, or are from before a time; returns their locations."""
-    gone = sa.or_(FILES.c.expires_at <= now(), FILES.c.created_at < before)
+    """Delete at most so many files that have expired, or are from before a time; returns their locations. Rows go only
+    where nothing refers to them."""
+    old = FILES.alias()
+    # Each by its own index: SQLite uses none for either of two.
+    times = (
+        sa.select(old.c.id).where(is_old, old.c.deleted_at.is_(None))
+        for is_old in (old.c.expires_at <= now(), old.c.created_at < before)
+    )
     expired = (
         sa.select(FILES.c.id)
-        .where(gone, FILES.c.deleted_at.is_(None), ~_in_use())
+        .where(FILES.c.id.in_(sa.union_all(*times)), FILES.c.deleted_at.is_(None), ~_in_use())
         .limit(min(most, MAX_EXPIRED_AT_ONCE))
         .with_for_update(skip_locked=True)
     )
     ids = list(connection.execute(expired).scalars())
     deleted = FILES.update().where(FILES.c.id.in_(ids)).values(deleted_at=now())
-    return list(connection.execute(deleted.returning(FILES.c.location)).scalars()) if ids else []
+    locations = list(connection.execute(deleted.returning(FILES.c.location)).scalars()) if ids else []
+    forget_deleted(connection, ids)
+    return locations
 
 
 def _visible(tenant_id: int) -> sa.Select[Any]:

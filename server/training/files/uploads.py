@@ -20,6 +20,7 @@ from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.ids import is_id, new_id
 from server.db.database import Database
+from server.db.file_references import forget_deleted
 from server.db.retention import DAY_S
 from server.db.tenant_lock import lock_tenant
 from server.db.upload_tables import UPLOAD_PARTS, UPLOADS
@@ -241,4 +242,6 @@ def _expire(connection: Connection, before: int, most: int) -> tuple[int, list[s
         sa.select(UPLOADS.c.id).where(UPLOADS.c.status != "pending", UPLOADS.c.expires_at < before - DAY_S).limit(most)
     )
     gone = UPLOADS.delete().where(UPLOADS.c.id.in_(old.with_for_update(skip_locked=True)))
-    return len(ids) + len(connection.execute(gone.returning(UPLOADS.c.id)).all()), locations
+    files = list(connection.execute(gone.returning(UPLOADS.c.file_id)).scalars())
+    forget_deleted(connection, files)
+    return len(ids) + len(files), locations

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from server.core.clock import following
+from server.core.clock import following, now
 from server.core.errors import NotFound
 from server.core.ids import new_id
 from server.core.principal import DEFAULT_TENANT_ID
 from server.core.settings import Settings
+from server.db.batch_tables import BATCHES
 from server.db.database import Database
-from server.db.retention import DAY_S, Retention
-from server.training.files.rows import PREFIX, delete_expired, get_file, insert_file, list_files
+from server.db.retention import DAY_S, Retention, rules_of
+from server.db.training_tables import FILES
+from server.db.upload_tables import UPLOADS
+from server.training.files.rows import PREFIX, delete_expired, delete_file, get_file, insert_file, list_files
 from server.training.files.storage import FileStorage
 from server.training.files.sweep import file_rule
+from server.training.files.uploads import UploadRule
 
 
 def expired(database: Database) -> list[str]:
@@ -36,6 +42,62 @@ def test_a_file_goes_at_its_second(database: Database) -> None:
         with database.read() as connection, pytest.raises(NotFound):
             get_file(connection, DEFAULT_TENANT_ID, file_id)
         assert expired(database) == ["there"]
+
+
+def add_file(connection: sa.Connection, **values: Any) -> str:
+    file_id = new_id(PREFIX)
+    row = {"filename": "f", "bytes": 1, "sha256": "0" * 64, "location": file_id, "created_at": 0, **values}
+    return insert_file(connection, id=file_id, tenant_id=DEFAULT_TENANT_ID, purpose="batch", **row).id  # type: ignore[no-any-return]
+
+
+def rows_of(database: Database) -> set[str]:
+    with database.read() as connection:
+        return set(connection.execute(sa.select(FILES.c.id)).scalars())
+
+
+def test_a_deleted_file_keeps_no_row_but_what_refers_to_it_does(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    numbers = ("total", "completed", "failed", "result_bytes", "prompt_tokens", "cached_tokens", "completion_tokens")
+    counts = dict.fromkeys((*numbers, "reasoning_tokens", "attempts"), 0)
+    times = {"created_at": 1, "expires_at": 2}
+    with database.write() as connection:
+        add_file(connection, expires_at=5)
+        alone, read, written, uploaded, kept = (add_file(connection) for _ in range(5))
+        batch = {"id": "batch_1", "endpoint": "/v1/completions", "status": "completed", "completed_at": 3}
+        connection.execute(
+            BATCHES.insert().values(
+                **batch, **times, **counts, tenant_id=DEFAULT_TENANT_ID, input_file_id=read, output_file_id=written
+            )
+        )
+        upload = {"id": "upload_1", "purpose": "batch", "filename": "f", "bytes": 1, "status": "completed"}
+        connection.execute(UPLOADS.insert().values(**upload, **times, tenant_id=DEFAULT_TENANT_ID, file_id=uploaded))
+        for file_id in (alone, read, written, uploaded):
+            delete_file(connection, DEFAULT_TENANT_ID, file_id)
+    assert len(expired(database)) == 1
+    assert rows_of(database) == {read, written, uploaded, kept}
+    UploadRule(FileStorage(f"{tmp_path}/files")).remove(database, now(), 10)
+    assert rows_of(database) == {read, written, kept}
+    (batches,) = (rule for rule in rules_of(settings) if rule.what == "batches")
+    assert batches.remove(database, now(), 10) == 1
+    assert rows_of(database) == {kept}
+
+
+def test_expired_files_are_found_without_a_look_at_those_that_are_deleted(app_database: Database) -> None:
+    plans: list[str] = []
+
+    def hear(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        plan = connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+        plans.append(" ".join(row[3] for row in plan))
+
+    with app_database.write() as connection:
+        add_file(connection, expires_at=5)
+        sa.event.listen(connection, "before_cursor_execute", hear)
+        assert len(delete_expired(connection, 0, 10)) == 1
+    search, _, forget = plans
+    for name in ("expires_at", "created_at"):
+        assert f"USING INDEX ix_files_live_{name} ({name}<" in search.replace("COVERING ", "")
+    assert "SCAN" not in search + forget
 
 
 @pytest.mark.parametrize(("now", "left"), [(10 * DAY_S, 2), (10 * DAY_S + 1, 1), (12 * DAY_S, 0)])
