@@ -150,6 +150,7 @@ def test_the_dashboard_is_one_that_grafana_loads() -> None:
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
         for target in panel["targets"]:
             for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+                assert label not in ADDED - {"instance"}, "of the scrape, the same for all"
                 assert re.search(rf"by \([^)]*\b{label}\b", target["expr"]), target
 
 

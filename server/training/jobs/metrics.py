@@ -43,7 +43,7 @@ class JobMetrics:
         text = f"The numbers of the last step, by name, of the {MOST_LABELLED_JOBS} newest running jobs."
         for gauge in (
             _FromDatabase(database, "tinylora_training_jobs", "Training jobs, by status.", ["status"], _jobs_by_status),
-            _FromDatabase(database, "tinylora_training_job_latest", text, ["job", "number"], _latest_numbers),
+            _FromDatabase(database, "tinylora_training_job_latest", text, ["training_job", "number"], _latest_numbers),
         ):
             registry.register(gauge)
 

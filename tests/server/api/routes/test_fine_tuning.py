@@ -13,6 +13,7 @@ import openai
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 
 from server.api.app import create_app
 from server.core.principal import DEFAULT_TENANT
@@ -451,8 +452,22 @@ async def test_metrics_count_jobs_and_steps(openai_client: openai.OpenAI, worker
     assert 'tinylora_training_jobs{status="queued"} 0.0' in text
     assert "tinylora_training_steps_total 1.0" in text
     assert "tinylora_training_tokens_total 100.0" in text
-    assert f'tinylora_training_job_latest{{job="{job.id}",number="step"}} 1.0' in text
-    assert f'tinylora_training_job_latest{{job="{job.id}",number="train_reward_mean"}}' in text
+    assert f'tinylora_training_job_latest{{number="step",training_job="{job.id}"}} 1.0' in text
+    assert f'tinylora_training_job_latest{{number="train_reward_mean",training_job="{job.id}"}}' in text
+
+
+def test_no_metric_has_a_label_that_prometheus_gives_to_what_it_asks(
+    openai_client: openai.OpenAI, worker: Worker
+) -> None:
+    """It would store ours as `exported_job`, and `by (job)` would be of its own."""
+    job = create_job(openai_client)
+    worker.claim_running()
+    worker.report(job.id, 1)
+    openai_client.chat.completions.create(model=BASE, messages=USER)
+    families = list(text_string_to_metric_families(worker.http.get("/metrics").text))
+    ours = {name for family in families for sample in family.samples for name in sample.labels}
+    assert {"training_job", "tenant", "adapter"} <= ours
+    assert not ours & {"job", "instance", "namespace", "pod", "service", "container", "endpoint", "node"}
 
 
 async def test_a_tenant_has_so_many_jobs_that_have_not_ended(
