@@ -171,6 +171,11 @@ class BackgroundResponses:
         if error is not None:
             raise error
 
+    @property
+    def running(self) -> int:
+        """How many run or wait, until their ends are stored."""
+        return len(self._tasks)
+
     def leave(self, response_id: str) -> None:
         """End a response's request, if it is one of this gateway: its row has ended, or is gone."""
         client = self._clients.get(response_id)
