@@ -26,11 +26,7 @@ class GraderValidateRequest(BaseModel):
 
 
 class GraderRunMetadata(BaseModel):
-    """`scores` by name of grader; `errors` has OpenAI's flags.
-
-    Ours: `detail` is how the score came about; `is_outage`, whether the grader itself failed, so that a job counts no
-    reward; where it could not grade for another reason, a job counts the lowest.
-    """
+    """`scores` by name of grader; `errors` has OpenAI's flags; `detail` (ours) is how the score came about."""
 
     name: str
     type: str
@@ -41,7 +37,6 @@ class GraderRunMetadata(BaseModel):
     sampled_model_name: str | None
     detail: dict[str, Any]
     passes: bool | None
-    is_outage: bool
 
 
 class GraderRunResponse(BaseModel):

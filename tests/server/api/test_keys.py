@@ -189,6 +189,7 @@ async def test_another_tenants_key_is_not_found(operator: Operator) -> None:
     assert [answer.status_code for answer in answers] == [404, 404]
     assert answers[0].text == answers[1].text.replace("key_nobodys", key["id"])
     assert (await operator.send("POST", f"/v1/tenants/default/keys/{key['id']}/revoke")).status_code == 404
+    assert (await operator.send("GET", "/v1/tenants/default/keys")).json()["data"] == []
     assert (await operator.http.get("/v1/models", headers=bearer(key["key"]))).status_code == 200
 
 

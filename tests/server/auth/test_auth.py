@@ -249,6 +249,15 @@ async def test_an_admin_acts_for_a_tenant_by_the_official_clients_organization(
     assert (entry["tenant"], entry["api_key_id"], entry["action"]) == ("acme", None, "adapter.create")
 
 
+async def test_a_tenants_audit_log_says_which_admins_key_acted_for_it(operator: Operator) -> None:
+    await operator.make_tenant("acme")
+    admin = await operator.make_key("default", "admin")
+    for_acme = {**bearer(admin["key"]), "openai-organization": "acme"}
+    await operator.http.post("/v1/adapters", json={"name": "math", "vector": [1.0] * 13}, headers=for_acme)
+    entry = (await operator.http.get("/v1/audit", headers=for_acme)).json()["data"][0]
+    assert (entry["tenant"], entry["api_key_id"], entry["action"]) == ("acme", admin["id"], "adapter.create")
+
+
 async def test_a_tenants_key_may_only_name_its_own_tenant(operator: Operator) -> None:
     key = await operator.new_key("acme")
     await operator.make_tenant("globex")

@@ -31,8 +31,8 @@ class Batches:
         insert = TENANTS.insert().values(values).returning(TENANTS.c.id)
         return self.database.transact(lambda to: int(to.execute(insert).scalar_one()))
 
-    def new(self, tenant_id: int = DEFAULT_TENANT_ID) -> str:
-        """The id of a batch whose file was valid."""
+    def new(self, tenant_id: int = DEFAULT_TENANT_ID, *, most: int = 100) -> str:
+        """The id of a batch whose file was valid; `most` of the tenant may not have ended."""
 
         def make(connection: sa.Connection) -> str:
             file = f"file-{next(self.numbers):028}"
@@ -40,7 +40,7 @@ class Batches:
                 connection, id=file, tenant_id=tenant_id, purpose="batch", filename="f", bytes=1, sha256="",
                 location=file, created_at=1, expires_at=None,
             )  # fmt: skip
-            made = create_batch(connection, tenant_id, None, NewBatch("/v1/chat/completions", file, None, None), 100)
+            made = create_batch(connection, tenant_id, None, NewBatch("/v1/chat/completions", file, None, None), most)
             connection.execute(BATCHES.update().where(BATCHES.c.id == made.id).values(status="in_progress"))
             return str(made.id)
 

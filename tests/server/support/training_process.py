@@ -63,8 +63,9 @@ class TrainingProcess:
         waits: bool = True,
         factors: str = FACTORS,
         config: AnyConfig | None = None,
+        most: int = 1000,
     ) -> str:
-        """A job whose files have been validated, if it `waits`."""
+        """A job whose files have been validated, if it `waits`; `most` of the tenant may not have ended."""
         job_id = new_id("ftjob-")
         job = NewJob(
             id=job_id,
@@ -80,7 +81,7 @@ class TrainingProcess:
             integrations=[],
             adapter_name=f"ft:{job_id}",
         )
-        self.do(lambda to: create_job(to, tenant_id, None, job, 1000))
+        self.do(lambda to: create_job(to, tenant_id, None, job, most))
         if waits:
             self.set(job_id, status="queued", total_steps=4)
         return job_id

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from adapters.factors.factors import Factors
 from server.api.app import create_app
 from server.batches.runner import MAX_AT_ONCE, POLL_S
+from server.batches.validation import MAX_ERRORS
 from server.core.principal import DEFAULT_TENANT_ID
 from server.core.settings import Settings
 from server.db.batch_tables import BATCH_RESULTS, BATCHES
@@ -177,6 +178,19 @@ def test_a_file_without_requests_fails(openai_client: openai.OpenAI) -> None:
     assert [(error.line, error.code) for error in failed.errors.data] == [(None, "empty_file")]
 
 
+def test_a_file_has_as_many_requests_and_tells_of_as_many_errors_as_it_may(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"max_batch_lines": 2}), engine, app_database)
+    with served(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        files = [[line("a"), "", line("b")], [line("a"), "[]", line("b"), line("c")], ["{}"] * (MAX_ERRORS + 1)]
+        done = [ended(client, batch) for batch in [make_batch(client, lines) for lines in files]]
+    assert [batch.status for batch in done] == ["completed", "failed", "failed"]
+    told = [error for batch in done if batch.errors is not None for error in batch.errors.data or []]
+    assert [error.code for error in told] == ["too_many_requests", *["missing_required_parameter"] * MAX_ERRORS]
+    assert "more than 2 requests (the server's setting max_batch_lines)" in (told[0].message or "")
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -245,6 +259,23 @@ def test_lines_that_were_not_answered_in_time_are_errors(
     assert found[0]["response"]["status_code"] == 400
     assert [(row["custom_id"], row["response"], row["error"]["code"]) for row in found[1:]] == [
         (str(number), None, "batch_expired") for number in range(5)
+    ]
+
+
+async def test_lines_behind_as_many_bytes_of_answers_as_a_batch_may_have_are_errors(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    engine.hold = asyncio.Event()
+    app = create_app(settings.model_copy(update={"max_batch_output_bytes": 1}), engine, app_database)
+    with served(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        lines = [line("bad", messages=5), *(line(str(number)) for number in range(5))]
+        done = await asyncio.to_thread(lambda: ended(client, make_batch(client, lines)))
+        found = await asyncio.to_thread(rows, client, done.error_file_id)
+    assert (done.status, done.output_file_id, done.errors) == ("completed", None, None)
+    assert done.request_counts is not None and (done.request_counts.completed, done.request_counts.failed) == (0, 6)
+    assert found[0]["response"]["status_code"] == 400
+    assert [(row["custom_id"], row["error"]["code"]) for row in found[1:]] == [
+        (str(number), "batch_output_limit") for number in range(5)
     ]
 
 

@@ -12,7 +12,7 @@ from threading import Barrier
 import pytest
 
 from server.core.clock import following
-from server.core.errors import BadRequest, NotFound
+from server.core.errors import BadRequest, NotFound, TooManyRequests
 from server.core.ids import new_id
 from server.core.principal import DEFAULT_TENANT_ID
 from server.db.database import Database
@@ -20,7 +20,15 @@ from server.db.tables import TENANTS
 from server.training.files.rows import delete_file
 from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
 from server.training.jobs.leases import MAX_ATTEMPTS, TRIAL, TRIAL_S
-from server.training.jobs.lifecycle import NewJob, cancel_job, create_job, fail_job, get_job
+from server.training.jobs.lifecycle import (
+    NewJob,
+    cancel_job,
+    create_job,
+    fail_job,
+    get_job,
+    pause_job,
+    resume_job,
+)
 from server.training.jobs.progress import validated
 from server.training.jobs.protocol import ValidatedRequest
 from server.training.jobs.turns import SUSPECT
@@ -56,6 +64,27 @@ def test_job_is_read_first_and_trained_in_its_turn(gateway: TrainingProcess) -> 
     assert (job.id, job.status, job.total_steps) == (job_id, "running", 4)
 
 
+@pytest.mark.parametrize("change", ["pause", "cancel"])
+def test_what_its_owner_wants_of_a_job_holds_although_its_files_were_being_read(
+    gateway: TrainingProcess, change: str
+) -> None:
+    job_id = gateway.new_job(waits=False)
+    assert gateway.claimed("w") == [job_id]
+    if change == "pause":
+        gateway.do(lambda to: pause_job(to, DEFAULT_TENANT_ID, job_id))
+    else:
+        gateway.do(lambda to: cancel_job(gateway.database, to, DEFAULT_TENANT_ID, job_id))
+    before = gateway.status(job_id), gateway.events(job_id)[-1]
+    request = ValidatedRequest(worker="w", total_steps=4, training_rows=10)
+    assert gateway.do(lambda to: validated(to, job_id, request)).wanted == change
+    assert gateway.status(job_id) == before[0]
+    assert gateway.claimed("v") == []
+    if change == "pause":
+        assert gateway.do(lambda to: resume_job(to, DEFAULT_TENANT_ID, job_id)).status == "queued", "they are not again"
+    else:
+        assert gateway.events(job_id)[-1] == before[1]
+
+
 def test_worker_without_room_gets_nothing_and_keeps_what_it_has(gateway: TrainingProcess) -> None:
     first, second = gateway.new_job(), gateway.new_job()
     assert gateway.claimed("w") == [first]
@@ -77,6 +106,7 @@ def test_a_lease_ends_at_its_second_unless_it_is_renewed(gateway: TrainingProces
         assert gateway.claimed("v") == []
     with following(lambda: 1059):
         assert gateway.claimed("v") == [job_id]
+    assert gateway.do(lambda to: get_job(to, DEFAULT_TENANT_ID, job_id)).started_at == 1000
 
 
 def test_tenants_take_turns_by_weight_and_jobs_by_age(gateway: TrainingProcess) -> None:
@@ -87,6 +117,23 @@ def test_tenants_take_turns_by_weight_and_jobs_by_age(gateway: TrainingProcess) 
     # Jobs over weight decide, then age: with one job each, heavy has half as many for its weight as the others.
     expected = [(busy, 0), (light, 0), (heavy, 0), (heavy, 1), (busy, 1), (light, 1), (heavy, 2)]
     assert order == [jobs[tenant][number] for tenant, number in expected]
+
+
+def test_jobs_that_no_worker_has_and_those_of_other_models_take_no_turn(gateway: TrainingProcess) -> None:
+    first, second = (new_tenant(gateway.database, name).id for name in ("first", "second"))
+    elsewhere = gateway.new_job(first, factors="b" * 64)
+    gateway.set(elsewhere, status="running", lease_owner="its", lease_expires_at=2**40)
+    left = gateway.new_job(first)
+    gateway.set(left, status="running", lease_owner="gone", lease_expires_at=1)
+    later = gateway.new_job(second)
+    assert [gateway.claimed("v"), gateway.claimed("w")] == [[left], [later]]
+
+
+def test_jobs_of_a_tenant_leave_room_for_anothers(gateway: TrainingProcess) -> None:
+    gateway.new_job(new_tenant(gateway.database, "other").id)
+    gateway.new_job(most=1)
+    with pytest.raises(TooManyRequests, match="There are 1 jobs"):
+        gateway.new_job(most=1)
 
 
 def test_jobs_of_other_factors_and_disabled_tenants_wait(gateway: TrainingProcess) -> None:
