@@ -457,13 +457,14 @@ async def test_metrics_count_jobs_and_steps(openai_client: openai.OpenAI, worker
 
 
 def test_no_metric_has_a_label_that_prometheus_gives_to_what_it_asks(
-    openai_client: openai.OpenAI, worker: Worker
+    app: FastAPI, openai_client: openai.OpenAI, worker: Worker
 ) -> None:
     """It would store ours as `exported_job`, and `by (job)` would be of its own."""
     job = create_job(openai_client)
     worker.claim_running()
     worker.report(job.id, 1)
     openai_client.chat.completions.create(model=BASE, messages=USER)
+    app.state.training.metrics.read()
     families = list(text_string_to_metric_families(worker.http.get("/metrics").text))
     ours = {name for family in families for sample in family.samples for name in sample.labels}
     assert {"training_job", "tenant", "adapter"} <= ours
