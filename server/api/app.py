@@ -47,6 +47,7 @@ from server.core.first_fault import read_to_first_fault
 from server.core.seals import Seals
 from server.core.settings import Settings
 from server.db.database import Database
+from server.db.database_clock import DatabaseClock
 from server.db.point_reads import open_point_reads
 from server.db.retention import rules_of, sweeping
 from server.endpoints.endpoint_client import EndpointClient
@@ -188,6 +189,9 @@ def create_app(
     # The last of all, so that it runs within what its lines need.
     check = EarlyCheck(engine, field, admission, stored.store.limits)
     add_batches(app, settings, engine, database, files, check, meter)
+    if not database.is_sqlite:
+        # Around all that keeps leases.
+        run_with(app, DatabaseClock(database).followed())
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
     document_errors(app, mode)
