@@ -45,7 +45,7 @@ def evaluate(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Measure accuracy: of the base model, of adapters, and what the adapters gain on the same rows."""
-    from clients.evaluation.evaluate import MATH, Sampling
+    from clients.evaluation.evaluate import MATH, NoRewards, Sampling
     from clients.evaluation.public_sets import RowsError
     from clients.evaluation.rows import load_rows
 
@@ -63,8 +63,11 @@ def evaluate(
     sampling = Sampling(samples, temperature, max_tokens, seed, _kwargs(chat_template_kwargs))
     for file in filter(None, (output, plot)):
         check_writable(file)
-    checked, evaluations = _run(url, base, adapter or [], rows, wanted, sampling, concurrency)
-    summary = report.summary_of(data, len(rows), checked, sampling, evaluations, base)
+    try:
+        checked, evaluations = _run(url, base, adapter or [], rows, wanted, sampling, concurrency)
+        summary = report.summary_of(data, len(rows), checked, sampling, evaluations, base)
+    except NoRewards as error:
+        fail(str(error))
     if as_json:
         print(json.dumps(summary, indent=1))
     else:

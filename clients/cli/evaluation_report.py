@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from clients.evaluation.accuracy import Estimate
     from clients.evaluation.evaluate import Evaluation, Sampling
 
+_COUNTED = "and count as the worst, or not where the grader itself failed"
+
 
 def summary_of(
     data: str,
@@ -78,7 +80,7 @@ def print_table(summary: Mapping[str, Any]) -> None:
     say(_how(summary))
     for one in summary["models"]:
         for message, count in one["grader_errors"].items():
-            say(f"{one['model']}: {count} answers could not be graded and count as 0: {message}")
+            say(f"{one['model']}: {count} answers could not be graded, {_COUNTED}: {message}")
 
 
 def _percent(estimate: Mapping[str, Any], sign: str = "") -> str:

@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import openai
@@ -29,8 +29,13 @@ GRADED_AT_ONCE = 4
 GRADE_RETRIES = 60
 # A model's generation_config.json cannot change what is measured.
 PLAIN: Mapping[str, Any] = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-# Of a text and its row: reward, answer, error.
-Grade = Callable[[str, Row], Awaitable[tuple[float, str | None, str | None]]]
+# Reward, answer, error.
+Graded = tuple[float | None, str | None, str | None]
+Grade = Callable[[str, Row], Awaitable[Graded]]
+
+
+class NoRewards(Exception):
+    """Not one answer of a model could be graded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """answer: what a math grader took for the answer, else the text; None where it found none."""
+    """answer: what a math grader took for the answer, else the text; None where it found none. reward: None where the
+    grader itself failed, so that nothing is known of it."""
 
     text: str
-    reward: float
+    reward: float | None
     answer: str | None
     truncated: bool
     error: str | None
@@ -71,20 +77,19 @@ class Evaluation:
 
     @property
     def rewards(self) -> list[list[float]]:
-        """By row."""
-        return [[sample.reward for sample in row] for row in self.samples]
+        """By row, those that are known."""
+        return [[sample.reward for sample in row if sample.reward is not None] for row in self.samples]
 
     @property
     def pass_at_1(self) -> Estimate:
         """How good one sample is, on average: the mean reward."""
-        return estimate(self.rewards)
+        return estimate([row for row in self.rewards if row])
 
     @property
     def majority(self) -> Estimate:
         """How good the answer is that most samples of a row agree on."""
-        return estimate(
-            [[majority_reward([one.answer for one in row], [one.reward for one in row])] for row in self.samples]
-        )
+        known = [[(one.answer, one.reward) for one in row if one.reward is not None] for row in self.samples]
+        return estimate([[majority_reward(*zip(*row, strict=True))] for row in known if row])
 
     @property
     def truncated(self) -> float:
@@ -94,12 +99,15 @@ class Evaluation:
 
     @property
     def errors(self) -> Mapping[str, int]:
-        """What graders could not grade, and scored 0, with how often."""
+        """What graders could not grade, with how often."""
         return Counter(sample.error for row in self.samples for sample in row if sample.error is not None)
 
     def better_than(self, base: Evaluation) -> Estimate:
-        """On the same rows."""
-        return difference(self.rewards, base.rewards)
+        """On the same rows, of which both have rewards; NoRewards where there is none."""
+        both = [(own, other) for own, other in zip(self.rewards, base.rewards, strict=True) if own and other]
+        if not both:
+            raise NoRewards(f"no row has rewards of both {self.model} and {base.model}")
+        return difference(*zip(*both, strict=True))
 
 
 class _Checked(openai.BaseModel):
@@ -121,13 +129,16 @@ async def evaluate(
     concurrency: int = 32,
     advance: Callable[[], object] = lambda: None,
 ) -> Evaluation:
-    """Sample and grade all rows. `advance` is called behind each; at most `concurrency` are under way."""
+    """Sample and grade all rows. `advance` is called behind each; at most `concurrency` are under way.
+
+    NoRewards where graders could grade nothing.
+    """
     name = await exact_name(client, model)
     semaphore, grading = asyncio.Semaphore(concurrency), asyncio.Semaphore(GRADED_AT_ONCE)
     # One at a time waits for the limit, or one of those that ask at the same moments might never be served.
     waiting = asyncio.Lock()
 
-    async def grade(text: str, row: Row) -> tuple[float, str | None, str | None]:
+    async def grade(text: str, row: Row) -> Graded:
         async with grading:
             try:
                 return await _grade(client, text, row, grader)
@@ -145,7 +156,8 @@ async def evaluate(
         tasks = [group.create_task(of_row(number, row)) for number, row in enumerate(rows)]
     results = [task.result() for task in tasks]
     tokens = sum(used for _, used in results)
-    return Evaluation(name, [samples for samples, _ in results], tokens / (len(rows) * sampling.samples))
+    samples = _with_failures_lowest([samples for samples, _ in results])
+    return Evaluation(name, samples, tokens / (len(rows) * sampling.samples))
 
 
 async def exact_name(client: AsyncOpenAI, model: str) -> str:
@@ -193,13 +205,25 @@ async def _sample_and_grade(
     return samples, completion.usage.completion_tokens if completion.usage else 0
 
 
-async def _grade(
-    client: AsyncOpenAI, text: str, row: Row, grader: Mapping[str, Any]
-) -> tuple[float, str | None, str | None]:
+async def _grade(client: AsyncOpenAI, text: str, row: Row, grader: Mapping[str, Any]) -> Graded:
     body = {"grader": dict(grader), "model_sample": text, "item": dict(row.item)}
     answer = await client.post("/fine_tuning/alpha/graders/run", cast_to=_Graded, body=body)
     error = answer.metadata["errors"].get("message")
     if error is None and not math.isfinite(answer.reward):
         error = f"the reward is {answer.reward}"
     vote = answer.metadata["detail"].get("answer") if answer.metadata["type"] == "math" else text.strip()
-    return answer.reward, vote, error
+    return None if answer.metadata.get("is_outage") else answer.reward, vote, error
+
+
+def _with_failures_lowest(samples: list[list[Sample]]) -> list[list[Sample]]:
+    """As in a job, what could not be graded has the lowest reward of all, and not more than 0."""
+    every = [one for row in samples for one in row]
+    if all(one.reward is None for one in every):
+        raise NoRewards(f"not one answer could be graded: {every[0].error}")
+    known = [one.reward for one in every if one.reward is not None and one.error is None]
+    lowest = min([0.0, *known])
+
+    def settled(one: Sample) -> Sample:
+        return one if one.error is None or one.reward is None else replace(one, reward=lowest)
+
+    return [list(map(settled, row)) for row in samples]

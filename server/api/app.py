@@ -50,6 +50,7 @@ from server.db.database import Database
 from server.db.database_clock import DatabaseClock
 from server.db.point_reads import open_point_reads
 from server.db.retention import rules_of, sweeping
+from server.db.writability import Writability
 from server.endpoints.endpoint_client import EndpointClient
 from server.endpoints.guarded_network import AllowedHosts
 from server.endpoints.webhook_delivery import WebhookDelivery
@@ -126,8 +127,22 @@ def create_app(
     stored = Responses(ResponseStore(database, _response_limits(settings)))
     seals = Seals(settings.sealing_keys)
     webhooks = _webhooks(settings, database, seals)
+    writability = Writability(database, metrics.registry)
     app.state.gateway = Gateway(
-        settings, engine, database, reads, writes, registry, metrics, meter, recipes, quotas, stored, webhooks, seals
+        settings,
+        engine,
+        database,
+        reads,
+        writes,
+        registry,
+        metrics,
+        meter,
+        recipes,
+        quotas,
+        stored,
+        webhooks,
+        seals,
+        writability,
     )
     app.state.gateway_metrics = metrics
 
@@ -180,6 +195,7 @@ def create_app(
     if shared is not None:
         run_with(app, shared.running())
     run_with(app, forms.running())
+    run_with(app, writability.watching())
     run_with(app, meter.flushing(settings.usage_flush_s))
     run_with(app, stored.tending())
     run_with(app, secrets_sealed_anew(database, webhooks.secrets))

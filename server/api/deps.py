@@ -28,6 +28,7 @@ from server.core.seals import Seals
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.point_reads import PointReads
+from server.db.writability import Writability
 from server.endpoints.webhook_delivery import WebhookDelivery
 from server.engine.protocol import Engine
 from server.inference.responses.serving import Responses
@@ -62,6 +63,7 @@ class Gateway:
     responses: Responses
     webhooks: WebhookDelivery
     seals: Seals
+    writability: Writability
     draining: Event = field(default_factory=Event)
 
 

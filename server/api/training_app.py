@@ -57,6 +57,7 @@ def add_training(
     for router in ROUTERS:
         app.include_router(router)
     run_with(app, _closing(tools))
+    run_with(app, training.metrics.reading())
 
 
 @asynccontextmanager

@@ -58,11 +58,11 @@ def error_response(
     return JSONResponse(_body(message, kind, param, code), status_code=status, headers=headers)
 
 
-def error_body(status: int, message: str, *, param: str | None) -> dict[str, object]:
-    """The body of an error of which only its status is known, in the one shape."""
+def error_body(status: int, message: str, *, param: str | None, code: str | None = None) -> dict[str, object]:
+    """The body of an error in the one shape; without `code` it has the one that goes with its status."""
     client = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
     usual = STATUS_CODES[HTTPStatus.BAD_REQUEST if client else HTTPStatus.INTERNAL_SERVER_ERROR]
-    code = next((code for known, code in STATUS_CODES.items() if known == status), usual)
+    code = code or next((code for known, code in STATUS_CODES.items() if known == status), usual)
     return _body(message, INVALID_REQUEST if client else "server_error", param, code)
 
 

@@ -87,6 +87,7 @@ class RequestState:
     `time.perf_counter`. What is None is not known yet, or does not apply.
 
     `broke_off` says that an answer with a good status ended in an error, which a stream can.
+    `routine` says that it is asked all the time and this time brought nothing: it is of no interest to the log.
     `background` says that nobody waits for the answer: the request is a batch's, and comes after all others.
     `adapter` is the name of the adapter that an inference request runs with, None for the base model; `usage` is None
     for any other request. `route` is the template of the route ("/v1/adapters/{name:path}"), once the router has run.
@@ -98,6 +99,7 @@ class RequestState:
     began: float = field(default_factory=time.perf_counter)
     status: int | None = None
     broke_off: bool = False
+    routine: bool = False
     principal: Principal | None = None
     background: bool = False
     held_body: HeldBody | None = None

@@ -194,7 +194,9 @@ class Settings(BaseSettings):
         le=3600,
         description="how long requests are still taken after SIGTERM, while /ready sends load balancers elsewhere",
     )
-    health_timeout_s: float = Field(default=4.0, gt=0, description="how long /health and /ready wait for the engine")
+    health_timeout_s: float = Field(
+        default=4.0, gt=0, description="how long /health and /ready wait for the engine, and /ready for the database"
+    )
     engine_silence_s: float = Field(
         default=600.0,
         gt=0,

@@ -11,6 +11,7 @@ what is wrong with them, are in `url`; migrations in `upgrade`.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -154,10 +155,12 @@ class Database:
 
     def check_writable(self) -> None:
         """Write and take it back. Raises Unavailable when the database cannot be written."""
+        # Of each check its own, and no adapter's: gateways that write the same one would wait for each other.
+        name = f"check {secrets.token_hex(8)}"
         with self.write() as connection:
             connection.execute(
                 ADAPTERS.insert().values(
-                    tenant_id=DEFAULT_TENANT_ID, name="", created_at=0, last_version=0, revision=0, public=False
+                    tenant_id=DEFAULT_TENANT_ID, name=name, created_at=0, last_version=0, revision=0, public=False
                 )
             )
             connection.get_transaction().rollback()  # type: ignore[union-attr]

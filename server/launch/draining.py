@@ -3,7 +3,7 @@
 1. Notice, `notice_s` seconds: all is answered as before, but every answer closes its connection (`connection: close`),
    so proxies keep hardly an idle one; and load balancers that ask /ready have been told.
 2. No more connections are taken. Who has just connected has `linger_s` to send the request.
-3. Idle connections are closed, and running answers end.
+3. Idle connections are closed, and running answers end, those in the background too, for which no connection waits.
 
 Design decision: uvicorn's own end, which is the third step, comes last. It closes connections on which a request may be
 on its way; a reverse proxy cannot know whether that was begun, and answers 502 to what is not safe to repeat.
@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 class DrainingServer(uvicorn.Server):
     """Ends after `stop`; answers that run then have uvicorn's `timeout_graceful_shutdown`.
 
-    on_listening: called once connections are taken. on_draining: called when the notice begins. notice_s, linger_s: of
-    the first two steps, which are left out without a notice.
+    on_listening: called once connections are taken. on_draining: called when the notice begins. background: how many
+    answers run without a connection. notice_s, linger_s: of the first two steps, which are left out without a notice.
     """
 
     def __init__(
@@ -40,12 +40,14 @@ class DrainingServer(uvicorn.Server):
         *,
         on_listening: Callable[[], None],
         on_draining: Callable[[], None],
+        background: Callable[[], int],
         notice_s: float,
         linger_s: float = LINGER_S,
     ) -> None:
         super().__init__(config)
         self._on_listening = on_listening
         self._on_draining = on_draining
+        self._background = background
         self._notice_s = notice_s
         self._linger_s = linger_s
         self.was_stopped = False
@@ -73,7 +75,8 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """The three steps."""
-        log.info("draining", running=len(self.server_state.tasks), notice_s=self._notice_s)
+        running = len(self.server_state.tasks)
+        log.info("draining", running=running, background=self._background(), notice_s=self._notice_s)
         self._on_draining()
         self._close_after_answers()
         await self._serve_on(self._notice_s)
@@ -83,6 +86,10 @@ class DrainingServer(uvicorn.Server):
             sock.close()
         if self._notice_s:
             await self._serve_on(self._linger_s)
+        # uvicorn waits for it as for any request, and as long.
+        ended = asyncio.create_task(self._background_ended(), name="background")
+        self.server_state.tasks.add(ended)
+        ended.add_done_callback(self.server_state.tasks.discard)
         await super().shutdown(sockets)
 
     def _close_after_answers(self) -> None:
@@ -92,6 +99,12 @@ class DrainingServer(uvicorn.Server):
         for connection in self.server_state.connections:
             if (cycle := getattr(connection, "cycle", None)) is not None:
                 cycle.default_headers = headers
+
+    async def _background_ended(self) -> None:
+        """Returns when nothing runs in the background, and no request that could begin it."""
+        this = {asyncio.current_task()}
+        while self.server_state.connections or self.server_state.tasks - this or self._background():
+            await asyncio.sleep(_LOOK_S)
 
     async def _serve_on(self, seconds: float) -> None:
         end = time.monotonic() + seconds

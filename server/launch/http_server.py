@@ -63,10 +63,12 @@ async def serve_http(
     args: Namespace,
     on_listening: Callable[[], None],
     on_draining: Callable[[], None],
+    background: Callable[[], int],
     notice_s: float,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then end as draining.py says, and return when the running requests have ended.
-    `on_listening` is called once connections are taken, `on_draining` when a signal came.
+    `on_listening` is called once connections are taken, `on_draining` when a signal came; `background` says how many
+    answers run without a connection.
 
     SIGINT is somebody's at the terminal, and so has no notice. SIGHUP, of a terminal that is closed, means the same as
     SIGTERM; where it is ignored, as under nohup, it stays so. A second signal cuts what still runs.
@@ -93,7 +95,9 @@ async def serve_http(
         ssl_ciphers=args.ssl_ciphers,
     )
     config.load()
-    server = DrainingServer(config, on_listening=on_listening, on_draining=on_draining, notice_s=notice_s)
+    server = DrainingServer(
+        config, on_listening=on_listening, on_draining=on_draining, background=background, notice_s=notice_s
+    )
     app.state.server = server  # vLLM's error handlers stop it when the engine has died
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.stop)

@@ -149,6 +149,7 @@ async def _serve(
                 args,
                 on_listening=announce,
                 on_draining=app.state.gateway.draining.set,
+                background=app.state.gateway.responses.running_in_background,
                 notice_s=settings.drain_notice_s,
             )
 

@@ -66,13 +66,13 @@ def _show_controls(_logger: object, _method: str, event: structlog.typing.EventD
 
 
 def log_request(state: RequestState) -> None:
-    """Log a request that has ended; the probes' only at level debug.
+    """Log a request that has ended; probes and what was routine only at level debug.
 
     `status` is None when the client left before the response began, `adapter` None for the base model, `tenant` None
     for a request without a valid key; `broke_off` is there only for a stream that ended in an error.
     """
     logger: structlog.stdlib.BoundLogger = structlog.get_logger()
-    log = logger.debug if state.path in OPERATIONS else logger.info
+    log = logger.debug if state.routine or state.path in OPERATIONS else logger.info
     principal = state.principal
     log(
         "request",

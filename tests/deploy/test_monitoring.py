@@ -34,7 +34,9 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
     settings = Settings(database_url=str(database.url))
 
     async def scrape() -> str:
-        async with client_of(create_app(settings, FakeEngine(tiny_factors(directory)), database)) as client:
+        app = create_app(settings, FakeEngine(tiny_factors(directory)), database)
+        app.state.training.metrics.read()
+        async with client_of(app) as client:
             await client.post("/adapters", json={"name": "a", "vector": [0.5] * 13})
             for adapter in ("a", "none"):
                 await client.post("/v1/chat/completions", json={"messages": [], "adapter": adapter})

@@ -19,11 +19,11 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.core.context_length import is_over_context
 from server.core.paths import is_below
 from server.core.request_state import state_of
 
 MESSAGES = ("/v1/messages",)
-OVER_CONTEXT = "This model's maximum context length is"  # how the engine begins to say it
 TOO_LONG = "prompt is too long"
 REQUEST_ID = "request-id"  # the header in which Anthropic's clients look for it
 TYPES = {
@@ -100,7 +100,7 @@ def _translated(body: bytes, status: int, request_id: str) -> bytes:
         message = error["message"]
     except (ValueError, TypeError, KeyError):
         return body
-    if isinstance(message, str) and message.startswith(OVER_CONTEXT):
+    if is_over_context(message):
         message = f"{TOO_LONG}: {message}"
     shown: MutableMapping[str, Any] = {"type": type_of(status), "message": message}
     return json.dumps({"type": "error", "error": shown, "request_id": request_id}).encode()

@@ -1,7 +1,7 @@
 """The errors of the engine's routes in OpenAI's shape (core/error_responses.py), those within streams too.
 
 vLLM's have the HTTP status as `code` and a Python class as `type`. An error whose code is a word is the gateway's own,
-or in Anthropic's shape, and passes.
+or in Anthropic's shape, and passes. A prompt that does not fit gets OpenAI's code for it (core/context_length.py).
 
 Design decision: rewritten at one place on the way out, and not where vLLM makes them: exception handlers, routes, and
 the generators of streams.
@@ -17,6 +17,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.core.context_length import CODE, FIELDS, is_over_context
 from server.core.error_responses import error_body
 
 STREAMED_ERROR = b'data: {"error"'
@@ -32,6 +33,7 @@ class EngineErrors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path: str = scope["path"]
         held: Message | None = None
         body = b""
 
@@ -41,7 +43,7 @@ class EngineErrors:
                 return hold(message) if _is_json_error(message) else send(message)
             if message["type"] != "http.response.body":
                 return send(message)
-            return send(_streamed_in_shape(message)) if held is None else send_whole(held, message)
+            return send(_streamed_in_shape(message, path)) if held is None else send_whole(held, message)
 
         async def hold(start: Message) -> None:
             nonlocal held
@@ -51,7 +53,7 @@ class EngineErrors:
             nonlocal body
             body += message.get("body", b"")
             if not message.get("more_body", False):
-                body = _in_shape(body, start["status"])
+                body = _in_shape(body, start["status"], path)
                 MutableHeaders(scope=start)["content-length"] = str(len(body))
                 await send(start)
                 await send({"type": "http.response.body", "body": body})
@@ -64,15 +66,15 @@ def _is_json_error(start: Message) -> bool:
     return start["status"] >= HTTPStatus.BAD_REQUEST and media_type.startswith("application/json")
 
 
-def _streamed_in_shape(message: Message) -> Message:
+def _streamed_in_shape(message: Message, path: str) -> Message:
     body: bytes = message.get("body", b"")
     if not body.startswith(STREAMED_ERROR):
         return message
     event, end, rest = body.removeprefix(b"data: ").partition(b"\n\n")
-    return {**message, "body": b"data: " + _in_shape(event, None) + end + rest}
+    return {**message, "body": b"data: " + _in_shape(event, None, path) + end + rest}
 
 
-def _in_shape(body: bytes, status: int | None) -> bytes:
+def _in_shape(body: bytes, status: int | None, path: str) -> bytes:
     """`body` as it is unless it is an error whose code is a number, which is its status if `status` is None."""
     try:
         answer: Any = json.loads(body)
@@ -83,7 +85,10 @@ def _in_shape(body: bytes, status: int | None) -> bytes:
         return body
     code = error["code"]
     status = status or (code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR)
-    param = error.get("param")
+    param = error.get("param") if isinstance(error.get("param"), str) else None
     message = str(error.get("message") or "The engine refused the request and does not say why.")
-    shaped = error_body(status, message, param=param if isinstance(param, str) else None)
+    if is_over_context(message):
+        shaped = error_body(status, message, param=FIELDS.get(path, param), code=CODE)
+    else:
+        shaped = error_body(status, message, param=param)
     return json.dumps(shaped, ensure_ascii=False).encode()

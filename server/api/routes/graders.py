@@ -1,7 +1,7 @@
 """/v1/fine_tuning/alpha/graders: try a grader on one sample, or have its definition checked, before a job is paid for.
 
-What goes wrong while grading is part of the answer, counted as OpenAI does (reward 0 and a flag), as it is in training.
-A definition that no job could use is refused with a 400.
+What goes wrong while grading is part of the answer, counted as OpenAI does (reward 0 and a flag); `is_outage` says
+what a job makes of it. A definition that no job could use is refused with a 400.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def _response(spec: GraderSpec, grade: Grade, seconds: float) -> GraderRunRespon
             sampled_model_name=None,
             detail=dict(grade.detail),
             passes=grade.passes,
+            is_outage=grade.error is not None and grade.error.is_outage,
         ),
     )
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 
+import anyio
 import prometheus_client
 import structlog
 from fastapi import APIRouter, Response
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 
 from server.api.deps import Gateway, GatewayDep
 from server.api.own_route import OwnRoute
 from server.core.errors import Unavailable
+from server.core.principal import DEFAULT_TENANT_NAME
 
 router = APIRouter(tags=["operations"], route_class=OwnRoute)
 
@@ -30,26 +30,47 @@ async def health(gateway: GatewayDep) -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(gateway: GatewayDep) -> dict[str, str]:
-    """200 when the engine answers and the database can be written, else 503; 503 also once the server is ending."""
+    """200 when engine and database answer, and the database has taken a write since the start; else 503, and once the
+    server is ending."""
     if gateway.draining.is_set():
         raise Unavailable(
             "This server is ending, and finishes what runs; send requests to another one.", code="draining"
         )
+    until = asyncio.get_running_loop().time() + gateway.settings.health_timeout_s
     await _check_engine(gateway)
-    try:
-        await run_in_threadpool(gateway.database.check_writable)
-    except SQLAlchemyError as error:
-        raise Unavailable(
-            "The registry's database cannot be written; see the server's log and its disk.", code="database_unavailable"
-        ) from error
+    await _check_database(gateway, until)
     return {"status": "ok"}
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def metrics(gateway: GatewayDep) -> Response:
+async def metrics(gateway: GatewayDep) -> Response:
     """Prometheus' text format: the engine's metrics and the gateway's."""
-    text = prometheus_client.generate_latest() + gateway.metrics.render()
+    # Not one of the threads of all routes, which may all be waiting for the database.
+    text = await anyio.to_thread.run_sync(_metrics, gateway, limiter=anyio.CapacityLimiter(1))
     return Response(text, media_type=prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _metrics(gateway: Gateway) -> bytes:
+    return prometheus_client.generate_latest() + gateway.metrics.render()
+
+
+async def _check_database(gateway: Gateway, until: float) -> None:
+    """What requests ask of it before they run. Why writes matter only at first: server/db/writability.py."""
+    try:
+        async with asyncio.timeout_at(until):
+            await gateway.reads.tenant(DEFAULT_TENANT_NAME)
+    except TimeoutError as error:
+        raise Unavailable(
+            "The registry's database does not answer; see the server's log and the database.",
+            code="database_unavailable",
+        ) from error
+    left_s = max(0.0, until - asyncio.get_running_loop().time())
+    if not gateway.writability.proven and not await gateway.writability.takes_writes(left_s):
+        raise Unavailable(
+            "The registry's database has taken no write since this server started; see the server's log, and the "
+            "database's disk and permissions.",
+            code="database_unavailable",
+        )
 
 
 async def _check_engine(gateway: Gateway) -> None:

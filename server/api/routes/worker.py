@@ -28,6 +28,7 @@ from server.core.errors import BadRequest, Conflict, quoted
 from server.core.ids import is_id
 from server.core.principal import Tenant
 from server.core.request_body import read_json
+from server.core.request_state import state_of
 from server.db.tables import TENANTS
 from server.db.training_tables import JOBS
 from server.training.jobs.leases import Leasing, claim
@@ -87,6 +88,7 @@ async def claim_jobs(request: Request, gateway: GatewayDep, training: TrainingDe
         )
     leasing = Leasing(gateway.database, gateway.settings.worker_lease_s, gateway.seals, training.unreadable)
     answer = await _transact(gateway, lambda connection: claim(leasing, connection, body))
+    state_of(request.scope).routine = not answer.jobs
     told = {"reasoning": gateway.engine.has_reasoning, "max_step_tokens": gateway.settings.max_step_tokens}
     return answer.model_copy(update=told)
 

@@ -26,7 +26,11 @@ class GraderValidateRequest(BaseModel):
 
 
 class GraderRunMetadata(BaseModel):
-    """`scores` by name of grader; `errors` has OpenAI's flags; `detail` (ours) is how the score came about."""
+    """`scores` by name of grader; `errors` has OpenAI's flags.
+
+    Ours: `detail` is how the score came about; `is_outage`, whether the grader itself failed, so that a job counts no
+    reward; where it could not grade for another reason, a job counts the lowest.
+    """
 
     name: str
     type: str
@@ -37,6 +41,7 @@ class GraderRunMetadata(BaseModel):
     sampled_model_name: str | None
     detail: dict[str, Any]
     passes: bool | None
+    is_outage: bool
 
 
 class GraderRunResponse(BaseModel):

@@ -25,6 +25,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
+from server.core.context_length import CODE, is_over_context
 from server.core.errors import ApiError, Unavailable
 from server.core.request_state import RequestState, held_body, put_state, state_of
 from server.inference.exchange import Exchange
@@ -116,7 +117,9 @@ class _Client(Exchange):
         elif self.status != HTTPStatus.OK:
             self._refusal += message.get("body", b"")
             if not message.get("more_body", False):
-                self.error = {"code": _CODES.get(self.status, "server_error"), "message": self._why()}
+                why = self._why()
+                code = CODE if is_over_context(why) else _CODES.get(self.status, "server_error")
+                self.error = {"code": code, "message": why}
 
     def _why(self) -> str:
         """What an answer with an error says, in OpenAI's shape or in the engine's."""
@@ -167,6 +170,11 @@ class BackgroundResponses:
         error = None if client is None else await asyncio.shield(client.accepted)
         if error is not None:
             raise error
+
+    @property
+    def running(self) -> int:
+        """How many run or wait, until their ends are stored."""
+        return len(self._tasks)
 
     def leave(self, response_id: str) -> None:
         """End a response's request, if it is one of this gateway: its row has ended, or is gone."""

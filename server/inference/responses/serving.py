@@ -37,6 +37,10 @@ class Responses:
         """Looks after the responses that run while the block runs."""
         return self._background.tending(renew_s)
 
+    def running_in_background(self) -> int:
+        """How many run that no connection waits for."""
+        return self._background.running
+
     async def serve(self, request: InferenceRequest, plan: ResponsePlan, exchange: Exchange, serve: Serve) -> None:
         """Answer `request` through `exchange`; `serve` takes a request its whole way."""
         if plan.background:

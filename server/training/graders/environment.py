@@ -53,7 +53,7 @@ class EnvironmentReward:
         self.name = spec.name
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
-        """The reward; 0 for a conversation that its limit of turns or tokens ended. GraderError when there is none."""
+        """The reward. GraderError when there is none, also where a limit of turns or tokens ended the conversation."""
         said: Mapping[str, Any] | None = sample.fields.get("environment")
         if said is None:
             raise GraderError("other_error", "there was no environment; it takes part in jobs that name one")
@@ -62,7 +62,11 @@ class EnvironmentReward:
                 "environment_parse_error",
                 'the environment ended the conversation without a reward; it answers {"done": true, "reward": number}',
             )
-        return Grade(said["reward"] or 0.0)
+        if said["reward"] is None:
+            raise GraderError(
+                "environment_limit_error", "the limit of turns or of tokens came before the environment gave a reward"
+            )
+        return Grade(said["reward"])
 
 
 def parse_environment(value: object, param: str) -> EnvironmentSpec:

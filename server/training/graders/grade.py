@@ -1,8 +1,8 @@
 """What a grader is given (a sample, a row's fields), what it answers, and how it fails.
 
-A grader that cannot grade raises GraderError, and `grade_row` makes of it a Grade that scores 0 and names the grader
-and the row. A bad completion or a bad row is data and never ends a training job. The kinds of graders are the modules
-beside this one.
+A grader that cannot grade raises GraderError, and `grade_row` makes of it a Grade that scores 0, as OpenAI's do, and
+names the grader and the row; what it is worth in a job is in server/training/worker/grading.py. A bad completion or a
+bad row is data and never ends a training job. The kinds of graders are the modules beside this one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import structlog
 ErrorKind = Literal[
     "endpoint_grader_parse_error",
     "endpoint_grader_server_error",
+    "environment_limit_error",
     "environment_parse_error",
     "environment_server_error",
     "formula_parse_error",
@@ -35,6 +36,20 @@ ErrorKind = Literal[
     "truncated_observation_error",
     "unresponsive_reward_error",
 ]
+# The grader's own failures, whatever the sample is.
+OUTAGES: frozenset[ErrorKind] = frozenset(
+    {
+        "endpoint_grader_parse_error",
+        "endpoint_grader_server_error",
+        "environment_parse_error",
+        "environment_server_error",
+        "math_grader_server_error",
+        "model_grader_parse_error",
+        "model_grader_refusal_error",
+        "model_grader_server_error",
+        "python_grader_server_error",
+    }
+)
 
 # Larger scores could become infinite in the sums of a step.
 MAX_SCORE = 1e9
@@ -95,6 +110,11 @@ class GraderError(Exception):
         self.kind: ErrorKind = kind
         self.message = message
 
+    @property
+    def is_outage(self) -> bool:
+        """Whether the grader itself failed, so that nothing is known of the sample."""
+        return self.kind in OUTAGES
+
 
 @dataclass(frozen=True, slots=True)
 class Grade:
@@ -102,7 +122,8 @@ class Grade:
 
     score: the reward, finite. passes: right or wrong; None for graders that do not decide that.
     detail: how the score came about, as JSON. parts: the scores inside a multi grader, by name.
-    tokens: used by judges, by model. error: why there is no score; the score is then 0.
+    tokens: used by judges, by model. error: why there is no score; the score is then 0, in a
+    job no more than the lowest beside it.
     """
 
     score: float

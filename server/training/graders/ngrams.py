@@ -22,7 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from rapidfuzz.distance import LCSseq
+from server.training.graders.common_subsequence import common_length
 
 BLEU_ORDER = 4
 _SMOOTHING = 0.1
@@ -61,7 +61,7 @@ def rouge_n(candidate: str, reference: str, n: int) -> float:
 def rouge_l(candidate: str, reference: str) -> float:
     """F1 over the longest common subsequence of words; 0 when it is empty."""
     words, expected = _rouge_words(candidate), _rouge_words(reference)
-    return _f1(LCSseq.similarity(words, expected), len(words), len(expected))
+    return _f1(common_length(words, expected), len(words), len(expected))
 
 
 def _rouge_words(text: str) -> list[str]:

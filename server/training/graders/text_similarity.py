@@ -1,6 +1,7 @@
 """text_similarity: how alike two texts are, from 0 to 1, by one of OpenAI's metrics.
 
-fuzzy_match is rapidfuzz's `ratio` (normalized insertions and deletions), divided by 100. Two metrics are refused with
+fuzzy_match is rapidfuzz's `ratio` (normalized insertions and deletions), divided by 100, also where it is not computed
+by rapidfuzz (common_subsequence.py). Two metrics are refused with
 the reason: cosine needs an embedding model, meteor needs WordNet.
 """
 
@@ -13,9 +14,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import field_validator
-from rapidfuzz import fuzz
 
 from server.training.graders import ngrams
+from server.training.graders.common_subsequence import common_length
 from server.training.graders.grade import Grade, GraderError, Sample
 from server.training.graders.grader_thread import InThread
 from server.training.graders.spec import GraderSpec, Name
@@ -25,9 +26,16 @@ from server.training.graders.template import Template, TemplateText, fill_in
 MAX_CHARS = 50_000
 # A millisecond's work.
 MAX_ON_LOOP_CHARS = 2_000
+
+
+def _fuzzy_match(candidate: str, reference: str) -> float:
+    chars = len(candidate) + len(reference)
+    return 2 * common_length(candidate, reference) / chars if chars else 1.0
+
+
 _METRICS: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
     {
-        "fuzzy_match": lambda candidate, reference: fuzz.ratio(candidate, reference) / 100,
+        "fuzzy_match": _fuzzy_match,
         "bleu": ngrams.bleu,
         "gleu": ngrams.gleu,
         **{f"rouge_{n}": partial(ngrams.rouge_n, n=n) for n in range(1, 6)},

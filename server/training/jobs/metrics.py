@@ -1,27 +1,35 @@
 """Prometheus metrics of training.
 
-The number of jobs in each state is read from the database when metrics are collected, so it is right after a restart
-and the same on every gateway (take the maximum over gateways, not the sum). Steps are counted where they are reported
-(take the sum). The latest metrics of running jobs (reward, loss, KL, ...) are gauges too, of the newest jobs only,
-because every job is a label.
+The number of jobs in each state is read from the database, so it is right after a restart and the same on every
+gateway (take the maximum over gateways, not the sum). It is read now and then and not when metrics are collected: the
+other metrics are needed most when the database does not answer, and a scrape that waits for it brings none. Steps are
+counted where they are reported (take the sum). The latest metrics of running jobs (reward, loss, KL, ...) are gauges
+too, of the newest jobs only, because every job is a label.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from time import monotonic
 
 import sqlalchemy as sa
+import structlog
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from server.core.errors import Unavailable
+from server.core.background import repeating
+from server.core.errors import ApiError
 from server.db.database import Database
 from server.db.training_tables import JOB_CHECKPOINTS, JOBS
 from server.training.jobs.protocol import Phase
 from server.training.states import STATUSES
 
 MOST_LABELLED_JOBS = 50
+READ_S = 15.0
+OLD_S = 4 * READ_S
 
 
 class JobMetrics:
@@ -41,11 +49,29 @@ class JobMetrics:
             "tinylora_training_jobs_finished", "Jobs that workers ended, by outcome.", ("status",), registry=registry
         )
         text = f"The numbers of the last step, by name, of the {MOST_LABELLED_JOBS} newest running jobs."
-        for gauge in (
-            _FromDatabase(database, "tinylora_training_jobs", "Training jobs, by status.", ["status"], _jobs_by_status),
-            _FromDatabase(database, "tinylora_training_job_latest", text, ["training_job", "number"], _latest_numbers),
-        ):
+        self._database = database
+        self._read_ones = (
+            _FromDatabase("tinylora_training_jobs", "Training jobs, by status.", ["status"], _jobs_by_status),
+            _FromDatabase("tinylora_training_job_latest", text, ["training_job", "number"], _latest_numbers),
+        )
+        for gauge in self._read_ones:
             registry.register(gauge)
+
+    def reading(self, every_s: float = READ_S) -> AbstractAsyncContextManager[None]:
+        """Reads what is in the database now and then while the block runs."""
+        return repeating(self._read, first_s=0, every_s=every_s)
+
+    async def _read(self, _ended: asyncio.Event) -> None:
+        await asyncio.to_thread(self.read)
+
+    def read(self) -> None:
+        """Read what is in the database. Blocks. Without an answer the numbers stay, until they are old."""
+        try:
+            with self._database.read() as connection:
+                for gauge in self._read_ones:
+                    gauge.read(connection)
+        except (ApiError, sa.exc.SQLAlchemyError) as error:
+            structlog.get_logger().warning("numbers of training jobs not read", error=str(error))
 
     def observe_step(self, tokens: int, seconds: Mapping[Phase, float]) -> None:
         """Count one new step of `tokens` trained tokens; `seconds` by phase."""
@@ -60,33 +86,31 @@ class JobMetrics:
 
 
 class _FromDatabase:
-    """A gauge whose values are read from the database when metrics are collected."""
+    """A gauge whose values are those that were last read from the database; none when that is long ago."""
 
     def __init__(
         self,
-        database: Database,
         name: str,
         text: str,
         labels: Sequence[str],
         samples: Callable[[sa.Connection], Iterable[tuple[list[str], float]]],
     ) -> None:
-        self._database, self._samples = database, samples
-        self._name, self._text, self._labels = name, text, labels
+        self._name, self._text, self._labels, self._samples = name, text, labels, samples
+        self._last: list[tuple[list[str], float]] = []
+        self._read_at = -OLD_S
+
+    def read(self, connection: sa.Connection) -> None:
+        self._last, self._read_at = list(self._samples(connection)), monotonic()
 
     def describe(self) -> Iterable[Metric]:
-        """The family without values: the database may not be there when the app is made."""
+        """The family without values."""
         return [self._family()]
 
     def collect(self) -> Iterable[Metric]:
         family = self._family()
-        try:
-            with self._database.read() as connection:
-                samples = list(self._samples(connection))
-        except Unavailable:
-            # Without a database the other metrics are needed most.
-            return [family]
-        for labels, value in samples:
-            family.add_metric(labels, value)
+        if monotonic() - self._read_at < OLD_S:
+            for labels, value in self._last:
+                family.add_metric(labels, value)
         return [family]
 
     def _family(self) -> GaugeMetricFamily:

@@ -4,8 +4,10 @@ Each prompt is sampled and then graded on its own, so graders work while the eng
 order of the prompts. The time of grading is given twice: all of it, and the part at the end that a step waits for,
 when nothing is sampled any more.
 
-A completion that its grader finds fault with scores 0. When the grader itself fails (a judge that does not answer)
-there is no reward: NaN, which counts in no mean, because an outage must not look like bad answers.
+Design decision: a failure is never worth more than an answer. What a completion is to blame for (it is no JSON, the
+grader's code fails on it, it runs into a limit) has the lowest reward of all that was graded with it, and not more
+than 0, for where rewards may be negative 0 would be a prize. When the grader itself fails (an endpoint that is away, a
+judge without a verdict) there is no reward: NaN, which counts in no mean, for an outage must not look like bad answers.
 """
 
 from __future__ import annotations
@@ -20,23 +22,15 @@ from typing import Protocol
 
 from server.limits.fair_semaphore import Slots
 from server.training.graders.gather import gather_or_cancel
-from server.training.graders.grade import Grade, Grader, GraderError, Sample, grade_row
+from server.training.graders.grade import OUTAGES, Grade, Grader, GraderError, Sample, grade_row
 from server.training.worker.grading_timer import GradingTimer
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Completion, Group, RolloutRequest
 
 SAMPLING_ERROR = "sampling_error"
 ENVIRONMENT_ERRORS = frozenset({"environment_parse_error", "environment_server_error"})
-GRADER_OUTAGES = frozenset(
-    {
-        "endpoint_grader_parse_error",
-        "endpoint_grader_server_error",
-        "math_grader_server_error",
-        *ENVIRONMENT_ERRORS,
-        "model_grader_server_error",
-        "python_grader_server_error",
-    }
-)
+# What no grader did.
+NOT_OF_GRADERS = ENVIRONMENT_ERRORS | {SAMPLING_ERROR, "environment_limit_error"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +49,8 @@ class GradedGroup:
     @property
     def is_outage(self) -> bool:
         """Whether the engine, or what grades it, failed for it in a way that has nothing to do with it."""
-        kinds = {grade.error.kind for grade in self.grades if grade.error is not None}
-        return (self.group.status or 0) >= 500 or not kinds.isdisjoint(GRADER_OUTAGES)
+        errors = [grade.error for grade in self.grades if grade.error is not None]
+        return (self.group.status or 0) >= 500 or any(error.is_outage for error in errors)
 
     @property
     def differs(self) -> bool | None:
@@ -112,7 +106,7 @@ class Graded:
     def is_outage(self) -> bool:
         """Whether all that could be sampled was left without a reward by what grades it, if anything was sampled."""
         kinds = self.errors.keys() - {SAMPLING_ERROR}
-        return bool(kinds) and not self.rewards and kinds <= GRADER_OUTAGES
+        return bool(kinds) and not self.rewards and kinds <= OUTAGES
 
     @property
     def is_flat(self) -> bool | None:
@@ -135,7 +129,7 @@ class Graded:
         """
         completions = [completion for group in self.groups for completion in group.group.completions]
         failures = [grade.error.kind for group in self.groups for grade in group.grades if grade.error is not None]
-        errors = sum(kind not in ENVIRONMENT_ERRORS for kind in failures)
+        errors = sum(kind not in NOT_OF_GRADERS for kind in failures)
         turns = [one.conversation.turns for one in completions if one.conversation is not None]
         return {
             "reward_std": statistics.pstdev(self.rewards) if self.rewards else math.nan,
@@ -204,7 +198,7 @@ class GradedRollouts:
         timer = GradingTimer(self.clock)
         both = zip(requests, examples, strict=True)
         groups = await gather_or_cancel(self._group(request, example, timer) for request, example in both)
-        return Graded(groups, timer.grading_s, self.clock() - timer.sampled_at)
+        return Graded(_with_failures_lowest(groups), timer.grading_s, self.clock() - timer.sampled_at)
 
     async def _group(self, request: RolloutRequest, example: Example, timer: GradingTimer) -> GradedGroup:
         group = await self.rollouts.sample(request, example)
@@ -231,6 +225,16 @@ def _sample(completion: Completion, example: Example) -> Sample:
     return Sample.of_conversation(messages, environment, is_cut=not completion.finished)
 
 
+def _with_failures_lowest(groups: Sequence[GradedGroup]) -> list[GradedGroup]:
+    grades = [grade for group in groups for grade in group.grades]
+    lowest = min((grade.score for grade in grades if grade.error is None), default=0.0)
+
+    def settled(grade: Grade) -> Grade:
+        return grade if grade.error is None else replace(grade, score=min(0.0, lowest))
+
+    return [replace(group, grades=tuple(map(settled, group.grades))) for group in groups]
+
+
 def _joined(groups: Sequence[GradedGroup]) -> GradedGroup:
     completions = tuple(one for group in groups for one in group.group.completions)
     lost = next((group.group for group in groups if group.group.error is not None), None)
@@ -239,7 +243,7 @@ def _joined(groups: Sequence[GradedGroup]) -> GradedGroup:
 
 
 def _reward(grade: Grade) -> float:
-    return math.nan if grade.error is not None and grade.error.kind in GRADER_OUTAGES else grade.score
+    return math.nan if grade.error is not None and grade.error.is_outage else grade.score
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,8 +5,9 @@ Functions of a job's history that give a sentence of advice, or None.
 
 from __future__ import annotations
 
+from server.training.graders.grade import OUTAGES
 from server.training.worker.advice import ADVICE
-from server.training.worker.grading import ENVIRONMENT_ERRORS, GRADER_OUTAGES, SAMPLING_ERROR
+from server.training.worker.grading import ENVIRONMENT_ERRORS, NOT_OF_GRADERS, SAMPLING_ERROR
 from server.training.worker.history import Circumstances, History, Numbers, mean_of
 
 MOST_GRADER_ERRORS = 0.1
@@ -20,19 +21,22 @@ def grader_errors(history: History, about: Circumstances) -> str | None:
     """Completions that could not be graded."""
     before_training = about.grader_error_share
     share = mean_of(history.latest, "grader_error_share") if before_training is None else before_training
-    kinds = {kind: count for kind, count in about.errors.items() if kind not in {SAMPLING_ERROR, *ENVIRONMENT_ERRORS}}
+    kinds = {kind: count for kind, count in about.errors.items() if kind not in NOT_OF_GRADERS}
     if share is None or share < MOST_GRADER_ERRORS or not kinds:
         return None
     kind = max(kinds, key=lambda kind: kinds[kind])
     if kind in _FORMAT_ERRORS:
         advice = (
-            "These completions score 0, because they do not have the format that the grader reads: ask for it in the "
-            "prompt, or set response_format."
+            "These completions get the lowest reward, because they do not have the format that the grader reads: ask "
+            "for it in the prompt, or set response_format."
         )
-    elif kind in GRADER_OUTAGES:
-        advice = "They got no reward and count in no mean; see that whatever grades them answers."
+    elif kind in OUTAGES:
+        advice = (
+            "They got no reward and count in no mean; see that whatever grades them answers, a judge with the JSON "
+            "that it is asked for, and with tokens enough for it."
+        )
     else:
-        advice = f"They score 0, whatever they say: correct the grader, and try it with {_TRY_GRADER}."
+        advice = f"They get the lowest reward, whatever they say: correct the grader, and try it with {_TRY_GRADER}."
     return f"the grader failed for {share:.0%} of the completions, mostly by {kind}{_said(about)}. {advice}"
 
 
@@ -103,7 +107,7 @@ def truncated_completions(history: History, about: Circumstances) -> str | None:
 def _why_constant(history: History, about: Circumstances) -> str:
     reward, advice = history.last.get("train_reward_mean"), ADVICE[about.method]
     if (share := history.last.get("grader_error_share", 0.0)) > 0.5:
-        return f"The grader failed for {share:.0%} of the completions, which then score 0."
+        return f"The grader failed for {share:.0%} of the completions, which then get the lowest reward, or none."
     if history.last.get("reward_std") != 0 or reward is None:
         return (
             f"Use a grader that tells them apart, rows that are neither too easy nor too hard, {advice.more_variety}."

@@ -156,6 +156,7 @@ async def test_run_asks_an_endpoint_as_part_of_a_formula_too(client: openai.Asyn
     assert endpoint.requests[0][0]["x-key"] == "k3y" and endpoint.bodies[0]["item"] == item
     errors = failed.metadata.errors.model_dump()
     assert (failed.reward, errors["endpoint_grader_server_error"]) == (0, True)
+    assert failed.metadata.is_outage
     assert errors["message"].startswith("grader 'multi': its part 'own': the endpoint answered with status 500")
 
 

@@ -238,6 +238,15 @@ def test_write_that_found_a_row_locked_for_too_long_works_again_once_it_is_free(
     assert names(database) == []
 
 
+def test_a_check_of_writes_waits_for_none_of_another_gateway(postgres_url: str) -> None:
+    checking, other = Database(postgres_url, busy_timeout_s=0.1), Database(postgres_url)
+    with other.write() as connection:
+        insert(connection, "")  # as gateways of older versions do in theirs
+        checking.check_writable()
+    checking.close()
+    other.close()
+
+
 def test_more_threads_than_connections_wait_for_one(postgres_url: str) -> None:
     database = Database(postgres_url)
     with ThreadPoolExecutor(40) as pool:

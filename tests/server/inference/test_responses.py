@@ -286,6 +286,9 @@ async def test_what_the_engine_refuses_in_the_background_has_failed(
     done = await ended(asking, response.id)
     assert (done.status, done.error.code) == ("failed", "invalid_prompt")
     assert done.error.message == "The prompt is too long"
+    engine.why_too_long = "The engine prompt length 128 exceeds the max_model_len 128. Please reduce prompt."
+    response = await asking.responses.create(model=BASE, input="one", background=True)
+    assert (await ended(asking, response.id)).error.code == "context_length_exceeded"
     for wrong in ({"store": False, "background": True}, {"stream": "yes", "background": True}):
         with pytest.raises(openai.BadRequestError) as caught:
             await asking.responses.create(model=BASE, input="one", extra_body=wrong)

@@ -7,11 +7,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import openai
+import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
+from server.api.app import create_app
+from server.core.settings import Settings
+from server.db.database import Database
 from server.launch.draining import DrainingServer
+from tests.server.conftest import client_of
+from tests.server.support.fake_engine import BASE, FakeEngine
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 STREAM = b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -53,6 +60,7 @@ class Running:
             uvicorn.Config(self.app, port=0, log_level="warning", access_log=False, lifespan="off"),
             on_listening=listens.set,
             on_draining=self.draining.set,
+            background=int,
             notice_s=self.notice_s,
             linger_s=self.linger_s,
         )
@@ -141,3 +149,37 @@ async def test_a_second_stop_ends_at_once() -> None:
         server.stop()
         server.stop()
     running.release.set()
+
+
+@pytest.mark.parametrize(("patience_s", "status"), [(60, "completed"), (1, "failed")])
+async def test_a_background_response_has_as_long_to_end_as_other_answers(
+    settings: Settings, engine: FakeEngine, app_database: Database, patience_s: int, status: str
+) -> None:
+    engine.hold = asyncio.Event()
+    app = create_app(settings, engine, app_database)
+    listens, drains = asyncio.Event(), asyncio.Event()
+    config = uvicorn.Config(app, port=0, log_level="critical", access_log=False, timeout_graceful_shutdown=patience_s)
+    server = DrainingServer(
+        config,
+        on_listening=listens.set,
+        on_draining=drains.set,
+        background=app.state.gateway.responses.running_in_background,
+        notice_s=0,
+    )
+    serving = asyncio.create_task(server.serve())
+    await listens.wait()
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="none") as client:
+        response = await client.responses.create(model=BASE, input="one", background=True)
+    server.stop()
+    await drains.wait()
+    await asyncio.wait({serving}, timeout=0.6 if status == "completed" else 30)
+    assert serving.done() == (status == "failed")
+    engine.hold.set()
+    async with asyncio.timeout(30):
+        await serving
+    async with client_of(create_app(settings, engine, app_database)) as another:
+        kept = await another.get(f"/v1/responses/{response.id}")
+    assert kept.json()["status"] == status
+    if status == "failed":
+        assert kept.json()["error"]["message"] == "The server that ran this response was stopped. Send it again."

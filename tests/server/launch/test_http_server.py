@@ -33,7 +33,9 @@ async def serve(on_listening: Callable[[FastAPI, socket.socket], object], *, eng
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         listening = partial(on_listening, app, sock)
-        await serve_http(app, sock, engine, ARGS, on_listening=listening, on_draining=lambda: None, notice_s=0)
+        await serve_http(
+            app, sock, engine, ARGS, on_listening=listening, on_draining=lambda: None, background=int, notice_s=0
+        )
 
 
 async def test_what_is_announced_can_be_connected_to() -> None:

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from fastapi import FastAPI
 
@@ -15,6 +16,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import FakeEngine
+from tests.server.support.training_kit import Worker, create_job
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -61,6 +63,21 @@ async def test_probes_are_not_logged_unless_debugging(
     for path in ("/health", "/ready", "/metrics"):
         await client.get(path)
     assert lines(capsys) == []
+
+
+async def test_claims_are_logged_when_they_bring_a_job_or_fail(
+    openai_client: openai.OpenAI, base_url: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Workers ask every few seconds."""
+    with httpx.Client(base_url=base_url) as http:
+        worker = Worker(http, engine.factors.digest)
+        worker.claim()
+        assert lines(capsys) == []
+        create_job(openai_client)
+        worker.claim()
+        worker.post("claim")
+    claims = [line["status"] for line in lines(capsys) if line["path"] == "/v1/worker/claim"]
+    assert claims == [200, 400]
 
 
 async def test_console_format_is_for_people(

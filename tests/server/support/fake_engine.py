@@ -111,6 +111,7 @@ class FakeEngine:
         self.heard: list[Headers] = []
         self.asked: list[dict[str, Any]] = []  # bodies of /v1/responses
         self.too_long: str | None = None  # an input that is refused when its turn has come
+        self.why_too_long = "The prompt is too long"
         self.breaks_off = False  # whether streams of responses end in the middle, and those of chats without a reason
         self._active: ContextVar[ServedAdapter | None] = ContextVar("active", default=None)
         self._observe: ContextVar[TokenObserver | None] = ContextVar("observe", default=None)
@@ -217,7 +218,7 @@ class FakeEngine:
         body = request.model_dump(exclude_unset=True)
         self.asked.append(body)
         if body.get("input") == self.too_long:
-            error = {"message": "The prompt is too long", "type": "Bad Request", "param": "input"}
+            error = {"message": self.why_too_long, "type": "Bad Request", "param": "input"}
             return JSONResponse({"error": {**error, "code": 400}}, status_code=400)
         served = self._active.get()
         sent = body.get("input")

@@ -105,6 +105,7 @@ async def _serve(settings: Settings, engine: FakeEngine, port: int) -> None:
         config,
         on_listening=lambda: print(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", flush=True),
         on_draining=app.state.gateway.draining.set,
+        background=app.state.gateway.responses.running_in_background,
         notice_s=settings.drain_notice_s,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)

@@ -24,7 +24,7 @@ def raw(status: int, error: Any) -> Any:
 
 
 def client_of(answer: Any) -> openai.AsyncOpenAI:
-    app = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
+    app = Starlette(routes=[Route("/v1/{path:path}", answer, methods=["POST"])])
     app.add_middleware(EngineErrors)
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
     return openai.AsyncOpenAI(base_url="http://engine/v1", api_key="unused", http_client=http, max_retries=0)
@@ -55,6 +55,33 @@ async def test_codes_are_words(
         await client_of(raw(status, {"code": status, **error})).chat.completions.create(model="m", messages=[])
     assert caught.value.status_code == status
     assert (caught.value.type, caught.value.param, caught.value.code) == expected
+
+
+LONG = {
+    "message": "This model's maximum context length is 8 tokens. However, ...",
+    "type": BAD,
+    "param": "input_tokens",
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_prompt_that_does_not_fit_has_openais_code_for_it(streamed: bool) -> None:
+    error = {**LONG, "code": 400}
+
+    async def answer(_: Request) -> Response:
+        event = f"data: {json.dumps({'error': error})}\n\n"
+        return StreamingResponse(iter([event]), media_type="text/event-stream")
+
+    client = client_of(answer if streamed else raw(400, error))
+    for path, field in (("chat/completions", "messages"), ("completions", "prompt"), ("responses", "input")):
+        with pytest.raises(openai.APIError, match="maximum context") as caught:
+            stream = await client.post(
+                f"/{path}", body={}, cast_to=object, stream=streamed, stream_cls=openai.AsyncStream[object]
+            )
+            async for _event in stream:
+                pass
+        told = (caught.value.type, caught.value.code, caught.value.param)
+        assert told == ("invalid_request_error", "context_length_exceeded", field)
 
 
 async def test_an_error_within_a_stream_has_the_same_shape() -> None:

@@ -442,11 +442,12 @@ async def test_jobs_of_another_tenant_are_missing(
     assert (await client.get(f"/v1/fine_tuning/jobs/{job_id}", headers=us)).json()["status"] == "validating_files"
 
 
-async def test_metrics_count_jobs_and_steps(openai_client: openai.OpenAI, worker: Worker) -> None:
+async def test_metrics_count_jobs_and_steps(app: FastAPI, openai_client: openai.OpenAI, worker: Worker) -> None:
     job = create_job(openai_client)
     worker.claim_running()
     worker.report(job.id, 1)
     worker.report(job.id, 1)
+    app.state.training.metrics.read()
     text = worker.http.get("/metrics").text
     assert 'tinylora_training_jobs{status="running"} 1.0' in text
     assert 'tinylora_training_jobs{status="queued"} 0.0' in text

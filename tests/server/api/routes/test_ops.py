@@ -1,16 +1,33 @@
 """Probes and metrics."""
 
+import asyncio
 import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
+from asgi_lifespan import LifespanManager
 from sqlalchemy import make_url
 
 from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
+from tests.postgres import PostgresServer
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import FakeEngine
+
+
+@contextmanager
+def frozen_backends(postgres: PostgresServer, database: Database) -> Iterator[None]:
+    """Within the block the server answers none of the connections that there are."""
+    with database.read() as connection:
+        activity = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        processes = connection.exec_driver_sql(activity).scalars().all()
+    with ExitStack() as frozen:
+        for process in processes:
+            frozen.enter_context(postgres.frozen(process))
+        yield
 
 
 async def test_live_engine_and_writable_database_are_healthy_and_ready(client: httpx.AsyncClient) -> None:
@@ -39,17 +56,59 @@ async def test_an_engine_that_gives_nothing_for_too_long_asks_for_a_restart(
     assert "tinylora_engine_silent_seconds 601.0" in (await client.get("/metrics")).text
 
 
-async def test_locked_database_is_healthy_but_not_ready(settings: Settings, engine: FakeEngine) -> None:
+async def test_a_gateway_is_ready_once_its_database_was_written_and_while_it_can_be_read(
+    settings: Settings, engine: FakeEngine
+) -> None:
     database = Database(settings.database_url, busy_timeout_s=0.05)
     lock = sqlite3.connect(make_url(settings.database_url).database or "", isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    async with client_of(create_app(settings, engine, database)) as client:
+    app = create_app(settings, engine, database)
+    async with client_of(app) as client:
         response = await client.get("/ready")
         assert (response.status_code, response.json()["error"]["code"]) == (503, "database_unavailable")
         assert (await client.get("/health")).status_code == 200
         lock.execute("ROLLBACK")
         assert (await client.get("/ready")).status_code == 200
+        assert "tinylora_database_writable 1.0" in (await client.get("/metrics")).text
+        lock.execute("BEGIN IMMEDIATE")
+        async with LifespanManager(app):
+            while "tinylora_database_writable 0.0" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+            assert (await client.get("/ready")).status_code == 200
+            assert (await client.post("/v1/chat/completions", json={"messages": []})).status_code == 200
+            lock.execute("ROLLBACK")
     lock.close()
+    database.close()
+
+
+async def test_a_database_that_hangs_is_not_ready_within_the_probes_time(
+    settings: Settings, engine: FakeEngine, postgres: PostgresServer, postgres_url: str
+) -> None:
+    database = Database(postgres_url)
+    app = create_app(settings, engine, database)
+    async with client_of(app) as client:
+        assert (await client.get("/ready")).status_code == 200
+        with frozen_backends(postgres, database):
+            async with asyncio.timeout(settings.health_timeout_s + 2):
+                response = await client.get("/ready")
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "database_unavailable")
+        assert (await client.get("/ready")).status_code == 200
+    await app.state.gateway.reads.close()
+    database.close()
+
+
+async def test_metrics_are_there_at_once_while_the_database_hangs(
+    settings: Settings, engine: FakeEngine, postgres: PostgresServer, postgres_url: str
+) -> None:
+    database = Database(postgres_url)
+    app = create_app(settings, engine, database)
+    async with LifespanManager(app), client_of(app) as client:
+        while 'tinylora_training_jobs{status="queued"} 0.0' not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0.05)
+        with frozen_backends(postgres, database):
+            async with asyncio.timeout(3):
+                assert 'tinylora_training_jobs{status="queued"} 0.0' in (await client.get("/metrics")).text
+    await app.state.gateway.reads.close()
     database.close()
 
 

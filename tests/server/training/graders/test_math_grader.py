@@ -11,7 +11,6 @@ import pytest_asyncio
 from server.training.graders.grade import GraderError, Sample, grade_row
 from server.training.graders.math_grader import MathGrader, MathSpec
 from server.training.graders.math_pool import MathPool
-from server.training.worker.grading import GRADER_OUTAGES
 
 # Mathematics as MATH, GSM8K and AIME have it, right and wrong.
 PAIRS = [
@@ -178,5 +177,5 @@ async def test_an_installation_that_cannot_compare_is_no_wrong_answer(
 
     grade = await grade_row(grader(MathPool()), Sample.of_text("1"), {"answer": "1"}, row=3)
 
-    assert grade.error is not None and grade.error.kind in GRADER_OUTAGES
+    assert grade.error is not None and grade.error.is_outage
     assert grade.error.message.startswith("grader 'math', row 3: ")

@@ -6,6 +6,7 @@ marks, ROUGE the F-measure of RougeScorer without stemming.
 
 import asyncio
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from rapidfuzz import fuzz
+from rapidfuzz.distance import LCSseq
 
 from server.training.graders import ngrams
+from server.training.graders.common_subsequence import SHORT, common_length
 from server.training.graders.grade import GraderError, Sample
 from server.training.graders.text_similarity import MAX_CHARS, TextSimilarity, TextSimilaritySpec
 
@@ -48,8 +51,23 @@ async def test_scores_are_those_of_nltk_and_rouge_score(row: dict[str, Any]) -> 
 async def test_fuzzy_match_is_rapidfuzz_ratio_in_0_to_1(candidate: str, reference: str) -> None:
     grade = await grader("fuzzy_match").grade(Sample.of_text(candidate), {"reference": reference})
 
-    assert grade.score == fuzz.ratio(candidate, reference) / 100
+    assert grade.score == pytest.approx(fuzz.ratio(candidate, reference) / 100, abs=1e-12)
     assert grade.passes is None
+
+
+def long_text(characters: int, alphabet: int, seed: int) -> str:
+    draw = random.Random(seed)
+    return "".join(chr(0x4E00 + draw.randrange(alphabet)) for _ in range(characters))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "alphabet"), [((SHORT + 1, 2_500), 2), ((3_000, 10), 5), ((4_000, 3_000), 300), ((3_000, 3_000), 9_000)]
+)
+async def test_long_texts_score_as_by_rapidfuzz(lengths: tuple[int, int], alphabet: int) -> None:
+    one, other = (long_text(length, alphabet, seed) for seed, length in enumerate(lengths))
+    grade = await grader("fuzzy_match").grade(Sample.of_text(one), {"reference": other})
+    assert grade.score == pytest.approx(fuzz.ratio(one, other) / 100, abs=1e-12)
+    assert common_length(list(one), list(other)) == LCSseq.similarity(one, other)
 
 
 TEXTS = st.text(alphabet="abc .,!", max_size=40)
@@ -92,3 +110,14 @@ async def test_others_go_on_while_long_texts_are_compared(metric: str) -> None:
     await asyncio.sleep(0)
     assert not grading.done()
     assert (await grading).score == pytest.approx(1)
+
+
+@pytest.mark.parametrize("metric", ["fuzzy_match", "rouge_l"])
+async def test_no_metric_keeps_the_interpreter_to_itself(metric: str) -> None:
+    texts = [" ".join(long_text(MAX_CHARS // 2, 20_000, seed)) for seed in (1, 2)]
+    grading = asyncio.create_task(grader(metric).grade(Sample.of_text(texts[0]), {"reference": texts[1]}))
+    turns = 0
+    while not grading.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert turns > 4, "of the event loop, beside some tenths of a second's work"

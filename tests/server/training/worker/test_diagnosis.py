@@ -124,6 +124,7 @@ def test_rewards_that_are_lowest_now_and_then_are_called_rare() -> None:
         ("sample_parse_error", "do not have the format that the grader reads"),
         ("other_error", "correct the grader"),
         ("model_grader_server_error", "count in no mean"),
+        ("model_grader_parse_error", "count in no mean"),
     ],
 )
 def test_a_grader_that_fails_is_told_of_with_its_own_words(kind: str, said: str) -> None:

@@ -77,7 +77,7 @@ async def test_a_job_learns_from_the_rewards_of_an_environment(
     assert len(steps(events)) == 3
     for data in steps(events):
         assert 1 < data["turns_mean"] <= 3
-        assert data["errors"] == {}
+        assert data["errors"].keys() <= {"environment_limit_error"}
     # A sample is the whole conversation; its reward is what the environment said behind its last turn.
     rewards = {
         str(body["messages"]): answer["reward"] for body in app.bodies if (answer := word_game(body)[1]).get("done")

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 from server.limits.fair_semaphore import FairSemaphore
+from server.training.graders.environment import EnvironmentReward, EnvironmentRewardSpec
 from server.training.graders.grade import Grade, Grader, GraderError, Sample
+from server.training.graders.score_model import ScoreModel, ScoreModelSpec
+from server.training.worker.conversation import Conversation
 from server.training.worker.grading import Graded, GradedRollouts
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_data import Example
 from server.training.worker.rollout import Completion, Group, RolloutRequest, Sampling
+from tests.server.training.graders.judge_app import judge
 
 
 class Lengths:
@@ -46,6 +50,15 @@ class Minutes(Lengths):
         grade = await super().grade(sample, item)
         self.now += 60 * grade.score
         return grade
+
+
+class Penalties(Lengths):
+    """The longer an answer, the further its reward is below 0."""
+
+    name = "penalties"
+
+    async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
+        return Grade(-(await super().grade(sample, item)).score)
 
 
 class Rollouts:
@@ -103,6 +116,36 @@ async def test_a_bad_completion_scores_0_and_a_judge_that_is_away_gives_no_rewar
     assert result.errors == {"sample_parse_error": 1, "model_grader_server_error": 1}
     assert result.first_error is not None
     assert "no JSON" in result.first_error
+
+
+async def test_a_failure_is_worth_no_more_than_the_worst_answer_of_the_step() -> None:
+    """Where rewards are below 0, a failure of 0 was the best thing to do."""
+    result = await graded(["a", "{"], ["bbbb"], ["{", "away"], grader=Penalties())
+    known = [[reward for reward in group.rewards if not math.isnan(reward)] for group in result.groups]
+    assert known == [[-1.0, -4.0], [-4.0], [-4.0]]
+
+
+async def test_a_judge_without_a_verdict_gives_no_reward() -> None:
+    for answer, refusal in (("I cannot", None), ('{"steps": [{"descr', None), (None, "I would rather not")):
+        client, _ = judge('{"result": -1}', answer, refusal=refusal if answer is None else None)
+        spec = {"type": "score_model", "model": "m", "range": [-1, 1], "input": [{"role": "user", "content": "x"}]}
+        grader: Any = ScoreModel(ScoreModelSpec.model_validate(spec), client)
+        result = await graded(["a", "b"], grader=grader)
+        known = [reward for reward in result.groups[0].rewards if not math.isnan(reward)]
+        assert known == ([] if refusal else [-1.0])
+        assert result.groups[0].is_outage
+
+
+async def test_a_conversation_that_a_limit_ends_is_worth_no_more_than_one_that_ends_badly() -> None:
+    async def sample(place: int) -> Group:
+        said = ({"role": "assistant", "content": "x"},)
+        ends = [Conversation(said, (True,), is_done=True, reward=-1.0), Conversation(said, (True,))]
+        return Group((1,), tuple(Completion([1], [0.0], "x", True, end) for end in ends))
+
+    result = await run(sample, 1, EnvironmentReward(EnvironmentRewardSpec(type="environment")), 2)
+    assert result.groups[0].rewards == [-1.0, -1.0]
+    assert result.errors == {"environment_limit_error": 1}
+    assert result.numbers["grader_error_share"] == 0
 
 
 async def test_prompts_that_could_not_be_sampled_count_in_no_mean() -> None:

@@ -57,7 +57,7 @@ export function resultCard(result) {
       " ",
       h("span", { class: "quiet" }, `in ${duration(seconds * 1000)}`),
     ),
-    why ? h("p", { class: "wrong", role: "alert" }, `It could not grade, and a job would count 0: ${why}`) : null,
+    why ? h("p", { class: "wrong", role: "alert" }, `It could not grade, and a job would count ${result.metadata.is_outage ? "no reward" : "the lowest reward"}: ${why}`) : null,
     parts.length ? h("dl", { class: "facts" }, parts.map(([name, score]) => [h("dt", null, name), h("dd", null, digits(Number(score), 4))])) : null,
     tokens.length ? h("p", { class: "quiet" }, tokens.map(([model, count]) => `${count} tokens of ${model}`).join(", ")) : null,
     Object.keys(detail ?? {}).length ? h("details", { open: true }, h("summary", null, "How it came about"), h("pre", { class: "wrap" }, JSON.stringify(detail, null, 2))) : null,
