@@ -8,6 +8,9 @@
 Design decision: unknown fields are refused instead of ignored, because a misspelt "wieght" would change what is
 learned. Contents are texts; images and audio are refused, because the base model reads none.
 
+A field that is null or an empty list is as one that is absent, known or not: `datasets` writes every field of a file
+into each of its objects, and answers of servers have fields that say nothing. `parameters` are taken as they are.
+
 Chat templates expect a newer form: `to_template_message` writes functions as tools, arguments as the objects that their
 JSON stands for, and a refusal as the content.
 """
@@ -19,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from server.core.error_responses import field_of, plain_message
 from server.core.errors import quoted
@@ -49,8 +52,18 @@ def _is_object(text: str) -> str:
     raise ValueError("a JSON object, written as a text")
 
 
+def without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an object that are neither null nor an empty list."""
+    return {name: value for name, value in fields.items() if value is not None and value != []}
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty(cls, fields: Any) -> Any:
+        return without_empty(fields) if isinstance(fields, dict) else fields
 
 
 class FunctionCall(_Strict):
@@ -94,7 +107,7 @@ class AssistantMessage(_Message):
     """An answer, trained on unless its weight is 0. `audio` may be present only as null."""
 
     refusal: str | None = None
-    tool_calls: list[ToolCall] | None = Field(None, min_length=1)
+    tool_calls: list[ToolCall] | None = None
     function_call: FunctionCall | None = None
     audio: None = None
     weight: Literal[0, 1] | None = None
@@ -143,13 +156,14 @@ def check_message(message: object, where: str) -> None:
 
 
 def tools_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The tools of a row, its functions rewritten as tools. Raises FormatError."""
+    """The tools of a row without their empty fields, its functions rewritten as tools. Raises FormatError."""
     tools, functions = row.get("tools") or [], row.get("functions") or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise FormatError(f"tools is {quoted(tools)}", "a list of objects")
     _check(lambda: _TOOLS.validate_python(tools), "tools", Tool)
     _check(lambda: _FUNCTIONS.validate_python(functions), "functions", Function)
-    return [*tools, *({"type": "function", "function": function} for function in functions)]
+    written = [*tools, *({"type": "function", "function": function} for function in functions)]
+    return [{**without_empty(tool), "function": without_empty(tool["function"])} for tool in written]
 
 
 def is_trained(message: Mapping[str, Any]) -> bool:
@@ -183,7 +197,7 @@ def to_template_message(message: Mapping[str, Any]) -> dict[str, Any]:
 def _is_text(part: object) -> bool:
     if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
         return False
-    return set(part) == {"type", part["type"]} and isinstance(part[part["type"]], str)
+    return set(without_empty(part)) == {"type", part["type"]} and isinstance(part[part["type"]], str)
 
 
 def _check(validate: Any, where: str, kind: type[BaseModel]) -> None:

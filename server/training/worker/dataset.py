@@ -23,7 +23,14 @@ from server.core.json_text import InvalidJson, parse_json
 from server.training.files.lines import MAX_LINE_BYTES
 from server.training.graders.template import Variable
 from server.training.jobs.config import Method
-from server.training.worker.chat_format import FormatError, calls_of, check_message, is_trained, tools_of
+from server.training.worker.chat_format import (
+    FormatError,
+    calls_of,
+    check_message,
+    is_trained,
+    tools_of,
+    without_empty,
+)
 
 RESERVED_KEYS = ("messages", "tools")
 SUPERVISED_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
@@ -179,11 +186,11 @@ def read_row(number: int, line: bytes, purpose: Method, limits: DataLimits) -> R
 
 
 def _check_supervised(value: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> None:
-    for key in value:
+    for key, field in without_empty(value).items():
         if key not in SUPERVISED_KEYS:
             raise FormatError(f"it has the key {quoted(key)}", f"only {', '.join(SUPERVISED_KEYS)}")
-    if not isinstance(value.get("parallel_tool_calls", True), bool):
-        raise FormatError(f"parallel_tool_calls is {quoted(value['parallel_tool_calls'])}", "true or false")
+        if key == "parallel_tool_calls" and not isinstance(field, bool):
+            raise FormatError(f"parallel_tool_calls is {quoted(field)}", "true or false")
     trained = [(index, message) for index, message in enumerate(messages) if is_trained(message)]
     if not trained:
         raise FormatError("all messages of the assistant have the weight 0", "one to be learned, of weight 1")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Required, get_origin, get_type_hints
 
+import datasets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from openai.types import chat
 
 from server.training.graders.build import parse_spec
 from server.training.jobs.config import Method
-from server.training.worker.chat_format import MESSAGES
+from server.training.worker.chat_format import MESSAGES, is_trained, to_template_message
 from server.training.worker.dataset import DataError, DataLimits, Row, Sampler, read_row, read_rows, split
 
 USER = {"role": "user", "content": "What is 17*2?"}
@@ -134,13 +135,15 @@ SUPERVISED: list[tuple[dict[str, Any], str]] = [
     ({"functions": [{"description": "adds"}]}, "it has no functions[0].name"),
     ({"parallel_tool_calls": "no"}, "parallel_tool_calls is 'no'"),
     ({"messages": [USER, {**ASSISTANT, "wieght": 0}]}, "messages[1].wieght is not known there"),
+    ({"messages": [USER, {**ASSISTANT, "wieght": False}]}, "messages[1].wieght is not known there"),
+    ({"messages": [USER, {**ASSISTANT, "annotations": [{}]}]}, "messages[1].annotations is not known there"),
     ({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}, "messages[1].weight is 0.5"),
     ({"messages": [USER, {**ASSISTANT, "weight": 0}]}, "all messages of the assistant have the weight 0"),
     ({"messages": [{**USER, "weight": 1}, ASSISTANT]}, "messages[0].weight is not known there"),
     ({"messages": [{**USER, "name": 7}, ASSISTANT]}, "messages[0].name is 7"),
     ({"messages": [USER, {**ASSISTANT, "content": ""}]}, "messages[1] has no content"),
     ({"messages": [USER, {**ASSISTANT, "audio": {"id": "a"}}]}, "messages[1].audio is an object"),
-    ({"messages": [USER, {"role": "assistant", "tool_calls": []}]}, "messages[1].tool_calls is a list of 0"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": []}]}, "messages[1].content is None"),
     ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "it has no messages[1].tool_calls[0]"),
     (
         {"messages": [USER, {"role": "assistant", "function_call": {**ADD, "arguments": "{a: 1}"}}]},
@@ -183,6 +186,53 @@ def test_all_of_openais_format_is_taken() -> None:
 
     assert read_back.messages == row["messages"]
     assert [tool["function"]["name"] for tool in read_back.tools] == ["add", "add_up"]
+
+
+# Contents of one kind, for a column of `datasets` has one type.
+CONVERSATION: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "text", "text": "17 + 17?"}]},
+    CALLS,
+    {"role": "tool", "content": [{"type": "text", "text": "34"}], "tool_call_id": "1"},
+    {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}], "name": "bot"},
+]
+
+
+def written_by_datasets(*rows: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    datasets.Dataset.from_list(list(rows)).to_json(file)
+    assert file.getvalue().count(b"null") > 10
+    return file.getvalue()
+
+
+def test_what_datasets_writes_is_what_it_was_given() -> None:
+    described = {"type": "function", "function": {"name": "now", "description": "tells the time"}}
+    whole = {"messages": [*CONVERSATION, CONVERSATION[0]], "tools": [*TOOLS, described], "answer": "34"}
+
+    with_tools, without = read(written_by_datasets(whole, {"messages": CONVERSATION[:1]}))
+
+    assert [*map(to_template_message, with_tools.messages)] == [*map(to_template_message, whole["messages"])]
+    assert (with_tools.tools, without.tools, without.item) == (whole["tools"], [], {"answer": None})
+
+
+def test_rows_of_supervised_training_that_datasets_writes_are_taken() -> None:
+    weighed = {"messages": [CONVERSATION[0], {**CONVERSATION[3], "weight": 1}]}
+    data = written_by_datasets(
+        {"messages": CONVERSATION, "prompt": "17 + 17?", "parallel_tool_calls": False},
+        {**weighed, "prompt": None, "parallel_tool_calls": None},
+    )
+
+    assert refused(data, "supervised").what == "it has the key 'prompt'"
+    (row,) = read(data.splitlines()[1], "supervised")
+    assert [*map(is_trained, row.messages)] == [False, True]
+
+
+def test_an_answer_of_openais_client_is_a_message_to_be_learned() -> None:
+    answer = {**ASSISTANT, "refusal": None, "annotations": [], "tool_calls": []}
+    message = chat.ChatCompletionMessage.model_validate(answer).model_dump()
+
+    (row,) = read(jsonl({"messages": [USER, message]}), "supervised")
+
+    assert to_template_message(row.messages[1]) == ASSISTANT
 
 
 @pytest.mark.parametrize(
