@@ -31,7 +31,7 @@ def add_batches(
 ) -> None:
     """Add the routes and the runner; after the engine was mounted, within whose lifespan this runs."""
     window = max_batch_requests(settings, engine)
-    runner = BatchRunner(Tools(app, database, files, check, meter, settings, owner="", window=window))
+    runner = BatchRunner(Tools(app, engine, database, files, check, meter, settings, owner="", window=window))
     app.state.batches = runner
     app.include_router(batches.router)
     run_within(app, runner.running())

@@ -35,6 +35,7 @@ from server.core.clock import now
 from server.core.errors import ApiError
 from server.core.settings import Settings
 from server.db.database import Database
+from server.engine.protocol import Engine
 from server.inference.early_check import EarlyCheck
 from server.inference.usage_meter import UsageMeter
 from server.training.files.storage import FileMissing, FileStorage
@@ -49,6 +50,7 @@ class Tools:
     """What all batches of a gateway share. `window`: how many lines of a batch are asked at once."""
 
     app: ASGIApp
+    engine: Engine
     database: Database
     files: FileStorage
     check: EarlyCheck

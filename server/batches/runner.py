@@ -3,7 +3,8 @@
 A batch is given up for one of another tenant that would wait for it for hours (turns.py), and goes on later.
 
 When the gateway ends in good order, it stores what was answered and gives its batches back, so that another gateway
-goes on with them at once. After any other end that happens when the leases have run out.
+goes on with them at once. After any other end that happens when the leases have run out. An end because the engine died
+is an attempt that failed: a line of which engines die would otherwise end one gateway after the other.
 """
 
 from __future__ import annotations
@@ -113,6 +114,9 @@ class BatchRunner:
             await run.go()
         except NotMine:
             pass
+        except asyncio.CancelledError:
+            counted = await self._engine_is_dead()  # maybe of one of the lines
+            raise
         except ApiError as error:
             rest_s = leases.REST_S
             structlog.get_logger().warning("batch interrupted, it goes on later", batch=batch_id, error=error.message)
@@ -124,6 +128,13 @@ class BatchRunner:
             self._wake.set()
             with suppress(ApiError, sa.exc.SQLAlchemyError):  # then the lease runs out
                 await to_its_end(run_in_threadpool(self._release, batch_id, counted=counted, rest_s=rest_s))
+
+    async def _engine_is_dead(self) -> bool:
+        try:
+            await self._tools.engine.check_health()
+        except Exception:  # whatever an engine raises then
+            return True
+        return False
 
     def _release(self, batch_id: str, *, counted: bool, rest_s: int) -> None:
         def release(connection: sa.Connection) -> None:

@@ -1,8 +1,10 @@
-"""Errors of vLLM that are the client's, and that vLLM does not know to be.
+"""Errors of vLLM that are the client's, and that vLLM does not know to be; and the one that is no request's fault.
 
 They are told from defects by where they are raised. While pydantic reads a body, any error is about the body: vLLM's
 request models look into it before its types are checked. While vLLM turns a request into messages, a missing index, key
 or attribute is missing from the request. Anywhere else the same exception is a defect, and answered as one.
+
+That the engine has died is 503 and not 500, as of vLLM's /health: whoever tells them apart, as batches do, asks again.
 
 vLLM's own handlers answer the errors that it knows; api/middleware/engine_errors.py gives all of them one shape.
 """
@@ -17,17 +19,20 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.responses import Response
 from vllm.exceptions import VLLMError
-from vllm.v1.engine.exceptions import EngineGenerateError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from server.core.error_responses import response_to, validation_error
-from server.core.errors import ApiError, BadRequest
+from server.core.errors import ApiError, BadRequest, Unavailable
 from server.core.first_fault import first_fault_reader
+from server.core.retry_headers import retry_headers
 
 # Functions of a request and nothing else, by the field that they read.
 READERS = {"vllm.renderers.chat_utils": "messages", "vllm.entrypoints.openai.responses.utils": "input"}
 CHECKS = ("vllm.sampling_params", "vllm.v1.engine.input_processor")
 VALIDATOR = "pydantic.type_adapter"
 KINDS = (LookupError, AttributeError, TypeError, RecursionError, ArithmeticError, VLLMError)
+# Until a client's connections go to another gateway. OpenAI's clients try twice more.
+DEAD_RETRY_S = 5
 
 
 def add_engine_error_handlers(app: FastAPI) -> None:
@@ -53,7 +58,8 @@ class _Refusal:
         if self._otherwise is None:
             raise error
         answer: Response = await self._otherwise(request, error)
-        return answer
+        # vLLM's handler has the server end.
+        return response_to(engine_died()) if isinstance(error, EngineDeadError) else answer
 
 
 def refusal_of(error: Exception) -> BadRequest | None:
@@ -65,6 +71,15 @@ def refusal_of(error: Exception) -> BadRequest | None:
     if isinstance(error, EngineGenerateError) and _is_refusal(error.__cause__):
         return BadRequest(str(error.__cause__), code="invalid_value")
     return None
+
+
+def engine_died() -> Unavailable:
+    """The answer to a request for an engine that has ended, and with it the server."""
+    return Unavailable(
+        "The engine has died, and this server ends; send the request again, for another server.",
+        code="engine_unavailable",
+        headers=retry_headers(DEAD_RETRY_S),
+    )
 
 
 def unread(models: Iterable[Any], body: Any, error: Exception) -> ApiError:

@@ -1,7 +1,8 @@
 """uvicorn's server with an end that loses no request.
 
 1. Notice, `notice_s` seconds: all is answered as before, but every answer closes its connection (`connection: close`),
-   so proxies keep hardly an idle one; and load balancers that ask /ready have been told.
+   so proxies keep hardly an idle one; and load balancers that ask /ready have been told. There is none where nobody
+   asked for the end: the engine has died, and who cannot connect goes elsewhere sooner than who gets an error.
 2. No more connections are taken. Who has just connected has `linger_s` to send the request.
 3. Idle connections are closed, and running answers end, those in the background too, for which no connection waits.
 
@@ -75,6 +76,8 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """The three steps."""
+        if not self.was_stopped:
+            self._notice_s = 0
         running = len(self.server_state.tasks)
         log.info("draining", running=running, background=self._background(), notice_s=self._notice_s)
         self._on_draining()

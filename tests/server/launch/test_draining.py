@@ -151,6 +151,13 @@ async def test_a_second_stop_ends_at_once() -> None:
     running.release.set()
 
 
+async def test_an_end_that_nobody_asked_for_has_no_notice() -> None:
+    running = Running(notice_s=60, linger_s=60)
+    async with running.listening() as server:
+        server.should_exit = True  # as vLLM does when its engine has died
+        await running.refuses()
+
+
 @pytest.mark.parametrize(("patience_s", "status"), [(60, "completed"), (1, "failed")])
 async def test_a_background_response_has_as_long_to_end_as_other_answers(
     settings: Settings, engine: FakeEngine, app_database: Database, patience_s: int, status: str
