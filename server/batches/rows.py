@@ -95,9 +95,10 @@ def list_batches(
 
 
 def cancel_batch(connection: Connection, tenant_id: int, batch_id: str) -> Row[Any]:
-    """Have a batch end; what it has answered is kept. Once more does nothing. BadRequest when it has ended already."""
+    """Have a batch end; what it has answered is kept. Once more does nothing. BadRequest when it has ended otherwise,
+    or its output is being written."""
     row = get_batch(connection, tenant_id, batch_id, lock=True)
-    if row.status == "cancelling":
+    if row.status in ("cancelling", "cancelled"):
         return row
     if row.status == "finalizing" or row.status in FINISHED:
         said = "its output is being written" if row.status == "finalizing" else f"it is {row.status}"

@@ -132,8 +132,12 @@ def list_jobs(
 
 
 def cancel_job(database: Database, connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
-    """Cancel a job in any unfinished state; its last step is published. BadRequest when it has finished."""
-    row = _unfinished(connection, tenant_id, job_id)
+    """Cancel a job in any unfinished state; its last step is published. Once more does nothing. BadRequest when it has
+    finished otherwise."""
+    row = locked_job(connection, job_id, tenant_id)
+    if row.status == "cancelled":
+        return row
+    _check_unfinished(row)
     add_event(connection, row.id, "Fine-tuning job cancelled")
     publish_last(database, connection, row)
     return change_job(connection, row, status="cancelled", finished_at=now())
@@ -211,11 +215,15 @@ def job_not_found(job_id: str) -> NotFound:
 
 def _unfinished(connection: Connection, tenant_id: int, job_id: str) -> Row[Any]:
     row = locked_job(connection, job_id, tenant_id)
+    _check_unfinished(row)
+    return row
+
+
+def _check_unfinished(row: Row[Any]) -> None:
     if row.status in FINISHED:
         raise BadRequest(
-            f"The job {job_id} has already finished: it is {row.status}.", param="job_id", code="job_finished"
+            f"The job {row.id} has already finished: it is {row.status}.", param="job_id", code="job_finished"
         )
-    return row
 
 
 def _one(connection: Connection, job_id: str, rows: sa.Select[Any]) -> Row[Any]:

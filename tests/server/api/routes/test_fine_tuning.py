@@ -307,8 +307,12 @@ def test_cancel_takes_effect_at_once_and_only_once(openai_client: openai.OpenAI,
     jobs = openai_client.fine_tuning.jobs
     job = create_job(openai_client)
     worker.claim_running()
-    assert jobs.cancel(job.id).status == "cancelled"
-    for change in (jobs.cancel, jobs.pause, jobs.resume):
+    cancelled = jobs.cancel(job.id)
+    assert cancelled.status == "cancelled"
+    events = jobs.list_events(job.id).data
+    # As the client does by itself where the answer to the first was lost.
+    assert (jobs.cancel(job.id), jobs.list_events(job.id).data) == (cancelled, events)
+    for change in (jobs.pause, jobs.resume):
         with pytest.raises(openai.BadRequestError, match="already finished: it is cancelled"):
             change(job.id)
     assert worker.report(job.id, 1).json()["wanted"] == "cancel"
