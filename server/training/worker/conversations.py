@@ -13,7 +13,7 @@ Everything random depends on the request's seed, and the ids of conversations an
 that a step that is taken again is the same.
 
 A conversation whose environment fails has no reward, as a completion whose grader fails: it counts in no mean of its
-group, because an outage must not look like a bad turn. When the engine fails, its whole prompt could not be sampled.
+group, because an outage must not look like a bad turn. One whose next turn could not be sampled is not in its group.
 """
 
 from __future__ import annotations
@@ -38,12 +38,6 @@ from server.training.worker.rollout import Completion, Group, RolloutClient, Rol
 
 # Of letters and digits: Mistral's templates take no other id of a call.
 _CALL_ID_CHARS = 9
-
-
-class _NotSampled(Exception):
-    def __init__(self, group: Group) -> None:
-        super().__init__(group.error)
-        self.group = group
 
 
 @dataclass(slots=True)
@@ -92,20 +86,21 @@ class Conversations:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     async def sample(self, request: RolloutRequest, example: Example) -> Group:
-        """The completions of one prompt, that of `example`. Raises as `RolloutClient.sample`."""
+        """The completions of one prompt, that of `example`, and why some are missing. Raises as `RolloutClient.sample`."""
         group = await self.rollouts.sample(request)
         if self.environment is None and not self._is_read(example):
             return group
-        try:
-            played = await gather_or_cancel(
-                self._play(request, example, index, first) for index, first in enumerate(group.completions)
-            )
-        except _NotSampled as error:
-            return replace(error.group, prompt=request.prompt)
-        return replace(group, completions=tuple(played))
+        played = await gather_or_cancel(
+            self._play(request, example, index, first) for index, first in enumerate(group.completions)
+        )
+        whole = tuple(one for one in played if isinstance(one, Completion))
+        lost = next((one for one in played if isinstance(one, Group)), group)
+        return replace(lost, prompt=request.prompt, completions=whole)
 
-    async def _play(self, request: RolloutRequest, example: Example, index: int, turn: Completion) -> Completion:
-        """The conversation number `index` of a prompt, from its first turn on."""
+    async def _play(
+        self, request: RolloutRequest, example: Example, index: int, turn: Completion
+    ) -> Completion | Group:
+        """The conversation number `index` of a prompt, from its first turn on, or the group of a turn that failed."""
         said = _Said(_id_of(request, index), request.sampling.max_tokens)
         number = 1
         while True:
@@ -125,7 +120,10 @@ class Conversations:
                 return said.completion(turn, False)
             said.add_answer(behind, answer.messages)
             number += 1
-            turn = await self._next_turn(request, said, seed_of(request.seed, "turn", number, index))
+            next_turn = await self._next_turn(request, said, seed_of(request.seed, "turn", number, index))
+            if not next_turn.completions:
+                return next_turn
+            [turn] = next_turn.completions
 
     async def _message(self, turn: Completion, example: Example, seed: int) -> Message:
         """The turn as a message; where the row has tools, or the model thinks, as the engine reads it."""
@@ -174,8 +172,8 @@ class Conversations:
         except TemplateRefuses as error:
             raise self.environment.failed("environment_parse_error", str(error)) from error
 
-    async def _next_turn(self, request: RolloutRequest, said: _Said, seed: int) -> Completion:
-        group = await self.rollouts.sample(
+    async def _next_turn(self, request: RolloutRequest, said: _Said, seed: int) -> Group:
+        return await self.rollouts.sample(
             replace(
                 request,
                 prompt=[*request.prompt, *said.tokens],
@@ -184,9 +182,6 @@ class Conversations:
                 seed=seed,
             )
         )
-        if not group.completions:
-            raise _NotSampled(group)
-        return group.completions[0]
 
 
 def _id_of(request: RolloutRequest, index: int) -> str:

@@ -67,7 +67,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The completions of one prompt. Without any, `error` says why, with the HTTP `status` if there was an answer."""
+    """The completions of one prompt. `error` says why there are none, or fewer than conversations were begun, with the
+    HTTP `status` if there was an answer."""
 
     prompt: Sequence[int]
     completions: tuple[Completion, ...]

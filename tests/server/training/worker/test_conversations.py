@@ -207,20 +207,29 @@ async def test_a_turn_that_the_engines_parser_fails_on_is_a_text(tmp_path: Path,
     ]
 
 
-async def test_an_engine_that_fails_in_a_later_turn_fails_the_prompt(
+async def test_a_conversation_whose_next_turn_fails_costs_none_of_the_others(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
-    async with site(tmp_path, path, factors) as here:
+    """Those that go on beside it, and have ended before it, were lost with it."""
+    for refusals, lost in ((1, 1), (100, 12)):
+        async with site(tmp_path / str(lost), path, factors) as here:
+            planned = [[400] * refusals]
 
-        def engine_dies(asked: dict[str, Any]) -> tuple[int, Any]:
-            here.engine.refused = [400] * 100
-            return 200, {"messages": [{"role": "user", "content": "w11"}]}
+            def engine_fails(
+                asked: dict[str, Any], here: Site = here, planned: list[list[int]] = planned
+            ) -> tuple[int, Any]:
+                if planned:
+                    here.engine.refused = planned.pop()
+                return 200, {"messages": [{"role": "user", "content": "w11"}]}
 
-        with environment_app(engine_dies) as app:
-            async with conversations(here, app) as playing:
-                group: Group = await playing.sample(*asked_for(factors))
-    assert group.completions == () and group.status == 400
-    assert list(group.prompt) == asked_for(factors)[0].prompt
+            with environment_app(engine_fails) as app:
+                async with conversations(here, app) as playing:
+                    group: Group = await playing.sample(*asked_for(factors))
+        turns = [conversation_of(one).turns for one in group.completions]
+        assert 12 - lost <= len(turns) < 12
+        assert lost == 1 or set(turns) <= {1}  # what a limit had ended
+        assert group.status == 400 and group.error is not None
+        assert list(group.prompt) == asked_for(factors)[0].prompt
 
 
 async def test_without_an_environment_the_calls_of_a_row_with_tools_are_read(
