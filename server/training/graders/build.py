@@ -22,7 +22,7 @@ from server.training.graders.endpoint import EndpointGrader, EndpointSpec
 from server.training.graders.environment import EnvironmentReward, EnvironmentRewardSpec
 from server.training.graders.grade import Grader
 from server.training.graders.grader_thread import GraderThread, T, Ts
-from server.training.graders.judge import JudgeSpec
+from server.training.graders.judge import OWN_JUDGE, JudgeSpec
 from server.training.graders.label_model import LabelModel, LabelModelSpec
 from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, math_of_string_check
 from server.training.graders.math_pool import MathPool
@@ -33,7 +33,6 @@ from server.training.graders.score_model import ScoreModel, ScoreModelSpec
 from server.training.graders.spec import GraderSpec
 from server.training.graders.string_check import StringCheck, StringCheckSpec
 from server.training.graders.text_similarity import TextSimilarity, TextSimilaritySpec
-from server.training.jobs.protocol import PRIORITY
 
 SPECS: Mapping[str, type[GraderSpec]] = MappingProxyType(
     {
@@ -95,10 +94,10 @@ class GraderTools:
             case ScoreModelSpec() | LabelModelSpec():
                 if self.judge is None:
                     raise _unavailable(f"this server has no judge for {spec.type} graders", param)
-                extra_body = {"priority": PRIORITY} if self.judge_is_this_server else None
+                params = OWN_JUDGE if self.judge_is_this_server else {}
                 if isinstance(spec, LabelModelSpec):
-                    return LabelModel(spec, self.judge, extra_body, self.in_thread)
-                return ScoreModel(spec, self.judge, extra_body, self.in_thread)
+                    return LabelModel(spec, self.judge, params, self.in_thread)
+                return ScoreModel(spec, self.judge, params, self.in_thread)
             case EndpointSpec():
                 return EndpointGrader(spec, self.endpoints_for(spec.url, param), tenant=self.tenant)
             case EnvironmentRewardSpec():

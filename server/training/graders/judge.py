@@ -5,7 +5,7 @@ a response_format ask it for a JSON object {"steps": [...], "result": ...}, so t
 cannot answer anything else.
 
 Design decision: an answer without a result is an error of its own kind, and none is searched for in the reasoning,
-which is not the verdict.
+which is not the verdict. Where the server leaves it in the text, what counts is behind it.
 
 Inputs are texts; images and audio are refused when the grader is defined.
 """
@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import openai
@@ -26,9 +27,13 @@ from server.training.graders.grade import GraderError, Sample, printable
 from server.training.graders.grader_thread import InThread
 from server.training.graders.spec import GraderSpec
 from server.training.graders.template import Template, TemplateText, fill_in
+from server.training.jobs.protocol import PRIORITY
 
 _STEP = {"type": "object", "properties": {"description": {"type": "string"}, "conclusion": {"type": "string"}}}
 _STRICT = {"required": ["description", "conclusion"], "additionalProperties": False}
+_REASONING_BEGINS, _REASONING_ENDS = "<think>", "</think>"
+_MAX_SEARCHED_CHARS = 20_000
+_DECODER = json.JSONDecoder()
 
 
 class TextPart(BaseModel):
@@ -43,6 +48,12 @@ class TextPart(BaseModel):
 def _json_type(value: object) -> str:
     return "list" if isinstance(value, list | tuple) else "dict" if isinstance(value, dict | TextPart) else "str"
 
+
+# Of requests to a judge that is this server, where a grader does not say otherwise: behind everybody else's, and with
+# the same verdict for the same answer. The limit leaves room for reasoning.
+OWN_JUDGE: Mapping[str, Any] = MappingProxyType(
+    {"temperature": 0.0, "seed": 0, "max_completion_tokens": 4096, "extra_body": {"priority": PRIORITY}}
+)
 
 # Distinguished by their JSON type, so that an error is about the form that was meant.
 Block = Annotated[Annotated[TemplateText, Tag("str")] | Annotated[TextPart, Tag("dict")], Discriminator(_json_type)]
@@ -93,14 +104,19 @@ class Answer:
     model: str
     tokens: Mapping[str, int]
 
+    @property
+    def said(self) -> str:
+        """The text without reasoning before it."""
+        return _behind_reasoning(self.text)
+
     def no_verdict(self, expected: str) -> GraderError:
         """The error that the result is not `expected`."""
         return GraderError("model_grader_parse_error", f"the judge answered {self.text[:200]!r}, expected {expected}")
 
 
 class Judge:
-    """Asks a model once per completion. rule: a sentence on the result. result: its JSON schema. params, extra_body:
-    request fields, those beyond OpenAI's parameters in the second."""
+    """Asks a model once per completion. rule: a sentence on the result. result: its JSON schema. params: more arguments
+    of the client's method, such as how to sample."""
 
     def __init__(
         self,
@@ -109,7 +125,6 @@ class Judge:
         rule: str,
         result: Mapping[str, Any],
         params: Mapping[str, Any],
-        extra_body: Mapping[str, Any] | None = None,
         in_thread: InThread = asyncio.to_thread,
     ) -> None:
         self._client, self._in_thread = client, in_thread
@@ -120,7 +135,6 @@ class Judge:
             **params,
             "model": spec.model,
             "response_format": _response_format(spec.type, result),
-            "extra_body": extra_body,
         }
 
     async def ask(self, sample: Sample, item: Mapping[str, Any]) -> Answer:
@@ -176,12 +190,38 @@ def _response_format(kind: str, result: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
 
 
+def _behind_reasoning(text: str) -> str:
+    if text.lstrip().startswith(("{", "```")):  # a verdict, which may quote the tag
+        return text
+    before, end, behind = text.partition(_REASONING_ENDS)
+    return behind if end else "" if before.lstrip().startswith(_REASONING_BEGINS) else text
+
+
 def _result(text: str) -> object:
-    """None where the text is not JSON."""
+    """None where there is none."""
+    said = _behind_reasoning(text)
     # Judges without structured outputs often wrap the object in a code block.
-    start, end = text.find("{"), text.rfind("}")
+    start, end = said.find("{"), said.rfind("}")
     try:
-        parsed = json.loads(text[start : end + 1] if start >= 0 else text)
-    except (ValueError, RecursionError):
+        parsed = json.loads(said[start : end + 1] if start >= 0 else said)
+    except ValueError:
+        return _last_result(said[-_MAX_SEARCHED_CHARS:])
+    except RecursionError:
         return None
     return parsed.get("result") if isinstance(parsed, dict) else parsed
+
+
+def _last_result(text: str) -> object:
+    """The result of the last JSON object in `text` that has one, not counting those within others."""
+    found, place = None, text.find("{")
+    while place >= 0:
+        try:
+            parsed, end = _DECODER.raw_decode(text, place)
+        except ValueError:
+            end = place + 1
+        except RecursionError:
+            return None
+        else:
+            found = parsed.get("result", found)
+        place = text.find("{", end)
+    return found

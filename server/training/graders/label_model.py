@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import openai
@@ -45,13 +46,13 @@ class LabelModelSpec(JudgeSpec):
 
 
 class LabelModel:
-    """Asks the judge once per completion. `extra_body`: request fields beyond OpenAI's parameters."""
+    """Asks the judge once per completion. params: arguments of its client."""
 
     def __init__(
         self,
         spec: LabelModelSpec,
         judge: openai.AsyncOpenAI,
-        extra_body: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] = MappingProxyType({}),
         in_thread: InThread = asyncio.to_thread,
     ) -> None:
         self.name = spec.name
@@ -60,13 +61,13 @@ class LabelModel:
         self._listed = ", ".join(repr(label) for label in spec.labels)
         rule = answer_rule("string", f"the one of these labels that fits, as it is written here: {self._listed}")
         schema = {"type": "string", "enum": list(spec.labels)}
-        self._judge = Judge(judge, spec, rule, schema, {}, extra_body, in_thread)
+        self._judge = Judge(judge, spec, rule, schema, params, in_thread)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """1 when the label passes, else 0; `detail` has the label. GraderError when the judge gives none of them."""
         answer = await self._judge.ask(sample, item)
         # Judges without structured outputs may write the label alone, and do not mind case and blanks.
-        said = answer.result if isinstance(answer.result, str) else answer.text
+        said = answer.result if isinstance(answer.result, str) else answer.said
         label = self._labels.get(said, self._labels.get(_plain(said)))
         if label is None:
             raise answer.no_verdict(f'JSON with a "result" that is one of {self._listed:.300}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import openai
@@ -54,20 +55,20 @@ class ScoreModelSpec(JudgeSpec):
 
 
 class ScoreModel:
-    """Asks the judge once per completion. `extra_body`: request fields beyond OpenAI's parameters."""
+    """Asks the judge once per completion. params: arguments of its client that the grader may replace."""
 
     def __init__(
         self,
         spec: ScoreModelSpec,
         judge: openai.AsyncOpenAI,
-        extra_body: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] = MappingProxyType({}),
         in_thread: InThread = asyncio.to_thread,
     ) -> None:
         self.name = spec.name
         self._low, self._high = spec.range
         rule = answer_rule("number", f"the score as a number from {self._low:g} to {self._high:g}")
-        params = spec.sampling_params.of_request() if spec.sampling_params else {}
-        self._judge = Judge(judge, spec, rule, {"type": "number"}, params, extra_body, in_thread)
+        own = spec.sampling_params.of_request() if spec.sampling_params else {}
+        self._judge = Judge(judge, spec, rule, {"type": "number"}, {**params, **own}, in_thread)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
         """The judge's score within the range; `detail` has its answer. Raises GraderError when it gives none."""

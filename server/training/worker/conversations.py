@@ -86,7 +86,7 @@ class Conversations:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     async def sample(self, request: RolloutRequest, example: Example) -> Group:
-        """The completions of one prompt, that of `example`, and why some are missing. Raises as `RolloutClient.sample`."""
+        """The completions of the prompt of `example`, and why some are missing. Raises as `RolloutClient.sample`."""
         group = await self.rollouts.sample(request)
         if self.environment is None and not self._is_read(example):
             return group

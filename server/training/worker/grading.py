@@ -30,7 +30,9 @@ from server.training.worker.rollout import Completion, Group, RolloutRequest
 SAMPLING_ERROR = "sampling_error"
 ENVIRONMENT_ERRORS = frozenset({"environment_parse_error", "environment_server_error"})
 # What no grader did.
-NOT_OF_GRADERS = ENVIRONMENT_ERRORS | {SAMPLING_ERROR, "environment_limit_error"}
+NOT_OF_GRADERS = ENVIRONMENT_ERRORS | {SAMPLING_ERROR}
+# Nobody's failure, though the conversation has no reward of its own.
+LIMIT = "environment_limit_error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,7 @@ class Graded:
         turns, where they have several. Tokens are those that the model sampled.
         """
         completions = [completion for group in self.groups for completion in group.group.completions]
-        failures = [grade.error.kind for group in self.groups for grade in group.grades if grade.error is not None]
-        errors = sum(kind not in NOT_OF_GRADERS for kind in failures)
+        errors = sum(error.kind not in NOT_OF_GRADERS for error in self._failures)
         turns = [one.conversation.turns for one in completions if one.conversation is not None]
         return {
             "reward_std": statistics.pstdev(self.rewards) if self.rewards else math.nan,
@@ -149,9 +150,7 @@ class Graded:
     @property
     def errors(self) -> dict[str, int]:
         """Counts of errors, by OpenAI's names for them."""
-        kinds: dict[str, int] = dict(
-            Counter(grade.error.kind for group in self.groups for grade in group.grades if grade.error)
-        )
+        kinds: dict[str, int] = dict(Counter(error.kind for error in self._failures))
         if failed := sum(group.group.error is not None for group in self.groups):
             kinds[SAMPLING_ERROR] = failed
         return kinds
@@ -160,8 +159,13 @@ class Graded:
     def first_error(self) -> str | None:
         """The message of the first error, if there is one; in an outage, of what grades them."""
         sampling = [group.group.error for group in self.groups if group.group.error is not None]
-        grading = [grade.error.message for group in self.groups for grade in group.grades if grade.error]
+        grading = [error.message for error in self._failures]
         return next(iter(grading + sampling if self.is_outage else sampling + grading), None)
+
+    @property
+    def _failures(self) -> list[GraderError]:
+        errors = [grade.error for group in self.groups for grade in group.grades if grade.error is not None]
+        return [error for error in errors if error.kind != LIMIT]
 
     @property
     def parts(self) -> dict[str, float]:

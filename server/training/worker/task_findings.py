@@ -56,8 +56,8 @@ def sampling_errors(history: History, about: Circumstances) -> str | None:
     if not (count := about.errors.get(SAMPLING_ERROR, 0)):
         return None
     return (
-        f"{count} of the prompts could not be sampled{_said(about)}, so nothing is learned from them. If it is always "
-        "the same ones, change or remove their rows."
+        f"{count} of the prompts could not be sampled{_said(about)}, or not in full, so nothing is learned from what "
+        "is missing. If it is always the same ones, change or remove their rows."
     )
 
 

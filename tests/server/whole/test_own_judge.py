@@ -35,6 +35,18 @@ async def test_the_base_model_judges_as_the_one_who_asks(operator: Operator, eng
     assert asked.model_extra is not None and asked.model_extra["priority"] > 0, "behind the requests of users"
 
 
+async def test_it_says_the_same_of_the_same_answer_and_not_without_end(operator: Operator, engine: FakeEngine) -> None:
+    engine.base_answer = '{"steps": [], "result": "good"}'
+    key = await operator.new_key("acme", "infer", "train")
+    label = {**JUDGE, "type": "label_model", "labels": ["good", "bad"], "passing_labels": ["good"]}
+    own = {**JUDGE, "sampling_params": {"temperature": 1.0, "seed": 7, "max_completions_tokens": 99}}
+    for grader in (label, JUDGE, own):
+        await operator.http.post(RUN, headers=bearer(key), json={"grader": grader, "model_sample": "Thank you"})
+    asked = [(one.temperature, one.seed, one.max_completion_tokens) for one in engine.received]
+    most = engine.max_model_len
+    assert asked == [(0, 0, most), (0, 0, most), (1, 7, 99)]
+
+
 async def test_a_judge_counts_against_the_quota_of_the_one_who_asks(operator: Operator, engine: FakeEngine) -> None:
     engine.base_answer = '{"steps": [], "result": 0.75}'
     await operator.make_tenant("acme", requests_per_minute=1)

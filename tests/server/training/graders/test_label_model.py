@@ -37,6 +37,7 @@ async def graded(*answers: Answer, refusal: str | None = None, **fields: Any) ->
         ('```json\n{"result": " KIND "}\n```', "Kind", 1),
         ('"rude"', "rude", 0),
         ("Rude", "rude", 0),
+        ("<think>{not} Kind</think>\n\nrude", "rude", 0),
     ],
 )
 async def test_the_score_is_whether_the_label_passes(answer: str, label: str, score: float) -> None:

@@ -33,6 +33,11 @@ async def graded(*answers: Answer, refusal: str | None = None, **fields: object)
         ('{"steps": [{"description": "9", "conclusion": "8"}], "result": 1}', 1),
         ("0.5", 0.5),
         ('```json\n{"steps": [], "result": 0.25}\n```', 0.25),
+        ('<think>the format {"steps": 1} ... so {x}</think>\n{"steps": [], "result": 0.5}', 0.5),
+        ("<think>{0</think> 0.75", 0.75),
+        ('Its set {x} is {"a": 1}: {"steps": [{"result": 1}], "result": 0.25} \\frac{1}{2}', 0.25),
+        ('{"steps": [{"description": "it ends </think> {", "conclusion": "so"}], "result": 0.5}', 0.5),
+        ('<think>r</think>{"steps": [{"description": "it ends </think>"}], "result": 0.5}', 0.5),
         ('{"result": 7}', 1),
         ('{"result": -3e5}', 0),
     ],
@@ -95,6 +100,9 @@ async def test_messages_may_be_made_of_text_blocks_and_need_no_system() -> None:
         '{"score": 1}',
         "[0.5]",
         "{{{",
+        '<think>perhaps {"result": 1}',
+        '<think>perhaps {"result": 1}</think> I cannot',
+        '{"a":' * 5000 + "}",
     ],
 )
 async def test_an_answer_without_a_number_is_an_error_and_no_guess(answer: str | None) -> None:

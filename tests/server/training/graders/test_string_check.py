@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.training.graders.grade import Sample
+from server.training.graders.grade import Sample, grade_row
 from server.training.graders.string_check import StringCheck, StringCheckSpec
 
 
@@ -34,3 +34,13 @@ async def test_operations(operation: str, output: str, passes: bool) -> None:
     grade = await StringCheck(spec).grade(Sample.of_text(output), {"city": "Paris"})
 
     assert (grade.score, grade.passes) == (float(passes), passes)
+
+
+@pytest.mark.parametrize("operation", ["like", "ilike", "eq"])
+async def test_an_empty_reference_is_contained_in_nothing(operation: str) -> None:
+    """It was in every answer, so that any had the whole reward."""
+    fields = {"input": "{{sample.output_text}}", "reference": "{{item.city}}", "operation": operation}
+    grader = StringCheck(StringCheckSpec.model_validate({"type": "string_check", **fields}))
+    grade = await grade_row(grader, Sample.of_text("London"), {"city": ""}, 3)
+    assert grade.score == 0
+    assert (grade.error is not None) == (operation != "eq")
