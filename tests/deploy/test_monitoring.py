@@ -17,7 +17,7 @@ from tests.deploy.monitoring import FILES, METRIC, dashboard, expressions, metri
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
 
-FUNCTIONS = {"sum", "max", "max_over_time", "absent", "rate", "increase", "topk", "histogram_quantile", "by"}
+FUNCTIONS = {"sum", "max", "max_over_time", "changes", "absent", "rate", "increase", "topk", "histogram_quantile", "by"}
 SELECTOR = re.compile(METRIC.pattern.join("()") + r"(?:\{([^}]*)\})?")
 # Labels that Prometheus itself adds, and those of what it finds in Kubernetes.
 ADDED = {"instance", "job", "le", "namespace", "pod"}
@@ -166,7 +166,9 @@ def test_the_alerts_are_rules_that_prometheus_loads() -> None:
         assert rule["annotations"].keys() == {"summary", "description"}
         assert re.search(r"(>|==) [0-9.]+\s*$", rule["expr"]), rule["expr"]
         for label in re.findall(r"\$labels\.(\w+)", "".join(rule["annotations"].values())):
-            assert label in ADDED and (f"by ({label}" in rule["expr"] or rule["expr"].startswith("up{"))
+            assert label in ADDED | {"training_job"} and (
+                f"by ({label}" in rule["expr"] or rule["expr"].startswith("up{")
+            )
 
 
 def test_the_settings_that_alerts_name_exist() -> None:

@@ -126,7 +126,7 @@ def _jobs_by_status(connection: sa.Connection) -> Iterable[tuple[list[str], floa
 def _latest_numbers(connection: sa.Connection) -> Iterable[tuple[list[str], float]]:
     latest = (
         sa.select(JOBS.c.id, JOBS.c.step, JOB_CHECKPOINTS.c.metrics)
-        .join(JOB_CHECKPOINTS, (JOB_CHECKPOINTS.c.job_id == JOBS.c.id) & (JOB_CHECKPOINTS.c.step == JOBS.c.step))
+        .outerjoin(JOB_CHECKPOINTS, (JOB_CHECKPOINTS.c.job_id == JOBS.c.id) & (JOB_CHECKPOINTS.c.step == JOBS.c.step))
         .where(JOBS.c.status == "running")
         .order_by(JOBS.c.id.desc())
         .limit(MOST_LABELLED_JOBS)
@@ -134,5 +134,5 @@ def _latest_numbers(connection: sa.Connection) -> Iterable[tuple[list[str], floa
     return [
         ([row.id, name], value)
         for row in connection.execute(latest)
-        for name, value in {"step": row.step, **json.loads(row.metrics)}.items()
+        for name, value in {"step": row.step or 0, **json.loads(row.metrics or "{}")}.items()
     ]

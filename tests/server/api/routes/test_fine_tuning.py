@@ -449,6 +449,10 @@ async def test_jobs_of_another_tenant_are_missing(
 async def test_metrics_count_jobs_and_steps(app: FastAPI, openai_client: openai.OpenAI, worker: Worker) -> None:
     job = create_job(openai_client)
     worker.claim_running()
+    app.state.training.metrics.read()
+    # The alert of a job that stands is also of one that never gets through its first step.
+    before = worker.http.get("/metrics").text
+    assert f'tinylora_training_job_latest{{number="step",training_job="{job.id}"}} 0.0' in before
     worker.report(job.id, 1)
     worker.report(job.id, 1)
     app.state.training.metrics.read()
