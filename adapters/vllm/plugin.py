@@ -72,6 +72,7 @@ def register() -> None:
     from adapters.vllm.expert_kernels import keep_expert_kernels
     from adapters.vllm.graph_cases import record_graphs_once
     from adapters.vllm.orphans import end_with_parent
+    from adapters.vllm.own_group import leave_group_of_parent
     from adapters.vllm.ray_environment import keep_secrets_here
     from adapters.vllm.request_check import refuse_unusable_adapters
     from adapters.vllm.token_runs import hand_over_runs
@@ -85,6 +86,7 @@ def register() -> None:
     hash_adapters_once(kv_cache_utils)
     keep_expert_kernels(fused_moe_layer, is_enabled)
     refuse_unusable_adapters(EngineCore)
+    leave_group_of_parent()
     end_with_parent()
     if current_platform.is_cpu():
         from vllm.distributed.device_communicators.shm_broadcast import SpinCondition

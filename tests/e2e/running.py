@@ -1,7 +1,7 @@
 """`tinylora serve` as a user starts it: a process group of its own, over a database that outlives it.
 
-Design decision: a server is killed with its whole group, engine and worker included, so that none of it is left to take
-the cores from the next one, which listens on the same port.
+Design decision: a server is killed with its whole group, and the end of its engine is waited for, so that none of it is
+left to take the cores from the next one, which listens on the same port.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ServerProcess:
             raise AssertionError(f"the server did not end within {STOP_TIMEOUT_S} s:\n{self.output()}") from None
 
     def kill(self) -> None:
-        """SIGKILL to the whole group: gateway, engine and worker. AssertionError when anything of it lives on."""
+        """SIGKILL to gateway and worker, behind which the engine ends. AssertionError when anything of it lives on."""
         others = psutil.Process(self.process.pid).children(recursive=True)
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
@@ -18,7 +19,7 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.metrics.stats import PrefillStats
 
 from server.core.request_state import RequestUsage
-from server.engine.output_watch import COUNT, watch_outputs
+from server.engine.output_watch import COUNT, GivenBack, watch_outputs
 from server.engine.protocol import TokenObserver
 from server.engine.token_count import TokenCount
 from server.launch.embedded_model import ensure_embedded_model
@@ -133,6 +134,31 @@ def test_a_prompt_that_arrives_in_pieces_is_counted_as_it_grows() -> None:
         engine.give(output("a", 1, ends=True))
         assert usage.prompt_tokens == prompt_tokens
     assert usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize("asked", [*(params(kind) for kind in KINDS), PoolingParams(task="embed")])
+async def test_a_request_that_the_engine_gives_back_is_an_error_and_costs_nothing(asked: Any) -> None:
+    engine, usage, other = Engine(), RequestUsage(), RequestUsage()
+    queue = engine.ask("a", [1, 2, 3], asked, usage.add)
+    engine.ask("other", [1], params(RequestOutputKind.DELTA), other.add)
+    engine.give(EngineCoreOutput("a", [], finish_reason=FinishReason.ABORT), output("other", 1))
+    with pytest.raises(GivenBack) as caught:
+        await queue.get()
+    assert create_error_response(caught.value).error.code == 503
+    assert (usage, other) == (RequestUsage(), RequestUsage(1, 1))
+    assert list(engine.processor.request_states) == ["other"]
+
+
+async def test_of_several_answers_none_is_waited_for_when_one_is_given_back() -> None:
+    engine, usage = Engine(), RequestUsage()
+    queue = engine.ask("a", [1, 2], params(RequestOutputKind.DELTA, n=3), usage.add)
+    engine.give(output("0_a", 2))
+    stopped = engine.give(EngineCoreOutput("1_a", [], finish_reason=FinishReason.ABORT), output("0_a", 1))
+    with pytest.raises(GivenBack):
+        await queue.get()
+    assert {"0_a", "2_a"} <= set(stopped)
+    assert (usage, engine.processor.request_states) == (RequestUsage(2, 3), {})
+    engine.give(EngineCoreOutput("2_a", [], finish_reason=FinishReason.ABORT))  # of which nobody hears any more
 
 
 def test_a_count_that_fails_ends_nobodys_answer() -> None:
