@@ -29,9 +29,11 @@ def add_batches(
     check: EarlyCheck,
     meter: UsageMeter,
 ) -> None:
-    """Add the routes and the runner; after the engine was mounted, within whose lifespan this runs."""
+    """Add the routes and the runner; after the engine was mounted, within whose lifespan this runs, and the gateway."""
     window = max_batch_requests(settings, engine)
-    runner = BatchRunner(Tools(app, engine, database, files, check, meter, settings, owner="", window=window))
+    draining = app.state.gateway.draining
+    tools = Tools(app, engine, database, files, check, meter, settings, owner="", window=window, draining=draining)
+    runner = BatchRunner(tools)
     app.state.batches = runner
     app.include_router(batches.router)
     run_within(app, runner.running())

@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Event
 from typing import Any, TypeVar
 
 import structlog
@@ -47,7 +48,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What all batches of a gateway share. `window`: how many lines of a batch are asked at once."""
+    """What all batches of a gateway share. `window`: how many lines of a batch are asked at once. `draining` is set
+    when the gateway is ending.
+    """
 
     app: ASGIApp
     engine: Engine
@@ -58,6 +61,7 @@ class Tools:
     settings: Settings
     owner: str
     window: int
+    draining: Event
 
 
 class NotMine(Exception):
@@ -165,6 +169,9 @@ class BatchRun:
             for number, text in read:
                 while self._result_bytes > MAX_WINDOW_BYTES:
                     await asyncio.sleep(BEAT_S)  # they cannot be stored for the moment
+                if self._tools.draining.is_set():
+                    await self._window.emptied()
+                    raise NotMine  # another gateway goes on with the rest
                 # It was checked before, so it can be parsed.
                 await self._window.ask(parse_line(number, text, self._standing.row.endpoint))
         await self._window.emptied()

@@ -2,9 +2,10 @@
 
 A batch is given up for one of another tenant that would wait for it for hours (turns.py), and goes on later.
 
-When the gateway ends in good order, it stores what was answered and gives its batches back, so that another gateway
-goes on with them at once. After any other end that happens when the leases have run out. An end because the engine died
-is an attempt that failed: a line of which engines die would otherwise end one gateway after the other.
+When the gateway ends in good order, it asks no more lines, and gives a batch back when those have their answers that it
+has asked, or when it ends: then another gateway goes on with it at once. After any other end that happens when the
+leases have run out. An end because the engine died is an attempt that failed: a line of which engines die would
+otherwise end one gateway after the other.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class BatchRunner:
             try:
                 if len(self._runs) >= MAX_AT_ONCE:
                     await self._give_way()
-                while len(self._runs) < MAX_AT_ONCE and (standing := await self._claim()) is not None:
+                while self._has_room() and (standing := await self._claim()) is not None:
                     if standing.row.id in self._runs:  # This process stood still for longer than its lease.
                         continue
                     run = BatchRun(self._tools, standing)
@@ -84,6 +85,9 @@ class BatchRunner:
                 structlog.get_logger().warning("batches not claimed, tried again later", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
+
+    def _has_room(self) -> bool:
+        return len(self._runs) < MAX_AT_ONCE and not self._tools.draining.is_set()
 
     async def _give_way(self) -> None:
         """Give a batch up where another tenant's waits that is more in need of its place. What was answered is kept."""

@@ -25,6 +25,7 @@ from server.core.error_responses import response_to, validation_error
 from server.core.errors import ApiError, BadRequest, Unavailable
 from server.core.first_fault import first_fault_reader
 from server.core.retry_headers import retry_headers
+from server.engine.output_watch import GivenBack
 
 # Functions of a request and nothing else, by the field that they read.
 READERS = {"vllm.renderers.chat_utils": "messages", "vllm.entrypoints.openai.responses.utils": "input"}
@@ -58,6 +59,8 @@ class _Refusal:
         if self._otherwise is None:
             raise error
         answer: Response = await self._otherwise(request, error)
+        if isinstance(error, GivenBack):
+            answer.headers.update(retry_headers(DEAD_RETRY_S))
         # vLLM's handler has the server end.
         return response_to(engine_died()) if isinstance(error, EngineDeadError) else answer
 

@@ -21,13 +21,16 @@ from server.batches.leases import MAX_ATTEMPTS
 from server.core.settings import Settings
 from server.db.database import Database
 from server.engine.error_handlers import add_engine_error_handlers
+from server.engine.output_watch import GivenBack
 from tests.server.support.batch_kit import ended, line, make_batch, rows
 from tests.server.support.fake_engine import BASE, ChatRequest, FakeEngine
 from tests.server.support.served import served
 
 
 class MortalEngine(FakeEngine):
-    """Raises vLLM's error while it is not `alive`, and has died when it has read the word "poison"."""
+    """Raises vLLM's error while it is not `alive`, and has died when it has read the word "poison". It gives "back"
+    back, as one that was told to end does.
+    """
 
     def mount(self, app: FastAPI) -> None:
         super().mount(app)
@@ -37,6 +40,8 @@ class MortalEngine(FakeEngine):
         add_engine_error_handlers(app)
 
     async def _chat(self, request: ChatRequest, http: Request) -> Response:
+        if request.messages[0]["content"] == "back":
+            raise GivenBack
         self.alive = self.alive and request.messages[0]["content"] != "poison"
         if not self.alive:
             self.received.append(request)
@@ -57,11 +62,15 @@ def until(condition: Callable[[], Any]) -> None:
 
 
 def test_a_dead_engine_is_an_error_that_official_clients_send_again(openai_client: openai.OpenAI) -> None:
-    messages: Any = [{"role": "user", "content": "poison"}]
-    with pytest.raises(openai.InternalServerError, match="send the request again") as refused:
-        openai_client.chat.completions.create(model=BASE, messages=messages)
-    assert (refused.value.status_code, refused.value.code) == (503, "engine_unavailable")
-    assert refused.value.response.headers["retry-after"] == "5"
+    for content, match, code in (
+        ("back", "send this one again", "unavailable"),
+        ("poison", "send the request again", "engine_unavailable"),
+    ):
+        messages: Any = [{"role": "user", "content": content}]
+        with pytest.raises(openai.InternalServerError, match=match) as refused:
+            openai_client.chat.completions.create(model=BASE, messages=messages)
+        assert (refused.value.status_code, refused.value.code) == (503, code)
+        assert refused.value.response.headers["retry-after"] == "5"
 
 
 @contextmanager
