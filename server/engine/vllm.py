@@ -35,6 +35,7 @@ from vllm.renderers.online_derenderer import OnlineDerenderer
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapters.factors.factors import Factors
+from server.engine.cut_calls import keep_cut_calls
 from server.engine.error_handlers import add_engine_error_handlers
 from server.engine.grammar_pool import EngineGrammars
 from server.engine.identity import EngineIdentities
@@ -215,6 +216,8 @@ class VllmEngine:
         """Build vLLM's serving objects on `app.state`. Call once, before the first request."""
         await init_app_state(self.client, app.state, self.args, self.supported_tasks)
         app.state.openai_serving_models.lora_requests = ActiveAdapters()
+        if (messages := getattr(app.state, "anthropic_serving_messages", None)) is not None:  # the model generates
+            keep_cut_calls(messages)
         self._derenderer = app.state.online_derenderer
         self.template_cost = await measure_template(prompt_count(app.state.serving_tokenization))
 
