@@ -63,6 +63,11 @@ REFUSED_ROUTES = {
     "/is_scaling_elastic_ep": "the engine has a fixed number of ranks",
     "/v2/embed": "what its requests compute could not be kept apart from other tenants'; use /v1/embeddings",
 }
+# Of OpenAI's API, what the engine does not have, at places where ids of responses are.
+ABSENT_ROUTES = {
+    f"{RESPONSES_PATH}/input_tokens": "POST /v1/messages/count_tokens and POST /tokenize count the tokens of messages",
+    f"{RESPONSES_PATH}/compact": "ask the model for a summary, and send that as the beginning of the next `input`",
+}
 
 
 def is_below(path: str, prefixes: tuple[str, ...]) -> bool:

@@ -83,6 +83,14 @@ def test_errors_arrive_as_typed_exceptions_with_their_message(
     assert caught.value.request_id
 
 
+def test_calls_that_there_are_not_say_what_there_is(openai_client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="/v1/messages/count_tokens") as caught:
+        openai_client.responses.input_tokens.count(model=BASE, input="hi")
+    assert caught.value.code == "not_supported"
+    with pytest.raises(openai.NotFoundError, match="ask the model for a summary"):
+        openai_client.responses.compact(model=BASE, input="hi")
+
+
 def test_deleted_adapter_raises_not_found(openai_client: openai.OpenAI, base_url: str) -> None:
     httpx.delete(f"{base_url}/adapters/acme%2Fmath")
     with pytest.raises(openai.NotFoundError):
