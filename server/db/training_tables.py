@@ -70,6 +70,7 @@ JOBS = sa.Table(
     sa.Index(None, "tenant_id", "id"),
     # What claims search by.
     sa.Index("ix_jobs_claims", "status", "factors", "tenant_id", "lease_expires_at", "id"),
+    sa.Index("ix_jobs_turns", "tenant_id", "factors", "turn_began_at"),
 )
 
 # A job's metadata again, a row per pair, to search by.

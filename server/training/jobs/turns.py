@@ -44,23 +44,25 @@ def next_job_id(
     """
     ours = sa.or_(JOBS.c.status == "validating_files", JOBS.c.method_type.in_(methods))
     waiting = (
-        sa.select(
-            JOBS.c.tenant_id,
-            sa.func.min(JOBS.c.id).label("id"),
-            sa.func.max(sa.func.coalesce(JOBS.c.turn_began_at, 0)).label("last_turn"),
-        )
+        sa.select(JOBS.c.tenant_id, sa.func.min(JOBS.c.id).label("id"))
         .where(claimable(statuses), JOBS.c.factors == factors, JOBS.c.id.not_in(but_not), ours)
         .group_by(JOBS.c.tenant_id)
     )
     if not suspects:
         waiting = waiting.where(sa.not_(suspect()))
-    oldest, busy = waiting.subquery(), _busy(factors)
+    oldest, busy, had = waiting.subquery(), _busy(factors), JOBS.alias()
+    # Of all its jobs, those that have ended too: short ones of one tenant would keep a long one of another for ever.
+    last_turn = (
+        sa.select(sa.func.max(had.c.turn_began_at))
+        .where(had.c.tenant_id == oldest.c.tenant_id, had.c.factors == factors)
+        .scalar_subquery()
+    )
     rows = (
         sa.select(oldest.c.id)
         .join(TENANTS, TENANTS.c.id == oldest.c.tenant_id)
         .outerjoin(busy, busy.c.tenant_id == oldest.c.tenant_id)
         .where(TENANTS.c.disabled_at.is_(None))
-        .order_by(sa.func.coalesce(busy.c.jobs, 0) / TENANTS.c.weight, oldest.c.last_turn, oldest.c.id)
+        .order_by(sa.func.coalesce(busy.c.jobs, 0) / TENANTS.c.weight, sa.func.coalesce(last_turn, 0), oldest.c.id)
         .limit(1)
     )
     return connection.execute(rows).scalar()

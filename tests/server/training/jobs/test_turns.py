@@ -87,6 +87,21 @@ def test_tenants_take_turns_where_there_are_more_than_places(gateway: TrainingPr
         assert gateway.claimed("w") == [ours]
 
 
+def test_a_tenant_of_many_short_jobs_keeps_no_long_one_from_its_next_turn(gateway: TrainingProcess) -> None:
+    clock = Clock()
+    with following(clock):
+        long, other = gateway.new_job(), other_tenant(gateway)
+        assert gateway.claimed("w") == [long]
+        short = [gateway.new_job(other) for _ in range(3)]
+    clock.at += TURN_S
+    assert step(gateway, clock, long, 1) == "lost"
+    with following(clock):
+        assert gateway.claimed("w") == [short[0]]
+        clock.at += 1
+        gateway.succeed("w", short[0])
+        assert gateway.claimed("w") == [long], "the others have just had their turn"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
