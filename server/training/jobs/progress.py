@@ -86,7 +86,8 @@ def report(
     row = change_job(connection, row, lease_expires_at=lease_expires_at)
     if is_news and row.status == "running" and row.step != row.total_steps and gives_way(database, connection, row):
         add_event(connection, job_id, f"{GIVES_WAY} It goes on behind step {row.step} in its next turn.")
-        change_job(connection, row, status=waiting_status(row), **NO_LEASE)
+        # Not NO_LEASE: turns.py goes by when it was.
+        change_job(connection, row, status=waiting_status(row), lease_owner=None, lease_expires_at=now())
         return LeaseAnswer(wanted="lost", lease_expires_at=None), True
     return LeaseAnswer(wanted=wanted_of(row.status), lease_expires_at=lease_expires_at), is_news
 

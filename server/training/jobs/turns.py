@@ -23,6 +23,8 @@ from server.training.jobs.config import GRADIENT_METHODS, METHODS
 TURN_S = 600
 # A worker with room for it has claimed a job by then.
 WAIT_S = 60
+# A worker has claimed a job by then for one that gave way.
+GIVEN_S = 15
 SUSPECT = 2
 # PostgreSQL's lock under which workers claim. Any number will do.
 CLAIM_LOCK = 0x71_4E_10_2B
@@ -72,7 +74,8 @@ def gives_way(database: Database, connection: Connection, row: Row[Any]) -> bool
     """Whether the running job of `row` gives its place to another tenant's now.
 
     Only a job that a worker of the same kind can train counts, and none that may just be about to be claimed. Not while
-    a worker claims, or another job gives way: it is asked again behind the next step.
+    a worker claims, another job gives way, or as many places have been given as tenants wait, for jobs that share a
+    worker end their steps together: it is asked again behind the next step.
     """
     at = now()
     if row.turn_began_at is None or at < row.turn_began_at + TURN_S:
@@ -90,16 +93,22 @@ def gives_way(database: Database, connection: Connection, row: Row[Any]) -> bool
         .where(busy.c.tenant_id == row.tenant_id)
     )
     share = (sa.func.coalesce(busy.c.jobs, 0) + 1) / TENANTS.c.weight
-    waits = (
-        sa.select(sa.literal(1))
-        .select_from(JOBS)
+    waiting = (
+        sa.select(sa.func.count(JOBS.c.tenant_id.distinct()))
         .join(TENANTS, TENANTS.c.id == JOBS.c.tenant_id)
         .outerjoin(busy, busy.c.tenant_id == JOBS.c.tenant_id)
         .where(claimable(TRAINED), JOBS.c.factors == row.factors, JOBS.c.method_type.in_(alike))
         .where(JOBS.c.tenant_id != row.tenant_id, TENANTS.c.disabled_at.is_(None))
-        .where(JOBS.c.created_at <= at - WAIT_S, sa.not_(suspect()), share <= own_share.scalar_subquery())
+        .where(JOBS.c.created_at <= at - WAIT_S, sa.not_(suspect()), sa.not_(_gave_way(at)))
+        .where(share <= own_share.scalar_subquery())
     )
-    return connection.execute(waits.limit(1)).first() is not None
+    ours = sa.and_(JOBS.c.factors == row.factors, JOBS.c.method_type.in_(alike))
+    given = sa.select(sa.func.count()).where(ours, _gave_way(at))
+    taken = sa.select(sa.func.count()).where(ours, JOBS.c.status == "running", JOBS.c.turn_began_at > at - GIVEN_S)
+    wait, free = connection.execute(
+        sa.select(waiting.scalar_subquery(), given.scalar_subquery() - taken.scalar_subquery())
+    ).one()
+    return bool(wait > max(0, free))
 
 
 def claimable(statuses: Sequence[str]) -> sa.ColumnElement[bool]:
@@ -116,6 +125,15 @@ def suspect() -> sa.ColumnElement[bool]:
     """Whether a job may have ended its workers (leases.py)."""
     # A lease that ran out has its owner still, unless that one has dropped the job.
     return sa.and_(JOBS.c.attempts >= SUSPECT, JOBS.c.lease_owner.is_not(None))
+
+
+def _gave_way(at: int) -> sa.ColumnElement[bool]:
+    """Whether a job has just given its place: its lease ended then, with no owner."""
+    return sa.and_(
+        JOBS.c.status == "queued",
+        JOBS.c.lease_owner.is_(None),
+        sa.func.coalesce(JOBS.c.lease_expires_at, 0) > at - GIVEN_S,
+    )
 
 
 def _busy(factors: str) -> sa.Subquery:

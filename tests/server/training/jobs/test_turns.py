@@ -102,6 +102,22 @@ def test_a_tenant_of_many_short_jobs_keeps_no_long_one_from_its_next_turn(gatewa
         assert gateway.claimed("w") == [long], "the others have just had their turn"
 
 
+def test_of_jobs_that_end_a_step_together_as_many_give_way_as_tenants_wait(gateway: TrainingProcess) -> None:
+    clock = Clock()
+    with following(clock):
+        many = [gateway.new_job() for _ in range(4)]
+        assert gateway.claimed("w", 4) == many
+        other = other_tenant(gateway)
+        few = [gateway.new_job(other) for _ in range(2)]
+    clock.at += TURN_S
+    assert [step(gateway, clock, job, 1) for job in many] == ["lost", "run", "run", "run"]
+    with following(clock):
+        assert gateway.claimed("w") == few[:1]
+    assert step(gateway, clock, many[1], 2) == "lost", "a worker has taken the place that was free"
+    with following(clock):
+        assert gateway.claimed("w") == few[1:]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
