@@ -5,8 +5,8 @@ When it has ended it is kept, and only then do its last bytes leave: whoever has
 response is there when its first event leaves: that has its id.
 
 A stream that its token limit cut off has to end with `response.incomplete`; the engine ends every stream with
-`response.completed`, whatever the response's status is. A stream that breaks ends with `response.failed`. Only events
-with the whole object in them are parsed.
+`response.completed`, whatever the response's status is. The item that was cut off says so; of the engine's, all are
+completed. A stream that breaks ends with `response.failed`. Only events with the whole object in them are parsed.
 """
 
 from __future__ import annotations
@@ -118,12 +118,21 @@ class ResponseAnswer:
         response = self._completed(response)
         if response["status"] == "completed":
             response["completed_at"] = now()
+        elif response["status"] == "incomplete":
+            response["output"] = _cut_off(response.get("output") or [])
         if self._stored:
             response["store"] = await self._keep(response)
         return response
 
     def _completed(self, response: dict[str, Any]) -> dict[str, Any]:
         return {"error": None, "completed_at": None, **response, **self._plan.fields, "store": self._stored}
+
+
+def _cut_off(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`output` of a response whose last item the token limit cut off. Not all kinds of items have a status."""
+    if not output or output[-1].get("status") != "completed":
+        return output
+    return [*output[:-1], {**output[-1], "status": "incomplete"}]
 
 
 def _event(parsed: dict[str, Any]) -> bytes:

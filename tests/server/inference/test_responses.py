@@ -147,6 +147,7 @@ async def test_references_to_more_than_is_read_say_so(
 async def test_what_is_retrieved_is_what_was_answered(asking: openai.AsyncOpenAI) -> None:
     response = await asking.responses.create(model=BASE, input="one", metadata={"of": "a test"}, max_output_tokens=2)
     assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")  # type: ignore[union-attr]
+    assert response.output[-1].status == "incomplete"  # type: ignore[union-attr]
     assert (await asking.responses.retrieve(response.id)).model_dump() == response.model_dump()
     assert response.id.startswith("resp_") and response.background is False and response.error is None
     await asking.responses.delete(response.id)
@@ -230,6 +231,7 @@ async def test_a_stream_says_how_it_ended(asking: openai.AsyncOpenAI, most: int,
     response = events[-1].response  # type: ignore[union-attr]
     kept = await asking.responses.retrieve(response.id)
     assert (kept.output_text, kept.status) == ("base after 3 items", last.removeprefix("response."))
+    assert [one.output[-1].status for one in (kept, response)] == [kept.status] * 2  # type: ignore[union-attr]
     assert kept.id == events[0].response.id  # type: ignore[union-attr]
 
 
