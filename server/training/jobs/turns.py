@@ -2,7 +2,8 @@
 
 Next is the tenant with the fewest running jobs for its weight, of several such the one whose last turn is longest ago,
 and of its jobs the oldest. A job that has run for TURN_S gives way behind a step, where a tenant that waits would then
-have no more running jobs for its weight than the job's own tenant had. It goes on behind that step in its next turn.
+have no more running jobs for its weight than the job's own tenant had; and one whose tenant has more weight, after as
+many times TURN_S, where a tenant that waits has none. It goes on behind that step in its next turn.
 """
 
 from __future__ import annotations
@@ -93,6 +94,9 @@ def gives_way(database: Database, connection: Connection, row: Row[Any]) -> bool
         .where(busy.c.tenant_id == row.tenant_id)
     )
     share = (sa.func.coalesce(busy.c.jobs, 0) + 1) / TENANTS.c.weight
+    own = TENANTS.alias()
+    own_weight = sa.select(own.c.weight).where(own.c.id == row.tenant_id).scalar_subquery()
+    long_turn = TENANTS.c.weight * (at - row.turn_began_at) >= own_weight * TURN_S
     waiting = (
         sa.select(sa.func.count(JOBS.c.tenant_id.distinct()))
         .join(TENANTS, TENANTS.c.id == JOBS.c.tenant_id)
@@ -100,7 +104,7 @@ def gives_way(database: Database, connection: Connection, row: Row[Any]) -> bool
         .where(claimable(TRAINED), JOBS.c.factors == row.factors, JOBS.c.method_type.in_(alike))
         .where(JOBS.c.tenant_id != row.tenant_id, TENANTS.c.disabled_at.is_(None))
         .where(JOBS.c.created_at <= at - WAIT_S, sa.not_(suspect()), sa.not_(_gave_way(at)))
-        .where(share <= own_share.scalar_subquery())
+        .where(sa.or_(share <= own_share.scalar_subquery(), sa.and_(busy.c.jobs.is_(None), long_turn)))
     )
     ours = sa.and_(JOBS.c.factors == row.factors, JOBS.c.method_type.in_(alike))
     given = sa.select(sa.func.count()).where(ours, _gave_way(at))

@@ -175,6 +175,24 @@ def test_turns_are_by_weight(gateway: TrainingProcess) -> None:
     assert step(gateway, clock, mine[1], 1) == "run", "two of three thirds are not more than two of one"
 
 
+def test_a_tenant_of_more_weight_has_longer_turns_but_not_for_ever(gateway: TrainingProcess) -> None:
+    clock = Clock()
+    with following(clock):
+        gateway.do(lambda to: to.execute(TENANTS.update().values(weight=3.0)))
+        ours, theirs = gateway.new_job(), gateway.new_job(other_tenant(gateway))
+        assert gateway.claimed("w") == [ours]
+    clock.at += 3 * TURN_S - 1
+    assert step(gateway, clock, ours, 1) == "run"
+    clock.at += 1
+    assert step(gateway, clock, ours, 2) == "lost"
+    with following(clock):
+        assert gateway.claimed("w") == [theirs]
+    clock.at += TURN_S
+    assert step(gateway, clock, theirs, 1) == "lost"
+    with following(clock):
+        assert gateway.claimed("w") == [ours]
+
+
 def test_the_last_step_ends_the_job_and_a_paused_job_stays_paused(gateway: TrainingProcess) -> None:
     clock = Clock()
     with following(clock):
