@@ -83,6 +83,11 @@ class BatchRun:
         )
         self._stopping = False
 
+    @property
+    def is_tried_again(self) -> bool:
+        """Whether an attempt before this one failed, and nothing was answered since."""
+        return bool(self._standing.row.attempts > 1)
+
     async def go(self) -> None:
         """Go on until the batch has ended. NotMine when that is not here. Cancelled, it stores what was answered."""
         if self._standing.row.attempts > leases.MAX_ATTEMPTS:

@@ -5,7 +5,8 @@ A batch is given up for one of another tenant that would wait for it for hours (
 When the gateway ends in good order, it asks no more lines, and gives a batch back when those have their answers that it
 has asked, or when it ends: then another gateway goes on with it at once. After any other end that happens when the
 leases have run out. An end because the engine died is an attempt that failed: a line of which engines die would
-otherwise end one gateway after the other.
+otherwise end one gateway after the other. Of which batch it was nobody knows, so one that had such an attempt and has
+got no answer since is tried alone for a while: no other tenant's attempts are used up by its line.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from server.core.errors import ApiError
 
 MAX_AT_ONCE = 4
 POLL_S = 2.0
+# Its owner's quota may have it wait for longer; then others are taken beside it.
+TRIAL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,9 @@ class BatchRunner:
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
 
     def _has_room(self) -> bool:
-        return len(self._runs) < MAX_AT_ONCE and not self._tools.draining.is_set()
+        since = asyncio.get_running_loop().time() - TRIAL_S
+        is_trial = any(running.run.is_tried_again and running.began > since for running in self._runs.values())
+        return len(self._runs) < MAX_AT_ONCE and not is_trial and not self._tools.draining.is_set()
 
     async def _give_way(self) -> None:
         """Give a batch up where another tenant's waits that is more in need of its place. What was answered is kept."""

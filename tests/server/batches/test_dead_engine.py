@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -29,8 +30,10 @@ from tests.server.support.served import served
 
 class MortalEngine(FakeEngine):
     """Raises vLLM's error while it is not `alive`, and has died when it has read the word "poison". It gives "back"
-    back, as one that was told to end does.
+    back, as one that was told to end does, and answers "slow" when it is not `busy`.
     """
+
+    busy = False
 
     def mount(self, app: FastAPI) -> None:
         super().mount(app)
@@ -46,6 +49,10 @@ class MortalEngine(FakeEngine):
         if not self.alive:
             self.received.append(request)
             raise EngineDeadError
+        while self.busy and request.messages[0]["content"] == "slow":
+            await asyncio.sleep(0.02)
+            if not self.alive:
+                raise EngineDeadError
         return await super()._chat(request, http)
 
 
@@ -110,3 +117,21 @@ def test_a_line_of_which_engines_die_ends_its_batch_after_some_of_them(
     with gateway(settings, engine, app_database) as client:
         done = ended(client, made)
     assert done.status == "failed" and engine.alive
+
+
+def test_a_batch_is_not_failed_for_the_line_of_another(
+    settings: Settings, engine: MortalEngine, app_database: Database
+) -> None:
+    engine.busy = True
+    with gateway(settings, engine, app_database) as client:
+        poison, other = make_batch(client, [line("poison")]), make_batch(client, [line("slow")])
+        until(lambda: not engine.alive)
+        time.sleep(0.5)
+    for _ in range(MAX_ATTEMPTS - 1):
+        engine.alive = True
+        with gateway(settings, engine, app_database):
+            until(lambda: not engine.alive)
+            time.sleep(0.5)  # in which the other would be taken, too
+    engine.alive, engine.busy = True, False
+    with gateway(settings, engine, app_database) as client:
+        assert (ended(client, poison).status, ended(client, other).status) == ("failed", "completed")
