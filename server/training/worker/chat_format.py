@@ -148,7 +148,7 @@ def check_message(message: object, where: str) -> None:
         raise FormatError(f"{where}.role is {quoted(role)}", f"one of {', '.join(MESSAGES)}")
     _check(lambda: MESSAGES[role].model_validate(message), where, MESSAGES[role])
     content = message.get("content")
-    if content is None and (role == "function" or any(message.get(name) for name in _INSTEAD_OF_CONTENT)):
+    if content in (None, []) and (role == "function" or any(message.get(name) for name in _INSTEAD_OF_CONTENT)):
         return
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
     if not parts or not all(_is_text(part) for part in parts):
@@ -179,11 +179,12 @@ def calls_of(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def to_template_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """The message as chat templates take it: one text as content, developer as system, function as tool."""
+    message = without_empty(message)
     content = message.get("content")
     if isinstance(content, list):
         content = "\n".join(part["text"] if part["type"] == "text" else part["refusal"] for part in content)
     known = {"role": _ROLES.get(message["role"], message["role"]), "content": content or message.get("refusal") or ""}
-    known |= {name: message[name] for name in ("name", "tool_call_id") if message.get(name) is not None}
+    known |= {name: message[name] for name in ("name", "tool_call_id") if name in message}
     ids = [call["id"] for call in message.get("tool_calls") or ()]
     calls = [
         {"type": "function", "function": {"name": call["name"], "arguments": json.loads(call["arguments"])}}

@@ -235,6 +235,13 @@ def test_an_answer_of_openais_client_is_a_message_to_be_learned() -> None:
     assert to_template_message(row.messages[1]) == ASSISTANT
 
 
+def test_fields_of_a_message_that_are_empty_lists_are_as_absent_ones() -> None:
+    (row,) = read(jsonl({"messages": [{**USER, "name": []}, {**CALLS, "content": [], "name": []}]}), "supervised")
+    (same,) = read(jsonl({"messages": [USER, CALLS]}), "supervised")
+
+    assert [*map(to_template_message, row.messages)] == [*map(to_template_message, same.messages)]
+
+
 @pytest.mark.parametrize(
     ("role", "theirs"),
     [
