@@ -27,6 +27,8 @@ from adapters.vector.errors import AdapterError, CheckpointError, FactorsError, 
 
 INVALID_REQUEST = "invalid_request_error"
 MAX_SHOWN_CHARS = 80
+# The code of errors of which a dead engine is the reason.
+ENGINE_DEAD = "engine_unavailable"
 
 STATUS_CODES = {
     HTTPStatus.BAD_REQUEST: "invalid_request",

@@ -22,7 +22,7 @@ from vllm.exceptions import VLLMError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from server.core.error_responses import response_to, validation_error
-from server.core.errors import ApiError, BadRequest, Unavailable
+from server.core.errors import ENGINE_DEAD, ApiError, BadRequest, Unavailable
 from server.core.first_fault import first_fault_reader
 from server.core.retry_headers import retry_headers
 from server.engine.output_watch import GivenBack
@@ -80,7 +80,7 @@ def engine_died() -> Unavailable:
     """The answer to a request for an engine that has ended, and with it the server."""
     return Unavailable(
         "The engine has died, and this server ends; send the request again, for another server.",
-        code="engine_unavailable",
+        code=ENGINE_DEAD,
         headers=retry_headers(DEAD_RETRY_S),
     )
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Response
 
 from server.api.deps import Gateway, GatewayDep
 from server.api.own_route import OwnRoute
-from server.core.errors import Unavailable
+from server.core.errors import ENGINE_DEAD, Unavailable
 from server.core.principal import DEFAULT_TENANT_NAME
 
 router = APIRouter(tags=["operations"], route_class=OwnRoute)
@@ -79,7 +79,7 @@ async def _check_engine(gateway: Gateway) -> None:
             await gateway.engine.check_health()
     # Whatever an engine raises when it is dead is the engine's affair.
     except Exception as error:
-        raise Unavailable(f"The engine is not alive: {type(error).__name__}.", code="engine_unavailable") from error
+        raise Unavailable(f"The engine is not alive: {type(error).__name__}.", code=ENGINE_DEAD) from error
     silent_s, most_s = gateway.engine.silent_s, gateway.settings.engine_silence_s
     if silent_s > most_s:
         log: structlog.stdlib.BoundLogger = structlog.get_logger()

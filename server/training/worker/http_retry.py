@@ -3,7 +3,8 @@
 A worker outlives restarts of the gateway, so a failed connection, 429, 502, 503 or 504 is never an error, and neither
 is a gateway of another version: the request is repeated without a limit, after a growing delay or the one in
 Retry-After. Any other 5xx may be about this one request, so it is tried a few times, and so is a file whose bytes the
-storage does not have. Every request sent through here must be safe to send twice.
+storage does not have. One that finds its engine dead may be what it died of, and is given up after a few engines. Every
+request sent through here must be safe to send twice.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
+from server.core.errors import ENGINE_DEAD
 from server.core.retry_headers import retry_after_s
 from server.training.files.storage import FILE_MISSING
 from server.training.jobs.protocol import PROTOCOL_MISMATCH
@@ -36,7 +38,8 @@ class GatewayRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """first_delay_s, max_delay_s: of the exponential backoff. max_attempts: for a 5xx that waiting may not help."""
+    """first_delay_s, max_delay_s: of the exponential backoff. max_attempts: for a 5xx that waiting may not help,
+    and how many engines may die of a request."""
 
     first_delay_s: float = 0.5
     max_delay_s: float = 30.0
@@ -80,10 +83,17 @@ async def request_with_retries(
         if report is not None and state.outcome is not None and state.next_action is not None:
             report(f"{path}: {state.outcome.exception()}; again in {state.next_action.sleep:.1f} s")
 
+    dead_engines = 0
+
     def stop(state: RetryCallState) -> bool:
+        nonlocal dead_engines
         again = state.outcome.exception() if state.outcome else None
         response = again.response if isinstance(again, _Retry) else None
-        return response is not None and _may_last(response) and state.attempt_number >= retry_policy.max_attempts
+        if response is None:
+            return False
+        dead_engines += refused(response).code == ENGINE_DEAD
+        attempts = state.attempt_number if _may_last(response) else dead_engines
+        return attempts >= retry_policy.max_attempts
 
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(_Retry), wait=wait, stop=stop, before_sleep=before_sleep, reraise=True

@@ -56,3 +56,15 @@ async def test_a_retry_after_without_a_number_is_none(value: str) -> None:
         async with httpx.AsyncClient() as http:
             await request_with_retries(http, "POST", app.url, retry_policy=IMPATIENT, json={}, report=told.append)
     assert told == [f"{app.url}: status 503; again in 0.0 s"]
+
+
+async def test_a_request_of_which_engines_die_is_given_up_after_some_of_them() -> None:
+    dead = (503, {"error": {"code": "engine_unavailable", "message": "The engine has died."}})
+    restarts = (503, {})
+    with endpoint_app(restarts, restarts, dead, restarts, dead, (200, {})) as app:
+        async with httpx.AsyncClient() as http:
+            with pytest.raises(GatewayRefused, match="has died"):
+                await request_with_retries(http, "POST", app.url, retry_policy=IMPATIENT, json={})
+    with endpoint_app(restarts, restarts, dead, restarts, (200, {})) as app:
+        async with httpx.AsyncClient() as http:
+            assert (await request_with_retries(http, "POST", app.url, retry_policy=IMPATIENT, json={})).is_success
