@@ -36,7 +36,7 @@ SERVER = textwrap.dedent(
 
 
 def test_signals_of_the_group_reach_the_server_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
-    script = tmp_path_factory.mktemp("server") / "server.py"
+    script = tmp_path_factory.mktemp("server") / "program"
     script.write_text(SERVER)
     server = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert server.stdout is not None
