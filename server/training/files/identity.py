@@ -16,7 +16,7 @@ import structlog
 from server.core.errors import Unavailable
 from server.db.database import Database
 from server.db.training_tables import FILE_STORE, FILES
-from server.training.files.storage import FileMissing, FileStorage
+from server.training.files.storage import FileStorage
 
 MARKER = ".tinylora-files"
 MAX_MARKER_BYTES = 100
@@ -49,11 +49,10 @@ def why_not_the_store(database: Database, files: FileStorage, url: str) -> str |
 
 
 def _marker(files: FileStorage) -> str | None:
-    try:
-        with files.opened_at(MARKER, 0) as file:
-            text = file.read(MAX_MARKER_BYTES).decode(errors="replace").strip()
-    except FileMissing:
+    if not files.has(MARKER):
         return None
+    with files.opened_at(MARKER, 0) as file:
+        text = file.read(MAX_MARKER_BYTES).decode(errors="replace").strip()
     return text or None  # another gateway is about to write it
 
 

@@ -35,8 +35,9 @@ class SeenRows:
 
     def only(self, indices: Sequence[int]) -> SeenRows:
         """Some of the rows; `endless` stays that of all."""
-        digests, tokens = ((numbers[index] for index in indices) for numbers in (self.digests, self.tokens))
-        return SeenRows(digests, tokens, self.endless)
+        return SeenRows(
+            (self.digests[index] for index in indices), (self.tokens[index] for index in indices), self.endless
+        )
 
 
 def notes(training: SeenRows, held_out: SeenRows) -> list[str]:

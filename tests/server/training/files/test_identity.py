@@ -63,6 +63,14 @@ def test_a_storage_that_has_nothing_is_not_that_of_a_database_with_files(databas
     start(database, other)
 
 
+def test_a_first_start_is_told_of_nothing(
+    database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(database, f"{tmp_path}/not-there-yet/files")
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "")
+
+
 def test_files_of_before_there_were_ids_are_found(database: Database, url: str) -> None:
     add_file(database, url)
     for _ in range(LOOKED_FOR - 1):

@@ -25,6 +25,12 @@ def test_held_out_rows_that_are_trained_on_are_counted() -> None:
     assert note.startswith("1 of the 2 held-out rows are among the training rows")
 
 
+def test_other_rows_of_as_many_tokens_are_no_matter() -> None:
+    rows = seen(([1], [END]), ([2], [END]), ([3], [END]))
+    assert notes(rows.only((0, 1)), rows.only((2,))) == []
+    assert list(rows.only((0, 2)).tokens) == [2, 2]
+
+
 def test_answers_behind_which_the_model_does_not_stop_are_counted() -> None:
     (note,) = notes(seen(([1], [5]), ([2], [5, END])), SeenRows())
     assert note.startswith("1 of the answers do not end with a token at which the model stops")
