@@ -168,8 +168,10 @@ def create_app(
     docs_files = read_docs() if docs else {}
     app.include_router(docs_router(docs_files))
 
+    operator_keys = OperatorKeys.of(settings, api_keys)
+    mode = auth_mode(operator_keys, database)
     field = AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters)
-    admission = new_admission(settings, engine, quotas, metrics.registry)
+    admission = new_admission(settings, engine, quotas, metrics.registry, has_tenants=mode != "open")
     # The middleware added last is met first.
     app.add_middleware(NoteRoute)
     app.add_middleware(
@@ -208,8 +210,6 @@ def create_app(
     if not database.is_sqlite:
         # Around all that keeps leases.
         run_with(app, DatabaseClock(database).followed())
-    operator_keys = OperatorKeys.of(settings, api_keys)
-    mode = auth_mode(operator_keys, database)
     document_errors(app, mode)
     read_to_first_fault(app)
     app.add_middleware(RefusedRoutes)

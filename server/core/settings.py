@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         description="sequences in the engine at once; by default as many as it runs (max_num_seqs of each "
         "data-parallel rank)",
     )
+    max_tenant_running_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="of these, most of one tenant; by default all on a server without keys, else all but an eighth",
+    )
     max_queued_requests: int = Field(
         default=256, ge=0, description="requests of each tenant waiting for the engine, without less urgent ones"
     )

@@ -30,6 +30,8 @@ from server.limits.spending import check_month, month_headers
 QUEUE_FULL_RETRY_S = 1.0
 # Of the sequences that batches may have when nobody else asks, so many times fewer beside a request.
 BESIDE_SHARE = 16
+# Of all sequences, so many times fewer are kept for other tenants than one that has the rest.
+KEPT_SHARE = 8
 # Of embeddings, scores and the like, which hold all slots until the last of them ends. OpenAI takes so many.
 MAX_INPUTS = 2048
 # A tenant of weight 0 still has to be served some time.
@@ -126,8 +128,8 @@ class Admission:
             turn.ticket.close(tokens)
 
     def check_width(self, path: str, principal: Principal, estimate: Estimate) -> None:
-        """BadRequest for more answers than run at once: they would hold all slots, over and over, until they end;
-        and for very many inputs of a request that generates nothing.
+        """BadRequest for more answers than a tenant may have at once: they would hold all its slots, over and over,
+        until they end; and for very many inputs of a request that generates nothing.
 
         An admin may ask for more.
         """
@@ -140,10 +142,10 @@ class Admission:
                     "requests instead.",
                     code="too_many_inputs",
                 )
-        elif estimate.sequences > self._queue.max_running:
+        elif estimate.sequences > self._queue.max_of_tenant:
             raise BadRequest(
                 f"The request asks for {estimate.sequences} answers (n times the number of prompts), expected at most "
-                f"{self._queue.max_running}, as many as run at once here; send several requests instead.",
+                f"{self._queue.max_of_tenant}, as many as a tenant may have at once; send several requests instead.",
                 param="n",
                 code="too_many_answers",
             )
@@ -161,12 +163,16 @@ def max_batch_requests(settings: Settings, engine: Engine) -> int:
     return min(settings.max_batch_requests or max(1, slots // 2), slots)
 
 
-def new_admission(settings: Settings, engine: Engine, quotas: Quotas, registry: CollectorRegistry) -> Admission:
-    """Admission to `engine`; its metrics go into `registry`."""
+def new_admission(
+    settings: Settings, engine: Engine, quotas: Quotas, registry: CollectorRegistry, *, has_tenants: bool
+) -> Admission:
+    """Admission to `engine`; its metrics go into `registry`. has_tenants: whether requests are of several."""
     slots = settings.max_running_requests or engine.max_num_seqs
+    kept = max(1, slots // KEPT_SHARE) if has_tenants else 0
+    of_tenant = settings.max_tenant_running_requests or max(1, slots - kept)
     alone = max_batch_requests(settings, engine)
     pace = BackgroundPace(alone, max(1, alone // BESIDE_SHARE))
-    queue = FairQueue(max_running=slots, max_waiting=settings.max_queued_requests, pace=pace)
+    queue = FairQueue(max_running=slots, max_waiting=settings.max_queued_requests, pace=pace, max_of_tenant=of_tenant)
     metrics = AdmissionMetrics(
         registry,
         waiting=lambda: queue.waiting - queue.less_urgent_waiting,

@@ -6,6 +6,8 @@ has no credit from when it was away.
 
 A tenant without requests stays in the heap until the virtual time has passed its tag, which then no longer matters. So
 nothing is remembered of anyone while slots are free.
+
+A tenant that may have no more for now is set aside, out of the heap, and comes back as one that comes new does.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from itertools import count
 
 @dataclass(slots=True, eq=False)
 class Flow:
-    """One tenant: its start tag in virtual time, and its waiting requests, most urgent and then oldest first."""
+    """One tenant: its start tag in virtual time, and its waiting requests, most urgent and then oldest first. aside:
+    whether it is passed over."""
 
     tenant: Hashable
     start: float
@@ -28,6 +31,7 @@ class Flow:
     weight: float = 1.0
     waiting: list[Place] = field(default_factory=list)
     correction: float = 0.0
+    aside: bool = False
 
     def __lt__(self, other: Flow) -> bool:
         return (self.start, self.order) < (other.start, other.order)
@@ -80,6 +84,11 @@ class FairOrder:
         """Tenants of which anything is remembered."""
         return len(self._flows)
 
+    @property
+    def waiting_aside(self) -> int:
+        """Requests of tenants that are passed over."""
+        return sum(len(flow.waiting) for flow in self._flows.values() if flow.aside)
+
     def add(
         self, tenant: Hashable, cost: float, weight: float, width: int, priority: int, *, background: bool
     ) -> Place:
@@ -107,8 +116,20 @@ class FairOrder:
                 continue
             heappop(self._heap)
             del self._flows[flow.tenant]
-        self._virtual_time = 0.0
+        if not self._flows:
+            self._virtual_time = 0.0
         return None
+
+    def set_aside_first(self) -> None:
+        """Pass over the tenant of `first` until `bring_back`."""
+        heappop(self._heap).aside = True
+
+    def bring_back(self, tenant: Hashable) -> None:
+        """Pass over `tenant` no longer, if it was."""
+        flow = self._flows.get(tenant)
+        if flow is not None and flow.aside:
+            flow.aside, flow.start = False, max(flow.start, self._virtual_time)
+            heappush(self._heap, flow)
 
     def take_first(self) -> None:
         """The one of `first` goes."""

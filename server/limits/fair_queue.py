@@ -4,8 +4,11 @@ While a tenant waits, it is served at least as a fluid server would serve it (to
 proportion to its weight) that is behind by one request of each other tenant. No slot stays free that the next request
 fits in.
 
-A request for several slots waits until so many are free, and nobody overtakes it. What others would have done meanwhile
-in the slots that it keeps free is a part of its cost, by what a slot has lately done in a second.
+A tenant may have no more than `max_of_tenant` slots at once, so that one alone never keeps all others waiting until its
+answers end. Others overtake it meanwhile.
+
+A request for several slots waits until so many are free, and nobody else overtakes it. What others would have done
+meanwhile in the slots that it keeps free is a part of its cost, by what a slot has lately done in a second.
 
 Work of the background (lines of batches) has an order of its own, by the same rule. It starts when no request waits,
 and as many at once as background_pace.py allows. While none of it runs, the next line starts in what is free, however
@@ -19,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Hashable
 
 from server.limits.background_pace import BackgroundPace
@@ -38,7 +42,8 @@ class FairQueue:
     Those of a less urgent class do not count among them: however many of a tenant's rollouts wait, its chats find room.
     There are three classes, not as many as priorities, which a client chooses.
 
-    Without a `pace`, work of the background may have all slots that no request wants.
+    Without a `pace`, work of the background may have all slots that no request wants, and without `max_of_tenant` a
+    tenant all there are.
     """
 
     def __init__(
@@ -47,15 +52,18 @@ class FairQueue:
         max_running: int,
         max_waiting: int,
         pace: BackgroundPace | None = None,
+        max_of_tenant: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_running = max_running
+        self.max_of_tenant = min(max_of_tenant or max_running, max_running)
         self.max_waiting = max_waiting
         self.waiting = 0  # requests, without the background's
         self.less_urgent_waiting = 0  # of these
         self.less_urgent_running = 0  # slots in use
         self.pace = pace or BackgroundPace(max_running, max_running)
         self._free = max_running
+        self._slots: Counter[Hashable] = Counter()  # in use, by tenant, without the background's
         self._requests = FairOrder()
         self._background = FairOrder()
         self._look_again: asyncio.TimerHandle | None = None
@@ -97,8 +105,9 @@ class FairQueue:
         not for the background, of which whoever asks bounds how much waits.
         """
         self._count_kept_free()
-        order = self._background if background else self._requests
-        place = order.add(tenant, cost, weight, min(width, self.max_running), priority, background=background)
+        order, most = (self._background, self.max_running) if background else (self._requests, self.max_of_tenant)
+        place = order.add(tenant, cost, weight, min(width, most), priority, background=background)
+        self._requests.bring_back(tenant)
         self._count_waiting(place, 1)
         if not background:
             self.pace.request_came()
@@ -131,21 +140,27 @@ class FairQueue:
                 self.pace.ended(place.width, place.started_at)
             else:
                 self._count_done(place.cost if true_cost is None else true_cost, place)
+                self._count_slots(place, -1)
             if true_cost is not None:
                 place.flow.correction += true_cost - place.cost
         else:
             place.flow.waiting.remove(place)
             place.granted.cancel()
             self._count_waiting(place, -1)
+        self._requests.bring_back(place.flow.tenant)
         self._dispatch()
 
     def _dispatch(self) -> None:
         self._blocking = None
         while self._free and (place := self._requests.first()) is not None:
+            if self._has_most(place):
+                self._requests.set_aside_first()
+                continue
             if place.width > self._free:
                 self._blocking, self._counted_at = place.flow, self._clock()
                 return  # nobody overtakes it, or it might wait for ever
             self._requests.take_first()
+            self._count_slots(place, 1)
             place.started_at = self._clock()
             self._grant(place)
         while self._free and (place := self._background.first()) is not None:
@@ -158,15 +173,26 @@ class FairQueue:
             place.started_at = self.pace.started(place.width)
             self._grant(place)
 
+    def _has_most(self, place: Place) -> bool:
+        """Whether its tenant would have more slots with it than a tenant may have, where that is not all."""
+        most = self.max_of_tenant
+        return most < self.max_running and self._slots[place.flow.tenant] + place.width > most
+
     def _count_kept_free(self) -> None:
         """Add to the cost of who blocks the queue what the slots that others wait for would have done since last."""
         flow = self._blocking
         if flow is None or not self._lately_s:
             return
         now = self._clock()
-        wanted = min(self._free, self.waiting - len(flow.waiting))
+        wanted = min(self._free, self.waiting - self._requests.waiting_aside - len(flow.waiting))
         flow.correction += wanted * (now - self._counted_at) * self._lately_cost / self._lately_s
         self._counted_at = now
+
+    def _count_slots(self, place: Place, sign: int) -> None:
+        tenant = place.flow.tenant
+        self._slots[tenant] += sign * place.width
+        if not self._slots[tenant]:
+            del self._slots[tenant]
 
     def _count_done(self, cost: float, place: Place) -> None:
         self._lately_cost += cost

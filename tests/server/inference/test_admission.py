@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import openai
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from server.api.app import create_app
 from server.batches.asking import ask
@@ -405,3 +407,24 @@ async def test_inputs_of_one_request_are_bounded(client: httpx.AsyncClient) -> N
     refused = await embed(2049)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_inputs")
     assert (await embed(2048)).status_code == 404  # by the engine, which has no such route
+
+
+async def test_one_tenants_wide_request_keeps_no_other_tenant_waiting(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    key = secrets.token_hex(32)
+    with_keys = {"admin_key": SecretStr(key), "max_running_requests": 16}
+    app = create_app(settings.model_copy(update=with_keys), engine, app_database)
+    act_as(app, PRINCIPALS)
+    engine.hold = asyncio.Event()
+    async with client_of(app) as client:
+        client.headers["Authorization"] = f"Bearer {key}"
+        refused = await chat(client, "a", n=15)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_many_answers")
+        assert "expected at most 14" in refused.json()["error"]["message"]
+        wide = asyncio.create_task(chat(client, "a", n=14))
+        await until(lambda: len(engine.received) == 1)
+        short = asyncio.create_task(chat(client, "b", n=2))
+        await until(lambda: len(engine.received) == 2)
+        engine.hold.set()
+        assert [(await task).status_code for task in (wide, short)] == [200, 200]

@@ -294,3 +294,91 @@ async def test_nothing_is_remembered_of_many_tenants_that_come_once() -> None:
         queue.leave(queue.enter(tenant, cost=100))
         assert queue.remembered <= 2
     queue.leave(held)
+
+
+def test_a_tenant_leaves_others_the_slots_beyond_its_most() -> None:
+    async def serve() -> None:
+        queue = FairQueue(max_running=4, max_waiting=100, max_of_tenant=3)
+        ours = [queue.enter("a", cost=1) for _ in range(5)]
+        assert [place.running for place in ours] == [True] * 3 + [False] * 2
+        theirs = queue.enter("b", cost=100)
+        assert theirs.running, "the slot that is kept, whoever came first"
+        queue.leave(theirs)
+        assert not ours[3].running
+        queue.leave(ours[0])
+        assert ours[3].running and not ours[4].running
+        queue.leave(ours[4])
+        assert queue.waiting == 0
+        for place in ours:
+            queue.leave(place)
+        assert (queue.running, queue.remembered) == (0, 0)
+
+    run(serve())
+
+
+def test_a_request_wider_than_its_tenant_may_have_now_is_overtaken_by_others_alone() -> None:
+    async def serve() -> None:
+        queue = FairQueue(max_running=8, max_waiting=100, max_of_tenant=6)
+        narrow = queue.enter("a", cost=1)
+        wide, behind = queue.enter("a", cost=1, width=99), queue.enter("a", cost=1)
+        assert wide.width == 6 and not wide.running and not behind.running
+        assert queue.enter("b", cost=1, width=6).running
+        urgent = queue.enter("a", cost=1, priority=-1)
+        assert urgent.running, "one that goes before it, and finds room"
+        queue.leave(narrow)
+        queue.leave(urgent)
+        assert not wide.running, "two slots are free, and b has the others"
+        queue.leave(wide)
+        assert behind.running, "whose client has left keeps nobody"
+
+    run(serve())
+
+
+def test_a_tenant_that_comes_back_has_no_credit_from_when_it_had_its_most() -> None:
+    async def serve() -> None:
+        queue = FairQueue(max_running=3, max_waiting=100, max_of_tenant=2)
+        a = [queue.enter("a", cost=1) for _ in range(20)]
+        b = [queue.enter("b", cost=1) for _ in range(20)]
+        for _ in range(6):  # b has one slot, over and over, while a has its two
+            queue.leave(next(place for place in b if place.running and not place.left))
+        order = []
+        running = [place for place in (*a, *b) if place.running and not place.left]
+        for _ in range(8):
+            queue.leave(running.pop(0))
+            (new,) = [place for place in (*a, *b) if place.running and not place.left and place not in running]
+            running.append(new)
+            order.append(new.flow.tenant)
+        assert 3 <= order.count("b") <= 5, order
+
+    run(serve())
+
+
+@FUZZ
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.booleans()), min_size=1, max_size=60),
+    st.integers(1, 5),
+    st.randoms(use_true_random=False),
+)
+def test_nobody_has_more_than_its_most_and_everybody_is_served(
+    requests: list[tuple[int, int, bool]], most: int, order: Any
+) -> None:
+    async def serve() -> None:
+        queue = FairQueue(max_running=5, max_waiting=100, max_of_tenant=most)
+        left = []
+        for tenant, width, ends in requests:
+            left.append(queue.enter(tenant, cost=width, width=width))
+            if ends:
+                queue.leave(left.pop(order.randrange(len(left))))
+            slots = Counter[Any]()
+            for place in left:
+                slots[place.flow.tenant] += place.width * place.running
+            assert max(slots.values(), default=0) <= most and slots.total() == queue.running <= 5
+        while left:
+            served = [place for place in left if place.running]
+            assert served, "somebody always goes"
+            place = order.choice(served)
+            left.remove(place)
+            queue.leave(place)
+        assert (queue.running, queue.waiting, queue.remembered) == (0, 0, 0)
+
+    run(serve())
