@@ -1,8 +1,8 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares in the order a request meets them.
 
-    RootPath -> Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> UnhandledErrors -> ShortPaths
-    -> AuthMiddleware -> PrintablePaths -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes -> EngineErrors
-    -> the engine's own -> InferenceMiddleware -> NoteRoute
+    RootPath -> Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> CutAnswers -> UnhandledErrors
+    -> ShortPaths -> AuthMiddleware -> PrintablePaths -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes
+    -> EngineErrors -> the engine's own -> InferenceMiddleware -> NoteRoute
 
 All parts are handed in; the app of the tests differs from the real one by its engine.
 """
@@ -22,6 +22,7 @@ from server.api.lifespan import run_with
 from server.api.middleware.anthropic_errors import AnthropicErrors
 from server.api.middleware.browser_guard import BrowserGuard
 from server.api.middleware.cors import Cors, CorsRules
+from server.api.middleware.cut_answers import CutAnswers
 from server.api.middleware.engine_errors import EngineErrors
 from server.api.middleware.head_requests import HeadRequests
 from server.api.middleware.plain_bodies import PlainBodies
@@ -232,6 +233,7 @@ def create_app(
     )
     app.add_middleware(ShortPaths)
     app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))
+    app.add_middleware(CutAnswers, ending=app.state.gateway.draining)
     if mode == "open":
         app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)
     app.add_middleware(AnthropicErrors)

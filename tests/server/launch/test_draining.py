@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import httpx
 import openai
 import pytest
 import uvicorn
@@ -158,28 +160,35 @@ async def test_an_end_that_nobody_asked_for_has_no_notice() -> None:
         await running.refuses()
 
 
+async def started(app: FastAPI, patience_s: float) -> tuple[DrainingServer, asyncio.Task[None], str]:
+    """A server of a gateway's app without a notice, the task that serves, and the URL of its API."""
+    listens = asyncio.Event()
+    # uvicorn takes any number, and says that it takes whole ones.
+    config = uvicorn.Config(app, port=0, log_level="critical", access_log=False)
+    config.timeout_graceful_shutdown = patience_s  # type: ignore[assignment]
+    server = DrainingServer(
+        config,
+        on_listening=listens.set,
+        on_draining=app.state.gateway.draining.set,
+        background=app.state.gateway.responses.running_in_background,
+        notice_s=0,
+    )
+    serving = asyncio.create_task(server.serve())
+    await listens.wait()
+    return server, serving, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+
+
 @pytest.mark.parametrize(("patience_s", "status"), [(60, "completed"), (1, "failed")])
 async def test_a_background_response_has_as_long_to_end_as_other_answers(
     settings: Settings, engine: FakeEngine, app_database: Database, patience_s: int, status: str
 ) -> None:
     engine.hold = asyncio.Event()
     app = create_app(settings, engine, app_database)
-    listens, drains = asyncio.Event(), asyncio.Event()
-    config = uvicorn.Config(app, port=0, log_level="critical", access_log=False, timeout_graceful_shutdown=patience_s)
-    server = DrainingServer(
-        config,
-        on_listening=listens.set,
-        on_draining=drains.set,
-        background=app.state.gateway.responses.running_in_background,
-        notice_s=0,
-    )
-    serving = asyncio.create_task(server.serve())
-    await listens.wait()
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    server, serving, url = await started(app, patience_s)
     async with openai.AsyncOpenAI(base_url=url, api_key="none") as client:
         response = await client.responses.create(model=BASE, input="one", background=True)
     server.stop()
-    await drains.wait()
+    await asyncio.to_thread(app.state.gateway.draining.wait)
     await asyncio.wait({serving}, timeout=0.6 if status == "completed" else 30)
     assert serving.done() == (status == "failed")
     engine.hold.set()
@@ -190,3 +199,27 @@ async def test_a_background_response_has_as_long_to_end_as_other_answers(
     assert kept.json()["status"] == status
     if status == "failed":
         assert kept.json()["error"]["message"] == "The server that ran this response was stopped. Send it again."
+
+
+async def test_answers_that_the_end_cuts_are_503_in_the_shape_of_their_api(
+    settings: Settings, engine: FakeEngine, app_database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.hold = asyncio.Event()
+    server, serving, url = await started(create_app(settings, engine, app_database), 0.2)
+    ask: dict[str, Any] = {"model": BASE, "messages": [{"role": "user", "content": "one"}], "max_tokens": 5}
+    async with httpx.AsyncClient() as client:
+        asked = [asyncio.create_task(client.post(url + path, json=ask)) for path in ("/chat/completions", "/messages")]
+        while len(engine.heard) < 2:
+            await asyncio.sleep(0.01)
+        server.stop()
+        openais, anthropics = await asyncio.gather(*asked)
+    for answer in (openais, anthropics):
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "took longer than it waits for" in answer.json()["error"]["message"]
+    assert openais.json()["error"]["code"] == "draining"
+    assert anthropics.json()["type"] == "error"
+    async with asyncio.timeout(30):
+        await serving
+    told = capsys.readouterr()
+    assert told.out.count("the end of the server cuts an answer") == 2
+    assert "Traceback" not in told.out + told.err

@@ -201,6 +201,8 @@ class FakeEngine:
             return JSONResponse({"type": "error", "error": error}, status_code=400)
         if body.get("fail") == "unexpected":
             await self._fail("unexpected")
+        if self.hold is not None:
+            await self.hold.wait()
         self._report(3, 2)
         content = [{"type": "text", "text": self.base_answer}]
         answer = {
