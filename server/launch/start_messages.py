@@ -160,7 +160,7 @@ def say_how_to_try(address: str, model: str, factors: Factors, mode: Mode) -> No
     if mode == "open":
         access, key = "Without API keys, and so for this machine only; set TINYLORA_ADMIN_KEY to serve others. ", ""
     else:
-        make = f"tinylora keys create default me --scope infer --scope adapters --url {url}"
+        make = f"tinylora keys create default me --scope infer --scope adapters --scope train --url {url}"
         access = (
             "Every request needs an API key; in a terminal that has TINYLORA_ADMIN_KEY, this makes one:\n\n"
             f"  export TINYLORA_API_KEY=$({make})\n\n"

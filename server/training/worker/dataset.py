@@ -153,6 +153,8 @@ def _order(count: int, seed: int, purpose: str) -> tuple[int, ...]:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
+    if line.lstrip().startswith(b"["):
+        raise FormatError("a list begins there", "one JSON object on each line, and nothing around them (JSON Lines)")
     try:
         value = parse_json(line)
     except InvalidJson as error:

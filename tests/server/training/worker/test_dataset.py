@@ -94,7 +94,8 @@ def test_conversations_that_end_with_the_assistant_are_for_supervised_training()
     [
         (b"{broken", "it is not valid JSON: key must be a string (column 2)"),
         (b'{"messages": [1', "not valid JSON"),
-        (b"[1, 2]", "a list of 2"),
+        (b"[1, 2]", "a list begins there"),
+        (b"[\n", "a list begins there"),
         (b'"text"', "'text'"),
         (b"{}", "it has no messages"),
         (b'{"messages": null}', "messages is None"),
