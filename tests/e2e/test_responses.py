@@ -150,4 +150,4 @@ def test_background_responses_run_and_are_cancelled(talk: Talk) -> None:
     wrong = talk.client.responses.create(**ask, input="word " * 20_000)  # found out when it is made tokens
     while (wrong := talk.client.responses.retrieve(wrong.id)).status in ("queued", "in_progress"):
         time.sleep(0.1)
-    assert (wrong.status, wrong.error.code) == ("failed", "invalid_prompt") and wrong.error.message
+    assert (wrong.status, wrong.error.code) == ("failed", "context_length_exceeded") and wrong.error.message

@@ -50,8 +50,9 @@ async def test_a_task_that_nobody_can_do(tmp_path: Path, path: Path, factors: Fa
     [
         # Compares the whole row's field with a text around it.
         ({"reference": "The answer is {{item.answer}}"}, "constant_rewards", "the grader accepts nothing"),
-        # Every text contains the empty one.
-        ({"reference": "{{item.nothing}}"}, "constant_rewards", "the grader accepts anything"),
+        ({"operation": "ne", "reference": "w9 and more"}, "constant_rewards", "the grader accepts anything"),
+        # Every text contains the empty one, so it says nothing of any.
+        ({"reference": "{{item.nothing}}"}, "grader_errors", "failed for 100% of the completions"),
         ({"input": "{{sample.output_json.answer}}"}, "grader_errors", "do not have the format that the grader reads"),
     ],
 )
