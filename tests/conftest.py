@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +26,15 @@ WITH_ENGINES = ("tests/engine/", "tests/e2e/", "tests/benchmarks/test_gpu.py")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each process has a core; more threads would only wait for each other.
     torch.set_num_threads(1)
+
+with suppress(ImportError):
+    import hypothesis
+
+    # How fast examples are drawn says nothing where two processes share two cores with real engines.
+    hypothesis.settings.register_profile(
+        "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("shared")
 
 
 class EnginesInOneProcess(LoadScopeScheduling):
