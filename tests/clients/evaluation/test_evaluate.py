@@ -16,6 +16,17 @@ from tinylora_client import AsyncTinyLoRA
 
 # Of every answer, before it is graded.
 REFUSALS = 12
+MODEL = {"id": "base", "object": "model", "created": 1, "owned_by": "x", "root": "base"}
+
+
+def completion(*texts: str) -> httpx.Response:
+    """A server's answer with a choice for each text."""
+    choices = [
+        {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        for index, text in enumerate(texts)
+    ]
+    answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "base", "choices": choices}
+    return httpx.Response(200, json=answer)
 
 
 async def test_answers_that_the_server_will_grade_later_are_graded_later() -> None:
@@ -23,15 +34,10 @@ async def test_answers_that_the_server_will_grade_later_are_graded_later() -> No
 
     def serve(request: httpx.Request) -> httpx.Response:
         if request.method == "GET":
-            model = {"id": "base", "object": "model", "created": 1, "owned_by": "x", "root": "base"}
-            return httpx.Response(200, json=model)
+            return httpx.Response(200, json=MODEL)
         body = json.loads(request.content)
         if request.url.path.endswith("/chat/completions"):
-            text = body["messages"][-1]["content"]
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            return httpx.Response(
-                200, json={"id": "c", "object": "chat.completion", "created": 1, "model": "base", "choices": [choice]}
-            )
+            return completion(body["messages"][-1]["content"])
         refused[body["model_sample"]] += 1
         if refused[body["model_sample"]] <= REFUSALS:
             error = {"message": "Try again in 1ms.", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
@@ -55,16 +61,10 @@ async def test_failures_count_as_in_a_job() -> None:
 
     def serve(request: httpx.Request) -> httpx.Response:
         if request.method == "GET":
-            model = {"id": "base", "object": "model", "created": 1, "owned_by": "x", "root": "base"}
-            return httpx.Response(200, json=model)
+            return httpx.Response(200, json=MODEL)
         body = json.loads(request.content)
         if request.url.path.endswith("/chat/completions"):
-            choices = [
-                {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-                for index, text in enumerate(body["messages"][-1]["content"].split(", "))
-            ]
-            shell = {"id": "c", "object": "chat.completion", "created": 1, "model": "base"}
-            return httpx.Response(200, json={**shell, "choices": choices})
+            return completion(*body["messages"][-1]["content"].split(", "))
         text = body["model_sample"]
         errors = {"message": text if text in ("no JSON", "away") else None}
         metadata = {"type": "python", "errors": errors, "detail": {}, "is_outage": text == "away"}

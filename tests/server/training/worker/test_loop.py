@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,18 @@ def job_row(here: Site, job_id: str) -> sa.Row[Any]:
         return connection.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one()
 
 
+@asynccontextmanager
+async def site_with_keys(
+    tmp_path: Path, path: Path, factors: Factors
+) -> AsyncIterator[tuple[Site, httpx.AsyncClient, httpx.AsyncClient]]:
+    """A site that asks for keys, with the operator's client, and connections of the operator and of workers."""
+    admin, workers = secrets.token_hex(32), secrets.token_hex(32)
+    async with site(tmp_path, path, factors, admin_key=admin, worker_key=workers) as here:
+        here.client = client_with(here, admin)
+        async with caller(here, admin) as operator, caller(here, workers) as http:
+            yield here, operator, http
+
+
 async def client_of_globex(here: Site, operator: httpx.AsyncClient) -> openai.AsyncOpenAI:
     """The client of a new tenant, globex."""
     assert (await operator.post("/v1/tenants", json={"name": "globex"})).is_success
@@ -100,43 +114,38 @@ async def client_of_globex(here: Site, operator: httpx.AsyncClient) -> openai.As
 async def test_a_job_of_a_tenant_is_sampled_and_published_for_that_tenant_alone(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
-    admin, workers = secrets.token_hex(32), secrets.token_hex(32)
-    async with site(tmp_path, path, factors, admin_key=admin, worker_key=workers) as here:
-        async with caller(here, admin) as operator, caller(here, workers) as http:
-            here.client = await client_of_globex(here, operator)
-            job_id = await here.job(rows(10), SIMILAR, **TINY)
-            async with here.worker(http=http):
-                job = await here.wait(job_id, "succeeded")
-            assert job.organization_id == "globex"
-            path_of = f"/v1/adapters/{job.fine_tuned_model}"
-            assert (await operator.get(path_of, headers={"OpenAI-Organization": "globex"})).status_code == 200
-            assert (await operator.get(path_of)).status_code == 404
+    async with site_with_keys(tmp_path, path, factors) as (here, operator, http):
+        here.client = await client_of_globex(here, operator)
+        job_id = await here.job(rows(10), SIMILAR, **TINY)
+        async with here.worker(http=http):
+            job = await here.wait(job_id, "succeeded")
+        assert job.organization_id == "globex"
+        path_of = f"/v1/adapters/{job.fine_tuned_model}"
+        assert (await operator.get(path_of, headers={"OpenAI-Organization": "globex"})).status_code == 200
+        assert (await operator.get(path_of)).status_code == 404
         assert {body["cache_salt"] for body in here.engine.received} == {"tenant-2"}
 
 
 async def test_a_long_job_of_one_tenant_lets_the_job_of_another_have_its_turn(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
-    admin, workers = secrets.token_hex(32), secrets.token_hex(32)
-    async with site(tmp_path, path, factors, admin_key=admin, worker_key=workers) as here:
-        async with caller(here, admin) as operator, caller(here, workers) as http:
-            ours, theirs = client_with(here, admin), await client_of_globex(here, operator)
+    async with site_with_keys(tmp_path, path, factors) as (here, operator, http):
+        ours, theirs = here.client, await client_of_globex(here, operator)
+        long = await here.job(rows(10), SIMILAR, **TINY | {"max_steps": 40})
+        here.client = theirs
+        short = await here.job(rows(10), SIMILAR, **TINY)
+        async with here.worker(max_jobs=1, http=http):
+            await here.wait(short, "queued")
+            await until(lambda: (job_row(here, long).step or 0) >= 1)
+            assert job_row(here, short).status == "queued", "there is one place"
+            with here.database.write() as connection:  # as if the one had run, and the other waited, for long
+                connection.execute(JOBS.update().where(JOBS.c.id == long).values(turn_began_at=1))
+                connection.execute(JOBS.update().where(JOBS.c.id == short).values(created_at=1))
+            await here.wait(short, "succeeded")
+            assert (job_row(here, long).step or 0) < 40
             here.client = ours
-            long = await here.job(rows(10), SIMILAR, **TINY | {"max_steps": 40})
-            here.client = theirs
-            short = await here.job(rows(10), SIMILAR, **TINY)
-            async with here.worker(max_jobs=1, http=http):
-                await here.wait(short, "queued")
-                await until(lambda: (job_row(here, long).step or 0) >= 1)
-                assert job_row(here, short).status == "queued", "there is one place"
-                with here.database.write() as connection:  # as if the one had run, and the other waited, for long
-                    connection.execute(JOBS.update().where(JOBS.c.id == long).values(turn_began_at=1))
-                    connection.execute(JOBS.update().where(JOBS.c.id == short).values(created_at=1))
-                await here.wait(short, "succeeded")
-                assert (job_row(here, long).step or 0) < 40
-                here.client = ours
-                await here.wait(long, "succeeded")
-            told = await here.events(long)
+            await here.wait(long, "succeeded")
+        told = await here.events(long)
         assert [event.data["step"] for event in told if event.type == "metrics"] == list(range(41)), "each once"
         assert sum(event.message.startswith(GIVES_WAY) for event in told) == 1
         assert any("another tenant has its turn" in line or "stops: lost" in line for line in here.lines)
