@@ -132,15 +132,17 @@ async def test_a_long_job_of_one_tenant_lets_the_job_of_another_have_its_turn(
     async with site_with_keys(tmp_path, path, factors) as (here, operator, http):
         ours, theirs = here.client, await client_of_globex(here, operator)
         long = await here.job(rows(10), SIMILAR, **TINY | {"max_steps": 40})
-        here.client = theirs
-        short = await here.job(rows(10), SIMILAR, **TINY)
+        here.client, here.engine.hold = theirs, asyncio.Event()
         async with here.worker(max_jobs=1, http=http):
+            await until(lambda: job_row(here, long).status == "running")
+            short = await here.job(rows(10), SIMILAR, **TINY)
             await here.wait(short, "queued")
-            await until(lambda: (job_row(here, long).step or 0) >= 1)
+            await asyncio.sleep(0.2)
             assert job_row(here, short).status == "queued", "there is one place"
             with here.database.write() as connection:  # as if the one had run, and the other waited, for long
                 connection.execute(JOBS.update().where(JOBS.c.id == long).values(turn_began_at=1))
                 connection.execute(JOBS.update().where(JOBS.c.id == short).values(created_at=1))
+            here.engine.hold.set()
             await here.wait(short, "succeeded")
             assert (job_row(here, long).step or 0) < 40
             here.client = ours
