@@ -1,38 +1,26 @@
-"""Importing adapters that other software trained: PEFT's TinyLoRA, LoRA-XS (lora_xs_import.py), and our own files.
+"""Importing PEFT's TinyLoRA checkpoints.
 
-A PEFT file keeps its small vector, `u * groups` numbers, when that vector with redrawn P gives the same R to float32
+A file keeps its small vector, `u * groups` numbers, when that vector with redrawn P gives the same R to float32
 precision in these factors. Usually the signs of PEFT's singular vectors, which come from LAPACK, differ from ours; then
-R itself is stored. Pickles are not read; biases, embeddings and whole modules beside the adapter are refused.
+R itself is stored. Biases, embeddings and whole modules beside the adapter are refused.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from adapters.apply.reconstruct import matrices
-from adapters.checkpoints.checkpoint_file import (
-    CONFIG_FILE,
-    check_tensor,
-    config_float,
-    config_int,
-    read_checkpoint,
-    some,
-    tensors_path,
-)
+from adapters.checkpoints.checkpoint_file import CONFIG_FILE, check_tensor, config_float, config_int, some
 from adapters.checkpoints.factor_fit import Imported, LowRankUpdate, elementary_adapter, fit_matrices
-from adapters.checkpoints.lora_xs_import import import_lora_xs, is_lora_xs
 from adapters.checkpoints.module_names import served_names
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.errors import CheckpointError, RecipeError
 from adapters.vector.projection import projection
 from adapters.vector.recipe import DType, Recipe
-
-__all__ = ["import_checkpoint", "import_lora_xs", "import_peft_tinylora"]
 
 # base_model.tinylora_v.3 and base_model.model.<module>.tinylora_A; a raw state dict also names the adapter, "default".
 _VECTOR_KEY = re.compile(r"base_model\.tinylora_v\.(?:default\.)?(?P<group>0|[1-9]\d{0,5})")
@@ -44,32 +32,6 @@ _MAX_U = 2**20
 _MAX_SEED = 2**62
 # Relative, per module: float32 SVDs of one weight differ by about 1e-6, bfloat16 rounding by 4e-3, a flipped sign by 1.
 _SAME_MATRIX = 1e-4
-
-
-def import_checkpoint(
-    source: str | Path | bytes, factors: Factors, config: Mapping[str, object] | None = None
-) -> Imported:
-    """Import a supported checkpoint: a PEFT directory, a safetensors file, or its bytes with `config`.
-
-    PEFT TinyLoRA, LoRA-XS and our own files are recognized by the names of their tensors. Raises CheckpointError for
-    anything else, and when the checkpoint is broken or belongs to other base weights.
-    """
-    file = read_checkpoint(source, config)
-    names = file.tensors.keys()
-    if "vector" in names:
-        data = source if isinstance(source, bytes) else tensors_path(source).read_bytes()
-        adapter = Adapter.from_safetensors(data)
-        if adapter.factors != factors.digest:
-            raise CheckpointError(f"the adapter was made for factors {adapter.factors}, expected {factors.digest}")
-        return Imported(adapter, 0.0)
-    if any("tinylora_" in name for name in names):
-        return import_peft_tinylora(file.tensors, factors, config=file.config)
-    if is_lora_xs(names):
-        return import_lora_xs(file.tensors, factors, config=file.config)
-    raise CheckpointError(
-        f"the checkpoint is neither PEFT TinyLoRA (tinylora_v), nor LoRA-XS (lora_latent_mapping), nor a file of this "
-        f"server (vector): it holds {some(names) or 'nothing'}"
-    )
 
 
 def import_peft_tinylora(

@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from adapters.checkpoints.checkpoint_import import import_checkpoint
 from adapters.checkpoints.factor_fit import Imported
-from adapters.checkpoints.peft_import import import_checkpoint
 from adapters.factors.factors import Factors
 from adapters.vector.adapter import Adapter
 from adapters.vector.codec import parse_dtype

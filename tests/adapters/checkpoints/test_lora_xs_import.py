@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapters.apply.reconstruct import delta_weight, matrices
+from adapters.checkpoints.checkpoint_import import import_checkpoint
 from adapters.checkpoints.factor_fit import MAX_LOSS
-from adapters.checkpoints.peft_import import import_checkpoint, import_lora_xs
+from adapters.checkpoints.lora_xs_import import import_lora_xs
 from adapters.factors.build import build_factors
 from adapters.factors.factors import Factors
 from adapters.vector.errors import CheckpointError

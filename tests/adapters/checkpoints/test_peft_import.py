@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 
 from adapters.apply.reconstruct import delta_weight, matrices
-from adapters.checkpoints.peft_import import import_checkpoint, import_peft_tinylora
+from adapters.checkpoints.checkpoint_import import import_checkpoint
+from adapters.checkpoints.peft_import import import_peft_tinylora
 from adapters.factors.build import build_factors
 from adapters.factors.factors import Factors
-from adapters.vector.adapter import Adapter
 from adapters.vector.errors import CheckpointError
 from adapters.vector.recipe import Recipe
 from tests.adapters.peft_checkpoints import peft_model, saved, state, with_our_signs
@@ -196,20 +195,3 @@ def test_recipe_too_large_to_draw_imports_when_its_projections_are_saved(llama: 
     drawn = saved(peft_model(path, u=5000, weight_tying=1.0, save_projection=False), tmp_path / "drawn")
     with pytest.raises(CheckpointError, match="cannot be drawn again: u must be"):
         import_checkpoint(drawn, factors)
-
-
-def test_our_own_file_imports_unchanged_and_only_with_its_factors(llama: Base, tmp_path: Path) -> None:
-    path, factors = llama
-    adapter = Adapter.from_vector(torch.arange(13.0)[:, None], Recipe(), factors.digest, "bfloat16")
-    assert import_checkpoint(adapter.to_safetensors(), factors).adapter == adapter
-    (tmp_path / "adapter_model.safetensors").write_bytes(adapter.to_safetensors())
-    assert import_checkpoint(tmp_path, factors).adapter == adapter
-    other = build_factors(path, rank=1, out_dir=tmp_path / "factors", progress=False)
-    with pytest.raises(CheckpointError, match="was made for factors"):
-        import_checkpoint(adapter.to_safetensors(), other)
-
-
-def test_plain_lora_is_refused_with_what_is_supported(llama: Base) -> None:
-    data = safetensors.torch.save({"base_model.model.x.lora_A.weight": torch.zeros(2, 2)})
-    with pytest.raises(CheckpointError, match="neither PEFT TinyLoRA"):
-        import_checkpoint(data, llama[1])

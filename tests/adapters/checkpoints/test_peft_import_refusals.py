@@ -6,7 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from adapters.checkpoints.peft_import import import_checkpoint, import_peft_tinylora
+from adapters.checkpoints.checkpoint_import import import_checkpoint
+from adapters.checkpoints.peft_import import import_peft_tinylora
 from adapters.factors.build import build_factors
 from adapters.factors.factors import Factors
 from adapters.vector.errors import CheckpointError

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from adapters.apply.reconstruct import delta_weight
-from adapters.checkpoints.peft_import import import_checkpoint
+from adapters.checkpoints.checkpoint_import import import_checkpoint
 from adapters.factors.build import build_factors
 from adapters.factors.factors import Factors
 from adapters.factors.transformers_model import names_there
