@@ -97,7 +97,8 @@ class BatchRun:
             wanted = self._standing.wanted
             if wanted == "go on":
                 wanted = await self._beside_the_heart(self._answer()) or self._standing.wanted
-            if wanted in ("wait", "nothing"):
+            # The last answers may have been stored too late for the lease.
+            if wanted in ("wait", "nothing") or self._standing.wanted == "nothing":
                 raise NotMine
             row = self._standing.row
             if wanted == "go on" and row.outcome is None and row.completed + row.failed < row.total:

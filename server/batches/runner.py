@@ -122,7 +122,7 @@ class BatchRunner:
         try:
             await run.go()
         except NotMine:
-            pass
+            structlog.get_logger().info("batch left to another gateway, or to later", batch=batch_id)
         except asyncio.CancelledError:
             counted = await self._engine_is_dead()  # maybe of one of the lines
             raise

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from server.batches import leases
 from server.batches.answers import Result, Usage
-from server.batches.run import BatchRun
+from server.batches.run import BatchRun, NotMine
 from server.batches.turns import claim
 from server.db.batch_tables import BATCHES
 from server.db.database import Database
@@ -81,3 +81,26 @@ async def test_the_lease_is_renewed_while_files_of_a_batch_are_written_that_ende
     with app_database.read() as connection:
         assert connection.execute(sa.select(BATCHES.c.status)).scalar_one() == status
         assert len(connection.execute(sa.select(FILES.c.id)).all()) == files
+
+
+async def test_a_lease_that_is_lost_before_the_last_answers_are_stored_ends_quietly(
+    app: FastAPI, app_database: Database, tmp_path: Path
+) -> None:
+    storage = FileStorage(f"{tmp_path}/files")
+    tools = replace(app.state.batches._tools, files=storage, owner=OWNER)
+    batch_id = Batches(app_database, count(1)).new()
+
+    def begin(to: sa.Connection) -> leases.Standing:
+        text = line("a").encode()
+        storage.write(io.BytesIO(text), to.execute(sa.select(FILES.c.location)).scalar_one())
+        claim(to, OWNER, 600)
+        leases.change(to, batch_id, total=1)
+        mine = leases.standing(to, batch_id, OWNER)
+        leases.change(to, batch_id, lease_owner="gateway-b")
+        return mine
+
+    with pytest.raises(NotMine):
+        await BatchRun(tools, app_database.transact(begin)).go()
+    with app_database.read() as connection:
+        row = connection.execute(sa.select(BATCHES)).one()
+    assert (row.status, row.lease_owner, row.completed) == ("in_progress", "gateway-b", 0)
