@@ -32,8 +32,10 @@ from server.training.jobs.protocol import (
 )
 from server.training.jobs.samples import store_samples
 from server.training.jobs.turns import gives_way
-from server.training.states import ACTIVE, FINISHED, wanted_of
+from server.training.states import ACTIVE, FINISHED, STATUSES, wanted_of
 
+# What a job that nobody has may be, for an end of its work that was told before. Other ends only give the lease up.
+_TOLD_BEFORE = {"succeeded": {"succeeded", "paused", "cancelled"}, "failed": {"failed", "cancelled"}}
 GIVES_WAY = "Jobs of other tenants wait, so this one gives its place to one of them."
 
 
@@ -101,7 +103,7 @@ def finish(
     """
     row = locked_job(connection, job_id)
     if row.lease_owner != request.worker:
-        if row.lease_owner is None and request.status in (row.status, "released", "dropped"):
+        if row.lease_owner is None and row.status in _TOLD_BEFORE.get(request.status, STATUSES):
             return _finished(row), False
         raise lease_lost(job_id)
     add_events(connection, job_id, request.events)

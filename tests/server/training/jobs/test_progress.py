@@ -169,6 +169,46 @@ def test_end_is_told_twice_and_happens_once(gateway: TrainingProcess, job_id: st
     assert late.value.code == "lease_lost"
 
 
+@pytest.mark.parametrize(
+    ("told", "decided", "status"),
+    [
+        ("stalled", None, "paused"),
+        ("failed", None, "failed"),
+        ("failed", "cancelled", "cancelled"),
+        ("paused", "paused", "paused"),
+        ("paused", None, "queued"),  # resumed before the worker told it
+        ("cancelled", "cancelled", "cancelled"),
+    ],
+)
+def test_any_end_is_told_twice_and_happens_once(
+    gateway: TrainingProcess, job_id: str, told: str, decided: str | None, status: str
+) -> None:
+    if decided is not None:
+        gateway.set(job_id, status=decided)
+    event = {"level": "info", "message": "It ends."}
+    first = gateway.finish("w", job_id, told, events=[event])
+    before, events = everything(gateway), gateway.events(job_id)
+    assert first.status == status
+    assert gateway.finish("w", job_id, told, events=[event]) == first
+    assert (everything(gateway), gateway.events(job_id)) == (before, events)
+
+
+def test_a_result_that_could_not_be_published_is_told_twice(
+    gateway: TrainingProcess, job_id: str, database: Database
+) -> None:
+    gateway.do(lambda to: to.execute(TENANTS.update().values(max_adapters=0)))
+    for _ in range(2):
+        assert gateway.succeed("w", job_id).status == "paused"
+    assert sum("cannot be published" in message for message in gateway.events(job_id)) == 1
+
+
+def test_an_end_that_is_not_how_the_job_ended_is_of_a_lost_lease(gateway: TrainingProcess, job_id: str) -> None:
+    gateway.succeed("w", job_id)
+    with pytest.raises(BadRequest) as lost:
+        gateway.finish("other", job_id, "failed")
+    assert lost.value.code == "lease_lost"
+
+
 def test_success_without_a_vector_is_refused(gateway: TrainingProcess, job_id: str) -> None:
     with pytest.raises(BadRequest) as refused:
         gateway.finish("w", job_id, "succeeded")
