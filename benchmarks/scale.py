@@ -35,7 +35,8 @@ from benchmarks.registry import DURABLE, fill, name_of
 from server.core.names import Reference
 from server.core.principal import DEFAULT_TENANT_ID
 from server.db.coalesced_reads import CONNECTIONS, MAX_BATCH
-from server.db.database import MAX_OVERFLOW, POOL_SIZE, Database
+from server.db.connections import MAX_OVERFLOW, POOL_SIZE
+from server.db.database import Database
 from server.db.point_reads import open_point_reads
 from server.db.tables import API_KEYS
 from server.registry.store import Registry

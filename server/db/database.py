@@ -1,4 +1,4 @@
-"""The database behind the registry: SQLite or PostgreSQL, its connections and its transactions.
+"""The database behind the registry, SQLite or PostgreSQL: its transactions.
 
 A write is one transaction, and what it has read stays true until it ends. SQLite, in WAL mode, has one writing
 connection per process, which takes the lock when a write begins (BEGIN IMMEDIATE); readers never wait. On PostgreSQL
@@ -6,7 +6,7 @@ writes are READ COMMITTED and lock the rows that they change: a write waits for 
 sees it. `transact` runs a write again that PostgreSQL ended because of a deadlock.
 
 The statements are SQLAlchemy's and the same for both; what must differ (`insert` with ON CONFLICT) is here. URLs, and
-what is wrong with them, are in `url`; migrations in `upgrade`.
+what is wrong with them, are in `url`; how connections are made in `connections`; migrations in `upgrade`.
 """
 
 from __future__ import annotations
@@ -22,32 +22,20 @@ import psycopg
 import sqlalchemy as sa
 import structlog
 from alembic.util import CommandError
-from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, Engine
-from tenacity import (
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_after_delay,
-    wait_fixed,
-    wait_random_exponential,
-)
+from sqlalchemy.engine import Connection
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from server.core.errors import Unavailable
 from server.core.principal import DEFAULT_TENANT_ID
 from server.db.bounded_connection import BoundedConnection
+from server.db.connections import postgresql_connections, sqlite_connections, switch_to_wal
 from server.db.tables import ADAPTERS
 from server.db.upgrade import upgrade
 from server.db.url import DatabaseStartError, parse_url, why_unusable
 
-# 20 connections to PostgreSQL at most, which allows 100 to all gateways. Threads wait for a free one.
-POOL_SIZE = 5
-MAX_OVERFLOW = 15
 # No statement of ours takes as long. One that does must not hold its locks forever.
 STATEMENT_TIMEOUT_S = 60.0
-# Times that, and a server that has neither answered nor ended the statement hangs.
-SILENCE = 1.25
 ATTEMPTS = 6
 
 T = TypeVar("T")
@@ -65,36 +53,19 @@ class Database:
     ) -> None:
         self.url = parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._engine = self._create_engine(busy_timeout_s, max(statement_timeout_s, 2 * busy_timeout_s))
+        self._engine = (
+            sqlite_connections(self.url, busy_timeout_s)
+            if self.is_sqlite
+            else postgresql_connections(self.url, busy_timeout_s, max(statement_timeout_s, 2 * busy_timeout_s))
+        )
         self._write_lock = threading.Lock()
         try:
             if self.is_sqlite:
-                _switch_to_wal(self._engine, busy_timeout_s)
+                switch_to_wal(self._engine, busy_timeout_s)
             upgrade(self._begin_migration, is_sqlite=self.is_sqlite)
         except (sa.exc.SQLAlchemyError, sqlite3.Error, CommandError) as error:
             self.close()
             raise DatabaseStartError(why_unusable(self.url, error)) from error
-
-    def _create_engine(self, busy_timeout_s: float, statement_timeout_s: float) -> Engine:
-        if self.is_sqlite:
-            engine = sa.create_engine(self.url, hide_parameters=True)
-            _configure_sqlite(engine, busy_timeout_s)
-            return engine
-        engine = sa.create_engine(
-            self.url,
-            # Errors are logged, and values are tenants': secrets, vectors, prompts.
-            hide_parameters=True,
-            # What the server has as its default is none of ours.
-            isolation_level="READ COMMITTED",
-            # A server that was restarted costs a reconnection, not a failed request.
-            pool_pre_ping=True,
-            pool_size=POOL_SIZE,
-            max_overflow=MAX_OVERFLOW,
-            pool_timeout=busy_timeout_s,
-            pool_use_lifo=True,
-        )
-        _configure_postgresql(engine, busy_timeout_s, statement_timeout_s)
-        return engine
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -200,73 +171,3 @@ def _unavailable_when_lost() -> Iterator[None]:
 def _was_sacrificed(error: BaseException) -> bool:
     reason = getattr(error, "orig", None)
     return isinstance(reason, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure)
-
-
-def _configure_sqlite(engine: Engine, busy_timeout_s: float) -> None:
-    @event.listens_for(engine, "connect")
-    def on_connect(driver: Any, _record: object) -> None:
-        # The driver would begin transactions where it sees fit; `on_begin` does, where we do.
-        driver.isolation_level = None
-        driver.execute(f"PRAGMA busy_timeout={int(busy_timeout_s * 1000)}")
-        # An answered upload must survive a power cut, and uploads are few.
-        driver.execute("PRAGMA synchronous=FULL")
-        driver.execute("PRAGMA foreign_keys=ON")
-
-    @event.listens_for(engine, "begin")
-    def on_begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("tinylora_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _configure_postgresql(engine: Engine, busy_timeout_s: float, statement_timeout_s: float) -> None:
-    lock_ms, statement_ms = int(busy_timeout_s * 1000), int(statement_timeout_s * 1000)
-
-    @event.listens_for(engine, "do_connect")
-    def do_connect(_dialect: object, _record: object, arguments: Any, parameters: Any) -> BoundedConnection:
-        connection = BoundedConnection.connect(*arguments, **parameters)
-        connection.silence_s = SILENCE * statement_timeout_s
-        return connection
-
-    @event.listens_for(engine, "connect")
-    def on_connect(driver: Any, _record: object) -> None:
-        driver.autocommit = True
-        # Not as parameters of the connection, which poolers refuse.
-        driver.execute(
-            f"SET lock_timeout = {lock_ms}; SET statement_timeout = {statement_ms}; "
-            f"SET idle_in_transaction_session_timeout = {statement_ms}"
-        )
-        driver.autocommit = False
-
-    @event.listens_for(engine, "handle_error")
-    def hide_values(context: sa.engine.ExceptionContext) -> None:
-        # Details are rows ("Failing row contains ..."). PostgreSQL has them in its own log.
-        error = context.original_exception
-        if isinstance(error, psycopg.Error) and error.diag.message_primary is not None:
-            whole, said = str(error), error.diag.message_primary
-            for told in (error, context.sqlalchemy_exception):
-                if told is not None:
-                    told.args = (str(told.args[0]).replace(whole, said),)
-
-    @event.listens_for(engine, "handle_error")
-    def on_error(context: sa.engine.ExceptionContext) -> None:
-        reads = context.connection is not None and context.connection.get_execution_options().get("postgresql_readonly")
-        if not reads and isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
-            # It took writes when we connected: the next connection is to the one that does now.
-            context.is_disconnect = True
-
-
-def _switch_to_wal(engine: Engine, timeout_s: float) -> None:
-    """A property of the file, which stays. SQLite does not wait for a lock here, as it does everywhere else."""
-    connection = engine.raw_connection()
-    driver: Any = connection.driver_connection
-    retrying = Retrying(
-        retry=retry_if_exception(_is_busy), wait=wait_fixed(0.02), stop=stop_after_delay(timeout_s), reraise=True
-    )
-    try:
-        retrying(driver.execute, "PRAGMA journal_mode=WAL")
-    finally:
-        connection.close()
-
-
-def _is_busy(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
