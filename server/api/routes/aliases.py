@@ -3,7 +3,7 @@
 Design decision: PUT says what an alias stands for from now on, as a whole. There is no way to add or remove one of its
 versions, by which two clients could leave a mixture that neither of them asked for.
 
-What moves mean is in `server.registry.aliases`.
+What moves mean is in `server.registry.alias_changes`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.api.writes import Answer
 from server.core.errors import BadRequest, quoted
 from server.core.names import Reference, check_alias
 from server.core.paths import ADAPTERS_PREFIX
-from server.registry import aliases
+from server.registry import alias_changes, aliases
 
 router = APIRouter(prefix=ADAPTERS_PREFIX, tags=["aliases"], route_class=OwnRoute)
 
@@ -52,7 +52,7 @@ def set_alias(
     check_alias(alias, "alias")
 
     def do(connection: Connection) -> Answer:
-        moved, is_new = aliases.set_alias(connection, write.tenant_id, reference, alias, targets, precondition)
+        moved, is_new = alias_changes.set_alias(connection, write.tenant_id, reference, alias, targets, precondition)
         body = AliasObject.of(reference, moved).model_dump()
         return Answer(body, 201 if is_new else 200, {"etag": moved.etag}, detail={"versions": body["versions"]})
 
@@ -87,7 +87,7 @@ def remove_alias(
     reference = _adapter_of_alias(name, alias)
 
     def do(connection: Connection) -> Answer:
-        aliases.remove_alias(connection, write.tenant_id, reference, alias, precondition)
+        alias_changes.remove_alias(connection, write.tenant_id, reference, alias, precondition)
         return Answer(AliasDeleted(id=f"{reference}@{alias}").model_dump())
 
     return write.run("alias.remove", written_by(write.author, reference, alias), do)
@@ -105,7 +105,7 @@ def roll_back_alias(
     reference = _adapter_of_alias(name, alias)
 
     def do(connection: Connection) -> Answer:
-        moved = aliases.rollback_alias(connection, write.tenant_id, reference, alias, precondition)
+        moved = alias_changes.rollback_alias(connection, write.tenant_id, reference, alias, precondition)
         body = AliasObject.of(reference, moved).model_dump()
         return Answer(body, headers={"etag": moved.etag}, detail={"versions": body["versions"]})
 

@@ -22,7 +22,7 @@ from server.core.principal import DEFAULT_TENANT_ID
 from server.db.database import Database
 from server.db.point_reads import AdapterRow, SqlitePointReads
 from server.db.tables import TENANTS
-from server.registry.aliases import remove_alias, set_alias
+from server.registry.alias_changes import remove_alias, set_alias
 from server.registry.deletion import delete, purge
 from server.registry.etags import NO_PRECONDITION
 from server.registry.rows import set_public

@@ -16,7 +16,7 @@ from server.core.principal import DEFAULT_TENANT_ID
 from server.db.database import Database
 from server.db.point_reads import PointReads, open_point_reads
 from server.db.tables import TENANTS
-from server.registry import aliases, deletion
+from server.registry import alias_changes, aliases, deletion
 from server.registry.creation import NewVersion, create_versions
 from server.registry.store import Registry
 from server.registry.versions import StoredVersion
@@ -82,15 +82,15 @@ class Process:
 
     def set_alias(self, name: str, alias: str, targets: Mapping[int, float]) -> aliases.Alias:
         reference = parse_reference(name, "name")
-        return self.write(lambda to: aliases.set_alias(to, self.tenant_id, reference, alias, targets)[0])
+        return self.write(lambda to: alias_changes.set_alias(to, self.tenant_id, reference, alias, targets)[0])
 
     def roll_back(self, name: str, alias: str) -> aliases.Alias:
         reference = parse_reference(name, "name")
-        return self.write(lambda to: aliases.rollback_alias(to, self.tenant_id, reference, alias))
+        return self.write(lambda to: alias_changes.rollback_alias(to, self.tenant_id, reference, alias))
 
     def remove_alias(self, name: str, alias: str) -> None:
         reference = parse_reference(name, "name")
-        self.write(lambda to: aliases.remove_alias(to, self.tenant_id, reference, alias))
+        self.write(lambda to: alias_changes.remove_alias(to, self.tenant_id, reference, alias))
 
     def aliases(self, name: str) -> dict[str, Mapping[int, float]]:
         reference = parse_reference(name, "name")

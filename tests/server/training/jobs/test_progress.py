@@ -21,7 +21,7 @@ from server.core.principal import DEFAULT_TENANT_ID
 from server.db.database import Database
 from server.db.tables import ADAPTER_VERSIONS, ADAPTERS, TENANTS
 from server.db.training_tables import JOB_CHECKPOINTS, JOBS
-from server.registry import aliases
+from server.registry.alias_changes import set_alias
 from server.registry.deletion import purge
 from server.training.jobs.checkpoints import list_checkpoints
 from server.training.jobs.lifecycle import get_job, pause_jobs_of_disabled, resume_job
@@ -150,7 +150,7 @@ def test_checkpoint_that_its_owner_uses_or_removed_is_left_alone(gateway: Traini
     gateway.report("w", job_id, 2, 0.2)
     name = f"ft:{job_id}:ckpt-step-"
     tagged, removed = (parse_reference(f"{name}{step}", "name") for step in (1, 2))
-    gateway.do(lambda to: aliases.set_alias(to, DEFAULT_TENANT_ID, tagged, "mine", {1: 100.0}))
+    gateway.do(lambda to: set_alias(to, DEFAULT_TENANT_ID, tagged, "mine", {1: 100.0}))
     gateway.do(lambda to: purge(to, DEFAULT_TENANT_ID, removed))
     for step in (3, 4, 5):
         gateway.report("w", job_id, step, 0.9)
