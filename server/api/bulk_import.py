@@ -19,7 +19,7 @@ from server.api.writes import Answer, AuditedWrites, Author
 from server.core.error_responses import error_object
 from server.core.errors import ApiError
 from server.db.database import Database
-from server.registry.bulk_formats import Item, Rejected
+from server.registry.bulk_items import Item, Rejected
 from server.registry.creation import NewVersion, create_versions, drop_without_versions, lock_adapters
 from server.registry.versions import Entry
 

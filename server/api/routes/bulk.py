@@ -29,19 +29,9 @@ from server.core.names import parse_reference
 from server.core.request_body import body_chunks, media_type, read_body
 from server.core.request_state import held_body
 from server.registry.bulk_export import BATCH, BATCH_BYTES, export_versions
-from server.registry.bulk_formats import (
-    MAX_FILE_ADAPTERS,
-    NDJSON,
-    Item,
-    batches_of,
-    fitting_file,
-    lines_of,
-    most_line_bytes,
-    ndjson_line,
-    parse_line,
-    parse_safetensors,
-    safetensors_file,
-)
+from server.registry.bulk_items import Item
+from server.registry.bulk_ndjson import NDJSON, batches_of, lines_of, most_line_bytes, ndjson_line, parse_line
+from server.registry.bulk_safetensors import MAX_FILE_ADAPTERS, fitting_file, parse_safetensors, safetensors_file
 from server.registry.versions import StoredVersion
 
 MAX_SPOOLED_IN_MEMORY = 2**20

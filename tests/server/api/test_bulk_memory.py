@@ -22,7 +22,8 @@ from server.core.principal import DEFAULT_TENANT_ID
 from server.core.settings import Settings
 from server.db.database import Database
 from server.registry.bulk_export import BATCH_BYTES, export_versions
-from server.registry.bulk_formats import MAX_FILE_ADAPTERS, batches_of, fitting_file, lines_of, safetensors_file
+from server.registry.bulk_ndjson import batches_of, lines_of
+from server.registry.bulk_safetensors import MAX_FILE_ADAPTERS, fitting_file, safetensors_file
 from server.registry.creation import NewVersion, create_versions
 from server.registry.versions import StoredVersion
 from tests.server.conftest import client_of
