@@ -100,10 +100,10 @@ class Engine(Protocol):
         tokens: at least one, without the one that ends the message. ValueError when they are no message.
         """
 
-    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
-        """BadRequest for what /v1/responses would refuse of the body `payload`, as its route says it; changes nothing.
+    def check_request(self, path: str, payload: Mapping[str, Any]) -> None:
+        """BadRequest for what the route `path` would refuse of the body `payload`, as it says it; changes nothing.
 
-        For one that runs later than it is answered. It may take as long as reading the body does.
+        For one that runs later than it is answered, or than it came. It may take as long as reading the body does.
         """
 
     def mount(self, app: FastAPI) -> None:

@@ -44,7 +44,7 @@ from server.engine.output_watch import COUNT, watch_outputs
 from server.engine.progress import EngineProgress
 from server.engine.prompt_count import prompt_count
 from server.engine.protocol import ServedAdapter, TokenObserver
-from server.engine.responses_check import check_responses_request
+from server.engine.request_check import check_request
 from server.engine.sampling_check import check_sampling
 from server.engine.template_cost import TemplateCost, measure_template
 from server.engine.token_count import TokenCount
@@ -227,9 +227,9 @@ class VllmEngine:
         assert self._derenderer is not None, "start comes before the first request"
         return await message_of(self._derenderer, tokens, tools, kwargs)
 
-    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
+    def check_request(self, path: str, payload: Mapping[str, Any]) -> None:
         as_chat = self.client.model_config.hf_config.model_type != "gpt_oss"
-        check_responses_request(payload, self.max_model_len, as_chat=as_chat)
+        check_request(path, payload, self.max_model_len, as_chat=as_chat)
 
     @property
     def silent_s(self) -> float:

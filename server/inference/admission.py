@@ -54,6 +54,11 @@ class Turn:
     def tenant(self) -> Tenant:
         return self.request.principal.tenant
 
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether it has entered, and its place in the engine is yet to come."""
+        return self.place is not None and not self.place.granted.done()
+
 
 class Admission:
     """Charges requests and has them wait. Every turn that `charge` gives has to be ended."""
@@ -109,7 +114,7 @@ class Admission:
         """Wait until the request, which has entered, may run: True, or until its client has left: False."""
         assert turn.place is not None
         began = time.monotonic()
-        if not turn.place.granted.done() and await exchange.left_before(turn.place.granted):
+        if turn.has_to_wait and await exchange.left_before(turn.place.granted):
             return False
         self._metrics.observe_wait(turn.tenant, _class_of(turn.request), time.monotonic() - began)
         return True

@@ -54,7 +54,7 @@ class EarlyCheck:
                 own = {name: value for name, value in payload.items() if name not in _NOT_THE_ENGINES}
                 leave_out_refused(own)
                 lower_limits(own, engine.max_model_len, has_thinking_budgets=engine.has_thinking_budgets)
-                engine.check_responses_request(own)
+                engine.check_request(path, own)
 
     async def check_adapter(self, payload: Mapping[str, Any], principal: Principal) -> None:
         """Whether the adapter, or the model, is there. Raises as AdapterField.resolve."""

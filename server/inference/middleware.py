@@ -3,7 +3,8 @@
     resolve   its body becomes what the engine gets, with its adapter and an estimate of its cost (resolve.py)
     charge    the estimate is taken from the quotas of its tenant and key (admission.py)
     admit     the engine is asked about its grammars (grammar_check.py), and then it waits in the fair queue for its
-              turn, which it has until the last byte of its answer
+              turn, which it has until the last byte of its answer; one that has to wait is told before what is wrong
+              with its body (body_check.py)
     run       the engine's own route answers
 
 It covers whatever the engine serves by POST with a JSON body, not a list of paths; only those that run the model are
@@ -26,6 +27,7 @@ from server.core.request_body import is_json, replay
 from server.core.request_state import principal_of, state_of
 from server.engine.protocol import Engine, TokenObserver
 from server.inference.admission import Admission, Turn
+from server.inference.body_check import check_body
 from server.inference.exchange import Exchange
 from server.inference.grammar_check import GrammarCheck
 from server.inference.request import InferenceRequest
@@ -138,6 +140,8 @@ class InferenceMiddleware:
             if turn.request.grammars and await exchange.left_during(self._grammars.check(turn.request)):
                 return False
             self._admission.enter(turn)
+            if turn.has_to_wait:
+                await check_body(turn.request, self._engine)
         except (BadRequest, TooManyRequests) as error:
             if isinstance(error, TooManyRequests):
                 self._admission.refuse(turn, error)

@@ -116,7 +116,7 @@ class Resolver:
             unchanged = not await off_loop(len(body), own_media_ids, payload, principal.tenant.id) and unchanged
         rewritten = await off_loop(len(body), engine_json, payload)
         if response is not None and response.background:
-            await off_loop(len(rewritten), self._engine.check_responses_request, payload)
+            await off_loop(len(rewritten), self._engine.check_request, path, payload)
         body = body if unchanged else rewritten
         return InferenceRequest(
             principal,

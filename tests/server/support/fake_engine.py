@@ -77,6 +77,9 @@ class ResponsesRequest(BaseModel):
     tools: list[ResponsesTool] = []
 
 
+REQUESTS: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatRequest, "/v1/responses": ResponsesRequest}
+
+
 class FakeEngine:
     """`why_no_tools`, `alive`, `hold` (an event an answer waits for, a stream after its first chunk), `chunk_s`
     (seconds behind each chunk of a stream, and before a whole answer) and `base_answer` (what it says without an
@@ -137,9 +140,10 @@ class FakeEngine:
             await self.hold_grammars.wait()
         return self.bad_grammars.get(grammar.spec)
 
-    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
+    def check_request(self, path: str, payload: Mapping[str, Any]) -> None:
         try:
-            ResponsesRequest.model_validate(payload)
+            if (model := REQUESTS.get(path)) is not None:
+                model.model_validate(payload)
         except ValidationError as error:
             raise validation_error(error.errors(include_url=False)) from error
 

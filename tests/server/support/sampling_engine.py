@@ -85,7 +85,7 @@ class SamplingEngine:
         app.add_api_route("/v1/completions", self._complete, methods=["POST"])
         app.add_api_route("/tokenize", self._tokenize, methods=["POST"])
 
-    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
+    def check_request(self, path: str, payload: Mapping[str, Any]) -> None:
         pass
 
     async def why_no_grammar(self, grammar: Grammar, tenant: int) -> str | None:

@@ -31,7 +31,7 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.db.response_tables import RESPONSES
 from server.engine.error_handlers import add_engine_error_handlers
-from server.engine.responses_check import check_responses_request
+from server.engine.request_check import check_request
 from tests.server.conftest import client_of
 from tests.server.inference.test_responses import ended, official
 from tests.server.support.fake_engine import BASE, FakeEngine
@@ -48,8 +48,8 @@ class ReadingEngine(FakeEngine):
         init_exception_handler(app)
         add_engine_error_handlers(app)
 
-    def check_responses_request(self, payload: Mapping[str, Any]) -> None:
-        check_responses_request(payload, self.max_model_len, as_chat=True)
+    def check_request(self, path: str, payload: Mapping[str, Any]) -> None:
+        check_request(path, payload, self.max_model_len, as_chat=True)
 
     async def _read(self, request: ResponsesRequest, http: Request) -> Response:
         construct_input_messages(request_instructions=request.instructions, request_input=request.input)
