@@ -22,7 +22,8 @@ LEAST_FLAT_STEPS = 3
 class EarlyStopping:
     """The counters of a job.
 
-    start, start_error: mean reward before training and its standard error. start_by_row: of each held-out row.
+    start, start_error: mean reward before training and its standard error; start_is_graded: whether any completion was
+    graded then. start_by_row: of each held-out row.
     flat_steps: latest steps in a row in which no group had two different rewards.
     low_evaluations: latest evaluations in a row far below the start.
     has_learned: whether rewards differed within a group in any step.
@@ -31,6 +32,7 @@ class EarlyStopping:
 
     start: float | None = None
     start_error: float = 0.0
+    start_is_graded: bool = True
     start_by_row: list[float | None] = field(default_factory=list)
     flat_steps: int = 0
     low_evaluations: int = 0
@@ -41,6 +43,7 @@ class EarlyStopping:
     def begin(self, evaluation: Evaluation) -> None:
         """Remember the evaluation before training."""
         self.start, self.start_error = evaluation.value, evaluation.error
+        self.start_is_graded = evaluation.is_graded
         self.start_by_row = list(evaluation.by_row)
 
     def after_step(self, is_flat: bool | None, reward: float | None) -> None:
@@ -54,7 +57,7 @@ class EarlyStopping:
     def after_evaluation(self, evaluation: Evaluation) -> None:
         """Count an evaluation: whether it is below the start by more than half of it and by more than three standard
         errors. Meant for rewards, which have a meaningful zero, not for losses."""
-        if self.start is None:
+        if self.start is None or (self.start < 0 and not evaluation.is_graded):
             return
         margin = max(abs(self.start) / 2, 3 * self.start_error, 1e-6)
         self.low_evaluations = self.low_evaluations + 1 if evaluation.value < self.start - margin else 0

@@ -75,8 +75,16 @@ class GradedSampling:
             "first_error": graded.first_error,
             "grader_error_share": graded.numbers["grader_error_share"],
         }
-        samples = held_out_samples(graded.groups)
-        return Evaluation(metrics, mean, error, graded.by_prompt_means, graded.outage_share, found, samples)
+        return Evaluation(
+            metrics,
+            mean,
+            error,
+            by_row=graded.by_prompt_means,
+            is_graded=graded.is_graded,
+            outage_share=graded.outage_share,
+            event_data=found,
+            samples=held_out_samples(graded.groups),
+        )
 
     async def distance_per_nat(self, start: Adapter) -> float | None:
         """How far the numbers of the vector move for a change of one nat (probe.py), around `start` (float32)."""

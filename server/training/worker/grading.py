@@ -105,6 +105,11 @@ class Graded:
         return math.sqrt(math.fsum((mean - centre) ** 2 for mean in means) / (len(means) - 1) / len(means))
 
     @property
+    def is_graded(self) -> bool:
+        """Whether any completion was graded; else all rewards are those of failures, 0."""
+        return any(grade.error is None for group in self.groups for grade in group.grades)
+
+    @property
     def is_outage(self) -> bool:
         """Whether all that could be sampled was left without a reward by what grades it, if anything was sampled."""
         kinds = self.errors.keys() - {SAMPLING_ERROR}

@@ -1,7 +1,9 @@
 """A job's evaluations on its held-out rows: when they are made, what they say of the vector, and which one is kept.
 
 An evaluation in which graders failed for many rows is of other rows than those before it. An event tells of it, and
-nothing is made of its reward: no metric, and no choice.
+nothing is made of its reward: no metric, and no choice. So it is where not one completion was graded: all have the
+reward of a failure then, 0, which would be the best of all where rewards are below 0. Before training that is kept as
+where the job starts, until a reward below 0 says that it cannot be known.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from server.training.worker.held_out_gain import with_gain
 from server.training.worker.history import mean_of
 from server.training.worker.job_state import JobState
 from server.training.worker.method import Evaluation, Method
-from server.training.worker.outcome import unreliable_event
+from server.training.worker.outcome import ungraded_event, unreliable_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,12 @@ class HeldOut:
 
     async def behind(self, step: int) -> tuple[Evaluation, list[WorkerEvent]]:
         """(the vector on the held-out rows, compared with the start; what its owner should know)."""
-        evaluation = with_gain(await self.method.evaluate(self.adapter()), self.state.watch.start_by_row)
-        return self._considered(step, evaluation)
+        evaluation = await self.method.evaluate(self.adapter())
+        if evaluation.is_reliable and isinstance(self.job.config, RewardedConfig):
+            if evaluation.value < 0 and not self.state.watch.start_is_graded:
+                self.state.forget_start()
+            self.state.watch.after_evaluation(evaluation)
+        return self._considered(step, with_gain(evaluation, self.state.watch.start_by_row))
 
     async def has_gained(self, step: int) -> bool:
         """Whether rewards that no longer differ behind `step` are the highest, or were raised by training.
@@ -68,7 +74,7 @@ class HeldOut:
     def _considered(self, step: int, evaluation: Evaluation) -> tuple[Evaluation, list[WorkerEvent]]:
         if not evaluation.is_reliable:
             return replace(evaluation, metrics={}), [unreliable_event(step, evaluation)]
-        if isinstance(self.job.config, RewardedConfig) and step > 0:
-            self.state.watch.after_evaluation(evaluation)
+        if not evaluation.is_graded:
+            return (replace(evaluation, metrics={}), [ungraded_event(step, evaluation)]) if step else (evaluation, [])
         self.state.keep_if_best(evaluation, encode(self.method.vector, "float32"), step)
         return evaluation, []

@@ -115,6 +115,13 @@ class History:
         if len(latest) == WINDOW and mean is not None and (best is None or mean > best):
             self.best = latest
 
+    def forget_start(self) -> None:
+        """As if nothing had been evaluated before training."""
+        self.start_evaluation = None
+        self.evaluations = [one for one in self.evaluations if one["step"]]
+        if self.best_evaluation is not None and not self.best_evaluation["step"]:
+            self.best_evaluation = None
+
     @property
     def last(self) -> Numbers:
         """The newest step's."""

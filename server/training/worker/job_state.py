@@ -52,6 +52,11 @@ class JobState(BaseModel):
         self.best = BestVector(vector=vector, step=step, metrics=finite(evaluation.metrics))
         self.best_value = evaluation.value
 
+    def forget_start(self) -> None:
+        """Compare nothing with the evaluation before training any more."""
+        self.watch.start, self.watch.start_by_row = None, []
+        self.diagnosis.history.forget_start()
+
     @property
     def has_improved(self) -> bool:
         """Whether what would be published is of a step and better than the start."""

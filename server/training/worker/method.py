@@ -52,7 +52,8 @@ class StepResult:
 class Evaluation:
     """metrics: by name, for the report. value: higher is better. error: its standard error, 0 when there is none.
     by_row: the mean reward of each held-out row, None of a row that has none; empty where there are only losses.
-    outage_share: of the rows, those without a reward because their grader did not answer.
+    is_graded: whether any completion was graded. Where none was, the value is 0, which says nothing beside rewards
+    below 0. outage_share: of the rows, those without a reward because their grader did not answer.
     event_data: more for the `data` of the event, where it is the evaluation before training. samples: some of what was
     sampled."""
 
@@ -60,6 +61,7 @@ class Evaluation:
     value: float
     error: float = 0.0
     by_row: Sequence[float | None] = ()
+    is_graded: bool = True
     outage_share: float = 0.0
     event_data: Mapping[str, Any] = field(default_factory=dict)
     samples: Sequence[SampledGroup] = ()

@@ -64,6 +64,18 @@ def unreliable_event(step: int, evaluation: Evaluation) -> WorkerEvent:
     return WorkerEvent(level="warn", message=message, data={"warning": "evaluation_outage", "step": step})
 
 
+def ungraded_event(step: int, evaluation: Evaluation) -> WorkerEvent:
+    """That not one completion of an evaluation was graded, so that it is compared with no other."""
+    error = evaluation.event_data.get("first_error")
+    text = (
+        f"Step {step}: not one completion of the held-out rows could be graded{f' ({error:.300})' if error else ''}, "
+        "so this step cannot become the result. If the model no longer answers in the format that the grader reads, "
+        "use smaller steps, or set response_format; if its answers are right, correct the grader."
+    )
+    message = printable(text)[:MAX_MESSAGE_CHARS]
+    return WorkerEvent(level="warn", message=message, data={"warning": "evaluation_ungraded", "step": step})
+
+
 def chosen_event(best: BestVector, watch: EarlyStopping, method: Method) -> WorkerEvent | None:
     """Which step is published, and whether it is clearly better than the start on the held-out rows; None for a step of
     supervised training. `watch` is the job's, with the evaluation before training.

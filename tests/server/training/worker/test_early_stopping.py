@@ -66,6 +66,22 @@ def test_a_reward_that_stays_far_below_the_start_ends_a_job() -> None:
     assert "0.1 on the held-out rows" in said[-1].message
 
 
+UNGRADED = Evaluation({}, 0.0, is_graded=False)
+
+
+def test_evaluations_of_which_nothing_was_graded_are_as_bad_as_0_and_not_good_below_it() -> None:
+    watch = EarlyStopping()
+    watch.begin(evaluation(0.6))
+    for _ in range(LOW_EVALUATIONS):
+        watch.after_evaluation(UNGRADED)
+    assert watch.problem(MOST, is_last=False) is not None
+    watch = EarlyStopping()
+    watch.begin(evaluation(-0.6))
+    after_evaluations(watch, *[-1.0] * (LOW_EVALUATIONS - 1))
+    watch.after_evaluation(UNGRADED)
+    assert watch.low_evaluations == LOW_EVALUATIONS - 1
+
+
 def test_one_bad_evaluation_between_good_ones_ends_nothing() -> None:
     watch = EarlyStopping()
     watch.begin(evaluation(0.6, 0.02))

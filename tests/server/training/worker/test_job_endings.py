@@ -48,8 +48,10 @@ class Graded:
         return (500, {}) if score is None else (200, {"score": score})
 
 
-async def create(here: Site, url: str, *, held_out: bool = True, **settings: Any) -> str:
-    grader = {"type": "endpoint", "url": url}
+async def create(here: Site, url: str, *, held_out: bool = True, formula: str | None = None, **settings: Any) -> str:
+    grader: dict[str, Any] = {"type": "endpoint", "url": url}
+    if formula is not None:
+        grader = {"type": "multi", "graders": {"x": grader | {"name": "x"}}, "calculate_output": formula}
     validation = {"validation_file": await here.file(HELD_OUT)} if held_out else {}
     job = await here.client.fine_tuning.jobs.create(
         model=NAME,
@@ -187,6 +189,40 @@ async def test_an_evaluation_that_was_graded_in_part_chooses_nothing(
         assert "valid_reward_mean" not in steps[2] and steps[2]["scores"]["valid_reward_mean"] is None
         assert steps[2]["errors"] == {"endpoint_grader_server_error": 3}
         assert steps[4]["valid_reward_gain"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("replies", "start", "gain"),
+    [
+        # Of 0 there is no 1 / x. The start, the step that is not graded, and the last one.
+        pytest.param((1.0, 0.0, 2.0), "-1 before training", 0.5, id="a step"),
+        pytest.param((0.0, 1.0, 2.0), None, None, id="the start"),
+    ],
+)
+async def test_an_evaluation_of_which_nothing_was_graded_is_not_better_than_rewards_below_0(
+    tmp_path: Path, path: Path, factors: Factors, replies: tuple[float, ...], start: str | None, gain: float | None
+) -> None:
+    def reply(place: int | None, count: int) -> float:
+        return 1.0 + count % 8 if place is None else replies[count]
+
+    async with site(tmp_path, path, factors, endpoint_hosts="localhost") as here:
+        with endpoint_app(Graded(reply)) as endpoint:
+            job_id = await create(here, endpoint.url, formula="0 - 1 / x", max_steps=4, eval_interval=2)
+            async with here.worker():
+                job = await here.wait(job_id, "succeeded")
+        assert await step_of(here, job.fine_tuned_model) == 4
+        events = await here.events(job_id)
+        steps = {event.data["step"]: event.data for event in events if event.type == "metrics"}
+        assert steps[4]["valid_reward_mean"] == -0.5
+        assert steps[4].get("valid_reward_gain") == gain
+        told = [event.message for event in events if event.data.get("warning") == "evaluation_ungraded"]
+        if start is None:
+            assert not told and steps[2]["valid_reward_mean"] == -1
+            assert [event.message for event in events if "before training" in event.message] == []
+        else:
+            assert len(told) == 1 and "formula_parse_error" in str(steps[2]["errors"])
+            assert "valid_reward_mean" not in steps[2]
+            assert any(start in event.message for event in events)
 
 
 async def test_a_cancelled_job_keeps_its_last_step(tmp_path: Path, path: Path, factors: Factors) -> None:

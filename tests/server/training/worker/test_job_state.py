@@ -16,6 +16,7 @@ STORED: dict[str, Any] = {
     "watch": {
         "start": 0.25,
         "start_error": 0.125,
+        "start_is_graded": False,
         "start_by_row": [0.5, None],
         "flat_steps": 1,
         "low_evaluations": 2,
@@ -51,7 +52,11 @@ def test_the_stored_form_is_read_and_written_again() -> None:
     empty = JobState().model_dump(mode="json")
     assert list(empty) == list(STORED)
     assert empty["best"] is empty["sampled_with"] is None
-    older = JobState.model_validate({name: value for name, value in STORED.items() if name not in LATER})
+    watch = {name: value for name, value in STORED["watch"].items() if name != "start_is_graded"}
+    older = JobState.model_validate(
+        {name: value for name, value in STORED.items() if name not in LATER} | {"watch": watch}
+    )
+    assert older.watch.start_is_graded
     assert older.diagnosis.told == {} and older.learning_rate is older.sigma is None
 
 
