@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 
 from server.api.batches_app import add_batches
-from server.api.deps import Gateway
 from server.api.error_handlers import install_error_handlers
+from server.api.gateway_parts import new_gateway
 from server.api.lifespan import run_with
 from server.api.middleware.anthropic_errors import AnthropicErrors
 from server.api.middleware.browser_guard import BrowserGuard
@@ -41,21 +41,13 @@ from server.api.routes.docs_page import docs_router, read_docs
 from server.api.stored_secrets import secrets_sealed_anew
 from server.api.training_app import add_training
 from server.api.unknown_paths import UnknownPaths
-from server.api.writes import AuditedWrites
 from server.auth.middleware import AuthMiddleware, auth_mode
 from server.auth.operator_keys import OperatorKeys
 from server.core.first_fault import read_to_first_fault
-from server.core.seals import Seals
 from server.core.settings import Settings
 from server.db.database import Database
 from server.db.database_clock import DatabaseClock
-from server.db.point_reads import open_point_reads
 from server.db.retention import rules_of, sweeping
-from server.db.writability import Writability
-from server.endpoints.endpoint_client import EndpointClient
-from server.endpoints.guarded_network import AllowedHosts
-from server.endpoints.webhook_delivery import WebhookDelivery
-from server.endpoints.webhook_secrets import WebhookSecrets
 from server.engine.protocol import Engine
 from server.inference.adapter_field import AdapterField
 from server.inference.admission import new_admission
@@ -63,14 +55,9 @@ from server.inference.early_check import EarlyCheck
 from server.inference.engine_forms import EngineForms
 from server.inference.middleware import InferenceMiddleware
 from server.inference.resolve import Resolver
-from server.inference.responses.plan import ResponseLimits
-from server.inference.responses.serving import Responses
-from server.inference.responses.store import ResponseStore
 from server.inference.service_tier import ServiceTiers
-from server.inference.usage_meter import UsageMeter
 from server.limits.body_memory import BodyMemory, BodyRoom
 from server.limits.quotas import Quotas
-from server.limits.recipe_budget import RecipeBudget
 from server.limits.redis_quotas import redis_quotas
 from server.observability.http_metrics import NoteRoute
 from server.observability.logging import configure_logging
@@ -78,7 +65,6 @@ from server.observability.metrics import GatewayMetrics
 from server.observability.observe import Observe
 from server.observability.trace_export import exporting
 from server.observability.tracing import TRACER
-from server.registry.store import Registry
 from server.training.files.sweep import file_rule
 from server.training.files.uploads import UploadRule
 from server.training.jobs.config import METHODS, Method
@@ -115,37 +101,10 @@ def create_app(
         # And not `root_path`: routes would be found behind a second prefix, which the middlewares take for a path.
         servers=[{"url": root_path}] if root_path else None,
     )
-    reads = open_point_reads(database)
-    registry = Registry(database, reads, cache_size=settings.resolve_cache_size)
-    recipes = RecipeBudget(
-        modules=len(engine.factors.modules), per_minute=settings.recipe_ms_per_minute, at_once=settings.max_recipe_ms
-    )
-    forms = EngineForms(engine.factors, recipes)
     shared = redis_quotas(settings, metrics.quota_fallbacks)
-    quotas = Quotas(shared)
-    meter = UsageMeter(database, metrics.usage_flush_failures)
-    writes = AuditedWrites(database)
-    stored = Responses(ResponseStore(database, _response_limits(settings)))
-    seals = Seals(settings.sealing_keys)
-    webhooks = _webhooks(settings, database, seals)
-    writability = Writability(database, metrics.registry)
-    app.state.gateway = Gateway(
-        settings,
-        engine,
-        database,
-        reads,
-        writes,
-        registry,
-        metrics,
-        meter,
-        recipes,
-        quotas,
-        stored,
-        webhooks,
-        seals,
-        writability,
-    )
-    app.state.gateway_metrics = metrics
+    gateway = new_gateway(settings, engine, database, metrics, Quotas(shared))
+    app.state.gateway = gateway
+    forms = EngineForms(engine.factors, gateway.recipes)
 
     # Before the engine's, so that where both have a route (/health, /metrics, /v1/models) ours answers.
     for routes in (
@@ -171,8 +130,8 @@ def create_app(
 
     operator_keys = OperatorKeys.of(settings, api_keys)
     mode = auth_mode(operator_keys, database)
-    field = AdapterField(registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters)
-    admission = new_admission(settings, engine, quotas, metrics.registry, has_tenants=mode != "open")
+    field = AdapterField(gateway.registry, engine, metrics, forms, max_mixed=settings.max_mixed_adapters)
+    admission = new_admission(settings, engine, gateway.quotas, metrics.registry, has_tenants=mode != "open")
     # The middleware added last is met first.
     app.add_middleware(NoteRoute)
     app.add_middleware(
@@ -181,16 +140,16 @@ def create_app(
         resolver=Resolver(
             engine,
             field,
-            ServiceTiers(quotas),
+            ServiceTiers(gateway.quotas),
             metrics,
-            stored.store,
+            gateway.responses.store,
             max_bytes=settings.max_request_bytes,
             max_values=settings.max_request_values,
         ),
         admission=admission,
         metrics=metrics,
-        meter=meter,
-        responses=stored,
+        meter=gateway.usage,
+        responses=gateway.responses,
     )
     engine.mount(app)
     app.add_middleware(EngineErrors)
@@ -198,16 +157,16 @@ def create_app(
     if shared is not None:
         run_with(app, shared.running())
     run_with(app, forms.running())
-    run_with(app, writability.watching())
-    run_with(app, meter.flushing(settings.usage_flush_s))
-    run_with(app, stored.tending())
-    run_with(app, secrets_sealed_anew(database, webhooks.secrets))
-    run_with(app, webhooks.running())
+    run_with(app, gateway.writability.watching())
+    run_with(app, gateway.usage.flushing(settings.usage_flush_s))
+    run_with(app, gateway.responses.tending())
+    run_with(app, secrets_sealed_anew(database, gateway.webhooks.secrets))
+    run_with(app, gateway.webhooks.running())
     files = app.state.training.files
     run_with(app, sweeping(database, [*rules_of(settings), file_rule(settings, files), UploadRule(files)]))
     # The last of all, so that it runs within what its lines need.
-    check = EarlyCheck(engine, field, admission, stored.store.limits)
-    add_batches(app, settings, engine, database, files, check, meter)
+    check = EarlyCheck(engine, field, admission, gateway.responses.store.limits)
+    add_batches(app, settings, engine, database, files, check, gateway.usage)
     if not database.is_sqlite:
         # Around all that keeps leases.
         run_with(app, DatabaseClock(database).followed())
@@ -226,14 +185,14 @@ def create_app(
         AuthMiddleware,
         mode=mode,
         keys=operator_keys,
-        reads=reads,
+        reads=gateway.reads,
         metrics_without_key=settings.metrics_without_key,
         also_open=(open_paths(console) if console else frozenset()) | docs_files.keys(),
         unknown_path=UnknownPaths(app, CONSOLE, console).refusal,
     )
     app.add_middleware(ShortPaths)
     app.add_middleware(UnhandledErrors, handle=install_error_handlers(app))
-    app.add_middleware(CutAnswers, ending=app.state.gateway.draining)
+    app.add_middleware(CutAnswers, ending=gateway.draining)
     if mode == "open":
         app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)
     app.add_middleware(AnthropicErrors)
@@ -247,21 +206,3 @@ def create_app(
     if root_path:
         app.add_middleware(RootPath, root_path=root_path)
     return app
-
-
-def _response_limits(settings: Settings) -> ResponseLimits:
-    return ResponseLimits(
-        keeps=settings.store_responses,
-        most_bytes=settings.max_response_bytes,
-        most_tenant_bytes=settings.max_tenant_response_bytes,
-        retention_days=settings.response_retention_days,
-    )
-
-
-def _webhooks(settings: Settings, database: Database, seals: Seals) -> WebhookDelivery:
-    hosts = AllowedHosts(settings.endpoint_hosts)
-    key = "" if settings.webhook_key is None else settings.webhook_key.get_secret_value()
-    client = EndpointClient(hosts) if hosts.patterns else None
-    # With the new setting alone there may have been a key of the older one before, or none.
-    is_known = settings.webhook_key is not None or settings.secrets_key is None
-    return WebhookDelivery(database, client, WebhookSecrets(seals, key.encode(), is_known))
