@@ -10,6 +10,7 @@ from server.inference.end_user import check_end_user
 from server.inference.misnomers import check_names
 from server.inference.tools_check import check_hosted_tools, check_tools
 from server.inference.transfer_fields import check_transfer
+from server.inference.unserved_fields import check_unserved
 
 # Whose `metadata` is OpenAI's; that of Anthropic's API is another.
 _WITH_METADATA = ("/v1/chat/completions", "/v1/responses")
@@ -20,6 +21,7 @@ def check_own_fields(payload: Mapping[str, object], path: str, why_no_tools: str
     check_names(payload)
     check_transfer(payload)
     check_beam_search(payload)
+    check_unserved(payload, path)
     check_hosted_tools(payload, path)
     check_tools(payload, why_no_tools)
     check_end_user(payload)
