@@ -16,7 +16,8 @@ class FileLine(BaseModel):
     """One line. `line` counts from 1, `start` is the place of its first byte.
 
     text: without its end; bytes that are not UTF-8 are shown as U+FFFD, and of a line that is too long the beginning.
-    error: why it is no row for the method; null for rows, and for empty lines, which are skipped.
+    error: why it is no row for the method; null for rows, and for empty lines, which are skipped. Where all
+    lines of the file are empty, the last one has the error that there are no rows.
     """
 
     line: int

@@ -9,6 +9,8 @@ from typing import BinaryIO
 MAX_LINE_BYTES = 2**20
 # A portion ends behind the line with which it has as many; so it has less than the sum of both.
 PORTION_BYTES = 2**20
+# What some editors write before the first line.
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,11 @@ class Line:
     def is_too_long(self) -> bool:
         """Whether `data` is only its beginning; then nothing behind it can be read."""
         return len(self.data) > MAX_LINE_BYTES
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it, so that it is skipped."""
+        return not (self.data.removeprefix(BOM) if self.start == 0 else self.data).strip()
 
 
 def read_portion(file: BinaryIO, number: int, start: int, most_lines: int) -> Iterator[Line]:
@@ -41,3 +48,13 @@ def read_portion(file: BinaryIO, number: int, start: int, most_lines: int) -> It
         read += len(data)
         if read >= PORTION_BYTES or line.is_too_long:
             return
+
+
+def is_empty(file: BinaryIO, end: int) -> bool:
+    """Whether all lines of `file`, which is at its beginning, are empty up to the byte `end`."""
+    place = 0
+    while place < end and (data := file.read(min(PORTION_BYTES, end - place))):
+        if (data if place else data.removeprefix(BOM)).strip():
+            return False
+        place += len(data)
+    return True

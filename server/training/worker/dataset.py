@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from server.core.errors import BadRequest, quoted
 from server.core.json_text import InvalidJson, parse_json
-from server.training.files.lines import MAX_LINE_BYTES
+from server.training.files.lines import BOM, MAX_LINE_BYTES
 from server.training.graders.template import Variable
 from server.training.jobs.config import Method
 from server.training.worker.chat_format import (
@@ -35,7 +35,6 @@ from server.training.worker.chat_format import (
 RESERVED_KEYS = ("messages", "tools")
 SUPERVISED_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
 _LAST_ROLE: Mapping[Method, str] = {"reinforcement": "user", "evolution": "user", "supervised": "assistant"}
-_BOM = b"\xef\xbb\xbf"
 
 
 class DataError(BadRequest):
@@ -93,7 +92,7 @@ def read_rows(
         start, end = end, end + len(line)
         try:
             if number == 1:
-                line = line.removeprefix(_BOM)
+                line = line.removeprefix(BOM)
             if len(line) > limits.line_bytes:
                 raise FormatError("it is too long", f"at most {limits.line_bytes} bytes")
             if not line.strip():

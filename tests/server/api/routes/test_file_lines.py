@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from server.core.settings import Settings
-from server.training.files.lines import MAX_LINE_BYTES, PORTION_BYTES
+from server.training.files.lines import BOM, MAX_LINE_BYTES, PORTION_BYTES
 from server.training.worker.dataset import DataError, read_rows
 from tests.server.support.training_kit import ROWS, upload
 
@@ -56,6 +56,28 @@ def test_every_line_has_what_a_job_would_say_of_it(openai_client: openai.OpenAI)
                 said = f"{error.what}; expected {error.expected}"
         assert line["error"] == said
     assert [line["line"] for line in page["data"] if line["error"]] == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("content", [b"\n", b" \r\n\t\n", b"\xef\xbb\xbf\n\n  ", b"\n" * 2500])
+def test_of_a_file_of_empty_lines_the_last_one_says_that_there_are_no_rows(
+    openai_client: openai.OpenAI, content: bytes
+) -> None:
+    with pytest.raises(DataError, match="it has no rows"):
+        list(read_rows(io.BytesIO(content), "reinforcement"))
+    for whole in (content, content + b"\n" * 1000 + ROW, ROW + content.removeprefix(BOM)):
+        file = upload(openai_client, whole)
+        errors: list[dict[str, Any]] = []
+        query = {"line": 1, "start": 0}
+        while query["line"] is not None:
+            page = lines(openai_client, file.id, limit=1000, only="errors", **query)
+            errors += page["data"]
+            query = {"line": page["next_line"], "start": page["next_start"]}
+        if whole != content:
+            assert errors == []
+            continue
+        (last,) = errors
+        assert last["line"] == len(content.splitlines())
+        assert last["error"].startswith("the file has no rows")
 
 
 def test_the_form_is_that_of_the_method(openai_client: openai.OpenAI) -> None:
