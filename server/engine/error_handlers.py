@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.responses import Response
+from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 from vllm.exceptions import VLLMError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -41,6 +42,23 @@ def add_engine_error_handlers(app: FastAPI) -> None:
     for kind in KINDS:
         app.exception_handler(kind)(_Refusal(app.exception_handlers.get(kind)))
     app.exception_handler(ValidationError)(_refuse_values)
+
+
+def keep_errors_of_messages(serving: Any) -> None:
+    """Have `serving`, vLLM's object for /v1/messages, answer these errors so, too: no handler sees them, for its route
+    makes an answer of every exception, mostly 500. Call once."""
+    create = serving.create_messages
+
+    async def created(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await create(*args, **kwargs)
+        except Exception as error:
+            told = engine_died() if isinstance(error, EngineDeadError) else refusal_of(error)
+            if told is None:
+                raise
+            return ErrorResponse(error=ErrorInfo(message=told.message, type=told.type, code=told.status))
+
+    serving.create_messages = created
 
 
 class _Refusal:

@@ -36,7 +36,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapters.factors.factors import Factors
 from server.engine.cut_calls import keep_cut_calls
-from server.engine.error_handlers import add_engine_error_handlers
+from server.engine.error_handlers import add_engine_error_handlers, keep_errors_of_messages
 from server.engine.grammar_pool import EngineGrammars
 from server.engine.identity import EngineIdentities
 from server.engine.messages import message_of
@@ -218,6 +218,7 @@ class VllmEngine:
         app.state.openai_serving_models.lora_requests = ActiveAdapters()
         if (messages := getattr(app.state, "anthropic_serving_messages", None)) is not None:  # the model generates
             keep_cut_calls(messages)
+            keep_errors_of_messages(messages)
         self._derenderer = app.state.online_derenderer
         self.template_cost = await measure_template(prompt_count(app.state.serving_tokenization))
 
