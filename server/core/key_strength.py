@@ -7,6 +7,9 @@ Whether a long key is random cannot be seen from it.
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator, SecretStr, ValidationInfo
 
 MIN_CHARS = 16
 MIN_DIFFERENT_CHARS = 6
@@ -34,3 +37,27 @@ def why_weak(key: str) -> str | None:
     if len(key) < MIN_CHARS or len(set(key)) < MIN_DIFFERENT_CHARS:
         return f"has less than {MIN_CHARS} characters, or hardly any different ones, {_ONLY_FOR_DEVELOPMENT}"
     return None
+
+
+def _checked(key: str, info: ValidationInfo) -> None:
+    wrong = why_not_a_key(key)
+    if wrong is None and info.data.get("environment") != "development":
+        wrong = why_weak(key)
+    if wrong is not None:
+        raise ValueError(f"{wrong}; `openssl rand -hex 32` makes a good one")
+
+
+def _checked_key(key: SecretStr, info: ValidationInfo) -> SecretStr:
+    _checked(key.get_secret_value(), info)
+    return key
+
+
+def _checked_keys(keys: SecretStr, info: ValidationInfo) -> SecretStr:
+    for key in keys.get_secret_value().split(","):
+        _checked(key, info)
+    return keys
+
+
+# Of a class with the field `environment` before them. `Keys` are several, separated by commas.
+Key = Annotated[SecretStr, AfterValidator(_checked_key)]
+Keys = Annotated[SecretStr, AfterValidator(_checked_keys)]

@@ -1,25 +1,24 @@
 """What an operator may set, from the environment: TINYLORA_DATABASE_URL, TINYLORA_LOG_FORMAT and so on.
 
 One frozen object is made at start-up and handed on; nothing reads the environment later. vLLM's flags are not repeated
-here. Weak keys, and a URL for files whose package is not installed, are refused here, before anything listens.
+here. Weak keys, and a URL for files whose package is not installed, are refused before anything listens: what these
+may be is in key_strength.py and settings_urls.py. How a refusal reads is in settings_errors.py.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.core.error_responses import plain_message
-from server.core.key_strength import why_not_a_key, why_weak
-from server.core.settings_urls import why_no_redis, why_no_storage, without_password
+from server.core.file_room import FileRoom
+from server.core.key_strength import Key, Keys
+from server.core.settings_urls import FilesUrl, RedisUrl
 
 MIB = 2**20
 MAX_DAYS = 36_500
-# What a form with a file may have beside the file.
-FORM_BYTES = 2**16
-SECRETS = ("admin_key", "worker_key", "judge_api_key", "redis_url", "secrets_key", "webhook_key")
+Days = Annotated[int, Field(ge=0, le=MAX_DAYS)]
 
 
 class Settings(BaseSettings):
@@ -28,10 +27,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TINYLORA_", frozen=True, str_strip_whitespace=True)
 
     environment: Literal["production", "development"] = "production"  # which keys are good enough
-    admin_key: SecretStr | None = Field(
+    admin_key: Key | None = Field(
         default=None, description="the operator's; with none, and none in the database, the server is for this machine"
     )
-    worker_key: SecretStr | None = Field(
+    worker_key: Key | None = Field(
         default=None, description="of training workers, who may do what the admin key may; with none, that is theirs"
     )
     metrics_without_key: bool = Field(default=False, description="let anyone read /metrics")
@@ -44,7 +43,7 @@ class Settings(BaseSettings):
     database_busy_timeout_s: float = Field(
         default=10.0, gt=0, description="how long a write waits for another process's"
     )
-    redis_url: SecretStr | None = Field(
+    redis_url: RedisUrl | None = Field(
         default=None,
         description="a Redis in which all gateways count quotas together; with none, each counts for itself",
     )
@@ -119,13 +118,12 @@ class Settings(BaseSettings):
         description="bytes in a tenant's stored responses; the oldest make room for new ones",
     )
 
-    files_url: str = Field(
+    files_url: FilesUrl = Field(
         default="data/files", description="where uploaded files are: a directory, or a URL that fsspec knows (s3://...)"
     )
     max_file_bytes: int = Field(default=512 * MIB, ge=1, description="longest file of /v1/files")
-    max_spooled_body_bytes: int | None = Field(
+    max_spooled_body_bytes: FileRoom | None = Field(
         default=None,
-        ge=1,
         description="bodies with files on disk at once while they arrive, of which one tenant alone may have half; by "
         "default 16 of the longest files, at least two with their forms",
     )
@@ -171,13 +169,11 @@ class Settings(BaseSettings):
         description="hosts of endpoint graders, environments, webhooks, as a.example,*.b.example; * is any, and only "
         "a host named exactly may have an address that is not public; empty: none of these",
     )
-    secrets_key: SecretStr | None = Field(
+    secrets_key: Keys | None = Field(
         default=None,
         description="seals the secrets of webhooks and endpoint graders in the database; replaced in three steps",
     )
-    webhook_key: SecretStr | None = Field(
-        default=None, description="older name of secrets_key; leave it where it was set"
-    )
+    webhook_key: Key | None = Field(default=None, description="older name of secrets_key; leave it where it was set")
     judge_url: str | None = Field(
         default=None,
         description="API like OpenAI's with the models of score_model and label_model graders; none: this server's own",
@@ -212,27 +208,19 @@ class Settings(BaseSettings):
     )
     max_labelled_tenants: int = Field(default=50, ge=0, description="tenants with metrics of their own; the rest share")
     usage_flush_s: float = Field(default=5.0, gt=0, description="how often usage is added to the database")
-    audit_retention_days: int = Field(
-        default=365, ge=0, le=MAX_DAYS, description="how long the audit log is kept; 0 is for ever"
+    audit_retention_days: Days = Field(default=365, description="how long the audit log is kept; 0 is for ever")
+    usage_retention_days: Days = Field(default=730, description="how long usage is kept; 0 is for ever")
+    job_event_retention_days: Days = Field(
+        default=90, description="how long after its end a job's events are kept; 0 is for ever"
     )
-    usage_retention_days: int = Field(
-        default=730, ge=0, le=MAX_DAYS, description="how long usage is kept; 0 is for ever"
+    job_sample_retention_days: Days = Field(
+        default=90, description="how long after its end what its model said is kept; 0 is for ever"
     )
-    job_event_retention_days: int = Field(
-        default=90, ge=0, le=MAX_DAYS, description="how long after its end a job's events are kept; 0 is for ever"
+    file_retention_days: Days = Field(default=0, description="how long files are kept that no job needs; 0 is for ever")
+    batch_retention_days: Days = Field(
+        default=90, description="how long after its end a batch is listed, its files apart; 0: ever"
     )
-    job_sample_retention_days: int = Field(
-        default=90, ge=0, le=MAX_DAYS, description="how long after its end what its model said is kept; 0 is for ever"
-    )
-    file_retention_days: int = Field(
-        default=0, ge=0, le=MAX_DAYS, description="how long files are kept that no job needs; 0 is for ever"
-    )
-    batch_retention_days: int = Field(
-        default=90, ge=0, le=MAX_DAYS, description="how long after its end a batch is listed, its files apart; 0: ever"
-    )
-    response_retention_days: int = Field(
-        default=30, ge=0, le=MAX_DAYS, description="how long responses are stored; 0 is for ever"
-    )
+    response_retention_days: Days = Field(default=30, description="how long responses are stored; 0 is for ever")
     engine_log: str = Field(
         default="data/engine.log",
         min_length=1,
@@ -256,54 +244,3 @@ class Settings(BaseSettings):
         """Those of tenants' secrets in the database, of which the first seals and all open; none: they are in clear."""
         keys = () if self.secrets_key is None else tuple(self.secrets_key.get_secret_value().split(","))
         return keys if self.webhook_key is None else (*keys, self.webhook_key.get_secret_value())
-
-    @field_validator("max_spooled_body_bytes")
-    @classmethod
-    def _check_room_for_files(cls, most_bytes: int | None, info: ValidationInfo) -> int | None:
-        longest = info.data.get("max_file_bytes")
-        if most_bytes is not None and longest is not None and most_bytes < (least := 2 * (longest + FORM_BYTES)):
-            raise ValueError(
-                f"the longest file ({longest} bytes by max_file_bytes) would never find room in a tenant's half of it; "
-                f"expected at least {least}"
-            )
-        return most_bytes
-
-    @field_validator("files_url")
-    @classmethod
-    def _check_files_url(cls, url: str) -> str:
-        if (why := why_no_storage(url)) is not None:
-            raise ValueError(why)
-        return url
-
-    @field_validator("redis_url")
-    @classmethod
-    def _check_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and (why := why_no_redis(url.get_secret_value())) is not None:
-            raise ValueError(why)
-        return url
-
-    @field_validator("admin_key", "worker_key", "secrets_key", "webhook_key")
-    @classmethod
-    def _check_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if key is None:
-            return None
-        whole = key.get_secret_value()
-        for secret in whole.split(",") if info.field_name == "secrets_key" else (whole,):
-            wrong = why_not_a_key(secret)
-            if wrong is None and info.data.get("environment") != "development":
-                wrong = why_weak(secret)
-            if wrong is not None:
-                raise ValueError(f"{wrong}; `openssl rand -hex 32` makes a good one")
-        return key
-
-
-def explain(error: ValidationError) -> str:
-    """What is wrong with the environment, for the operator; it does not show keys."""
-    sentences: dict[str, str] = {}
-    for wrong in error.errors():
-        name, message = str(wrong["loc"][0]), plain_message(wrong)
-        value = "" if name in SECRETS else f"is {without_password(str(wrong['input']))!r}: "
-        # A setting that may be one thing or another has a message for each.
-        said = sentences.get(name)
-        sentences[name] = f"TINYLORA_{name.upper()} {value}{message}" if said is None else f"{said}, or: {message}"
-    return "; ".join(sentences.values())

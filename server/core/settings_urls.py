@@ -1,11 +1,13 @@
-"""URLs among the settings: why there can be nothing at one, and how one may be shown."""
+"""URLs among the settings: which there can be something at, and how one may be shown."""
 
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 from fsspec.core import split_protocol  # type: ignore[import-untyped]
 from fsspec.registry import get_filesystem_class  # type: ignore[import-untyped]
+from pydantic import AfterValidator, SecretStr
 from redis.asyncio import connection as redis_url
 
 
@@ -14,19 +16,25 @@ def without_password(url: str) -> str:
     return re.sub(r"(?<=://)[^/@]*:[^/]*@", "***@", url)
 
 
-def why_no_redis(url: str) -> str | None:
-    """Why there can be no Redis at `url`, for the operator, without the password in it. None: there can."""
+def _checked_redis(url: SecretStr) -> SecretStr:
     try:
-        redis_url.parse_url(url)
+        redis_url.parse_url(url.get_secret_value())
     except ValueError:
-        return "expected redis://[[user]:password@]host[:port][/database], rediss://... for TLS, or unix://path"
-    return None
+        # Not its own words, which have the password.
+        raise ValueError(
+            "expected redis://[[user]:password@]host[:port][/database], rediss://... for TLS, or unix://path"
+        ) from None
+    return url
 
 
-def why_no_storage(url: str) -> str | None:
-    """Why there can be no files at `url`, for the operator: the package to install, say. None: there can."""
+def _checked_storage(url: str) -> str:
     try:
         get_filesystem_class(split_protocol(url)[0])
-    except (ImportError, ValueError) as error:
-        return str(error)
-    return None
+    except ImportError as error:
+        # pydantic tells of a ValueError only; this one names the package to install.
+        raise ValueError(str(error)) from error
+    return url
+
+
+RedisUrl = Annotated[SecretStr, AfterValidator(_checked_redis)]
+FilesUrl = Annotated[str, AfterValidator(_checked_storage)]

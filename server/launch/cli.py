@@ -75,7 +75,8 @@ def serve(
 
     from pydantic import ValidationError
 
-    from server.core.settings import Settings, explain
+    from server.core.settings import Settings
+    from server.core.settings_errors import explain
     from server.launch.embedded_model import ensure_embedded_model
     from server.launch.engine_output import keep_apart, others_print
     from server.launch.environment import settle_environment
@@ -170,7 +171,8 @@ def migrate() -> None:
 
     from pydantic import ValidationError
 
-    from server.core.settings import Settings, explain
+    from server.core.settings import Settings
+    from server.core.settings_errors import explain
     from server.db.database import Database
     from server.db.url import DatabaseStartError
 

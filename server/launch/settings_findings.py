@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr, ValidationError
 
 from clients.cli.finding import Finding
-from server.core.settings import Settings, explain
+from server.core.settings import Settings
+from server.core.settings_errors import explain
 from server.core.settings_urls import without_password
 from server.db.url import DatabaseStartError, described, parse_url, why_unusable
 from server.launch.embedded_model import MODELS_DIR_VARIABLE

@@ -91,7 +91,8 @@ def worker(
     from pydantic import ValidationError
 
     from server.core.host_memory import GIB
-    from server.core.settings import Settings, explain
+    from server.core.settings import Settings
+    from server.core.settings_errors import explain
     from server.launch.embedded_model import ensure_embedded_model
     from server.launch.start_checks import CannotStart
     from server.launch.torch_device import torch_device

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.core.settings import SECRETS, Settings
+from server.core.settings import Settings
+from server.core.settings_errors import SECRETS
 
 # Secrets, and what other values of the chart say.
 SET_BY_THE_CHART = {*SECRETS, "database_url", "metrics_without_key", "drain_notice_s"}

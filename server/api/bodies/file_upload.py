@@ -20,9 +20,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.core.error_responses import validation_error
 from server.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, quoted
+from server.core.file_room import FORM_BYTES
 from server.core.request_body import body_chunks, media_type
 from server.core.request_state import held_body
-from server.core.settings import FORM_BYTES
 
 MAX_FIELD_BYTES = 2**10
 MAX_FILENAME_CHARS = 255

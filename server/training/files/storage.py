@@ -43,7 +43,7 @@ class FileMissing(Unavailable):
 class FileStorage:
     """Files by location, a path below the root of the URL. All methods but `delete` raise Unavailable on a failure.
 
-    Construction raises ValueError or ImportError for a URL that `why_no_storage` refuses.
+    Construction raises ValueError or ImportError for a URL that the setting `files_url` refuses.
     """
 
     def __init__(self, url: str) -> None:

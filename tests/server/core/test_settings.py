@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from server.core.key_strength import why_weak
-from server.core.settings import Settings, explain
+from server.core.settings import Settings
+from server.core.settings_errors import explain
 from server.launch.listening import OpenToOthers, keep_local
 
 PLACEHOLDERS = [
