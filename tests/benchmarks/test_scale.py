@@ -1,52 +1,11 @@
-"""The sums of docs/scale.md: that the page has them, and that what they rest on is so."""
+"""The tables of docs/scale.md: that the page has them."""
 
 from __future__ import annotations
 
-import random
-from functools import lru_cache
-
-import pytest
-
-from benchmarks.scale import PAGE, Cost, Measured, hit_ratio, measure, simulate, tables, with_tables
-from tests.postgres import PostgresServer
+from benchmarks.read_costs import Measured
+from benchmarks.scale import PAGE, tables, with_tables
 
 
 def test_the_page_has_the_tables_of_today() -> None:
     page, today = PAGE.read_text(), tables(Measured.stored())
     assert today in page and with_tables(page, today) == page, "python -m benchmarks.scale writes them"
-
-
-async def test_a_statement_for_many_rows_takes_less_than_one_for_each(
-    postgres: PostgresServer, migrated_postgres: str
-) -> None:
-    name = postgres.new_database(migrated_postgres)
-    measured = await measure(postgres.url(name), postgres.process_id, rows=2000, adapters=200)
-    postgres.drop(name)
-    for cost in (measured.key, measured.adapter):
-        assert 0 < cost.statement_s(64) < 32 * cost.statement_s(1)
-        assert cost.gateway_us > 0
-    assert measured.load.statement_s(1) > 0
-
-
-@pytest.mark.parametrize("size", [10, 100, 500])
-def test_the_share_that_is_in_memory_is_that_of_a_real_cache(size: int) -> None:
-    used, draw = 2000, random.Random(1)
-    kept = lru_cache(size)(lambda number: number)
-    asked = draw.choices(range(used), weights=[1 / rank for rank in range(1, used + 1)], k=60_000)
-    for number in asked[:20_000]:
-        kept(number)
-    before = kept.cache_info().hits
-    for number in asked[20_000:]:
-        kept(number)
-    assert hit_ratio(size, used) == pytest.approx((kept.cache_info().hits - before) / 40_000, abs=0.02)
-
-
-def test_reads_share_statements_only_where_they_wait() -> None:
-    cost = Cost(fixed_us=100, each_us=10, gateway_us=50)
-    idle = simulate(1, (cost, cost))
-    assert idle.statements == pytest.approx(2, rel=0.3)
-    assert idle.read_s == pytest.approx(0.00061, rel=0.01)
-    busy = simulate(20_000, (cost, cost), seconds=2)
-    # Two connections, and each statement takes half a millisecond at least.
-    assert busy.statements < 4000
-    assert busy.cpu < 0.7 * 40_000 * cost.statement_s(1)
