@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Any
 from openai import OpenAI
 
 from benchmarks.gpu_options import Options
-from benchmarks.train import server
+from benchmarks.tinylora_process import server
 from clients.examples.make_task import GRADER, make_task
 from clients.examples.train import MAX_TOKENS, TEMPERATURE
 
@@ -26,10 +25,12 @@ def run(options: Options) -> None:
     model = Path(os.environ.get("TINYLORA_MODELS_DIR", "models")) / "SmolLM2-135M-Instruct"
     training_file, _ = make_task(directory / "task")
     steps, prompts, completions = options.job
-    # It is to show that all works together, and compiling is half of the start.
-    started = argparse.Namespace(model=str(model), eager=True)
     start = time.monotonic()
-    with server(started, directory, workers=1) as url, OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+    with (
+        # It is to show that all works together, and compiling is half of the start.
+        server(str(model), directory, eager=True, workers=1) as url,
+        OpenAI(base_url=f"{url}/v1", api_key="unused") as client,
+    ):
         results.record("serve", "start_s", value=round(time.monotonic() - start, 1))
         name = client.models.list().data[0].id
         messages: Any = [{"role": "user", "content": "What is 3 + 4? Answer with the number only."}]

@@ -24,17 +24,13 @@ benchmarks.train_step's.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,8 +40,8 @@ from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.http_servers import started
 from benchmarks.paired import in_turn, speed
+from benchmarks.tinylora_process import environment, running, server
 from clients.examples.make_task import make_task
 from clients.examples.train import MAX_TOKENS, TEMPERATURE
 from server.launch.own_worker_plan import NICE
@@ -95,7 +91,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         training_file, _ = make_task(directory / "task")
-        with server(args, directory) as url, OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        with (
+            server(args.model, directory, eager=args.eager) as url,
+            OpenAI(base_url=f"{url}/v1", api_key="unused") as client,
+        ):
             uploaded = client.files.create(file=training_file, purpose="fine-tune").id
             runs: dict[str, Callable[[], Row]] = {
                 f"tinylora, {jobs} {'job' if jobs == 1 else 'jobs'}": partial(
@@ -191,51 +190,6 @@ def peer(args: argparse.Namespace, training_file: Path) -> Row:
     seconds = {part: result["seconds"][name] for part, name in PEERS.items()}
     completions = args.batch_size * args.group_size
     return Row(seconds, completions / seconds["step"], result["trained_tokens"] / seconds["step"])
-
-
-@contextlib.contextmanager
-def server(args: argparse.Namespace, directory: Path, workers: int = 0) -> Iterator[str]:
-    """The URL of a server that runs so many workers itself."""
-    print("... tinylora serve", file=sys.stderr, flush=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    flags = ["--host", "127.0.0.1", "--port", str(port), *(["--enforce-eager"] if args.eager else [])]
-    log, url = directory / "server.log", f"http://127.0.0.1:{port}"
-    settings = environment(directory) | {"TINYLORA_TRAINING_WORKERS": str(workers)}
-    with running(["serve", args.model, *flags], settings, log) as process:
-        if not started(process, url):
-            sys.exit(f"The server did not start:\n{log.read_text(errors='replace')}")
-        yield url
-
-
-@contextlib.contextmanager
-def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`tinylora <command>`, ended behind the block."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server.launch.cli", *command],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-
-
-def environment(directory: Path) -> dict[str, str]:
-    """Of this process, but with data of its own and without keys."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TINYLORA_")}
-    return kept | {
-        "TINYLORA_DATABASE_URL": f"sqlite:///{directory / 'tinylora.db'}",
-        "TINYLORA_FILES_URL": str(directory / "files"),
-        "TINYLORA_ENGINE_LOG": str(directory / "engine.log"),
-        "TINYLORA_TRAINING_LOG_DIR": str(directory / "training"),
-        "TINYLORA_TRAINING_WORKERS": "0",
-    }
 
 
 def print_table(args: argparse.Namespace, rows: Mapping[str, Sequence[Row]]) -> None:
