@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.engine import Row
 
 from server.api.bodies.file_upload import Purpose
-from server.api.schemas.pages import IdPage, StrictQuery
+from server.api.schemas.pages import After, IdPage, StrictQuery
 
 # Of uploaded files, and of those that jobs and batches make.
 KnownPurpose = Literal[Purpose, "fine-tune-results", "batch_output"]
@@ -51,7 +51,7 @@ class FileDeleted(BaseModel):
 class FilesQuery(StrictQuery):
     """Which files, in the order of the time they were made."""
 
-    after: str | None = None
+    after: After = None
     limit: int = Field(10_000, ge=1, le=10_000)
     order: Literal["asc", "desc"] = "desc"
     purpose: KnownPurpose | None = None

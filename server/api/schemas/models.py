@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field
 
 from adapters.factors.factors import Factors, Kind
-from server.api.schemas.pages import StrictQuery
+from server.api.schemas.pages import After, StrictQuery
 
 
 class FactorsObject(BaseModel):
@@ -101,7 +101,7 @@ class ModelsQuery(ModelQuery):
     """Where the listing of models begins (behind the one called `after` or `after_id`), or ends (before the one called
     `before_id`), and how long it is."""
 
-    after: str | None = None
+    after: After = None
     after_id: str | None = None
     before_id: str | None = None
     limit: int = Field(1000, ge=1, le=1000)

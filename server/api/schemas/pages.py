@@ -15,6 +15,10 @@ from server.core.errors import BadRequest, quoted
 from server.core.metadata import MAX_PAIRS
 
 _METADATA = re.compile(r"metadata(?:\[(?P<bracketed>.*)\]|\.(?P<dotted>.*))", re.DOTALL)
+After = Annotated[
+    str | None,
+    Field(description="Where the page begins: behind this one, the last of the page before, also if it was deleted"),
+]
 # How names of adapters may begin, see names.py.
 NamePrefix = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._:/-]*$")]
 
@@ -56,7 +60,7 @@ class StrictQuery(BaseModel):
 class PageQuery(StrictQuery):
     """Where a page begins (behind the item `after`) and how long it is."""
 
-    after: str | None = None
+    after: After = None
     limit: int = Field(20, ge=1, le=100)
 
 
