@@ -45,6 +45,8 @@ class Arm:
 
 # Of SmolLM2-135M: 30 layers of 7 linear modules.
 _UNTIED = Recipe(rank=2, u=4, groups=210, projection="elementary")
+# Steps of evolution that last about as long as 20 of GRPO on two cores, where no other work runs.
+_LONG = {"max_steps": 32}
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
         "grpo": Arm("GRPO"),
@@ -54,6 +56,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "majority": Arm("GRPO, rewards by majority vote", rewards="majority"),
         "sft": Arm("supervised", method="supervised"),
         "cma-es": Arm("evolution, CMA-ES", method="evolution", settings={"algorithm": "cma_es"}),
+        "cma-es-long": Arm("evolution, CMA-ES, 32 steps", method="evolution", settings={"algorithm": "cma_es", **_LONG}),
         "openai-es": Arm("evolution, OpenAI-ES", method="evolution", settings={"algorithm": "openai_es"}),
         "grpo-1": Arm("GRPO", Recipe(groups=1)),
         "grpo-4": Arm("GRPO", Recipe(groups=4)),

@@ -47,6 +47,7 @@ CLAIMS = (
     Claim(f"they gain more than the best of {VECTORS} random vectors, half the completions", HERE, "grpo", "best-of-n"),
     Claim("evolution (CMA-ES) makes the model better", HERE, "cma-es", BASE),
     Claim("evolution gains more than GRPO at as many completions, 13 numbers each", HERE, "cma-es", "grpo"),
+    Claim("evolution gains more than GRPO in about as many seconds, 13 numbers each", HERE, "cma-es-long", "grpo"),
     Claim("CMA-ES gains more than OpenAI-ES", HERE, "cma-es", "openai-es"),
     Claim("sampling one step ahead costs reward", HERE, "grpo", "off-policy"),
     Claim("choosing prompts by what their groups did gains more", HERE, "grpo-learnable", "grpo"),
