@@ -44,9 +44,11 @@ class Arm:
 
 
 # Of SmolLM2-135M: 30 layers of 7 linear modules.
+_DEFAULT = Recipe(groups=196)
 _UNTIED = Recipe(rank=2, u=4, groups=210, projection="elementary")
 # Steps of evolution that last about as long as 20 of GRPO on two cores, where no other work runs.
 _LONG = {"max_steps": 32}
+_CMA_ES = {"algorithm": "cma_es"}
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
         "grpo": Arm("GRPO"),
@@ -55,13 +57,21 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "format": Arm("GRPO, rewards for the form alone", rewards="format"),
         "majority": Arm("GRPO, rewards by majority vote", rewards="majority"),
         "sft": Arm("supervised", method="supervised"),
-        "cma-es": Arm("evolution, CMA-ES", method="evolution", settings={"algorithm": "cma_es"}),
-        "cma-es-long": Arm("evolution, CMA-ES, 32 steps", method="evolution", settings={"algorithm": "cma_es", **_LONG}),
+        "cma-es": Arm("evolution, CMA-ES", method="evolution", settings=_CMA_ES),
+        "cma-es-long": Arm("evolution, CMA-ES, 32 steps", method="evolution", settings=_CMA_ES | _LONG),
+        **{
+            f"cma-es-{groups}": Arm("evolution, CMA-ES", Recipe(groups=groups), "evolution", settings=_CMA_ES)
+            for groups in (1, 4, 49, 196)
+        },
         "openai-es": Arm("evolution, OpenAI-ES", method="evolution", settings={"algorithm": "openai_es"}),
         "grpo-1": Arm("GRPO", Recipe(groups=1)),
         "grpo-4": Arm("GRPO", Recipe(groups=4)),
         "grpo-49": Arm("GRPO", Recipe(groups=49)),
         "grpo-196": Arm("GRPO", Recipe(groups=196)),
+        "grpo-196-temperature-0.6": Arm("GRPO, temperature 0.6", _DEFAULT, settings={"temperature": 0.6}),
+        "grpo-196-small-groups": Arm("GRPO, 16 groups of 8", _DEFAULT, settings={"batch_size": 16, "group_size": 8}),
+        "grpo-196-half-rate": Arm("GRPO, half the rate", _DEFAULT, settings={"learning_rate_multiplier": 0.5}),
+        "grpo-196-twice-rate": Arm("GRPO, twice the rate", _DEFAULT, settings={"learning_rate_multiplier": 2.0}),
         "sft-196": Arm("supervised", Recipe(groups=196), method="supervised"),
         "grpo-structured": Arm("GRPO, structured tying", Recipe(tying="structured", groups=14)),
         "grpo-tiled-14": Arm("GRPO, tiled tying", Recipe(groups=14)),
