@@ -47,12 +47,12 @@ CLAIMS = (
     Claim(f"they gain more than the best of {VECTORS} random vectors, half the completions", HERE, "grpo", "best-of-n"),
     Claim("evolution (CMA-ES) makes the model better", HERE, "cma-es", BASE),
     Claim("evolution gains more than GRPO at as many completions, 13 numbers each", HERE, "cma-es", "grpo"),
+    Claim("GRPO with all defaults gains more than evolution with 13 numbers", HERE, "grpo-196", "cma-es"),
     Claim("evolution gains more than GRPO in about as many seconds, 13 numbers each", HERE, "cma-es-long", "grpo"),
     Claim("CMA-ES gains more than OpenAI-ES", HERE, "cma-es", "openai-es"),
     Claim("sampling one step ahead costs reward", HERE, "grpo", "off-policy"),
-    Claim("choosing prompts by what their groups did gains more", HERE, "grpo-learnable", "grpo"),
     Claim("factors of the weights gain more than random ones", HERE, "grpo", "grpo-random-factors"),
-    Claim("with 13 numbers reinforcement gains more than imitation", PAPER, "grpo", "sft"),
+    Claim("reinforcement needs fewer numbers than imitation: with 13 each it gains more", PAPER, "grpo", "sft"),
     Claim("with 196 too", PAPER, "grpo-196", "sft-196"),
     Claim("more numbers gain more: 4 than 1", PAPER, "grpo-4", "grpo-1"),
     Claim("13 than 1", PAPER, "grpo", "grpo-1"),
@@ -73,15 +73,26 @@ CLAIMS = (
     Claim("fewer numbers per module before more modules per group: 13 x 1 than 1 x 13", PAPER, "grpo", "grpo-u-13"),
 )
 
+# That a setting's default gains more than another value of it, which is all that differs.
+VARIED = (
+    Claim("sampling at temperature 1, and not 0.6", HERE, "grpo-196", "grpo-196-temperature-0.6"),
+    Claim("8 groups of 16 completions, and not 16 of 8", HERE, "grpo-196", "grpo-196-small-groups"),
+    Claim("the automatic rate, and not half of it", HERE, "grpo-196", "grpo-196-half-rate"),
+    Claim("the automatic rate, and not twice as much", HERE, "grpo-196", "grpo-196-twice-rate"),
+    Claim("prompts in turn, and not by what their groups did", HERE, "grpo", "grpo-learnable"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """verdict, words: of the difference. chance: of one as large without any truth, for all claims together; None where
     there are too few runs. count: of tasks and seeds. by_task: the difference on each; in brackets those left out.
+    greedy: the difference at temperature 0, without a verdict.
     """
 
     verdict: str
     words: str = ""
+    greedy: str = ""
     chance: float | None = None
     count: str = ""
     by_task: str = ""
@@ -89,9 +100,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """A claim's gain over `tasks` tasks, and how many seeds each of them has."""
+    """A claim's gain over tasks, sampled and greedy, and how many seeds each of them has."""
 
     gain: Gain
+    greedy: Gain
     seeds: Sequence[int]
     by_task: str
 
@@ -109,16 +121,16 @@ def found(claims: Sequence[Claim], runs: Runs) -> list[Found]:
 
 
 def _compared(claim: Claim, runs: Runs) -> _Compared | None:
-    tasks = {task: pairs for task, those in runs.items() if (pairs := _pairs(claim, those))}
+    tasks = {task: pairs for task, those in runs.items() if (pairs := _pairs(claim, those, "sampled"))}
     if not tasks:
         return None
     gains = {task: gain_of(pairs) for task, pairs in tasks.items()}
     counted = [task for task, pairs in tasks.items() if len(pairs) >= ENOUGH_SEEDS] or list(tasks)
+    greedy = over_tasks([gain_of(_pairs(claim, runs[task], "greedy")) for task in counted])
     shown = {task: f"{task} {signed(gain.mean)}" for task, gain in gains.items()}
     by_task = [shown[task] for task in counted] + [f"({shown[task]})" for task in tasks if task not in counted]
-    return _Compared(
-        over_tasks([gains[task] for task in counted]), [len(tasks[task]) for task in counted], ", ".join(by_task)
-    )
+    sampled = over_tasks([gains[task] for task in counted])
+    return _Compared(sampled, greedy, [len(tasks[task]) for task in counted], ", ".join(by_task))
 
 
 def _found(compared: _Compared | None, chance: float | None) -> Found:
@@ -132,7 +144,7 @@ def _found(compared: _Compared | None, chance: float | None) -> Found:
         verdict = "cannot be told"
     else:
         verdict = "yes" if gain.mean > 0 else "the opposite"
-    return Found(verdict, gain.words(), chance, count, compared.by_task)
+    return Found(verdict, gain.words(), compared.greedy.words(), chance, count, compared.by_task)
 
 
 def _holm(chances: Sequence[float | None]) -> list[float | None]:
@@ -145,18 +157,18 @@ def _holm(chances: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _pairs(claim: Claim, runs: Sequence[Mapping[str, Any]]) -> list[tuple[Scores, Scores]]:
-    """For every seed that both arms have: (worse, better), sampled. What has no seed of its own serves for all."""
-    better = {run["seed"]: _sampled(run) for run in runs if run["arm"] == claim.better}
+def _pairs(claim: Claim, runs: Sequence[Mapping[str, Any]], how: str) -> list[tuple[Scores, Scores]]:
+    """For every seed that both arms have: (worse, better). What has no seed of its own serves for all. how: `sampled` or `greedy`."""
+    better = {run["seed"]: _scores(run, how) for run in runs if run["arm"] == claim.better}
     if claim.worse == BASE:
-        before = {run["seed"]: run["before"]["sampled"]["scores"] for run in runs if run["arm"] == claim.better}
+        before = {run["seed"]: run["before"][how]["scores"] for run in runs if run["arm"] == claim.better}
         return [(before[seed], better[seed]) for seed in sorted(better)]
-    worse = {run["seed"]: _sampled(run) for run in runs if run["arm"] == claim.worse}
+    worse = {run["seed"]: _scores(run, how) for run in runs if run["arm"] == claim.worse}
     if claim.worse in SEEDLESS and worse:
         return [(next(iter(worse.values())), better[seed]) for seed in sorted(better)]
     return [(worse[seed], better[seed]) for seed in sorted(better.keys() & worse.keys())]
 
 
-def _sampled(run: Mapping[str, Any]) -> Scores:
-    scores: Scores = published(run)["sampled"]["scores"]
+def _scores(run: Mapping[str, Any], how: str) -> Scores:
+    scores: Scores = published(run)[how]["scores"]
     return scores

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.learning.arms import ARMS
-from benchmarks.learning.claims import BASE, CLAIMS, Claim, Found, Runs, found
+from benchmarks.learning.claims import BASE, CLAIMS, VARIED, Claim, Found, Runs, found
 from benchmarks.learning.page import LABELS
 from benchmarks.learning.peft_methods import LEARNING_RATES
 from benchmarks.learning.untrained import SEEDLESS, UNTRAINED
@@ -23,7 +23,8 @@ def run(arm: str, seed: int, share: float, *, task: str = "", before: float = 0.
     random = np.random.default_rng([seed, *arm.encode(), *task.encode()])
 
     def scores(probability: float) -> dict[str, Any]:
-        return {"sampled": {"scores": (random.random((ROWS, 4)) < probability).astype(int).tolist()}}
+        drawn = (random.random((ROWS, 4)) < probability).astype(int)
+        return {"sampled": {"scores": drawn.tolist()}, "greedy": {"scores": drawn[:, :1].tolist()}}
 
     return {"arm": arm, "seed": seed, "before": scores(before), "after": {"last": scores(share)}}
 
@@ -66,7 +67,7 @@ def test_three_seeds_that_differ_much_tell_nothing() -> None:
     """The mean is 2.6 standard errors from 0; with three seeds it is so far, without any truth, in 12 of 100 cases."""
 
     def scored(share: float) -> dict[str, Any]:
-        return {"sampled": {"scores": [[share]] * ROWS}}
+        return dict.fromkeys(("sampled", "greedy"), {"scores": [[share]] * ROWS})
 
     some = [
         {"arm": arm, "seed": seed, "before": scored(0), "after": {"last": scored(share)}}
@@ -119,5 +120,5 @@ def test_what_has_no_seed_has_one_run_for_all(arm: str) -> None:
 
 def test_every_claim_is_of_arms_that_exist() -> None:
     names = {BASE, *ARMS, *UNTRAINED, *LEARNING_RATES}
-    assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= names
+    assert {name for claim in (*CLAIMS, *VARIED) for name in (claim.better, claim.worse)} <= names
     assert names - {BASE} <= set(LABELS)
