@@ -40,6 +40,8 @@ class Arm:
             return f"it needs {kind} factors, start the server with TINYLORA_FACTORS_KIND={kind}"
         if served["rank"] < rank:
             return f"it needs factors of rank {rank}, start the server with TINYLORA_FACTORS_RANK={rank}"
+        if served["modules"] < self.recipe.groups:
+            return f"it needs a model of at least {self.recipe.groups} matrices, this one has {served['modules']}"
         return None
 
 

@@ -158,7 +158,8 @@ def _holm(chances: Sequence[float | None]) -> list[float | None]:
 
 
 def _pairs(claim: Claim, runs: Sequence[Mapping[str, Any]], how: str) -> list[tuple[Scores, Scores]]:
-    """For every seed that both arms have: (worse, better). What has no seed of its own serves for all. how: `sampled` or `greedy`."""
+    """For every seed that both arms have: (worse, better), `how` one of "sampled" and "greedy". What has no seed of its
+    own serves for all."""
     better = {run["seed"]: _scores(run, how) for run in runs if run["arm"] == claim.better}
     if claim.worse == BASE:
         before = {run["seed"]: run["before"][how]["scores"] for run in runs if run["arm"] == claim.better}

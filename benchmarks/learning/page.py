@@ -1,10 +1,15 @@
 """Makes docs/evidence.md from the files of runs, and from nothing else: `make evidence`.
 
-Sentences here say how a figure is to be read; every number is computed. What was not run is said to be so.
+Sentences here say how a figure is to be read; every number is computed. What was not run is said to be so. Runs of
+another model have a directory and a page of their own:
+
+    python -m benchmarks.learning --out RUNS --url ...
+    python -m benchmarks.learning.page --runs RUNS --page PAGE.md
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +36,12 @@ LABELS: Mapping[str, str] = {name: arm.label for name, arm in ARMS.items()} | UN
 
 
 def main() -> None:
-    PAGE.write_text(page(read_all(RUNS)))
-    print(PAGE)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=RUNS, help="the --out of benchmarks.learning, of one model")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the file to write (default: %(default)s)")
+    args = parser.parse_args()
+    args.page.write_text(page(read_all(args.runs)))
+    print(args.page)
 
 
 def read_all(directory: Path) -> Runs:

@@ -32,6 +32,9 @@ class Run:
         self.path = path
         begun = {"settings": settings, "rows": rows}
         self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else begun
+        of, model = (one.get("model") for one in (self.values["settings"], settings))
+        if of != model:
+            raise SystemExit(f"{path} is of {of}, not of {model}; runs of each model need an --out of their own")
         if self.values["settings"] != json.loads(json.dumps(settings)):
             raise SystemExit(f"{path} was made with other settings; choose another --out, or delete it")
         if self.values.get("rows", rows) != rows:

@@ -125,8 +125,12 @@ async def test_an_experiment_goes_on_where_it_was_and_does_nothing_twice(
         assert await experiment().run(ARMS, [0])
         with pytest.raises(SystemExit, match="other settings"):
             await experiment(replace(OPTIONS, learning_rate=1.0)).run(ARMS, [0])
-        for arm, missing in (("grpo-random-factors", "FACTORS_KIND=random"), ("grpo-rank-4", "FACTORS_RANK=4")):
-            with pytest.raises(SystemExit, match=f"{arm}: it needs .* TINYLORA_{missing}"):
+        for arm, missing in (
+            ("grpo-random-factors", "TINYLORA_FACTORS_KIND=random"),
+            ("grpo-rank-4", "TINYLORA_FACTORS_RANK=4"),
+            ("grpo-196", "this one has"),
+        ):
+            with pytest.raises(SystemExit, match=f"{arm}: it needs .* {missing}"):
                 await experiment().run([*ARMS, arm], [0])
 
 

@@ -23,6 +23,8 @@ def test_a_run_is_gone_on_with_on_the_same_rows_by_the_same_settings(tmp_path: P
         Run(file, {"seed": 0}, "those")
     with pytest.raises(SystemExit, match="other settings"):
         Run(file, {"seed": 1}, "these")
+    with pytest.raises(SystemExit, match=r"grpo-0\.json is of None, not of another; runs of each model need an --out"):
+        Run(file, {"seed": 0, "model": "another"}, "these")
 
 
 def test_a_run_of_before_rows_were_noted_is_gone_on_with(tmp_path: Path) -> None:
