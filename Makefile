@@ -63,6 +63,7 @@ fmt: $(PROJECT) ## Format the code and repair what the linter can
 
 bench: $(PROJECT) $(EMBEDDED_MODEL) ## Run the benchmarks behind docs/figures.md (an hour)
 	@$(BIN)/python -m benchmarks.throughput $(ARGS)
+	@$(BIN)/python -m benchmarks.token_rows
 	@$(BIN)/python -m benchmarks.gateway
 	@$(BIN)/python -m benchmarks.streams
 	@$(BIN)/python -m benchmarks.factors $(EMBEDDED_MODEL)

@@ -36,6 +36,8 @@ from adapters.vllm.token_runs import TokenRuns
 
 logger = init_logger("vllm.tinylora")
 
+NO_ADAPTER_ID = 0  # vLLM's
+
 # For rows beyond what one batch can need, which saves copying adapters that come back. A row is modules * r * r numbers
 # in float32: 3 kB of a 7B at rank 2, and 570 kB of a 70B at rank 16.
 CACHED_ROWS, CACHED_BYTES = 1024, 64 * 2**20
@@ -109,23 +111,18 @@ class TinyLoRAManager:
         be read was refused before (request_check.py); if it arrives all the same, its own answer becomes noise.
         """
         rows = self.table.rows_for(requests)
-        slots = np.asarray([self._row(adapter_id, rows) for adapter_id in runs.ids.tolist()], dtype=np.int64)
-        slots = slots.repeat(runs.tokens)
+        rows[NO_ADAPTER_ID] = NO_ADAPTER_ROW
+        ids = runs.ids.tolist()
+        for adapter_id in set(ids).difference(rows):
+            logger.error("TinyLoRA: adapter %d is in the batch, and its request is not", adapter_id)
+            rows[adapter_id] = NOISE_ROW
+        slots = np.asarray([rows[adapter_id] for adapter_id in ids], dtype=np.int64).repeat(runs.tokens)
         used, dirty = len(slots), self.written_tokens
         # From memory of this step's own, because the step before may still be read while this one is prepared.
         async_tensor_h2d(slots, out=self.slots_T[:used])
         # Graphs are padded, so slots left by a longer batch before must mean "no adapter".
         self.slots_T[used:dirty].fill_(NO_ADAPTER_ROW)
         self.written_tokens = used
-
-    def _row(self, adapter_id: int, rows: dict[int, int]) -> int:
-        if adapter_id == 0:  # vLLM's id for "none"
-            return NO_ADAPTER_ROW
-        row = rows.get(adapter_id)
-        if row is None:
-            logger.error("TinyLoRA: adapter %d is in the batch, and its request is not", adapter_id)
-            return NOISE_ROW
-        return row
 
     def add_adapter(self, request: LoRARequest) -> bool:
         self.table.rows_for({request})

@@ -59,14 +59,17 @@ class MatrixTable:
 
         NOISE_ROW, and an error in the log, for an adapter that cannot be read or belongs to other factors.
         """
+        rows, missing = {}, []
         # Known rows first, so that copying the missing ones evicts none of this batch.
-        missing = [request for request in requests if not self._touch(request)]
-        refused = {request.lora_int_id: NOISE_ROW for request in missing if not self._copy(request)}
-        return refused | {
-            request.lora_int_id: self.entries[request.lora_int_id][0]
-            for request in requests
-            if request.lora_int_id not in refused
-        }
+        for request in requests:
+            row = self._touch(request)
+            if row is None:
+                missing.append(request)
+            else:
+                rows[request.lora_int_id] = row
+        for request in missing:
+            rows[request.lora_int_id] = self._copy(request)
+        return rows
 
     def add_dummy(self, request: Request) -> None:
         """Take the id of a warm-up request, whose path names no adapter, for that of no adapter.
@@ -76,24 +79,28 @@ class MatrixTable:
         self.forget(request.lora_int_id)
         self.entries[request.lora_int_id] = (NO_ADAPTER_ROW, request.lora_path)
 
-    def _copy(self, request: Request) -> bool:
-        """Give the request a row with its matrices; False when they cannot be read."""
+    def _copy(self, request: Request) -> int:
+        """Give the request a row with its matrices; NOISE_ROW when they cannot be read."""
         try:
             values_MRR = read_engine_form(request.lora_path, self.factors)
         except AdapterError:
             logger.exception("TinyLoRA: the adapter %d cannot be read", request.lora_int_id)
-            return False
-        async_tensor_h2d(values_MRR.reshape(-1), out=self.values_SE[self._take_row(request)])
-        return True
+            return NOISE_ROW
+        row = self._take_row(request)
+        async_tensor_h2d(values_MRR.reshape(-1), out=self.values_SE[row])
+        return row
 
-    def _touch(self, request: Request) -> bool:
-        entry = self.entries.get(request.lora_int_id)
-        if entry is None or entry[1] != request.lora_path:
-            return False
-        # That of this request is kept: its next step then compares it with itself, and not with an equal megabyte.
-        self.entries[request.lora_int_id] = (entry[0], request.lora_path)
-        self.entries.move_to_end(request.lora_int_id)
-        return True
+    def _touch(self, request: Request) -> int | None:
+        """The row that has the request's matrices, of which it is now the last one used; None when there is none."""
+        adapter_id, path = request.lora_int_id, request.lora_path
+        entry = self.entries.get(adapter_id)
+        if entry is None or entry[1] != path:
+            return None
+        if entry[1] is not path:
+            # That of this request is kept: its next step then compares it with itself, and not with an equal megabyte.
+            self.entries[adapter_id] = (entry[0], path)
+        self.entries.move_to_end(adapter_id)
+        return entry[0]
 
     def _take_row(self, request: Request) -> int:
         self.forget(request.lora_int_id)

@@ -51,8 +51,7 @@ def hand_over_runs(mixin: Any) -> None:
     def set_of_first_runner(self: Any, input_batch: Any, tokens: IntArray, *args: Any, **kwargs: Any) -> None:
         if _takes_runs(self):
             ids = input_batch.request_lora_mapping[: input_batch.num_reqs]
-            requests = set(input_batch.lora_id_to_lora_request.values())
-            self.lora_manager.set_runs(requests, TokenRuns(ids, tokens))
+            self.lora_manager.set_runs(input_batch.lora_id_to_lora_request.values(), TokenRuns(ids, tokens))
         else:
             set_active_loras(self, input_batch, tokens, *args, **kwargs)
 
@@ -73,5 +72,7 @@ class _RunsOf:
     def __call__(
         self, req_ids: list[str], idx_mapping: IntArray, num_scheduled_tokens: IntArray
     ) -> tuple[tuple[()], TokenRuns, Collection[Any]]:
-        runs = TokenRuns(self.state.lora_ids[idx_mapping], num_scheduled_tokens)
-        return (), runs, self.state.get_activate_loras(req_ids)
+        runs, known = TokenRuns(self.state.lora_ids[idx_mapping], num_scheduled_tokens), self.state.lora_requests
+        # By number, because vLLM's own set of them calls a function in Python for the hash of each.
+        requests = {known[name].lora_int_id: known[name] for name in req_ids if name in known}
+        return (), runs, requests.values()

@@ -177,7 +177,7 @@ def test_runs_are_the_tokens_that_vllms_runners_would_hand_over() -> None:
             self.handed: list[Any] = []
 
         def set_runs(self, requests: Any, runs: TokenRuns) -> None:
-            self.handed.append((runs.ids.repeat(runs.tokens).tolist(), requests))
+            self.handed.append((runs.ids.repeat(runs.tokens).tolist(), set(requests)))
 
     class Mixin:
         """vLLM's, without what its own model would have to be."""
