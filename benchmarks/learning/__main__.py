@@ -6,10 +6,11 @@
     make evidence
 
 Every task (tasks.py; `make reasoning-gym` installs what most of them come from), arm (arms.py, untrained.py) and seed
-has a file in --out; one that is finished is left alone, and a call that is cut off goes on where it was. The random
-rewards come from a python grader, which the operator has to allow, as he has to allow as many graded answers a minute
-as are measured. Arms of a higher rank or with random factors need a server that was started so, and say what is
-missing. Up to as many jobs of a task as the worker's --max-jobs are trained together.
+has a file in --out; one that is finished is left alone. A call that is cut off goes on with its jobs where they were;
+what has none (`prompt`, `best-of-n`, all of trl_peer) writes its file at the end, and begins anew. The random rewards
+come from a python grader, which the operator has to allow, as he has to allow as many graded answers a minute as are
+measured. Arms of a higher rank or with random factors need a server that was started so, and say what is missing. Up to
+as many jobs of a task as the worker's --max-jobs are trained together.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 needs no server. What the methods are, and their learning rates, is in peft_methods.py; how they are trained, and what
 differs from our jobs, in trl_training.py. Every task, method and seed has a file in --out beside those of `python -m
 benchmarks.learning`, which have to be there first: the page compares with their base model. One that is finished is
-left alone.
+left alone, and one that is cut off begins anew.
 
 The test rows are sampled before and after by transformers' generate, with seeds that are the same in all runs. These
 are other samples than the engine's, so a run has its own "before". There is no choice of a checkpoint: what is measured
