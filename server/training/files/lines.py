@@ -30,7 +30,7 @@ class Line:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing in it, so that it is skipped."""
-        return not (self.data.removeprefix(BOM) if self.start == 0 else self.data).strip()
+        return not self.is_too_long and not (self.data.removeprefix(BOM) if self.start == 0 else self.data).strip()
 
 
 def read_portion(file: BinaryIO, number: int, start: int, most_lines: int) -> Iterator[Line]:

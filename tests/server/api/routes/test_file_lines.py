@@ -110,6 +110,10 @@ def test_nothing_is_read_behind_a_line_that_is_too_long(openai_client: openai.Op
     page = lines(openai_client, file.id)
     assert ([line["error"] is None for line in page["data"]], page["next_line"]) == ([True, False], None)
     assert "too long" in page["data"][1]["error"] and len(page["data"][1]["text"]) <= 2000
+    # And so a row may be there, where as much of the line as is read is empty.
+    file = upload(openai_client, b"\n" + b" " * (MAX_LINE_BYTES + 5) + b"\n" + ROW)
+    (refused,) = lines(openai_client, file.id, only="errors")["data"]
+    assert (refused["line"], "too long" in refused["error"]) == (2, True)
 
 
 def test_places_that_are_none_are_empty_or_refused(openai_client: openai.OpenAI) -> None:
