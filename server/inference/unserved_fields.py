@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from server.core.errors import BadRequest, quoted
+from server.core.paths import RESPONSES_PATH
+from server.inference.sagemaker import SAGEMAKER_PATH
 
-PATHS = ("/v1/chat/completions", "/v1/chat/completions/batch", "/v1/completions", "/v1/responses")
+PATHS = (
+    "/v1/chat/completions", "/v1/chat/completions/batch", "/v1/completions", RESPONSES_PATH,
+    SAGEMAKER_PATH,  # which may be a chat
+)  # fmt: skip
 _TEXT = "answers are text alone: leave it out"
 # The values, besides null, with which each asks for nothing; and why others are refused, with what to do.
 UNSERVED: dict[str, tuple[tuple[object, ...], str]] = {

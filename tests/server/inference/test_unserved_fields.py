@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
@@ -42,6 +43,12 @@ def test_responses_that_are_to_be_moderated_are_refused(openai_client: openai.Op
     with pytest.raises(openai.BadRequestError, match="moderates nothing"):
         openai_client.responses.create(model="", input="one", extra_body=extra)
     assert engine.asked == []
+
+
+async def test_chats_in_sagemakers_words_are_chats(client: httpx.AsyncClient) -> None:
+    body = {"messages": USER, "functions": [{"name": "f", "parameters": {"type": "object"}}]}
+    answer = await client.post("/invocations", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "functions")
 
 
 @pytest.mark.parametrize(
