@@ -11,12 +11,10 @@ vLLM has no door for one that has been read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import SchemaValidator
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -35,6 +33,8 @@ REQUESTS: dict[str, type[BaseModel]] = {
     "/v1/responses": ResponsesRequest,
     "/v1/messages": AnthropicMessagesRequest,
 }
+# Made with the server: that of a large model takes part of a second, for which all answers would wait.
+_READERS = {model: first_fault_reader(TypeAdapter(model)) for model in REQUESTS.values()}
 
 
 def check_request(path: str, payload: Mapping[str, Any], max_model_len: int, *, as_chat: bool) -> None:
@@ -68,15 +68,10 @@ def _limit(request: BaseModel, longest: int) -> int:
     return min(longest, next((limit for limit in asked if limit is not None), longest))
 
 
-@cache
-def _reader(model: type[BaseModel]) -> SchemaValidator:
-    return first_fault_reader(TypeAdapter(model))
-
-
 def _read(model: type[BaseModel], payload: Mapping[str, Any]) -> BaseModel:
     try:
         # As FastAPI has it read, and of a copy: its validators change what they are given.
-        request: BaseModel = _reader(model).validate_python({**payload}, from_attributes=True)
+        request: BaseModel = _READERS[model].validate_python({**payload}, from_attributes=True)
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False)) from error
     except Exception as error:
