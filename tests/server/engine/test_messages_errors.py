@@ -63,6 +63,9 @@ async def refused(claude: anthropic.AsyncAnthropic, text: str) -> tuple[int, Any
     with pytest.raises(anthropic.APIStatusError) as caught:
         await claude.messages.create(model=BASE, max_tokens=5, messages=[{"role": "user", "content": text}])
     assert isinstance(caught.value.body, dict)
+    # Whoever tries again at once finds the same server.
+    told = caught.value.response.headers.get("retry-after")
+    assert told == ("5" if caught.value.status_code == 503 else None)
     return caught.value.status_code, caught.value.body["error"]
 
 
