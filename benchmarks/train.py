@@ -16,6 +16,10 @@ rewards are the likeness to the answer, which tells nearly any two completions a
 ends because it has nothing to learn. `ratio`, to the first row, is of completions per second; it is taken within each
 round, and is the median, with the lowest and the highest.
 
+One step ahead (`max_off_policy_steps` 1), a job samples a step during the update of the one before. As many jobs as in
+the first row do that, each with one step more than is counted: what is counted begins and ends behind an update, and
+would have one sampling less than updates otherwise.
+
 TRL (benchmarks.learning.trl_training: tinylora) trains at the priority of our worker, while our server has nothing to
 do; our server and worker share the machine. An update alone, against the model's own passes, is
 benchmarks.train_step's.
@@ -97,29 +101,38 @@ def main() -> None:
         ):
             uploaded = client.files.create(file=training_file, purpose="fine-tune").id
             runs: dict[str, Callable[[], Row]] = {
-                f"tinylora, {jobs} {'job' if jobs == 1 else 'jobs'}": partial(
-                    measure, client, url, args, uploaded, jobs, directory
-                )
-                for jobs in args.jobs
+                _label(jobs): partial(measure, client, url, args, uploaded, jobs, directory) for jobs in args.jobs
             }
+            first = args.jobs[0]
+            runs[f"{_label(first)}, one step ahead"] = partial(
+                measure, client, url, args, uploaded, first, directory, ahead=1
+            )
             if not args.no_peer:
                 runs["TRL + PEFT"] = partial(peer, args, training_file)
             print_table(args, in_turn(runs, args.rounds))
 
 
-def measure(client: OpenAI, url: str, args: argparse.Namespace, file: str, count: int, directory: Path) -> Row:
-    """So many jobs together, by a new worker."""
-    print(f"... {count} at once", file=sys.stderr, flush=True)
-    ids = [create_job(client, args, file, seed) for seed in range(count)]
+def _label(jobs: int) -> str:
+    return f"tinylora, {jobs} {'job' if jobs == 1 else 'jobs'}"
+
+
+def measure(
+    client: OpenAI, url: str, args: argparse.Namespace, file: str, count: int, directory: Path, *, ahead: int = 0
+) -> Row:
+    """So many jobs together, by a new worker. ahead: steps that they sample before the update of the one before."""
+    print(f"... {count} at once{', one step ahead' if ahead else ''}", file=sys.stderr, flush=True)
+    ids = [create_job(client, args, file, seed, ahead) for seed in range(count)]
     log = directory / "worker.txt"
     command = ["worker", "--url", url, "--model", args.model, "--max-jobs", str(MAX_JOBS), "--nice", str(NICE)]
     with running([*command, "--log-dir", str(directory / "log")], environment(directory), log) as worker:
         deadline = time.monotonic() + PATIENCE_S
-        beginning = None
+        beginning = end = None
         while True:
             jobs = states(client, ids)
             if beginning is None and all((job.step or 0) >= 1 for job in jobs):
                 beginning = time.perf_counter(), jobs
+            if end is None and all((job.step or 0) >= args.steps for job in jobs):
+                end = time.perf_counter(), jobs
             if all(job.status == "succeeded" for job in jobs):
                 break
             if worker.poll() is not None:
@@ -127,12 +140,11 @@ def measure(client: OpenAI, url: str, args: argparse.Namespace, file: str, count
             if time.monotonic() > deadline or any(job.status in ("failed", "cancelled") for job in jobs):
                 sys.exit(f"A job did not succeed: {[(job.status, job.error) for job in jobs]}\n{log.read_text()}")
             time.sleep(POLL_S)
-        assert beginning is not None
-        began, before = beginning
-        wall_s = time.perf_counter() - began
-    timings = [timing for job_id in ids for timing in timings_of(client, job_id)]
+        assert beginning is not None and end is not None
+        (began, before), (ended, after) = beginning, end
+    timings = [timing for job_id in ids for timing in timings_of(client, job_id, args.steps)]
     seconds = {part: statistics.fmean(timing[name] for timing in timings) for part, name in OURS.items()}
-    steps_per_s, tokens_per_s = rates(before, jobs, wall_s)
+    steps_per_s, tokens_per_s = rates(before, after, ended - began)
     return Row(seconds, steps_per_s * args.batch_size * args.group_size, tokens_per_s)
 
 
@@ -145,11 +157,12 @@ def rates(before: Sequence[Any], after: Sequence[Any], wall_s: float) -> tuple[f
     return steps / wall_s, tokens / wall_s
 
 
-def create_job(client: OpenAI, args: argparse.Namespace, file: str, seed: int) -> str:
+def create_job(client: OpenAI, args: argparse.Namespace, file: str, seed: int, ahead: int) -> str:
     reinforcement: Any = {"grader": GRADER, "hyperparameters": {"batch_size": args.batch_size}}
     settings = {
         "group_size": args.group_size, "learning_rate": LEARNING_RATE, "temperature": TEMPERATURE,
-        "max_completion_tokens": MAX_TOKENS, "max_steps": args.steps, "validation_fraction": 0,
+        "max_completion_tokens": MAX_TOKENS, "max_steps": args.steps + ahead, "validation_fraction": 0,
+        "max_off_policy_steps": ahead,
     }  # fmt: skip
     job = client.fine_tuning.jobs.create(
         model=client.models.list().data[0].id,
@@ -167,10 +180,10 @@ def states(client: OpenAI, ids: Sequence[str]) -> list[Any]:
     return [newest[job_id] for job_id in ids]
 
 
-def timings_of(client: OpenAI, job_id: str) -> list[dict[str, float]]:
-    """Of all steps but the first."""
+def timings_of(client: OpenAI, job_id: str, last: int) -> list[dict[str, float]]:
+    """Of the second step to the last one that counts."""
     events: list[Any] = [event for event in client.fine_tuning.jobs.list_events(job_id) if event.type == "metrics"]
-    return [event.data["timing"]["step"] for event in events if event.data["step"] > 1]
+    return [event.data["timing"]["step"] for event in events if 1 < event.data["step"] <= last]
 
 
 def peer(args: argparse.Namespace, training_file: Path) -> Row:
