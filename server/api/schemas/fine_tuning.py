@@ -147,6 +147,7 @@ class EventObject(BaseModel):
     step_kl: of the model before the update from that behind it, nats per token, on some of the completions.
     v_norm, v_max_abs, v_distance: L2 norm and largest number of the vector; its distance from the adapter at its start.
     learning_rate, gradient_norm, skipped_groups, train_loss, valid_loss, train_mean_token_accuracy.
+    train_loss_error: standard error of a supervised train_loss, over rows.
 
     `data` of a warning about the numbers: `warning`, the name of what is wrong, and `step`.
     """

@@ -33,8 +33,18 @@ ADVICE: Mapping[Method, Advice] = MappingProxyType(
         ),
         "evolution": Advice(
             "a larger sigma, or more candidates (population_size)",
-            "a smaller sigma, or max_abs_v",
+            "a smaller sigma, a smaller learning_rate (of openai_es), or max_abs_v",
             "more steps (max_steps), or more candidates (population_size)",
         ),
     }
 )
+
+
+def against_constant_rewards(method: Method, reward: float | None, before: float | None) -> str:
+    """What makes rewards differ where all are `reward`; `before` was that of the held-out rows before training.
+
+    A search that gets far less than it began with is too far away, and a larger sigma would lead it further.
+    """
+    if method == "evolution" and reward is not None and before is not None and before - reward > abs(before) / 2:
+        return ADVICE[method].smaller_steps
+    return ADVICE[method].more_variety

@@ -29,6 +29,7 @@ FINDINGS: Mapping[str, Callable[[History, Circumstances], str | None]] = {
         task.sparse_rewards,
         task.truncated_completions,
         training.learning_rate_too_large,
+        training.sigma_too_large,
         training.reward_collapse,
         training.entropy_collapse,
         training.length_growth,
@@ -58,6 +59,8 @@ def circumstances(job: ClaimedJob, event_data: Mapping[str, Any]) -> Circumstanc
         max_completion_tokens=getattr(config, "max_completion_tokens", None),
         samples_ahead=getattr(config, "max_off_policy_steps", 0) > 0,
         selects_prompts=getattr(config, "prompt_selection", "uniform") != "uniform",
+        sigma_is_measured=getattr(config, "sigma", None) == "auto"
+        and getattr(config, "learning_rate_multiplier", 1) <= 1,
         errors=event_data.get("errors", {}),
         first_error=event_data.get("first_error"),
         grader_error_share=event_data.get("grader_error_share"),

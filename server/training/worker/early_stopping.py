@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.training.jobs.config import Method
-from server.training.worker.advice import ADVICE
+from server.training.worker.advice import ADVICE, against_constant_rewards
 from server.training.worker.method import Evaluation, TrainingFailed
 
 LOW_EVALUATIONS = 3
@@ -79,7 +79,8 @@ class EarlyStopping:
             "constant_rewards",
             f"In {self.flat_steps} steps in a row all completions of each prompt got the same "
             f"reward{_shown(self.last_reward)}, so there is nothing to learn from. Use a grader that tells them apart, "
-            f"rows that are neither too easy nor too hard, {ADVICE[method].more_variety}.",
+            "rows that are neither too easy nor too hard, "
+            f"{against_constant_rewards(method, self.last_reward, self.start)}.",
         )
 
     def _collapsed(self, method: Method) -> TrainingFailed:

@@ -20,6 +20,7 @@ _NAMES = frozenset(
         "train_reward_mean",
         "train_reward_error",
         "train_loss",
+        "train_loss_error",
         "valid_reward_mean",
         "valid_reward_error",
         "valid_loss",
@@ -42,8 +43,9 @@ class Circumstances:
     """What is known of a step besides its numbers.
 
     job: its id, and its `method`. lowest, highest: reward that the grader gives.
-    prompts: in a step. selects_prompts: which of them depends on their rewards, so the reward of training says nothing
-    by itself of how good the model is.
+    prompts: in a step; rows, of supervised training. selects_prompts: which of them depends on their rewards, so the
+    reward of training says nothing by itself of how good the model is.
+    sigma_is_measured: by the server, and not multiplied by more than 1.
     max_flat_steps: so many steps without different rewards end the job; None: they do not.
     errors: of grading and sampling, counts by kind; `first_error` is the message of the first. grader_error_share: of
     the completions of the evaluation before training, None behind a step, whose metrics have it.
@@ -58,6 +60,7 @@ class Circumstances:
     max_completion_tokens: int | None = None
     samples_ahead: bool = False
     selects_prompts: bool = False
+    sigma_is_measured: bool = False
     errors: Mapping[str, int] = field(default_factory=dict)
     first_error: str | None = None
     grader_error_share: float | None = None
@@ -149,16 +152,24 @@ class History:
         return self.first[: max(1, self.count - WINDOW)]
 
     def reward(self, steps: Sequence[Numbers], prompts: int) -> Level | None:
-        """The mean reward of training over some steps of so many prompts.
+        """The mean reward of training over some steps of so many prompts."""
+        return self._level(steps, prompts, _REWARD, "train_reward_error")
 
-        Its error is the larger one of what these steps had and what all have had, for of few prompts it is itself
+    def loss(self, steps: Sequence[Numbers], rows: int) -> Level | None:
+        """The mean loss of training over some steps of so many rows."""
+        return self._level(steps, rows, "train_loss", "train_loss_error")
+
+    def _level(self, steps: Sequence[Numbers], prompts: int, name: str, error: str) -> Level | None:
+        """The mean of a number over some steps, and its error.
+
+        The error is the larger one of what these steps had and what all have had, for of few prompts it is itself
         uncertain.
         """
-        mean, kept = mean_of(steps, _REWARD), {step["step"]: step for step in (*self.first, *self.recent)}
-        errors = [step["train_reward_error"] for step in kept.values() if "train_reward_error" in step]
+        mean, kept = mean_of(steps, name), {step["step"]: step for step in (*self.first, *self.recent)}
+        errors = [step[error] for step in kept.values() if error in step]
         if mean is None or not errors:
             return None
-        own = math.hypot(*(step.get("train_reward_error", 0.0) for step in steps)) / len(steps)
+        own = math.hypot(*(step.get(error, 0.0) for step in steps)) / len(steps)
         pooled = math.hypot(*errors) / math.sqrt(len(errors) * len(steps))
         return Level(mean, max(own, pooled), len(errors) * (prompts - 1))
 

@@ -38,7 +38,11 @@ class Supervised:
 
     def named_metrics(self, metrics: Any) -> dict[str, float]:
         assert isinstance(metrics, SftMetrics)
-        return {"train_loss": metrics.loss, "train_mean_token_accuracy": metrics.accuracy}
+        return {
+            "train_loss": metrics.loss,
+            "train_loss_error": metrics.error,
+            "train_mean_token_accuracy": metrics.accuracy,
+        }
 
     async def distance_per_nat(self, start: Adapter) -> float | None:
         examples = (await self.data.batch(1))[: probe.ROWS]

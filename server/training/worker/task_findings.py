@@ -6,9 +6,9 @@ Functions of a job's history that give a sentence of advice, or None.
 from __future__ import annotations
 
 from server.training.graders.grade import OUTAGES
-from server.training.worker.advice import ADVICE
+from server.training.worker.advice import ADVICE, against_constant_rewards
 from server.training.worker.grading import ENVIRONMENT_ERRORS, NOT_OF_GRADERS, SAMPLING_ERROR
-from server.training.worker.history import Circumstances, History, Numbers, mean_of
+from server.training.worker.history import Circumstances, History, Numbers, held_out_reward, mean_of
 
 MOST_GRADER_ERRORS = 0.1
 MOST_FLAT, LEAST_STEPS = 0.8, 3
@@ -105,20 +105,24 @@ def truncated_completions(history: History, about: Circumstances) -> str | None:
 
 
 def _why_constant(history: History, about: Circumstances) -> str:
-    reward, advice = history.last.get("train_reward_mean"), ADVICE[about.method]
+    reward, before = history.last.get("train_reward_mean"), held_out_reward(history.start_evaluation)
+    advice, remedy = (
+        ADVICE[about.method],
+        against_constant_rewards(about.method, reward, None if before is None else before.mean),
+    )
     if (share := history.last.get("grader_error_share", 0.0)) > 0.5:
         return f"The grader failed for {share:.0%} of the completions, which then get the lowest reward, or none."
     if history.last.get("reward_std") != 0 or reward is None:
-        return (
-            f"Use a grader that tells them apart, rows that are neither too easy nor too hard, {advice.more_variety}."
-        )
+        return f"Use a grader that tells them apart, rows that are neither too easy nor too hard, {remedy}."
     gave_another = any(mean != reward for mean in history.reward_means)
     if reward == about.lowest and gave_another:
+        lost = f"easier rows, {remedy}, or, if rewards were higher before, {advice.smaller_steps}"
+        if remedy == advice.smaller_steps:
+            lost = f"{remedy}, or easier rows: before training there were rewards"
         return (
             "Not one completion got more than the lowest reward, but some did in other steps: what the grader accepts "
             f"is rare, or was lost on the way. If {_samples(about)} show right answers that got nothing, the grader is "
-            f"too strict; if not, use easier rows, {advice.more_variety}, or, if rewards were higher before, "
-            f"{advice.smaller_steps}."
+            f"too strict; if not, use {lost}."
         )
     if reward == about.highest and gave_another:
         return "Every completion got the highest reward: the model can do these rows. Harder ones would teach it more."

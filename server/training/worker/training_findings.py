@@ -17,16 +17,18 @@ MOST_GAP = 0.1
 ENTROPY_RISE, LEAST_RISE_NATS = 2.0, 1.0
 ENTROPY_FALL = 0.2
 MOST_GROWTH, LEAST_GROWTH_TOKENS = 1.5, 4
-LOSS_RISE = 1.02
+LOSS_RISE, MOST_LOSS_RISE = 1.02, 1.2
 FALL_ERRORS = 3.5
 # The best of many steps is so by chance, too.
 BEST_ERRORS = 5.0
+# Losses of rows differ more than rewards; of fewer rows in a step their mean is mostly chance.
+LOSS_ERRORS, LEAST_ROWS = 5.0, 8
 # For what is no alarm by itself.
 CLEAR_ERRORS = 2.0
 
 
 def learning_rate_too_large(history: History, about: Circumstances) -> str | None:
-    """An update that changed the model much, or one behind which it talks at random."""
+    """An update that changed the model much, one behind which it talks at random, or a loss that rises."""
     rate = history.last.get("learning_rate")
     shown = "" if rate is None else f" ({rate:.3g})"
     change = (
@@ -35,12 +37,29 @@ def learning_rate_too_large(history: History, about: Circumstances) -> str | Non
     kl = history.last.get("step_kl")
     if kl is not None and kl > MOST_STEP_KL:
         return f"the update moved the model by {kl:.3g} nats per token, and {MOST_STEP_KL:g} are much: {change}"
+    if (risen := _risen_loss(history, about)) is not None:
+        return f"{risen}: {change}"
     now, start = history.last.get("entropy"), mean_of(history.start, "entropy")
     if history.count < 2 or now is None or start is None:
         return None
     if now < max(ENTROPY_RISE * start, start + LEAST_RISE_NATS):
         return None
     return f"completions are nearly random, {now:.3g} nats of entropy per token and {start:.3g} at the start: {change}"
+
+
+def sigma_too_large(history: History, about: Circumstances) -> str | None:
+    """Candidates of a search that do far worse from the first steps on than the vector around which they lie."""
+    if about.method != "evolution" or about.selects_prompts or about.sigma_is_measured:
+        return None
+    now, start = history.reward(history.first, about.prompts), held_out_reward(history.start_evaluation)
+    if now is None or start is None or not _has_fallen(now, start, FALL_ERRORS):
+        return None
+    return (
+        f"the candidates of the first steps get a reward of {now.mean:.4g}, and the vector around which they lie got "
+        f'{start.mean:.4g} on the held-out rows before training: sigma is too large. Use a smaller sigma, or "auto", '
+        "which is measured, with a learning_rate_multiplier of 1 at most. If that evaluation was greedy (eval_samples "
+        "1), a lower temperature may help, too."
+    )
 
 
 def reward_collapse(history: History, about: Circumstances) -> str | None:
@@ -128,6 +147,24 @@ def engine_mismatch(history: History, about: Circumstances) -> str | None:
         f"{history.last.get('logprob_gap_max', gap):.3g} at most, so the gradient is not that of what was sampled. "
         f"{why}"
     )
+
+
+def _risen_loss(history: History, about: Circumstances) -> str | None:
+    """What there is to say of a supervised loss that is far above that at the start."""
+    if about.method != "supervised":
+        return None
+    now, start = (history.loss(steps, about.prompts) for steps in (history.since_start, history.start))
+    if now is None or start is None:
+        return None
+    is_high = about.prompts >= LEAST_ROWS and now.mean > MOST_LOSS_RISE * start.mean
+    if is_high and now.is_above(start, LOSS_ERRORS):
+        return f"the loss of training is {now.mean:.4g}, and was {start.mean:.4g} at the start"
+    if history.start_evaluation is None or now.mean < start.mean:  # while it falls, that is overfitting
+        return None
+    held_out, before = (one["valid_loss"] for one in (history.evaluations[-1], history.start_evaluation))
+    if held_out <= MOST_LOSS_RISE * before:
+        return None
+    return f"the loss on the held-out rows is {held_out:.4g}, and was {before:.4g} before training"
 
 
 def _has_fallen(now: Level, before: Level, errors: float) -> bool:

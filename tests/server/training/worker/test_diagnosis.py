@@ -12,6 +12,7 @@ import pytest
 from server.training.worker.diagnosis import CLEAR_STEPS, Diagnosis
 from server.training.worker.history import Circumstances
 from server.training.worker.job_state import JobState
+from server.training.worker.sft_objective import SftMetrics
 
 # A job in which nothing is wrong.
 GOOD: dict[str, float] = {
@@ -154,6 +155,62 @@ def test_a_rate_that_is_too_large_is_told_of_behind_the_first_step() -> None:
     assert (step, name) == (2, "learning_rate_too_large") and "nearly random" in text
 
 
+NO_NUMBERS = dict.fromkeys(GOOD, float("nan"))
+SUPERVISED: dict[str, Any] = {"method": "supervised", "max_flat_steps": None}
+
+
+def test_a_supervised_loss_that_rises_is_told_of_behind_the_first_steps() -> None:
+    rate = {**NO_NUMBERS, "learning_rate": 0.4}
+    rising = [{**rate, "train_loss": min(9.0, 2.0 + step), "train_loss_error": 0.2} for step in range(40)]
+    [(step, name, text)] = told(rising, {"valid_loss": 2.0}, **SUPERVISED)
+    assert (step, name) == (3, "learning_rate_too_large")
+    assert "loss of training is 3.5, and was 2 at the start" in text and "(0.4) is too large" in text
+    # Of one row in a step nobody can tell; on the held-out rows, which are the same every time, anybody can.
+    alone: list[dict[str, float]] = [{**one, "train_loss_error": 0.0} for one in rising]
+    assert told(alone, **SUPERVISED, prompts=1) == []
+    alone[9]["valid_loss"] = 9.5
+    [(step, name, text)] = told(alone, {"valid_loss": 2.0}, **SUPERVISED, prompts=1)
+    assert (step, name) == (10, "learning_rate_too_large") and "held-out rows is 9.5, and was 2 before training" in text
+
+
+@pytest.mark.parametrize("count", [1, 4, 8, 16])
+def test_a_supervised_loss_that_is_only_noisy_is_no_news(count: int) -> None:
+    """Rows whose losses differ by chance, a few of them by much."""
+    alarms = 0
+    for seed in range(60):
+        chance = random.Random(seed)
+        steps = []
+        for _ in range(60):
+            losses = [
+                (chance.lognormvariate(0.5, 0.8) * tokens, tokens) for tokens in chance.choices((2, 9, 40), k=count)
+            ]
+            metrics = SftMetrics(0.0, sum(tokens for _, tokens in losses), 0, tuple(losses))
+            loss = sum(loss for loss, _ in losses) / metrics.tokens
+            steps.append({**NO_NUMBERS, "train_loss": loss, "train_loss_error": metrics.error})
+        alarms += bool(told(steps, {"valid_loss": 2.0}, **SUPERVISED, prompts=count))
+    assert alarms <= 1
+
+
+def test_a_sigma_that_is_too_large_is_told_of_behind_the_first_step() -> None:
+    before = {"valid_reward_mean": 0.4, "valid_reward_error": 0.05}
+    low = {"train_reward_mean": 0.03, "train_reward_error": 0.02}
+    [(step, name, text)] = told([low] * 12, before, method="evolution")
+    assert (step, name) == (1, "sigma_too_large")
+    assert "get a reward of 0.03" in text and "got 0.4 on the held-out rows before training" in text
+    assert "Use a smaller sigma" in text
+    # What was measured is not it, and neither is a fall that may be chance.
+    assert told([low] * 12, before, method="evolution", sigma_is_measured=True) == []
+    assert told([{}] * 12, before, method="evolution") == []
+    assert told([low] * 12, {**before, "valid_reward_error": 0.12}, method="evolution") == []
+
+    nothing = {**FLAT, "train_reward_mean": 0.0, "train_reward_error": 0.0}
+    found = {name: text for _, name, text in told([nothing] * 12, before, method="evolution")}
+    assert found.keys() == {"sigma_too_large", "constant_rewards"}
+    assert "if not, use a smaller sigma" in found["constant_rewards"] and "larger" not in found["constant_rewards"]
+    [(_, _, text)] = told([{"train_reward_mean": 0.02}, nothing], method="evolution")
+    assert "a larger sigma" in text
+
+
 def test_a_reward_that_collapses_is_told_of_and_one_that_wavers_is_not() -> None:
     assert names(told([{}, {}, {}, {"train_reward_mean": 0.02, "train_reward_error": 0.02}])) == []
     fallen = {"train_reward_mean": 0.02, "train_reward_error": 0.02}
@@ -208,11 +265,10 @@ def test_training_that_gets_better_on_its_own_rows_alone_is_told_of() -> None:
 
 
 def test_supervised_training_overfits_by_its_losses() -> None:
-    nothing = dict.fromkeys(GOOD, float("nan"))
-    steps: list[dict[str, float]] = [{**nothing, "train_loss": 2.0 - 0.1 * step} for step in range(12)]
+    steps: list[dict[str, float]] = [{**NO_NUMBERS, "train_loss": 2.0 - 0.1 * step} for step in range(12)]
     for step, loss in ((1, 1.9), (4, 1.8), (7, 1.9), (10, 2.0)):
         steps[step]["valid_loss"] = loss
-    [(step, name, text)] = told(steps, {"valid_loss": 2.0}, max_flat_steps=None)
+    [(step, name, text)] = told(steps, {"valid_loss": 2.0}, **SUPERVISED)
     assert (step, name) == (11, "overfitting")
     assert "since step 5 the loss of training falls" in text and "from 1.8 to 2" in text
 

@@ -69,3 +69,17 @@ def test_batches_add_up_and_accuracy_is_the_share_of_hits() -> None:
     total = SftMetrics(loss=1.0, tokens=6, hits=3) + SftMetrics(loss=0.5, tokens=2, hits=1)
     assert (total.loss, total.tokens, total.accuracy) == (1.5, 8, 0.5)
     assert SftMetrics().accuracy == 0
+
+
+def test_the_error_of_a_loss_is_that_of_its_rows(
+    model: TrainableAdapters, new_adapter: Callable[..., int], sequences: Callable[..., list[TokenSequence]]
+) -> None:
+    batch = sequences(new_adapter(0), [(3, 4)] * 6)
+    # In many passes and in one.
+    for limits in (PassLimits(tokens=12), PassLimits()):
+        [metrics] = forward_backward(model, [Task(batch, sft_objective(batch))], limits)
+        means = torch.tensor([loss / tokens for loss, tokens in metrics.rows])
+        assert len(means) == 6
+        assert metrics.loss == pytest.approx(means.mean().item(), abs=1e-5)
+        assert metrics.error == pytest.approx(means.std().item() / 6**0.5, abs=1e-5)
+    assert SftMetrics(loss=1.0, tokens=6, rows=((6.0, 6),)).error == 0
