@@ -135,6 +135,7 @@ class Completion(BaseModel):
     """A sampled completion with its reward, None where the grader could give none; `error` says why.
 
     messages: of an answer in turns, what the model and its environment said; `text` is then the last of them.
+    importance: None where it is not known, as at other temperatures than 1.
     """
 
     text: str

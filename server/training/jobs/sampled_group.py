@@ -26,7 +26,8 @@ class SampledCompletion(_Sampled):
     turn, `tokens` the model's of all turns. Empty where the text is all there is.
     reward: null when none could be given. rewards: the scores of a multi grader's parts, by name. error: what its
     grader said when it could not grade it. advantage: its weight in the loss of the step; with 0 it taught nothing.
-    importance: the mean over its tokens of the correction for what engine and worker compute differently.
+    importance: the mean over its tokens of the correction for what engine and worker compute differently; null where
+    that is not known, as at other temperatures than 1 or with response_format.
     """
 
     text: str

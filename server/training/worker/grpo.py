@@ -95,10 +95,10 @@ class GrpoObjective:
             is_clipped_BC = (clipped_BC * advantages_B1) < (ratio_BC * advantages_B1)
             is_known_BC = mask_BC & ~sampling_BC.isnan()
             gap_BC = torch.where(is_known_BC, (old_BC - sampling_BC).abs(), 0.0)
-            of_tokens = (is_clipped_BC, ratio_BC, kl_BC, tokens.entropy_BC, importance_BC)
+            of_tokens = (is_clipped_BC, ratio_BC, kl_BC, tokens.entropy_BC)
             sums = [loss, mask_BC.sum(), *((what_BC * mask_BC).sum() for what_BC in of_tokens)]
-            sums += [gap_BC.sum(), is_known_BC.sum(), gap_BC.max()]
-            importance_B = (importance_BC * mask_BC).sum(-1) / mask_BC.sum(-1)
+            sums += [(importance_BC * is_known_BC).sum(), gap_BC.sum(), is_known_BC.sum(), gap_BC.max()]
+            importance_B = (importance_BC * is_known_BC).sum(-1) / is_known_BC.sum(-1)
         measured: list[float] = torch.stack(sums).tolist()
         return loss, GrpoMetrics(
             loss=measured[0],

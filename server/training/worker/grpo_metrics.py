@@ -13,9 +13,9 @@ class GrpoMetrics:
     Metrics of two passes add: `first + second`. A group is skipped when its rewards do not differ.
 
     gaps, largest_gap: |log-probability by this model - by the rollout engine| of the same token, of the
-        `compared_tokens` whose by the engine is known.
-    row_importances: (row of the batch, mean importance weight of its tokens). watched_logprobs: (row, the
-        log-probabilities of its completion) of the rows that the objective watches.
+        `compared_tokens` whose by the engine is known; `importances` are of these, too.
+    row_importances: (row of the batch, mean importance weight of those of its tokens; NaN without any).
+    watched_logprobs: (row, the log-probabilities of its completion) of the rows that the objective watches.
     """
 
     loss: float = 0.0
@@ -59,8 +59,8 @@ class GrpoMetrics:
 
     @property
     def importance(self) -> float:
-        """Mean importance weight after its limits."""
-        return _mean(self.importances, self.tokens)
+        """Mean importance weight after its limits, of the tokens for which it is known."""
+        return _mean(self.importances, self.compared_tokens)
 
     def named(self) -> dict[str, float]:
         """The numbers of the report, by name; NaN for means of nothing."""

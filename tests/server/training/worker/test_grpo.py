@@ -185,13 +185,27 @@ def test_importance_and_watched_rows_are_told_of_single_completions(
         assert sorted(importances) == objective.rows
         for row, importance in importances.items():
             mine = tokens.logprobs_BC[row][tokens.mask_BC[row]]
-            ratio = (mine - torch.tensor(logprobs[row])).exp().clamp(max=1.1).nan_to_num(nan=1.0)
-            assert importance == pytest.approx(ratio.mean().item(), abs=1e-4)
+            ratio = (mine - torch.tensor(logprobs[row])).exp().clamp(max=1.1)
+            assert importance == pytest.approx(ratio.nanmean().item(), abs=1e-4)
         watched = dict(metrics.watched_logprobs)
         assert sorted(watched) == [4, 11]  # 2 has no advantage, so it was not run
         for row, values in watched.items():
             assert values == pytest.approx(tokens.logprobs_BC[row][tokens.mask_BC[row]].tolist(), abs=1e-4)
     assert parts[0].largest_gap == pytest.approx(parts[1].largest_gap, abs=1e-4)
+    assert parts[0].importance == pytest.approx(parts[1].importance, abs=1e-4)
+
+
+def test_importance_is_not_known_where_the_engine_says_nothing(
+    model: TrainableAdapters, new_adapter: Callable[..., int], sequences: Callable[..., list[TokenSequence]]
+) -> None:
+    batch = sequences(new_adapter(0), LENGTHS)
+    objective = grpo_objective(batch, REWARDS, GROUP_NUMBERS, ReinforcementConfig())
+    [metrics] = forward_backward(model, [Task(batch, objective)])
+    assert [row for row, _ in metrics.row_importances] == objective.rows
+    assert all(math.isnan(importance) for _, importance in metrics.row_importances)
+    numbers = metrics.named()
+    unknown = {"importance", "logprob_gap_mean", "logprob_gap_max"}
+    assert {name for name, value in numbers.items() if math.isnan(value)} == unknown
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])

@@ -48,6 +48,8 @@ def test_prompts_that_tell_completions_apart_come_first_with_their_own_weights()
     assert [one.line for one in samples] == [2, 3, 1]
     assert [[one.advantage for one in group.completions] for group in samples] == [[3, 4], [5, 6], [0, 1, 2]]
     assert [one.importance for one in samples[0].completions] == [4, 5]
+    [sample] = train_samples([narrow], [0.0, 1.0], {0: math.nan, 1: 1.0})
+    assert [one.importance for one in sample.completions] == [None, 1.0]
 
 
 def test_there_are_so_many_and_no_more() -> None:
