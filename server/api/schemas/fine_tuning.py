@@ -140,7 +140,8 @@ class EventObject(BaseModel):
     valid_reward_gain, valid_reward_gain_error: mean difference to before training, row by row; its standard error.
     reward_std: of all rewards. flat_share: of prompts, those whose completions all got the same reward.
     completion_tokens_mean; truncated_share, grader_error_share: of completions, those ended by the limit of tokens, and
-    those that the grader could not grade. turns_mean: of conversations with an environment. All tokens are the model's.
+    those that the grader could not grade. no_answer_share: those that were not cut off and in which a math grader found
+    no answer. turns_mean: of conversations with an environment. All tokens are the model's.
     entropy: nats per token. kl: from the base model, where kl_coef asks for it. ratio, clip_share: of probabilities to
     the policy at the start of the step; tokens whose gradient was clipped away.
     importance: mean correction for logprob_gap_mean and logprob_gap_max, which are between engine and worker, nats;

@@ -122,8 +122,8 @@ class Grade:
 
     score: the reward, finite. passes: right or wrong; None for graders that do not decide that.
     detail: how the score came about, as JSON. parts: the scores inside a multi grader, by name.
-    tokens: used by judges, by model. error: why there is no score; the score is then 0, in a
-    job no more than the lowest beside it.
+    tokens: used by judges, by model. sought: forms of an answer that the grader looked for, where the sample has none
+    of them. error: why there is no score; the score is then 0, in a job no more than the lowest beside it.
     """
 
     score: float
@@ -131,6 +131,7 @@ class Grade:
     detail: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
+    sought: tuple[str, ...] = ()
     error: GraderError | None = None
 
 

@@ -87,7 +87,7 @@ class MathGrader:
             )
         answer = extract(given, self._extractors)
         if answer is None:
-            return Grade(0.0, False, {"extractor": None, "reference": reference})
+            return Grade(0.0, False, {"extractor": None, "reference": reference}, sought=self._extractors)
         detail = {"extractor": answer.extractor, "answer": answer.text[:MAX_ANSWER_CHARS], "reference": reference}
         if len(answer.text) > MAX_ANSWER_CHARS:
             return Grade(0.0, False, detail | {"not_compared": f"longer than {MAX_ANSWER_CHARS} characters"})

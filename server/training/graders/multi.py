@@ -97,7 +97,8 @@ class Multi:
         for grade in grades.values():
             tokens.update(grade.tokens)
         detail = {name: dict(grade.detail) for name, grade in grades.items() if grade.detail}
-        return Grade(score, detail=detail, parts=scores, tokens=dict(tokens))
+        sought = tuple(dict.fromkeys(form for grade in grades.values() for form in grade.sought))
+        return Grade(score, detail=detail, parts=scores, tokens=dict(tokens), sought=sought)
 
     async def _grade_part(self, name: str, sample: Sample, item: Mapping[str, Any]) -> Grade:
         try:

@@ -28,6 +28,7 @@ FINDINGS: Mapping[str, Callable[[History, Circumstances], str | None]] = {
         task.constant_rewards,
         task.sparse_rewards,
         task.truncated_completions,
+        task.missing_answers,
         training.learning_rate_too_large,
         training.sigma_too_large,
         training.reward_collapse,
@@ -63,6 +64,7 @@ def circumstances(job: ClaimedJob, event_data: Mapping[str, Any]) -> Circumstanc
         and getattr(config, "learning_rate_multiplier", 1) <= 1,
         errors=event_data.get("errors", {}),
         first_error=event_data.get("first_error"),
+        no_answer=event_data.get("no_answer"),
         grader_error_share=event_data.get("grader_error_share"),
     )
 

@@ -169,6 +169,7 @@ def event_data(graded: Graded) -> dict[str, Any]:
     return {
         "errors": graded.errors,
         "first_error": graded.first_error,
+        "no_answer": graded.no_answer,
         "graders": [{"name": name, "train_reward_mean": value} for name, value in graded.parts.items()],
         "usage": {
             "samples": len(completions),

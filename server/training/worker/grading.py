@@ -31,6 +31,8 @@ SAMPLING_ERROR = "sampling_error"
 ENVIRONMENT_ERRORS = frozenset({"environment_parse_error", "environment_server_error"})
 # What no grader did.
 NOT_OF_GRADERS = ENVIRONMENT_ERRORS | {SAMPLING_ERROR}
+# Of a completion's end, where answers are.
+_SHOWN_CHARS = 80
 # Nobody's failure, though the conversation has no reward of its own.
 LIMIT = "environment_limit_error"
 
@@ -131,8 +133,8 @@ class Graded:
         """Numbers of the rewards and completions, by the names of the report; there must be a completion.
 
         reward_std: of all rewards, whichever prompt they are of. flat_share: of prompts. completion_tokens_mean,
-        truncated_share (ended by the limit of tokens) and grader_error_share: of completions. turns_mean: of their
-        turns, where they have several. Tokens are those that the model sampled.
+        truncated_share (ended by the limit of tokens), grader_error_share and no_answer_share (not ended by the limit):
+        of completions. turns_mean: of their turns, where they have several. Tokens are those that the model sampled.
         """
         completions = [completion for group in self.groups for completion in group.group.completions]
         errors = sum(error.kind not in NOT_OF_GRADERS for error in self._failures)
@@ -143,6 +145,7 @@ class Graded:
             "completion_tokens_mean": sum(one.sampled_count for one in completions) / len(completions),
             "truncated_share": sum(not one.finished for one in completions) / len(completions),
             "grader_error_share": errors / len(completions),
+            "no_answer_share": len(self._without_answer) / len(completions),
             **({"turns_mean": _mean(turns)} if any(count > 1 for count in turns) else {}),
         }
 
@@ -166,6 +169,17 @@ class Graded:
         sampling = [group.group.error for group in self.groups if group.group.error is not None]
         grading = [error.message for error in self._failures]
         return next(iter(grading + sampling if self.is_outage else sampling + grading), None)
+
+    @property
+    def no_answer(self) -> tuple[Sequence[str], str] | None:
+        """Of the first completion without an answer: (forms of one that were looked for, the end of its text)."""
+        return next(((grade.sought, one.text[-_SHOWN_CHARS:]) for grade, one in self._without_answer), None)
+
+    @property
+    def _without_answer(self) -> list[tuple[Grade, Completion]]:
+        """Completions that the model ended, and in which the grader found no answer."""
+        both = [one for group in self.groups for one in zip(group.grades, group.group.completions, strict=True)]
+        return [(grade, completion) for grade, completion in both if grade.sought and completion.finished]
 
     @property
     def _failures(self) -> list[GraderError]:

@@ -29,6 +29,7 @@ _NAMES = frozenset(
         "completion_tokens_mean",
         "truncated_share",
         "grader_error_share",
+        "no_answer_share",
         "entropy",
         "step_kl",
         "learning_rate",
@@ -49,6 +50,7 @@ class Circumstances:
     max_flat_steps: so many steps without different rewards end the job; None: they do not.
     errors: of grading and sampling, counts by kind; `first_error` is the message of the first. grader_error_share: of
     the completions of the evaluation before training, None behind a step, whose metrics have it.
+    no_answer: of a completion in which the grader found no answer, the forms that it looked for, and its end.
     """
 
     job: str = ""
@@ -63,6 +65,7 @@ class Circumstances:
     sigma_is_measured: bool = False
     errors: Mapping[str, int] = field(default_factory=dict)
     first_error: str | None = None
+    no_answer: tuple[Sequence[str], str] | None = None
     grader_error_share: float | None = None
 
 

@@ -13,6 +13,9 @@ from server.training.worker.history import Circumstances, History, Numbers, held
 MOST_GRADER_ERRORS = 0.1
 MOST_FLAT, LEAST_STEPS = 0.8, 3
 MOST_TRUNCATED = 0.3
+MOST_WITHOUT_ANSWER = 0.5
+# The extractors of math graders.
+_FORMS = {"boxed": "\\boxed{...}", "hashes": "#### and the answer", "last_number": "a number"}
 _FORMAT_ERRORS = frozenset({"sample_parse_error", "invalid_variable_error"})
 _TRY_GRADER = "POST /v1/fine_tuning/alpha/graders/run"
 
@@ -104,6 +107,20 @@ def truncated_completions(history: History, about: Circumstances) -> str | None:
     )
 
 
+def missing_answers(history: History, about: Circumstances) -> str | None:
+    """Many completions that say nothing in the form that the grader looks for."""
+    share = mean_of(history.latest, "no_answer_share")
+    if share is None or share < MOST_WITHOUT_ANSWER or about.no_answer is None:
+        return None
+    sought, end = about.no_answer
+    forms = " or ".join(_FORMS.get(form, form) for form in sought)
+    return (
+        f"the grader found no answer in {share:.0%} of the completions, though they were not cut off: it looks for "
+        f"{forms}, and one of them ends in {end!r}. Say in the prompt how to write the answer, or have the grader's "
+        "extract name the form that the model uses."
+    )
+
+
 def _why_constant(history: History, about: Circumstances) -> str:
     reward, before = history.last.get("train_reward_mean"), held_out_reward(history.start_evaluation)
     advice, remedy = (
@@ -112,6 +129,8 @@ def _why_constant(history: History, about: Circumstances) -> str:
     )
     if (share := history.last.get("grader_error_share", 0.0)) > 0.5:
         return f"The grader failed for {share:.0%} of the completions, which then get the lowest reward, or none."
+    if (share := history.last.get("no_answer_share", 0.0)) > MOST_WITHOUT_ANSWER:
+        return f"The grader found no answer in {share:.0%} of the completions."
     if history.last.get("reward_std") != 0 or reward is None:
         return f"Use a grader that tells them apart, rows that are neither too easy nor too hard, {remedy}."
     gave_another = any(mean != reward for mean in history.reward_means)

@@ -99,6 +99,8 @@ async def test_the_fallback_to_the_last_number_can_be_forbidden(pool: MathPool) 
     grade = await strict.grade(Sample.of_text("it is 72"), {"answer": "72"})
 
     assert (grade.score, grade.passes, grade.detail["extractor"]) == (0, False, None)
+    assert grade.sought == ("boxed",)
+    assert (await strict.grade(Sample.of_text(r"it is \boxed{72}"), {"answer": "72"})).sought == ()
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,17 @@ def test_completions_that_are_cut_off_and_prompts_that_teach_nothing_are_told_of
     assert (step, name) == (3, "sparse_rewards") and "only 6% of the prompts" in text and "too hard" in text
 
 
+def test_answers_in_another_form_than_the_grader_reads_are_told_of() -> None:
+    nothing = {**FLAT, "train_reward_mean": 0.0, "train_reward_error": 0.0, "no_answer_share": 0.9}
+    found = {name: (step, text) for step, name, text in told([nothing] * 3, no_answer=(("boxed",), "so it is 12."))}
+    assert found.keys() == {"constant_rewards", "missing_answers"}
+    step, text = found["missing_answers"]
+    assert step == 1 and "no answer in 90% of the completions" in text
+    assert "looks for \\boxed{...}, and one of them ends in 'so it is 12.'" in text
+    assert "found no answer in 90%" in found["constant_rewards"][1] and "too hard" not in found["constant_rewards"][1]
+    assert told([{"no_answer_share": 0.2}] * 3, no_answer=(("boxed",), "12")) == []
+
+
 def test_an_engine_that_disagrees_with_the_worker_is_told_of() -> None:
     [(step, name, text)] = told([{"logprob_gap_mean": 0.4, "logprob_gap_max": 9.0}] * 3)
     assert (step, name) == (1, "engine_mismatch") and "0.4 nats apart in the mean and 9 at most" in text

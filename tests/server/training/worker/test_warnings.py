@@ -75,6 +75,22 @@ async def test_a_formula_with_a_mistake(tmp_path: Path, path: Path, factors: Fac
         assert "correct the grader" in message
 
 
+async def test_answers_without_the_box_that_is_looked_for(tmp_path: Path, path: Path, factors: Factors) -> None:
+    boxed = {"type": "math", "reference": "{{item.answer}}", "extract": ["boxed"]}
+    multi = {"type": "multi", "graders": {"right": boxed, "near": SIMILAR}, "calculate_output": "right + near"}
+    async with site(tmp_path, path, factors) as here:
+        here.engine.end_bias = 9.0
+        for grader in (boxed, multi):
+            told = await of_job(here, grader, rows(12, "7"))
+            assert told["missing_answers"].data["step"] == 1
+            assert "looks for \\boxed{...}, and one of them ends in '" in told["missing_answers"].message
+            assert "truncated_completions" not in told
+        # What is cut off could not say it, and that is told.
+        here.engine.end_bias = -9.0
+        told = await of_job(here, boxed, rows(12, "7"))
+        assert "truncated_completions" in told and "missing_answers" not in told
+
+
 async def test_a_rate_a_hundred_times_too_large(tmp_path: Path, path: Path, factors: Factors) -> None:
     async with site(tmp_path, path, factors) as here:
         assert "learning_rate_too_large" not in await of_job(here, SIMILAR, rows(12))

@@ -18,7 +18,7 @@ const CURVES = [
   { title: "Divergence, nats per token", numbers: [["kl", "from the base model"], ["step_kl", "of a step"]], hint: "A step over 0.05 is too large, one far under 0.001 too small." },
   {
     title: "Shares",
-    numbers: [["clip_share", "clipped tokens"], ["flat_share", "prompts of one reward"], ["truncated_share", "cut off"], ["grader_error_share", "not graded"]],
+    numbers: [["clip_share", "clipped tokens"], ["flat_share", "prompts of one reward"], ["truncated_share", "cut off"], ["grader_error_share", "not graded"], ["no_answer_share", "no answer found"]],
     yMin: 0,
     yMax: 1,
     hint: "Prompts whose completions all got one reward teach nothing.",
