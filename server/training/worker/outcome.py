@@ -67,11 +67,16 @@ def unreliable_event(step: int, evaluation: Evaluation) -> WorkerEvent:
 def ungraded_event(step: int, evaluation: Evaluation) -> WorkerEvent:
     """That not one completion of an evaluation was graded, so that it is compared with no other."""
     error = evaluation.event_data.get("first_error")
-    text = (
-        f"Step {step}: not one completion of the held-out rows could be graded{f' ({error:.300})' if error else ''}, "
-        "so this step cannot become the result. If the model no longer answers in the format that the grader reads, "
-        "use smaller steps, or set response_format; if its answers are right, correct the grader."
-    )
+    if error is None:  # the only end without a grade that is nobody's failure
+        found = "every conversation of the held-out rows came to a limit before its environment gave a reward"
+        advice = "If they have become longer, use smaller steps; else raise max_turns or max_completion_tokens."
+    else:
+        found = f"not one completion of the held-out rows could be graded ({error:.300})"
+        advice = (
+            "If the model no longer answers in the format that the grader reads, use smaller steps, or set "
+            "response_format; if its answers are right, correct the grader."
+        )
+    text = f"Step {step}: {found}, so this step cannot become the result. {advice}"
     message = printable(text)[:MAX_MESSAGE_CHARS]
     return WorkerEvent(level="warn", message=message, data={"warning": "evaluation_ungraded", "step": step})
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from server.training.jobs.protocol import BestVector
 from server.training.worker.early_stopping import EarlyStopping
-from server.training.worker.outcome import chosen_event
+from server.training.worker.method import Evaluation
+from server.training.worker.outcome import chosen_event, ungraded_event
 
 WATCH = EarlyStopping(start=0.25, start_error=0.03, start_by_row=[0.25] * 64)
 
@@ -42,3 +43,10 @@ def test_the_start_as_result_is_a_warning_and_a_step_of_supervised_training_says
     assert start is not None and start.level == "warn" and "the result is the start" in start.message
     loss = BestVector(vector=b"1", step=3, metrics={"valid_loss": 0.5})
     assert chosen_event(loss, EarlyStopping(), "supervised") is None
+
+
+def test_of_an_evaluation_without_grades_it_is_told_whether_a_grader_or_a_limit_was_the_end_of_them() -> None:
+    by_grader = ungraded_event(4, Evaluation({}, 0.0, event_data={"first_error": "no JSON"})).message
+    assert "could be graded (no JSON)" in by_grader and "max_turns" not in by_grader
+    by_limit = ungraded_event(4, Evaluation({}, 0.0)).message
+    assert "came to a limit" in by_limit and "max_turns" in by_limit and "response_format" not in by_limit
