@@ -48,7 +48,7 @@ class Arm:
 # Of SmolLM2-135M: 30 layers of 7 linear modules.
 _DEFAULT = Recipe(groups=196)
 _UNTIED = Recipe(rank=2, u=4, groups=210, projection="elementary")
-# Steps of evolution that last about as long as 20 of GRPO on two cores, where no other work runs.
+# Steps of evolution that last at least as long as 20 of GRPO on two cores.
 _LONG = {"max_steps": 32}
 _CMA_ES = {"algorithm": "cma_es"}
 ARMS: Mapping[str, Arm] = MappingProxyType(
