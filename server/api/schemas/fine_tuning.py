@@ -145,7 +145,7 @@ class EventObject(BaseModel):
     entropy: nats per token. kl: from the base model, where kl_coef asks for it. ratio, clip_share: of probabilities to
     the policy at the start of the step; tokens whose gradient was clipped away.
     importance: mean correction for logprob_gap_mean and logprob_gap_max, which are between engine and worker, nats;
-    they are known at temperature 1 and without response_format.
+    they are known at temperature 1 and without response_format, or with max_off_policy_steps.
     step_kl: of the model before the update from that behind it, nats per token, on some of the completions.
     v_norm, v_max_abs, v_distance: L2 norm and largest number of the vector; its distance from the adapter at its start.
     learning_rate, gradient_norm, skipped_groups, train_loss, valid_loss, train_mean_token_accuracy.

@@ -97,7 +97,10 @@ class Multi:
         for grade in grades.values():
             tokens.update(grade.tokens)
         detail = {name: dict(grade.detail) for name, grade in grades.items() if grade.detail}
-        sought = tuple(dict.fromkeys(form for grade in grades.values() for form in grade.sought))
+        reading = [grade for grade in grades.values() if "extractor" in grade.detail]
+        forms = dict.fromkeys(form for grade in reading for form in grade.sought)
+        # Where one part finds an answer, there is one.
+        sought = tuple(forms) if all(grade.sought for grade in reading) else ()
         return Grade(score, detail=detail, parts=scores, tokens=dict(tokens), sought=sought)
 
     async def _grade_part(self, name: str, sample: Sample, item: Mapping[str, Any]) -> Grade:

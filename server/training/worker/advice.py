@@ -19,6 +19,8 @@ class Advice:
     more_gain: str
 
 
+# Standard errors by which a reward has fallen, and not by chance.
+FALL_ERRORS = 3.5
 ADVICE: Mapping[Method, Advice] = MappingProxyType(
     {
         "reinforcement": Advice(
@@ -40,11 +42,13 @@ ADVICE: Mapping[Method, Advice] = MappingProxyType(
 )
 
 
-def against_constant_rewards(method: Method, reward: float | None, before: float | None) -> str:
-    """What makes rewards differ where all are `reward`; `before` was that of the held-out rows before training.
+def against_constant_rewards(method: Method, reward: float | None, before: float | None, error: float) -> str:
+    """What makes rewards differ where all are `reward`; `before` was that of the held-out rows before training, with
+    that standard error: 0 says nothing.
 
     A search that gets far less than it began with is too far away, and a larger sigma would lead it further.
     """
-    if method == "evolution" and reward is not None and before is not None and before - reward > abs(before) / 2:
-        return ADVICE[method].smaller_steps
-    return ADVICE[method].more_variety
+    if method != "evolution" or reward is None or before is None or error == 0:
+        return ADVICE[method].more_variety
+    has_fallen = before - reward > max(abs(before) / 2, FALL_ERRORS * error)
+    return ADVICE[method].smaller_steps if has_fallen else ADVICE[method].more_variety

@@ -62,6 +62,7 @@ def circumstances(job: ClaimedJob, event_data: Mapping[str, Any]) -> Circumstanc
         selects_prompts=getattr(config, "prompt_selection", "uniform") != "uniform",
         sigma_is_measured=getattr(config, "sigma", None) == "auto"
         and getattr(config, "learning_rate_multiplier", 1) <= 1,
+        evaluates_greedily=getattr(config, "eval_samples", 1) == 1,
         errors=event_data.get("errors", {}),
         first_error=event_data.get("first_error"),
         no_answer=event_data.get("no_answer"),

@@ -80,7 +80,7 @@ class EarlyStopping:
             f"In {self.flat_steps} steps in a row all completions of each prompt got the same "
             f"reward{_shown(self.last_reward)}, so there is nothing to learn from. Use a grader that tells them apart, "
             "rows that are neither too easy nor too hard, "
-            f"{against_constant_rewards(method, self.last_reward, self.start)}.",
+            f"{against_constant_rewards(method, self.last_reward, self.start, self.start_error)}.",
         )
 
     def _collapsed(self, method: Method) -> TrainingFailed:

@@ -46,7 +46,8 @@ class Circumstances:
     job: its id, and its `method`. lowest, highest: reward that the grader gives.
     prompts: in a step; rows, of supervised training. selects_prompts: which of them depends on their rewards, so the
     reward of training says nothing by itself of how good the model is.
-    sigma_is_measured: by the server, and not multiplied by more than 1.
+    sigma_is_measured: by the server, and not multiplied by more than 1. evaluates_greedily: of each held-out row there
+    is one answer, at temperature 0.
     max_flat_steps: so many steps without different rewards end the job; None: they do not.
     errors: of grading and sampling, counts by kind; `first_error` is the message of the first. grader_error_share: of
     the completions of the evaluation before training, None behind a step, whose metrics have it.
@@ -63,6 +64,7 @@ class Circumstances:
     samples_ahead: bool = False
     selects_prompts: bool = False
     sigma_is_measured: bool = False
+    evaluates_greedily: bool = False
     errors: Mapping[str, int] = field(default_factory=dict)
     first_error: str | None = None
     no_answer: tuple[Sequence[str], str] | None = None

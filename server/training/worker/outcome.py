@@ -76,7 +76,7 @@ def ungraded_event(step: int, evaluation: Evaluation) -> WorkerEvent:
             "If the model no longer answers in the format that the grader reads, use smaller steps, or set "
             "response_format; if its answers are right, correct the grader."
         )
-    text = f"Step {step}: {found}, so this step cannot become the result. {advice}"
+    text = f"Step {step}: {found}, so this step is compared with no other. {advice}"
     message = printable(text)[:MAX_MESSAGE_CHARS]
     return WorkerEvent(level="warn", message=message, data={"warning": "evaluation_ungraded", "step": step})
 

@@ -34,7 +34,8 @@ class Supervised:
 
     async def batch(self, collected: list[Example], handle: int, behavior_policy: Adapter | None) -> Batch:
         sequences = _sequences(collected, handle)
-        return Batch(Task(sequences, sft_objective(sequences)), sum(map(len, sequences)), metrics={})
+        objective = sft_objective(sequences, [example.line for example in collected])
+        return Batch(Task(sequences, objective), sum(map(len, sequences)), metrics={})
 
     def named_metrics(self, metrics: Any) -> dict[str, float]:
         assert isinstance(metrics, SftMetrics)

@@ -122,15 +122,17 @@ def missing_answers(history: History, about: Circumstances) -> str | None:
 
 
 def _why_constant(history: History, about: Circumstances) -> str:
-    reward, before = history.last.get("train_reward_mean"), held_out_reward(history.start_evaluation)
-    advice, remedy = (
-        ADVICE[about.method],
-        against_constant_rewards(about.method, reward, None if before is None else before.mean),
-    )
+    reward, advice = history.last.get("train_reward_mean"), ADVICE[about.method]
+    before = None if about.sigma_is_measured else held_out_reward(history.start_evaluation)
+    start, error = (None, 0.0) if before is None else (before.mean, before.error)
+    remedy = against_constant_rewards(about.method, reward, start, error)
     if (share := history.last.get("grader_error_share", 0.0)) > 0.5:
         return f"The grader failed for {share:.0%} of the completions, which then get the lowest reward, or none."
-    if (share := history.last.get("no_answer_share", 0.0)) > MOST_WITHOUT_ANSWER:
-        return f"The grader found no answer in {share:.0%} of the completions."
+    if reward == about.lowest and (share := history.last.get("no_answer_share", 0.0)) > MOST_WITHOUT_ANSWER:
+        return (
+            f"The grader found no answer in {share:.0%} of the completions. Say in the prompt how to write it, or have "
+            "the grader's extract name the form that the model uses."
+        )
     if history.last.get("reward_std") != 0 or reward is None:
         return f"Use a grader that tells them apart, rows that are neither too easy nor too hard, {remedy}."
     gave_another = any(mean != reward for mean in history.reward_means)

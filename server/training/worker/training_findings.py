@@ -9,7 +9,7 @@ update, and engines with the trainer's weights are 0.001 to 0.02 nats away from 
 
 from __future__ import annotations
 
-from server.training.worker.advice import ADVICE
+from server.training.worker.advice import ADVICE, FALL_ERRORS
 from server.training.worker.history import Circumstances, History, Level, held_out_reward, mean_of
 
 MOST_STEP_KL = 0.05
@@ -17,8 +17,7 @@ MOST_GAP = 0.1
 ENTROPY_RISE, LEAST_RISE_NATS = 2.0, 1.0
 ENTROPY_FALL = 0.2
 MOST_GROWTH, LEAST_GROWTH_TOKENS = 1.5, 4
-LOSS_RISE, MOST_LOSS_RISE = 1.02, 1.2
-FALL_ERRORS = 3.5
+LOSS_RISE, MOST_LOSS_RISE, LEAST_LOSS_RISE_NATS = 1.02, 1.2, 0.05
 # The best of many steps is so by chance, too.
 BEST_ERRORS = 5.0
 # Losses of rows differ more than rewards; of fewer rows in a step their mean is mostly chance.
@@ -48,17 +47,20 @@ def learning_rate_too_large(history: History, about: Circumstances) -> str | Non
 
 
 def sigma_too_large(history: History, about: Circumstances) -> str | None:
-    """Candidates of a search that do far worse from the first steps on than the vector around which they lie."""
-    if about.method != "evolution" or about.selects_prompts or about.sigma_is_measured:
+    """Candidates of a search that do far worse from the first steps on than the vector around which they lie.
+
+    A greedy evaluation says nothing of that: its rewards are other ones than those of sampled answers.
+    """
+    if about.method != "evolution" or about.selects_prompts or about.sigma_is_measured or about.evaluates_greedily:
         return None
     now, start = history.reward(history.first, about.prompts), held_out_reward(history.start_evaluation)
-    if now is None or start is None or not _has_fallen(now, start, FALL_ERRORS):
+    # An error of 0 is of one row, of rows that are all alike, or of an evaluation that was not graded.
+    if now is None or start is None or start.error == 0 or not _has_fallen(now, start, FALL_ERRORS):
         return None
     return (
         f"the candidates of the first steps get a reward of {now.mean:.4g}, and the vector around which they lie got "
         f'{start.mean:.4g} on the held-out rows before training: sigma is too large. Use a smaller sigma, or "auto", '
-        "which is measured, with a learning_rate_multiplier of 1 at most. If that evaluation was greedy (eval_samples "
-        "1), a lower temperature may help, too."
+        "which is measured, with a learning_rate_multiplier of 1 at most."
     )
 
 
@@ -141,7 +143,7 @@ def engine_mismatch(history: History, about: Circumstances) -> str | None:
         return None
     why = "See that both have the same weights; that of a quantised engine can be so large."
     if about.samples_ahead:
-        why = "Part of it is the step between sampling and training, which max_off_policy_steps 0 avoids."
+        why = "It is, or has in it, the step between sampling and training, which max_off_policy_steps 0 avoids."
     return (
         f"log-probabilities of the same tokens by engine and worker are {gap:.3g} nats apart in the mean and "
         f"{history.last.get('logprob_gap_max', gap):.3g} at most, so the gradient is not that of what was sampled. "
@@ -159,10 +161,10 @@ def _risen_loss(history: History, about: Circumstances) -> str | None:
     is_high = about.prompts >= LEAST_ROWS and now.mean > MOST_LOSS_RISE * start.mean
     if is_high and now.is_above(start, LOSS_ERRORS):
         return f"the loss of training is {now.mean:.4g}, and was {start.mean:.4g} at the start"
-    if history.start_evaluation is None or now.mean < start.mean:  # while it falls, that is overfitting
+    if history.start_evaluation is None or now.mean <= LOSS_RISE * start.mean:  # else that is overfitting
         return None
     held_out, before = (one["valid_loss"] for one in (history.evaluations[-1], history.start_evaluation))
-    if held_out <= MOST_LOSS_RISE * before:
+    if held_out <= max(MOST_LOSS_RISE * before, before + LEAST_LOSS_RISE_NATS):
         return None
     return f"the loss on the held-out rows is {held_out:.4g}, and was {before:.4g} before training"
 

@@ -31,6 +31,17 @@ async def graded(definition: dict[str, Any], output: str) -> Grade:
     return await grader.grade(Sample.of_text(output), {"answer": "34"})
 
 
+async def test_no_answer_was_found_where_no_part_found_one() -> None:
+    def of(*forms: str) -> dict[str, Any]:
+        return {"type": "math", "name": "math", "reference": "{{ item.answer }}", "extract": list(forms)}
+
+    definition = multi(
+        "0.8 * answer + 0.2 * form", answer=of("boxed", "last_number"), form=of("boxed"), is_it=check("eq")
+    )
+    assert (await graded(definition, "it is 34")).sought == ()
+    assert (await graded(definition, "no idea")).sought == ("boxed", "last_number")
+
+
 async def test_the_score_is_the_formula_of_the_parts() -> None:
     definition = multi("0.8 * exact + 0.2 * has_it", exact=check("eq"), has_it=check("like"))
 

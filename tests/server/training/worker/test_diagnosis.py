@@ -168,6 +168,9 @@ def test_a_supervised_loss_that_rises_is_told_of_behind_the_first_steps() -> Non
     # Of one row in a step nobody can tell; on the held-out rows, which are the same every time, anybody can.
     alone: list[dict[str, float]] = [{**one, "train_loss_error": 0.0} for one in rising]
     assert told(alone, **SUPERVISED, prompts=1) == []
+    for loss, small in ((2.3, 2.0), (0.061, 0.05)):  # less than a fifth, or next to nothing
+        alone[9]["valid_loss"] = loss
+        assert told(alone, {"valid_loss": small}, **SUPERVISED, prompts=1) == []
     alone[9]["valid_loss"] = 9.5
     [(step, name, text)] = told(alone, {"valid_loss": 2.0}, **SUPERVISED, prompts=1)
     assert (step, name) == (10, "learning_rate_too_large") and "held-out rows is 9.5, and was 2 before training" in text
@@ -184,7 +187,8 @@ def test_a_supervised_loss_that_is_only_noisy_is_no_news(count: int) -> None:
             losses = [
                 (chance.lognormvariate(0.5, 0.8) * tokens, tokens) for tokens in chance.choices((2, 9, 40), k=count)
             ]
-            metrics = SftMetrics(0.0, sum(tokens for _, tokens in losses), 0, tuple(losses))
+            lines = tuple((line, *one) for line, one in enumerate(losses))
+            metrics = SftMetrics(0.0, sum(tokens for _, tokens in losses), 0, lines)
             loss = sum(loss for loss, _ in losses) / metrics.tokens
             steps.append({**NO_NUMBERS, "train_loss": loss, "train_loss_error": metrics.error})
         alarms += bool(told(steps, {"valid_loss": 2.0}, **SUPERVISED, prompts=count))
@@ -198,7 +202,8 @@ def test_a_sigma_that_is_too_large_is_told_of_behind_the_first_step() -> None:
     assert (step, name) == (1, "sigma_too_large")
     assert "get a reward of 0.03" in text and "got 0.4 on the held-out rows before training" in text
     assert "Use a smaller sigma" in text
-    # What was measured is not it, and neither is a fall that may be chance.
+    # What was measured is not it, and neither is a fall that may be chance, or from greedy answers to sampled ones.
+    assert told([low] * 12, before, method="evolution", evaluates_greedily=True) == []
     assert told([low] * 12, before, method="evolution", sigma_is_measured=True) == []
     assert told([{}] * 12, before, method="evolution") == []
     assert told([low] * 12, {**before, "valid_reward_error": 0.12}, method="evolution") == []

@@ -78,8 +78,12 @@ def test_the_error_of_a_loss_is_that_of_its_rows(
     # In many passes and in one.
     for limits in (PassLimits(tokens=12), PassLimits()):
         [metrics] = forward_backward(model, [Task(batch, sft_objective(batch))], limits)
-        means = torch.tensor([loss / tokens for loss, tokens in metrics.rows])
+        means = torch.tensor([loss / tokens for _, loss, tokens in metrics.lines])
         assert len(means) == 6
         assert metrics.loss == pytest.approx(means.mean().item(), abs=1e-5)
         assert metrics.error == pytest.approx(means.std().item() / 6**0.5, abs=1e-5)
-    assert SftMetrics(loss=1.0, tokens=6, rows=((6.0, 6),)).error == 0
+    assert SftMetrics(loss=1.0, tokens=6, lines=((1, 6.0, 6),)).error == 0
+    # The answers of a conversation are one.
+    of_two = SftMetrics(loss=2.0, tokens=8, lines=((1, 4.0, 4), (2, 12.0, 4)))
+    halves = ((1, 2.0, 2), (2, 6.0, 2), (1, 2.0, 2), (2, 6.0, 2))
+    assert SftMetrics(loss=2.0, tokens=8, lines=halves).error == of_two.error > 0
