@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from math import ceil, isfinite
 
+# Of a server that ends, until a client's connections go to another one. OpenAI's clients try twice more.
+ENDING_RETRY_S = 5
+
 
 def retry_headers(seconds: float) -> dict[str, str]:
     """Try again after so many seconds: in whole ones for every client, in milliseconds for OpenAI's."""

@@ -25,7 +25,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from server.core.error_responses import response_to, validation_error
 from server.core.errors import ENGINE_DEAD, ApiError, BadRequest, Unavailable
 from server.core.first_fault import first_fault_reader
-from server.core.retry_headers import retry_headers
+from server.core.retry_headers import ENDING_RETRY_S, retry_headers
 from server.engine.output_watch import GivenBack
 
 # Functions of a request and nothing else, by the field that they read.
@@ -33,8 +33,6 @@ READERS = {"vllm.renderers.chat_utils": "messages", "vllm.entrypoints.openai.res
 CHECKS = ("vllm.sampling_params", "vllm.v1.engine.input_processor")
 VALIDATOR = "pydantic.type_adapter"
 KINDS = (LookupError, AttributeError, TypeError, RecursionError, ArithmeticError, VLLMError)
-# Until a client's connections go to another gateway. OpenAI's clients try twice more.
-DEAD_RETRY_S = 5
 
 
 def add_engine_error_handlers(app: FastAPI) -> None:
@@ -78,7 +76,7 @@ class _Refusal:
             raise error
         answer: Response = await self._otherwise(request, error)
         if isinstance(error, GivenBack):
-            answer.headers.update(retry_headers(DEAD_RETRY_S))
+            answer.headers.update(retry_headers(ENDING_RETRY_S))
         # vLLM's handler has the server end.
         return response_to(engine_died()) if isinstance(error, EngineDeadError) else answer
 
@@ -99,7 +97,7 @@ def engine_died() -> Unavailable:
     return Unavailable(
         "The engine has died, and this server ends; send the request again, for another server.",
         code=ENGINE_DEAD,
-        headers=retry_headers(DEAD_RETRY_S),
+        headers=retry_headers(ENDING_RETRY_S),
     )
 
 

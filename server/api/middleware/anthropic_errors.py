@@ -22,13 +22,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.core.context_length import is_over_context
 from server.core.paths import is_below
 from server.core.request_state import state_of
-from server.core.retry_headers import retry_headers
+from server.core.retry_headers import ENDING_RETRY_S, retry_headers
 
 MESSAGES = ("/v1/messages",)
 TOO_LONG = "prompt is too long"
 REQUEST_ID = "request-id"  # the header in which Anthropic's clients look for it
-# Behind a 503 that does not say so: the engine's route makes answers of errors, and headers of none.
-RETRY_S = 5
 TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
     HTTPStatus.FORBIDDEN: "permission_error",
@@ -73,8 +71,9 @@ class AnthropicErrors:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = request_id
+                # The engine's route makes answers of errors, and drops their headers.
                 if message["status"] == HTTPStatus.SERVICE_UNAVAILABLE and "retry-after" not in headers:
-                    headers.update(retry_headers(RETRY_S))
+                    headers.update(retry_headers(ENDING_RETRY_S))
                 is_json = headers.get("content-type", "").startswith("application/json")
                 if message["status"] >= HTTPStatus.BAD_REQUEST and is_json:
                     start, body = message, b""

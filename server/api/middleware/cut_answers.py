@@ -13,9 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.core.error_responses import response_to
 from server.core.errors import Unavailable
 from server.core.request_state import background_principal, state_of
-from server.core.retry_headers import retry_headers
-
-RETRY_S = 5.0
+from server.core.retry_headers import ENDING_RETRY_S, retry_headers
 
 
 class Flag(Protocol):
@@ -45,6 +43,6 @@ class CutAnswers:
                 error = Unavailable(
                     "This server is ending, and the answer took longer than it waits for; send the request again.",
                     code="draining",
-                    headers=retry_headers(RETRY_S),
+                    headers=retry_headers(ENDING_RETRY_S),
                 )
                 await response_to(error)(scope, receive, send)
