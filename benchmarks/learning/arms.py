@@ -74,6 +74,8 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "grpo-196-small-groups": Arm("GRPO, 16 groups of 8", _DEFAULT, settings={"batch_size": 16, "group_size": 8}),
         "grpo-196-half-rate": Arm("GRPO, half the rate", _DEFAULT, settings={"learning_rate_multiplier": 0.5}),
         "grpo-196-twice-rate": Arm("GRPO, twice the rate", _DEFAULT, settings={"learning_rate_multiplier": 2.0}),
+        "grpo-196-linear": Arm("GRPO, linear schedule", _DEFAULT, settings={"learning_rate_schedule": "linear"}),
+        "grpo-196-long": Arm("GRPO, 40 steps", _DEFAULT, settings={"max_steps": 40}),
         "sft-196": Arm("supervised", Recipe(groups=196), method="supervised"),
         "grpo-structured": Arm("GRPO, structured tying", Recipe(tying="structured", groups=14)),
         "grpo-tiled-14": Arm("GRPO, tiled tying", Recipe(groups=14)),

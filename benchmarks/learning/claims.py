@@ -79,6 +79,8 @@ VARIED = (
     Claim("8 groups of 16 completions, and not 16 of 8", HERE, "grpo-196", "grpo-196-small-groups"),
     Claim("the automatic rate, and not half of it", HERE, "grpo-196", "grpo-196-half-rate"),
     Claim("the automatic rate, and not twice as much", HERE, "grpo-196", "grpo-196-twice-rate"),
+    Claim("a constant rate, and not one that falls to 0", HERE, "grpo-196", "grpo-196-linear"),
+    Claim("20 steps, and not 40", HERE, "grpo-196", "grpo-196-long"),
     Claim("prompts in turn, and not by what their groups did", HERE, "grpo", "grpo-learnable"),
 )
 

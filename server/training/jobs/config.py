@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, Stric
 from adapters.vector.recipe import DType, Recipe
 
 Method = Literal["reinforcement", "supervised", "evolution"]
+LearningRateSchedule = Literal["constant", "linear", "cosine"]
 # Root mean square over tokens, of a step with the automatic learning rate.
 AUTO_NATS = 0.05
 # The same, of a candidate with the automatic sigma.
@@ -97,11 +98,13 @@ class GradientConfig(TrainingConfig):
     learning_rate: Adam's; about how far each number of v moves in a step. "auto": as far as changes the log-probability
         of a token by AUTO_NATS, measured before the first step (server.training.worker.probe).
     learning_rate_multiplier: the rate is multiplied by it.
+    learning_rate_schedule: how the rate falls from step to step (server.training.worker.learning_rate_schedule).
     grad_clip: longest gradient (L2), null for any.
     """
 
     learning_rate: Literal["auto"] | Annotated[StrictFloat, Field(gt=0, le=10)] = "auto"
     learning_rate_multiplier: StrictFloat = Field(1.0, gt=0, le=1000)
+    learning_rate_schedule: LearningRateSchedule = "constant"
     grad_clip: StrictFloat | None = Field(1.0, gt=0)
 
 

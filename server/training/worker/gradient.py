@@ -25,6 +25,7 @@ from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.adam import Adam, AdamConfig
 from server.training.worker.forward import Task
 from server.training.worker.job_state import JobState
+from server.training.worker.learning_rate_schedule import share_of_rate
 from server.training.worker.method import Evaluation, StepResult, TrainingFailed
 from server.training.worker.step_timer import StepTimer
 from server.training.worker.trainer import Trainer
@@ -155,7 +156,7 @@ class GradientTraining:
         moved = await self._loss.moved(batch, measured)
         timer.lap("training")
         metrics = {**batch.metrics, **self._loss.named_metrics(measured), "gradient_norm": gradient_norm, **moved}
-        metrics["learning_rate"] = self._rate
+        metrics["learning_rate"] = self._rate(step)
         samples = self._loss.samples(collected, batch, measured)
         return StepResult(batch.trained_tokens, metrics, batch.is_flat, batch.event_data, samples)
 
@@ -188,13 +189,12 @@ class GradientTraining:
     def _adapter(self) -> Adapter:
         return Adapter.from_vector(self._vector, self._config.parsed_recipe, self._factors, "float32")
 
-    @property
-    def _rate(self) -> float:
-        """Adam's learning rate."""
-        given = self._config.learning_rate
+    def _rate(self, step: int) -> float:
+        """Adam's learning rate in a step."""
+        share, given = share_of_rate(self._config.learning_rate_schedule, step, self._total), self._config.learning_rate
         if given != "auto":
-            return given * self._config.learning_rate_multiplier
-        return self._state.learning_rate or UNMEASURED_RATE
+            return share * given * self._config.learning_rate_multiplier
+        return share * (self._state.learning_rate or UNMEASURED_RATE)
 
     def _behavior_policy(self) -> Adapter | None:
         """The adapter of an older step that samples the next one, if there is one."""
@@ -204,7 +204,7 @@ class GradientTraining:
 
     def _update(self, step: int) -> float:
         """Update the vector; returns the L2 norm of its gradient. TrainingFailed when a number is not finite."""
-        update = self.adam.step(self._rate)
+        update = self.adam.step(self._rate(step))
         if not update.applied or not self._vector.isfinite().all():
             raise TrainingFailed(
                 "not_finite",

@@ -21,7 +21,7 @@ from server.training.worker.http_retry import RetryPolicy
 from tests.server.support.site import CONTAINS, rows, site
 
 # Of the JSON schemas of all messages, without their descriptions.
-DIGESTS = {5: "791183aa867093b30760de45cd9a342cd34e57aac9993c9adbc43b8012cf0ea9"}
+DIGESTS = {6: "e570c0db307f90f515e6d4ed7028eb0f6eb4f4637cc1c70360c40e2309b9f835"}
 # As many as would fail a job if each had cost it an attempt.
 REFUSALS = MAX_ATTEMPTS + 1
 
