@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from tests.postgres import PostgresServer
     from tests.redis_server import RedisServer
 
-WITH_ENGINES = ("tests/engine/", "tests/e2e/", "tests/benchmarks/test_gpu.py")
+# Tests of whole servers, and those of an engine alone.
+WITH_SERVERS = ("tests/e2e/", "tests/benchmarks/test_gpu.py")
+WITH_ENGINES = ("tests/engine/",)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each process has a core; more threads would only wait for each other.
@@ -37,11 +39,14 @@ with suppress(ImportError):
     hypothesis.settings.load_profile("shared")
 
 
-class EnginesInOneProcess(LoadScopeScheduling):
-    """One process runs all tests that start real engines, from the beginning; the others run the rest meanwhile."""
+class ServersInOneProcess(LoadScopeScheduling):
+    """One process runs all tests of whole servers, which share one, and another those of engines, file by file; the
+    rest, which is small, is for whoever is done."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "engines" if nodeid.startswith(WITH_ENGINES) else nodeid
+        if nodeid.startswith(WITH_SERVERS):
+            return "servers"
+        return nodeid.partition("::")[0] if nodeid.startswith(WITH_ENGINES) else nodeid
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,12 +57,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--write-client-results", action="store_true", help="keep what works, for docs/clients.md")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EnginesInOneProcess:
-    return EnginesInOneProcess(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ServersInOneProcess:
+    return ServersInOneProcess(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(WITH_ENGINES))
+    items.sort(key=lambda item: (not item.nodeid.startswith(WITH_SERVERS), not item.nodeid.startswith(WITH_ENGINES)))
 
 
 @pytest.fixture(scope="session")

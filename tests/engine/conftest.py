@@ -1,5 +1,6 @@
 """Tiny models, their factors and PEFT's answers for them, once for all engine tests."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,16 @@ class TinyModels:
             factors = build_factors(path, progress=False)
             self._made[family] = Tiny(path, factors, PeftReference(path, factors, ADAPTERS))
         return self._made[family]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread_on_any_core() -> Iterator[None]:
+    """Beside tests of whole servers: an engine on a CPU would take the first core, where theirs is."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+            patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session")

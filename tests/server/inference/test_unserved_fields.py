@@ -45,6 +45,21 @@ def test_responses_that_are_to_be_moderated_are_refused(openai_client: openai.Op
     assert engine.asked == []
 
 
+@pytest.mark.parametrize(("n", "best_of"), [(None, 3), (2, 3), (2, 1)])
+def test_answers_are_not_ranked(openai_client: openai.OpenAI, n: int | None, best_of: int) -> None:
+    with pytest.raises(openai.BadRequestError, match="ranks no answers") as refused:
+        openai_client.completions.create(model="", prompt="one", n=n, best_of=best_of)
+    assert (refused.value.param, refused.value.code) == ("best_of", "unsupported_parameter")
+
+
+@pytest.mark.parametrize(("n", "best_of"), [(None, 1), (1, 1), (2, 2), (2, None)])
+def test_the_best_of_as_many_as_are_asked_for_are_all(
+    openai_client: openai.OpenAI, n: int | None, best_of: int | None
+) -> None:
+    answer = openai_client.completions.with_raw_response.create(model="", prompt="one", n=n, best_of=best_of)
+    assert answer.status_code == 200
+
+
 async def test_chats_in_sagemakers_words_are_chats(client: httpx.AsyncClient) -> None:
     body = {"messages": USER, "functions": [{"name": "f", "parameters": {"type": "object"}}]}
     answer = await client.post("/invocations", json=body)
