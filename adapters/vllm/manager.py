@@ -116,7 +116,7 @@ class TinyLoRAManager:
         for adapter_id in set(ids).difference(rows):
             logger.error("TinyLoRA: adapter %d is in the batch, and its request is not", adapter_id)
             rows[adapter_id] = NOISE_ROW
-        slots = np.asarray([rows[adapter_id] for adapter_id in ids], dtype=np.int64).repeat(runs.tokens)
+        slots = np.fromiter(map(rows.__getitem__, ids), np.int64, len(ids)).repeat(runs.tokens)
         used, dirty = len(slots), self.written_tokens
         # From memory of this step's own, because the step before may still be read while this one is prepared.
         async_tensor_h2d(slots, out=self.slots_T[:used])

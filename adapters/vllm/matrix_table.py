@@ -59,14 +59,22 @@ class MatrixTable:
 
         NOISE_ROW, and an error in the log, for an adapter that cannot be read or belongs to other factors.
         """
-        rows, missing = {}, []
-        # Known rows first, so that copying the missing ones evicts none of this batch.
+        rows: dict[int, int] = {}
+        missing = []
+        entries, touch = self.entries, self.entries.move_to_end
+        # Known rows first, so that copying the missing ones evicts none of this batch. This runs before every step, for
+        # each of its requests, so it calls nothing of ours.
         for request in requests:
-            row = self._touch(request)
-            if row is None:
+            adapter_id, path = request.lora_int_id, request.lora_path
+            entry = entries.get(adapter_id)
+            if entry is None or (entry[1] is not path and entry[1] != path):
                 missing.append(request)
-            else:
-                rows[request.lora_int_id] = row
+                continue
+            if entry[1] is not path:
+                # That of this request is kept: its next step compares it with itself, and not with an equal megabyte.
+                entries[adapter_id] = (entry[0], path)
+            touch(adapter_id)
+            rows[adapter_id] = entry[0]
         for request in missing:
             rows[request.lora_int_id] = self._copy(request)
         return rows
@@ -89,18 +97,6 @@ class MatrixTable:
         row = self._take_row(request)
         async_tensor_h2d(values_MRR.reshape(-1), out=self.values_SE[row])
         return row
-
-    def _touch(self, request: Request) -> int | None:
-        """The row that has the request's matrices, of which it is now the last one used; None when there is none."""
-        adapter_id, path = request.lora_int_id, request.lora_path
-        entry = self.entries.get(adapter_id)
-        if entry is None or entry[1] != path:
-            return None
-        if entry[1] is not path:
-            # That of this request is kept: its next step then compares it with itself, and not with an equal megabyte.
-            self.entries[adapter_id] = (entry[0], path)
-        self.entries.move_to_end(adapter_id)
-        return entry[0]
 
     def _take_row(self, request: Request) -> int:
         self.forget(request.lora_int_id)

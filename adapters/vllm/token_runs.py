@@ -74,5 +74,5 @@ class _RunsOf:
     ) -> tuple[tuple[()], TokenRuns, Collection[Any]]:
         runs, known = TokenRuns(self.state.lora_ids[idx_mapping], num_scheduled_tokens), self.state.lora_requests
         # By number, because vLLM's own set of them calls a function in Python for the hash of each.
-        requests = {known[name].lora_int_id: known[name] for name in req_ids if name in known}
+        requests = {request.lora_int_id: request for request in map(known.get, req_ids) if request is not None}
         return (), runs, requests.values()
