@@ -88,6 +88,20 @@ def test_an_update_is_measured_beside_its_limit_and_peft(tmp_path: Path) -> None
     assert "PEFT, LoRA of rank 2" in done.stdout
 
 
+@pytest.mark.timeout(400)
+def test_a_server_answers_and_trains(tmp_path: Path) -> None:
+    """With the embedded model: a job of one step, two prompts and two completions of each."""
+    parts = ["--parts", "serve", "--job", "1", "2", "2", "--minutes", "6"]
+    done = subprocess.run(command(tmp_path, *parts), capture_output=True, text=True, timeout=390)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = recorded(tmp_path)["serve"]
+    assert found["start_s"] > 0 and found["answer"] and found["answer_of_the_tuned"]
+    assert found["job"].startswith("succeeded in ")
+    [(step, reward)] = found["curve"]
+    assert step == 1 and 0 <= reward <= 1
+    assert "serve: done" in done.stdout and found["job"] in done.stdout
+
+
 def test_factors_of_a_model_without_weights_are_those_of_its_shape(tmp_path: Path) -> None:
     shape = Shape(layers=2, hidden=64, intermediate=96, heads=2, kv_heads=1, vocabulary=128)
     factors = write_dummy_model(tmp_path / "model", shape)
