@@ -76,7 +76,8 @@ CLAIMS = (
 # That a setting's default gains more than another value of it, which is all that differs.
 VARIED = (
     Claim("sampling at temperature 1, and not 0.6", HERE, "grpo-196", "grpo-196-temperature-0.6"),
-    Claim("8 groups of 16 completions, and not 16 of 8", HERE, "grpo-196", "grpo-196-small-groups"),
+    Claim("16 groups of 8 completions, and not 32 of 4", HERE, "grpo-196", "grpo-196-small-groups"),
+    Claim("16 groups of 8 completions, and not 8 of 16", HERE, "grpo-196", "grpo-196-large-groups"),
     Claim("the automatic rate, and not half of it", HERE, "grpo-196", "grpo-196-half-rate"),
     Claim("the automatic rate, and not twice as much", HERE, "grpo-196", "grpo-196-twice-rate"),
     Claim("a constant rate, and not one that falls to 0", HERE, "grpo-196", "grpo-196-linear"),

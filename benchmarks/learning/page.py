@@ -146,8 +146,8 @@ def _times(runs: Runs) -> str:
 
 Completions that a job sampled to train on, and seconds from its start to its end, evaluations included; those of TRL
 are of the training alone. Up to four jobs shared the machine, and other work at times, so seconds compare lines of one
-task, and roughly. The server was away for an hour of the random rewards on differences, and for five of GRPO with 4
-numbers on sums; VeRA was stopped for nearly an hour of its time.
+task, and roughly. The server was away for an hour of the random rewards on differences, for nearly two of GRPO at
+temperature 0.6 on sums, and for five of GRPO with 4 numbers there; VeRA was stopped for nearly an hour of its time.
 
 {chr(10).join(lines)}"""
 

@@ -65,7 +65,7 @@ def test_every_way_to_compute_the_delta(llama: Tiny, delta: str) -> None:
 
 
 @pytest.mark.usefixtures("two_ranks")
-@pytest.mark.parametrize("delta", ["auto", "rows"])
+@pytest.mark.parametrize("delta", ["auto", "matmul", "rows", "columns"])
 def test_two_tensor_parallel_ranks(delta: str, tiny_models: TinyModels) -> None:
     qwen2 = tiny_models.get("qwen2")
     running = qwen2.engine(delta=delta, tensor_parallel_size=2)

@@ -10,9 +10,11 @@ import pytest
 
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.claims import BASE, CLAIMS, VARIED, Claim, Found, Runs, found
+from benchmarks.learning.job import Options
 from benchmarks.learning.page import LABELS
 from benchmarks.learning.peft_methods import LEARNING_RATES
 from benchmarks.learning.untrained import SEEDLESS, UNTRAINED
+from server.training.jobs.config import ReinforcementConfig
 
 ROWS = 64
 CLAIM = Claim("", "", "grpo", "random")
@@ -122,3 +124,10 @@ def test_every_claim_is_of_arms_that_exist() -> None:
     names = {BASE, *ARMS, *UNTRAINED, *LEARNING_RATES}
     assert {name for claim in (*CLAIMS, *VARIED) for name in (claim.better, claim.worse)} <= names
     assert names - {BASE} <= set(LABELS)
+
+
+def test_an_arm_that_varies_a_default_has_another_value() -> None:
+    defaults = ReinforcementConfig().model_dump() | {"max_steps": Options().steps}
+    for claim in VARIED:
+        settings = ARMS[claim.worse].settings
+        assert settings and all(defaults[name] != value for name, value in settings.items()), claim.worse
