@@ -27,9 +27,18 @@
 {{- if and .Values.inferencePool.enabled (not .Values.inferencePool.endpointPicker.name) }}
 {{- fail "An InferencePool has an endpoint picker: name its Service in inferencePool.endpointPicker.name." }}
 {{- end }}
-{{- range .Values.routes }}
-{{- if or (eq . "/") (regexMatch "^/metrics(/.*)?$" .) }}
-{{- fail (printf "routes has %s, which lets everyone read /metrics, and with it the names of all tenants and their adapters: name the prefixes that clients need." .) }}
+{{- $metrics := list "/metrics" }}
+{{- range $place, $arg := .Values.args }}
+{{- if hasPrefix "--root-path" $arg }}
+{{- $root := ternary (trimPrefix "--root-path=" $arg) (index (append $.Values.args "") (add1 $place)) (contains "=" $arg) }}
+{{- $metrics = append $metrics (printf "%s/metrics" (trimSuffix "/" $root)) }}
+{{- end }}
+{{- end }}
+{{- range $route := .Values.routes }}
+{{- range $metrics }}
+{{- if or (hasPrefix (printf "%s/" (trimSuffix "/" $route)) .) (hasPrefix (printf "%s/" .) (printf "%s/" $route)) }}
+{{- fail (printf "routes has %s, which lets everyone read %s, and with it the names of all tenants and their adapters: name the prefixes that clients need, as %s." $route . (. | replace "/metrics" "/v1")) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
