@@ -1,12 +1,16 @@
 r"""Finding the final answer in a completion, or in a worked solution.
 
     boxed        what is inside the last \boxed{...} (or \fbox{...}) whose braces close
-    hashes       what follows the last "####" on its line, as GSM8K writes answers
+    hashes       what follows the last "####" on its line, as GSM8K writes answers; where nothing does, the next line
     last_number  the last number: 1,234.5 or -3/4 or 12%
 
 Which extractor found the answer is part of the result: a reward that also takes the last number teaches less format
 than one that wants a box, and scores of the two are not comparable. Extraction parses no mathematics and takes time
 linear in the length of the text.
+
+Design decision: "####" is also a heading of Markdown, and models write their steps below such ones. One that begins
+with a word and has text behind it is a heading, not an answer: else "#### Conclusion" would be the answer of a solution
+that ends in the right number.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ Extractor = Literal["boxed", "hashes", "last_number"]
 ALL: tuple[Extractor, ...] = ("boxed", "hashes", "last_number")
 
 _BOX = re.compile(r"\\f?boxed\s*\{|\\fbox\s*\{")
+_WORD = re.compile(r"\**[^\W\d_]{2,}(?:[\s:.,'&*-]|$)")
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?!\d)")
 
 
@@ -69,8 +74,14 @@ def _closing_brace(text: str, start: int) -> int | None:
 
 
 def _hashes(text: str) -> str | None:
-    _, found, rest = text.rpartition("####")
-    return rest.strip().partition("\n")[0].strip() if found else None
+    behind = ""
+    for line in reversed(text.split("\n")):
+        _, found, rest = line.rpartition("####")
+        answer = rest.strip() or behind
+        if found and answer and not (behind and _WORD.match(rest.strip())):
+            return answer
+        behind = line.strip() or behind
+    return None
 
 
 def _last_number(text: str) -> str | None:

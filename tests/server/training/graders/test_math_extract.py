@@ -22,6 +22,12 @@ from server.training.graders.math_extract import ALL, Answer, extract
         ("She has 3.\n#### 18\nBye 4", Answer("18", "hashes")),
         ("#### 1\n#### 2", Answer("2", "hashes")),
         ("####\n1,234 apples", Answer("1,234 apples", "hashes")),
+        ("#### 5\nand ####", Answer("5", "hashes")),
+        ("#### Step 1: add\n3 + 4 = 7\n#### Final Answer\nIt is 7.", Answer("7", "last_number")),
+        ("#### **Step-by-step**\n3 + 4\n#### **7**\nDone.", Answer("**7**", "hashes")),
+        ("#### Step 2: double 3\n\n", Answer("Step 2: double 3", "hashes")),
+        ("#### x = 5\nBye", Answer("x = 5", "hashes")),
+        ("#### sqrt(2)\nBye", Answer("sqrt(2)", "hashes")),
         ("it is 1,234.5 dollars", Answer("1,234.5", "last_number")),
         ("from 3 to -4.", Answer("-4", "last_number")),
         ("about 3/4", Answer("3/4", "last_number")),
@@ -59,6 +65,9 @@ def test_any_text_has_an_answer_or_none(text: str) -> None:
     assert found is None or (found.text and found.extractor in ALL)
 
 
-@pytest.mark.parametrize("text", [r"\boxed{" * 50_000, "1," * 100_000, "{" * 300_000, "#" * 300_000, "9" * 300_000])
+@pytest.mark.parametrize(
+    "text",
+    [r"\boxed{" * 50_000, "1," * 100_000, "{" * 300_000, "#" * 300_000, "#### so\n" * 40_000, "9" * 300_000],
+)
 def test_hostile_texts_take_no_longer_than_others(text: str) -> None:
     extract(text)
