@@ -1,6 +1,6 @@
 """The HTTP application: the gateway's routes, then the engine's, and the middlewares in the order a request meets them.
 
-    RootPath -> Observe -> Cors -> StreamHeaders -> AnthropicErrors -> BrowserGuard -> CutAnswers -> UnhandledErrors
+    RootPath -> Observe -> Cors -> ProxyHeaders -> AnthropicErrors -> BrowserGuard -> CutAnswers -> UnhandledErrors
     -> ShortPaths -> AuthMiddleware -> PrintablePaths -> PlainBodies -> HeadRequests -> BodyMemory -> RefusedRoutes
     -> EngineErrors -> the engine's own -> InferenceMiddleware -> NoteRoute
 
@@ -27,10 +27,10 @@ from server.api.middleware.engine_errors import EngineErrors
 from server.api.middleware.head_requests import HeadRequests
 from server.api.middleware.plain_bodies import PlainBodies
 from server.api.middleware.printable_paths import PrintablePaths
+from server.api.middleware.proxy_headers import ProxyHeaders
 from server.api.middleware.refused_routes import RefusedRoutes
 from server.api.middleware.root_path import RootPath
 from server.api.middleware.short_paths import ShortPaths
-from server.api.middleware.stream_headers import StreamHeaders
 from server.api.middleware.unhandled_errors import UnhandledErrors
 from server.api.openapi import document_errors
 from server.api.routes import adapters, aliases, audit, bulk, keys, limits, models, ops, responses, tenants, usage
@@ -196,7 +196,7 @@ def create_app(
     if mode == "open":
         app.add_middleware(BrowserGuard, allowed_hosts=settings.host_names, cors=cors)
     app.add_middleware(AnthropicErrors)
-    app.add_middleware(StreamHeaders)
+    app.add_middleware(ProxyHeaders)
     if cors is not None:
         app.add_middleware(Cors, rules=cors)
     if tracing is not None:

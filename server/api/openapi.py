@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from server.api.middleware import anthropic_errors
 from server.api.middleware.anthropic_errors import MESSAGES
-from server.api.middleware.stream_headers import EVENT_STREAM
+from server.api.middleware.proxy_headers import EVENT_STREAM
 from server.auth.middleware import KEY_HEADERS
 from server.auth.scopes import scope_of
 from server.core.paths import MODEL_ROUTES, OPEN_PATHS, is_below

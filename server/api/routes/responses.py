@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
 from server.api.deps import GatewayDep, PrincipalDep
-from server.api.middleware.stream_headers import EVENT_STREAM
+from server.api.middleware.proxy_headers import EVENT_STREAM
 from server.api.own_route import OwnRoute
 from server.api.schemas.pages import NoQuery
 from server.api.schemas.responses import (

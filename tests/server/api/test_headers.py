@@ -32,6 +32,27 @@ async def test_streams_are_held_back_by_no_proxy(client: httpx.AsyncClient) -> N
     assert "x-accel-buffering" not in (await client.post(CHAT, json={"messages": []})).headers
 
 
+async def test_no_shared_cache_keeps_an_answer(operator: Operator) -> None:
+    """It knows answers by their address, and two tenants may have adapters of one name."""
+    with_key = {"x-api-key": ADMIN_KEY}
+    upload = {"name": "weights.bin", **VECTOR}
+    assert (await operator.http.post("/v1/adapters", json=upload, headers=with_key)).status_code == 201
+    for path in ("/v1/adapters/weights.bin", "/v1/adapters/weights.bin/vector", "/v1/models", "/v1/no", "/usage"):
+        for headers in (with_key, {}):
+            answer = await operator.http.get(path, headers=headers)
+            assert answer.headers["cache-control"] == "private, no-cache", path
+    kept = {
+        **with_key,
+        "if-none-match": (await operator.http.get("/v1/adapters/weights.bin", headers=with_key)).headers["etag"],
+    }
+    assert (await operator.http.get("/v1/adapters/weights.bin", headers=kept)).status_code == 304
+    for path in ("/ready", CHAT):
+        assert (await operator.send("GET", path)).headers["cache-control"] == "private, no-cache"
+    key = await operator.send("POST", "/v1/tenants/default/keys", json={"name": "k"})
+    assert key.headers["cache-control"] == "no-store"
+    assert (await operator.http.get("/console/")).headers["cache-control"] == "no-cache"
+
+
 async def test_an_answer_of_the_base_model_says_so(client: httpx.AsyncClient) -> None:
     for path in (CHAT, "/v1/completions"):
         assert (await client.post(path, json={"messages": []})).headers["x-tinylora-adapter"] == "none"

@@ -1,6 +1,10 @@
-"""Headers of event streams that keep proxies from caching or buffering them, as nginx does by default.
+"""Headers that keep proxies and CDNs from caching answers, and from buffering streams, as nginx does by default.
 
-They are set by the answer's content type, so that no route has to set them.
+A cache in front of the server knows answers by their address, and those of two tenants have the same one. Of requests
+with `Authorization` it keeps nothing by itself (RFC 9111, section 3.5), but of those with a key in `x-api-key` or
+`api-key` it may. So every answer says that it is one client's own, which may keep it and has to ask about it again.
+
+They are set here, so that no route has to set them. An answer that says otherwise itself is left as it is.
 """
 
 from __future__ import annotations
@@ -11,9 +15,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 EVENT_STREAM = "text/event-stream"
+OWN = "private, no-cache"
 
 
-class StreamHeaders:
+class ProxyHeaders:
     """Pure ASGI middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -27,6 +32,8 @@ class StreamHeaders:
                 if headers.get("content-type", "").startswith(EVENT_STREAM):
                     headers["cache-control"] = "no-cache"
                     headers["x-accel-buffering"] = "no"
+                else:
+                    headers.setdefault("cache-control", OWN)
             return send(message)
 
         await self._app(scope, receive, send_and_say)
