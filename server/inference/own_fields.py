@@ -8,7 +8,7 @@ from server.core.metadata import metadata_of
 from server.inference.beam_search import check_beam_search
 from server.inference.end_user import check_end_user
 from server.inference.misnomers import check_names
-from server.inference.tools_check import check_hosted_tools, check_tools
+from server.inference.tools_check import check_choice, check_hosted_tools, check_results, check_tools
 from server.inference.transfer_fields import check_transfer
 from server.inference.unserved_fields import check_unserved
 
@@ -23,6 +23,8 @@ def check_own_fields(payload: Mapping[str, object], path: str, why_no_tools: str
     check_beam_search(payload)
     check_unserved(payload, path)
     check_hosted_tools(payload, path)
+    check_results(payload, path)
+    check_choice(payload, path)
     check_tools(payload, why_no_tools)
     check_end_user(payload)
     if path in _WITH_METADATA:
