@@ -19,7 +19,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.responses import Response
 from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
-from vllm.exceptions import VLLMError
+from vllm.exceptions import VLLMClientError, VLLMError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from server.core.error_responses import response_to, validation_error
@@ -83,7 +83,8 @@ class _Refusal:
 
 def refusal_of(error: Exception) -> BadRequest | None:
     """The answer to an error about a request that had been read; None when it is no client's, or vLLM knows better."""
-    field = READERS.get(_modules(error)[-1])
+    # Of vLLM's own refusals its handler tells the words and the field.
+    field = None if isinstance(error, VLLMClientError) else READERS.get(_modules(error)[-1])
     if field is not None:
         message = f"The request cannot be read: a part of a message is missing or empty ({error})."
         return BadRequest(message, param=field)

@@ -39,6 +39,7 @@ from server.engine.cut_calls import keep_cut_calls
 from server.engine.error_handlers import add_engine_error_handlers, keep_errors_of_messages
 from server.engine.grammar_pool import EngineGrammars
 from server.engine.identity import EngineIdentities
+from server.engine.message_streams import keep_streamed_errors
 from server.engine.messages import message_of
 from server.engine.output_watch import COUNT, watch_outputs
 from server.engine.progress import EngineProgress
@@ -218,6 +219,7 @@ class VllmEngine:
         app.state.openai_serving_models.lora_requests = ActiveAdapters()
         if (messages := getattr(app.state, "anthropic_serving_messages", None)) is not None:  # the model generates
             keep_cut_calls(messages)
+            keep_streamed_errors(messages)
             keep_errors_of_messages(messages)
         self._derenderer = app.state.online_derenderer
         self.template_cost = await measure_template(prompt_count(app.state.serving_tokenization))

@@ -6,7 +6,7 @@ Design decision: translated at one place on the way out, and not where a request
 to know which API the client uses. `type` follows from the status alone, as Anthropic documents it. A prompt that does
 not fit is told with Anthropic's words before the engine's: programs look for them, and then shorten their conversation.
 
-Errors in the middle of a stream are left as the engine writes them.
+So are errors in the middle of a stream, whose `code` is their status.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from server.core.retry_headers import ENDING_RETRY_S, retry_headers
 
 MESSAGES = ("/v1/messages",)
 TOO_LONG = "prompt is too long"
+STREAMED_ERROR = b"event: error\ndata: "
 REQUEST_ID = "request-id"  # the header in which Anthropic's clients look for it
 TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -86,6 +87,8 @@ class AnthropicErrors:
                 MutableHeaders(scope=start)["content-length"] = str(len(translated))
                 await send(start)
                 message = {**message, "body": translated}
+            elif message.get("body", b"").startswith(STREAMED_ERROR):
+                message = {**message, "body": _event_translated(message["body"], request_id)}
             await send(message)
 
         await self._app(scope, receive, send_translated)
@@ -95,6 +98,15 @@ def type_of(status: int) -> str:
     """The type of error that goes with an HTTP status."""
     of_others = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
     return TYPES.get(HTTPStatus(status), of_others)
+
+
+def _event_translated(event: bytes, request_id: str) -> bytes:
+    data, end, rest = event.removeprefix(STREAMED_ERROR).partition(b"\n\n")
+    try:
+        status = json.loads(data)["error"]["code"]
+    except (ValueError, TypeError, KeyError):
+        status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+    return STREAMED_ERROR + _translated(data, status, request_id) + end + rest
 
 
 def _translated(body: bytes, status: int, request_id: str) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,6 +20,8 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from adapters.factors.factors import Factors
 from server.engine.error_handlers import add_engine_error_handlers, engine_died, keep_errors_of_messages
+from server.engine.message_streams import keep_streamed_errors
+from server.engine.output_watch import GivenBack
 from tests.server.support.fake_engine import BASE, FakeEngine
 
 
@@ -35,13 +39,26 @@ class Messages(AnthropicServingMessages):
                 SamplingParams(trace_decode_token_ids=[])._validate_trace_replay(None, None)  # type: ignore[arg-type]
             except ValueError as error:
                 raise EngineGenerateError from error
+        if request.messages[0]["content"] in ("cut", "never begun"):
+            return self._broken_off(begun=request.messages[0]["content"] == "cut")
         raise KeyError("a secret of the engine")
+
+    async def _broken_off(self, *, begun: bool) -> AsyncIterator[str]:
+        """As vLLM's stream of a chat ends in an error."""
+        deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}, {"content": "one"}] if begun else []
+        for delta in deltas:
+            choice = {"index": 0, "delta": delta, "finish_reason": None}
+            chunk = {"id": "chatcmpl-1", "created": 1, "model": BASE, "object": "chat.completion.chunk"}
+            yield f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\n"
+        yield f"data: {self.create_streaming_error_response(GivenBack())}\n\n"
+        yield "data: [DONE]\n\n"
 
 
 class MessagesEngine(FakeEngine):
     def mount(self, app: FastAPI) -> None:
         app.state.args = Namespace(log_error_stack=False)
         app.state.anthropic_serving_messages = Messages()
+        keep_streamed_errors(app.state.anthropic_serving_messages)
         keep_errors_of_messages(app.state.anthropic_serving_messages)
         attach_router(app)
         init_exception_handler(app)
@@ -80,3 +97,22 @@ async def test_what_vllm_checks_and_hides_is_a_bad_request_that_says_what(claude
 
 async def test_a_defect_is_500_still(claude: anthropic.AsyncAnthropic) -> None:
     assert (await refused(claude, "one"))[0] == 500
+
+
+async def test_a_stream_ends_with_the_error_that_broke_it_off(claude: anthropic.AsyncAnthropic) -> None:
+    for text, begins in (("cut", ["message_start", "content_block_start", "content_block_delta"]), ("never begun", [])):
+        events = []
+        asked: Any = {"model": BASE, "max_tokens": 5, "messages": [{"role": "user", "content": text}]}
+        with pytest.raises(anthropic.APIStatusError) as caught:
+            async for event in await claude.messages.create(**asked, stream=True):
+                events.append(event.type)
+        assert events == begins
+        assert isinstance(caught.value.body, dict)
+        assert caught.value.body["error"] == {"type": "api_error", "message": str(GivenBack())}
+        assert caught.value.body["request_id"] == caught.value.response.headers["request-id"]
+
+
+def test_vllms_route_asks_the_converter_that_is_replaced() -> None:
+    assert "self.message_stream_converter(" in inspect.getsource(AnthropicServingMessages.create_messages), (
+        "vLLM makes streams of /v1/messages elsewhere: see server/engine/message_streams.py"
+    )

@@ -26,6 +26,7 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 from adapters.factors.factors import Factors
 from server.api.app import create_app
 from server.core.error_responses import MAX_READ_ERRORS
+from server.core.errors import BadRequest
 from server.core.first_fault import first_fault_reader
 from server.core.settings import Settings
 from server.db.database import Database
@@ -108,6 +109,21 @@ async def test_what_is_wrong_is_told_as_in_the_foreground(
     assert (status, told["error"]["param"]) == (400, param) and told["error"]["message"]
     with app_database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(RESPONSES)).scalar() == 0
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ({"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "x"}},
+         "Unsupported input item type: web_search_call"),
+        ({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"},
+         "Encrypted content is not supported"),
+    ],
+)  # fmt: skip
+def test_what_vllm_refuses_of_an_item_is_told_in_its_words(item: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadRequest, match=f"^{told}") as caught:
+        check_request("/v1/responses", {"input": [USER, item]}, 128, as_chat=True)
+    assert caught.value.param == "input"
 
 
 @pytest.mark.parametrize(
