@@ -107,6 +107,8 @@ def test_the_pod_and_its_probes_use_the_port_that_the_server_listens_on() -> Non
     }
     (port,) = find(manifests(), "Service")["spec"]["ports"]
     assert port["targetPort"] == "http"
+    assert "--host=0.0.0.0" in container["args"]
+    assert "--host=::" in container_of(find(manifests({"gateway": {"host": "::"}}), "Deployment"))["args"]
 
 
 def test_prometheus_is_let_in_where_it_is_told_to_scrape() -> None:

@@ -44,6 +44,14 @@ def test_connections_of_a_former_server_are_no_obstacle(port: int) -> None:
         pass
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_the_address_of_ipv6_for_all_is_reached_by_ipv4_too(port: int) -> None:
+    with listening_socket(arguments("--host", "::", "--port", str(port))) as (_, sock):
+        listen(sock, 5)
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, port), timeout=5).close()
+
+
 def test_a_socket_left_behind_by_a_killed_server_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as left:
