@@ -78,6 +78,20 @@ def test_secrets_are_references_everywhere(values: Values) -> None:
     assert "TINYLORA_ADMIN_KEY" in seen
 
 
+def test_no_variable_is_there_twice_and_ones_own_take_the_place_of_the_charts() -> None:
+    # Helm applies on the server's side, which refuses a list with one name twice.
+    given = {"HF_HOME": "/mine", "TINYLORA_LOG_LEVEL": "debug", "AWS_REGION": "eu-central-1"}
+    own: Values = {"env": [{"name": name, "value": value} for name, value in given.items()]}
+    own["settings"] = {**POSTGRESQL["settings"], "log_level": "info", "max_queued_requests": 7}
+    for _, spec, labels in workloads(manifests({**EVERYTHING, **own})):
+        (container,) = spec["containers"]
+        names = [one["name"] for one in container["env"]]
+        assert len(set(names)) == len(names)
+        if labels["app.kubernetes.io/component"] != "test":
+            assert given.items() <= variables(container).items()
+            assert variables(container)["TINYLORA_MAX_QUEUED_REQUESTS"] == "7"
+
+
 def test_workers_have_their_own_key_and_not_the_operators() -> None:
     worker = variables(container_of(find(manifests(EVERYTHING), "Deployment", f"{NAME}-worker")))
     assert "TINYLORA_ADMIN_KEY" not in worker and "TINYLORA_DATABASE_URL" not in worker

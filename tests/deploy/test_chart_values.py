@@ -204,6 +204,8 @@ def test_helm_refuses_what_the_schema_does_not_know(values: Values, sentence: st
         ({"args": ["--max-model-len", "8192", "--port", "9000"]}, "args has --port, which is the chart's"),
         ({"args": ["--api-key=secret"]}, "args has --api-key, which is the chart's"),
         ({"args": ["--ssl-certfile", "/tls.crt"]}, "args has --ssl-certfile, which is the chart's"),
+        ({"env": [{"name": "TINYLORA_DRAIN_NOTICE_S", "value": "9"}]}, "use gateway.drain.noticeSeconds instead"),
+        ({"env": [{"name": "TINYLORA_ADMIN_KEY", "value": "secret"}]}, "use secrets.adminKey instead"),
         ({"worker": {"args": ["--key", "secret"]}}, "worker.args has --key, which is the chart's"),
         ({"routes": ["/v1", "/metrics"]}, "routes has /metrics, which lets everyone read /metrics"),
         ({"routes": ["/"]}, "routes has /, which lets everyone read /metrics"),

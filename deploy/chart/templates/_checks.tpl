@@ -46,7 +46,17 @@
 {{- end }}
 {{- range .Values.args }}
 {{- if regexMatch "^--(host|port|uds|shutdown-timeout|ssl-[a-z-]+|api-key)(=|$)" . }}
-{{- fail (printf "args has %s, which is the chart's: a gateway listens on port 8000 without TLS (an Ingress or Gateway has that), drains for gateway.drain.answerSeconds, and has its keys from Secrets (secrets)." (regexFind "^[^=]+" .)) }}
+{{- fail (printf "args has %s, which is the chart's: a gateway listens on port 8000 without TLS (an Ingress or Gateway has that) where gateway.host says, drains for gateway.drain.answerSeconds, and has its keys from Secrets (secrets)." (regexFind "^[^=]+" .)) }}
+{{- end }}
+{{- end }}
+{{- $ours := dict "TINYLORA_DRAIN_NOTICE_S" "gateway.drain.noticeSeconds" "TINYLORA_METRICS_WITHOUT_KEY" "monitoring.metricsWithoutKey" }}
+{{- if include "tinylora.workersTrain" . }}{{ $_ := set $ours "TINYLORA_TRAINING_WORKERS" "settings.training_workers" }}{{ end }}
+{{- range $secret, $name := dict "adminKey" "TINYLORA_ADMIN_KEY" "workerKey" "TINYLORA_WORKER_KEY" "databaseUrl" "TINYLORA_DATABASE_URL" "redisUrl" "TINYLORA_REDIS_URL" "judgeApiKey" "TINYLORA_JUDGE_API_KEY" "secretsKey" "TINYLORA_SECRETS_KEY" "webhookKey" "TINYLORA_WEBHOOK_KEY" "huggingfaceToken" "HF_TOKEN" }}
+{{- if (index $.Values.secrets $secret).name }}{{ $_ := set $ours $name (printf "secrets.%s" $secret) }}{{ end }}
+{{- end }}
+{{- range .Values.env }}
+{{- with get $ours .name }}
+{{- fail (printf "env has a variable that the chart sets: use %s instead." .) }}
 {{- end }}
 {{- end }}
 {{- range .Values.worker.args }}

@@ -65,20 +65,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
-{{/* Of all containers but the test's. */}}
+{{/* Of all containers but the test's. What `env` of values has takes the place of ours: of two with one name Helm makes
+nothing. torch asks for the user's name, which a user that the image does not know has here only. */}}
 {{- define "tinylora.env" -}}
-- name: HOME
-  value: /data
-# torch asks for the user's name, which a user that the image does not know has here only.
-- name: USER
-  value: tinylora
-- name: HF_HOME
-  value: /models/huggingface
-- name: TINYLORA_MODELS_DIR
-  value: /models
+{{- $ours := dict "HOME" "/data" "USER" "tinylora" "HF_HOME" "/models/huggingface" "TINYLORA_MODELS_DIR" "/models" }}
 {{- range $name, $value := .Values.settings }}
-- name: TINYLORA_{{ upper $name }}
-  value: {{ include "tinylora.scalar" $value | quote }}
+{{- $_ := set $ours (printf "TINYLORA_%s" (upper $name)) (include "tinylora.scalar" $value) }}
+{{- end }}
+{{- range .Values.env }}{{ $_ := unset $ours .name }}{{ end }}
+{{- range $name, $value := $ours }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
 {{- end }}
 {{- with .Values.env }}
 {{ toYaml . }}
