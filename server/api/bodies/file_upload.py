@@ -5,6 +5,7 @@ The form is spooled to disk while it arrives, so that fields may stand behind th
 
 from __future__ import annotations
 
+import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
+import structlog
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 from python_multipart.multipart import DEFAULT_MAX_HEADER_SIZE
@@ -19,7 +21,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.core.error_responses import validation_error
-from server.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, quoted
+from server.core.errors import BadRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType, quoted
 from server.core.file_room import FORM_BYTES
 from server.core.request_body import body_chunks, media_type
 from server.core.request_state import held_body
@@ -72,7 +74,7 @@ def form_docs(*, required: Sequence[str], properties: Mapping[str, Any]) -> dict
 
 @asynccontextmanager
 async def read_file_upload(request: Request, max_bytes: int) -> AsyncIterator[FileUpload]:
-    """The upload in the body of `request`, for as long as the block runs. Raises ApiError (400, 413, 415)."""
+    """The upload in the body of `request`, for as long as the block runs. Raises ApiError (400, 413, 415, 503)."""
     async with _form(request, max_bytes, _KNOWN_FIELDS) as items:
         _check_fields(items, _KNOWN_FIELDS)
         yield _upload(items, max_bytes)
@@ -80,7 +82,7 @@ async def read_file_upload(request: Request, max_bytes: int) -> AsyncIterator[Fi
 
 @asynccontextmanager
 async def read_part(request: Request, max_bytes: int) -> AsyncIterator[BinaryIO]:
-    """The part `data` in the form of `request`, for as long as the block runs. Raises ApiError (400, 413, 415)."""
+    """The part `data` in the form of `request`, for as long as the block runs. Raises ApiError (400, 413, 415, 503)."""
     async with _form(request, max_bytes, ["data"]) as items:
         if len(items) != 1 or items[0][0] != "data" or not isinstance(part := items[0][1], UploadFile):
             raise BadRequest(
@@ -112,6 +114,13 @@ async def _form(
         raise BadRequest(message, code="invalid_form") from error
     except (UnicodeError, LookupError) as error:
         raise BadRequest(f"The form cannot be read: {error}", code="invalid_form") from error
+    except OSError as error:
+        structlog.get_logger().warning("no room for a form", directory=tempfile.gettempdir(), reason=str(error))
+        raise Unavailable(
+            "The server's disk does not take the file while it arrives; try again in a moment. If it goes on, have the "
+            "operator look at the server's log, which has the reason.",
+            code="storage_unavailable",
+        ) from error
     try:
         yield list(form.multi_items())
     finally:

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from tests.server.conftest import client_of
 from tests.server.support.acting import HEADER, act_as, new_tenant, principal
 from tests.server.support.fake_engine import FakeEngine
 from tests.server.support.training_kit import ROWS, create_job, upload
+
+MIB = 2**20
+UPLOAD = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 4 * MIB, "mime_type": "application/jsonl"}
 
 
 def stored_bytes(settings: Settings) -> list[Path]:
@@ -206,6 +211,29 @@ async def test_storage_that_fails_is_a_503(client: httpx.AsyncClient, settings: 
     response = await client.post("/v1/files", **form)  # type: ignore[arg-type]
     assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_unavailable")
     assert (await client.get("/v1/files")).json()["data"] == []
+
+
+@pytest.fixture
+def short_files() -> Iterator[int]:
+    """Files of this process cannot grow beyond so many bytes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, limits[1]))
+    yield 2 * MIB
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+async def test_a_disk_without_room_for_what_arrives_is_a_503(
+    settings: Settings, engine: FakeEngine, app_database: Database, short_files: int
+) -> None:
+    app = create_app(settings.model_copy(update={"max_file_bytes": 8 * MIB}), engine, app_database)
+    async with client_of(app) as client:
+        upload = (await client.post("/v1/uploads", json=UPLOAD)).json()["id"]
+        form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", bytes(short_files + 1))}}
+        part = {"files": {"data": ("data", bytes(short_files + 1))}}
+        for path, body in (("/v1/files", form), (f"/v1/uploads/{upload}/parts", part)):
+            response = await client.post(path, **body)  # type: ignore[arg-type]
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_unavailable"), path
+        assert (await client.get("/v1/files")).json()["data"] == []
 
 
 @pytest.mark.parametrize(
