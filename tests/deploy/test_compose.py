@@ -41,6 +41,12 @@ def test_every_file_and_volume_that_it_mounts_exists() -> None:
         assert (DEPLOY / source).is_file(), source
 
 
+def test_what_is_printed_does_not_fill_the_disk() -> None:
+    for service in SERVICES.values():
+        logging = service["logging"]
+        assert logging["driver"] == "json-file" and logging["options"].keys() == {"max-size", "max-file"}
+
+
 def test_secrets_come_from_the_environment_and_a_missing_one_ends_the_start_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "deploy").mkdir()
     required = dict(re.findall(r"\$\{(\w+):\?([^}]*)\}", TEXT))
