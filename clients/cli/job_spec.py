@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ FIELDS = (
     "hyperparameters",
 )
 METHODS = ("reinforcement", "supervised", "evolution")
+# A number in JSON and for Python, and a text in YAML 1.1, which wants a point in it.
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$")
 
 
 class SpecError(ValueError):
@@ -43,7 +46,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        value = yaml.safe_load(file.read_text())
+        value = _value_of(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):
@@ -91,10 +94,21 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             if not isinstance(place, dict):
                 raise SpecError(f"--set {name} is a part of {part}, which another --set says is {place!r}")
         try:
-            place[last] = yaml.safe_load(text)
+            place[last] = _value_of(text)
         except yaml.YAMLError as error:
             raise SpecError(f"--set {name} is {text!r}, which is no value: {' '.join(str(error).split())}") from error
     return settings
+
+
+def _value_of(text: str) -> Any:
+    """The value that is written in YAML, in which 1e-4 is a number. Raises YAMLError."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+    return yaml.load(text, Loader)
 
 
 def _file(given: str) -> str | Path:

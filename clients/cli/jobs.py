@@ -87,11 +87,15 @@ def checkpoints(job_id: JobId, url: Url = DEFAULT_URL, as_json: AsJson = False) 
     if as_json:
         print(json.dumps(found))
         return
+    # Supervised jobs have a loss.
+    name, head = "valid_reward_mean", "validation reward"
+    if found and all(name not in one["metrics"] for one in found):
+        name, head = "valid_loss", "validation loss"
     rows = [
-        (str(one["step_number"]), one["fine_tuned_model_checkpoint"], _number(one["metrics"].get("valid_reward_mean")))
+        (str(one["step_number"]), one["fine_tuned_model_checkpoint"], _number(one["metrics"].get(name)))
         for one in found
     ]
-    table("step", "adapter", "validation reward", rows=rows, right=("step", "validation reward"))
+    table("step", "adapter", head, rows=rows, right=("step", head))
 
 
 @jobs.command("samples")

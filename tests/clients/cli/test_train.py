@@ -77,6 +77,19 @@ def test_a_setting_inside_an_object_leaves_the_others_of_the_file_alone(
     assert (job.tinylora["recipe"]["groups"], job.tinylora["recipe"]["u"]) == (1, 3)
 
 
+def test_numbers_may_be_written_with_an_exponent_alone(
+    worker: Worker, rows: Path, tmp_path: Path, openai_client: openai.OpenAI
+) -> None:
+    for name, text in (
+        ("job.yaml", "tinylora: {learning_rate: 1e-4}\n"),
+        ("job.json", '{"tinylora": {"kl_coef": 2e-3}}'),
+    ):
+        (tmp_path / name).write_text(text)
+        job = json.loads(run("train", rows, "-c", tmp_path / name, "--set", "max_abs_v=1E1", "-d", "--json").stdout)
+        assert job["tinylora"]["max_abs_v"] == 10.0
+        assert job["tinylora"]["learning_rate"] == 1e-4 or job["tinylora"]["kl_coef"] == 2e-3
+
+
 def test_a_job_of_what_is_piped(worker: Worker, rows: Path, tmp_path: Path, openai_client: openai.OpenAI) -> None:
     with piped(tmp_path / "63", rows.read_bytes()) as pipe:
         job = json.loads(run("train", pipe, "--detach", "--json").stdout)
@@ -125,6 +138,15 @@ def test_jobs_are_listed_looked_into_and_ended(worker: Worker, rows: Path, meanw
     assert json.loads(run("jobs", "resume", other, "--json").stdout)["status"] == "validating_files"
     assert run("jobs", "cancel", other).stdout == f"{other} is cancelled\n"
     assert "was cancelled" in run("jobs", "watch", other, code=1).stderr
+
+
+def test_checkpoints_of_a_supervised_job_have_their_loss(worker: Worker, rows: Path) -> None:
+    job_id = run("train", rows, "--method", "supervised", "-d").stdout.strip()
+    worker.claim_running()
+    metrics = {"train_loss": 0.5, "valid_loss": 0.25}
+    assert worker.report(job_id, 1, publish=True, metrics=metrics).status_code == 200
+    shown = run("jobs", "checkpoints", job_id).stdout
+    assert "validation loss" in shown and "0.2500" in shown
 
 
 def test_mistakes_are_sentences(worker: Worker, rows: Path, tmp_path: Path) -> None:
