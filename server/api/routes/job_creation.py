@@ -25,6 +25,7 @@ from server.core.ids import new_id
 from server.core.names import parse_reference
 from server.core.off_loop import off_loop
 from server.core.request_body import read_json
+from server.engine.grammar import grammars_of
 from server.inference.adapter_field import model_not_found
 from server.limits.spending import check_month
 from server.registry.versions import StoredVersion
@@ -45,6 +46,12 @@ from server.training.jobs.options import (
 )
 
 MAX_BODY_BYTES = 4 * 2**20
+# Settings of GRPO's loss that matter from the second update with the same completions on.
+WITHOUT_EFFECT = frozenset({"clip_low", "clip_high"})
+ONE_UPDATE = (
+    "a step samples for one update, at which the probability ratio is 1, so nothing is clipped, whatever they are. "
+    "What bounds a step is the learning_rate, kl_coef or max_abs_v."
+)
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=OwnRoute)
 
 
@@ -71,6 +78,8 @@ async def create(
                 "its operator starts (tinylora worker)."
             )
             add_event(connection, job.id, message)
+        if idle := sorted(WITHOUT_EFFECT & (body.tinylora or {}).keys()):
+            add_event(connection, job.id, f"{PARAM} has {' and '.join(idle)}: {ONE_UPDATE}", level="warn")
         shown = JobObject.of(row, author.principal.tenant.name).model_dump()
         return Answer(shown, detail={"job": job.id, "model": job.model})
 
@@ -83,6 +92,13 @@ async def create(
 async def _checked(body: JobCreate, size: int, gateway: Gateway, author: Author, training: Training) -> NewJob:
     """The job that `body`, of `size` bytes, asks for."""
     method = _method(body)
+    if body.validation_file is not None and (body.tinylora or {}).get("validation_fraction"):
+        raise BadRequest(
+            f"{PARAM}.validation_fraction holds rows of the training file out where there is no validation file, and "
+            "validation_file is given; leave out one of them",
+            param=f"{PARAM}.validation_fraction",
+            code="invalid_value",
+        )
     init = await _init(body.model, gateway, author)
     recipe = None if init is None else (init.id, init.adapter.recipe)
     config = resolve_config(method, body.tinylora or {}, gateway.engine, recipe, gateway.settings.max_step_tokens)
@@ -105,6 +121,7 @@ async def _checked(body: JobCreate, size: int, gateway: Gateway, author: Author,
             shown["environment"] = environment.to_wire()
         check_has_environment(spec, environment, param)
         if part.response_format is not None:
+            await _check_response_format(part.response_format, size, gateway, author, f"method.{method.type}")
             shown["response_format"] = part.response_format
     job_id = new_id(ID_PREFIX)
     base_model = body.model if init is None else gateway.engine.base_models[0]
@@ -157,6 +174,22 @@ def _method(body: JobCreate) -> MethodParam:
             raise _misplaced("method.supervised.hyperparameters alone")
         supervised = SupervisedMethod(hyperparameters=body.hyperparameters)
     return MethodParam(type="supervised", supervised=supervised)
+
+
+async def _check_response_format(
+    given: dict[str, Any], size: int, gateway: Gateway, author: Author, where: str
+) -> None:
+    """BadRequest for what the engine would refuse of every completion, once the job's turn has come."""
+    engine, payload = gateway.engine, {"prompt": [0], "max_tokens": 1, "response_format": given}
+    try:
+        await off_loop(size, engine.check_request, "/v1/completions", payload)
+        for grammar in grammars_of(payload, all_tools=False):
+            why = await engine.why_no_grammar(grammar, author.principal.tenant.id)
+            if why is not None:
+                raise BadRequest(f"{grammar.field}: {why}", param=grammar.field, code="invalid_grammar")
+    except BadRequest as error:
+        param = f"{where}.{error.param or 'response_format'}"
+        raise BadRequest(f"{where}: {error.message}", param=param, code=error.code) from error
 
 
 def _misplaced(where: str) -> BadRequest:

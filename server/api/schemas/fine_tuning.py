@@ -143,7 +143,7 @@ class EventObject(BaseModel):
     those that the grader could not grade. no_answer_share: those that were not cut off and in which a math grader found
     no answer. turns_mean: of conversations with an environment. All tokens are the model's.
     entropy: nats per token. kl: from the base model, where kl_coef asks for it. ratio, clip_share: of probabilities to
-    the policy at the start of the step; tokens whose gradient was clipped away.
+    the policy at the start of the step; tokens whose gradient was clipped away: 1 and 0, as a step is one update.
     importance: mean correction for logprob_gap_mean and logprob_gap_max, which are between engine and worker, nats;
     they are known at temperature 1 and without response_format, or with max_off_policy_steps.
     step_kl: of the model before the update from that behind it, nats per token, on some of the completions.

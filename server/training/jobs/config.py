@@ -137,6 +137,7 @@ class ReinforcementConfig(RewardedConfig, GradientConfig):
     """GRPO; the loss is server.training.worker.grpo's, where its terms are explained.
 
     group_size: completions of every prompt. kl_coef: weight of the divergence from the base model.
+    clip_low, clip_high: without effect while a step makes one update, for the ratio that they clip is 1 at the first.
     max_off_policy_steps: by how many steps the vector that samples may be older than the one that is trained.
     """
 

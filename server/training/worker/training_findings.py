@@ -94,7 +94,7 @@ def entropy_collapse(history: History, about: Circumstances) -> str | None:
     return (
         f"the model has become certain of what it says, and is not rewarded for it: its entropy is {now:.3g} nats per "
         f"token, it was {start:.3g} at the start. Soon all completions of a prompt are the same; use a "
-        "smaller learning_rate, a higher temperature or clip_high, or kl_coef."
+        "smaller learning_rate, a higher temperature, or kl_coef."
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -59,6 +59,17 @@ class ChatRequest(BaseModel):
     stop: str | list[str] | None = None
 
 
+class ResponseFormat(BaseModel):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+
+class CompletionRequest(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    response_format: ResponseFormat | None = None
+
+
 class ResponsesTool(BaseModel):
     model_config = ConfigDict(extra="allow")
 
@@ -77,7 +88,11 @@ class ResponsesRequest(BaseModel):
     tools: list[ResponsesTool] = []
 
 
-REQUESTS: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatRequest, "/v1/responses": ResponsesRequest}
+REQUESTS: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/responses": ResponsesRequest,
+}
 
 
 class FakeEngine:

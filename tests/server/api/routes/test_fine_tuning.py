@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,11 @@ from tests.server.support.fake_engine import BASE, MODULES, FakeEngine, tiny_fac
 from tests.server.support.training_kit import GRADER, REINFORCEMENT, ROWS, Worker, create_job, upload, vector
 
 USER: Any = [{"role": "user", "content": "hi"}]
+
+
+def formatted(response_format: Mapping[str, Any]) -> dict[str, Any]:
+    """A method whose completions have a format."""
+    return {"type": "reinforcement", "reinforcement": {"grader": GRADER, "response_format": response_format}}
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -59,6 +65,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"extra_body": {"tinylora": {"learning_rate": 0}}}, "tinylora.learning_rate"),
     ({"extra_body": {"tinylora": {"batch_size": 4096, "group_size": 256}}}, "tinylora.batch_size"),
     ({"extra_body": {"tinylora": {"max_steps": True}}}, "tinylora.max_steps"),
+    ({"method": formatted({"type": "json"})}, "method.reinforcement.response_format.type"),
     ({"seed": True}, "seed"),
     ({"extra_body": {"speed": 1}}, "speed"),
 ]
@@ -256,6 +263,36 @@ def test_what_cannot_be_trained_is_refused_by_name(openai_client: openai.OpenAI)
         params.append(refused.value.param)
     assert params == [param for _, param in REFUSED]
     assert list(openai_client.fine_tuning.jobs.list()) == []
+
+
+def test_rows_held_out_in_two_ways_are_refused(openai_client: openai.OpenAI) -> None:
+    file = upload(openai_client).id
+    both: dict[str, Any] = {"training_file": file, "validation_file": file}
+    with pytest.raises(openai.BadRequestError, match="leave out one of them") as refused:
+        create_job(openai_client, **both, extra_body={"tinylora": {"validation_fraction": 0.2}})
+    assert refused.value.param == "tinylora.validation_fraction"
+    create_job(openai_client, **both, extra_body={"tinylora": {"validation_fraction": 0.0}})
+
+
+def test_a_format_that_the_engine_would_refuse_is_told_before_the_job_waits(
+    openai_client: openai.OpenAI, engine: FakeEngine
+) -> None:
+    schema = {"type": "array", "items": 1}
+    engine.bad_grammars[json.dumps(schema)] = "items must be an object"
+    wrong = formatted({"type": "json_schema", "json_schema": {"name": "list", "schema": schema}})
+    with pytest.raises(openai.BadRequestError, match="items must be an object") as refused:
+        create_job(openai_client, method=wrong)
+    assert refused.value.param == "method.reinforcement.response_format.json_schema.schema"
+    right = create_job(openai_client, method=formatted({"type": "json_object"}))
+    assert right.method is not None and right.method.reinforcement is not None
+    assert right.method.reinforcement.to_dict()["response_format"] == {"type": "json_object"}
+
+
+def test_that_clipping_has_no_effect_is_told_where_it_is_set(openai_client: openai.OpenAI) -> None:
+    for options, told in (({"clip_high": 0.28, "clip_low": 0.2}, ["clip_high and clip_low"]), ({"kl_coef": 0.1}, [])):
+        job = create_job(openai_client, extra_body={"tinylora": options})
+        warnings_of = [one.message for one in openai_client.fine_tuning.jobs.list_events(job.id) if one.level == "warn"]
+        assert [said.partition(":")[0] for said in warnings_of] == [f"tinylora has {names}" for names in told]
 
 
 def test_file_must_be_for_training(openai_client: openai.OpenAI) -> None:
