@@ -62,6 +62,17 @@ def test_from_the_first_upload_to_a_rollback(server: Server, visit: Callable[...
     page.get_by_role("button", name="Move it").click()
     expect(page.get_by_role("row", name="prod version 2")).to_be_visible()
     assert server.http.get("/v1/adapters/acme/math@prod/vector").content == NEW
+    # Of two who roll back what they see, the second does not bring back the version that the first took away.
+    server.http.post(f"{alias}/rollback")
+    page.get_by_role("button", name="Roll back prod").click()
+    expect(page.get_by_role("alert").get_by_text("prod was moved by somebody else meanwhile")).to_be_visible()
+    expect(page.get_by_role("row", name="prod version 1")).to_be_visible()
+    assert server.http.get(alias).json()["versions"] == {"1": 1.0}
+    server.http.put(alias, json={"version": 2})
+    page.get_by_role("button", name="Remove prod").click()
+    page.get_by_role("button", name="Remove it").click()
+    expect(page.get_by_role("row", name="prod version 2")).to_be_visible()
+    assert server.http.get(alias).json()["versions"] == {"2": 1.0}
     page.get_by_role("button", name="Roll back prod").click()
     expect(page.get_by_role("row", name="prod version 1")).to_be_visible()
     assert server.http.get("/v1/adapters/acme/math@prod/vector").content == OLD

@@ -27,12 +27,39 @@ export async function aliasSection(api, signal, name, versions) {
 
   /** @param {any | null} alias the one to move; null for a new one */
   async function move(alias) {
-    // With its ETag, so that nobody's move is undone by one who has not seen it.
-    const seen = alias ? await api.raw(`${base}/${alias.alias}`, { signal }) : null;
-    const current = seen ? (await seen.json()).versions : {};
-    /** @type {Record<string, string>} */
-    const condition = seen ? { "if-match": seen.headers.get("etag") ?? "*" } : { "if-none-match": "*" };
-    await dialog(alias ? `Move ${alias.alias}` : "New alias", (close) => moveForm(alias, current, condition, close));
+    const seen = alias ? await now(alias) : null;
+    const condition = seen?.condition ?? { "if-none-match": "*" };
+    await dialog(alias ? `Move ${alias.alias}` : "New alias", (close) => moveForm(alias, seen?.alias.versions ?? {}, condition, close));
+  }
+
+  /**
+   * The alias as it is, and the condition that it still is when it is changed: so nobody's move is undone by one who has
+   * not seen it.
+   * @param {any} alias
+   * @returns {Promise<{alias: any, condition: Record<string, string>}>}
+   */
+  async function now(alias) {
+    const answer = await api.raw(`${base}/${alias.alias}`, { signal });
+    return { alias: await answer.json(), condition: { "if-match": answer.headers.get("etag") ?? "*" } };
+  }
+
+  /**
+   * Change an alias that is still as the table shows it. Of two people who roll back at once, the second would undo what
+   * the first did.
+   * @param {any} shown
+   * @param {(condition: Record<string, string>) => Promise<any>} act
+   */
+  async function unlessMoved(shown, act) {
+    const { alias, condition } = await now(shown);
+    if (JSON.stringify(alias) === JSON.stringify(shown)) {
+      try {
+        return await act(condition);
+      } catch (error) {
+        if (!(error instanceof ApiError && error.status === 412)) throw error;
+      }
+    }
+    await draw();
+    throw new ApiError(`${shown.alias} was moved by somebody else meanwhile, and nothing was done. Look at where it is now.`);
   }
 
   /** @param {any | null} alias @param {Record<string, number>} current @param {Record<string, string>} condition @param {() => void} close */
@@ -91,7 +118,7 @@ export async function aliasSection(api, signal, name, versions) {
 
   /** @param {any} alias */
   async function rollBack(alias) {
-    const back = await api.post(`${base}/${alias.alias}/rollback`, undefined, { signal });
+    const back = await unlessMoved(alias, (headers) => api.post(`${base}/${alias.alias}/rollback`, undefined, { headers, signal }));
     toast(`${back.id} is ${sharesOf(back.versions)} again. Rolling back once more undoes that.`);
     await draw();
   }
@@ -99,7 +126,7 @@ export async function aliasSection(api, signal, name, versions) {
   /** @param {any} alias */
   async function remove(alias) {
     if (!(await confirmed(`Remove ${alias.alias}?`, `Requests that name ${alias.id} fail until there is one again.`, "Remove it"))) return;
-    await api.del(`${base}/${alias.alias}`, { signal });
+    await unlessMoved(alias, (headers) => api.del(`${base}/${alias.alias}`, { headers, signal }));
     toast(`Removed ${alias.id}.`);
     await draw();
   }
