@@ -80,6 +80,23 @@ def test_the_operator_makes_a_tenant_a_key_and_revokes_it(keyed_server: Server, 
     assert http.get("/v1/tenants/acme", headers=bearer(ADMIN_KEY)).json()["disabled_at"] is not None
 
 
+def test_quotas_that_somebody_else_changed_stay(keyed_server: Server, visit: Callable[..., Visitor]) -> None:
+    http, admin = keyed_server.http, bearer(ADMIN_KEY)
+    http.post("/v1/tenants", json={"name": "acme", "tokens_per_minute": 1000, "max_adapters": 5}, headers=admin)
+    page = visit(keyed_server.url, key=ADMIN_KEY).open("tenants/acme")
+    tokens = page.get_by_label("Tokens per minute").first  # the other is of a new key
+    expect(tokens).to_have_value("1000")
+    http.patch("/v1/tenants/acme", json={"tokens_per_minute": 50, "weight": 2}, headers=admin)
+    page.get_by_label("Requests per minute").first.fill("60")
+    page.get_by_label("Adapters", exact=True).fill("")
+    page.get_by_role("button", name="Save quotas").click()
+    expect(page.get_by_text("The quotas hold")).to_be_visible()
+    expect(tokens).to_have_value("50")
+    now = http.get("/v1/tenants/acme", headers=admin).json()
+    names = ("requests_per_minute", "tokens_per_minute", "max_adapters", "weight")
+    assert [now[name] for name in names] == [60, 50, None, 2]
+
+
 def test_a_tenant_sees_its_own_and_why_not_the_rest(keyed_server: Server, visit: Callable[..., Visitor]) -> None:
     http, admin = keyed_server.http, bearer(ADMIN_KEY)
     keys = {}

@@ -56,6 +56,7 @@ export async function render(root, { api, params, signal }) {
     const change = async () => {
       await api.patch(path, quotas.values(), { signal });
       toast("The quotas hold from the next request on.");
+      await redraw();
     };
     const toggle = async () => {
       const question = enabled ? "All of its keys are refused from the next request on, and its jobs are paused. It can be enabled again." : "Its keys are taken again.";

@@ -1,5 +1,6 @@
 // @ts-check
-// The fields of quotas, of a tenant or a key. An empty one is no limit.
+// The fields of quotas, of a tenant or a key. An empty one is no limit. What is not changed is not sent, so that nobody
+// else's change is undone by somebody who has not seen it.
 
 import { field, h } from "../dom.js";
 
@@ -13,6 +14,8 @@ const OF_TENANTS = [
   { name: "priority_requests_per_minute", label: "Requests with priority per minute", min: 1 },
   { name: "max_adapters", label: "Adapters", min: 0 },
 ];
+/** What there is without a word; of all else nothing. @type {Record<string, number>} */
+const BY_DEFAULT = { weight: 1 };
 
 /**
  * @param {Record<string, any>} current
@@ -26,13 +29,13 @@ export function quotaFields(current, ofTenant) {
     label,
     input: h("input", { type: "number", name, min, max: 1e12, step: 1, value: current[name] ?? "" }),
   }));
-  const weight = h("input", { type: "number", name: "weight", min: 0.001, max: 1000, step: "any", value: current.weight ?? 1, required: true });
+  const weight = h("input", { type: "number", name: "weight", min: 0.001, max: 1000, step: "any", value: current.weight ?? BY_DEFAULT.weight, required: true });
   const values = () => {
     /** @type {Record<string, number | null>} */
     const found = {};
     for (const { name, input } of inputs) found[name] = input.value === "" ? null : Number(input.value);
     if (ofTenant) found.weight = Number(weight.value);
-    return found;
+    return Object.fromEntries(Object.entries(found).filter(([name, value]) => value !== (current[name] ?? BY_DEFAULT[name] ?? null)));
   };
   const fields = inputs.map(({ label, input }) => field(label, input));
   if (ofTenant) fields.push(field("Weight", weight));
