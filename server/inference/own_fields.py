@@ -8,6 +8,7 @@ from server.core.metadata import metadata_of
 from server.inference.beam_search import check_beam_search
 from server.inference.end_user import check_end_user
 from server.inference.misnomers import check_names
+from server.inference.moved_fields import check_moved
 from server.inference.tools_check import check_choice, check_hosted_tools, check_results, check_tools
 from server.inference.transfer_fields import check_transfer
 from server.inference.unserved_fields import check_unserved
@@ -22,6 +23,7 @@ def check_own_fields(payload: Mapping[str, object], path: str, why_no_tools: str
     check_transfer(payload)
     check_beam_search(payload)
     check_unserved(payload, path)
+    check_moved(payload, path)
     check_hosted_tools(payload, path)
     check_results(payload, path)
     check_choice(payload, path)
