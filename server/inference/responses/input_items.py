@@ -47,6 +47,12 @@ def for_engine(items: Iterable[Item]) -> list[Item]:
     return [{key: value for key, value in item.items() if key != "id"} for item in items if not _is_empty(item)]
 
 
+def with_whole_texts(items: Iterable[object]) -> list[object]:
+    """`items` as the engine is to read them: of a message of the model it takes the first part and passes over the
+    others, so that several texts become one, each on lines of its own, as in chats."""
+    return [_with_whole_text(item) if isinstance(item, dict) else item for item in items]
+
+
 def listed(item: Mapping[str, Any]) -> Item:
     """A stored item in the one form of listings."""
     if _type(item) != "message":
@@ -62,6 +68,16 @@ def listed(item: Mapping[str, Any]) -> Item:
 def _type(item: Mapping[str, Any]) -> str:
     kind = item.get("type")
     return kind if isinstance(kind, str) else "message"
+
+
+def _with_whole_text(item: Item) -> Item:
+    parts = item.get("content")
+    if _type(item) != "message" or item.get("role") != "assistant" or not isinstance(parts, list) or len(parts) < 2:
+        return item
+    texts = [part.get("text", part.get("refusal")) if isinstance(part, Mapping) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        return item  # the engine's to refuse
+    return {**item, "content": [{"type": "output_text", "text": "\n".join(map(str, texts)), "annotations": []}]}
 
 
 def _is_empty(item: Item) -> bool:

@@ -22,7 +22,7 @@ from server.core.clock import now
 from server.core.errors import BadRequest, quoted
 from server.core.ids import new_id
 from server.db.idempotency import IdempotencyKey
-from server.inference.responses.input_items import Item, for_engine, items_of, with_ids
+from server.inference.responses.input_items import Item, for_engine, items_of, with_ids, with_whole_texts
 from server.inference.responses.rows import PREFIX, RUNNING, find_items, find_response
 
 MAX_REFERENCES = 1000
@@ -117,6 +117,8 @@ def plan_response(
     )
     if history and isinstance(payload.get("input"), str | list | None):
         payload["input"] = for_engine(history) + items_of(payload.get("input"))
+    if isinstance(payload.get("input"), list):
+        payload["input"] = with_whole_texts(payload["input"])
     for name in ("previous_response_id", "conversation", "background"):
         payload.pop(name, None)
     payload.update(store=False, request_id=response_id)

@@ -11,6 +11,7 @@ import openai
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
+from vllm.entrypoints.openai.responses.utils import construct_input_messages
 
 from server.api.app import create_app
 from server.core.principal import Limits, Principal
@@ -101,6 +102,25 @@ async def test_calls_and_their_outputs_are_gone_on_from(asking: openai.AsyncOpen
     assert [item["call_id"] for item in engine.asked[-1]["input"][1:]] == [call.call_id, call.call_id]
     await asking.responses.create(model=BASE, input="Sure?", previous_response_id=second.id)
     assert said(engine.asked[-1]["input"]) == ["Rain?", "weather", "wet", second.output_text, "Sure?"]
+
+
+async def test_the_model_reads_all_texts_of_a_message_of_its_own(
+    asking: openai.AsyncOpenAI, engine: FakeEngine
+) -> None:
+    parts = [{"type": "output_text", "text": text, "annotations": []} for text in ("one", "two")]
+    parts.append({"type": "refusal", "refusal": "no more"})
+    items: Any = [{"type": "message", "role": "assistant", "content": parts}, {"role": "user", "content": parts[:2]}]
+    first = await asking.responses.create(model=BASE, input=items)
+    whole = "one\ntwo\nno more"
+    of_model, of_user = engine.asked[-1]["input"]
+    assert ([part["text"] for part in of_model["content"]], of_user) == ([whole], items[1])
+    [_, kept] = (await asking.responses.input_items.list(first.id)).data
+    assert len(kept.content) == 3  # type: ignore[union-attr]
+    await asking.responses.create(model=BASE, input="three", previous_response_id=first.id)
+    assert engine.asked[-1]["input"][0]["content"][0]["text"] == whole
+    # Why: vLLM goes on with the first of them alone.
+    told = construct_input_messages(request_instructions=None, request_input=items)
+    assert told[0]["content"] == "one", "vLLM has come to read all parts: see with_whole_texts in input_items.py"
 
 
 async def test_items_are_referred_to_by_their_ids(asking: openai.AsyncOpenAI, engine: FakeEngine) -> None:
