@@ -128,6 +128,7 @@ async def open_job_data(
         def checked() -> Iterator[Row]:
             for row in read_rows(file, config.method, variables=variables, param=param):
                 seen.add(_examples(row, config, chat, param, max_step_tokens), chat)
+                seen.add_item(row.item, variables)
                 if environment is not None:
                     turns.check(row, param)
                 yield row

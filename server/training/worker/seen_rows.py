@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
+from server.training.graders.template import Variable
 from server.training.worker.chat_tokens import ChatTokens
 
 
@@ -20,12 +22,19 @@ class Tokens(Protocol):
 
 class SeenRows:
     """Of every row a digest of its tokens, and how many there are. endless: answers that do not end where the engine
-    stops."""
+    stops. empty: of the grader's variables, rows in which they are null or an empty text."""
 
-    def __init__(self, digests: Iterable[int] = (), tokens: Iterable[int] = (), endless: int = 0) -> None:
+    def __init__(
+        self,
+        digests: Iterable[int] = (),
+        tokens: Iterable[int] = (),
+        endless: int = 0,
+        empty: Mapping[Variable, int] | None = None,
+    ) -> None:
         self.digests = array("q", digests)
         self.tokens = array("Q", tokens)
         self.endless = endless
+        self.empty: Counter[Variable] = Counter(empty or {})
 
     def add(self, examples: Sequence[Tokens], chat: ChatTokens) -> None:
         """Count a row."""
@@ -33,11 +42,14 @@ class SeenRows:
         self.tokens.append(sum(len(one.prompt) + len(one.completion) for one in examples))
         self.endless += sum(bool(one.completion) and not chat.ends(one.completion) for one in examples)
 
+    def add_item(self, item: Mapping[str, Any], variables: Collection[Variable]) -> None:
+        """Count what a row has for the grader, which is all of `variables`."""
+        self.empty.update(variable for variable in variables if variable.look_up(item) in (None, ""))
+
     def only(self, indices: Sequence[int]) -> SeenRows:
-        """Some of the rows; `endless` stays that of all."""
-        return SeenRows(
-            (self.digests[index] for index in indices), (self.tokens[index] for index in indices), self.endless
-        )
+        """Some of the rows; `endless` and `empty` stay those of all."""
+        digests, tokens = (self.digests[index] for index in indices), (self.tokens[index] for index in indices)
+        return SeenRows(digests, tokens, self.endless, self.empty)
 
 
 def notes(training: SeenRows, held_out: SeenRows) -> list[str]:
@@ -49,6 +61,11 @@ def notes(training: SeenRows, held_out: SeenRows) -> list[str]:
             "template writes none, so an answer without an end is learned: have the template end answers with the "
             "tokenizer's end of sequence, or set `stop` and `max_tokens` in requests."
         )
+    result += [
+        f"{variable} is null or an empty text in {count} of the rows. The grader gets it so, and may compare answers "
+        "with the word null, or with nothing. If it is the right answer, fill it in, or remove these rows."
+        for variable, count in sorted(training.empty.items(), key=str)
+    ]
     known = set(training.digests)
     if common := sum(digest in known for digest in held_out.digests):
         result.append(

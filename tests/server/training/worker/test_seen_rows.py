@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from server.training.graders.template import Variable
 from server.training.worker.chat_tokens import ChatTokens
 from server.training.worker.job_data import Example
 from server.training.worker.seen_rows import SeenRows, notes
@@ -34,3 +35,11 @@ def test_other_rows_of_as_many_tokens_are_no_matter() -> None:
 def test_answers_behind_which_the_model_does_not_stop_are_counted() -> None:
     (note,) = notes(seen(([1], [5]), ([2], [5, END])), SeenRows())
     assert note.startswith("1 of the answers do not end with a token at which the model stops")
+
+
+def test_variables_of_the_grader_without_a_value_are_counted() -> None:
+    rows, answer = SeenRows(), Variable("item", ("answer",))
+    for value in ("7", None, "", 0, False, []):
+        rows.add_item({"answer": value}, {answer})
+    (note,) = notes(rows.only(()), SeenRows())
+    assert note.startswith("item.answer is null or an empty text in 2 of the rows.")
