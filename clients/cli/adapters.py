@@ -197,7 +197,10 @@ def _pairs(metadata: list[str] | None) -> dict[str, str]:
     for pair in split:
         if not pair[0] or not pair[1]:
             fail(f"--metadata is {''.join(pair)!r}, expected key=value")
-    return {key: value for key, _, value in split}
+    pairs = {key: value for key, _, value in split}
+    if len(pairs) < len(split):
+        fail(f"--metadata is {' '.join(metadata or [])!r}, expected each key once")
+    return pairs
 
 
 def _weights(versions: list[str]) -> dict[int, float]:

@@ -52,13 +52,17 @@ def create_tenant(
     """Make a tenant."""
     quotas = _tenant_quotas(requests, tokens, concurrent, max_adapters, month, priority)
     body = {"name": name, **quotas, **_given(weight=weight)}
-    _show_tenants([call(url, "POST", "/tenants", body)], as_json)
+    _show_tenant(call(url, "POST", "/tenants", body), as_json)
 
 
 @tenants.command("list")
 def list_tenants(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List all tenants."""
-    _show_tenants(list(pages(url, "/tenants")), as_json)
+    found = list(pages(url, "/tenants"))
+    if as_json:
+        print(json.dumps(found))
+    else:
+        _show_tenants(found)
 
 
 @tenants.command("update")
@@ -78,7 +82,7 @@ def update_tenant(
     """Change a tenant; what is not given stays as it is."""
     quotas = _tenant_quotas(requests, tokens, concurrent, max_adapters, month, priority)
     body = {**quotas, **_given(weight=weight, disabled=disabled)}
-    _show_tenants([call(url, "PATCH", f"/tenants/{part(name)}", body)], as_json)
+    _show_tenant(call(url, "PATCH", f"/tenants/{part(name)}", body), as_json)
 
 
 @keys.command("create")
@@ -146,10 +150,14 @@ def _number(quota: int | None) -> str:
     return "" if quota is None else str(quota)
 
 
-def _show_tenants(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+def _show_tenant(tenant: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(found))
-        return
+        print(json.dumps(tenant))
+    else:
+        _show_tenants([tenant])
+
+
+def _show_tenants(found: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (
             *(tenant["name"], when(tenant["created_at"]), when(tenant["disabled_at"]), _adapters(tenant)),

@@ -115,4 +115,5 @@ def test_mistakes_are_sentences(tmp_path: Path) -> None:
     vector.write_bytes(b"123")
     assert "26 bytes" in run("upload", "short", vector, code=1).stderr
     assert "expected key=value" in run("list", "--metadata", "team", code=1).stderr
+    assert "expected each key once" in run("list", "--metadata", "team=blue", "--metadata", "team=red", code=1).stderr
     assert "no answer of a TinyLoRA server" in run("list", "--url", "http://127.0.0.1:9", code=1).stderr

@@ -83,12 +83,12 @@ def test_times_as_they_are_shown(seconds: int | None, shown: str) -> None:
 
 def test_a_tenant_is_changed_in_what_is_given(environment: dict[str, str]) -> None:
     run(environment, "tenants", "create", "acme", "--max-adapters", "5", "--tokens-per-minute", "100")
-    (changed,) = json.loads(
+    changed = json.loads(
         run(environment, "tenants", "update", "acme", "--max-adapters", "-1", "--disable", "--json").stdout
     )
     assert (changed["max_adapters"], changed["tokens_per_minute"]) == (None, 100)
     assert changed["disabled_at"] is not None
-    (enabled,) = json.loads(
+    enabled = json.loads(
         run(environment, "tenants", "update", "acme", "--enable", "--tokens-per-minute", "0", "--json").stdout
     )
     assert (enabled["disabled_at"], enabled["tokens_per_minute"]) == (None, None)
@@ -96,7 +96,7 @@ def test_a_tenant_is_changed_in_what_is_given(environment: dict[str, str]) -> No
 
 def test_what_a_tenant_may_spend_and_what_is_left(environment: dict[str, str]) -> None:
     quotas = ("--tokens-per-month", "1000000", "--priority-requests-per-minute", "5", "--requests-per-minute", "60")
-    (made,) = json.loads(run(environment, "tenants", "create", "acme", *quotas, "--json").stdout)
+    made = json.loads(run(environment, "tenants", "create", "acme", *quotas, "--json").stdout)
     assert (made["tokens_per_month"], made["priority_requests_per_minute"]) == (1_000_000, 5)
     assert "1000000" in run(environment, "tenants", "list").stdout
     key = run(environment, "keys", "create", "acme", "for ci").stdout.strip()
@@ -105,7 +105,7 @@ def test_what_a_tenant_may_spend_and_what_is_left(environment: dict[str, str]) -
     assert "tokens per month" in shown and "1,000,000" in shown and "requests per minute" in shown
     assert json.loads(run(as_tenant, "limits", "--json").stdout)["priority_requests_per_minute"] == 5
     none = ("--tokens-per-month", "0", "--priority-requests-per-minute", "0", "--requests-per-minute", "0")
-    (changed,) = json.loads(run(environment, "tenants", "update", "acme", *none, "--json").stdout)
+    changed = json.loads(run(environment, "tenants", "update", "acme", *none, "--json").stdout)
     assert (changed["tokens_per_month"], changed["priority_requests_per_minute"]) == (None, None)
     assert "no quotas" in run(as_tenant, "limits").stderr
 
