@@ -42,7 +42,8 @@ class BulkImport:
             created = iter(self._create(connection, [item for item in items if isinstance(item, NewVersion)]))
             outcomes = [_rejected(item) if isinstance(item, Rejected) else next(created) for item in items]
             stored = sum("version" in outcome for outcome in outcomes)
-            return Answer({"outcomes": outcomes}, detail={"stored": stored, "rejected": len(items) - stored})
+            detail = {"stored": stored, "rejected": len(items) - stored}
+            return Answer({"outcomes": outcomes}, detail=detail, is_news=stored > 0)
 
         answer = self.writes.run(
             self._author_of_batch(batch_number),

@@ -147,11 +147,12 @@ def list_keys(
     return rows[:limit], len(rows) > limit
 
 
-def revoke_key(connection: Connection, tenant: Row[Any], key_id: str) -> Row[Any]:
-    """End a key for good. One that was revoked before stays as it is. Raises as `find_key`."""
-    revoked = API_KEYS.update().where(*_is_key(tenant, key_id), API_KEYS.c.revoked_at.is_(None))
-    connection.execute(revoked.values(revoked_at=now()))
-    return find_key(connection, tenant, key_id)
+def revoke_key(connection: Connection, tenant: Row[Any], key_id: str) -> tuple[Row[Any], bool]:
+    """End a key for good; returns it, and whether it was not revoked before, for then it stays as it is. Raises as
+    `find_key`."""
+    revoke = API_KEYS.update().where(*_is_key(tenant, key_id), API_KEYS.c.revoked_at.is_(None))
+    revoked = connection.execute(revoke.values(revoked_at=now()))
+    return find_key(connection, tenant, key_id), revoked.rowcount > 0
 
 
 def _is_key(tenant: Row[Any], key_id: str) -> tuple[sa.ColumnElement[bool], ...]:

@@ -68,7 +68,7 @@ def end_key(tenant: str, key: str, write: WriteDep, _query: Annotated[NoQuery, Q
     """End a key for good, on all gateways from the next request on. Revoking it again changes nothing."""
 
     def do(connection: Connection) -> Answer:
-        row = revoke_key(connection, find_tenant(connection, tenant), key)
-        return Answer(KeyObject.of(tenant, row).model_dump())
+        row, is_news = revoke_key(connection, find_tenant(connection, tenant), key)
+        return Answer(KeyObject.of(tenant, row).model_dump(), is_news=is_news)
 
     return write.run("key.revoke", f"{tenant}/{key}", do)

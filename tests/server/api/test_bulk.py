@@ -56,6 +56,10 @@ async def test_every_line_gets_an_outcome_in_order_and_a_wrong_one_stops_no_othe
     ]
     assert totals == {"object": "adapter.bulk", "stored": 2, "rejected": 5, "complete": True}
     assert (await client.get("/adapters/a@2/vector")).content == b"\x00\x3f" * 13
+    # Of what stored nothing the audit log has no line.
+    await send(client, b"{broken\n")
+    audit = (await client.get("/v1/audit?action=adapter.bulk_create")).json()["data"]
+    assert [entry["detail"] for entry in audit] == [{"stored": 2, "rejected": 5}]
 
 
 async def test_ndjson_export_is_an_import_of_the_same_adapters(client: httpx.AsyncClient) -> None:

@@ -124,6 +124,9 @@ async def test_revoking_again_changes_nothing(operator: Operator) -> None:
     answers = [await operator.send("POST", path) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].json() == answers[1].json()
+    # Who looks for who ended the key finds one line.
+    audit = (await operator.send("GET", "/v1/audit?action=key.revoke")).json()["data"]
+    assert [entry["target"] for entry in audit] == [f"default/{key['id']}"]
 
 
 async def test_the_audit_log_says_which_key_made_a_change(operator: Operator) -> None:
