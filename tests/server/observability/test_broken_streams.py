@@ -26,6 +26,14 @@ FAILED = 'data: {"error": {"message": "the engine is dead", "type": "InternalSer
 REFUSED = 'data: {"error": {"message": "too long", "type": "BadRequestError", "code": 400}}\n\n'
 OF_ANTHROPIC = 'event: error\ndata: {"type": "error", "error": {"type": "internal_error", "message": "dead"}}\n\n'
 OF_RESPONSES = 'event: response.failed\ndata: {"type": "response.failed"}\n\n'
+LATE = OF_ANTHROPIC.replace("internal_error", "invalid_request_error")
+CANCELLED = 'event: response.failed\ndata: {"type": "response.failed", "response": {"status": "cancelled"}}\n\n'
+TOO_LONG = CANCELLED.replace(
+    '"cancelled"', '"failed", "error": {"code": "context_length_exceeded", "message": "too long"}'
+)
+DELETED = (
+    'event: error\ndata: {"type": "error", "sequence_number": 3, "code": "response_not_found", "message": "gone"}\n\n'
+)
 # What a user may have a model say.
 QUOTED = f"data: {json.dumps({'choices': [{'delta': {'content': FAILED}}]})}\n\n"
 
@@ -56,7 +64,12 @@ class StreamingEngine(FakeEngine):
         ((FIRST, OF_ANTHROPIC), True),
         ((FIRST, OF_RESPONSES), True),
         ((FIRST, ""), True),
+        ((FIRST, OF_RESPONSES.replace("}", ', "response": {"status": "failed"}}')), True),
         ((FIRST, REFUSED), False),
+        ((FIRST, LATE), False),
+        ((FIRST, CANCELLED), False),
+        ((FIRST, TOO_LONG), False),
+        ((FIRST, DELETED), False),
         ((FIRST, QUOTED, "data: [DONE]\n\n"), False),
     ],
 )
