@@ -10,13 +10,17 @@ import json
 import sys
 import uuid
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from clients.cli import bulk
 from clients.cli.calls import DEFAULT_URL, AsJson, Url, fail, say, table, writing
 from clients.cli.client import connected
+
+if TYPE_CHECKING:
+    from tinylora_client import TinyLoRA
+    from tinylora_client.objects import Alias
 
 adapters = typer.Typer(no_args_is_help=True, help="Upload, list, import and export adapters.")
 
@@ -129,15 +133,24 @@ def alias(
     alias: Annotated[str, typer.Argument(help="prod, canary, ...")],
     versions: Annotated[list[str] | None, typer.Argument(help="3, or 3=95 4=5 to share requests, up to 16")] = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="What it was before its last move")] = False,
+    left: Annotated[
+        list[int] | None,
+        typer.Option("--from", help="With --rollback: only while it stands for this version; of several, each of them"),
+    ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Let NAME@ALIAS stand for a version; without versions, say what it stands for, as JSON."""
+    """Let NAME@ALIAS stand for a version; without versions, say what it stands for, as JSON.
+
+    A rollback that is done again takes the first one back; with --from it is refused then.
+    """
     if rollback and versions:
         fail(f"--rollback goes to what {alias} was before; leave out {' '.join(versions)!r}, or --rollback")
+    if left and not rollback:
+        fail("--from is of --rollback: the version that is rolled back; add --rollback, or leave it out")
     wanted = _weights(versions) if versions else None
     with connected(url) as client:
         if rollback:
-            answer = client.adapters.roll_back_alias(name, alias)
+            answer = _roll_back(client, name, alias, left)
         elif wanted is not None:
             answer = client.adapters.set_alias(name, alias, wanted)
         else:
@@ -186,6 +199,34 @@ def export(
         print(json.dumps({"adapters": count, "file": str(file)}))
     else:
         say(f"{count} adapters written to {file}.")
+
+
+def _roll_back(client: TinyLoRA, name: str, alias: str, left: list[int] | None) -> Alias:
+    """Roll an alias back, from the versions `left` if they are named, and say what it stood for."""
+    from tinylora_client import AliasNotFoundError, PreconditionFailedError
+
+    try:
+        before = client.adapters.get_alias(name, alias)
+    except AliasNotFoundError:
+        if left:
+            raise
+        # Its last move was its removal, which is rolled back too.
+        return client.adapters.roll_back_alias(name, alias)
+    if left and sorted(map(int, before.versions)) != sorted(set(left)):
+        fail(
+            f"{before.id} is not rolled back: it stands for {_versions(before)}, "
+            f"and not for {' and '.join(map(str, sorted(set(left))))}"
+        )
+    try:
+        after = client.adapters.roll_back_alias(name, alias, if_match=before.etag)
+    except PreconditionFailedError:
+        fail(f"{before.id} is not rolled back: somebody moved it just now; look at what it stands for")
+    say(f"{before.id} stood for {_versions(before)} and is {_versions(after)} again. Another rollback undoes that.")
+    return after
+
+
+def _versions(alias: Alias) -> str:
+    return " and ".join(sorted(alias.versions, key=int))
 
 
 def _print(answer: Any, line: str, as_json: bool) -> None:

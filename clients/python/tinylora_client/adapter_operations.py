@@ -112,14 +112,19 @@ def set_public(name: str, public: bool = True) -> Call[Adapter]:
     return Call("patch", _path(name), Adapter, body={"public": public})
 
 
-def set_alias(name: str, alias: str, versions: int | Mapping[int, float]) -> Call[Alias]:
-    """Let `name@alias` stand for one version, or for several, each with its weight, from now on."""
+def set_alias(
+    name: str, alias: str, versions: int | Mapping[int, float], *, if_match: str | None = None
+) -> Call[Alias]:
+    """Let `name@alias` stand for one version, or for several, each with its weight, from now on.
+
+    if_match: the `etag` of the alias as it was read; PreconditionFailedError when it was moved since.
+    """
     body: dict[str, Any] = (
         {"version": versions}
         if isinstance(versions, int)
         else {"versions": {str(version): weight for version, weight in versions.items()}}
     )
-    return Call("put", _alias_path(name, alias), Alias, body=body)
+    return Call("put", _alias_path(name, alias), Alias, body=body, extra_headers=_only_if(if_match))
 
 
 def get_alias(name: str, alias: str) -> Call[Alias]:
@@ -132,14 +137,17 @@ def list_aliases(name: str) -> Listing[Alias]:
     return Listing(f"{_path(name)}/aliases", Alias)
 
 
-def remove_alias(name: str, alias: str) -> Call[AliasDeleted]:
-    """Remove an alias; a rollback brings it back."""
-    return Call("delete", _alias_path(name, alias), AliasDeleted)
+def remove_alias(name: str, alias: str, *, if_match: str | None = None) -> Call[AliasDeleted]:
+    """Remove an alias; a rollback brings it back. if_match: as for `set_alias`."""
+    return Call("delete", _alias_path(name, alias), AliasDeleted, extra_headers=_only_if(if_match))
 
 
-def roll_back_alias(name: str, alias: str) -> Call[Alias]:
-    """Let `name@alias` stand for what it did before it was last moved."""
-    return Call("post", f"{_alias_path(name, alias)}/rollback", Alias)
+def roll_back_alias(name: str, alias: str, *, if_match: str | None = None) -> Call[Alias]:
+    """Let `name@alias` stand for what it did before it was last moved.
+
+    Done again, it takes that back: with `if_match`, as for `set_alias`, only one of two who do it at once does.
+    """
+    return Call("post", f"{_alias_path(name, alias)}/rollback", Alias, extra_headers=_only_if(if_match))
 
 
 def alias_history(name: str, alias: str, *, limit: int = 100) -> Listing[AliasMove]:
@@ -214,6 +222,10 @@ def _line(adapter: Mapping[str, Any]) -> bytes:
     # As `export` gives it, a vector is base64 already.
     wire = {**adapter, "vector": vector if isinstance(vector, str) else vector_to_wire(vector)}
     return json.dumps(wire).encode() + b"\n"
+
+
+def _only_if(if_match: str | None) -> dict[str, str]:
+    return {} if if_match is None else {"if-match": if_match}
 
 
 def _path(reference: str) -> str:

@@ -90,13 +90,14 @@ class ResponseSummary(BaseModel):
 
 
 class Alias(BaseModel):
-    """What `adapter@alias` stands for: version -> weight."""
+    """What `adapter@alias` stands for: version -> weight. etag: for `if_match`, to change it only while it is so."""
 
     id: str
     adapter: str
     alias: str
     versions: dict[str, float]
     moved_at: int
+    etag: str
 
 
 class AliasDeleted(BaseModel):

@@ -47,7 +47,10 @@ class AliasChange(BaseModel):
 
 
 class AliasObject(BaseModel):
-    """What an alias stands for: version -> weight, with one version whatever its weight."""
+    """What an alias stands for: version -> weight, with one version whatever its weight.
+
+    `etag` is its ETag, to be sent as If-Match by a change that is to be made only while it is as it is here.
+    """
 
     id: str = Field(examples=["acme/math@prod"])
     object: Literal["adapter.alias"] = "adapter.alias"
@@ -55,6 +58,7 @@ class AliasObject(BaseModel):
     alias: str
     versions: dict[str, float]
     moved_at: int
+    etag: str
 
     @classmethod
     def of(cls, reference: Reference, alias: Alias) -> AliasObject:
@@ -62,7 +66,12 @@ class AliasObject(BaseModel):
         versions = {str(version): weight for version, weight in alias.targets.items()}
         adapter = reference.qualified_name
         return cls(
-            id=f"{adapter}@{alias.name}", adapter=adapter, alias=alias.name, versions=versions, moved_at=alias.moved_at
+            id=f"{adapter}@{alias.name}",
+            adapter=adapter,
+            alias=alias.name,
+            versions=versions,
+            moved_at=alias.moved_at,
+            etag=alias.etag,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 import safetensors.torch
 import torch
@@ -48,6 +49,25 @@ def test_upload_alias_download_delete_and_restore(tmp_path: Path) -> None:
     assert "There is no adapter 'copy'" in run("show", "copy", code=1).stderr
     run("restore", "copy")
     assert [line.split()[0] for line in run("list").stdout.splitlines()] == ["id", "acme/math@2", "copy@1"]
+
+
+def test_a_rollback_says_what_it_left_and_is_not_undone_by_the_same_command(tmp_path: Path, base_url: str) -> None:
+    vector = tmp_path / "v.bin"
+    vector.write_bytes(bytes(26))
+    for move in (["1"], ["1=95", "2=5"], ["2"]):
+        run("upload", "a", vector)
+        run("alias", "a", "prod", *move)
+    left = run("alias", "a", "prod", "--rollback", "--from", 2)
+    assert json.loads(left.stdout)["versions"] == {"1": 95.0, "2": 5.0}
+    assert "a@prod stood for 2 and is 1 and 2 again" in left.stderr
+    again = run("alias", "a", "prod", "--rollback", "--from", 2, code=1).stderr
+    assert "a@prod is not rolled back: it stands for 1 and 2, and not for 2" in again
+    both = run("alias", "a", "prod", "--rollback", "--from", 2, "--from", 1)
+    assert json.loads(both.stdout)["versions"] == {"2": 1.0}
+    assert "stood for 2 and is" in run("alias", "a", "prod", "--rollback").stderr
+    httpx.delete(f"{base_url}/v1/adapters/a/aliases/prod").raise_for_status()
+    assert "no alias" in run("alias", "a", "prod", "--rollback", "--from", 2, code=1).stderr
+    assert json.loads(run("alias", "a", "prod", "--rollback").stdout)["versions"] == {"1": 95.0, "2": 5.0}
 
 
 def test_import_of_more_than_one_request_says_what_was_rejected_and_can_be_repeated(tmp_path: Path) -> None:
@@ -105,6 +125,7 @@ def test_mistakes_are_sentences(tmp_path: Path) -> None:
     assert "has no adapter_model.safetensors" in run("upload", "empty", tmp_path, code=1).stderr
     assert "expected a version" in run("alias", "a", "prod", "one", code=1).stderr
     assert "expected each of them once" in run("alias", "a", "prod", "3=95", "3=5", code=1).stderr
+    assert "--from is of --rollback" in run("alias", "a", "prod", "--from", 4, code=1).stderr
     assert "leave out '4', or --rollback" in run("alias", "a", "prod", "4", "--rollback", code=1).stderr
     nowhere = tmp_path / "none" / "x"
     vector = tmp_path / "v.bin"

@@ -42,6 +42,25 @@ def test_life_of_an_adapter(client: Any) -> None:
     assert client.adapters.set_public("acme/math").public
 
 
+def test_an_alias_is_changed_only_as_it_was_read(client: Any) -> None:
+    for number in (1, 2):
+        client.adapters.upload("acme/math", [number / 4] * 13)
+        client.adapters.set_alias("acme/math", "prod", number)
+    bad = client.adapters.get_alias("acme/math", "prod")
+    # Of two who roll back what they saw, the second does not bring it back.
+    good = client.adapters.roll_back_alias("acme/math", "prod", if_match=bad.etag)
+    for change in (
+        lambda: client.adapters.roll_back_alias("acme/math", "prod", if_match=bad.etag),
+        lambda: client.adapters.set_alias("acme/math", "prod", 2, if_match=bad.etag),
+        lambda: client.adapters.remove_alias("acme/math", "prod", if_match=bad.etag),
+    ):
+        with pytest.raises(tinylora_client.PreconditionFailedError):
+            change()
+    assert list(client.adapters.list_aliases("acme/math")) == [good]
+    moved = client.adapters.set_alias("acme/math", "prod", {1: 1, 2: 1}, if_match=good.etag)
+    assert client.adapters.remove_alias("acme/math", "prod", if_match=moved.etag).deleted
+
+
 @pytest.mark.parametrize(
     "vector",
     [
