@@ -217,9 +217,9 @@ class BestVector(Message):
 
 class FinishRequest(Message):
     """How the work on a job ends here. succeeded: `best` is published. failed: `error` says why. paused, cancelled: as
-    was wanted. released: somebody else is to go on (this worker shuts down, or cannot load the model). dropped: the
-    worker failed, not the job, which is tried again when the lease has run out. stalled: what the job needs beside this
-    server does not answer, so it is paused until its owner resumes it."""
+    was wanted. released: somebody else is to go on (this worker shuts down, or cannot load the model or store
+    files). dropped: the worker failed, not the job, which is tried again when the lease has run out. stalled: what the
+    job needs beside this server does not answer, so it is paused until its owner resumes it."""
 
     worker: WorkerName
     status: Literal["succeeded", "failed", "cancelled", "paused", "released", "dropped", "stalled"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import BinaryIO, TypeVar, cast
 
 import httpx
@@ -37,6 +37,11 @@ AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 class LeaseLost(Exception):
     """This worker does not hold the lease of the job (any more), or has to claim it again."""
+
+
+class CannotStore(Exception):
+    """This worker's disk does not take a job's file at present, which says nothing of the job. The message is for
+    people."""
 
 
 class GatewayClient:
@@ -81,12 +86,22 @@ class GatewayClient:
 
     @asynccontextmanager
     async def file(self, tenant: str, file_id: str) -> AsyncIterator[BinaryIO]:
-        """A tenant's file, downloaded to a temporary one. GatewayRefused when it or its bytes do not exist."""
-        path, headers = f"/v1/files/{file_id}/content", {ORGANIZATION_HEADER: tenant}
-        with tempfile.TemporaryFile() as file:
-            await self._get(path, headers, file)
-            file.seek(0)
-            yield cast(BinaryIO, file)
+        """A tenant's file, downloaded to a temporary one. GatewayRefused when it or its bytes do not exist, CannotStore
+        when there is no place for them."""
+        with ExitStack() as opened:
+            try:
+                with ExitStack() as begun:  # closed in here when it fails, for that writes what is buffered
+                    file = cast(BinaryIO, begun.enter_context(tempfile.TemporaryFile()))
+                    path, headers = f"/v1/files/{file_id}/content", {ORGANIZATION_HEADER: tenant}
+                    await self._get(path, headers, file)
+                    file.seek(0)
+                    opened.push(begun.pop_all())
+            except OSError as error:
+                raise CannotStore(
+                    f"The job's files cannot be stored on the worker's machine ({error.strerror or error}). Have its "
+                    "operator free space for temporary files, or name another directory in TMPDIR."
+                ) from error
+            yield file
 
     async def max_model_len(self) -> int | None:
         """The longest sequence that the engine takes, in tokens; None when the gateway does not say."""

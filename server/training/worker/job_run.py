@@ -48,8 +48,8 @@ class JobRun:
         """Check its data, or train it to its end, as its status says.
 
         Raises LeaseLost when the job is another worker's by now, GatewayRefused for an answer that ends its run here,
-        CannotLoad where the worker cannot read the model, DoesNotFitNow where it has too little memory, OtherTokenizer
-        where the engine's is not its own.
+        CannotLoad where the worker cannot read the model, CannotStore where it cannot write the files, DoesNotFitNow
+        where it has too little memory, OtherTokenizer where the engine's is not its own.
         """
         if self.job.status == "validating_files":
             await self._validate()

@@ -5,7 +5,8 @@ is wanted of the running ones. A job that is to stop is cancelled at once; its u
 with the same result. A worker that is to end finishes the running steps, those that do not take too long, and gives the
 jobs back.
 
-A worker that cannot load the model gives jobs back, and asks for none that need it for a while, then for longer.
+A worker that cannot load the model gives jobs back, and asks for none that need it for a while, then for longer. One
+whose disk does not take a job's files does so, too, and asks for none at all.
 An unexpected exception ends that job's run here, which is among its events, and its lease expires. The gateway counts
 such runs, and fails a job when several in a row ended without a step.
 """
@@ -29,10 +30,11 @@ from server.limits.fair_semaphore import TenantSemaphores
 from server.training.jobs.config import METHODS, Method, needs_weights
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, Wanted
 from server.training.worker.context import WorkerContext, WorkerTools
-from server.training.worker.gateway_client import LeaseLost
+from server.training.worker.gateway_client import CannotStore, LeaseLost
+from server.training.worker.growing_pause import GrowingPause
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_run import JobRun
-from server.training.worker.outcome import dropped, unloaded
+from server.training.worker.outcome import dropped, given_back
 from server.training.worker.pass_size import DoesNotFitNow
 from server.training.worker.tokenizer_check import OtherTokenizer
 from server.training.worker.trainer import CannotLoad
@@ -40,7 +42,6 @@ from server.training.worker.trainer import CannotLoad
 MAX_BACKOFF_S = 30.0
 # Whose files are read beside the jobs that are trained: these may take hours, and reading takes little.
 MAX_VALIDATING = 4
-MAX_LOAD_PAUSE_S = 600.0
 # Of running steps, when the worker is to end.
 GRACE_S = 30.0
 # For the last word of a worker that ends; nobody waits longer for it.
@@ -65,7 +66,7 @@ class Worker:
     methods: of the jobs that it does. max_jobs: trained together. max_grading: completions of a
     tenant graded at once.
     poll_s: seconds between two claims; less when a third of a lease is less.
-    load_pause_s: before it is tried again to read the model's weights; longer every time.
+    pause_s: before it is tried again to read the model's weights, or to store a job's files; longer every time.
     """
 
     name: str
@@ -75,13 +76,13 @@ class Worker:
     max_jobs: int = 4
     poll_s: float = 5.0
     max_grading: int = 16
-    load_pause_s: float = 60.0
+    pause_s: float = 60.0
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[str, _RunningJob] = field(init=False, default_factory=dict)
     _reasoning: bool = field(init=False, default=False)
     _max_step_tokens: int | None = field(init=False, default=None)
-    _load_at: float = field(init=False, default=0.0)
-    _load_pause_s: float = field(init=False, default=0.0)
+    _loading_pause: GrowingPause = field(init=False)
+    _storing_pause: GrowingPause = field(init=False)
     _job_ended: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _context: WorkerContext = field(init=False)
     _grading_semaphore: TenantSemaphores = field(init=False)
@@ -89,6 +90,7 @@ class Worker:
     def __post_init__(self) -> None:
         self._context = WorkerContext(self.name, self.tools, self.stopping, self.log)
         self._grading_semaphore = TenantSemaphores(self.max_grading)
+        self._loading_pause, self._storing_pause = GrowingPause(self.pause_s), GrowingPause(self.pause_s)
 
     @property
     def running(self) -> list[str]:
@@ -117,15 +119,15 @@ class Worker:
 
     async def _claim(self) -> ClaimAnswer | None:
         """Renew the leases and ask for jobs; None when the gateway gave no answer."""
-        methods, ends = self._methods(), self.stopping.is_set()
+        methods, takes_jobs = self._methods(), not self.stopping.is_set() and not self._storing_pause.runs
         trained = sum(running.job.status == "running" for running in self._running.values())
         request = ClaimRequest(
             worker=self.name,
             base_model=self.tools.base_model,
             factors=self.tools.factors,
             methods=methods or list(self.methods),
-            capacity=max(0, self.max_jobs - trained) if methods and not ends else 0,
-            validating=0 if ends else max(0, MAX_VALIDATING - (len(self._running) - trained)),
+            capacity=max(0, self.max_jobs - trained) if methods and takes_jobs else 0,
+            validating=max(0, MAX_VALIDATING - (len(self._running) - trained)) if takes_jobs else 0,
             running=self.running,
         )
         try:
@@ -206,12 +208,9 @@ class Worker:
         except LeaseLost as error:
             self.log(f"{job.id} ({job.tenant}) is dropped: {error}")
         except CannotLoad as error:
-            self._pause_loading()
-            self.log(
-                f"{job.id} ({job.tenant}) is given back, the next is asked for in {self._load_pause_s:.0f} s: {error}"
-            )
-            with suppress(LeaseLost, GatewayRefused):
-                await self.tools.gateway.finish(job.id, unloaded(self.name, str(error)))
+            await self._pause(self._loading_pause, job, str(error), "can load the model")
+        except CannotStore as error:
+            await self._pause(self._storing_pause, job, str(error), "has room for its files")
         except (DoesNotFitNow, OtherTokenizer) as error:
             await self._drop(job, str(error))
         except GatewayRefused as error:
@@ -220,16 +219,16 @@ class Worker:
             logger.exception("job_failed", job=job.id)
             await self._drop(job, f"an error in the worker ({type(error).__name__}), which is in its log")
 
-    def _pause_loading(self) -> None:
-        """Ask for no job that needs the model for a while, which its other jobs that fail by now do not prolong."""
-        at = time.monotonic()
-        if at >= self._load_at:
-            self._load_pause_s = min(MAX_LOAD_PAUSE_S, max(self.load_pause_s, 2 * self._load_pause_s))
-            self._load_at = at + self._load_pause_s
+    async def _pause(self, pause: GrowingPause, job: ClaimedJob, why: str, other: str) -> None:
+        """Give the job to a worker that `other`, and ask for none of its kind as long as the pause runs."""
+        pause.begin()
+        self.log(f"{job.id} ({job.tenant}) is given back, the next is asked for in {pause.seconds:.0f} s: {why}")
+        with suppress(LeaseLost, GatewayRefused):
+            await self.tools.gateway.finish(job.id, given_back(self.name, why, other))
 
     def _methods(self) -> list[Method]:
         """Of the jobs that it can do now."""
-        loads = time.monotonic() >= self._load_at
+        loads = not self._loading_pause.runs
         return [method for method in self.methods if loads or not needs_weights([method])]
 
     async def _drop(self, job: ClaimedJob, why: str) -> None:

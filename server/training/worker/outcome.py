@@ -38,9 +38,9 @@ def dropped(worker: str, why: str) -> FinishRequest:
     return FinishRequest(worker=worker, status="dropped", events=[event])
 
 
-def unloaded(worker: str, why: str) -> FinishRequest:
-    """The request that gives a job to another worker, for this one cannot load the model."""
-    text = f"The worker gives the job back: {why.rstrip('.')}. The job waits for a worker that can load the model."
+def given_back(worker: str, why: str, other: str) -> FinishRequest:
+    """The request that gives a job to another worker, one that `other`."""
+    text = f"The worker gives the job back: {why.rstrip('.')}. The job waits for a worker that {other}."
     event = WorkerEvent(level="warn", message=printable(text)[:MAX_MESSAGE_CHARS])
     return FinishRequest(worker=worker, status="released", events=[event])
 

@@ -105,7 +105,7 @@ class Site:
             max_tokens=SHAPE["max_position_embeddings"],
             log_dir=self.log_dir,
         )
-        worker = Worker(name, tools, self.lines.append, max_jobs=max_jobs, poll_s=0.02, load_pause_s=0.2)
+        worker = Worker(name, tools, self.lines.append, max_jobs=max_jobs, poll_s=0.02, pause_s=0.2)
         task = asyncio.create_task(worker.run(grace_s))
         try:
             yield worker

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import secrets
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +386,45 @@ async def test_a_file_that_is_gone_from_the_storage_is_told_to_the_owner_and_fai
         told = [event.message for event in await here.events(job_id) if event.level == "error"]
         said = f"does not have the bytes of {job.training_file}. Use a new file"
         assert sum(said in message for message in told) == MAX_ATTEMPTS
+
+
+@contextmanager
+def files_of_at_most(count: int) -> Iterator[None]:
+    """Writing more than so many bytes into a file is an error, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_worker_whose_disk_is_full_fails_no_job_and_asks_for_none_for_longer_and_longer(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    def given_back() -> int:
+        return sum(" is given back, the next is asked for in " in line for line in here.lines)
+
+    async with site(tmp_path, path, factors) as here:
+        long = await here.job([{**row, "note": "x" * 900_000} for row in rows(10)], SIMILAR, **TINY)
+        async with here.worker(max_jobs=0):  # and only looks at files
+            with files_of_at_most(8_000_000):
+                await until(lambda: given_back() == 1)
+                first = time.monotonic()
+                await until(lambda: given_back() == 3)
+                third = time.monotonic()
+                assert third - first > 0.5, "0.2 s and 0.4 s"
+                short = await here.job(rows(10), SIMILAR, **TINY)
+                await here.wait(short, "queued")
+                assert time.monotonic() - third > 0.5, "0.8 s, in which it takes no job of any kind"
+                await until(lambda: job_row(here, long).attempts == 0)  # as between two of its attempts
+            await here.wait(long, "queued")
+        told = [event.message for event in await here.events(long) if "gives the job back" in event.message]
+        assert told and set(told) == {
+            "The worker gives the job back: The job's files cannot be stored on the worker's machine (File too large). "
+            "Have its operator free space for temporary files, or name another directory in TMPDIR. The job waits for "
+            "a worker that has room for its files."
+        }
 
 
 async def test_prompts_that_the_engine_refuses_to_the_last_fail_the_job(
