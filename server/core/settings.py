@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     )
     console: bool = Field(default=True, description="serve the web console at /console")
 
-    database_url: str = Field(default="sqlite:///data/tinylora.db", description="SQLAlchemy URL of the registry")
+    database_url: str = Field(
+        default="sqlite:///data/tinylora.db", min_length=1, description="SQLAlchemy URL of the registry"
+    )
     database_busy_timeout_s: float = Field(
         default=10.0, gt=0, description="how long a write waits for another process's"
     )
@@ -119,7 +121,9 @@ class Settings(BaseSettings):
     )
 
     files_url: FilesUrl = Field(
-        default="data/files", description="where uploaded files are: a directory, or a URL that fsspec knows (s3://...)"
+        default="data/files",
+        min_length=1,
+        description="where uploaded files are: a directory, or a URL that fsspec knows (s3://...)",
     )
     max_file_bytes: int = Field(default=512 * MIB, ge=1, description="longest file of /v1/files")
     max_spooled_body_bytes: FileRoom | None = Field(
@@ -160,7 +164,9 @@ class Settings(BaseSettings):
     worker_gpu_gib: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default="auto", description="memory kept on a GPU for each of them; auto: by the size of the model"
     )
-    training_log_dir: str = Field(default="data/tensorboard", description="where those write TensorBoard's files")
+    training_log_dir: str = Field(
+        default="data/tensorboard", min_length=1, description="where those write TensorBoard's files"
+    )
     python_graders: bool = Field(
         default=False, description="whether jobs may bring python graders: code that runs here, shut in"
     )
@@ -176,6 +182,7 @@ class Settings(BaseSettings):
     webhook_key: Key | None = Field(default=None, description="older name of secrets_key; leave it where it was set")
     judge_url: str | None = Field(
         default=None,
+        min_length=1,
         description="API like OpenAI's with the models of score_model and label_model graders; none: this server's own",
     )
     judge_api_key: SecretStr | None = Field(default=None, description="the key of that API")
@@ -183,7 +190,9 @@ class Settings(BaseSettings):
     factors_rank: int = Field(default=2, ge=1, le=64, description="rank of the base model's factors")
     factors_kind: Literal["svd", "random"] = "svd"
     factors_from: str | None = Field(
-        default=None, description="of a quantised model: the model that it was made from, or a file of its factors"
+        default=None,
+        min_length=1,
+        description="of a quantised model: the model that it was made from, or a file of its factors",
     )
     delta: Literal["auto", "fused", "matmul", "kernel", "rows", "columns"] = Field(
         default="auto", description="how an adapter's change is computed, see `adapters/vllm/delta.py`"

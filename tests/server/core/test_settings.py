@@ -149,6 +149,14 @@ def test_storage_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -
         Settings()
 
 
+@pytest.mark.parametrize("name", ["DATABASE_URL", "FILES_URL", "TRAINING_LOG_DIR", "JUDGE_URL", "FACTORS_FROM"])
+def test_an_empty_place_or_model_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"TINYLORA_{name}", "")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert explain(refused.value) == f"TINYLORA_{name} is '': String should have at least 1 character"
+
+
 def test_a_setting_of_two_kinds_has_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYLORA_WORKER_GPU_GIB", "abc")
     with pytest.raises(ValidationError) as refused:
