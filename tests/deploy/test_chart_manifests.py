@@ -221,11 +221,15 @@ def test_alerts_and_dashboard_are_the_files() -> None:
 
 def routed(found: list[Manifest]) -> list[list[str]]:
     (rule,) = find(found, "Ingress")["spec"]["rules"]
-    (route,) = find(found, "HTTPRoute")["spec"]["rules"]
     return [
         [path["path"] for path in rule["http"]["paths"]],
-        [match["path"]["value"] for match in route["matches"]],
+        [match["path"]["value"] for route in http_rules(found) for match in route["matches"]],
     ]
+
+
+def http_rules(found: list[Manifest]) -> list[Manifest]:
+    rules: list[Manifest] = find(found, "HTTPRoute")["spec"]["rules"]
+    return rules
 
 
 def test_clients_reach_every_route_and_nobody_the_metrics(app: FastAPI) -> None:
@@ -239,23 +243,29 @@ def test_clients_reach_every_route_and_nobody_the_metrics(app: FastAPI) -> None:
 
 
 def test_an_http_route_leads_to_the_pool_where_there_is_one() -> None:
-    (rule,) = find(manifests(EVERYTHING), "HTTPRoute")["spec"]["rules"]
-    assert rule["backendRefs"] == [{"name": NAME, "port": 80}]
-    # Envoy would cut answers after 15 s.
-    assert rule["timeouts"] == {"request": "0s"}
+    for rule in http_rules(manifests(EVERYTHING)):
+        assert rule["backendRefs"] == [{"name": NAME, "port": 80}]
+        # Envoy would cut answers after 15 s.
+        assert rule["timeouts"] == {"request": "0s"}
     route = {**EVERYTHING["httpRoute"], "timeout": ""}
-    assert "timeouts" not in find(manifests({**EVERYTHING, "httpRoute": route}), "HTTPRoute")["spec"]["rules"][0]
+    assert all("timeouts" not in rule for rule in http_rules(manifests({**EVERYTHING, "httpRoute": route})))
     found = manifests(WITH_POOL)
-    (rule,) = find(found, "HTTPRoute")["spec"]["rules"]
-    (backend,) = rule["backendRefs"]
     pool = find(found, "InferencePool")
-    assert (backend["kind"], backend["name"], backend["group"]) == (
-        pool["kind"],
-        pool["metadata"]["name"],
-        pool["apiVersion"].partition("/")[0],
-    )
+    for rule in http_rules(found):
+        (backend,) = rule["backendRefs"]
+        assert (backend["kind"], backend["name"], backend["group"]) == (
+            pool["kind"],
+            pool["metadata"]["name"],
+            pool["apiVersion"].partition("/")[0],
+        )
     (port,) = container_of(find(found, "Deployment"))["ports"]
     assert pool["spec"]["targetPorts"] == [{"number": port["containerPort"]}]
+
+
+def test_an_http_route_is_one_that_older_versions_of_the_gateway_api_take() -> None:
+    # Before 1.2 a rule has eight matches at most; all have at most 16 rules.
+    rules = http_rules(manifests(EVERYTHING))
+    assert len(rules) <= 16 and all(0 < len(rule["matches"]) <= 8 for rule in rules)
 
 
 def test_migrations_run_before_gateways_and_need_nothing_of_the_chart() -> None:
