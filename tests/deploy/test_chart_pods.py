@@ -133,11 +133,23 @@ def test_jobs_go_where_gateways_may_and_not_away_from_them() -> None:
     assert specs["gateway"]["runtimeClassName"] == "nvidia" and specs["gateway"]["affinity"] == gateway["affinity"]
     for component in ("factors", "migrations", "test"):
         spec = specs[component]
-        assert (spec["tolerations"], spec["nodeSelector"]) == (gateway["tolerations"], gateway["nodeSelector"])
+        assert spec["tolerations"] == gateway["tolerations"]
+        assert spec["nodeSelector"] == {"kubernetes.io/arch": "amd64", "pool": "gpu"}
         assert spec["affinity"] == {"nodeAffinity": nodes}
         assert spec.keys() & {"runtimeClassName", "priorityClassName"} == set()
     with_gpu = pods(manifests({**EVERYTHING, "gateway": gateway, "factors": {"resources": GPU}}))
     assert with_gpu["factors"]["runtimeClassName"] == "nvidia"
+
+
+def test_all_pods_are_on_machines_that_run_the_images() -> None:
+    specs = pods(manifests(EVERYTHING))
+    assert specs.keys() == {"gateway", "worker", "factors", "migrations", "test"}
+    assert all(spec["nodeSelector"] == {"kubernetes.io/arch": "amd64"} for spec in specs.values())
+    of_ones_own: Values = {"nodeSelector": {"kubernetes.io/arch": None}}
+    specs = pods(
+        manifests({**EVERYTHING, "gateway": {"replicas": 2, **of_ones_own}, "worker": {"replicas": 2, **of_ones_own}})
+    )
+    assert all("nodeSelector" not in spec for spec in specs.values())
 
 
 def test_pods_that_end_have_their_own_annotations_and_labels() -> None:
