@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.api.app import create_app
 from server.core.settings import Settings
 from server.db.database import Database
+from server.training.states import ACTIVE
 from tests.deploy.monitoring import FILES, METRIC, dashboard, expressions, metrics_named, panels, rules
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import FakeEngine, tiny_factors
@@ -128,6 +129,15 @@ def test_a_gateway_that_starts_is_not_down_and_none_at_all_is() -> None:
     assert down["expr"] == 'up{job="tinylora"} == 0 and max_over_time(up{job="tinylora"}[1d]) == 1'
     # Without any series `up == 0` says nothing.
     assert none["expr"] == 'absent(up{job="tinylora"} == 1) == 1'
+
+
+def test_jobs_that_no_worker_takes_are_told_of_in_both_states_in_which_they_wait() -> None:
+    (rule,) = [rule for rule in rules() if rule["alert"] == "TinyloraJobsWait"]
+    (matchers,) = [matchers for name, matchers in SELECTOR.findall(rule["expr"]) if name == "tinylora_training_jobs"]
+    waiting = set(matchers.partition("=~")[2].strip('"').split("|"))
+    assert waiting == ACTIVE - {"running", "paused"}
+    # Both sides have the same labels, or `and` would find nothing.
+    assert re.findall(r"by \(([^)]*)\)", rule["expr"]) == ["namespace", "namespace"]
 
 
 def test_rates_leave_out_what_series_that_ended_had_counted() -> None:
