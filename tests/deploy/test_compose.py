@@ -13,9 +13,12 @@ import yaml
 
 from server.core.settings import Settings
 from server.launch.cli import cli
+from server.launch.own_workers import STOP_S
+from server.launch.serve import ENGINE_STOP_TIMEOUT_S
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 TEXT = (DEPLOY / "compose.yaml").read_text()
+OPERATIONS = (DEPLOY.parent / "docs" / "operations.md").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 GPU: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -113,6 +116,13 @@ def test_its_settings_exist() -> None:
 @pytest.mark.parametrize("service", ["prometheus", "grafana"])
 def test_what_has_no_key_is_for_this_machine_only(service: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[service]["ports"])
+
+
+def test_containers_that_are_run_by_hand_are_given_the_time_that_a_gateway_takes_to_end() -> None:
+    settings, (answers,) = Settings(), re.findall(r"`--shutdown-timeout` \((\d+) s\)", OPERATIONS)
+    least = settings.drain_notice_s + int(answers) + ENGINE_STOP_TIMEOUT_S + STOP_S
+    said = re.findall(r"`docker stop -t (\d+)`|`--stop-timeout (\d+)`", OPERATIONS)
+    assert len(said) == 2 and all(int("".join(one)) >= least for one in said)
 
 
 def test_prometheus_reads_the_metrics_with_the_key_and_has_the_alerts() -> None:
