@@ -39,17 +39,18 @@ FINDINGS: Mapping[str, Callable[[History, Circumstances], str | None]] = {
     )
 }
 
+# Graders whose reward is between 0 and 1. Of others that have no `range` the highest reward is not known.
+UP_TO_1 = frozenset({"string_check", "text_similarity", "math", "label_model"})
+
 # What the evaluation before training can show.
 BEFORE_TRAINING = (task.grader_errors.__name__,)
 
 
 def circumstances(job: ClaimedJob, event_data: Mapping[str, Any]) -> Circumstances:
-    """What is known of a step of `job`, whose result had this `event_data`.
-
-    A grader's reward is between 0 and 1 unless its definition has another range.
-    """
+    """What is known of a step of `job`, whose result had this `event_data`."""
     config = job.config
-    lowest, highest = job.method.get(config.method, {}).get("grader", {}).get("range", (0.0, 1.0))
+    grader = job.method.get(config.method, {}).get("grader", {})
+    lowest, highest = grader.get("range", (0.0, 1.0 if grader.get("type") in UP_TO_1 else None))
     return Circumstances(
         job=job.id,
         method=config.method,

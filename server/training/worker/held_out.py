@@ -55,7 +55,7 @@ class HeldOut:
         return self._considered(step, with_gain(evaluation, self.state.watch.start_by_row))
 
     async def has_gained(self, step: int) -> bool:
-        """Whether rewards that no longer differ behind `step` are the highest, or were raised by training.
+        """Whether rewards that no longer differ behind `step` are known to be the highest, or were raised by training.
 
         Raised on the held-out rows, which are evaluated first where that step was not; without any, in training.
         """
@@ -68,7 +68,8 @@ class HeldOut:
         now, start = (mean_of(steps, "train_reward_mean") for steps in ([history.last], history.first))
         if now is None or start is None:
             return False
-        is_solved = now >= circumstances(self.job, {}).highest
+        highest = circumstances(self.job, {}).highest
+        is_solved = highest is not None and now >= highest
         return is_solved or (self.state.has_improved if self.rows else now > start)
 
     def _considered(self, step: int, evaluation: Evaluation) -> tuple[Evaluation, list[WorkerEvent]]:

@@ -43,7 +43,7 @@ _NAMES = frozenset(
 class Circumstances:
     """What is known of a step besides its numbers.
 
-    job: its id, and its `method`. lowest, highest: reward that the grader gives.
+    job: its id, and its `method`. lowest, highest: reward that the grader gives; highest is None where it is not known.
     prompts: in a step; rows, of supervised training. selects_prompts: which of them depends on their rewards, so the
     reward of training says nothing by itself of how good the model is.
     sigma_is_measured: by the server, and not multiplied by more than 1. evaluates_greedily: of each held-out row there
@@ -57,7 +57,7 @@ class Circumstances:
     job: str = ""
     method: Method = "reinforcement"
     lowest: float = 0.0
-    highest: float = 1.0
+    highest: float | None = 1.0
     prompts: int = 1
     max_flat_steps: int | None = None
     max_completion_tokens: int | None = None

@@ -84,7 +84,7 @@ def sparse_rewards(history: History, about: Circumstances) -> str | None:
         return None
     reward = mean_of(history.recent, "train_reward_mean")
     which = "too hard or too easy"
-    if reward is not None and about.lowest < about.highest:
+    if reward is not None and about.highest is not None and about.lowest < about.highest:
         place = (reward - about.lowest) / (about.highest - about.lowest)
         which = "too hard" if place < 0.2 else "too easy" if place > 0.8 else which
     selected = "" if about.selects_prompts else 'prompt_selection "learnable", '
@@ -157,6 +157,11 @@ def _why_constant(history: History, about: Circumstances) -> str:
         return (
             "Every completion got the highest reward: the rows are too easy, or the grader accepts anything. Use "
             f"harder rows, or a stricter grader; {_samples(about)} show what it accepted."
+        )
+    if about.highest is None and reward >= max(history.reward_means):
+        return (
+            "It is the same for all prompts, and none was higher before. If the grader gives no more, use harder rows; "
+            f"if it does, it does not tell these completions apart: {_samples(about)} show what it gave."
         )
     return (
         "It is the same for all prompts, too: the grader does not seem to look at the answer. "

@@ -100,6 +100,8 @@ def test_a_step_without_any_reward_says_to_look_at_the_task_and_the_grader() -> 
         ({"train_reward_mean": -1.0}, {"lowest": -1.0}, "too hard for the model"),
         ({"train_reward_mean": 0.5}, {}, "the grader does not seem to look at the answer"),
         ({"train_reward_mean": 0.5, "reward_std": 0.5}, {}, "Use a grader that tells them apart"),
+        ({"train_reward_mean": 1.0}, {"highest": None}, "If the grader gives no more, use harder rows; if it does, it"),
+        ({"train_reward_mean": 0.0}, {"highest": None}, "too hard for the model"),
     ],
 )
 def test_constant_rewards_are_told_apart(numbers: dict[str, float], about: dict[str, Any], said: str) -> None:
@@ -297,7 +299,9 @@ def test_completions_that_are_cut_off_and_prompts_that_teach_nothing_are_told_of
     assert (step, name) == (1, "truncated_completions") and "60% of the completions" in text and "(64)" in text
     sparse = {"flat_share": 0.94, "train_reward_mean": 0.01, "train_reward_error": 0.01}
     [(step, name, text)] = told([sparse] * 5)
-    assert (step, name) == (3, "sparse_rewards") and "only 6% of the prompts" in text and "too hard" in text
+    assert (step, name) == (3, "sparse_rewards") and "only 6% of the prompts" in text and "too hard, taught" in text
+    [(_, _, text)] = told([sparse | {"train_reward_mean": 1.0}] * 5, highest=None)
+    assert "too hard or too easy, taught nothing" in text
 
 
 def test_answers_in_another_form_than_the_grader_reads_are_told_of() -> None:

@@ -105,6 +105,24 @@ async def test_a_job_that_has_solved_its_task_succeeds(
         assert "Ended before step 20: every completion of a prompt now gets the same reward." in texts
 
 
+async def test_a_reward_of_more_than_1_solves_nothing_where_the_highest_is_not_known(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    """The grader gives up to 10: 9 before training, then 3 for everything."""
+
+    def reply(place: int | None, count: int) -> float:
+        if place is not None:
+            return 3.0 if count else 9.0
+        return 3.0 if count >= 16 else 3.0 + count % 8
+
+    async with site(tmp_path, path, factors, endpoint_hosts="localhost") as here:
+        with endpoint_app(Graded(reply)) as endpoint:
+            job_id = await create(here, endpoint.url, max_steps=20, max_flat_steps=3, eval_interval=20)
+            async with here.worker():
+                job = await here.wait(job_id, lambda job: job.status in ("failed", "succeeded"))
+        assert job.error.code == "constant_rewards" and "the mean is 3" in job.error.message
+
+
 async def test_a_job_that_lost_what_it_was_rewarded_for_fails_and_keeps_its_last_step(
     tmp_path: Path, path: Path, factors: Factors
 ) -> None:
