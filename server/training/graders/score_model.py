@@ -1,4 +1,8 @@
-"""score_model: a judge model reads the sample and answers with a score, which is clamped to the grader's range."""
+"""score_model: a judge model reads the sample and answers with a score within the grader's range.
+
+Design decision: a score outside of the range is no verdict. Moved to its end, the 8 of a judge that thinks in tenths
+would be as good as a 1. Nor does the response_format bound it: the judge would be made to write another number.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,14 @@ from typing import Any, Literal
 import openai
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, field_validator
 
-from server.training.graders.grade import MAX_SCORE, Grade, Sample
+from server.training.graders.grade import MAX_SCORE, Grade, GraderError, Sample
 from server.training.graders.grader_thread import InThread
 from server.training.graders.judge import Answer, Judge, JudgeSpec, answer_rule
 from server.training.graders.spec import Name
 
 _MAX_SHOWN = 2000
+# By so much a score may be outside of the range, by rounding.
+_ROUNDING = 1e-6
 
 
 class SamplingParams(BaseModel):
@@ -71,9 +77,16 @@ class ScoreModel:
         self._judge = Judge(judge, spec, rule, {"type": "number"}, {**params, **own}, in_thread)
 
     async def grade(self, sample: Sample, item: Mapping[str, Any]) -> Grade:
-        """The judge's score within the range; `detail` has its answer. Raises GraderError when it gives none."""
+        """The judge's score; `detail` has its answer. Raises GraderError when it gives none within the range."""
         answer = await self._judge.ask(sample, item)
-        score = min(max(_score(answer), self._low), self._high)
+        said = _score(answer)
+        score = min(max(said, self._low), self._high)
+        if abs(score - said) > _ROUNDING:
+            raise GraderError(
+                "model_grader_parse_error",
+                f"the judge gave the score {said:.10g}, and the range is {self._low:.10g} to {self._high:.10g}; say in "
+                "input what each score means, or set range to the scores that the judge gives",
+            )
         return Grade(score, detail={"answer": answer.text[:_MAX_SHOWN], "model": answer.model}, tokens=answer.tokens)
 
 

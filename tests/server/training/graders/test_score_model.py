@@ -38,8 +38,8 @@ async def graded(*answers: Answer, refusal: str | None = None, **fields: object)
         ('Its set {x} is {"a": 1}: {"steps": [{"result": 1}], "result": 0.25} \\frac{1}{2}', 0.25),
         ('{"steps": [{"description": "it ends </think> {", "conclusion": "so"}], "result": 0.5}', 0.5),
         ('<think>r</think>{"steps": [{"description": "it ends </think>"}], "result": 0.5}', 0.5),
-        ('{"result": 7}', 1),
-        ('{"result": -3e5}', 0),
+        ('{"result": 1.0000001}', 1),
+        ('{"result": -1e-9}', 0),
     ],
 )
 async def test_the_verdict_is_the_result_within_the_range(answer: str, score: float) -> None:
@@ -50,11 +50,20 @@ async def test_the_verdict_is_the_result_within_the_range(answer: str, score: fl
     assert grade.detail == {"answer": answer, "model": "judge-2026"}
 
 
-async def test_a_range_of_its_own_bounds_the_score_and_is_told_to_the_judge() -> None:
-    grade, request = await graded('{"result": 12}', range=[1, 10])
+async def test_a_range_of_its_own_is_told_to_the_judge() -> None:
+    grade, request = await graded('{"result": 8}', range=[1, 10])
 
-    assert grade.score == 10
+    assert grade.score == 8
     assert "from 1 to 10" in request["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(("said", "shown"), [("8", "8"), ("1.01", "1.01"), ("-3e5", "-300000")])
+async def test_a_score_outside_of_the_range_is_no_verdict(said: str, shown: str) -> None:
+    with pytest.raises(GraderError) as refused:
+        await graded(f'{{"steps": [], "result": {said}}}')
+
+    assert refused.value.kind == "model_grader_parse_error" and refused.value.is_outage
+    assert f"the judge gave the score {shown}, and the range is 0 to 1" in refused.value.message
 
 
 async def test_the_judge_gets_templates_filled_in_the_rule_and_the_sampling_params() -> None:
