@@ -206,6 +206,10 @@ def _check_variables(item: Mapping[str, Any], variables: Collection[Variable]) -
             variable.look_up(item)
         except KeyError as missing:
             has = ", ".join(sorted(item)[:20]) or "no keys but messages"
-            raise FormatError(
-                f"it has no {missing.args[0]}, only {has:.300}", f"the grader's variable {variable}"
-            ) from None
+            expected = f"the grader's variable {variable}"
+            if (key := variable.path[0]) in RESERVED_KEYS:
+                expected = (
+                    "what the grader reads of them repeated in a field of its own, such as item.question, for graders "
+                    f"do not see a row's {key}"
+                )
+            raise FormatError(f"it has no {missing.args[0]}, only {has:.300}", expected) from None

@@ -325,6 +325,15 @@ def test_a_row_that_lacks_what_the_grader_reads_is_refused() -> None:
     assert error.expected == "the grader's variable item.solution.final"
 
 
+def test_a_grader_that_reads_the_prompt_is_told_that_rows_have_to_repeat_it() -> None:
+    reads = {"type": "string_check", "input": "{{sample.output_text}}", "operation": "eq"}
+    grader = parse_spec(reads | {"reference": "{{item.messages[0].content}}"})
+
+    error = refused(jsonl({"messages": [USER], "answer": "34"}), variables=grader.item_variables())
+    assert error.what == "it has no item.messages, only answer"
+    assert "repeated in a field of its own" in error.expected and "do not see a row's messages" in error.expected
+
+
 @given(st.integers(1, 300), st.floats(0, 1), st.integers())
 def test_a_split_covers_every_row_once(count: int, fraction: float, seed: int) -> None:
     training, validation = split(count, fraction, seed)
