@@ -43,6 +43,7 @@ from server.training.files.storage import FileStorage
 from server.training.graders.build import GraderTools
 from server.training.jobs.config import Method
 from server.training.jobs.metrics import JobMetrics
+from server.training.jobs.stranded import StrandedJobs
 from server.training.jobs.unreadable import UnreadableJobs
 
 
@@ -70,7 +71,7 @@ class Gateway:
 @dataclass(frozen=True, slots=True)
 class Training:
     """The parts of training in one app. own_methods: of the jobs for which the server starts workers itself.
-    unreadable: the jobs that claims pass over."""
+    unreadable, stranded: the jobs that claims pass over."""
 
     files: FileStorage
     metrics: JobMetrics
@@ -78,6 +79,7 @@ class Training:
     grader_runs: GraderRuns
     own_methods: frozenset[Method]
     unreadable: UnreadableJobs = field(default_factory=UnreadableJobs)
+    stranded: StrandedJobs = field(default_factory=StrandedJobs)
 
 
 def _gateway(request: Request) -> Gateway:

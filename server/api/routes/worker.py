@@ -86,7 +86,14 @@ async def claim_jobs(request: Request, gateway: GatewayDep, training: TrainingDe
             param="factors",
             code="factors_mismatch",
         )
-    leasing = Leasing(gateway.database, gateway.settings.worker_lease_s, gateway.seals, training.unreadable)
+    leasing = Leasing(
+        gateway.database,
+        gateway.settings.worker_lease_s,
+        gateway.engine.base_models[0],
+        gateway.seals,
+        training.unreadable,
+        training.stranded,
+    )
     answer = await _transact(gateway, lambda connection: claim(leasing, connection, body))
     state_of(request.scope).routine = not answer.jobs
     told = {"reasoning": gateway.engine.has_reasoning, "max_step_tokens": gateway.settings.max_step_tokens}

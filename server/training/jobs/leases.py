@@ -3,7 +3,7 @@
 Claims are made one after the other, under a lock of their own on PostgreSQL (SQLite has one writer anyway), so that the
 choice is fair (turns.py); files are read by any worker. A job whose worker no longer renews its lease is handed on; a
 job whose workers ended MAX_ATTEMPTS times in a row without a step is failed. One that this gateway cannot read is left
-for another one, and tried again after a minute (`unreadable`).
+for another one, and tried again after a minute (`unreadable`); one of other factors is not claimed (`stranded`).
 
 A job is a suspect when its worker vanished without a word, and SUSPECT attempts or more ended without a step. A worker
 is given one suspect at a time: until it has got something done, or for TRIAL_S, the others wait, and they alone. So a
@@ -34,6 +34,7 @@ from server.training.jobs.events import add_event
 from server.training.jobs.lifecycle import change_job, fail_job, locked_job
 from server.training.jobs.method_secrets import method_with_secrets
 from server.training.jobs.protocol import Checkpoint, ClaimAnswer, ClaimedJob, ClaimRequest, LeaseAnswer
+from server.training.jobs.stranded import StrandedJobs
 from server.training.jobs.turns import CLAIM_LOCK, SUSPECT, TRAINED, claimable, next_job_id, suspect
 from server.training.jobs.unreadable import UnreadableJobs
 from server.training.states import wanted_of
@@ -46,12 +47,15 @@ TRIAL = "Workers of the job have ended without a word. It is tried beside no oth
 
 @dataclass(frozen=True, slots=True)
 class Leasing:
-    """What a gateway gives jobs out with. seals: of the jobs' secrets. unreadable: the jobs that it passes over."""
+    """What a gateway gives jobs out with. model: that it serves. seals: of the jobs' secrets. unreadable, stranded: the
+    jobs that it passes over."""
 
     database: Database
     lease_s: int
+    model: str
     seals: Seals
     unreadable: UnreadableJobs
+    stranded: StrandedJobs
 
 
 def claim(leasing: Leasing, connection: Connection, request: ClaimRequest) -> ClaimAnswer:
@@ -65,6 +69,7 @@ def claim(leasing: Leasing, connection: Connection, request: ClaimRequest) -> Cl
     for statuses, capacity in ((("validating_files",), validating), (TRAINED, request.capacity)):
         held = [*request.running, *(job.id for job in jobs)]
         jobs += _claim_some(leasing, connection, request, statuses, capacity, held)
+    leasing.stranded.tell(connection, leasing.model, request.factors)
     return ClaimAnswer(jobs=jobs, running=running, lease_s=lease_s)
 
 

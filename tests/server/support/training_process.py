@@ -31,6 +31,7 @@ from server.training.jobs.protocol import (
     WorkerEvent,
 )
 from server.training.jobs.sampled_group import SampledGroup
+from server.training.jobs.stranded import StrandedJobs
 from server.training.jobs.unreadable import UnreadableJobs
 from tests.server.support.fake_engine import MODULES
 from tests.server.support.training_kit import vector
@@ -46,6 +47,7 @@ class TrainingProcess:
         self.database = database
         self.most_sample_bytes = most_sample_bytes
         self.unreadable = UnreadableJobs()
+        self.stranded = StrandedJobs()
 
     def do(self, do: Callable[[Connection], T]) -> T:
         return self.database.transact(do)
@@ -96,7 +98,7 @@ class TrainingProcess:
         request = ClaimRequest(
             worker=worker, base_model="base", factors=FACTORS, capacity=capacity, running=list(running), **fields
         )
-        leasing = Leasing(self.database, 30, Seals(()), self.unreadable)
+        leasing = Leasing(self.database, 30, "base", Seals(()), self.unreadable, self.stranded)
         return self.do(lambda to: claim(leasing, to, request))
 
     def claimed(self, worker: str, capacity: int = 1, **fields: Any) -> list[str]:
