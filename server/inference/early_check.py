@@ -19,6 +19,7 @@ from server.inference.counts import check_counts, check_media
 from server.inference.engine_json import engine_json
 from server.inference.own_fields import check_own_fields
 from server.inference.refused_values import leave_out_refused
+from server.inference.responses.input_items import with_whole_texts
 from server.inference.responses.plan import ResponseLimits, check_storing, needs_store
 from server.inference.service_tier import tier_of
 from server.inference.token_estimate import estimate
@@ -53,6 +54,8 @@ class EarlyCheck:
             if not needs_store(payload):
                 own = {name: value for name, value in payload.items() if name not in _NOT_THE_ENGINES}
                 leave_out_refused(own)
+                if isinstance(own.get("input"), list):
+                    own["input"] = with_whole_texts(own["input"])
                 lower_limits(own, engine.max_model_len, has_thinking_budgets=engine.has_thinking_budgets)
                 engine.check_request(path, own)
 

@@ -43,7 +43,7 @@ MEANINGS = (
         {**dict.fromkeys((CHAT, CHATS, COMPLETIONS, RESPONSES_PATH), ("stop",)), MESSAGES: ("stop_sequences",)},
     ),
     Meaning(
-        ("response_format", "output_format", "json_schema", "grammar", "regex", "ebnf"),
+        ("response_format", "output_format", "structured_outputs", "json_schema", "grammar", "regex", "ebnf"),
         {
             **dict.fromkeys((CHAT, CHATS, COMPLETIONS), _FORMATS),
             RESPONSES_PATH: ("text.format", "structured_outputs"),

@@ -30,7 +30,7 @@ class ProxyHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if headers.get("content-type", "").startswith(EVENT_STREAM):
-                    headers["cache-control"] = "no-cache"
+                    headers["cache-control"] = OWN
                     headers["x-accel-buffering"] = "no"
                 else:
                     headers.setdefault("cache-control", OWN)

@@ -49,7 +49,11 @@ def for_engine(items: Iterable[Item]) -> list[Item]:
 
 def with_whole_texts(items: Iterable[object]) -> list[object]:
     """`items` as the engine is to read them: of a message of the model it takes the first part and passes over the
-    others, so that several texts become one, each on lines of its own, as in chats."""
+    others, so that several texts become one, each on lines of its own, as in chats.
+
+    It refuses a message of texts that the model wrote without `type`, as the AI SDK sends it, and one that begins with
+    a refusal, which is a text here, too.
+    """
     return [_with_whole_text(item) if isinstance(item, dict) else item for item in items]
 
 
@@ -72,12 +76,13 @@ def _type(item: Mapping[str, Any]) -> str:
 
 def _with_whole_text(item: Item) -> Item:
     parts = item.get("content")
-    if _type(item) != "message" or item.get("role") != "assistant" or not isinstance(parts, list) or len(parts) < 2:
+    if _type(item) != "message" or item.get("role") != "assistant" or not isinstance(parts, list) or not parts:
         return item
     texts = [part.get("text", part.get("refusal")) if isinstance(part, Mapping) else None for part in parts]
     if not all(isinstance(text, str) for text in texts):
         return item  # the engine's to refuse
-    return {**item, "content": [{"type": "output_text", "text": "\n".join(map(str, texts)), "annotations": []}]}
+    part = {"type": "output_text", "text": "\n".join(map(str, texts)), "annotations": []}
+    return {**item, "type": "message", "content": [part]}
 
 
 def _is_empty(item: Item) -> bool:

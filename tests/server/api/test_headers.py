@@ -28,7 +28,7 @@ VECTOR = {"vector": [1.0] * 13}
 async def test_streams_are_held_back_by_no_proxy(client: httpx.AsyncClient) -> None:
     streamed = await client.post(CHAT, json={"messages": [], "stream": True})
     assert streamed.headers["content-type"].startswith("text/event-stream")
-    assert (streamed.headers["x-accel-buffering"], streamed.headers["cache-control"]) == ("no", "no-cache")
+    assert (streamed.headers["x-accel-buffering"], streamed.headers["cache-control"]) == ("no", "private, no-cache")
     assert "x-accel-buffering" not in (await client.post(CHAT, json={"messages": []})).headers
 
 

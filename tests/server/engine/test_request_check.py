@@ -33,9 +33,13 @@ from server.db.database import Database
 from server.db.response_tables import RESPONSES
 from server.engine.error_handlers import add_engine_error_handlers
 from server.engine.request_check import check_request
+from server.inference.responses.input_items import with_whole_texts
 from tests.server.conftest import client_of
 from tests.server.inference.test_responses import ended, official
+from tests.server.support import batch_kit
+from tests.server.support.batch_kit import line, make_batch
 from tests.server.support.fake_engine import BASE, FakeEngine
+from tests.server.support.served import served
 
 VECTOR = {"vector": [1.0] * 13}
 
@@ -109,6 +113,34 @@ async def test_what_is_wrong_is_told_as_in_the_foreground(
     assert (status, told["error"]["param"]) == (400, param) and told["error"]["message"]
     with app_database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(RESPONSES)).scalar() == 0
+
+
+def _own(*parts: dict[str, str], **fields: str) -> dict[str, Any]:
+    return {**fields, "role": "assistant", "content": list(parts)}
+
+
+OWN: list[tuple[dict[str, Any], str]] = [
+    (_own({"type": "output_text", "text": "one"}), "one"),  # as the AI SDK sends it
+    (_own({"type": "input_text", "text": "one"}, {"type": "input_text", "text": "two"}), "one\ntwo"),
+    (_own({"type": "refusal", "refusal": "no"}, type="message", id="msg_1", status="completed"), "no"),
+]
+
+
+def test_messages_of_the_model_are_read_in_any_form(
+    settings: Settings, factors: Factors, app_database: Database
+) -> None:
+    app = create_app(settings, ReadingEngine(factors), app_database)
+    with served(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client:
+        bodies: list[Any] = [{"model": BASE, "input": [USER, item, USER]} for item, _ in OWN]
+        lines = [line(str(number), url="/v1/responses", **body) for number, body in enumerate(bodies)]
+        batch = make_batch(client, lines, "/v1/responses")
+        for body in bodies:
+            assert client.responses.create(**body).status == "completed"
+        done = batch_kit.ended(client, batch)
+        assert (done.status, done.request_counts and done.request_counts.failed) == ("completed", 0), done.errors
+    for item, text in OWN:
+        read = ResponsesRequest.model_validate({"input": with_whole_texts([USER, item])}).input
+        assert construct_input_messages(request_input=read)[-1] == {"role": "assistant", "content": text}
 
 
 @pytest.mark.parametrize(

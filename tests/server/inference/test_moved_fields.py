@@ -43,6 +43,7 @@ MODELS: dict[str, Any] = {
         (COMPLETIONS, {"n_predict": 3}, "it is max_tokens"),
         (MESSAGES, {"output_format": SCHEMA}, "it is output_config.format"),
         (MESSAGES, {"response_format": SCHEMA, "output_config": {"effort": "low"}}, "it is output_config.format"),
+        (MESSAGES, {"structured_outputs": {"regex": "a|b"}}, "it is output_config.format"),
         (MESSAGES, {"stop": "x"}, "it is stop_sequences"),
     ],
 )
