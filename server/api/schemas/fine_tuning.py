@@ -136,6 +136,7 @@ class EventObject(BaseModel):
     of which each is there where it could be measured:
 
     train_reward_mean, train_reward_error: over the step's completions; its standard error, over prompts.
+    train_<part>: the mean score of a part of a multi grader, by the part's name.
     valid_reward_mean, valid_reward_error, valid_<part>: of the held-out rows, in steps with an evaluation.
     valid_reward_gain, valid_reward_gain_error: mean difference to before training, row by row; its standard error.
     reward_std: of all rewards. flat_share: of prompts, those whose completions all got the same reward.

@@ -24,9 +24,9 @@ from server.training.graders.spec import GraderSpec, Name
 
 MAX_GRADERS = 16
 MAX_NAME_CHARS = 48
-# A job reports valid_<name> of every part beside metrics of its own (server.training.jobs.protocol.Metrics).
+# A job reports train_<name> and valid_<name> of every part beside metrics of its own (protocol.Metrics).
 TAKEN_NAMES = frozenset(
-    {"reward_mean", "reward_error", "reward_gain", "reward_gain_error", "loss", "mean_token_accuracy"}
+    {"reward_mean", "reward_error", "reward_gain", "reward_gain_error", "loss", "loss_error", "mean_token_accuracy"}
 )
 _NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME_CHARS - 1}}}")
 

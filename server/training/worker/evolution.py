@@ -27,7 +27,7 @@ from adapters.vector.codec import decode
 from server.training.jobs.config import AUTO_SIGMA_NATS, EvolutionConfig
 from server.training.jobs.protocol import ClaimedJob, WorkerEvent
 from server.training.worker.cma_es import CmaEs
-from server.training.worker.graded_sampling import GradedSampling, event_data, mean_reward
+from server.training.worker.graded_sampling import GradedSampling, event_data, mean_reward, part_means
 from server.training.worker.grading import Graded
 from server.training.worker.job_state import JobState
 from server.training.worker.method import Evaluation, StepResult
@@ -143,6 +143,7 @@ def _numbers(rewards_PB: Array, fitness_P: Array) -> dict[str, float]:
 def _result(graded: Graded, by_prompt: Graded, numbers: dict[str, float]) -> StepResult:
     completions = [(group.group.prompt, one) for group in graded.groups for one in group.group.completions]
     metrics = {
+        **part_means(graded, "train"),
         "train_reward_mean": mean_reward(graded, "the step"),
         "train_reward_error": by_prompt.standard_error,
         **by_prompt.numbers,

@@ -18,6 +18,7 @@ from server.limits.fair_semaphore import Slots
 from server.training.graders.grade import Grader
 from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
 from server.training.jobs.protocol import ClaimedJob
+from server.training.jobs.sampled_group import Split
 from server.training.worker import probe
 from server.training.worker.conversations import Conversations
 from server.training.worker.grading import Graded, GradedRollouts
@@ -67,9 +68,8 @@ class GradedSampling:
         temperature = 0.0 if count == 1 else self.config.temperature
         graded = await self._graded(await self.data.held_out(), [adapter], "valid", 0, count, temperature)
         mean = mean_reward(graded, "the held-out rows")
-        parts = {f"valid_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
         error = graded.standard_error
-        metrics = {**parts, "valid_reward_mean": mean, "valid_reward_error": error}
+        metrics = {**part_means(graded, "valid"), "valid_reward_mean": mean, "valid_reward_error": error}
         found = {
             "errors": graded.errors,
             "first_error": graded.first_error,
@@ -161,6 +161,11 @@ def mean_reward(graded: Graded, of: str) -> float:
             raise GatewayRefused(group.group.status, "", f"no completions: {group.group.error}")
     error = GraderOutage if graded.is_outage else TrainingFailed
     raise error("no_rewards", f"Not one completion of {of} could be sampled and graded: {graded.first_error}")
+
+
+def part_means(graded: Graded, split: Split) -> dict[str, float]:
+    """The mean scores of a multi grader's parts, by the names of the report."""
+    return {f"{split}_{name}": value for name, value in graded.parts.items() if name.isidentifier()}
 
 
 def event_data(graded: Graded) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from adapters.vector.adapter import Adapter
 from server.training.jobs.config import ReinforcementConfig
 from server.training.jobs.sampled_group import SampledGroup
 from server.training.worker.forward import Task
-from server.training.worker.graded_sampling import GradedSampling, event_data, mean_reward
+from server.training.worker.graded_sampling import GradedSampling, event_data, mean_reward, part_means
 from server.training.worker.gradient import Batch
 from server.training.worker.grading import Graded
 from server.training.worker.grpo import GrpoObjective, grpo_objective, k3
@@ -58,6 +58,7 @@ class Reinforcement:
             Task(sequences, objective),
             trained_tokens=sum(len(sequences[row]) for row in objective.rows),
             metrics={
+                **part_means(collected, "train"),
                 "train_reward_mean": mean_reward(collected, "the step"),
                 "train_reward_error": collected.standard_error,
                 **collected.numbers,

@@ -97,6 +97,7 @@ async def test_one_grader_in_place_of_a_map_goes_by_its_own_name() -> None:
         (multi("übereinstimmung", übereinstimmung=check("eq")), "grader.graders"),
         (multi("a" * 49, **{"a" * 49: check("eq")}), "grader.graders"),
         (multi("loss", loss=check("eq")), "grader.graders"),
+        (multi("loss_error", loss_error=check("eq")), "grader.graders"),
         (multi("reward_error", reward_error=check("eq")), "grader.graders"),
         (multi("a", a=check("eq"), b={**check("eq", "right"), "input": "wrong"}), "grader.graders"),
         (multi("a", a=multi("b", b=check("eq"))), "grader.graders"),

@@ -175,6 +175,10 @@ async def test_samples_say_what_every_completion_was_worth(tmp_path: Path, path:
                 assert one["importance"] == (pytest.approx(1.0, abs=1e-3) if one["advantage"] else None)
             assert data_of_step["completion_tokens_mean"] == np.mean([one["tokens"] for one in completions])
             assert data_of_step["truncated_share"] == np.mean([not one["finished"] for one in completions])
+            for name in parts:
+                assert data_of_step[f"train_{name}"] == pytest.approx(
+                    np.mean([one["rewards"][name] for one in completions])
+                )
         for one in samples:
             row = data[one["line"] - 1]
             assert (one["messages"], one["item"]) == (row["messages"], {"answer": row["answer"]})
