@@ -24,7 +24,7 @@ from server.core.clock import now
 from server.core.errors import BadRequest, NotFound, quoted
 from server.core.principal import DEFAULT_TENANT_NAME, KeyScope, Limits, Principal, Tenant
 from server.db.point_reads import KeyRow, TenantRow
-from server.db.tables import API_KEYS
+from server.db.tables import API_KEYS, TENANTS
 
 KEY_PREFIX = "sk-tl-"
 SECRET_BYTES = 32
@@ -69,6 +69,13 @@ def principal_of_row(row: KeyRow, at: float) -> Principal | None:
 def has_ended(key: KeyRow | Row[Any], at: float) -> bool:
     """Whether the key is revoked, or has expired `at` some time."""
     return key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= at)
+
+
+def is_still_valid(connection: Connection, principal: Principal) -> bool:
+    """Whether a request with the principal's key would be taken now. The operator's keys of settings always are."""
+    keys = sa.select(API_KEYS, TENANTS.c.disabled_at).join_from(API_KEYS, TENANTS)
+    key = connection.execute(keys.where(API_KEYS.c.id == principal.key_id)).one_or_none()
+    return key is None or not (has_ended(key, now()) or key.disabled_at is not None)
 
 
 def key_limits(key: KeyRow | Row[Any]) -> Limits:

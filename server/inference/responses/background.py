@@ -27,6 +27,7 @@ from starlette.types import Message, Scope
 
 from server.core.context_length import CODE, is_over_context
 from server.core.errors import ApiError, Unavailable
+from server.core.principal import Principal
 from server.core.request_state import RequestState, held_body, put_state, state_of
 from server.inference.exchange import Exchange
 from server.inference.request import InferenceRequest
@@ -34,7 +35,7 @@ from server.inference.responses.answer import BROKE_OFF, ResponseAnswer
 from server.inference.responses.event_log import EventLogs
 from server.inference.responses.leases import RENEW_S, Leases
 from server.inference.responses.plan import ResponsePlan
-from server.inference.responses.store import FIRST_EVENTS, LOST, ResponseStore
+from server.inference.responses.store import FIRST_EVENTS, LOST, NO_KEY, ResponseStore
 from server.limits.quotas import Ticket
 
 END_S = 10.0
@@ -55,13 +56,15 @@ class _Client(Exchange):
     `answer` is OpenAI's object once the engine has answered; `error` is why it has not.
     """
 
-    def __init__(self, scope: Scope, plan: ResponsePlan, store: ResponseStore, logs: EventLogs, tenant_id: int) -> None:
+    def __init__(
+        self, scope: Scope, plan: ResponsePlan, store: ResponseStore, logs: EventLogs, principal: Principal
+    ) -> None:
         self.accepted: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
         self.answer: dict[str, Any] | None = None
         self.error: dict[str, Any] = BROKE_OFF
         self._gone = asyncio.Event()
         self._refusal = b""
-        self._id, self._store, self._logs, self._tenant_id = plan.id, store, logs, tenant_id
+        self._id, self._store, self._logs, self._principal = plan.id, store, logs, principal
         self._sender = ResponseAnswer(plan, self._keep, self._read)
         super().__init__(scope, self._wait_until_gone, self._sender.send, {})
 
@@ -90,9 +93,13 @@ class _Client(Exchange):
 
     async def begins(self) -> None:
         try:
-            await self._store.begin(self._id)
+            may_run = await self._store.begin(self._id, self._principal)
         except Unavailable as error:  # it looks queued until it has ended, which is no reason not to run it
             structlog.get_logger().warning("begin of a response not stored", response=self._id, error=str(error))
+            return
+        if not may_run:
+            self.error = NO_KEY
+            raise ClientDisconnect
 
     async def refuse(self, error: ApiError) -> None:
         if self.accepted.done():
@@ -147,7 +154,7 @@ class BackgroundResponses:
         Raises the ApiError that says why it is not accepted.
         """
         tenant_id = request.principal.tenant.id
-        client = _Client(_scope_of_its_own(scope), plan, self._store, self.logs, tenant_id)
+        client = _Client(_scope_of_its_own(scope), plan, self._store, self.logs, request.principal)
         self._clients[plan.id] = client
         self.leases.take(plan.id)
         if plan.streams:

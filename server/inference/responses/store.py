@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy.engine import Connection, Row
 from starlette.concurrency import run_in_threadpool
 
+from server.auth.api_keys import is_still_valid
 from server.core.clock import now
 from server.core.errors import ApiError, BadRequest, NotFound
 from server.core.principal import Principal
@@ -43,6 +44,11 @@ from server.inference.responses.rows import (
 
 FIRST_EVENTS = ("created", "queued")
 LOST = {"code": "server_error", "message": "The server that ran this response was stopped. Send it again."}
+NO_KEY = {
+    "code": "api_key_revoked",
+    "message": "Before its turn came, the API key that made the response was revoked or has expired, or its tenant was "
+    "disabled. Make it again with another key.",
+}
 
 
 class ResponseStore:
@@ -128,9 +134,16 @@ class ResponseStore:
             most_tenant_bytes=self.limits.most_tenant_bytes,
         )
 
-    async def begin(self, response_id: str) -> None:
-        """A queued response runs now."""
-        await run_in_threadpool(self._database.transact, lambda connection: begin_response(connection, response_id))
+    async def begin(self, response_id: str, principal: Principal) -> bool:
+        """A queued response runs now, unless the key of `principal`, who made it, is not valid any more; whether."""
+
+        def begin(connection: Connection) -> bool:
+            if not is_still_valid(connection, principal):
+                return False
+            begin_response(connection, response_id)
+            return True
+
+        return await run_in_threadpool(self._database.transact, begin)
 
     async def end(
         self, tenant_id: int, response_id: str, ended: Mapping[str, Any], events: EventBatch | None = None
