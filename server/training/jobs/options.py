@@ -7,7 +7,7 @@ one that would have no effect.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -144,7 +144,32 @@ def resolve_config(
         _check_step(config, max_step_tokens)
     if isinstance(config, EvolutionConfig) and config.algorithm == "cma_es":
         _check_cma_es(config)
+    if isinstance(config, ReinforcementConfig) and config.importance_sampling == "none":
+        _refuse_changed(
+            config,
+            ("importance_min", "importance_max"),
+            "bounds a correction that importance_sampling none does not make; leave it out, or name another",
+        )
     return config
+
+
+def check_evaluation(config: AnyConfig, has_file: bool) -> None:
+    """BadRequest for settings of evaluations where no rows are held out. has_file: the job has a validation file."""
+    if not has_file and config.validation_fraction == 0:
+        _refuse_changed(
+            config,
+            ("eval_rows", "eval_samples"),
+            "is about held-out rows, and with validation_fraction 0 there are none; leave it out, or give a "
+            "validation_file",
+        )
+
+
+def _refuse_changed(config: AnyConfig, names: Sequence[str], why: str) -> None:
+    """BadRequest for the first of these settings that is not as it would be by itself: it would have no effect."""
+    for name in names:
+        field = type(config).model_fields.get(name)
+        if field is not None and getattr(config, name) != field.default:
+            raise BadRequest(f"{PARAM}.{name} {why}", param=f"{PARAM}.{name}", code="invalid_value")
 
 
 def _check_cma_es(config: EvolutionConfig) -> None:

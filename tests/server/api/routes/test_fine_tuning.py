@@ -274,6 +274,27 @@ def test_rows_held_out_in_two_ways_are_refused(openai_client: openai.OpenAI) -> 
     create_job(openai_client, **both, extra_body={"tinylora": {"validation_fraction": 0.0}})
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"importance_sampling": "none", "importance_max": 2.0}, "importance_max"),
+        ({"importance_sampling": "none", "importance_min": 0.5}, "importance_min"),
+        ({"validation_fraction": 0.0, "eval_samples": 4}, "eval_samples"),
+        ({"validation_fraction": 0.0, "eval_rows": 16}, "eval_rows"),
+    ],
+)
+def test_settings_that_would_have_no_effect_beside_others_are_refused(
+    openai_client: openai.OpenAI, options: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="leave it out") as refused:
+        create_job(openai_client, extra_body={"tinylora": options})
+    assert refused.value.param == f"tinylora.{name}"
+    defaults = {"importance_max": 3.0, "importance_min": 0.0, "eval_samples": 1, "eval_rows": 128}
+    create_job(openai_client, extra_body={"tinylora": options | {name: defaults[name]}})
+    if name.startswith("eval"):
+        create_job(openai_client, validation_file=upload(openai_client).id, extra_body={"tinylora": options})
+
+
 def test_a_format_that_the_engine_would_refuse_is_told_before_the_job_waits(
     openai_client: openai.OpenAI, engine: FakeEngine
 ) -> None:
