@@ -61,7 +61,7 @@ def check_moved(payload: Mapping[str, object], path: str) -> None:
     """BadRequest for the first field of `payload`, the body of a request to `path`, that is called otherwise there."""
     for meaning in MEANINGS:
         own = meaning.own.get(path, ())
-        if not own or any(_found(payload, name) is not None for name in own):
+        if not own or any(_is_said(payload, name) for name in own):
             continue
         for name in meaning.names:
             value = payload.get(name)
@@ -73,8 +73,13 @@ def check_moved(payload: Mapping[str, object], path: str) -> None:
                 )
 
 
-def _found(payload: Mapping[str, object], name: str) -> object:
+def _is_said(payload: Mapping[str, object], name: str) -> bool:
+    """Whether a field of a route, one of `Meaning.own`, asks for something."""
+    if name in _SYSTEM:
+        messages: Any = payload.get("messages")
+        conversation = messages if isinstance(messages, list) else []
+        return any(isinstance(one, Mapping) and one.get("role") in ("system", "developer") for one in conversation)
     value: Any = payload
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    return value not in _NOTHING

@@ -37,6 +37,8 @@ def check_choice(payload: Mapping[str, object], path: str) -> None:
         why = 'which is not known here: send the tools that may be called, and no others, with "auto" or "required"'
     elif path == RESPONSES_PATH and kind is not None and kind not in _CHOICES:
         why = "a tool that no model here can call: name a function of `tools`"
+        if kind in ("auto", "none", "required"):
+            why = f'a string here: "{kind}"'
     else:
         return
     raise BadRequest(f"tool_choice.type is {quoted(kind)}, {why}.", param="tool_choice", code="unsupported_parameter")

@@ -39,6 +39,8 @@ MODELS: dict[str, Any] = {
         (CHAT, {"instructions": "Be brief."}, "a message of the role system"),
         (CHAT, {"stop_sequences": ["x"]}, "it is stop there"),
         (CHAT, {"regex": "a|b"}, "it is response_format or structured_outputs"),
+        (CHAT, {"system": "Be brief.", "messages": [{"role": "user", "content": "x"}]}, "a message of the role system"),
+        (RESPONSES_PATH, {"response_format": SCHEMA, "text": {"format": {"type": "text"}}}, "it is text.format"),
         (COMPLETIONS, {"max_completion_tokens": 3}, "it is max_tokens"),
         (COMPLETIONS, {"n_predict": 3}, "it is max_tokens"),
         (MESSAGES, {"output_format": SCHEMA}, "it is output_config.format"),
@@ -61,6 +63,7 @@ def test_the_name_of_another_api_is_refused_with_the_one_here(path: str, fields:
         (RESPONSES_PATH, {"max_output_tokens": 3, "max_tokens": 3, "response_format": {"type": "text"}}),
         (RESPONSES_PATH, {"text": {"format": SCHEMA}, "response_format": SCHEMA}),
         (MESSAGES, {"max_tokens": 3, "max_completion_tokens": 3, "stop": [], "system": "Be brief."}),
+        (CHAT, {"system": "Be brief.", "messages": [{"role": "system", "content": "Be brief."}]}),
         ("/tokenize", {"max_output_tokens": 3}),
     ],
 )

@@ -87,6 +87,7 @@ FUNCTION: Any = {"type": "function", "name": "f", "parameters": {"type": "object
 @pytest.mark.parametrize(
     ("choice", "advice"),
     [
+        ({"type": "auto"}, 'a string here: "auto"'),
         ({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]}, "and no others"),
         ({"type": "web_search_preview"}, "name a function"),
         ({"type": "mcp", "server_label": "x"}, "name a function"),
