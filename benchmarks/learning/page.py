@@ -186,8 +186,7 @@ def _defaults(runs: Runs) -> str:
     return f"""## Defaults, varied one at a time
 
 Whether a default gains more than another value of the setting, all else being equal, and corrected for the number of
-lines here. 196 numbers against 13 are among the claims. Not varied: the number of steps, which is {Options().steps} in
-all runs, and a schedule of the rate, which jobs do not have.
+lines here. 196 numbers against 13 are among the claims. Runs have {Options().steps} steps where nothing else is said.
 
 {_verdicts("default", VARIED, runs)}"""
 

@@ -62,11 +62,14 @@ def update_tenant(
     *,
     disabled: bool | None = None,
     on_disable: Callable[[Connection, int], None] | None = None,
-) -> Row[Any]:
-    """Change columns of TENANTS, and whether the tenant's keys work. `on_disable(connection, tenant_id)` is called
-    where they cease to. Raises as `find_tenant`, and BadRequest for disabling the default tenant."""
+) -> tuple[Row[Any], bool]:
+    """Change columns of TENANTS, and whether the tenant's keys work. Returns the row, and whether anything changed.
+
+    `on_disable(connection, tenant_id)` is called where keys cease to work. Raises as `find_tenant`, and BadRequest for
+    disabling the default tenant.
+    """
     row = find_tenant(connection, name)
-    values = dict(quotas)
+    values = {column: value for column, value in quotas.items() if getattr(row, column) != value}
     if disabled and name == DEFAULT_TENANT_NAME:
         raise BadRequest(
             f"The tenant '{name}' is the operator's own, and cannot be disabled; revoke its keys instead.",
@@ -78,6 +81,6 @@ def update_tenant(
         if disabled and on_disable is not None:
             on_disable(connection, row.id)  # before the tenant's row is locked, as reports of workers do
     if not values:
-        return row
+        return row, False
     change = TENANTS.update().where(TENANTS.c.id == row.id).values(values)
-    return connection.execute(change.returning(*TENANTS.c)).one()
+    return connection.execute(change.returning(*TENANTS.c)).one(), True

@@ -185,7 +185,7 @@ class Settings(BaseSettings):
         min_length=1,
         description="API like OpenAI's with the models of score_model and label_model graders; none: this server's own",
     )
-    judge_api_key: SecretStr | None = Field(default=None, description="the key of that API")
+    judge_api_key: SecretStr | None = Field(default=None, min_length=1, description="the key of that API")
 
     factors_rank: int = Field(default=2, ge=1, le=64, description="rank of the base model's factors")
     factors_kind: Literal["svd", "random"] = "svd"

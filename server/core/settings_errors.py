@@ -15,6 +15,9 @@ def explain(error: ValidationError) -> str:
     sentences: dict[str, str] = {}
     for wrong in error.errors():
         name, message = str(wrong["loc"][0]), plain_message(wrong)
+        if wrong["input"] == "":
+            sentences[name] = f"TINYLORA_{name.upper()} is empty: give it a value, or leave it unset"
+            continue
         value = "" if name in SECRETS else f"is {without_password(str(wrong['input']))!r}: "
         # A setting that may be one thing or another has a message for each.
         said = sentences.get(name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from server.core.errors import BadRequest, quoted
@@ -61,11 +62,9 @@ def check_moved(payload: Mapping[str, object], path: str) -> None:
     """BadRequest for the first field of `payload`, the body of a request to `path`, that is called otherwise there."""
     for meaning in MEANINGS:
         own = meaning.own.get(path, ())
-        if not own or any(_is_said(payload, name) for name in own):
-            continue
-        for name in meaning.names:
+        for name in meaning.names if own else ():
             value = payload.get(name)
-            if value not in _NOTHING:
+            if value not in _NOTHING and name not in own and not any(_is_said(payload, other) for other in own):
                 raise BadRequest(
                     f"{name} is {quoted(value)}, and {path} does not read it: it is {' or '.join(own)} there.",
                     param=name,
@@ -78,7 +77,9 @@ def _is_said(payload: Mapping[str, object], name: str) -> bool:
     if name in _SYSTEM:
         messages: Any = payload.get("messages")
         conversation = messages if isinstance(messages, list) else []
-        return any(isinstance(one, Mapping) and one.get("role") in ("system", "developer") for one in conversation)
+        # Of a batch of chats each is a list of its own.
+        flat = chain.from_iterable(one if isinstance(one, list) else (one,) for one in conversation)
+        return any(isinstance(one, Mapping) and one.get("role") in ("system", "developer") for one in flat)
     value: Any = payload
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -58,7 +58,9 @@ def change_tenant(tenant: str, change: TenantChange, write: WriteDep, _query: An
     disabled = change.disabled if "disabled" in change.model_fields_set else None
 
     def do(connection: Connection) -> Answer:
-        row = update_tenant(connection, tenant, change.quotas(), disabled=disabled, on_disable=pause_jobs_of_disabled)
-        return Answer(TenantObject.of(row).model_dump())
+        row, is_news = update_tenant(
+            connection, tenant, change.quotas(), disabled=disabled, on_disable=pause_jobs_of_disabled
+        )
+        return Answer(TenantObject.of(row).model_dump(), is_news=is_news)
 
     return write.run("tenant.update", tenant, do, change.model_dump(exclude_unset=True))

@@ -47,7 +47,7 @@ LOST = {"code": "server_error", "message": "The server that ran this response wa
 NO_KEY = {
     "code": "api_key_revoked",
     "message": "Before its turn came, the API key that made the response was revoked or has expired, or its tenant was "
-    "disabled. Make it again with another key.",
+    "disabled. Make it again with a key that is valid.",
 }
 
 

@@ -176,3 +176,11 @@ async def test_changes_are_in_the_operators_audit_log(operator: Operator) -> Non
     ]
     assert entries[0]["detail"] == {"disabled": True}
     assert entries[1]["detail"]["weight"] == 2.0
+
+
+async def test_who_changes_nothing_leaves_no_line(operator: Operator) -> None:
+    await operator.make_tenant("acme", weight=2.0)
+    for change in ({"disabled": True}, {"disabled": True}, {"weight": 2.0}, {}):
+        assert (await operator.send("PATCH", "/v1/tenants/acme", json=change)).status_code == 200
+    audit = (await operator.send("GET", "/v1/audit?action=tenant.update")).json()["data"]
+    assert [entry["detail"] for entry in audit] == [{"disabled": True}]

@@ -115,7 +115,7 @@ def test_storage_that_takes_another_package_names_it(monkeypatch: pytest.MonkeyP
     assert package in sentence
 
 
-@pytest.mark.parametrize("url", ["http://:my-secret@host:6379", "host:6379", "", "redis://:my-secret@host:port/0"])
+@pytest.mark.parametrize("url", ["http://:my-secret@host:6379", "host:6379", "redis://:my-secret@host:port/0"])
 def test_what_is_no_redis_is_refused_and_its_password_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("TINYLORA_REDIS_URL", url)
     with pytest.raises(ValidationError) as refused:
@@ -149,12 +149,15 @@ def test_storage_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -
         Settings()
 
 
-@pytest.mark.parametrize("name", ["DATABASE_URL", "FILES_URL", "TRAINING_LOG_DIR", "JUDGE_URL", "FACTORS_FROM"])
-def test_an_empty_place_or_model_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["DATABASE_URL", "FILES_URL", "JUDGE_URL", "JUDGE_API_KEY", "FACTORS_FROM", "REDIS_URL", "WORKER_GPU_GIB"],
+)
+def test_an_empty_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"TINYLORA_{name}", "")
     with pytest.raises(ValidationError) as refused:
         Settings()
-    assert explain(refused.value) == f"TINYLORA_{name} is '': String should have at least 1 character"
+    assert explain(refused.value) == f"TINYLORA_{name} is empty: give it a value, or leave it unset"
 
 
 def test_a_setting_of_two_kinds_has_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ def test_the_name_of_another_api_is_refused_with_the_one_here(path: str, fields:
         (RESPONSES_PATH, {"text": {"format": SCHEMA}, "response_format": SCHEMA}),
         (MESSAGES, {"max_tokens": 3, "max_completion_tokens": 3, "stop": [], "system": "Be brief."}),
         (CHAT, {"system": "Be brief.", "messages": [{"role": "system", "content": "Be brief."}]}),
+        (CHATS, {"system": "Be brief.", "messages": [[{"role": "system", "content": "Be brief."}]]}),
         ("/tokenize", {"max_output_tokens": 3}),
     ],
 )

@@ -44,7 +44,7 @@ async def test_what_waits_is_not_generated_for_a_key_that_is_ended(
         reader = of_operator.with_options(organization="acme")
         one, other = [await ended(reader, response.id) for response in made]
         assert (one.status, one.output, one.error.code) == ("failed", [], "api_key_revoked")
-        assert "Make it again with another key" in one.error.message
+        assert "Make it again with a key that is valid" in one.error.message
         assert other.status == ("failed" if way == "disabled" else "completed")
         assert len(engine.asked) == (0 if way == "disabled" else 1)
         with pytest.raises(openai.AuthenticationError):

@@ -27,20 +27,9 @@ export async function aliasSection(api, signal, name, versions) {
 
   /** @param {any | null} alias the one to move; null for a new one */
   async function move(alias) {
-    const seen = alias ? await now(alias) : null;
-    const condition = seen?.condition ?? { "if-none-match": "*" };
-    await dialog(alias ? `Move ${alias.alias}` : "New alias", (close) => moveForm(alias, seen?.alias.versions ?? {}, condition, close));
-  }
-
-  /**
-   * The alias as it is, and the condition that it still is when it is changed: so nobody's move is undone by one who has
-   * not seen it.
-   * @param {any} alias
-   * @returns {Promise<{alias: any, condition: Record<string, string>}>}
-   */
-  async function now(alias) {
-    const answer = await api.raw(`${base}/${alias.alias}`, { signal });
-    return { alias: await answer.json(), condition: { "if-match": answer.headers.get("etag") ?? "*" } };
+    const seen = alias ? await api.get(`${base}/${alias.alias}`, { signal }) : null;
+    const condition = seen ? unchanged(seen) : { "if-none-match": "*" };
+    await dialog(alias ? `Move ${alias.alias}` : "New alias", (close) => moveForm(alias, seen?.versions ?? {}, condition, close));
   }
 
   /**
@@ -50,13 +39,10 @@ export async function aliasSection(api, signal, name, versions) {
    * @param {(condition: Record<string, string>) => Promise<any>} act
    */
   async function unlessMoved(shown, act) {
-    const { alias, condition } = await now(shown);
-    if (JSON.stringify(alias) === JSON.stringify(shown)) {
-      try {
-        return await act(condition);
-      } catch (error) {
-        if (!(error instanceof ApiError && error.status === 412)) throw error;
-      }
+    try {
+      return await act(unchanged(shown));
+    } catch (error) {
+      if (!(error instanceof ApiError && error.status === 412)) throw error;
     }
     await draw();
     throw new ApiError(`${shown.alias} was moved by somebody else meanwhile, and nothing was done. Look at where it is now.`);
@@ -175,4 +161,14 @@ function sharesOf(versions) {
   const total = all.reduce((sum, [, weight]) => sum + weight, 0);
   if (all.length === 1) return `version ${all[0][0]}`;
   return all.map(([version, weight]) => `version ${version} (${digits((100 * weight) / total, 3)} %)`).join(", ");
+}
+
+/**
+ * The condition that an alias still is as it was seen, so that nobody's move is undone by one who has not seen it. Not by the
+ * header etag, which proxies that compress answers make a weak one.
+ * @param {any} seen
+ * @returns {Record<string, string>}
+ */
+function unchanged(seen) {
+  return { "if-match": seen.etag };
 }
