@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from tests.postgres import PostgresServer
     from tests.redis_server import RedisServer
 
-# Tests of whole servers, and those of an engine alone.
-WITH_SERVERS = ("tests/e2e/", "tests/benchmarks/test_gpu.py")
-WITH_ENGINES = ("tests/engine/",)
+WITH_ENGINES = ("tests/engine/", "tests/e2e/", "tests/benchmarks/test_gpu.py")
+# Of these, some minutes of files that share no engine: for whichever process has done its own first.
+LAST = ("tests/engine/test_families.py", "tests/engine/test_quantised.py", "tests/engine/test_sixteen_bits.py")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each process has a core; more threads would only wait for each other.
@@ -39,14 +39,13 @@ with suppress(ImportError):
     hypothesis.settings.load_profile("shared")
 
 
-class ServersInOneProcess(LoadScopeScheduling):
-    """One process runs all tests of whole servers, which share one, and another those of engines, file by file; the
-    rest, which is small, is for whoever is done."""
+class EnginesInOneProcess(LoadScopeScheduling):
+    """One process runs the tests that start real engines, from the beginning; the others run the rest meanwhile."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(WITH_SERVERS):
-            return "servers"
-        return nodeid.partition("::")[0] if nodeid.startswith(WITH_ENGINES) else nodeid
+        if nodeid.startswith(LAST):
+            return nodeid.partition("::")[0]
+        return "engines" if nodeid.startswith(WITH_ENGINES) else nodeid
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,12 +56,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--write-client-results", action="store_true", help="keep what works, for docs/clients.md")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ServersInOneProcess:
-    return ServersInOneProcess(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EnginesInOneProcess:
+    return EnginesInOneProcess(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: (not item.nodeid.startswith(WITH_SERVERS), not item.nodeid.startswith(WITH_ENGINES)))
+    items.sort(key=lambda item: (item.nodeid.startswith(LAST), not item.nodeid.startswith(WITH_ENGINES)))
 
 
 @pytest.fixture(scope="session")

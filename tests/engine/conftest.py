@@ -44,7 +44,7 @@ class TinyModels:
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread_on_any_core() -> Iterator[None]:
-    """Beside tests of whole servers: an engine on a CPU would take the first core, where theirs is."""
+    """Side by side: an engine on a CPU would take the first core, where that of another process is."""
     with pytest.MonkeyPatch.context() as patch:
         if "PYTEST_XDIST_WORKER" in os.environ:
             patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
