@@ -9,8 +9,8 @@ than one that wants a box, and scores of the two are not comparable. Extraction 
 linear in the length of the text.
 
 Design decision: "####" is also a heading of Markdown, and models write their steps below such ones. One that begins
-with a word and has text behind it is a heading, not an answer: else "#### Conclusion" would be the answer of a solution
-that ends in the right number.
+with a word, or with a number as "1. " and a word, and has text behind it is a heading, not an answer: else
+"#### Conclusion" would be the answer of a solution that ends in the right number. "#### Final answer: 42" is none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Extractor = Literal["boxed", "hashes", "last_number"]
 ALL: tuple[Extractor, ...] = ("boxed", "hashes", "last_number")
 
 _BOX = re.compile(r"\\f?boxed\s*\{|\\fbox\s*\{")
-_WORD = re.compile(r"\**[^\W\d_]{2,}(?:[\s:.,'&*-]|$)")
+_WORD = re.compile(r"\**(?:\(?\d{1,2}[.)]\s+\**)?[^\W\d_]{2,}(?:[\s:.,'&*-]|$)")
+_SAYS = re.compile(r"\banswer\**\s*(?::|=|is\b)[\s*:=]*", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?!\d)")
 
 
@@ -78,10 +79,18 @@ def _hashes(text: str) -> str | None:
     for line in reversed(text.split("\n")):
         _, found, rest = line.rpartition("####")
         answer = rest.strip() or behind
-        if found and answer and not (behind and _WORD.match(rest.strip())):
+        if found and answer and not (behind and _is_heading(rest.strip())):
             return answer
         behind = line.strip() or behind
     return None
+
+
+def _is_heading(line: str) -> bool:
+    """Whether it begins with a word, and does not say the answer."""
+    said = _SAYS.search(line)
+    answer = "" if said is None else line[said.end() :]
+    says_it = any(map(str.isdigit, answer)) or (answer and not _WORD.match(answer))
+    return bool(_WORD.match(line)) and not says_it
 
 
 def _last_number(text: str) -> str | None:

@@ -26,6 +26,16 @@ from server.training.graders.math_extract import ALL, Answer, extract
         ("#### Step 1: add\n3 + 4 = 7\n#### Final Answer\nIt is 7.", Answer("7", "last_number")),
         ("#### **Step-by-step**\n3 + 4\n#### **7**\nDone.", Answer("**7**", "hashes")),
         ("#### Step 2: double 3\n\n", Answer("Step 2: double 3", "hashes")),
+        ("#### Final answer: 42\nCheck: 40 + 3 - 1", Answer("Final answer: 42", "hashes")),
+        ("#### **The answer is:** x\nBye 1", Answer("**The answer is:** x", "hashes")),
+        ("#### Answer: there are 4 left\nBye 1", Answer("Answer: there are 4 left", "hashes")),
+        ("#### Check if the answer is right\nIt is 7.", Answer("7", "last_number")),
+        ("#### Answer:\nIt is 7.", Answer("7", "last_number")),
+        ("#### 1. Add the numbers\n3 + 4\n#### Conclusion\nIt is 7.", Answer("7", "last_number")),
+        ("#### **(2) Add**\n3 + 4\n#### 3) So\nIt is 7.", Answer("7", "last_number")),
+        ("#### 18.\nBye 1", Answer("18.", "hashes")),
+        ("#### 18 apples\nBye 1", Answer("18 apples", "hashes")),
+        ("#### B) Paris\nBye 1", Answer("B) Paris", "hashes")),
         ("#### x = 5\nBye", Answer("x = 5", "hashes")),
         ("#### sqrt(2)\nBye", Answer("sqrt(2)", "hashes")),
         ("it is 1,234.5 dollars", Answer("1,234.5", "last_number")),
@@ -67,7 +77,15 @@ def test_any_text_has_an_answer_or_none(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [r"\boxed{" * 50_000, "1," * 100_000, "{" * 300_000, "#" * 300_000, "#### so\n" * 40_000, "9" * 300_000],
+    [
+        r"\boxed{" * 50_000,
+        "1," * 100_000,
+        "{" * 300_000,
+        "#" * 300_000,
+        "#### so\n" * 40_000,
+        "#### so answer: " + "answer: " * 40_000 + "\n.",
+        "9" * 300_000,
+    ],
 )
 def test_hostile_texts_take_no_longer_than_others(text: str) -> None:
     extract(text)
