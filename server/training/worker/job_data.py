@@ -149,7 +149,7 @@ async def open_job_data(
         else:
             kept, held_out = split(len(training), config.validation_fraction, job.seed)
             training, validation = training.only(kept), training.only(held_out)
-            trained, tested = trained.only(kept), trained.only(held_out)
+            trained, tested = trained.split(kept, held_out)
         sampler = Sampler(len(training), config.batch_size, job.seed)
         if max_step_tokens is not None:
             check_rows(trained.tokens, config.batch_size, "batch_size", "a step", max_step_tokens)

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from server.training.graders.template import Variable
 from server.training.worker.chat_tokens import ChatTokens
 
+# So many variables, by so many characters each, are named in a sentence.
+NAMED, NAME_CHARS = 10, 100
+
 
 class Tokens(Protocol):
     """An example (job_data.py)."""
@@ -24,17 +27,11 @@ class SeenRows:
     """Of every row a digest of its tokens, and how many there are. endless: answers that do not end where the engine
     stops. empty: of the grader's variables, rows in which they are null or an empty text."""
 
-    def __init__(
-        self,
-        digests: Iterable[int] = (),
-        tokens: Iterable[int] = (),
-        endless: int = 0,
-        empty: Mapping[Variable, int] | None = None,
-    ) -> None:
+    def __init__(self, digests: Iterable[int] = (), tokens: Iterable[int] = ()) -> None:
         self.digests = array("q", digests)
         self.tokens = array("Q", tokens)
-        self.endless = endless
-        self.empty: Counter[Variable] = Counter(empty or {})
+        self.endless = 0
+        self.empty = Counter[Variable]()
 
     def add(self, examples: Sequence[Tokens], chat: ChatTokens) -> None:
         """Count a row."""
@@ -46,10 +43,14 @@ class SeenRows:
         """Count what a row has for the grader, which is all of `variables`."""
         self.empty.update(variable for variable in variables if variable.look_up(item) in (None, ""))
 
-    def only(self, indices: Sequence[int]) -> SeenRows:
-        """Some of the rows; `endless` and `empty` stay those of all."""
-        digests, tokens = (self.digests[index] for index in indices), (self.tokens[index] for index in indices)
-        return SeenRows(digests, tokens, self.endless, self.empty)
+    def split(self, kept: Sequence[int], held_out: Sequence[int]) -> tuple[SeenRows, SeenRows]:
+        """These rows and those; `endless` and `empty`, which are of all, go with the first."""
+        first, second = (
+            SeenRows((self.digests[index] for index in part), (self.tokens[index] for index in part))
+            for part in (kept, held_out)
+        )
+        first.endless, first.empty = self.endless, self.empty
+        return first, second
 
 
 def notes(training: SeenRows, held_out: SeenRows) -> list[str]:
@@ -62,9 +63,11 @@ def notes(training: SeenRows, held_out: SeenRows) -> list[str]:
             "tokenizer's end of sequence, or set `stop` and `max_tokens` in requests."
         )
     result += [
-        f"{variable} is null or an empty text in {count} of the rows. The grader gets it so, and may compare answers "
-        "with the word null, or with nothing. If it is the right answer, fill it in, or remove these rows."
-        for variable, count in sorted(training.empty.items(), key=str)
+        f"In rows of the {file} is null or an empty text: {_counted(seen.empty)}. The grader gets it so, and may "
+        "compare answers with the word null, or with nothing. If it is the right answer, fill it in, or remove these "
+        "rows."
+        for file, seen in (("training_file", training), ("validation_file", held_out))
+        if seen.empty
     ]
     known = set(training.digests)
     if common := sum(digest in known for digest in held_out.digests):
@@ -73,3 +76,10 @@ def notes(training: SeenRows, held_out: SeenRows) -> list[str]:
             "of held-out rows say less of rows that are new to the model. Remove them from one of the two."
         )
     return result
+
+
+def _counted(rows: Counter[Variable]) -> str:
+    """The variables of most rows, with how many."""
+    named = [f"{str(variable)[:NAME_CHARS]} (in {count})" for variable, count in rows.most_common(NAMED)]
+    more = len(rows) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
