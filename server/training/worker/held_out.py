@@ -57,7 +57,8 @@ class HeldOut:
     async def has_gained(self, step: int) -> bool:
         """Whether rewards that no longer differ behind `step` are known to be the highest, or were raised by training.
 
-        Raised on the held-out rows, which are evaluated first where that step was not; without any, in training.
+        Raised on the held-out rows, which are evaluated first where that step was not; without any, or where these did
+        as well as before training, in training.
         """
         history = self.state.diagnosis.history
         if not self.state.watch.has_learned:
@@ -70,7 +71,9 @@ class HeldOut:
             return False
         highest = circumstances(self.job, {}).highest
         is_solved = highest is not None and now >= highest
-        return is_solved or (self.state.has_improved if self.rows else now > start)
+        if is_solved or self.state.has_improved:
+            return True
+        return now > start and (self.state.has_kept_up or not self.rows)
 
     def _considered(self, step: int, evaluation: Evaluation) -> tuple[Evaluation, list[WorkerEvent]]:
         if not evaluation.is_reliable:

@@ -60,6 +60,11 @@ class JobState(BaseModel):
     @property
     def has_improved(self) -> bool:
         """Whether what would be published is of a step and better than the start."""
+        return self.has_kept_up and (self.watch.start is None or self.best_value != self.watch.start)
+
+    @property
+    def has_kept_up(self) -> bool:
+        """Whether what would be published is of a step and as good as the start, or better."""
         if self.best is None or self.best_value is None or self.best.step == 0:
             return False
-        return self.watch.start is None or self.best_value > self.watch.start
+        return self.watch.start is None or self.best_value >= self.watch.start

@@ -73,12 +73,13 @@ async def step_of(here: Site, adapter: str) -> int:
     return step
 
 
-def solved_behind(step: int) -> Reply:
-    """Rewards of training differ until `step` is taken, then all are the highest; so are the held-out ones."""
+def solved_behind(step: int, start: float = 0.5) -> Reply:
+    """Rewards of training differ until `step` is taken, then all are the highest; so are the held-out ones, which are
+    `start` before training."""
 
     def reply(place: int | None, count: int) -> float:
         if place is not None:
-            return 1.0 if count else 0.5
+            return 1.0 if count else start
         return 1.0 if count >= 8 * step else count % 8 / 8
 
     return reply
@@ -103,6 +104,18 @@ async def test_a_job_that_has_solved_its_task_succeeds(
         assert await step_of(here, job.fine_tuned_model) == result
         texts = [event.message for event in await here.events(job_id)]
         assert "Ended before step 20: every completion of a prompt now gets the same reward." in texts
+
+
+async def test_a_job_that_solved_its_training_rows_succeeds_where_the_held_out_ones_were_right_before(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors, endpoint_hosts="localhost") as here:
+        with endpoint_app(Graded(solved_behind(3, start=1.0))) as endpoint:
+            job_id = await create(here, endpoint.url, max_steps=20, max_flat_steps=3, eval_interval=20)
+            async with here.worker():
+                job = await here.wait(job_id, lambda job: job.status in ("failed", "succeeded"))
+        assert job.status == "succeeded"
+        assert await step_of(here, job.fine_tuned_model) == 6
 
 
 async def test_a_reward_of_more_than_1_solves_nothing_where_the_highest_is_not_known(

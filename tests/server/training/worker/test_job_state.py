@@ -94,7 +94,11 @@ def test_only_a_step_that_is_better_than_the_start_is_an_improvement() -> None:
     start = Evaluation({"valid_reward_mean": 0.5}, 0.5, 0.1)
     state.watch.begin(start)
     state.keep_if_best(start, b"0", 0)
-    assert not state.has_improved
-    for step, value, has_improved in ((1, 0.45, False), (2, 0.55, True)):
+    assert not state.has_improved and not state.has_kept_up
+    for step, value, has_improved, has_kept_up in (
+        (1, 0.45, False, False),
+        (2, 0.5, False, True),
+        (3, 0.55, True, True),
+    ):
         state.keep_if_best(Evaluation({}, value, 0.1), b"1", step)
-        assert state.has_improved == has_improved
+        assert (state.has_improved, state.has_kept_up) == (has_improved, has_kept_up)
