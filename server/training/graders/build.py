@@ -26,7 +26,7 @@ from server.training.graders.judge import OWN_JUDGE, JudgeSpec
 from server.training.graders.label_model import LabelModel, LabelModelSpec
 from server.training.graders.math_grader import EQUALITY, MathGrader, MathSpec, math_of_string_check
 from server.training.graders.math_pool import MathPool
-from server.training.graders.multi import MAX_GRADERS, Multi, MultiSpec
+from server.training.graders.multi import MAX_GRADERS, TAKEN_NAMES, Multi, MultiSpec
 from server.training.graders.python_grader import PythonGrader, PythonSpec
 from server.training.graders.sandbox import IsolationUnavailable, Sandbox, SandboxBusy, SandboxedCodeError
 from server.training.graders.score_model import ScoreModel, ScoreModelSpec
@@ -147,13 +147,19 @@ class GraderTools:
             await self.endpoints.close()
 
 
-def parse_spec(value: object, param: str = "grader") -> GraderSpec:
-    """The definition of a grader, from JSON.
+def parse_spec(value: object, param: str = "grader", *, is_new: bool = True) -> GraderSpec:
+    """The definition of a grader, from JSON. is_new: not of a job that was made before.
 
     Raises BadRequest, naming the field at fault below `param`, also for a grader that gives every completion of a row
     the same score.
     """
     spec = _parse(value, param)
+    if is_new and isinstance(spec, MultiSpec) and (taken := sorted(TAKEN_NAMES & spec.graders.keys())):
+        raise BadRequest(
+            f"{param}.graders: the grader {taken[0]!r} has the name of a number that jobs report; choose another",
+            param=f"{param}.graders",
+            code="invalid_value",
+        )
     if not spec.reads_sample():
         if isinstance(spec, MultiSpec):
             what = "calculate_output names no grader that does; name one whose input has {{ sample.output_text }}"

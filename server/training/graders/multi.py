@@ -25,6 +25,7 @@ from server.training.graders.spec import GraderSpec, Name
 MAX_GRADERS = 16
 MAX_NAME_CHARS = 48
 # A job reports train_<name> and valid_<name> of every part beside metrics of its own (protocol.Metrics).
+# New jobs cannot have such parts (build.py); stored ones may, from when a name was not taken yet.
 TAKEN_NAMES = frozenset(
     {"reward_mean", "reward_error", "reward_gain", "reward_gain_error", "loss", "loss_error", "mean_token_accuracy"}
 )
@@ -48,8 +49,6 @@ class MultiSpec(GraderSpec):
                     f"the grader {name[:80]!r} cannot be named in a formula; use at most {MAX_NAME_CHARS} of the "
                     "letters A to Z, digits and _, a letter first, and not the name of a function or a word of Python"
                 )
-            if name in TAKEN_NAMES:
-                raise ValueError(f"the grader {name!r} has the name of a number that jobs report; choose another")
             if not part.reads_sample() and not part.item_variables():
                 raise ValueError(
                     f"the grader {name!r} has the same score for every sample of every row; use "

@@ -116,7 +116,7 @@ async def open_job_data(
     environment, turns = None, ChatTurns(chat)
     if isinstance(config, RewardedConfig):
         method, param = job.method[config.method], f"method.{config.method}"
-        spec = parse_spec(method["grader"], f"{param}.grader")
+        spec = parse_spec(method["grader"], f"{param}.grader", is_new=False)
         await tools.check(spec, f"{param}.grader")
         grader, variables = tools.build(spec, f"{param}.grader"), spec.item_variables()
         if "environment" in method:

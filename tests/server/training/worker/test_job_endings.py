@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from adapters.factors.factors import Factors
+from server.db.training_tables import JOBS
 from tests.server.support.sampling_engine import NAME
 from tests.server.support.site import Line, Site, rows, site
 from tests.server.training.graders.endpoint_app import endpoint_app
@@ -254,6 +257,23 @@ async def test_an_evaluation_of_which_nothing_was_graded_is_not_better_than_rewa
             assert len(told) == 1 and "formula_parse_error" in str(steps[2]["errors"])
             assert "valid_reward_mean" not in steps[2]
             assert any(start in event.message for event in events)
+
+
+async def test_a_job_whose_grader_has_a_part_of_a_name_that_was_taken_later_goes_on(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors, endpoint_hosts="localhost") as here:
+        with endpoint_app(Graded(lambda place, count: count % 8 / 8)) as endpoint:
+            job_id = await create(here, endpoint.url, formula="x", max_steps=1)
+            with here.database.write() as connection:
+                stored = connection.execute(sa.select(JOBS.c.method).where(JOBS.c.id == job_id)).scalar_one()
+                method = json.loads(stored)
+                grader = method["reinforcement"]["grader"]
+                grader |= {"graders": {"loss_error": grader["graders"]["x"]}, "calculate_output": "loss_error"}
+                connection.execute(sa.update(JOBS).where(JOBS.c.id == job_id).values(method=json.dumps(method)))
+            async with here.worker():
+                job = await here.wait(job_id, lambda job: job.status in ("failed", "succeeded"))
+        assert job.status == "succeeded"
 
 
 async def test_a_cancelled_job_keeps_its_last_step(tmp_path: Path, path: Path, factors: Factors) -> None:
