@@ -31,6 +31,7 @@ from server.limits.spending import check_month
 from server.registry.versions import StoredVersion
 from server.training.graders.build import parse_spec, starts_process
 from server.training.graders.environment import check_has_environment, parse_environment
+from server.training.jobs.config import TrainingConfig
 from server.training.jobs.events import add_event
 from server.training.jobs.lifecycle import PREFIX as ID_PREFIX
 from server.training.jobs.lifecycle import NewJob, create_job
@@ -93,7 +94,8 @@ async def create(
 async def _checked(body: JobCreate, size: int, gateway: Gateway, author: Author, training: Training) -> NewJob:
     """The job that `body`, of `size` bytes, asks for."""
     method = _method(body)
-    if body.validation_file is not None and (body.tinylora or {}).get("validation_fraction"):
+    by_itself = (None, 0, TrainingConfig.model_fields["validation_fraction"].default)
+    if body.validation_file is not None and (body.tinylora or {}).get("validation_fraction") not in by_itself:
         raise BadRequest(
             f"{PARAM}.validation_fraction holds rows of the training file out where there is no validation file, and "
             "validation_file is given; leave out one of them",

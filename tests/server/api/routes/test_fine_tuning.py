@@ -272,6 +272,8 @@ def test_rows_held_out_in_two_ways_are_refused(openai_client: openai.OpenAI) -> 
         create_job(openai_client, **both, extra_body={"tinylora": {"validation_fraction": 0.2}})
     assert refused.value.param == "tinylora.validation_fraction"
     create_job(openai_client, **both, extra_body={"tinylora": {"validation_fraction": 0.0}})
+    shown = create_job(openai_client, **both).model_dump()["tinylora"]["validation_fraction"]
+    create_job(openai_client, **both, extra_body={"tinylora": {"validation_fraction": shown}})
 
 
 @pytest.mark.parametrize(
