@@ -89,7 +89,7 @@ def checkpoints(job_id: JobId, url: Url = DEFAULT_URL, as_json: AsJson = False) 
         return
     # Supervised jobs have a loss.
     name, head = "valid_reward_mean", "validation reward"
-    if found and all(name not in one["metrics"] for one in found):
+    if any("valid_loss" in one["metrics"] for one in found):
         name, head = "valid_loss", "validation loss"
     rows = [
         (str(one["step_number"]), one["fine_tuned_model_checkpoint"], _number(one["metrics"].get(name)))

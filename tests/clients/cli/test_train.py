@@ -149,6 +149,13 @@ def test_checkpoints_of_a_supervised_job_have_their_loss(worker: Worker, rows: P
     assert "validation loss" in shown and "0.2500" in shown
 
 
+def test_checkpoints_of_a_rewarded_job_without_held_out_rows_have_no_loss(worker: Worker, rows: Path) -> None:
+    job_id = run("train", rows, "-d").stdout.strip()
+    worker.claim_running()
+    assert worker.report(job_id, 1, publish=True, metrics={"train_reward_mean": 0.5}).status_code == 200
+    assert "validation reward" in run("jobs", "checkpoints", job_id).stdout
+
+
 def test_mistakes_are_sentences(worker: Worker, rows: Path, tmp_path: Path) -> None:
     config = tmp_path / "job.yaml"
     config.write_text("trainingfile: rows.jsonl\n")
