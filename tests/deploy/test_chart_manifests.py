@@ -80,16 +80,24 @@ def test_secrets_are_references_everywhere(values: Values) -> None:
 
 def test_no_variable_is_there_twice_and_ones_own_take_the_place_of_the_charts() -> None:
     # Helm applies on the server's side, which refuses a list with one name twice.
-    given = {"HF_HOME": "/mine", "TINYLORA_LOG_LEVEL": "debug", "AWS_REGION": "eu-central-1"}
+    given = {
+        "HF_HOME": "/mine",
+        "TINYLORA_LOG_LEVEL": "debug",
+        "AWS_REGION": "eu-central-1",
+        "NVIDIA_VISIBLE_DEVICES": "none",
+        "TINYLORA_TRAINING_WORKERS": "1",
+    }
     own: Values = {"env": [{"name": name, "value": value} for name, value in given.items()]}
-    own["settings"] = {**POSTGRESQL["settings"], "log_level": "info", "max_queued_requests": 7}
-    for _, spec, labels in workloads(manifests({**EVERYTHING, **own})):
+    own["settings"] = {**POSTGRESQL["settings"], "log_level": "info", "max_queued_requests": 7, "training_workers": 0}
+    for _, spec, labels in workloads(manifests({**EVERYTHING, "device": "gpu", **own})):
         (container,) = spec["containers"]
         names = [one["name"] for one in container["env"]]
         assert len(set(names)) == len(names)
         if labels["app.kubernetes.io/component"] != "test":
             assert given.items() <= variables(container).items()
             assert variables(container)["TINYLORA_MAX_QUEUED_REQUESTS"] == "7"
+        else:
+            assert variables(container)["NVIDIA_VISIBLE_DEVICES"] == "void"
 
 
 def test_workers_have_their_own_key_and_not_the_operators() -> None:
@@ -123,6 +131,12 @@ def test_the_pod_and_its_probes_use_the_port_that_the_server_listens_on() -> Non
     assert port["targetPort"] == "http"
     assert "--host=0.0.0.0" in container["args"]
     assert "--host=::" in container_of(find(manifests({"gateway": {"host": "::"}}), "Deployment"))["args"]
+
+
+def test_gateways_listen_where_values_of_an_older_chart_do_not_say() -> None:
+    # `helm upgrade --reuse-values` leaves out what that chart had no default of.
+    gateway = container_of(find(manifests({"gateway": {"host": None}}), "Deployment"))
+    assert gateway["args"][1] == "--host=0.0.0.0"
 
 
 def test_prometheus_is_let_in_where_it_is_told_to_scrape() -> None:

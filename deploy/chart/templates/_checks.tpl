@@ -29,8 +29,8 @@
 {{- end }}
 {{- $metrics := list "/metrics" }}
 {{- range $place, $arg := .Values.args }}
-{{- if hasPrefix "--root-path" $arg }}
-{{- $root := ternary (trimPrefix "--root-path=" $arg) (index (append $.Values.args "") (add1 $place)) (contains "=" $arg) }}
+{{- if hasPrefix "--root" (include "tinylora.flag" $arg) }}
+{{- $root := ternary (regexReplaceAll "^[^=]*=" $arg "") (index (append $.Values.args "") (add1 $place)) (contains "=" $arg) }}
 {{- $metrics = append $metrics (printf "%s/metrics" (trimSuffix "/" $root)) }}
 {{- end }}
 {{- end }}
@@ -45,16 +45,21 @@
 {{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas." }}
 {{- end }}
 {{- range .Values.args }}
-{{- if regexMatch "^--(host|port|uds|shutdown-timeout|ssl-[a-z-]+|api-key)(=|$)" . }}
+{{- if regexMatch "^--(host|port|uds|shutdown-timeout|ssl-[a-z-]+|api-key)$" (include "tinylora.flag" .) }}
 {{- fail (printf "args has %s, which is the chart's: a gateway listens on port 8000 without TLS (an Ingress or Gateway has that) where gateway.host says, drains for gateway.drain.answerSeconds, and has its keys from Secrets (secrets)." (regexFind "^[^=]+" .)) }}
 {{- end }}
 {{- end }}
 {{- $ours := dict "TINYLORA_DRAIN_NOTICE_S" "gateway.drain.noticeSeconds" "TINYLORA_METRICS_WITHOUT_KEY" "monitoring.metricsWithoutKey" }}
-{{- if include "tinylora.workersTrain" . }}{{ $_ := set $ours "TINYLORA_TRAINING_WORKERS" "settings.training_workers" }}{{ end }}
+{{- if include "tinylora.leavesTraining" . }}{{ $_ := set $ours "TINYLORA_TRAINING_WORKERS" "settings.training_workers" }}{{ end }}
 {{- range $secret, $name := dict "adminKey" "TINYLORA_ADMIN_KEY" "workerKey" "TINYLORA_WORKER_KEY" "databaseUrl" "TINYLORA_DATABASE_URL" "redisUrl" "TINYLORA_REDIS_URL" "judgeApiKey" "TINYLORA_JUDGE_API_KEY" "secretsKey" "TINYLORA_SECRETS_KEY" "webhookKey" "TINYLORA_WEBHOOK_KEY" "huggingfaceToken" "HF_TOKEN" }}
 {{- if (index $.Values.secrets $secret).name }}{{ $_ := set $ours $name (printf "secrets.%s" $secret) }}{{ end }}
 {{- end }}
+{{- $named := dict }}
 {{- range .Values.env }}
+{{- if hasKey $named .name }}
+{{- fail (printf "env has %s twice, and a container takes a name once: leave one of the two out." .name) }}
+{{- end }}
+{{- $_ := set $named .name true }}
 {{- with get $ours .name }}
 {{- fail (printf "env has a variable that the chart sets: use %s instead." .) }}
 {{- end }}
@@ -64,4 +69,9 @@
 {{- fail (printf "worker.args has %s, which is the chart's: workers ask the Service, with the key in secrets.workerKey." (regexFind "^[^=]+" .)) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* The name of a flag as vLLM reads it: --root_path=/llm is --root-path. */}}
+{{- define "tinylora.flag" -}}
+{{ regexFind "^[^=]+" . | replace "_" "-" }}
 {{- end }}

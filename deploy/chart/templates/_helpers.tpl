@@ -53,6 +53,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (gt (int .Values.worker.replicas) 0) (or (not $methods) (and (has "reinforcement" $methods) (has "supervised" $methods))) }}yes{{ end }}
 {{- end }}
 
+{{/* "yes" where gateways are told to train nothing by gradients, as workers do it and no setting says otherwise. */}}
+{{- define "tinylora.leavesTraining" -}}
+{{ if and (include "tinylora.workersTrain" .) (not (hasKey .Values.settings "training_workers")) }}yes{{ end }}
+{{- end }}
+
 {{/* A variable from a Secret; (list NAME SECRET), SECRET of values `secrets`. */}}
 {{- define "tinylora.fromSecret" -}}
 - name: {{ index . 0 }}
@@ -95,9 +100,12 @@ nothing. torch asks for the user's name, which a user that the image does not kn
 {{- if .claims }}yes{{ end }}
 {{- end }}
 
-{{/* Of containers without a GPU of their own: the image asks for all, and NVIDIA's runtime would show them the gateways'. */}}
+{{/* Of containers without a GPU of their own: the image asks for all, and NVIDIA's runtime would show them the gateways';
+(list DEVICE ENV), ENV what they have of `env` of values, which takes the place of ours. */}}
 {{- define "tinylora.noGpu" -}}
-{{- if eq .Values.device "gpu" }}
+{{- $theirs := dict }}
+{{- range index . 1 }}{{ $_ := set $theirs .name true }}{{ end }}
+{{- if and (eq (index . 0) "gpu") (not (hasKey $theirs "NVIDIA_VISIBLE_DEVICES")) }}
 - name: NVIDIA_VISIBLE_DEVICES
   value: void
 {{- end }}
