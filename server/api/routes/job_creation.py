@@ -42,7 +42,6 @@ from server.training.jobs.options import (
     MethodParam,
     RewardedMethod,
     SupervisedMethod,
-    check_evaluation,
     resolve_config,
     shown_hyperparameters,
 )
@@ -104,8 +103,14 @@ async def _checked(body: JobCreate, size: int, gateway: Gateway, author: Author,
         )
     init = await _init(body.model, gateway, author)
     recipe = None if init is None else (init.id, init.adapter.recipe)
-    config = resolve_config(method, body.tinylora or {}, gateway.engine, recipe, gateway.settings.max_step_tokens)
-    check_evaluation(config, body.validation_file is not None)
+    config = resolve_config(
+        method,
+        body.tinylora or {},
+        gateway.engine,
+        recipe,
+        gateway.settings.max_step_tokens,
+        has_file=body.validation_file is not None,
+    )
     # Its rollouts would be refused one by one.
     gateway.recipes.check(config.parsed_recipe, f"{PARAM}.recipe" if init is None else "model")
     part = method.given

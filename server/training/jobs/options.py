@@ -104,10 +104,12 @@ def resolve_config(
     engine: Engine,
     init: tuple[str, Recipe] | None,
     max_step_tokens: int,
+    has_file: bool,
 ) -> AnyConfig:
     """All settings of a job. BadRequest, naming the field.
 
     method: any but dpo. init: name and recipe of the adapter to start from, whose recipe the job gets.
+    has_file: the job has a validation file.
     """
     assert method.type != "dpo"
     kind = CONFIGS[method.type]
@@ -140,36 +142,37 @@ def resolve_config(
             param=f"{PARAM}.max_completion_tokens",
             code="invalid_value",
         )
+    evaluates = has_file or config.validation_fraction > 0
     if isinstance(config, RewardedConfig):
-        _check_step(config, max_step_tokens)
+        _check_step(config, max_step_tokens, evaluates)
     if isinstance(config, EvolutionConfig) and config.algorithm == "cma_es":
         _check_cma_es(config)
     if isinstance(config, ReinforcementConfig) and config.importance_sampling == "none":
         _refuse_changed(
             config,
+            options,
             ("importance_min", "importance_max"),
             "bounds a correction that importance_sampling none does not make; leave it out, or name another",
         )
-    return config
-
-
-def check_evaluation(config: AnyConfig, has_file: bool) -> None:
-    """BadRequest for settings of evaluations where no rows are held out. has_file: the job has a validation file."""
-    if not has_file and config.validation_fraction == 0:
+    if not evaluates:
         _refuse_changed(
             config,
+            options,
             ("eval_rows", "eval_samples"),
             "is about held-out rows, and with validation_fraction 0 there are none; leave it out, or give a "
             "validation_file",
         )
+    return config
 
 
-def _refuse_changed(config: AnyConfig, names: Sequence[str], why: str) -> None:
-    """BadRequest for the first of these settings that is not as it would be by itself: it would have no effect."""
+def _refuse_changed(config: AnyConfig, options: Mapping[str, Any], names: Sequence[str], why: str) -> None:
+    """BadRequest for the first of these settings that is not as it would be by itself: it would have no effect. One
+    that is not of `options` was given as a hyperparameter."""
     for name in names:
         field = type(config).model_fields.get(name)
         if field is not None and getattr(config, name) != field.default:
-            raise BadRequest(f"{PARAM}.{name} {why}", param=f"{PARAM}.{name}", code="invalid_value")
+            where = PARAM if name in options else f"method.{config.method}.hyperparameters"
+            raise BadRequest(f"{where}.{name} {why}", param=f"{where}.{name}", code="invalid_value")
 
 
 def _check_cma_es(config: EvolutionConfig) -> None:
@@ -188,14 +191,15 @@ def _check_cma_es(config: EvolutionConfig) -> None:
         )
 
 
-def _check_step(config: ReinforcementConfig | EvolutionConfig, most: int) -> None:
-    """BadRequest when a step or an evaluation would have more tokens than `most`, which bounds a worker's memory."""
+def _check_step(config: ReinforcementConfig | EvolutionConfig, most: int, evaluates: bool) -> None:
+    """BadRequest when a step, or an evaluation if there are any, would have more tokens than `most`, which bounds a
+    worker's memory."""
     name = _WIDTH[config.method]
     parts = (
         (config.batch_size, getattr(config, name), f"batch_size * {name}", "step"),
         (config.eval_rows, config.eval_samples, "eval_rows * eval_samples", "evaluation"),
     )
-    for rows, each, names, what in parts:
+    for rows, each, names, what in parts if evaluates else parts[:1]:
         tokens = rows * each * max(config.max_completion_tokens, LEAST_COMPLETION_TOKENS)
         if tokens > most:
             raise BadRequest(

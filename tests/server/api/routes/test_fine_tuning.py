@@ -297,6 +297,32 @@ def test_settings_that_would_have_no_effect_beside_others_are_refused(
         create_job(openai_client, validation_file=upload(openai_client).id, extra_body={"tinylora": options})
 
 
+def test_a_setting_without_effect_is_refused_under_the_name_that_was_sent(openai_client: openai.OpenAI) -> None:
+    part = {"grader": GRADER, "hyperparameters": {"eval_samples": 4}}
+    method: Any = {"type": "reinforcement", "reinforcement": part}
+    name = "method.reinforcement.hyperparameters.eval_samples"
+    with pytest.raises(openai.BadRequestError, match=f"{name} is about held-out rows") as refused:
+        create_job(openai_client, method=method, extra_body={"tinylora": {"validation_fraction": 0.0}})
+    assert refused.value.param == name
+
+
+async def test_the_size_of_an_evaluation_counts_only_where_there_is_one(
+    settings: Settings, engine: FakeEngine, app_database: Database
+) -> None:
+    app = create_app(settings.model_copy(update={"max_step_tokens": 64 * 100}), engine, app_database)
+    async with client_of(app) as client:
+        uploaded = await client.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("t.jsonl", ROWS)})
+        file = uploaded.json()["id"]
+        options = {"batch_size": 4, "group_size": 8, "max_completion_tokens": 32}
+        job = {"model": BASE, "training_file": file, "method": REINFORCEMENT, "tinylora": options}
+        none = job | {"tinylora": options | {"validation_fraction": 0.0}}
+        for body in (job, none | {"validation_file": file}):
+            refused = (await client.post("/v1/fine_tuning/jobs", json=body)).json()["error"]
+            assert (refused["code"], refused["param"]) == ("step_too_large", "tinylora.eval_rows")
+        answer = await client.post("/v1/fine_tuning/jobs", json=none)
+        assert answer.status_code == 200, answer.text
+
+
 def test_a_format_that_the_engine_would_refuse_is_told_before_the_job_waits(
     openai_client: openai.OpenAI, engine: FakeEngine
 ) -> None:
