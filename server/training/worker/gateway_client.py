@@ -7,9 +7,10 @@ does not answer yet: one of the two is about to be replaced.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import BinaryIO, TypeVar, cast
 
 import httpx
@@ -42,6 +43,10 @@ class LeaseLost(Exception):
 class CannotStore(Exception):
     """This worker's disk does not take a job's file at present, which says nothing of the job. The message is for
     people."""
+
+
+class DiskTooSmall(Exception):
+    """This worker's disk would not take a job's files even if it were empty. The message is for people."""
 
 
 class GatewayClient:
@@ -83,6 +88,19 @@ class GatewayClient:
     async def finish(self, job_id: str, request: FinishRequest) -> FinishAnswer:
         """End the work on the job."""
         return await self._post(job_id, "finish", request, FinishAnswer)
+
+    async def check_disk(self, tenant: str, file_ids: Sequence[str]) -> None:
+        """DiskTooSmall when these files of a tenant are larger together than the disk for temporary files."""
+        headers = {ORGANIZATION_HEADER: tenant}
+        size = sum([(await self._get(f"/v1/files/{file_id}", headers)).json()["bytes"] for file_id in file_ids])
+        total = 0
+        with suppress(OSError):  # `file` tells of it
+            total = shutil.disk_usage(tempfile.gettempdir()).total
+        if 0 < total < size:  # 0: a file system that does not say
+            raise DiskTooSmall(
+                f"The job's files have {size} bytes together, and the worker's disk for temporary files {total} of them"
+                ", used or not. Use smaller files, or have the operator name a directory on a larger disk in TMPDIR."
+            )
 
     @asynccontextmanager
     async def file(self, tenant: str, file_id: str) -> AsyncIterator[BinaryIO]:

@@ -25,3 +25,8 @@ class GrowingPause:
         if not self.runs:
             self.seconds = min(MAX_PAUSE_S, max(self.first_s, 2 * self.seconds))
             self._ends_at = time.monotonic() + self.seconds
+
+    def reset(self) -> None:
+        """What failed works again, so the next is the first. Not while one runs: what works then had begun before."""
+        if not self.runs:
+            self.seconds = 0.0

@@ -138,6 +138,7 @@ async def open_job_data(
 
         return RowStore.of(file, checked(), make)
 
+    await gateway.check_disk(job.tenant, [one for one in (job.training_file, job.validation_file) if one is not None])
     async with AsyncExitStack() as files:
         file = await files.enter_async_context(gateway.file(job.tenant, job.training_file))
         trained = tested = SeenRows()

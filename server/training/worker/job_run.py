@@ -5,6 +5,7 @@ The end is reported from here, unless the worker is told to stop (loop.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ class JobRun:
 
     grading: how many completions of a tenant are graded at once. has_reasoning: whether the engine takes what
     the model thinks out of its answers. max_step_tokens: the server's setting, by which the files are checked.
+    stored: called when they are on the disk.
     """
 
     job: ClaimedJob
@@ -43,13 +45,15 @@ class JobRun:
     grading: TenantSemaphores
     has_reasoning: bool
     max_step_tokens: int | None
+    stored: Callable[[], None]
 
     async def run(self) -> None:
         """Check its data, or train it to its end, as its status says.
 
         Raises LeaseLost when the job is another worker's by now, GatewayRefused for an answer that ends its run here,
-        CannotLoad where the worker cannot read the model, CannotStore where it cannot write the files, DoesNotFitNow
-        where it has too little memory, OtherTokenizer where the engine's is not its own.
+        CannotLoad where the worker cannot read the model, CannotStore where it cannot write the files, DiskTooSmall
+        where it never can, DoesNotFitNow where it has too little memory, OtherTokenizer where the engine's is not its
+        own.
         """
         if self.job.status == "validating_files":
             await self._validate()
@@ -97,13 +101,15 @@ class JobRun:
         try:
             # A job that was found to be in order is trained, whatever the setting is by then.
             most = self.max_step_tokens if self.job.status == "validating_files" else None
-            data = open_job_data(self.job, tools.gateway, tools.graders, chat, most)
-            return await files.enter_async_context(data)
+            opened = open_job_data(self.job, tools.gateway, tools.graders, chat, most)
+            data = await files.enter_async_context(opened)
         except ApiError as error:
             if error.status >= 500:  # It says nothing of the job, which another attempt may open.
                 raise
             await self._finish(failed(self.context.worker, error.code or "invalid_data", error.message, error.param))
             return None
+        self.stored()
+        return data
 
     def _method(self, data: JobData, state: JobState) -> AbstractAsyncContextManager[Method]:
         tools, config = self.context.tools, self.job.config

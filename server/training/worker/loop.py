@@ -6,7 +6,8 @@ with the same result. A worker that is to end finishes the running steps, those 
 jobs back.
 
 A worker that cannot load the model gives jobs back, and asks for none that need it for a while, then for longer. One
-whose disk does not take a job's files does so, too, and asks for none at all.
+whose disk does not take a job's files does so, too, and asks for none at all; but it drops a job whose files are larger
+than that disk.
 An unexpected exception ends that job's run here, which is among its events, and its lease expires. The gateway counts
 such runs, and fails a job when several in a row ended without a step.
 """
@@ -30,7 +31,7 @@ from server.limits.fair_semaphore import TenantSemaphores
 from server.training.jobs.config import METHODS, Method, needs_weights
 from server.training.jobs.protocol import ClaimAnswer, ClaimedJob, ClaimRequest, FinishRequest, Wanted
 from server.training.worker.context import WorkerContext, WorkerTools
-from server.training.worker.gateway_client import CannotStore, LeaseLost
+from server.training.worker.gateway_client import CannotStore, DiskTooSmall, LeaseLost
 from server.training.worker.growing_pause import GrowingPause
 from server.training.worker.http_retry import GatewayRefused
 from server.training.worker.job_run import JobRun
@@ -201,7 +202,14 @@ class Worker:
 
     async def _run_job(self, job: ClaimedJob) -> None:
         try:
-            run = JobRun(job, self._context, self._grading_semaphore, self._reasoning, self._max_step_tokens)
+            run = JobRun(
+                job,
+                self._context,
+                self._grading_semaphore,
+                self._reasoning,
+                self._max_step_tokens,
+                self._storing_pause.reset,
+            )
             await run.run()
         except asyncio.CancelledError:
             await self._report_stopped(job)
@@ -211,7 +219,7 @@ class Worker:
             await self._pause(self._loading_pause, job, str(error), "can load the model")
         except CannotStore as error:
             await self._pause(self._storing_pause, job, str(error), "has room for its files")
-        except (DoesNotFitNow, OtherTokenizer) as error:
+        except (DiskTooSmall, DoesNotFitNow, OtherTokenizer) as error:
             await self._drop(job, str(error))
         except GatewayRefused as error:
             await self._drop(job, f"the gateway refuses ({error.status}): {error.message}")

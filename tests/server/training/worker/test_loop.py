@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import resource
 import secrets
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -19,10 +21,10 @@ import sqlalchemy as sa
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from adapters.factors.factors import Factors
-from server.db.training_tables import JOBS
+from server.db.training_tables import FILES, JOBS
 from server.training.jobs.leases import MAX_ATTEMPTS
 from server.training.jobs.progress import GIVES_WAY
-from tests.server.support.sampling_engine import other_tokenizer, tiny_tokenizer
+from tests.server.support.sampling_engine import NAME, other_tokenizer, tiny_tokenizer
 from tests.server.support.site import SIMILAR, Line, Site, rows, site
 
 TINY = {
@@ -419,12 +421,42 @@ async def test_a_worker_whose_disk_is_full_fails_no_job_and_asks_for_none_for_lo
                 assert time.monotonic() - third > 0.5, "0.8 s, in which it takes no job of any kind"
                 await until(lambda: job_row(here, long).attempts == 0)  # as between two of its attempts
             await here.wait(long, "queued")
+            file, before = await here.file([{**row, "note": "x" * 900_000} for row in rows(10)]), given_back()
+            with files_of_at_most(8_000_000):
+                await here.client.fine_tuning.jobs.create(model=NAME, training_file=file)
+                await until(lambda: given_back() > before)
+                first = time.monotonic()
+                await until(lambda: given_back() == before + 3)
+                assert time.monotonic() - first < 6, "0.2 s and 0.4 s, for a file was stored meanwhile"
         told = [event.message for event in await here.events(long) if "gives the job back" in event.message]
         assert told and set(told) == {
             "The worker gives the job back: The job's files cannot be stored on the worker's machine (File too large). "
             "Have its operator free space for temporary files, or name another directory in TMPDIR. The job waits for "
             "a worker that has room for its files."
         }
+
+
+async def test_a_job_whose_files_are_larger_than_the_disk_fails_and_holds_up_no_other(
+    tmp_path: Path, path: Path, factors: Factors
+) -> None:
+    async with site(tmp_path, path, factors, max_tenant_file_bytes=2**60) as here:
+        training, validation = await here.file(rows(10)), await here.file(rows(10))
+        with here.database.write() as connection:  # each would have room
+            size = shutil.disk_usage(tempfile.gettempdir()).total * 2 // 3
+            connection.execute(FILES.update().values(bytes=size))
+        job = await here.client.fine_tuning.jobs.create(model=NAME, training_file=training, validation_file=validation)
+        async with here.worker(max_jobs=0) as worker:
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                await until(lambda attempt=attempt: sum("is dropped" in line for line in here.lines) >= attempt)
+                await until(lambda: not worker.running)
+                if attempt == 1:
+                    await here.wait(await here.job(rows(10), SIMILAR, **TINY), "queued")
+                here.expire_lease(job.id)
+            failed = await here.wait(job.id, lambda job: job.status == "failed")
+        assert failed.error.code == "worker_failed" and "in the events" in failed.error.message
+        told = [event.message for event in await here.events(job.id) if event.level == "error"]
+        assert sum(f"The job's files have {2 * size} bytes together" in message for message in told) == MAX_ATTEMPTS
+        assert not any("given back" in line for line in here.lines)
 
 
 async def test_prompts_that_the_engine_refuses_to_the_last_fail_the_job(
