@@ -18,8 +18,9 @@ from sqlalchemy.engine import Connection
 from server.core.clock import now
 from server.db.database import Database
 from server.db.training_tables import JOB_EVENTS
-from server.training.jobs.events import add_event, list_events
+from server.training.jobs.events import add_event
 from server.training.jobs.lifecycle import fail_job, locked_job
+from server.training.jobs.stranded import STRANDED
 from server.training.states import wanted_of
 
 # Longer than it takes to restart all gateways.
@@ -80,8 +81,11 @@ class UnreadableJobs:
         row = locked_job(connection, job_id)
         if wanted_of(row.status) != "run":
             return  # its owner paused or cancelled it meanwhile
-        events, _ = list_events(connection, job_id, after=None, limit=1)
-        if not events or events[0].message != WAITS_FOR_ITS_KEY:
+        # Servers of other factors say theirs meanwhile.
+        said = sa.select(JOB_EVENTS.c.message).where(
+            JOB_EVENTS.c.job_id == job_id, sa.not_(JOB_EVENTS.c.message.startswith(STRANDED))
+        )
+        if connection.execute(said.order_by(JOB_EVENTS.c.id.desc()).limit(1)).scalar() != WAITS_FOR_ITS_KEY:
             # Something happened since it was said last, so a new wait begins.
             waited_s = 0
             add_event(connection, job_id, WAITS_FOR_ITS_KEY, level="warn")

@@ -24,6 +24,8 @@ from server.core.settings import Settings
 from server.db.database import Database
 from server.db.training_tables import JOBS
 from server.db.webhook_tables import WEBHOOK_ENDPOINTS
+from server.training.jobs.events import add_event
+from server.training.jobs.stranded import STRANDED
 from server.training.jobs.unreadable import COUNTED_S, KEY_WAIT_S
 from tests.server.conftest import client_of
 from tests.server.support.fake_engine import BASE, FakeEngine
@@ -184,6 +186,11 @@ async def test_a_key_that_is_lost_fails_what_needs_it_in_a_sentence_and_nothing_
                 assert shown["status"] == "validating_files", passed
                 with following(lambda at=began + passed: at):
                     await server.claim()
+                if passed in (COUNTED_S, KEY_WAIT_S // 2):
+                    with app_database.write() as connection:  # as a server of other factors says
+                        add_event(connection, job["id"], f"{STRANDED}: ...", level="warn")
+            events = (await server.http.get(f"{path}/events", params={"limit": 100})).json()["data"]
+            assert sum("fails after 6 hours" in event["message"] for event in events) == 1
             failed = (await server.http.get(path)).json()
             assert (failed["status"], failed["error"]["code"]) == ("failed", "secret_unreadable")
             assert "TINYLORA_SECRETS_KEY" in failed["error"]["message"]

@@ -11,9 +11,8 @@ from server.core.clock import following
 from server.core.principal import DEFAULT_TENANT_ID
 from server.db.database import Database
 from server.training.jobs.lifecycle import locked_job, pause_job, resume_job
-from server.training.jobs.stranded import AGAIN_S, STRANDED
-from server.training.jobs.turns import WAIT_S
-from tests.server.support.training_process import TrainingProcess
+from server.training.jobs.stranded import AGAIN_S, STRANDED, WAIT_S
+from tests.server.support.training_process import FACTORS, TrainingProcess
 
 START = 1_000_000
 OTHER = "b" * 64
@@ -41,17 +40,25 @@ def claim_at(gateway: TrainingProcess, at: int) -> None:
         assert gateway.claimed("w", 5) == []
 
 
+def claims_until(end: int, *gateways: TrainingProcess, since: int = START) -> None:
+    """Workers ask all the time, and for the last time at `end`; before, of each claim there is only this part."""
+    for at in range(since, end, AGAIN_S):
+        for gateway in gateways:
+            with following(lambda at=at: at):
+                gateway.do(lambda to, gateway=gateway: gateway.stranded.tell(to, "base", FACTORS))
+    for gateway in gateways:
+        claim_at(gateway, end)
+
+
 def test_a_job_of_other_factors_is_told_so_once(gateway: TrainingProcess, other: TrainingProcess) -> None:
     with following(lambda: START):
         unread, waiting, running = (gateway.new_job(factors=OTHER, waits=waits) for waits in (False, True, True))
         gateway.set(running, status="running", lease_owner="gone", lease_expires_at=START)
         paused = gateway.new_job(factors=OTHER)
         gateway.set(paused, status="paused")
-    claim_at(gateway, START + WAIT_S - 1)
+    claims_until(START + WAIT_S - AGAIN_S, gateway, other)
     assert said(gateway, waiting) == [], "a worker of another server may be about to take it"
-    for at in (START + 2 * WAIT_S, START + 2 * WAIT_S + AGAIN_S, START + 10 * AGAIN_S):
-        claim_at(gateway, at)
-        claim_at(other, at)
+    claims_until(START + WAIT_S + 3 * AGAIN_S, gateway, other, since=START + WAIT_S)
     for job_id in (unread, waiting, running):
         assert said(gateway, job_id) == [
             "No worker of this server can take the job: it was made for base with the factors bbbbbbbbbbbb..., and "
@@ -65,21 +72,29 @@ def test_a_job_of_other_factors_is_told_so_once(gateway: TrainingProcess, other:
 def test_it_is_said_again_after_its_owner_resumed_the_job(gateway: TrainingProcess) -> None:
     with following(lambda: START):
         job_id = gateway.new_job(factors=OTHER)
-    claim_at(gateway, START + WAIT_S)
+    claims_until(START + WAIT_S, gateway)
     with following(lambda: START + WAIT_S):
         gateway.do(lambda to: pause_job(to, DEFAULT_TENANT_ID, job_id))
         gateway.do(lambda to: resume_job(to, DEFAULT_TENANT_ID, job_id))
-    claim_at(gateway, START + 2 * WAIT_S + AGAIN_S)
+    claims_until(START + 2 * WAIT_S - AGAIN_S, gateway, since=START + WAIT_S + AGAIN_S)
+    assert len(said(gateway, job_id)) == 1
+    claim_at(gateway, START + 2 * WAIT_S)
     assert len(said(gateway, job_id)) == 2
 
 
-def test_nothing_is_said_while_a_worker_of_another_server_has_jobs_of_these_factors(gateway: TrainingProcess) -> None:
+def test_nothing_is_said_while_a_worker_of_another_server_has_jobs_of_these_factors_or_had_lately(
+    gateway: TrainingProcess,
+) -> None:
     with following(lambda: START):
         waiting, elsewhere = gateway.new_job(factors=OTHER), gateway.new_job(factors=OTHER)
-        gateway.set(elsewhere, status="running", lease_owner="its", lease_expires_at=START + 3 * AGAIN_S)
-    claim_at(gateway, START + 2 * AGAIN_S)
+    last = START + 2 * WAIT_S
+    gateway.set(elsewhere, status="running", lease_owner="its", lease_expires_at=last + 1)
+    claims_until(last, gateway)
+    # Given back in the middle of a long step, without an event, as at every restart of its server.
+    gateway.finish("its", elsewhere, "released")
+    claims_until(last + WAIT_S, gateway, since=last + AGAIN_S)
     assert said(gateway, waiting) == said(gateway, elsewhere) == []
-    claim_at(gateway, START + 3 * AGAIN_S)
+    claim_at(gateway, last + WAIT_S + AGAIN_S)
     assert len(said(gateway, waiting)) == len(said(gateway, elsewhere)) == 1
 
 
@@ -88,6 +103,8 @@ def test_a_claim_does_not_wait_for_a_job_that_is_being_changed(gateway: Training
         jobs = [gateway.new_job(factors=OTHER) for _ in range(2)]
     if gateway.database.is_sqlite:
         pytest.skip("it has one writer")
+
+    claims_until(START + WAIT_S - AGAIN_S, gateway)
 
     def changing(connection: Connection) -> None:
         locked_job(connection, jobs[0])
