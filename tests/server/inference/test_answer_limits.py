@@ -15,7 +15,8 @@ from tests.server.support.fake_engine import FakeEngine
 @pytest.mark.parametrize("field", FIELDS)
 async def test_a_limit_is_at_most_the_context(client: httpx.AsyncClient, engine: FakeEngine, field: str) -> None:
     for asked, got in ((1, 1), (128, 128), (129, 128), (32_000, 128), (2**70, 128), (-1, -1), (None, None), ("9", "9")):
-        response = await client.post("/v1/chat/completions", json={"messages": [], field: asked})
+        # Beside the route's own name, without which another's is refused.
+        response = await client.post("/v1/chat/completions", json={"messages": [], "max_tokens": 7, field: asked})
         assert response.status_code == 200
         assert (engine.received[-1].model_extra or {})[field] == got
 

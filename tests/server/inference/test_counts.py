@@ -50,7 +50,8 @@ async def test_a_list_that_is_too_long_is_refused(
     client: httpx.AsyncClient, path: str, field: str, item: object, most: int
 ) -> None:
     for number, status in ((most, 200), (most + 1, 400)):
-        body = {"messages": [], "max_tokens": 1, "store": False, field: [item] * number}
+        limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+        body = {"messages": [], limit: 1, "store": False, field: [item] * number}
         response = await client.post(path, json=body)
         assert response.status_code == status, response.text
     message = response.json()["error"]["message"]
