@@ -67,7 +67,7 @@ class MatrixTable:
         for request in requests:
             adapter_id, path = request.lora_int_id, request.lora_path
             entry = entries.get(adapter_id)
-            if entry is None or (entry[1] is not path and entry[1] != path):
+            if entry is None or entry[1] != path:
                 missing.append(request)
                 continue
             if entry[1] is not path:

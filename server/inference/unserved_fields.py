@@ -39,7 +39,9 @@ def check_unserved(payload: Mapping[str, object], path: str) -> None:
         if value is not None and value not in nothing:
             raise BadRequest(f"{field} is {quoted(value)}, and {why}.", param=field, code="unsupported_parameter")
     best_of, n = payload.get("best_of"), payload.get("n")
-    if best_of is not None and best_of != (1 if n is None else n):
+    if n is None:
+        n = 1
+    if best_of is not None and best_of != n:
         raise BadRequest(
             f"best_of is {quoted(best_of)} and n is {quoted(n)}, and this server ranks no answers: leave best_of out, "
             "and choose among `n` by their `logprobs`.",

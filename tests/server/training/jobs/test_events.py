@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
-
-from server.db.database import Database
 from server.db.training_tables import JOB_EVENTS
 from server.training.jobs.events import add_events, event_id, list_events
 from server.training.jobs.protocol import WorkerEvent
 from tests.server.support.training_process import TrainingProcess
-
-
-@pytest.fixture
-def gateway(database: Database) -> TrainingProcess:
-    return TrainingProcess(database)
 
 
 def say(gateway: TrainingProcess, job_id: str, *messages: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -15,7 +14,6 @@ from server.core.clock import following
 from server.core.errors import BadRequest, NotFound, TooManyRequests
 from server.core.ids import new_id
 from server.core.principal import DEFAULT_TENANT_ID
-from server.db.database import Database
 from server.db.tables import TENANTS
 from server.training.files.rows import delete_file
 from server.training.jobs.config import EvolutionConfig, ReinforcementConfig
@@ -36,19 +34,6 @@ from server.training.jobs.unreadable import AGAIN_S
 from tests.server.support.acting import new_tenant
 from tests.server.support.training_kit import vector
 from tests.server.support.training_process import FACTORS, TrainingProcess
-
-
-@pytest.fixture
-def gateway(database: Database) -> TrainingProcess:
-    return TrainingProcess(database)
-
-
-@pytest.fixture
-def other(database: Database, database_url: str) -> Iterator[TrainingProcess]:
-    """Another process's."""
-    opened = Database(database_url)
-    yield TrainingProcess(opened)
-    opened.close()
 
 
 def test_job_is_read_first_and_trained_in_its_turn(gateway: TrainingProcess) -> None:

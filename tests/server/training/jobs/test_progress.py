@@ -51,11 +51,6 @@ WAITING = sa.text(
 
 
 @pytest.fixture
-def gateway(database: Database) -> TrainingProcess:
-    return TrainingProcess(database)
-
-
-@pytest.fixture
 def job_id(gateway: TrainingProcess) -> str:
     """A job that the worker "w" has."""
     job_id = gateway.new_job()

@@ -25,11 +25,6 @@ def group(text: str = "", **fields: Any) -> SampledGroup:
     return SampledGroup(messages=[{"role": "user", "content": "hi"}], completions=[completion], **fields)
 
 
-@pytest.fixture
-def gateway(database: Database) -> TrainingProcess:
-    return TrainingProcess(database)
-
-
 def running(gateway: TrainingProcess, worker: str = "w") -> str:
     """A job that `worker` has."""
     job_id = gateway.new_job()

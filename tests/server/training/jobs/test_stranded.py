@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy.engine import Connection
 
 from server.core.clock import following
 from server.core.principal import DEFAULT_TENANT_ID
-from server.db.database import Database
 from server.training.jobs.lifecycle import locked_job, pause_job, resume_job
 from server.training.jobs.stranded import AGAIN_S, STRANDED, WAIT_S
 from tests.server.support.training_process import FACTORS, TrainingProcess
 
 START = 1_000_000
 OTHER = "b" * 64
-
-
-@pytest.fixture
-def gateway(database: Database) -> TrainingProcess:
-    return TrainingProcess(database)
-
-
-@pytest.fixture
-def other(database: Database, database_url: str) -> Iterator[TrainingProcess]:
-    """Another process's."""
-    opened = Database(database_url)
-    yield TrainingProcess(opened)
-    opened.close()
 
 
 def said(gateway: TrainingProcess, job_id: str) -> list[str]:

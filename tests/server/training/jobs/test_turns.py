@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from adapters.vector.recipe import Recipe
 from server.core.clock import following
 from server.core.principal import DEFAULT_TENANT_ID
-from server.db.database import Database
 from server.db.tables import TENANTS
 from server.training.jobs.config import EvolutionConfig
 from server.training.jobs.progress import GIVES_WAY
@@ -29,11 +28,6 @@ class Clock:
 
     def __call__(self) -> int:
         return self.at
-
-
-@pytest.fixture
-def gateway(database: Database) -> TrainingProcess:
-    return TrainingProcess(database)
 
 
 def other_tenant(gateway: TrainingProcess, name: str = "other", weight: float = 1.0) -> int:
